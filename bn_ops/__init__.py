@@ -1,0 +1,1 @@
+"""bn_ops: exact BatchNorm recalibration, folding and verification."""
