@@ -1,0 +1,7 @@
+"""Torch modules to ONNX files that can still be recalibrated: every BatchNorm stays a node."""
+
+from __future__ import annotations
+
+from bn_ops.export._export import export
+
+__all__ = ["export"]

@@ -1,0 +1,91 @@
+"""The one public function of this package: what it promises, and the order of its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch.export import ExportedProgram
+
+from bn_ops.errors import ExportError, ModelUnsupportedError
+from bn_ops.export._cleaning import clean
+from bn_ops.export._inputs import ExampleCall
+from bn_ops.export._naming import name_everything
+from bn_ops.export._program import traced
+from bn_ops.export._retrained import evaluated
+from bn_ops.export._signature import name_inputs, name_outputs
+from bn_ops.export._translation import to_onnx_ir
+
+__all__ = ["export"]
+
+
+def export(
+    module_or_program: torch.nn.Module | ExportedProgram,
+    example_inputs: Any = (),
+    *,
+    dynamic_batch: bool = True,
+) -> onnx.ModelProto:
+    """Write a module as ONNX with every BatchNorm kept as an inference-form node.
+
+    The module is traced as it stands in eval mode, whatever modes its children are in. Nothing of
+    it is changed: modes, hooks, parameters and buffers are as before afterwards, also when the
+    exporter fails.
+
+    Names: a BatchNormalization node has the path of its module (`layer1.0.bn2`); the second and
+    later calls of one module get `#2`, `#3`, …; a functional `batch_norm` has the path of the
+    module that calls it (`batch_norm` where the root does). Each layer owns its statistics
+    `<layer>.running_mean` and `<layer>.running_var`, even where a module is called twice; other
+    initialisers have their state-dict path.
+
+    Args:
+        module_or_program: a module, or a program from `torch.export.export`. Modified: no.
+        example_inputs: what one call takes: a tensor, a tuple or list of positional arguments, or
+            a dict of named arguments (a dict whose keys are no parameter names of `forward` is
+            passed as the one positional argument). Tensors lie on the module's device. Ignored
+            for a program, which carries its own.
+        dynamic_batch: leave the first axis free of every input tensor whose first axis is as long
+            as the first tensor's. A program keeps the axes with which it was exported.
+
+    Returns:
+        A checked ONNX model, opset 20, the free axis named `batch`. The same call on the same
+        module gives the same bytes.
+
+    Raises:
+        ExportError: the exporter cannot take the module; the message holds its reason, the
+            failing module's path where known, and what to try.
+        ModelUnsupportedError: the argument is neither a module nor a program.
+    """
+    if isinstance(module_or_program, ExportedProgram):
+        program, call = evaluated(module_or_program), None
+    elif isinstance(module_or_program, torch.jit.ScriptModule):
+        raise ModelUnsupportedError(
+            "a TorchScript module cannot be exported: pass the nn.Module that it was made from"
+        )
+    elif isinstance(module_or_program, torch.nn.Module):
+        call = ExampleCall.of(module_or_program, example_inputs, dynamic_batch=dynamic_batch)
+        program = traced(module_or_program, call)
+    else:
+        raise ModelUnsupportedError(
+            "export takes a torch.nn.Module or a torch.export.ExportedProgram, "
+            f"got {type(module_or_program).__name__}"
+        )
+    model = to_onnx_ir(program)
+    name_inputs(model, program, call)
+    name_outputs(model, program)
+    clean(model)
+    name_everything(model)
+    return _checked(model)
+
+
+def _checked(model: ir.Model) -> onnx.ModelProto:
+    proto = ir.to_proto(model)
+    if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(
+                f"the exporter wrote a file that the ONNX checker refuses: {error}"
+            ) from error
+    return proto

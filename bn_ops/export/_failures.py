@@ -1,0 +1,99 @@
+"""The exporter's failures as one error of this package, with the module that it failed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import torch
+
+from bn_ops.errors import BnOpsError, ExportError
+
+__all__ = ["translated_errors"]
+
+# What to try, by words of the exporter's reason; the first match wins.
+_ADVICE = (
+    (
+        ("specialized", "Constraints violated", "ConstraintViolation"),
+        (
+            "the code ties the batch axis to the example's size; use x.shape[0] or -1 instead of "
+            "a number, or export with dynamic_batch=False"
+        ),
+    ),
+    (
+        ("data-dependent", "GuardOnDataDependent", "Could not guard", "Dynamic control flow"),
+        (
+            "the code branches on values of a tensor; use torch.where or torch.cond there, or "
+            "recalibrate the module itself, which needs no tracing"
+        ),
+    ),
+    (
+        ("No ONNX function found", "No decompositions registered", "UnsupportedFx"),
+        "an operator has no ONNX form; replace it, or recalibrate the module itself",
+    ),
+    (
+        ("Expected all tensors to be on the same device", "on the same device"),
+        "put module and example_inputs on one device",
+    ),
+)
+_DEFAULT_ADVICE = (
+    "call the module on example_inputs in eval mode first; if that works, make an ExportedProgram "
+    "with torch.export.export and pass that instead"
+)
+_REASON_LIMIT = 1200
+
+
+@contextmanager
+def translated_errors(step: str, *, module: torch.nn.Module | None) -> Iterator[None]:
+    """Raise every failure of the exporter as an ExportError.
+
+    Args:
+        step: what was being done, for the message.
+        module: root of the tree in which the failing module is looked for.
+    """
+    try:
+        yield
+    except BnOpsError:
+        raise
+    except Exception as error:
+        path = None if module is None else _failing_path(error, module)
+        raise _export_error(step, error, path) from error
+
+
+def _export_error(step: str, error: Exception, path: str | None) -> ExportError:
+    reason = _reason(error)
+    where = "" if path is None else f" in {path!r}" if path else " in the root module"
+    advice = next((text for words, text in _ADVICE if any(w in reason for w in words)), None)
+    shown = reason if len(reason) <= _REASON_LIMIT else reason[:_REASON_LIMIT] + " …"
+    return ExportError(
+        f"the exporter failed while {step}{where}: {type(error).__name__}: {shown}. "
+        f"What to try: {advice or _DEFAULT_ADVICE}"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause's message: the exporter wraps it in pages of its own advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().rstrip(".")
+
+
+def _failing_path(error: BaseException, module: torch.nn.Module) -> str | None:
+    """Find the innermost module of the tree among the `self` of the traceback's frames."""
+    paths = {id(child): name for name, child in module.named_modules()}
+    found: str | None = None
+    chain: BaseException | None = error
+    while chain is not None and found is None:
+        found = _innermost(chain.__traceback__, paths)
+        chain = chain.__cause__ or chain.__context__
+    return found
+
+
+def _innermost(trace: TracebackType | None, paths: dict[int, str]) -> str | None:
+    found: str | None = None
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        found = paths.get(id(owner), found)
+        trace = trace.tb_next
+    return found

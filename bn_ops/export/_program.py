@@ -1,0 +1,59 @@
+"""Module to exported program: eval mode, look-alikes as batch_norm, everything restored after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch.export import ExportedProgram
+
+from bn_ops.export._failures import translated_errors
+from bn_ops.export._inputs import ExampleCall
+from bn_ops.export._quiet import quiet
+from bn_ops.torch_engine._frozen import frozen_eps, normalise
+from bn_ops.torch_engine._modes import evaluating
+
+__all__ = ["traced"]
+
+
+def traced(module: torch.nn.Module, call: ExampleCall) -> ExportedProgram:
+    """Trace one call of the module in eval mode.
+
+    Raises:
+        ExportError: the module cannot be traced.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(translated_errors("tracing the module", module=module))
+        stack.enter_context(quiet())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(module))
+        stack.enter_context(_frozen_as_batch_norm(module))
+        return torch.export.export(
+            module,
+            call.args,
+            call.kwargs,
+            dynamic_shapes=call.dynamic_shapes(module),
+            strict=False,
+        )
+
+
+@contextmanager
+def _frozen_as_batch_norm(root: torch.nn.Module) -> Iterator[None]:
+    """Let frozen look-alikes call batch_norm for as long as the context lasts."""
+    patched: list[torch.nn.Module] = []
+    try:
+        for module in root.modules():
+            eps = None if "forward" in module.__dict__ else frozen_eps(module)
+            if eps is not None:
+                module.__dict__["forward"] = partial(_normalised, module, eps)
+                patched.append(module)
+        yield
+    finally:
+        for module in patched:
+            del module.__dict__["forward"]
+
+
+def _normalised(module: torch.nn.Module, eps: float, x: torch.Tensor) -> torch.Tensor:
+    return normalise(module, x, eps)

@@ -1,0 +1,1 @@
+"""The torch engine: exact recalibration of any module, without tracing it."""
