@@ -237,6 +237,6 @@ class CancelledError(BnOpsError):
 
 
 class ParityError(BnOpsError):
-    """A folded model does not compute what the unfolded one does, whichever layers stay unfolded."""
+    """A folded model does not compute what it should, whichever layers stay unfolded."""
 
     code = "parity-failed"

@@ -1,12 +1,14 @@
 """Moments: what was measured of a layer's input, per channel, mergeable and exact to float64.
 
-Each sample is reduced on its own in float32 (or wider), which bounds the length of every float32 sum by one sample's
-positions; everything across samples is float64. So a sample contributes the same numbers whatever
-batch it came in, and merging in the order of the stream gives the same bits on one worker or many.
+Each sample is reduced on its own in float32 (or wider), which bounds the length of every float32
+sum by one sample's positions; everything across samples is float64. So a sample contributes the
+same numbers whatever batch it came in, and merging in the order of the stream gives the same bits
+on one worker or many.
 
 Source of the merge: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
 Sample Variances" (1979), equations 2.1. Source of the sample-wise sums: the delta method for a
-ratio of cluster totals (Cochran, "Sampling Techniques", 3rd ed., section 9A.1), a sample being the cluster.
+ratio of cluster totals (Cochran, "Sampling Techniques", 3rd ed., section 9A.1), a sample being the
+cluster.
 """
 
 from __future__ import annotations
@@ -24,12 +26,17 @@ from bn_ops.statistics import Float64Array
 __all__ = ["Evidence", "Moments", "measure", "merge", "merge_all", "per_sample"]
 
 # A row whose squared mean exceeds this many times its variance is measured again around its own
-# mean: the one-pass form loses log2(ratio) bits, and at 4 the loss stays below float32's rounding of
-# the data itself.
+# mean: the one-pass form loses log2(ratio) bits, and at 4 the loss stays below float32's rounding
+# of the data itself.
 _CANCELLATION_RATIO = 4.0
 
 # Rows shorter than this are cheaper to widen to float64 than to reduce in float32 and check.
 _SHORT_ROW = 32
+
+# (N, C) is the least that a layer can have.
+_LEAST_RANK = 2
+
+_LEAST_UNBIASED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,7 @@ class Moments:
 
     @property
     def var_population(self) -> Float64Array:
-        """sum_sq_dev / count: what train-mode normalisation divides by (Ioffe & Szegedy, Alg. 1)."""
+        """sum_sq_dev / count: what train-mode normalisation uses (Ioffe & Szegedy, Alg. 1)."""
         return self.sum_sq_dev / self.count
 
     @property
@@ -106,7 +113,7 @@ class Moments:
         Raises:
             OptionError: with one value per channel there is no unbiased variance.
         """
-        if self.count < 2:  # noqa: PLR2004 - the definition's own bound
+        if self.count < _LEAST_UNBIASED:
             raise OptionError("an unbiased variance needs at least two values per channel")
         return self.sum_sq_dev / (self.count - 1)
 
@@ -121,7 +128,7 @@ def measure(x: NDArray[np.generic]) -> Moments:
         Moments of the N samples. Non-finite values propagate to mean and sum_sq_dev: the caller
         checks them, since only the caller knows the layer's name.
     """
-    if x.ndim < 2 or x.shape[0] == 0:  # noqa: PLR2004 - (N, C) is the least a layer can have
+    if x.ndim < _LEAST_RANK or x.shape[0] == 0:
         raise OptionError(f"moments need the layout (N, C, *spatial) with N ≥ 1, got {x.shape}")
     mean, sq_dev = per_sample(x)
     positions = int(np.prod(x.shape[2:], dtype=np.int64))

@@ -33,8 +33,8 @@ class TensorInfo:
         name: the name in the graph.
         dtype: numpy's name of the element type (`float32`, `float16`, `bfloat16`, `int64`, …).
         shape: one entry per axis: an int where the model demands that size, a string where the
-            model names a free size, None where it is free and unnamed. None instead of a tuple: rank unknown.
-            The first axis counts samples.
+            model names a free size, None where it is free and unnamed. None instead of a tuple:
+            rank unknown. The first axis counts samples.
     """
 
     name: str
@@ -163,7 +163,8 @@ def _check_shape(info: TensorInfo, found: ArrayHeader, batch: int | None) -> int
     if not found.shape or 0 in found.shape:
         raise _shape_error(info, found, batch, f"has no sample (shape {list(found.shape)})")
     for axis, (want, got) in enumerate(zip(info.shape or (), found.shape, strict=False)):
-        # The first axis counts samples: a fixed size there is the engine's affair, not the caller's.
+        # The first axis counts samples: a fixed size there is the engine's affair, not the
+        # caller's.
         if axis > 0 and isinstance(want, int) and want != got:
             raise _shape_error(info, found, batch, f"has size {got} on axis {axis}")
     return found.shape[0]
@@ -174,7 +175,8 @@ def _shape_error(
 ) -> BatchShapeError:
     want = "any shape" if info.shape is None else describe_shape(info.shape)
     return BatchShapeError(
-        f"{_where(batch, info.name)} {fault}; got shape {list(found.shape)}, the model takes {want}",
+        f"{_where(batch, info.name)} {fault}; "
+        f"got shape {list(found.shape)}, the model takes {want}",
         batch=batch,
         input_name=info.name,
     )

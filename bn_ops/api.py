@@ -1,0 +1,157 @@
+"""The door to both engines: one model and one stream in, new statistics out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bn_ops.errors import ModelUnsupportedError, OptionError
+from bn_ops.estimators import Estimator, Replace
+from bn_ops.onnx_engine.describe import describe_prepared
+from bn_ops.onnx_engine.load import load_model
+from bn_ops.onnx_engine.prepare import prepare
+from bn_ops.onnx_engine.recalibrate import recalibrate_onnx
+
+if TYPE_CHECKING:
+    from bn_ops.batches import Select
+    from bn_ops.budget import Budget
+    from bn_ops.layers import LayerInfo, ModelInfo
+    from bn_ops.progress import ProgressCallback
+    from bn_ops.recalibration import Recalibration
+
+__all__ = ["describe", "inspect", "is_torch", "recalibrate"]
+
+_METHODS = ("exact", "batch")
+_ENGINES = ("auto", "onnx", "torch")
+
+
+def describe(model: Any) -> ModelInfo:
+    """Describe an ONNX model: inputs, outputs, layers, warnings.
+
+    Args:
+        model: an `onnx.ModelProto`, serialised bytes, or a path to an `.onnx` file. Not changed.
+
+    Raises:
+        ModelInvalidError: no ONNX model.
+        ModelWithoutBatchNormError: no BatchNorm layer in it.
+    """
+    return describe_prepared(prepare(load_model(_as_onnx(model))))
+
+
+def inspect(model: Any) -> list[LayerInfo]:
+    """List the BatchNorm layers of a model, and why one cannot be recalibrated.
+
+    Args:
+        model: an `nn.Module`, an `onnx.ModelProto`, serialised bytes or a path. Not changed.
+
+    Raises:
+        ModelError: as `describe`.
+    """
+    if is_torch(model):
+        from bn_ops.torch_engine import describe_module  # noqa: PLC0415 - torch is optional
+
+        return list(describe_module(model))
+    return list(describe(model).layers)
+
+
+def recalibrate(
+    model: Any,
+    batches: Iterable[Any],
+    *,
+    method: str = "exact",
+    estimator: Estimator | None = None,
+    layers: Sequence[str] | None = None,
+    engine: str = "auto",
+    budget: Budget | None = None,
+    progress: ProgressCallback | None = None,
+    select: Select | None = None,
+    threads: int | None = None,
+    **torch_options: Any,
+) -> Recalibration[Any]:
+    """Recompute the running statistics of a model's BatchNorm layers, and nothing else.
+
+    With `method="exact"` each layer's new statistics are the pooled moments, over all samples and
+    positions of the stream, of the input that it receives in eval mode with every layer before it
+    already recalibrated. They depend neither on batch size nor on order, at the cost of one forward
+    pass.
+
+    Args:
+        model: an `nn.Module` (changed in place, only when all has succeeded), an `onnx.ModelProto`,
+            serialised bytes, or a path to an `.onnx` file (never changed; the result holds a new
+            model).
+        batches: iterable of arrays, tensors, tuples, or mappings from input name to array; first
+            axis = samples. Read once.
+        method: `exact`, or `batch`: one train-mode pass, as most tools do.
+        estimator: moments and source statistics to new ones; default `Replace()`.
+        layers: glob patterns to include, `"!pattern"` to leave out; None means all.
+        engine: `auto` takes torch for modules and onnxruntime for ONNX.
+        budget: memory and disk for tensors that wait; default `Budget()`.
+        progress: called between steps; raise `CancelledError` in it to stop.
+        select: applied to each item of the stream first, for `(input, label)` pairs.
+        threads: threads within an operator (ONNX); None means every core.
+        **torch_options: see `bn_ops.torch_engine.recalibrate_module`.
+
+    Raises:
+        BatchError: a batch does not fit or holds NaN or Inf; names batch and input.
+        StreamEmptyError: no sample came.
+        ModelError: the model cannot be recalibrated.
+        LayerNotFiniteError: NaN or Inf arises inside the network.
+        SpillLimitError: the budget is too small.
+    """
+    _check_options(method, engine)
+    chosen = estimator if estimator is not None else Replace()
+    if is_torch(model):
+        if engine == "onnx":
+            raise OptionError('engine="onnx" needs an ONNX model: bn_ops.export makes one')
+        from bn_ops.torch_engine import recalibrate_module  # noqa: PLC0415 - torch is optional
+
+        return recalibrate_module(
+            model,
+            batches,
+            method=method,
+            estimator=chosen,
+            layers=layers,
+            progress=progress,
+            select=select,
+            **torch_options,
+        )
+    if engine == "torch":
+        raise OptionError('engine="torch" needs an nn.Module')
+    if torch_options:
+        raise OptionError(f"unknown options for an ONNX model: {', '.join(sorted(torch_options))}")
+    if method != "exact":
+        raise OptionError('method="batch" is for modules; for ONNX models use method="exact"')
+    return recalibrate_onnx(
+        load_model(_as_onnx(model)),
+        batches,
+        estimator=chosen,
+        layers=layers,
+        budget=budget,
+        progress=progress,
+        select=select,
+        threads=threads,
+    )
+
+
+def _check_options(method: str, engine: str) -> None:
+    if method not in _METHODS:
+        raise OptionError(f"unknown method {method!r}; there are {', '.join(_METHODS)}")
+    if engine not in _ENGINES:
+        raise OptionError(f"unknown engine {engine!r}; there are {', '.join(_ENGINES)}")
+
+
+def is_torch(model: object) -> bool:
+    """Tell whether a model is a torch module, without importing torch."""
+    return any(
+        base.__module__ == "torch.nn.modules.module" and base.__name__ == "Module"
+        for base in type(model).__mro__
+    )
+
+
+def _as_onnx(model: Any) -> Any:
+    if isinstance(model, bytes | str | Path) or type(model).__name__ == "ModelProto":
+        return model
+    raise ModelUnsupportedError(
+        f"a model is an nn.Module, an onnx.ModelProto, bytes or a path, not {type(model).__name__}"
+    )

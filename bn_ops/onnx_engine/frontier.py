@@ -1,0 +1,163 @@
+"""The frontier of an ONNX model: one segment per advance, each batch through it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.budget import Budget
+from bn_ops.errors import EngineError
+from bn_ops.frontier import check_finite
+from bn_ops.moments import Moments, measure, merge
+from bn_ops.onnx_engine.cut import cut_segment
+from bn_ops.onnx_engine.graph import index_graph
+from bn_ops.onnx_engine.plan import Segment, make_plan
+from bn_ops.onnx_engine.prepare import PreparedModel, write_statistics
+from bn_ops.onnx_engine.store import TensorStore
+from bn_ops.progress import Progress
+from bn_ops.runtime import Session, session
+from bn_ops.signature import Batch
+from bn_ops.statistics import LayerName, RunningStatistics
+
+__all__ = ["OnnxFrontier"]
+
+_Tensors = Mapping[str, NDArray[np.generic]]
+
+
+class OnnxFrontier:
+    """Implements `bn_ops.frontier.Frontier` for a prepared ONNX model.
+
+    The prepared model is modified: `commit` writes the statistics into it. Use as a context
+        manager,
+    so that spilled tensors are removed.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        batches: Iterable[Batch],
+        *,
+        layers: Iterable[LayerName],
+        budget: Budget,
+        progress: Callable[[Progress], None],
+        threads: int | None = None,
+    ) -> None:
+        self._prepared = prepared
+        self._batches = batches
+        self._plan = make_plan(index_graph(prepared.model.graph), layers)
+        self._store = TensorStore(budget)
+        self._progress = progress
+        self._threads = threads
+        self._level = 0
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._store.close()
+
+    @property
+    def store(self) -> TensorStore:
+        """The waiting tensors, for its peak figures."""
+        return self._store
+
+    def advance(self) -> Mapping[LayerName, Moments]:
+        """Run every batch through the next segment; return the moments of its layers."""
+        if self._level == len(self._plan.segments):
+            return {}
+        segment = self._plan.segments[self._level]
+        run = _SegmentRun(self._prepared, segment, self._threads)
+        totals: dict[LayerName, Moments] = {}
+        for batch, tensors in self._arriving(segment):
+            made = run(tensors)
+            self._measure(batch, segment, {**tensors, **made}, totals)
+            self._keep(batch, segment, tensors, made)
+            self._report(batch)
+        self._level += 1
+        return totals
+
+    def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+        """Write the statistics into the prepared model, where the next segments read them."""
+        write_statistics(self._prepared, statistics)
+
+    def _arriving(self, segment: Segment) -> Iterable[tuple[int, _Tensors]]:
+        """Yield each batch's inputs of a segment: the stream itself first, the store later."""
+        if self._level == 0:
+            for batch, arrays in enumerate(self._batches):
+                self._count = batch + 1
+                yield batch, arrays
+            return
+        for batch in range(self._count):
+            yield batch, {name: self._store.get(batch, name) for name in segment.inputs}
+
+    def _measure(
+        self,
+        batch: int,
+        segment: Segment,
+        tensors: _Tensors,
+        totals: dict[LayerName, Moments],
+    ) -> None:
+        by_tensor: dict[str, Moments] = {}
+        for layer, tensor in segment.measured.items():
+            if tensor not in by_tensor:
+                by_tensor[tensor] = measure(tensors[tensor])
+                check_finite(layer, by_tensor[tensor], batch=batch)
+            found = by_tensor[tensor]
+            totals[layer] = merge(totals[layer], found) if layer in totals else found
+
+    def _keep(self, batch: int, segment: Segment, tensors: _Tensors, made: _Tensors) -> None:
+        if self._level == 0:
+            for name in tensors.keys() & self._plan.stored - segment.released:
+                self._store.put(batch, name, tensors[name])
+        else:
+            for name in segment.released:
+                self._store.drop(batch, name)
+        for name, array in made.items():
+            if name in self._plan.stored:
+                self._store.put(batch, name, array)
+
+    def _report(self, batch: int) -> None:
+        if self._level == 0:
+            self._progress(Progress(phase="reading", done=batch + 1, total=None))
+        else:
+            total = self._count * (len(self._plan.segments) - 1)
+            done = self._count * (self._level - 1) + batch + 1
+            self._progress(Progress(phase="measuring", done=done, total=total))
+
+
+class _SegmentRun:
+    """Runs one segment; opens its session at the first batch, when the element types are known."""
+
+    def __init__(self, prepared: PreparedModel, segment: Segment, threads: int | None) -> None:
+        self._prepared = prepared
+        self._segment = segment
+        self._threads = threads
+        self._session: Session | None = None
+
+    def __call__(self, tensors: _Tensors) -> _Tensors:
+        outputs = self._segment.outputs
+        if not outputs:
+            return {}
+        feeds = {name: tensors[name] for name in self._segment.inputs}
+        if self._session is None:
+            self._session = self._open(feeds)
+        made = self._session.run(outputs, feeds)
+        for name, array in zip(outputs, made, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise EngineError(f"{name!r} is no tensor; sequences cannot wait at the frontier")
+        return dict(zip(outputs, made, strict=True))
+
+    def _open(self, feeds: _Tensors) -> Session:
+        model = self._prepared.model
+        cut = cut_segment(model, index_graph(model.graph), self._segment, feeds)
+        return session(cut.SerializeToString(), threads=self._threads)

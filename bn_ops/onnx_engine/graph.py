@@ -1,0 +1,115 @@
+"""A read-only index of an ONNX graph: who makes a tensor, which tensors are constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+__all__ = ["GraphIndex", "bodies", "index_graph", "is_standard", "reads"]
+
+
+# The ways in which exporters spell a layer's parameters, besides initialisers.
+_CONSTANT_FORMS = frozenset(
+    {"Cast", "Constant", "ConstantOfShape", "Flatten", "Identity", "Reshape"}
+)
+
+# No layer has more channels; a hostile ConstantOfShape may ask for any amount of memory.
+_LARGEST_VECTOR = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphIndex:
+    """Index of one graph; positions are those of `graph.node`.
+
+    Attributes:
+        graph: the graph itself.
+        producer: tensor name → position of the node that makes it.
+        initializers: tensor name → initialiser.
+        feeds: names of the inputs that a caller must give (inputs without an initialiser).
+        overridable: names that are both input and initialiser.
+    """
+
+    graph: onnx.GraphProto
+    producer: Mapping[str, int]
+    initializers: Mapping[str, onnx.TensorProto]
+    feeds: tuple[str, ...]
+    overridable: frozenset[str]
+
+    def constant(self, name: str) -> NDArray[np.generic] | None:
+        """Return the value of a small tensor that is constant, however it is spelled; else None."""
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        position = self.producer.get(name)
+        if position is None:
+            return None
+        node = self.graph.node[position]
+        if not is_standard(node) or node.op_type not in _CONSTANT_FORMS:
+            return None
+        feeds: dict[str, Any] = {}
+        for given in node.input:
+            value = self.constant(given)
+            if value is None:
+                return None
+            feeds[given] = value
+        if node.op_type == "ConstantOfShape" and _elements(feeds[node.input[0]]) > _LARGEST_VECTOR:
+            return None
+        return np.asarray(next(iter(ReferenceEvaluator(node).run(None, feeds))))
+
+
+def _elements(shape: NDArray[np.generic]) -> int:
+    # In Python's integers: a hostile product would wrap around in numpy's.
+    return math.prod(int(size) for size in shape)
+
+
+def index_graph(graph: onnx.GraphProto) -> GraphIndex:
+    """Index a graph whose nodes are in topological order (as ONNX demands)."""
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    return GraphIndex(
+        graph=graph,
+        producer={
+            name: position
+            for position, node in enumerate(graph.node)
+            for name in node.output
+            if name
+        },
+        initializers=initializers,
+        feeds=tuple(value.name for value in graph.input if value.name not in initializers),
+        overridable=frozenset(value.name for value in graph.input if value.name in initializers),
+    )
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Tell whether a node is of ONNX's own operator set."""
+    return node.domain in {"", "ai.onnx"}
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that a node carries (the branches of If, the body of Loop and Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield every outer tensor that a node reads, those that its bodies capture included."""
+    yield from (name for name in node.input if name)
+    for body in bodies(node):
+        yield from _captured(body)
+
+
+def _captured(body: onnx.GraphProto) -> Iterator[str]:
+    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    for node in body.node:
+        yield from (name for name in reads(node) if name not in own)
+        own.update(node.output)
+    yield from (value.name for value in body.output if value.name not in own)

@@ -1,0 +1,129 @@
+"""Recalibration of an ONNX model, from a ModelProto to a new one and its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bn_ops.batches import Select, named_batches
+from bn_ops.budget import Budget
+from bn_ops.digests import combined, frozen_digests, model_digest
+from bn_ops.errors import ModelWithoutBatchNormError, StreamEmptyError
+from bn_ops.estimators import Estimator
+from bn_ops.frontier import settle
+from bn_ops.layers import select_layers
+from bn_ops.onnx_engine.batchnorm import MEAN, VAR, batchnorm_nodes
+from bn_ops.onnx_engine.describe import require_layers
+from bn_ops.onnx_engine.frontier import OnnxFrontier
+from bn_ops.onnx_engine.prepare import PreparedModel, prepare
+from bn_ops.onnx_engine.signature import model_inputs
+from bn_ops.progress import ProgressCallback, silent
+from bn_ops.recalibration import Recalibration
+from bn_ops.report import FrozenReport, Report, StreamReport
+from bn_ops.reporting import layer_reports, warnings_of
+from bn_ops.signature import Batch
+from bn_ops.statistics import LayerName
+from bn_ops.version import __version__
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["recalibrate_onnx"]
+
+# Samples kept to verify a folded model with.
+_CALIBRATION_SAMPLES = 32
+
+
+def recalibrate_onnx(
+    source: onnx.ModelProto,
+    batches: Iterable[Any],
+    *,
+    estimator: Estimator,
+    layers: Sequence[str] | None = None,
+    budget: Budget | None = None,
+    progress: ProgressCallback | None = None,
+    select: Select | None = None,
+    threads: int | None = None,
+) -> Recalibration[onnx.ModelProto]:
+    """Recalibrate exactly; see `bn_ops.recalibrate`. The source model is not changed."""
+    started = time.perf_counter()
+    prepared = prepare(source)
+    require_layers(prepared)
+    eligible = prepared.eligible
+    if not eligible:
+        first = prepared.layers[0]
+        raise ModelWithoutBatchNormError(
+            f"none of the model's {len(prepared.layers)} BatchNorm layers can be recalibrated; "
+            f"{first.name!r}: {first.reason}"
+        )
+    chosen = select_layers(eligible, layers)
+    changeable = _changeable(prepared, chosen)
+    before = frozen_digests(prepared, changeable)
+    stream = _Stream(named_batches(batches, model_inputs(prepared.model), select=select))
+    with OnnxFrontier(
+        prepared,
+        stream,
+        layers=chosen,
+        budget=budget or Budget(),
+        progress=progress or silent,
+        threads=threads,
+    ) as frontier:
+        settled = settle(frontier, eligible, estimator)
+    reports = layer_reports(prepared.layers, chosen, settled)
+    report = Report(
+        bnrecal=__version__,
+        engine="onnx",
+        method="exact",
+        estimator=estimator.to_json(),
+        layers_selected=None if layers is None else tuple(layers),
+        source_sha256=model_digest(source),
+        stream=StreamReport(batches=stream.batches, samples=stream.samples),
+        layers=reports,
+        frozen=FrozenReport(
+            tensors=before,
+            sha256_before=combined(before),
+            sha256_after=combined(frozen_digests(prepared, changeable)),
+        ),
+        timings={"recalibrate": time.perf_counter() - started},
+        warnings=warnings_of(reports, stream.samples),
+    )
+    return Recalibration(
+        model=prepared.model,
+        statistics={name: s.statistics for name, s in settled.items()},
+        report=report,
+        calibration=tuple(stream.kept),
+    )
+
+
+def _changeable(prepared: PreparedModel, chosen: frozenset[LayerName]) -> frozenset[str]:
+    return frozenset(
+        node.input[slot]
+        for _, node in batchnorm_nodes(prepared.model.graph)
+        if node.name in chosen
+        for slot in (MEAN, VAR)
+    )
+
+
+class _Stream:
+    """Counts a stream as it passes, keeps its first samples, and refuses an empty one."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._source = batches
+        self.batches = 0
+        self.samples = 0
+        self.kept: list[Batch] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._source:
+            count = next(iter(batch.values())).shape[0]
+            room = _CALIBRATION_SAMPLES - self.samples
+            if room > 0:
+                self.kept.append({name: array[:room].copy() for name, array in batch.items()})
+            self.batches += 1
+            self.samples += count
+            yield batch
+        if self.samples == 0:
+            raise StreamEmptyError(
+                "the stream holds no batch: statistics are never made up from nothing"
+            )

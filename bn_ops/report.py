@@ -1,0 +1,191 @@
+"""The report of a run: a tree of frozen values with one versioned JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from bn_ops.json_form import Json, jsonable
+
+__all__ = [
+    "REPORT_VERSION",
+    "DriftSummary",
+    "FoldReport",
+    "FrozenReport",
+    "LayerReport",
+    "OutputReport",
+    "ParityReport",
+    "Report",
+    "StreamReport",
+    "report_json",
+]
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamReport:
+    """What was read.
+
+    Attributes:
+        batches, samples: how many.
+    """
+
+    batches: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftSummary:
+    """How far a layer's statistics moved, over its channels, in units of the source's √(σ² + ε).
+
+    Attributes:
+        mean_shift_median, mean_shift_max: |Δμ|/σs.
+        log_var_ratio_median, log_var_ratio_max: |ln((σt² + ε)/(σs² + ε))|.
+        wasserstein: root mean square over channels of the 2-Wasserstein distance between the two
+            normal distributions, √(Δμ² + Δσ²)/σs (Dowson & Landau 1982, one dimension).
+    """
+
+    mean_shift_median: float
+    mean_shift_max: float
+    log_var_ratio_median: float
+    log_var_ratio_max: float
+    wasserstein: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReport:
+    """One BatchNorm layer.
+
+    Attributes:
+        name: the layer.
+        status: `recalibrated`, `left_out` (by pattern), `unreached` (no batch came by) or
+            `out_of_reach`.
+        reason: why it was not recalibrated, for a person.
+        channels: C.
+        samples, count: samples and values per channel measured.
+        drift: how far the statistics moved.
+        mean_error, scale_error: 95 % error of mean and scale in units of σ (see `bn_ops.evidence`).
+        samples_needed: estimated samples for an error of the run's target.
+        dead_channels: channels without variance in both domains, which keep their variance.
+        silenced_channels: channels whose variance is gone in the target only; they keep the
+            source's.
+        amplification: largest gain ratio of a channel, new over old.
+        residual_mean, residual_var: what a layer used several times still is away from its own
+            fixed point; None elsewhere.
+    """
+
+    name: str
+    status: str
+    reason: str | None = None
+    channels: int | None = None
+    samples: int | None = None
+    count: int | None = None
+    drift: DriftSummary | None = None
+    mean_error: float | None = None
+    scale_error: float | None = None
+    samples_needed: int | None = None
+    dead_channels: tuple[int, ...] = ()
+    silenced_channels: tuple[int, ...] = ()
+    amplification: float | None = None
+    residual_mean: float | None = None
+    residual_var: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenReport:
+    """Everything of the model that must not change.
+
+    Attributes:
+        tensors: name → sha256 before the run.
+        sha256_before, sha256_after: one digest over all of them.
+    """
+
+    tensors: Mapping[str, str]
+    sha256_before: str
+    sha256_after: str
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing changed."""
+        return self.sha256_before == self.sha256_after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldReport:
+    """What became of one layer when the model was folded."""
+
+    name: str
+    status: str
+    rule: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputReport:
+    """How far one output of the folded model is from the unfolded one, relative to its scale."""
+
+    name: str
+    max_relative_error: float
+    mean_relative_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityReport:
+    """The proof that the folded model computes what the unfolded one does."""
+
+    outputs: tuple[OutputReport, ...]
+    samples: int
+    tolerance: float
+    max_relative_error: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One run.
+
+    Attributes:
+        bnrecal: version of this package.
+        engine: `onnx` or `torch`.
+        method: `exact` or `batch`.
+        estimator: JSON form of the estimator.
+        layers_selected: the patterns given, or None for all.
+        source_sha256: digest of the model that came in (None for a torch module).
+        stream: what was read.
+        layers: every layer of the model, in order of execution.
+        frozen: proof that nothing else changed.
+        timings: phase → seconds.
+        warnings: sentences for a person.
+        fold, parity: what `adapt` adds.
+    """
+
+    bnrecal: str
+    engine: str
+    method: str
+    estimator: Mapping[str, str | int | float | bool]
+    layers_selected: tuple[str, ...] | None
+    source_sha256: str | None
+    stream: StreamReport
+    layers: tuple[LayerReport, ...]
+    frozen: FrozenReport
+    timings: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+    fold: tuple[FoldReport, ...] | None = None
+    parity: ParityReport | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the versioned JSON form."""
+        return report_json(self)
+
+
+def report_json(report: Report) -> dict[str, Json]:
+    """Turn a report into plain JSON values; numbers that JSON lacks become None."""
+    frozen = jsonable(report.frozen)
+    assert isinstance(frozen, dict)
+    body = {f.name: jsonable(getattr(report, f.name)) for f in fields(report)}
+    return {
+        "report": REPORT_VERSION,
+        **body,
+        "frozen": {**frozen, "unchanged": report.frozen.unchanged},
+    }

@@ -1,0 +1,98 @@
+"""onnxruntime, behind one door: no telemetry, quiet, and its errors translated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bn_ops.errors import EngineError, ModelInvalidError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Session", "session"]
+
+# onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings speak of initialisers and
+# provider choices that a user of this package cannot act on.
+_LOG_ERRORS_ONLY = 3
+
+
+@cache
+def onnxruntime() -> ModuleType:
+    """Import onnxruntime with its telemetry off.
+
+    From 1.29 it is on by default on Linux and writes id files under the user's cache folder; the
+    variable is read once, at import, so it must be set before. This is the one environment variable
+    that this package touches.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime as ort  # noqa: PLC0415 - after the variable is set
+
+    return ort  # type: ignore[no-any-return]  # untyped package
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # onnxruntime's exceptions share no base class of their own.
+        if type(error).__module__.startswith("onnxruntime"):
+            raise EngineError(f"onnxruntime failed while {doing}: {error}") from error
+        raise
+
+
+class Session:
+    """One model in onnxruntime on the CPU."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def run(
+        self, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[np.generic]]
+    ) -> list[NDArray[np.generic]]:
+        """Run the model; `outputs` None means all, in the model's order.
+
+        Raises:
+            EngineError: onnxruntime refused or failed.
+        """
+        with _translated("running the model"):
+            return self._inner.run(  # type: ignore[no-any-return]  # untyped package
+                None if outputs is None else list(outputs), dict(feeds)
+            )
+
+
+def session(
+    model: bytes | str | Path, *, threads: int | None = None, optimise: bool = True
+) -> Session:
+    """Open a model.
+
+    Args:
+        model: serialised model, or a path (needed where tensors lie in external files).
+        threads: threads within an operator; None lets onnxruntime take every core.
+        optimise: onnxruntime's graph optimisations; off when two models are compared.
+
+    Raises:
+        ModelInvalidError: onnxruntime cannot load the model.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        with _translated("loading the model"):
+            inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except EngineError as error:
+        raise ModelInvalidError(error.message) from error
+    return Session(inner)

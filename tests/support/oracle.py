@@ -1,0 +1,101 @@
+"""The oracle of exact recalibration, independent of the product's code.
+
+The whole data set goes through the network as one train-mode batch, node by node, in float64, by
+onnx's own reference implementation of the operators. What each BatchNorm sees on the way is what it
+must store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+Array = NDArray[np.generic]
+Observed = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def oracle_statistics(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], *, frozen: Collection[str] = ()
+) -> Observed:
+    """Return layer name → (mean, population variance) of one train-mode pass over all samples.
+
+    Layers in `frozen` normalise with the statistics that the model stores.
+    """
+    return _walk(model, feeds, train=True, frozen=frozen)
+
+
+def observed_statistics(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Observed:
+    """Return layer name → (mean, population variance) of its input in one eval-mode pass."""
+    return _walk(model, feeds, train=False, frozen=())
+
+
+def stored_statistics(model: onnx.ModelProto) -> Observed:
+    """Return layer name → (mean, variance) as the model stores them."""
+    tensors = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer}
+    return {
+        node.name or node.output[0]: (tensors[node.input[3]], tensors[node.input[4]])
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization"
+    }
+
+
+def residual(stored: Observed, observed: Observed) -> float:
+    """Promise P1's number: the largest of |Δmean|/σ and |var ratio - 1| over all channels."""
+    worst = 0.0
+    for name, (mean, var) in observed.items():
+        live = var > 1e-12
+        shift = np.abs(stored[name][0] - mean)[live] / np.sqrt(var[live])
+        ratio = np.abs(stored[name][1][live] / var[live] - 1)
+        worst = max(worst, shift.max(initial=0.0), ratio.max(initial=0.0))
+    return float(worst)
+
+
+def _walk(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], *, train: bool, frozen: Collection[str]
+) -> Observed:
+    opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
+    values: dict[str, Array] = {
+        t.name: _wide(numpy_helper.to_array(t)) for t in model.graph.initializer
+    }
+    values |= {name: _wide(array) for name, array in feeds.items()}
+    found: Observed = {}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            name = node.name or node.output[0]
+            x = values[node.input[0]].astype(np.float64)
+            axes = (0, *range(2, x.ndim))
+            found[name] = (x.mean(axis=axes), x.var(axis=axes))
+            mean, var = (
+                found[name]
+                if train and name not in frozen
+                else (values[node.input[3]], values[node.input[4]])
+            )
+            values[node.output[0]] = _normalise(node, x, values, mean, var)
+            continue
+        inputs = {name: values[name] for name in node.input if name}
+        made = ReferenceEvaluator(node, opsets={"": opset}).run(None, inputs)
+        values |= {n: _wide(np.asarray(a)) for n, a in zip(node.output, made, strict=False) if n}
+    return found
+
+
+def _normalise(
+    node: onnx.NodeProto,
+    x: NDArray[np.float64],
+    values: Mapping[str, Array],
+    mean: Array,
+    var: Array,
+) -> Array:
+    eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    shape = (1, -1, *([1] * (x.ndim - 2)))
+    scale, shift = (values[node.input[i]].astype(np.float64).reshape(shape) for i in (1, 2))
+    center, spread = (v.astype(np.float64).reshape(shape) for v in (mean, var))
+    return np.asarray(scale * (x - center) / np.sqrt(spread + eps) + shift)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
