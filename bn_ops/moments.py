@@ -21,17 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.errors import OptionError
+from bn_ops.rows import reduce_rows
 from bn_ops.statistics import Float64Array
 
 __all__ = ["Evidence", "Moments", "measure", "merge", "merge_all", "per_sample"]
-
-# A row whose squared mean exceeds this many times its variance is measured again around its own
-# mean: the one-pass form loses log2(ratio) bits, and at 4 the loss stays below float32's rounding
-# of the data itself.
-_CANCELLATION_RATIO = 4.0
-
-# Rows shorter than this are cheaper to widen to float64 than to reduce in float32 and check.
-_SHORT_ROW = 32
 
 # (N, C) is the least that a layer can have.
 _LEAST_RANK = 2
@@ -172,26 +165,9 @@ def per_sample(x: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
     Returns:
         (mean, sq_dev): two (N, C) float64 arrays; sq_dev is Σ(x - mean)² of the row.
     """
-    rows = x.reshape(x.shape[0], x.shape[1], -1)
-    if rows.shape[2] <= _SHORT_ROW or rows.dtype == np.float64:
-        return _two_pass(rows.astype(np.float64))
-    rows32 = np.ascontiguousarray(rows, dtype=np.float32)
-    positions = rows32.shape[2]
-    mean = np.einsum("ncp->nc", rows32).astype(np.float64) / positions
-    sum_sq = np.vecdot(rows32, rows32).astype(np.float64)
-    sq_dev = sum_sq - positions * mean * mean
-    # Not "<": a NaN must land here too, so that the careful path decides about it.
-    careful = ~(positions * mean * mean <= _CANCELLATION_RATIO * sq_dev)
-    if careful.any():
-        mean[careful], sq_dev[careful] = _two_pass(rows32[careful].astype(np.float64))
-    return mean, sq_dev
-
-
-def _two_pass(rows: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Mean and Σ(x - mean)² along the last axis, in float64."""
-    mean = rows.mean(axis=-1)
-    deviation = rows - mean[..., np.newaxis]
-    return mean, np.vecdot(deviation, deviation)
+    samples, channels = x.shape[:2]
+    mean, sq_dev = reduce_rows(x.reshape(samples * channels, -1))
+    return mean.reshape(samples, channels), sq_dev.reshape(samples, channels)
 
 
 def merge(left: Moments, right: Moments) -> Moments:
