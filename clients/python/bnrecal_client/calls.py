@@ -1,0 +1,156 @@
+"""One function per call of the HTTP API: it builds the request, `answers.py` reads the response."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from bnrecal_client.wire import Body, Request, content_digest
+
+__all__ = [
+    "cancel",
+    "create",
+    "delete",
+    "delete_model",
+    "get_model",
+    "list_models",
+    "model_file",
+    "received",
+    "report",
+    "report_html",
+    "send",
+    "start",
+    "statistics",
+    "status",
+    "upload",
+]
+
+_RECALIBRATIONS = "/v1/recalibrations"
+_PAGE = "1000"
+
+
+def upload(body: Body, sha256: str) -> Request:
+    """Upload a model; its id is the digest."""
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Digest": content_digest(sha256),
+    }
+    return Request(method="POST", path="/v1/models", headers=headers, body=body)
+
+
+def get_model(model: str) -> Request:
+    """Describe a model."""
+    return Request(method="GET", path=_model(model))
+
+
+def list_models(after: str | None) -> Request:
+    """One page of models."""
+    return Request(method="GET", path="/v1/models", params=_page(after))
+
+
+def delete_model(model: str) -> Request:
+    """Delete a model."""
+    return Request(method="DELETE", path=_model(model))
+
+
+def create(
+    *,
+    model: str,
+    method: str,
+    estimator: Mapping[str, object],
+    layers: Sequence[str] | None,
+    key: str,
+) -> Request:
+    """Create a recalibration; the key makes a repetition the same recalibration."""
+    wanted = {
+        "model": model,
+        "method": method,
+        "estimator": dict(estimator),
+        "layers": None if layers is None else list(layers),
+    }
+    return _post_json(_RECALIBRATIONS, wanted, {"Idempotency-Key": key})
+
+
+def status(recalibration: str) -> Request:
+    """Describe a recalibration."""
+    return Request(method="GET", path=_recalibration(recalibration))
+
+
+def send(recalibration: str, index: int, body: bytes, sha256: str) -> Request:
+    """Store one safetensors batch under its index."""
+    headers = {
+        "Content-Type": "application/vnd.safetensors",
+        "Content-Digest": content_digest(sha256),
+    }
+    path = _recalibration(recalibration) + f"/batches/{index}"
+    return Request(method="PUT", path=path, headers=headers, body=body)
+
+
+def received(recalibration: str, after: str | None) -> Request:
+    """One page of what has arrived."""
+    path = _recalibration(recalibration) + "/batches"
+    return Request(method="GET", path=path, params=_page(after))
+
+
+def start(recalibration: str, batches: int) -> Request:
+    """Seal the stream at that many batches and queue the run."""
+    return _post_json(_recalibration(recalibration) + "/start", {"batches": batches}, {})
+
+
+def cancel(recalibration: str) -> Request:
+    """Stop a run."""
+    return Request(method="POST", path=_recalibration(recalibration) + "/cancel")
+
+
+def delete(recalibration: str) -> Request:
+    """Delete a recalibration with everything uploaded for it."""
+    return Request(method="DELETE", path=_recalibration(recalibration))
+
+
+def model_file(recalibration: str, variant: str) -> Request:
+    """Fetch the recalibrated ONNX file, `folded` or `unfolded`."""
+    path = _recalibration(recalibration) + "/model"
+    return Request(method="GET", path=path, params={"variant": variant})
+
+
+def statistics(recalibration: str) -> Request:
+    """Fetch the new running statistics as safetensors."""
+    return Request(method="GET", path=_recalibration(recalibration) + "/statistics")
+
+
+def report(recalibration: str) -> Request:
+    """Fetch the report as JSON."""
+    return _report(recalibration, "application/json")
+
+
+def report_html(recalibration: str) -> Request:
+    """Fetch the report as a page."""
+    return _report(recalibration, "text/html")
+
+
+def _model(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}"
+
+
+def _recalibration(recalibration: str) -> str:
+    # Quoted: an id comes from a command line, and must not name another path of the server.
+    return f"{_RECALIBRATIONS}/{quote(recalibration, safe='')}"
+
+
+def _report(recalibration: str, media_type: str) -> Request:
+    path = _recalibration(recalibration) + "/report"
+    return Request(method="GET", path=path, headers={"Accept": media_type})
+
+
+def _page(after: str | None) -> dict[str, str]:
+    return {"limit": _PAGE} if after is None else {"limit": _PAGE, "after": after}
+
+
+def _post_json(path: str, value: Mapping[str, object], headers: Mapping[str, str]) -> Request:
+    return Request(
+        method="POST",
+        path=path,
+        headers={"Content-Type": "application/json", **headers},
+        body=json.dumps(value, separators=(",", ":"), sort_keys=True).encode("utf-8"),
+    )

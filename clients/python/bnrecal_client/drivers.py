@@ -1,0 +1,141 @@
+"""The two shells around the core: they play plans with real requests and real pauses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, TypeVar
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from bnrecal_client.errors import OptionError
+from bnrecal_client.retrying import Call, Effect, Pause, Plan, Pull, Send
+from bnrecal_client.wire import FileBody, LinkBrokenError, Request, Response
+
+__all__ = ["AsyncSleep", "Sleep", "play", "play_async"]
+
+T = TypeVar("T")
+Sleep = Callable[[float], None]
+AsyncSleep = Callable[[float], Awaitable[None]]
+
+_CHUNK_BYTES = 1 << 18
+
+
+def play(plan: Plan[T], http: httpx.Client, sleep: Sleep) -> T:
+    """Play a plan to its end. Whatever a step raises is raised inside the plan, at its place."""
+    try:
+        effect = next(plan)
+        while True:
+            try:
+                outcome = _perform(effect, http, sleep)
+            except BaseException as error:  # noqa: BLE001 - the plan decides, Ctrl-C included
+                effect = plan.throw(error)
+            else:
+                effect = plan.send(outcome)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        plan.close()
+
+
+async def play_async(plan: Plan[T], http: httpx.AsyncClient, sleep: AsyncSleep) -> T:
+    """Play a plan to its end on an event loop; slow steps run in a worker thread."""
+    try:
+        effect = next(plan)
+        while True:
+            try:
+                outcome = await _perform_async(effect, http, sleep)
+            except BaseException as error:  # noqa: BLE001 - the plan decides, cancellation included
+                effect = plan.throw(error)
+            else:
+                effect = plan.send(outcome)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        plan.close()
+
+
+def _perform(effect: Effect, http: httpx.Client, sleep: Sleep) -> object:
+    if isinstance(effect, Send):
+        return _send(effect.request, http)
+    if isinstance(effect, Pause):
+        sleep(effect.seconds)
+        return None
+    if isinstance(effect, Call):
+        return effect.function()
+    if isinstance(effect.source, Iterator):
+        return next(effect.source, effect.end)
+    raise OptionError("an asynchronous iterable of batches needs AsyncClient")
+
+
+async def _perform_async(effect: Effect, http: httpx.AsyncClient, sleep: AsyncSleep) -> object:
+    if isinstance(effect, Send):
+        return await _send_async(effect.request, http)
+    if isinstance(effect, Pause):
+        await sleep(effect.seconds)
+        return None
+    if isinstance(effect, Call):
+        return await anyio.to_thread.run_sync(effect.function)
+    return await _pull_async(effect)
+
+
+async def _pull_async(effect: Pull) -> object:
+    source, end = effect.source, effect.end
+    if isinstance(source, AsyncIterator):
+        return await anext(source, end)
+    return await anyio.to_thread.run_sync(lambda: next(source, end))
+
+
+def _send(request: Request, http: httpx.Client) -> Response:
+    with _foreign_errors():
+        if not isinstance(request.body, FileBody):
+            return _whole(http.send(_build(request, http, request.body)))
+        with request.body.path.open("rb") as file:
+            return _whole(http.send(_build(request, http, file)))
+
+
+async def _send_async(request: Request, http: httpx.AsyncClient) -> Response:
+    with _foreign_errors():
+        body = request.body
+        content = _chunks(body) if isinstance(body, FileBody) else body
+        return _whole(await http.send(_build(request, http, content)))
+
+
+def _build(
+    request: Request,
+    http: httpx.Client | httpx.AsyncClient,
+    content: bytes | BinaryIO | AsyncIterator[bytes] | None,
+) -> httpx.Request:
+    headers = dict(request.headers)
+    if isinstance(request.body, FileBody):
+        # Said beforehand, so that the server can refuse a size before the bytes flow.
+        headers["Content-Length"] = str(request.body.bytes)
+    return http.build_request(
+        request.method, request.path, params=request.params, headers=headers, content=content
+    )
+
+
+async def _chunks(body: FileBody) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(body.path, "rb") as file:
+        while chunk := await file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _whole(response: httpx.Response) -> Response:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(status=response.status_code, headers=headers, body=response.content)
+
+
+@contextmanager
+def _foreign_errors() -> Iterator[None]:
+    """Translate httpx's errors, once: what another try may mend, and what it cannot."""
+    try:
+        yield
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
+        raise OptionError(f"the request cannot be sent: {error}") from error
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise LinkBrokenError(str(error) or type(error).__name__) from error

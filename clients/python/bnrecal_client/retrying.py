@@ -1,0 +1,200 @@
+"""One request until it has an answer, or until patience ends.
+
+Theory of operation: the core is made of *plans*, generators that yield what they want done
+(`Send`, `Pause`, `Call`, `Pull`) and are given the outcome. They do no I/O, so the same plan
+serves the synchronous and the asynchronous client, and a test can play it step by step.
+
+=============================================  =====================================================
+what happened                                  what follows
+=============================================  =====================================================
+no connection, or it broke, or timed out       again (also when an upload broke half-way)
+a download that does not match its digest      again
+408, 429, 502, 503, 504                        again, not before Retry-After
+`digest-mismatch`, `body-incomplete`           again: the upload was damaged on its way
+500 and above with `"retryable": true`         again, not before Retry-After
+a status above with `"retryable": false`       the typed error at once
+anything else                                  the answer goes to the caller
+=============================================  =====================================================
+
+"Again" ends after `patience_s` of trying the same request. Before the first answer of the server
+it ends after `first_contact_s`: then a wrong address is likelier than a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from bnrecal_client.answers import problem
+from bnrecal_client.backoff import Backoff, retry_after_s
+from bnrecal_client.errors import ServerUnreachable, UnexpectedAnswerError
+from bnrecal_client.problems import Problem
+from bnrecal_client.settings import Patience
+from bnrecal_client.values import Progress
+from bnrecal_client.wire import LinkBrokenError, Request, Response
+
+__all__ = ["Call", "Contact", "Effect", "Link", "Pause", "Plan", "Pull", "Send", "exchange"]
+
+T = TypeVar("T")
+
+_AGAIN = frozenset({408, 429, 502, 503, 504})
+_DAMAGED = frozenset({"digest-mismatch", "body-incomplete"})
+_GATEWAY = frozenset({502, 503, 504})
+_SERVER_FAULT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Ask the driver for one try of a request; the outcome is a Response or LinkBrokenError."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Ask the driver to wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Ask the driver to run something slow, such as hashing; the outcome is its value."""
+
+    function: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Ask the driver for the next item of the caller's stream, or `end` after the last."""
+
+    source: Iterator[object] | AsyncIterator[object]
+    end: object
+
+
+Effect = Send | Pause | Call | Pull
+# The outcome's type depends on the effect, which Generator cannot say; `exchange` and the other
+# small wrappers narrow it in one place each.
+Plan = Generator[Effect, Any, T]
+
+
+@dataclass(slots=True)
+class Contact:
+    """Whether this server has ever answered this client."""
+
+    made: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What the core needs to know about the way to a server.
+
+    Attributes:
+        url: the address, for messages.
+        patience_s: how long one request is tried again, in seconds.
+        first_contact_s: likewise until the server has answered once.
+        backoff: the pauses.
+        clock: monotonic seconds.
+        contact: shared by all runs of one client.
+        notify: is told how far a run is, and of trouble.
+    """
+
+    url: str
+    patience_s: float = 120.0
+    first_contact_s: float = 5.0
+    backoff: Backoff = field(default_factory=Backoff)
+    clock: Callable[[], float] = time.monotonic
+    contact: Contact = field(default_factory=Contact)
+    notify: Callable[[Progress], None] = lambda _: None
+
+    @classmethod
+    def to(cls, url: str, patience: Patience, clock: Callable[[], float]) -> Link:
+        """Build the link of a client that has not met its server yet."""
+        return cls(
+            url=url,
+            patience_s=patience.outage_s,
+            first_contact_s=patience.first_contact_s,
+            backoff=patience.backoff,
+            clock=clock,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """One failed try."""
+
+    reason: str
+    response: Response | None = None
+    problem: Problem | None = None
+    not_before_s: float = 0.0
+
+
+def exchange(link: Link, request: Request) -> Plan[Response]:
+    """Send a request, again where the table above says so.
+
+    Raises:
+        ServerUnreachable: patience has ended.
+    """
+    started = link.clock()
+    attempt = 0
+    while True:
+        outcome = yield from _attempt(link, request)
+        if isinstance(outcome, Response):
+            return replace(outcome, tries=attempt + 1)
+        pause = max(link.backoff.pause_s(attempt), outcome.not_before_s)
+        spent = link.clock() - started
+        allowed = link.patience_s if link.contact.made else link.first_contact_s
+        if spent + pause > allowed:
+            return _give_up(link, outcome, spent, attempt + 1)
+        link.notify(Progress(phase="waiting", done=attempt, note=outcome.reason))
+        yield Pause(pause)
+        attempt += 1
+
+
+def _attempt(link: Link, request: Request) -> Plan[Response | _Failure]:
+    try:
+        response: Response = yield Send(request)
+    except LinkBrokenError as error:
+        return _Failure(reason=str(error))
+    link.contact.made = True
+    if not response.is_whole():
+        return _Failure(reason="a download came damaged")
+    found = _problem(response)
+    if not _worth_another_try(response.status, found):
+        return response
+    return _Failure(
+        reason=found.detail if found else f"the server answers {response.status}",
+        response=response,
+        problem=found,
+        not_before_s=retry_after_s(response.headers, datetime.now(tz=UTC)) or 0.0,
+    )
+
+
+def _problem(response: Response) -> Problem | None:
+    """Read the problem, if there is one: a gateway in between answers with its own pages."""
+    try:
+        return problem(response)
+    except UnexpectedAnswerError:
+        return None
+
+
+def _worth_another_try(status: int, found: Problem | None) -> bool:
+    if found is not None and found.code in _DAMAGED:
+        return True
+    if status in _AGAIN:
+        return found is None or found.retryable is not False
+    return status >= _SERVER_FAULT and found is not None and found.retryable is True
+
+
+def _give_up(link: Link, last: _Failure, spent: float, tries: int) -> Response:
+    """Hand on a problem that speaks for itself; else say that the server cannot be reached."""
+    if last.response is not None and last.problem and last.response.status not in _GATEWAY:
+        return last.response
+    raise ServerUnreachable(
+        f"{link.url} does not answer ({last.reason}; {tries} tries in {spent:.1f} s): "
+        "check the address and that the server runs (`bnrecal serve` starts one)",
+        problem=last.problem,
+    )

@@ -1,0 +1,145 @@
+"""Sending a stream: read once, one batch in memory, what the server holds already is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from bnrecal_client import answers, calls, plans
+from bnrecal_client.batches import EncodedBatch, encode
+from bnrecal_client.errors import ConflictError, InputError, OptionError
+from bnrecal_client.retrying import Link, Plan, Pull, exchange
+from bnrecal_client.values import Progress, StoredBatch
+
+__all__ = ["Batches", "Select", "Source", "send_all"]
+
+Batches = Iterable[Any] | AsyncIterable[Any]
+"""What a caller passes: arrays, tensors, tuples, dicts; or pairs, together with `select=`."""
+
+Select = Callable[[Any], Any]
+
+_END = object()
+
+
+class Source:
+    """The caller's iterable, read once; one item may be looked at before it is read.
+
+    Attributes:
+        total: number of batches where the iterable knows it, else None.
+    """
+
+    def __init__(self, batches: Batches, select: Select | None) -> None:
+        if isinstance(batches, str | bytes | Mapping) or hasattr(batches, "__array__"):
+            raise OptionError(
+                f"batches takes an iterable of batches, got one {type(batches).__name__}: "
+                "wrap it in a list, [array], or cut it into batches"
+            )
+        self.total = _length(batches)
+        self._items = _iterator(batches)
+        self._select = select
+        self._seen: list[object] = []
+
+    def peek(self) -> Plan[object]:
+        """Return the first item without using it up.
+
+        Raises:
+            InputError: the stream is empty.
+        """
+        if not self._seen:
+            item = yield from self._pull()
+            if item is _END:
+                raise InputError("the stream of batches is empty", code="stream-empty")
+            self._seen.append(item)
+        return self._seen[0]
+
+    def next(self) -> Plan[object]:
+        """Return the next item, or `_END`."""
+        if self._seen:
+            return self._seen.pop()
+        return (yield from self._pull())
+
+    def _pull(self) -> Plan[object]:
+        item: object = yield Pull(self._items, _END)
+        return item if item is _END or self._select is None else self._select(item)
+
+
+class _Held:
+    """What the server holds already, read page by page in step with the stream."""
+
+    def __init__(self, link: Link, recalibration: str) -> None:
+        self._link = link
+        self._recalibration = recalibration
+        self._page: list[StoredBatch] = []
+        self._after: str | None = None
+        self._more = True
+
+    def at(self, index: int) -> Plan[StoredBatch | None]:
+        """Return what is stored under the index; to be asked for ever larger ones."""
+        while True:
+            while self._page and self._page[0].index < index:
+                self._page.pop(0)
+            if self._page:
+                return self._page[0] if self._page[0].index == index else None
+            if not self._more:
+                return None
+            yield from self._turn()
+
+    def _turn(self) -> Plan[None]:
+        request = calls.received(self._recalibration, self._after)
+        page = answers.batches((yield from exchange(self._link, request)))
+        self._page, self._after, self._more = list(page.items), page.next, page.next is not None
+
+
+def send_all(
+    link: Link, recalibration: str, source: Source, inputs: tuple[str, ...], *, resume: bool
+) -> Plan[int]:
+    """Send every batch that the server does not hold; return how many the stream has.
+
+    Raises:
+        InputError: the stream is empty, or a batch cannot be encoded.
+        ConflictError: the server holds another batch under an index.
+    """
+    held = _Held(link, recalibration) if resume else None
+    index = 0
+    while (item := (yield from source.next())) is not _END:
+        link.notify(Progress(phase="sending", done=index, total=source.total))
+        body = yield from plans.compute(partial(encode, item, inputs, index=index))
+        stored = None if held is None else (yield from held.at(index))
+        if stored is None:
+            yield from plans.send(link, recalibration, index, body.body, body.sha256)
+        else:
+            _check_same(stored, body, recalibration)
+        index += 1
+    if index == 0:
+        raise InputError("the stream of batches is empty", code="stream-empty")
+    link.notify(Progress(phase="sending", done=index, total=index))
+    return index
+
+
+def _check_same(stored: StoredBatch, body: EncodedBatch, recalibration: str) -> None:
+    if stored.sha256 != body.sha256:
+        raise ConflictError(
+            f"batch {stored.index} differs from the one that {recalibration} holds: resume with "
+            "the same data in the same order and batch size, or begin a new recalibration",
+            code="batch-conflict",
+            recalibration=recalibration,
+        )
+
+
+def _length(batches: Batches) -> int | None:
+    try:
+        return len(batches)  # type: ignore[arg-type]  # most iterables lack it, which is the question
+    except TypeError:
+        return None
+
+
+def _iterator(batches: Batches) -> Iterator[Any] | AsyncIterator[Any]:
+    if isinstance(batches, AsyncIterable):
+        return aiter(batches)
+    try:
+        return iter(batches)
+    except TypeError as error:
+        raise OptionError(
+            f"batches takes an iterable of batches, got {type(batches).__name__}"
+        ) from error
