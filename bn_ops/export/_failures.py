@@ -42,6 +42,12 @@ _DEFAULT_ADVICE = (
     "with torch.export.export and pass that instead"
 )
 _REASON_LIMIT = 1200
+# What the exporter appends to a reason: how to debug the exporter.
+_BOILERPLATE = (
+    "\nFor more information, run with",
+    "\nThe error above occurred when calling torch.export",
+    "\nFor extended logs",
+)
 
 
 @contextmanager
@@ -76,7 +82,10 @@ def _reason(error: BaseException) -> str:
     """Return the innermost cause's message: the exporter wraps it in pages of its own advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().rstrip(".")
+    text = str(error)
+    for phrase in _BOILERPLATE:
+        text = text.partition(phrase)[0]
+    return text.strip().rstrip(".")
 
 
 def _failing_path(error: BaseException, module: torch.nn.Module) -> str | None:

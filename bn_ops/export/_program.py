@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -13,7 +12,8 @@ from bn_ops.export._failures import translated_errors
 from bn_ops.export._inputs import ExampleCall
 from bn_ops.export._quiet import quiet
 from bn_ops.torch_engine._frozen import frozen_eps, normalise
-from bn_ops.torch_engine._modes import evaluating
+from bn_ops.torch_engine._modes import set_eval
+from bn_ops.torch_engine._snapshot import unchanged
 
 __all__ = ["traced"]
 
@@ -28,8 +28,9 @@ def traced(module: torch.nn.Module, call: ExampleCall) -> ExportedProgram:
         stack.enter_context(translated_errors("tracing the module", module=module))
         stack.enter_context(quiet())
         stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluating(module))
-        stack.enter_context(_frozen_as_batch_norm(module))
+        stack.enter_context(unchanged(module))
+        set_eval(module)
+        _let_frozen_call_batch_norm(module)
         return torch.export.export(
             module,
             call.args,
@@ -39,20 +40,12 @@ def traced(module: torch.nn.Module, call: ExampleCall) -> ExportedProgram:
         )
 
 
-@contextmanager
-def _frozen_as_batch_norm(root: torch.nn.Module) -> Iterator[None]:
-    """Let frozen look-alikes call batch_norm for as long as the context lasts."""
-    patched: list[torch.nn.Module] = []
-    try:
-        for module in root.modules():
-            eps = None if "forward" in module.__dict__ else frozen_eps(module)
-            if eps is not None:
-                module.__dict__["forward"] = partial(_normalised, module, eps)
-                patched.append(module)
-        yield
-    finally:
-        for module in patched:
-            del module.__dict__["forward"]
+def _let_frozen_call_batch_norm(root: torch.nn.Module) -> None:
+    """Replace the forward of frozen look-alikes by batch_norm, until the snapshot is restored."""
+    for module in root.modules():
+        eps = None if "forward" in module.__dict__ else frozen_eps(module)
+        if eps is not None:
+            module.__dict__["forward"] = partial(_normalised, module, eps)
 
 
 def _normalised(module: torch.nn.Module, eps: float, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings and every log line up to ERROR, then restore both.
+    """Silence warnings and every log line, then restore both.
 
     Both are settings of the process: another thread's warnings in the same seconds go as well.
     """
@@ -21,7 +21,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            logging.disable(logging.ERROR)
+            logging.disable(logging.CRITICAL)
             yield
     finally:
         logging.disable(level_before)
