@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.budget import Budget
-from bn_ops.errors import EngineError
+from bn_ops.errors import EngineError, ModelUnsupportedError
 from bn_ops.frontier import check_finite
 from bn_ops.moments import Moments, measure, merge
 from bn_ops.onnx_engine.cut import cut_segment
 from bn_ops.onnx_engine.graph import index_graph
 from bn_ops.onnx_engine.plan import Segment, make_plan
 from bn_ops.onnx_engine.prepare import PreparedModel, write_statistics
+from bn_ops.onnx_engine.regroup import demanded_size, regroup
+from bn_ops.onnx_engine.signature import model_inputs
 from bn_ops.onnx_engine.store import TensorStore
 from bn_ops.progress import Progress
 from bn_ops.runtime import Session, session
@@ -53,7 +55,8 @@ class OnnxFrontier:
         self._progress = progress
         self._threads = threads
         self._level = 0
-        self._count = 0
+        self._size = demanded_size(model_inputs(prepared.model))
+        self._real: list[int | None] = []
 
     def __enter__(self) -> Self:
         return self
@@ -93,11 +96,11 @@ class OnnxFrontier:
     def _arriving(self, segment: Segment) -> Iterable[tuple[int, _Tensors]]:
         """Yield each batch's inputs of a segment: the stream itself first, the store later."""
         if self._level == 0:
-            for batch, arrays in enumerate(self._batches):
-                self._count = batch + 1
-                yield batch, arrays
+            for batch, group in enumerate(regroup(self._batches, self._size)):
+                self._real.append(group.samples if group.filled else None)
+                yield batch, group.arrays
             return
-        for batch in range(self._count):
+        for batch in range(len(self._real)):
             yield batch, {name: self._store.get(batch, name) for name in segment.inputs}
 
     def _measure(
@@ -110,10 +113,26 @@ class OnnxFrontier:
         by_tensor: dict[str, Moments] = {}
         for layer, tensor in segment.measured.items():
             if tensor not in by_tensor:
-                by_tensor[tensor] = measure(tensors[tensor])
-                check_finite(layer, by_tensor[tensor], batch=batch)
+                by_tensor[tensor] = measure(self._without_filling(batch, layer, tensors[tensor]))
+                # Batches that were cut anew have other numbers than the caller's.
+                known = batch if self._size is None else None
+                check_finite(layer, by_tensor[tensor], batch=known)
             found = by_tensor[tensor]
             totals[layer] = merge(totals[layer], found) if layer in totals else found
+
+    def _without_filling(
+        self, batch: int, layer: LayerName, tensor: NDArray[np.generic]
+    ) -> NDArray[np.generic]:
+        real = self._real[batch]
+        if real is None:
+            return tensor
+        if tensor.shape[0] != self._size:
+            raise ModelUnsupportedError(
+                f"the model takes exactly {self._size} samples at a time, and the input of layer "
+                f"{layer!r} no longer has one row per sample, so the last {real} samples cannot be "
+                f"told from filling: send a multiple of {self._size} samples"
+            )
+        return tensor[:real]
 
     def _keep(self, batch: int, segment: Segment, tensors: _Tensors, made: _Tensors) -> None:
         if self._level == 0:
@@ -130,8 +149,8 @@ class OnnxFrontier:
         if self._level == 0:
             self._progress(Progress(phase="reading", done=batch + 1, total=None))
         else:
-            total = self._count * (len(self._plan.segments) - 1)
-            done = self._count * (self._level - 1) + batch + 1
+            total = len(self._real) * (len(self._plan.segments) - 1)
+            done = len(self._real) * (self._level - 1) + batch + 1
             self._progress(Progress(phase="measuring", done=done, total=total))
 
 
