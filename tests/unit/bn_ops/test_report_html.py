@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from bn_ops.json_form import Json
+from bn_ops.report import (
+    DriftSummary,
+    FoldReport,
+    FrozenReport,
+    LayerReport,
+    OutputReport,
+    ParityReport,
+    Report,
+    StreamReport,
+)
+from bn_ops.report_html import REPORT_CONTENT_SECURITY_POLICY, render_html
+
+VOID = {"meta", "link", "br"}
+
+
+def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict[str, Json]:
+    drift = DriftSummary(
+        mean_shift_median=0.31,
+        mean_shift_max=1.87,
+        log_var_ratio_median=0.25,
+        log_var_ratio_max=1.5,
+        wasserstein=0.44,
+    )
+    layers = (
+        LayerReport(
+            name=name,
+            status="recalibrated",
+            channels=16,
+            samples=900,
+            count=705_600,
+            drift=drift,
+            mean_error=0.021,
+            scale_error=0.017,
+            samples_needed=200,
+            dead_channels=(3,),
+            silenced_channels=tuple(range(12)),
+            amplification=2.5,
+        ),
+        LayerReport(name="head.bn", status="unreached", reason="no batch reached it", channels=4),
+    )
+    fold = (
+        FoldReport(name=name, status="folded", rule="Conv → BN", reason=None),
+        FoldReport(name="head.bn", status="kept", rule=None, reason=reason),
+    )
+    parity = ParityReport(
+        outputs=(OutputReport(name=name, max_relative_error=3.1e-7, mean_relative_error=2.0e-8),),
+        samples=900,
+        tolerance=1e-5,
+        max_relative_error=3.1e-7,
+        passed=True,
+    )
+    return Report(
+        bnrecal="0.1.0",
+        engine="onnx",
+        method="exact",
+        estimator={"name": "prior", "samples": 16},
+        layers_selected=("block*", name),
+        source_sha256="ab" * 32,
+        stream=StreamReport(batches=29, samples=900),
+        layers=layers,
+        frozen=FrozenReport(
+            tensors={name: "cd" * 32}, sha256_before="ef" * 32, sha256_after="ef" * 32
+        ),
+        timings={"reading": 0.01, "measuring": 1.5},
+        warnings=(f"layers were reached by no batch: {name!r}",),
+        fold=fold,
+        parity=parity,
+    ).to_json()
+
+
+class _Page(HTMLParser):
+    """Collects elements, attributes and text, and checks that every element is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+
+def _words(page: str) -> str:
+    return " ".join(" ".join(_Page(page).text).split())
+
+
+def test_the_page_shows_every_figure_of_the_report() -> None:
+    words = _words(render_html(_report()))
+    for expected in (
+        "1 of 2 layers",  # recalibrated
+        "900",
+        "29 batches",
+        "prior (samples 16)",
+        "0.31 σ, at most 1.87 σ",
+        "×1.28, at most ×4.48",  # exp(0.25), exp(1.5)
+        "0.44",
+        "0.021",
+        "0.017",
+        "0, 1, 2, 3, 4, 5, 6, 7 … (12 in all)",
+        "2.5 times the old one, in block1.bn1",
+        "Conv → BN",
+        "read by two nodes",
+        "no batch reached it",
+        "3.1e-07",
+        "limit 1e-05",
+        "1.500 s",
+        "1.51 s",  # sum of the phases
+        "ab" * 32,
+        "cd" * 32,
+        "ef" * 32,
+        "layers were reached by no batch",
+    ):
+        assert expected in words
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "</style><style>*{display:none}</style>",
+        "</td></tr></table><h1>All is well</h1>",
+        '"><svg onload=alert(1)>',
+        "' autofocus onfocus='alert(1)",
+        "<!-- ",
+        "]]><![CDATA[",
+        "&lt;b&gt;",
+        "javascript:alert(1)",
+    ],
+)
+def test_text_of_the_model_stays_text_wherever_it_stands(hostile: str) -> None:
+    harmless, attacked = render_html(_report()), render_html(_report(hostile, hostile))
+    assert _Page(attacked).elements == _Page(harmless).elements
+    assert _Page(attacked).attributes == _Page(harmless).attributes
+    assert hostile in "".join(_Page(attacked).text)
+
+
+def test_every_string_of_the_report_is_escaped() -> None:
+    hostile = "<i onclick=x>"
+
+    def poison(value: Json) -> Json:
+        if isinstance(value, str):
+            return hostile
+        if isinstance(value, list):
+            return [poison(item) for item in value]
+        if isinstance(value, dict):
+            return {f"{key}": poison(item) for key, item in value.items()} | {hostile: hostile}
+        return value
+
+    poisoned = poison(_report())
+    assert isinstance(poisoned, dict)
+    page = render_html(poisoned)
+    assert hostile not in page
+    assert "onclick" not in _Page(page).attributes
+
+
+def test_invisible_characters_are_shown_as_escapes() -> None:
+    page = render_html(_report("safe\u202egnp.exe\x00\u200b\ud800"))
+    assert "safe\\u{202e}gnp.exe\\u{0}\\u{200b}\\u{d800}" in page
+    page.encode("utf-8")
+
+
+def test_an_endless_name_is_cut_and_says_so() -> None:
+    page = render_html(_report("n" * 1_000_000))
+    assert len(page) < 50_000
+    assert "(1,000,000 characters)" in page
+
+
+def test_the_page_loads_and_runs_nothing() -> None:
+    page = render_html(_report())
+    assert not _Page(page).elements & {"script", "link", "img", "iframe", "object", "form", "a"}
+    assert not _Page(page).attributes & {"src", "href", "style", "action", "srcset"}
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_the_policy_allows_exactly_the_style_sheet_of_the_page() -> None:
+    page = render_html(_report())
+    [style] = re.findall(r"<style>(.*?)</style>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in REPORT_CONTENT_SECURITY_POLICY
+    assert "default-src 'none'" in REPORT_CONTENT_SECURITY_POLICY
+    assert "unsafe" not in REPORT_CONTENT_SECURITY_POLICY
+    assert f"style-src 'sha256-{digest}'" in page.partition("</head>")[0]
+
+
+def test_a_report_without_fold_and_parity_leaves_those_sections_out() -> None:
+    report = _report() | {"fold": None, "parity": None, "warnings": []}
+    words = _words(render_html(report))
+    assert "Drift by layer" in words
+    for absent in ("Folding", "Parity", "Warnings"):
+        assert absent not in words
+
+
+def test_a_failed_parity_and_a_changed_tensor_are_called_so() -> None:
+    report = copy.deepcopy(_report())
+    parity, frozen = report["parity"], report["frozen"]
+    assert isinstance(parity, dict)
+    assert isinstance(frozen, dict)
+    parity["passed"], frozen["unchanged"] = False, False
+    words = _words(render_html(report))
+    assert "Parity failed" in words
+    assert "Other tensors changed" in words
+    assert "NOT equal" in words
+
+
+def test_numbers_that_are_missing_become_dashes() -> None:
+    report = copy.deepcopy(_report())
+    layers = report["layers"]
+    assert isinstance(layers, list)
+    assert isinstance(layers[0], dict)
+    layers[0] |= {"mean_error": None, "scale_error": None, "amplification": None}
+    words = _words(render_html(report))
+    assert "0.44 – –" in words
+    assert "largest gain" not in words
+
+
+def test_an_empty_report_still_renders() -> None:
+    assert "BatchNorm recalibration report" in _words(render_html({}))
