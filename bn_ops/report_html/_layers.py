@@ -59,7 +59,7 @@ def _drift_row(layer: Fields, shift_end: float, ratio_end: float) -> Sequence[st
     ratio = number(drift.get("log_var_ratio_median")), number(drift.get("log_var_ratio_max"))
     return [
         *first,
-        bar(*shift, shift_end, f"{short(shift[0])} σ, at most {short(shift[1])} σ"),
+        bar(*shift, shift_end, f"{short(shift[0])}, at most {short(shift[1])} σ"),
         bar(*ratio, ratio_end, f"{factor(ratio[0])}, at most {factor(ratio[1])}"),
         short(drift.get("wasserstein")),
         short(layer.get("mean_error")),
@@ -114,7 +114,7 @@ def folding_section(report: Fields) -> Markup:
     ]
     kept = sum(layer.get("status") != "folded" for layer in fold)
     note = (
-        f"{kept:,} stayed BatchNormalization nodes; they come first, with the reason."
+        f"{kept:,} of {len(fold):,} stayed as BatchNormalization; they come first, with the reason."
         if kept
         else "Every layer is absorbed into its neighbours; the file has no BatchNormalization left."
     )

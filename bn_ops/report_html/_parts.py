@@ -70,7 +70,7 @@ def bar(near: float | None, far: float | None, end: float, label: str) -> Markup
     """
     parts = [_rectangle(far, end, "far"), _rectangle(near, end, "near")]
     drawing = tag("svg", *parts, class_="bar", width=_BAR_WIDTH, height=8, aria_hidden="true")
-    return join([label, drawing])
+    return join([tag("span", label, class_="figures"), drawing])
 
 
 def _rectangle(value: float | None, end: float, kind: str) -> Markup | None:

@@ -48,7 +48,7 @@ tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 td.name { min-width: 9rem; max-width: 24rem; overflow-wrap: anywhere; }
 td.name, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .82rem; }
-td.wide { min-width: 13rem; }
+.figures { white-space: nowrap; }
 code { overflow-wrap: anywhere; }
 svg.bar { display: block; margin-top: .3rem; }
 svg.bar .far { fill: var(--bar-far); } svg.bar .near { fill: var(--bar); }

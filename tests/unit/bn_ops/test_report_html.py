@@ -117,7 +117,7 @@ def test_the_page_shows_every_figure_of_the_report() -> None:
         "900",
         "29 batches",
         "prior (samples 16)",
-        "0.31 σ, at most 1.87 σ",
+        "0.31, at most 1.87 σ",
         "×1.28, at most ×4.48",  # exp(0.25), exp(1.5)
         "0.44",
         "0.021",
