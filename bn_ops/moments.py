@@ -125,7 +125,8 @@ def measure(x: NDArray[np.generic]) -> Moments:
         raise OptionError(f"moments need the layout (N, C, *spatial) with N ≥ 1, got {x.shape}")
     mean, sq_dev = per_sample(x)
     positions = int(np.prod(x.shape[2:], dtype=np.int64))
-    return from_samples(mean, sq_dev, positions)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return from_samples(mean, sq_dev, positions)
 
 
 def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Moments:

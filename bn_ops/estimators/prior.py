@@ -33,7 +33,8 @@ class Prior:
     mixture: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.samples) and self.samples >= 0):
+        counts = not isinstance(self.samples, bool) and math.isfinite(self.samples)
+        if not (counts and self.samples >= 0):
             raise OptionError(f"Prior needs a finite number of samples ≥ 0, got {self.samples}")
 
     def __call__(self, source: RunningStatistics, moments: Moments) -> RunningStatistics:

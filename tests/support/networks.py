@@ -100,7 +100,7 @@ def residual_network(*, width: int = 8, classes: int = 10, seed: int = 0) -> onn
             x = g.bn(x, c_out, f"block{block}.down.bn")
         x = g.op("Relu", g.op("Add", x, y))
     pooled = g.op("Flatten", g.op("GlobalAveragePool", x))
-    head = g.op("Gemm", pooled, g.weight(classes, 2 * width), transB=1)
+    head = g.op("Gemm", pooled, g.weight(classes, 2 * width), g.weight(classes), transB=1)
     return g.model([("x", ["N", 3, "H", "W"])], [head])
 
 

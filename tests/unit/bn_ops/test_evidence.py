@@ -1,0 +1,78 @@
+"""Standard errors against the spread of repeated draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bn_ops.evidence import confidence, standard_errors
+from bn_ops.moments import measure, merge_all
+
+
+def draw(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Images whose level and contrast belong to the image: positions are far from independent."""
+    level = rng.normal(1.0, 0.8, (samples, 2, 1))
+    contrast = rng.gamma(4.0, 0.25, (samples, 1, 1))
+    return level + contrast * rng.normal(0, 1, (samples, 2, 64))
+
+
+def test_predicted_errors_match_the_spread_over_repeated_draws() -> None:
+    rng = np.random.default_rng(0)
+    found = [measure(draw(rng, 60)) for _ in range(400)]
+    errors = [standard_errors(m) for m in found]
+    predicted_mean = np.mean([e.mean for e in errors if e is not None], axis=0)
+    predicted_var = np.mean([e.var for e in errors if e is not None], axis=0)
+    empirical_mean = np.std([m.mean for m in found], axis=0, ddof=1)
+    empirical_var = np.std([m.var_population for m in found], axis=0, ddof=1)
+    # 400 draws know a spread to 1/√800 = 3.5 %; four of those.
+    np.testing.assert_allclose(predicted_mean / empirical_mean, 1, atol=0.14)
+    np.testing.assert_allclose(predicted_var / empirical_var, 1, atol=0.14)
+
+
+def test_counting_pixels_as_independent_would_be_several_times_too_sure() -> None:
+    x = draw(np.random.default_rng(1), 200)
+    errors = standard_errors(measure(x))
+    assert errors is not None
+    naive = x.std(axis=(0, 2)) / np.sqrt(x.shape[0] * x.shape[2])
+    assert (errors.mean > 3 * naive).all()
+
+
+def test_errors_survive_a_mean_far_from_zero_and_any_cut() -> None:
+    x = draw(np.random.default_rng(2), 50) + 1e4
+    near, far = (
+        standard_errors(measure(x - 1e4)),
+        standard_errors(merge_all(map(measure, x[:, np.newaxis]))),
+    )
+    assert near is not None
+    assert far is not None
+    np.testing.assert_allclose(far.mean, near.mean, rtol=1e-6)
+    np.testing.assert_allclose(far.var, near.var, rtol=1e-6)
+
+
+def test_one_sample_says_nothing_about_its_error() -> None:
+    assert standard_errors(measure(np.ones((1, 2, 5)))) is None
+    assert confidence(measure(np.ones((1, 2, 5))), target=0.05, floor=1e-10) is None
+
+
+def test_dead_channels_are_not_judged() -> None:
+    x = draw(np.random.default_rng(3), 40)
+    x[:, 1] = 0.0
+    alone = confidence(measure(x[:, :1]), target=0.05, floor=1e-10)
+    both = confidence(measure(x), target=0.05, floor=1e-10)
+    assert alone is not None
+    assert both is not None
+    assert both.mean_error == pytest.approx(alone.mean_error, rel=1e-12)
+    assert both.samples_needed == alone.samples_needed
+    assert confidence(measure(np.zeros((4, 2, 5))), target=0.05, floor=1e-10) is None
+
+
+@pytest.mark.parametrize("target", [0.05, 0.1])
+def test_as_many_samples_as_asked_for_are_enough(target: float) -> None:
+    rng = np.random.default_rng(4)
+    few = confidence(measure(draw(rng, 100)), target=target, floor=1e-10)
+    assert few is not None
+    enough = confidence(measure(draw(rng, few.samples_needed)), target=target, floor=1e-10)
+    assert enough is not None
+    assert few.mean_error > target
+    # The first estimate comes from 100 samples and is itself uncertain by some ten percent.
+    assert max(enough.mean_error, enough.scale_error) < 1.15 * target

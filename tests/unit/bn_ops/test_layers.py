@@ -1,0 +1,43 @@
+"""Choosing layers by pattern."""
+
+from __future__ import annotations
+
+import pytest
+
+from bn_ops.errors import LayerPatternError, OptionError
+from bn_ops.layers import select_layers
+
+NAMES = ["stem.bn", "layer1.0.bn1", "layer1.0.bn2", "layer2.0.bn1"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "chosen"),
+    [
+        (None, set(NAMES)),
+        (["*"], set(NAMES)),
+        (["layer1.*"], {"layer1.0.bn1", "layer1.0.bn2"}),
+        (["!stem.bn"], set(NAMES) - {"stem.bn"}),
+        (["layer*", "!*.bn2"], {"layer1.0.bn1", "layer2.0.bn1"}),
+        (["!*.bn2", "layer*"], {"layer1.0.bn1", "layer2.0.bn1"}),
+        (["stem.bn", "layer2.0.bn1"], {"stem.bn", "layer2.0.bn1"}),
+    ],
+)
+def test_patterns_choose(patterns: list[str] | None, chosen: set[str]) -> None:
+    assert select_layers(NAMES, patterns) == chosen
+
+
+@pytest.mark.parametrize("patterns", [["nope"], ["*", "!nope"], ["Stem.bn"]])
+def test_a_pattern_that_matches_nothing_is_a_typing_mistake(patterns: list[str]) -> None:
+    with pytest.raises(LayerPatternError, match="matches none of the 4 layers"):
+        select_layers(NAMES, patterns)
+
+
+@pytest.mark.parametrize("patterns", [["!*"], ["stem.bn", "!stem*"]])
+def test_nothing_left_is_refused(patterns: list[str]) -> None:
+    with pytest.raises(OptionError, match="leave no layer"):
+        select_layers(NAMES, patterns)
+
+
+def test_a_bare_string_is_refused() -> None:
+    with pytest.raises(OptionError, match="list of patterns"):
+        select_layers(NAMES, "stem.bn")

@@ -1,0 +1,69 @@
+"""What the package shows, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bn_ops
+from bn_ops import errors
+
+ROOT = Path(bn_ops.__file__).parent
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Import something in a fresh interpreter and return the top-level packages it loaded."""
+    code = f"import sys; {statement}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    return set(done.stdout.split())
+
+
+def test_every_public_name_exists_and_is_listed() -> None:
+    assert sorted(bn_ops.__all__) == dir(bn_ops)
+    for name in bn_ops.__all__:
+        assert getattr(bn_ops, name) is not None
+
+
+def test_no_module_has_the_name_of_a_public_function() -> None:
+    # Importing bn_ops.x would put the module where the function was.
+    modules = {p.stem for p in ROOT.glob("*.py")} | {p.name for p in ROOT.iterdir() if p.is_dir()}
+    assert modules.isdisjoint(bn_ops.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = bn_ops.nonsense
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import bn_ops, bn_ops.signature, bn_ops.errors", {"onnx", "onnxruntime", "torch"}),
+        ("from bn_ops import recalibrate, adapt, fold, verify, describe", {"torch"}),
+        ("import bn_ops.signature", {"fastapi", "service", "apsw", "bnrecal_client"}),
+        (
+            "from bn_ops import recalibrate, adapt, fold, verify",
+            {"fastapi", "service", "apsw", "bnrecal_client"},
+        ),
+    ],
+)
+def test_imports_point_one_way_and_stay_light(statement: str, forbidden: set[str]) -> None:
+    assert loaded_by(statement).isdisjoint(forbidden)
+
+
+def test_the_import_test_can_fail() -> None:
+    assert "onnx" in loaded_by("import bn_ops; bn_ops.recalibrate")
+
+
+def test_every_error_has_a_code_of_its_own_and_stands_in_the_tree_at_the_top() -> None:
+    classes = [getattr(errors, name) for name in errors.__all__]
+    assert all(issubclass(c, errors.BnOpsError) for c in classes)
+    codes = [c.code for c in classes]
+    assert len(set(codes)) == len(codes)
+    assert errors.__doc__ is not None
+    assert all(name in errors.__doc__ for name in errors.__all__)
