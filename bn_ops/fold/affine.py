@@ -1,0 +1,72 @@
+"""The affine map of one axis: what a BatchNormalization computes, and what rules hand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MATRIX", "ChannelAffine", "Float64Array", "along"]
+
+Float64Array = NDArray[np.float64]
+
+MATRIX = 2
+"""Rank of a matrix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelAffine:
+    """`y = scale[c]·x + shift[c]`, where c is the index on `axis`.
+
+    Attributes:
+        scale: shape (C,), float64.
+        shift: shape (C,), float64.
+        axis: the channel axis, counted from the left, never negative.
+    """
+
+    scale: Float64Array
+    shift: Float64Array
+    axis: int
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return int(self.scale.shape[0])
+
+    @property
+    def shifts(self) -> bool:
+        """Whether any channel is shifted."""
+        return bool(np.any(self.shift != 0.0))
+
+    @property
+    def scales(self) -> bool:
+        """Whether any channel is scaled."""
+        return bool(np.any(self.scale != 1.0))
+
+    def on_axis(self, axis: int) -> ChannelAffine:
+        """Return the same map on another axis."""
+        return replace(self, axis=axis)
+
+    def scale_only(self) -> ChannelAffine:
+        """Return the map without its shift."""
+        return replace(self, shift=np.zeros_like(self.shift))
+
+    def shift_only(self) -> ChannelAffine:
+        """Return the map without its scale."""
+        return replace(self, scale=np.ones_like(self.scale))
+
+    def part(self, start: int, stop: int) -> ChannelAffine:
+        """Return the map of the channels from `start` up to, not including, `stop`."""
+        return replace(self, scale=self.scale[start:stop], shift=self.shift[start:stop])
+
+    def after(self, first: ChannelAffine) -> ChannelAffine:
+        """Return the map that does `first`, then this one."""
+        return replace(
+            self, scale=self.scale * first.scale, shift=self.scale * first.shift + self.shift
+        )
+
+
+def along(vector: Float64Array, *, axis: int, rank: int) -> Float64Array:
+    """Shape (C,) → (C, 1, …, 1), so that it broadcasts on `axis` of a tensor of that rank."""
+    return vector.reshape((-1,) + (1,) * (rank - axis - 1))

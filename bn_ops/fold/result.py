@@ -1,0 +1,66 @@
+"""What folding hands back: the folded model and, for each layer, what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bn_ops.errors import OptionError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Folded", "LayerFold", "Leftovers", "Status"]
+
+Status = Literal["folded", "kept"]
+Leftovers = Literal["keep", "mul_add"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFold:
+    """What became of one BatchNormalization.
+
+    Attributes:
+        name: the layer's name: its node's, or its first output's when the node has none.
+        status: `folded` when no operator computes it any more, else `kept`.
+        rule: what took it up, from the layer outwards (`conv`, `concat/conv`, `next-gemm`);
+            `mul-add` for a kept layer that was written as Mul and Add; else None.
+        reason: why it was kept, for a person; None when it was folded.
+    """
+
+    name: str
+    status: Status
+    rule: str | None
+    reason: str | None
+
+    def __post_init__(self) -> None:
+        if (self.status == "kept") == (self.reason is None):
+            raise OptionError("a layer has a reason exactly when it was kept")
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the plain JSON value."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "rule": self.rule,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """A folded model.
+
+    Attributes:
+        model: a new model; the one that was given is untouched.
+        layers: one entry per BatchNormalization of the given model: those of the main graph in
+            the order of its nodes, then those inside bodies and functions.
+    """
+
+    model: onnx.ModelProto
+    layers: tuple[LayerFold, ...]
+
+    @property
+    def kept(self) -> tuple[LayerFold, ...]:
+        """Return the layers that stayed, with their reasons."""
+        return tuple(layer for layer in self.layers if layer.status == "kept")
