@@ -1,0 +1,1 @@
+"""The bnrecal server: uploads, durable recalibrations, execution, reports."""

@@ -1,0 +1,112 @@
+"""The routes of batches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request, Response
+
+from service.batches import operations, store
+from service.batches.operations import Upload
+from service.batches.schemas import BatchOut, BatchPage
+from service.batches.store import StoredBatch
+from service.context import Context, Ctx
+from service.http import digests, media
+from service.http.body import blocks
+from service.http.pages import After, Limit, cut, read_cursor
+from service.ledger.protocol import Transaction
+from service.recalibrations import store as recalibrations
+
+router = APIRouter(prefix="/v1/recalibrations/{recalibration}/batches", tags=["batches"])
+
+Recalibration = Annotated[str, Path(description="Id of a recalibration.")]
+Index = Annotated[int, Path(ge=0, le=store.LARGEST_INDEX, description="Place in the stream.")]
+Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", description="For safe retries.")]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {"requestBody": {"required": True, "content": dict.fromkeys(media.BATCH_FORMATS, _BINARY)}}
+
+
+@router.put(
+    "/{index}",
+    status_code=201,
+    responses={200: {"model": BatchOut, "description": "The same content was stored before."}},
+    openapi_extra=_BODY,
+)
+async def put_batch(
+    *,
+    context: Ctx,
+    request: Request,
+    response: Response,
+    recalibration: Recalibration,
+    index: Index,
+    content_digest: Digest = None,
+) -> BatchOut:
+    """Store a batch under its index; when this answers, it is on the disk."""
+    upload = _upload(context, request, recalibration, index=index, digest=content_digest)
+    batch, new = await operations.put(context, upload)
+    response.status_code = 201 if new else 200
+    return _answer(response, batch)
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": BatchOut, "description": "The same key came before."}},
+    openapi_extra=_BODY,
+)
+async def append_batch(
+    *,
+    context: Ctx,
+    request: Request,
+    response: Response,
+    recalibration: Recalibration,
+    content_digest: Digest = None,
+    idempotency_key: Key = None,
+) -> BatchOut:
+    """Store a batch at the next free index."""
+    upload = _upload(context, request, recalibration, digest=content_digest, key=idempotency_key)
+    batch, new = await operations.put(context, upload)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/recalibrations/{recalibration}/batches/{batch.index}"
+    return _answer(response, batch)
+
+
+@router.get("")
+async def list_batches(
+    context: Ctx, recalibration: Recalibration, after: After = None, limit: Limit = 100
+) -> BatchPage:
+    """List what has arrived, in the order of the stream, so that a client can resume."""
+    cursor = read_cursor(after, start=-1)
+
+    def work(tx: Transaction) -> list[StoredBatch]:
+        recalibrations.get(tx, recalibration)
+        return store.page(tx, recalibration, after=cursor, limit=limit + 1)
+
+    items, following = cut(await context.ledger.read(work), limit, lambda batch: batch.index)
+    return BatchPage(items=[BatchOut.of(batch) for batch in items], next=following)
+
+
+def _upload(
+    context: Context,
+    request: Request,
+    recalibration: str,
+    *,
+    index: int | None = None,
+    digest: str | None,
+    key: str | None = None,
+) -> Upload:
+    limit = context.settings.batch_limit_bytes
+    return Upload(
+        recalibration=recalibration,
+        index=index,
+        format=media.batch_format(request),
+        body=blocks(request, limit_bytes=limit, what="batch"),
+        digest=digests.read(digest),
+        key=key,
+    )
+
+
+def _answer(response: Response, batch: StoredBatch) -> BatchOut:
+    response.headers["Content-Digest"] = digests.write(batch.sha256)
+    return BatchOut.of(batch)

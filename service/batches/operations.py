@@ -1,0 +1,194 @@
+"""What can be done with batches.
+
+A batch is acknowledged when its file is durable and, after that, its row. The index decides
+identity; the digest only tells a replay from a conflict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from service import idempotency
+from service.batches import ingest, store
+from service.batches.ingest import Received
+from service.batches.store import StoredBatch
+from service.context import Context
+from service.errors import (
+    BatchConflictError,
+    QuotaError,
+    RecalibrationNotOpenError,
+    ServiceError,
+    StorageFailedError,
+    StorageFullError,
+)
+from service.formats.body import BatchBody
+from service.ledger.protocol import Transaction
+from service.lifecycle import State
+from service.models import store as models
+from service.recalibrations import store as recalibrations
+from service.recalibrations.values import Recalibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """One batch as it comes in.
+
+    Attributes:
+        recalibration: whose stream it belongs to.
+        index: its place; None appends it.
+        format: `safetensors` or `npy`.
+        body: blocks of bytes.
+        digest: SHA-256 that the client announced, or None.
+        key: the client's Idempotency-Key; only for appends.
+    """
+
+    recalibration: str
+    index: int | None
+    format: str
+    body: AsyncIterator[bytearray]
+    digest: str | None
+    key: str | None = None
+
+
+async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
+    """Store a batch; returns it, and whether it is new.
+
+    Raises:
+        NotFoundError: there is no such recalibration.
+        RecalibrationNotOpenError: the stream is sealed and this is no replay.
+        BatchConflictError: another content is stored under the index.
+        QuotaError, StorageFullError: a limit was reached.
+        BatchMalformedError, BatchError: it is no batch for this model.
+    """
+    found, known = await context.ledger.read(lambda tx: _look_up(tx, upload))
+    if known is not None:
+        sha256 = await ingest.measure(upload.body)
+        return _replayed(known, sha256), False
+    _require_open(found)
+    received, blob = await _receive(context, found, upload)
+    try:
+        batch, new = await context.ledger.write(
+            lambda tx: _record(context, tx, upload, received, blob)
+        )
+    except StorageFailedError:
+        # The commit may be on the disk all the same: a row without its file would be a loss.
+        raise
+    except ServiceError:
+        await _remove(context, upload, blob)
+        raise
+    if not new:
+        await _remove(context, upload, blob)
+    context.signals.notify(upload.recalibration)
+    return batch, new
+
+
+def _look_up(tx: Transaction, upload: Upload) -> tuple[Recalibration, StoredBatch | None]:
+    found = recalibrations.get(tx, upload.recalibration)
+    if upload.index is None:
+        return found, None
+    return found, store.find(tx, upload.recalibration, upload.index)
+
+
+async def _receive(context: Context, found: Recalibration, upload: Upload) -> tuple[Received, str]:
+    parser = BatchBody(
+        upload.format,
+        found.tensors(),
+        batch=upload.index,
+        limit_bytes=context.settings.batch_limit_bytes,
+    )
+    blob = f"{secrets.token_hex(12)}.{upload.format}"
+    key = store.key(found.id, blob)
+    return await ingest.receive(context.blobs, key, upload.body, parser, upload.digest), blob
+
+
+async def _remove(context: Context, upload: Upload, blob: str) -> None:
+    with contextlib.suppress(ServiceError):  # an orphan is removed with the recalibration
+        await asyncio.to_thread(context.blobs.remove, store.key(upload.recalibration, blob))
+
+
+def _record(
+    context: Context, tx: Transaction, upload: Upload, received: Received, blob: str
+) -> tuple[StoredBatch, bool]:
+    """Give a received batch its row, unless the world has changed since it was looked up."""
+    name = upload.recalibration
+    if (again := _recall(tx, upload, received)) is not None:
+        return again, False
+    found = recalibrations.get(tx, name)
+    index = store.next_index(tx, name) if upload.index is None else upload.index
+    known = store.find(tx, name, index)
+    if known is not None:
+        return _replayed(known, received.sha256), False
+    _require_open(found)
+    _require_room(context, tx, found, index, received)
+    batch = StoredBatch(
+        index=index,
+        samples=received.samples,
+        bytes=received.bytes,
+        sha256=received.sha256,
+        format=upload.format,
+        blob=blob,
+    )
+    store.insert(tx, name, batch)
+    recalibrations.count_batch(tx, name, samples=batch.samples, size=batch.bytes)
+    _remember(tx, upload, batch)
+    return batch, True
+
+
+def _recall(tx: Transaction, upload: Upload, received: Received) -> StoredBatch | None:
+    if upload.key is None:
+        return None
+    answer = idempotency.recall(tx, scope=_scope(upload), key=upload.key, request=received.sha256)
+    return None if answer is None else store.find(tx, upload.recalibration, int(answer))
+
+
+def _remember(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
+    if upload.key is not None:
+        idempotency.remember(
+            tx,
+            scope=_scope(upload),
+            key=upload.key,
+            request=batch.sha256,
+            response=str(batch.index),
+        )
+
+
+def _scope(upload: Upload) -> str:
+    return f"POST /v1/recalibrations/{upload.recalibration}/batches"
+
+
+def _replayed(known: StoredBatch, sha256: str) -> StoredBatch:
+    if known.sha256 != sha256:
+        raise BatchConflictError(
+            f"batch {known.index} is stored with SHA-256 {known.sha256}, this one has {sha256}",
+            batch=known.index,
+            stored=known.sha256,
+        )
+    return known
+
+
+def _require_open(found: Recalibration) -> None:
+    if found.state is not State.OPEN:
+        raise RecalibrationNotOpenError(
+            f"the recalibration is {found.state} and takes no new batch", state=str(found.state)
+        )
+
+
+def _require_room(
+    context: Context, tx: Transaction, found: Recalibration, index: int, received: Received
+) -> None:
+    settings = context.settings
+    if found.bytes + received.bytes > settings.recalibration_limit_bytes:
+        limit = settings.recalibration_limit_bytes
+        raise QuotaError(f"a recalibration takes at most {limit} bytes", limit=limit)
+    limit = min(settings.recalibration_limit_batches, store.LARGEST_INDEX + 1)
+    if found.received >= limit or index > store.LARGEST_INDEX:
+        raise QuotaError(f"a recalibration takes at most {limit} batches", limit=limit)
+    total = recalibrations.total_bytes(tx) + models.total_bytes(tx)
+    if total + received.bytes > settings.total_limit_bytes:
+        raise StorageFullError(
+            f"the server keeps at most {settings.total_limit_bytes} bytes; delete what nobody needs"
+        )

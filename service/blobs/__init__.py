@@ -1,0 +1,1 @@
+"""The blobs: files that are whole, durable, or not there."""

@@ -1,0 +1,1 @@
+"""The executor: worker processes as the server sees them."""

@@ -1,0 +1,47 @@
+"""Whether the process lives, and whether it can do its work."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import apsw
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from service.context import Ctx
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """What is in force; `failures` is empty when the server can do its work."""
+
+    status: Literal["ready", "not-ready"]
+    failures: list[str]
+    sqlite: str
+    workers: dict[str, Any]
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Tell that the process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
+async def readyz(context: Ctx, response: Response) -> Readiness:
+    """Tell whether batches can be stored and runs can begin, and what holds the workers in."""
+    failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
+    response.status_code = 503 if failures else 200
+    return Readiness(
+        status="not-ready" if failures else "ready",
+        failures=failures,
+        sqlite=apsw.sqlite_lib_version(),
+        workers=dict(context.executor.protections()),
+    )

@@ -1,0 +1,1 @@
+"""What no framework ships: bodies with deadlines, digests, ranges, pages, strict headers."""

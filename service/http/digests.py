@@ -1,0 +1,51 @@
+"""Content-Digest (RFC 9530), SHA-256 only."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from service.errors import DigestMismatchError
+
+# 32 bytes in base64: 43 digits, of which the last carries two bits of padding, and one filler.
+_BYTE_SEQUENCE = re.compile(r":([A-Za-z0-9+/]{43}=):")
+
+
+def write(sha256_hex: str) -> str:
+    """Return the field value of a digest."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256_hex)).decode()}:"
+
+
+def read(value: str | None) -> str | None:
+    """Return the SHA-256 digest in a field value as hexadecimal; None when there is none to check.
+
+    Other algorithms are passed over, as the RFC allows.
+
+    Raises:
+        DigestMismatchError: the sha-256 member cannot be read.
+    """
+    for member in (value or "").split(","):
+        name, _, rest = member.strip().partition("=")
+        if name.strip().lower() == "sha-256":
+            return _decode(rest.partition(";")[0].strip())
+    return None
+
+
+def verify(expected_hex: str | None, found_hex: str) -> None:
+    """Compare a body's digest with what the client announced.
+
+    Raises:
+        DigestMismatchError: they differ.
+    """
+    if expected_hex is not None and expected_hex != found_hex:
+        raise DigestMismatchError(
+            f"the body has SHA-256 {found_hex}, its Content-Digest says {expected_hex}: "
+            "send it again"
+        )
+
+
+def _decode(text: str) -> str:
+    match = _BYTE_SEQUENCE.fullmatch(text)
+    if match is None:
+        raise DigestMismatchError("the Content-Digest has no readable sha-256 member")
+    return base64.b64decode(match.group(1)).hex()

@@ -1,0 +1,93 @@
+"""Every error as a problem document, the framework's own included."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from bn_ops.errors import BnOpsError
+from service import problems
+from service.errors import ServiceError
+
+_log = logging.getLogger(__name__)
+
+_BY_STATUS = {
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+    415: "media-type-unsupported",
+    416: "range-unsatisfiable",
+}
+# After these the rest of the body is not worth reading.
+_CLOSING = frozenset({"too-large", "body-slow", "body-incomplete", "quota-exceeded"})
+
+
+def install(app: FastAPI) -> None:
+    """Let an app answer every error with a problem document."""
+    app.add_exception_handler(ServiceError, _on_purpose)
+    app.add_exception_handler(BnOpsError, _on_purpose)
+    app.add_exception_handler(HTTPException, _of_framework)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(Exception, _of_ours)
+
+
+def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a problem document as a response."""
+    found = dict(headers or {})
+    if document["code"] in _CLOSING:
+        found["Connection"] = "close"
+    if document["code"] == "unauthenticated":
+        found["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        document, status_code=document["status"], headers=found, media_type=problems.MEDIA_TYPE
+    )
+
+
+def instance_of(scope: Any) -> str | None:
+    """Return the request's id as a URN."""
+    found = scope.get("state", {}).get("request_id")
+    return None if found is None else f"urn:uuid:{found}"
+
+
+async def _on_purpose(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError | BnOpsError)
+    return respond(problems.from_error(error, instance=instance_of(request.scope)))
+
+
+async def _of_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ServiceError):  # the body's guard refused while JSON was read
+        return await _on_purpose(request, error.__cause__)
+    code = _BY_STATUS.get(error.status_code, "request-error")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    headers = dict(error.headers or {})
+    return respond(problems.document(code, detail, instance=instance_of(request.scope)), headers)
+
+
+async def _of_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    members = {"faults": faults}
+    return respond(
+        problems.document(
+            "request-invalid",
+            "; ".join(faults),
+            instance=instance_of(request.scope),
+            members=members,
+        )
+    )
+
+
+async def _of_ours(request: Request, error: Exception) -> JSONResponse:
+    # The framework's outermost layer logs the traceback; a client never sees the text of an
+    # exception.
+    del error
+    detail = "the server failed; its log has more under this request's id"
+    return respond(
+        problems.document(problems.INTERNAL, detail, instance=instance_of(request.scope))
+    )

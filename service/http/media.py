@@ -1,0 +1,41 @@
+"""Content types: what a body is, by its header alone."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from service.errors import MediaTypeError
+
+MODEL_TYPES = ("application/octet-stream", "application/x-onnx", "application/onnx")
+BATCH_FORMATS = {
+    "application/vnd.safetensors": "safetensors",
+    "application/octet-stream": "safetensors",
+    "application/x-npy": "npy",
+}
+
+
+def media_type(request: Request) -> str:
+    """Return the content type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require_model(request: Request) -> None:
+    """Refuse a body that does not say that it is a model.
+
+    Raises:
+        MediaTypeError: another content type.
+    """
+    if (found := media_type(request)) not in MODEL_TYPES:
+        raise MediaTypeError(f"a model has one of the types {list(MODEL_TYPES)}, got {found!r}")
+
+
+def batch_format(request: Request) -> str:
+    """Return the format of a batch body.
+
+    Raises:
+        MediaTypeError: a content type that is no format of batches.
+    """
+    found = media_type(request)
+    if found not in BATCH_FORMATS:
+        raise MediaTypeError(f"a batch has one of the types {list(BATCH_FORMATS)}, got {found!r}")
+    return BATCH_FORMATS[found]

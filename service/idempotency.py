@@ -1,0 +1,63 @@
+"""Idempotency keys: the same key and the same request give the same answer again.
+
+A key decides identity, a content hash never does: a client may well send the same content twice on
+purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from service import clock
+from service.errors import IdempotencyKeyReusedError, RequestInvalidError
+from service.ledger.protocol import Transaction
+
+# What was answered under a key.
+ONE = "SELECT request_sha256, response FROM idempotency WHERE scope = :scope AND key = :key"
+# Remember an answer.
+INSERT = """
+INSERT INTO idempotency (scope, key, request_sha256, response, created)
+VALUES (:scope, :key, :request, :response, :now)
+"""
+# Forget old answers.
+EXPIRE = "DELETE FROM idempotency WHERE created < :before"
+
+LONGEST_KEY = 255
+
+
+def recall(tx: Transaction, *, scope: str, key: str, request: str) -> str | None:
+    """Return what was answered under a key; None when it is new.
+
+    Args:
+        tx: the transaction.
+        scope: what the key belongs to, such as a route.
+        key: the client's key.
+        request: fingerprint of the request.
+
+    Raises:
+        IdempotencyKeyReusedError: the key came with another request.
+        RequestInvalidError: the key is empty or too long.
+    """
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise RequestInvalidError(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
+    row = tx.row(ONE, scope=scope, key=key)
+    if row is None:
+        return None
+    if row["request_sha256"] != request:
+        raise IdempotencyKeyReusedError("this Idempotency-Key was used with another request")
+    return str(row["response"])
+
+
+def remember(tx: Transaction, *, scope: str, key: str, request: str, response: str) -> None:
+    """Keep an answer."""
+    tx.change(INSERT, scope=scope, key=key, request=request, response=response, now=clock.now())
+
+
+def expire(tx: Transaction, *, before: str) -> None:
+    """Forget answers from before a time."""
+    tx.change(EXPIRE, before=before)
+
+
+def fingerprint(content: bytes) -> str:
+    """Return what tells one request from another."""
+    return hashlib.sha256(content).hexdigest()

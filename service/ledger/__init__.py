@@ -1,0 +1,1 @@
+"""The ledger: what has been acknowledged, in SQLite."""

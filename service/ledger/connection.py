@@ -1,0 +1,90 @@
+"""Connections to SQLite that are safe for a ledger, and the transaction that work sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
+from service.ledger.protocol import Row, Value
+
+# 3.7.0 to 3.51.2 can corrupt a WAL database when a reset of the log meets a checkpoint; 3.51.3 has
+# the fix.
+OLDEST_SQLITE = (3, 51, 3)
+# Readers never wait for the writer in WAL mode; this covers the short exclusive moments of opening
+# and recovery.
+BUSY_MILLISECONDS = 10_000
+
+
+def refuse_old_sqlite(version: str) -> None:
+    """Refuse a SQLite inside the range of the WAL-reset bug.
+
+    Raises:
+        StartError: the version is older than 3.51.3.
+    """
+    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE))
+        raise StartError(
+            f"SQLite {version} can corrupt a WAL database; the ledger needs {wanted} or later"
+        )
+
+
+def connect(path: Path) -> apsw.Connection:
+    """Open the ledger's file: WAL, each commit on the disk before it returns, foreign keys held."""
+    refuse_old_sqlite(apsw.sqlite_lib_version())
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(BUSY_MILLISECONDS)
+    (mode,) = next(connection.execute("PRAGMA journal_mode = WAL"))
+    if mode != "wal":
+        raise StartError(
+            f"the ledger's file system allows journal mode {mode!r} only, WAL is needed"
+        )
+    connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+    return connection
+
+
+class SqliteTransaction:
+    """`Transaction` on an apsw connection."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, query: str, **parameters: Value) -> list[Row]:
+        """Run a query and return its rows, each by column name."""
+        cursor = self._connection.cursor()
+        cursor.row_trace = _by_name
+        return list(cursor.execute(query, parameters))
+
+    def row(self, query: str, **parameters: Value) -> Row | None:
+        """Run a query and return its first row."""
+        found = self.rows(query, **parameters)
+        return found[0] if found else None
+
+    def change(self, query: str, **parameters: Value) -> int:
+        """Run a change and return how many rows it touched."""
+        self._connection.execute(query, parameters)
+        return self._connection.changes()
+
+
+def _by_name(cursor: apsw.Cursor, row: apsw.SQLiteValues) -> Row:
+    names = (column[0] for column in cursor.get_description())
+    return dict(zip(names, row, strict=True))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn SQLite's errors into this package's, once."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise StorageFullError("the disk of the ledger is full; nothing was stored") from error
+    except apsw.Error as error:
+        raise StorageFailedError(f"the ledger failed: {type(error).__name__}") from error
+
+
+def poisons(error: ServiceError) -> bool:
+    """Tell whether the writer must stop: after a failed fsync nobody knows what is stored."""
+    return isinstance(error, StorageFailedError)

@@ -1,0 +1,89 @@
+"""`Ledger` on one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import apsw
+
+from service.ledger import schema
+from service.ledger.connection import SqliteTransaction, connect, translated
+from service.ledger.placement import refuse_network_file_system
+from service.ledger.protocol import T, Transaction
+from service.ledger.writer import Writer
+
+# Reads are short; two threads keep one long page from holding up a status query.
+READER_THREADS = 2
+
+
+class SqliteLedger:
+    """One writer thread, a few readers, each with its own connection."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file and bring its tables up to date.
+
+        Raises:
+            StartError: SQLite is too old, the schema too new, or the file lies on a network file
+                system.
+        """
+        refuse_network_file_system(path.parent)
+        self._path = path
+        connection = connect(path)
+        _migrate(connection)
+        self._writer = Writer(connection)
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="ledger-reader")
+        self._local = threading.local()
+        self._open: list[apsw.Connection] = []
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run work and return its result once what it changed is durable."""
+        result: T = await asyncio.wrap_future(self._writer.submit(work))
+        return result
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run work on a consistent view of what is durable."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    @property
+    def failure(self) -> str | None:
+        """Why no write is taken any more; None while all is well."""
+        return self._writer.failure
+
+    def close(self) -> None:
+        """Finish the writes that were taken and let go of the file."""
+        self._readers.shutdown()
+        for connection in self._open:
+            connection.close()
+        self._writer.close()
+
+    def _read(self, work: Callable[[Transaction], T]) -> T:
+        connection = self._reader()
+        with translated():
+            connection.execute("BEGIN")
+            try:
+                return work(SqliteTransaction(connection))
+            finally:
+                connection.execute("ROLLBACK")
+
+    def _reader(self) -> apsw.Connection:
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect(self._path)
+            connection.execute("PRAGMA query_only = ON")
+            self._local.connection = connection
+            self._open.append(connection)
+        return connection
+
+
+def _migrate(connection: apsw.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    with_version = connection.execute("PRAGMA user_version").get
+    found = with_version if isinstance(with_version, int) else 0
+    for migration in schema.pending(found):
+        connection.execute(migration)
+    connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+    connection.execute("COMMIT")

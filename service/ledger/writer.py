@@ -1,0 +1,121 @@
+"""The one writer: a thread that drains a queue into one transaction (group commit).
+
+However many requests wait, they share one fsync. Each piece of work runs in its own savepoint, so
+that one refusal undoes nothing of its neighbours. Nobody hears of success before the commit is on
+the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import apsw
+
+from service.errors import ServiceError, StorageFailedError
+from service.ledger.connection import SqliteTransaction, poisons, translated
+from service.ledger.protocol import Transaction
+
+# More would only make the first in the group wait longer: one fsync is by then a small part of the
+# group's time.
+LARGEST_GROUP = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    work: Callable[[Transaction], Any]
+    future: Future[Any]
+
+
+class Writer:
+    """Owns the only connection that writes."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
+        self.failure: str | None = None
+        self._thread.start()
+
+    def submit(self, work: Callable[[Transaction], Any]) -> Future[Any]:
+        """Queue work; its future is resolved after the commit."""
+        future: Future[Any] = Future()
+        self._queue.put(_Job(work=work, future=future))
+        return future
+
+    def close(self) -> None:
+        """Commit what is queued, then stop and close the connection."""
+        self._queue.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        open_for_more = True
+        while open_for_more:
+            group, open_for_more = self._next_group()
+            self._commit([job for job in group if job.future.set_running_or_notify_cancel()])
+
+    def _next_group(self) -> tuple[list[_Job], bool]:
+        group: list[_Job] = []
+        job = self._queue.get()
+        while job is not None:
+            group.append(job)
+            if len(group) == LARGEST_GROUP:
+                return group, True
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                return group, True
+        return group, False
+
+    def _commit(self, group: list[_Job]) -> None:
+        if not group:
+            return
+        if self.failure is not None:
+            _refuse(group, StorageFailedError(self.failure))
+            return
+        try:
+            with translated():
+                answers = self._transact(group)
+        except ServiceError as error:
+            if poisons(error):
+                self.failure = f"{error.message}; restart the server"
+            _refuse(group, error)
+        else:
+            for job, (result, refusal) in zip(group, answers, strict=True):
+                if refusal is None:
+                    job.future.set_result(result)
+                else:
+                    job.future.set_exception(refusal)
+
+    def _transact(self, group: list[_Job]) -> list[tuple[Any, Exception | None]]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            answers = [self._attempt(job) for job in group]
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return answers
+
+    def _attempt(self, job: _Job) -> tuple[Any, Exception | None]:
+        self._connection.execute("SAVEPOINT job")
+        try:
+            result = job.work(SqliteTransaction(self._connection))
+        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError):
+            raise  # the whole transaction is in doubt, not this piece of work
+        except Exception as refusal:  # noqa: BLE001 - handed to whoever asked, unchanged
+            self._connection.execute("ROLLBACK TO job; RELEASE job")
+            return None, refusal
+        self._connection.execute("RELEASE job")
+        return result, None
+
+
+def _refuse(group: list[_Job], error: ServiceError) -> None:
+    for job in group:
+        job.future.set_exception(type(error)(error.message))

@@ -1,0 +1,62 @@
+"""The routes of models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request, Response
+
+from service.context import Ctx
+from service.http import digests, media
+from service.http.body import blocks
+from service.http.pages import After, Limit, cut, read_cursor
+from service.models import operations, store
+from service.models.schemas import ModelOut, ModelPage
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+ModelId = Annotated[str, Path(description="SHA-256 of the model's bytes, hexadecimal.")]
+Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": ModelOut, "description": "The same bytes were stored before."}},
+    openapi_extra={
+        "requestBody": {"required": True, "content": dict.fromkeys(media.MODEL_TYPES, _BINARY)}
+    },
+)
+async def upload_model(
+    context: Ctx, request: Request, response: Response, content_digest: Digest = None
+) -> ModelOut:
+    """Upload an ONNX model with its BatchNormalization nodes kept."""
+    media.require_model(request)
+    digest = digests.read(content_digest)
+    body = blocks(request, limit_bytes=context.settings.model_limit_bytes, what="model")
+    model, new = await operations.upload(context, body, digest=digest)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/models/{model.id}"
+    return ModelOut.of(model)
+
+
+@router.get("")
+async def list_models(context: Ctx, after: After = None, limit: Limit = 100) -> ModelPage:
+    """List the models, oldest first."""
+    cursor = read_cursor(after, start=0)
+    found = await context.ledger.read(lambda tx: store.page(tx, after=cursor, limit=limit + 1))
+    items, following = cut(found, limit, lambda model: model.seq)
+    return ModelPage(items=[ModelOut.of(model) for model in items], next=following)
+
+
+@router.get("/{model}")
+async def get_model(context: Ctx, model: ModelId) -> ModelOut:
+    """Describe one model."""
+    return ModelOut.of(await context.ledger.read(lambda tx: store.get(tx, model)))
+
+
+@router.delete("/{model}", status_code=204)
+async def delete_model(context: Ctx, model: ModelId) -> None:
+    """Delete a model that no recalibration needs any more."""
+    await operations.delete(context, model)

@@ -1,0 +1,102 @@
+"""What can be done with models."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from service import clock
+from service.blobs.protocol import Draft
+from service.context import Context
+from service.errors import ModelInUseError, StorageFullError
+from service.http import digests
+from service.ledger.protocol import Transaction
+from service.models import store
+from service.models.store import StoredModel
+from service.recalibrations import store as recalibrations
+
+
+async def upload(
+    context: Context, body: AsyncIterator[bytearray], *, digest: str | None
+) -> tuple[StoredModel, bool]:
+    """Take in a model; returns it, and whether it is new.
+
+    The bytes reach the disk and a worker, never a parser in this process. A refused model leaves
+    nothing behind.
+
+    Raises:
+        RefusedError: the worker does not take it.
+        DigestMismatchError: the body is not what the client announced.
+        CapacityError: it could not be stored.
+    """
+    draft = await asyncio.to_thread(context.blobs.draft)
+    try:
+        model, size = await _receive(draft, body)
+        digests.verify(digest, model)
+        known = await context.ledger.read(lambda tx: store.find(tx, model))
+        if known is not None:
+            return known, False
+        description = await context.executor.describe(draft.path)
+        await context.ledger.read(lambda tx: _refuse_over_quota(context, tx, size))
+        async with context.model_files:
+            await asyncio.to_thread(draft.commit, store.key(model))
+            return await _record(context, model, size, description)
+    finally:
+        await asyncio.to_thread(draft.discard)
+
+
+async def delete(context: Context, model: str) -> None:
+    """Delete a model.
+
+    Raises:
+        NotFoundError: there is none.
+        ModelInUseError: a recalibration that has not ended uses it.
+    """
+
+    def forget(tx: Transaction) -> None:
+        store.get(tx, model)
+        if users := store.users(tx, model):
+            raise ModelInUseError(
+                f"{users} recalibrations that have not ended use the model", users=users
+            )
+        store.delete(tx, model)
+
+    async with context.model_files:
+        await context.ledger.write(forget)
+        await asyncio.to_thread(context.blobs.remove, store.folder(model))
+
+
+async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    size = 0
+
+    def take(block: bytearray) -> None:
+        digest.update(block)
+        draft.write(block)
+
+    async for block in body:
+        size += len(block)
+        await asyncio.to_thread(take, block)
+    return digest.hexdigest(), size
+
+
+async def _record(
+    context: Context, model: str, size: int, description: dict[str, Any]
+) -> tuple[StoredModel, bool]:
+    text = json.dumps(description)
+    now = clock.now()
+
+    def insert(tx: Transaction) -> tuple[StoredModel, bool]:
+        new = store.insert(tx, model=model, size=size, description=text, created=now)
+        return store.get(tx, model), new
+
+    return await context.ledger.write(insert)
+
+
+def _refuse_over_quota(context: Context, tx: Transaction, size: int) -> None:
+    limit = context.settings.total_limit_bytes
+    if store.total_bytes(tx) + recalibrations.total_bytes(tx) + size > limit:
+        raise StorageFullError(f"the server keeps at most {limit} bytes; delete what nobody needs")

@@ -1,0 +1,1 @@
+"""Recalibrations: from an open stream to a verified result."""

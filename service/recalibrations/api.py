@@ -1,0 +1,80 @@
+"""The routes of recalibrations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
+
+from service.context import Ctx
+from service.http.pages import After, Limit, cut, read_cursor
+from service.recalibrations import operations, store
+from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations.schemas import (
+    RecalibrationIn,
+    RecalibrationOut,
+    RecalibrationPage,
+    StartIn,
+)
+
+router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
+
+Id = Annotated[str, Path(description="Id of a recalibration.")]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", description="For safe retries.")]
+
+
+def _dispatcher(request: Request) -> Dispatcher:
+    dispatcher = request.app.state.dispatcher
+    assert isinstance(dispatcher, Dispatcher)
+    return dispatcher
+
+
+Runs = Annotated[Dispatcher, Depends(_dispatcher)]
+
+
+@router.post("", status_code=201)
+async def create_recalibration(
+    context: Ctx, response: Response, asked: RecalibrationIn, idempotency_key: Key = None
+) -> RecalibrationOut:
+    """Open a recalibration of an uploaded model."""
+    created = await operations.create(context, asked, key=idempotency_key)
+    response.headers["Location"] = f"/v1/recalibrations/{created.id}"
+    return created
+
+
+@router.get("")
+async def list_recalibrations(
+    context: Ctx, after: After = None, limit: Limit = 100
+) -> RecalibrationPage:
+    """List the recalibrations, oldest first."""
+    cursor = read_cursor(after, start=0)
+    found = await context.ledger.read(lambda tx: store.page(tx, after_seq=cursor, limit=limit + 1))
+    items, following = cut(found, limit, lambda one: one.seq)
+    return RecalibrationPage(items=[RecalibrationOut.of(one) for one in items], next=following)
+
+
+@router.get("/{recalibration}")
+async def get_recalibration(context: Ctx, recalibration: Id) -> RecalibrationOut:
+    """Return state, progress, counts and error."""
+    return RecalibrationOut.of(await context.ledger.read(lambda tx: store.get(tx, recalibration)))
+
+
+@router.delete("/{recalibration}", status_code=204)
+async def delete_recalibration(context: Ctx, runs: Runs, recalibration: Id) -> None:
+    """Delete a recalibration with all its data; a run under way is killed."""
+    await operations.delete(context, runs, recalibration)
+
+
+@router.post("/{recalibration}/start", status_code=202)
+async def start_recalibration(
+    context: Ctx, runs: Runs, recalibration: Id, asked: StartIn
+) -> RecalibrationOut:
+    """Seal the stream and queue the run."""
+    found = await operations.start(context, runs, recalibration, asked.batches)
+    return RecalibrationOut.of(found)
+
+
+@router.post("/{recalibration}/cancel", status_code=202)
+async def cancel_recalibration(context: Ctx, runs: Runs, recalibration: Id) -> RecalibrationOut:
+    """Cancel; a run under way is killed."""
+    return RecalibrationOut.of(await operations.cancel(context, runs, recalibration))

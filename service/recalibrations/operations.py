@@ -1,0 +1,168 @@
+"""What can be done with recalibrations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from bn_ops.errors import StreamEmptyError
+from bn_ops.estimators import estimator_from_json
+from bn_ops.layers import select_layers
+from service import clock, idempotency
+from service.batches import store as batches
+from service.context import Context
+from service.errors import BatchesMissingError, BatchesSurplusError, RecalibrationNotOpenError
+from service.ledger.protocol import Transaction
+from service.lifecycle import ENDED, Event, State
+from service.models import store as models
+from service.models.store import StoredModel
+from service.recalibrations import changes, store
+from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
+from service.recalibrations.values import Recalibration
+
+MISSING_SHOWN = 100
+_CREATE = "POST /v1/recalibrations"
+
+
+async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -> RecalibrationOut:
+    """Open a recalibration.
+
+    Args:
+        context: where.
+        asked: what.
+        key: the client's Idempotency-Key.
+
+    Raises:
+        NotFoundError: there is no such model.
+        OptionError, LayerPatternError: the options make no sense for this model.
+        IdempotencyKeyReusedError: the key came with another request.
+    """
+    name = clock.new_recalibration_id()
+    request = idempotency.fingerprint(asked.model_dump_json().encode())
+
+    def work(tx: Transaction) -> RecalibrationOut:
+        if key is not None:
+            known = idempotency.recall(tx, scope=_CREATE, key=key, request=request)
+            if known is not None:
+                return RecalibrationOut.model_validate_json(known)
+        created = RecalibrationOut.of(_insert(tx, name, asked))
+        if key is not None:
+            response = created.model_dump_json()
+            idempotency.remember(tx, scope=_CREATE, key=key, request=request, response=response)
+        return created
+
+    return await context.ledger.write(work)
+
+
+async def start(context: Context, dispatcher: Dispatcher, name: str, total: int) -> Recalibration:
+    """Seal the stream and queue the run; harmless when repeated with the same count.
+
+    Raises:
+        NotFoundError: there is no such recalibration.
+        StreamEmptyError: `total` is 0.
+        BatchesMissingError, BatchesSurplusError: the stored batches are not exactly 0 … total - 1.
+        RecalibrationNotOpenError: it was started with another count, or has ended.
+    """
+
+    def work(tx: Transaction) -> Recalibration:
+        found = store.get(tx, name)
+        if found.state is not State.OPEN:
+            return _already_started(found, total)
+        _check_stream(tx, name, total)
+        store.seal(tx, name, total)
+        return changes.advance(tx, name, Event.START)
+
+    found = await context.ledger.write(work)
+    context.signals.notify(name)
+    dispatcher.wake()
+    return found
+
+
+async def cancel(context: Context, dispatcher: Dispatcher, name: str) -> Recalibration:
+    """Cancel; the ledger knows before the worker is killed. Harmless when repeated.
+
+    Raises:
+        NotFoundError: there is no such recalibration.
+        TransitionError: it has ended otherwise.
+    """
+
+    def work(tx: Transaction) -> Recalibration:
+        found = store.get(tx, name)
+        if found.state is State.CANCELLED:
+            return found
+        return changes.advance(tx, name, Event.CANCEL)
+
+    found = await context.ledger.write(work)
+    context.signals.notify(name)
+    await dispatcher.kill(name)
+    return found
+
+
+async def delete(context: Context, dispatcher: Dispatcher, name: str) -> None:
+    """Delete a recalibration with all its data, in whatever state it is.
+
+    Raises:
+        NotFoundError: there is no such recalibration.
+    """
+
+    def work(tx: Transaction) -> None:
+        store.get(tx, name)
+        store.delete(tx, name)
+
+    await context.ledger.write(work)
+    context.signals.notify(name)
+    await dispatcher.kill(name)
+    await asyncio.to_thread(context.blobs.remove, store.folder(name))
+
+
+def _insert(tx: Transaction, name: str, asked: RecalibrationIn) -> Recalibration:
+    model = models.get(tx, asked.model)
+    _check_options(model, asked)
+    options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
+    found = store.insert(
+        tx,
+        name=name,
+        model=model.id,
+        inputs=json.dumps(model.description["inputs"]),
+        options=json.dumps(options),
+        keep_data=asked.keep_data,
+    )
+    return changes.created(tx, found)
+
+
+def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
+    """Refuse now what the worker would refuse after hours of streaming."""
+    estimator_from_json(asked.estimator)
+    layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]
+    select_layers(layers, asked.layers)
+
+
+def _check_stream(tx: Transaction, name: str, total: int) -> None:
+    if total == 0:
+        raise StreamEmptyError("the stream has no batch; statistics of nothing are never made up")
+    missing = batches.missing(tx, name, total, limit=MISSING_SHOWN)
+    if missing:
+        raise BatchesMissingError(
+            f"{len(missing)} or more of {total} batches are missing, the first is {missing[0]}"
+            if len(missing) == MISSING_SHOWN
+            else f"{len(missing)} of {total} batches are missing: {missing}",
+            missing=missing,
+        )
+    surplus, first = batches.surplus(tx, name, total)
+    if surplus:
+        raise BatchesSurplusError(
+            f"{surplus} batches are stored at or beyond index {total}, the first is {first}",
+            surplus=surplus,
+            first=first,
+        )
+
+
+def _already_started(found: Recalibration, total: int) -> Recalibration:
+    if found.total != total or found.state in ENDED - {State.SUCCEEDED}:
+        raise RecalibrationNotOpenError(
+            f"the recalibration is {found.state}, its stream has {found.total} batches",
+            state=str(found.state),
+        )
+    return found

@@ -1,0 +1,54 @@
+"""What becomes of a run that was cut off."""
+
+from __future__ import annotations
+
+from service import problems
+from service.errors import WorkerDiedError
+from service.ledger.protocol import Transaction
+from service.lifecycle import Event, State
+from service.recalibrations import changes, store
+from service.settings import Settings
+
+
+def take_up(tx: Transaction, settings: Settings) -> int:
+    """At the start of a server: queue what ran when the last one ended; return how many.
+
+    What was begun too often, whoever died each time, ends `failed` instead: it may be what kills
+    us.
+    """
+    interrupted = store.in_state(tx, State.RUNNING)
+    for found in interrupted:
+        if found.attempts >= settings.attempts:
+            cause = WorkerDiedError(
+                f"the run was begun {found.attempts} times and was cut off each time",
+                attempts=found.attempts,
+            )
+            changes.fail(tx, found.id, problems.from_error(cause))
+        else:
+            changes.advance(tx, found.id, Event.INTERRUPT)
+    return len(interrupted)
+
+
+def after_death(tx: Transaction, name: str, cause: Exception, settings: Settings) -> None:
+    """After a worker's death: queue the run again, or fail it when that happens again and again."""
+    found = store.find(tx, name)
+    if found is None or found.state is not State.RUNNING:
+        return
+    store.count_death(tx, name)
+    deaths = found.worker_deaths + 1
+    if deaths < settings.worker_deaths:
+        changes.advance(tx, name, Event.INTERRUPT)
+        return
+    error = WorkerDiedError(
+        f"the worker died {deaths} times; the last time: {cause}", deaths=deaths
+    )
+    changes.fail(tx, name, problems.from_error(error))
+
+
+def give_back(tx: Transaction, name: str) -> None:
+    """At an orderly shutdown: queue the run again without counting it."""
+    found = store.find(tx, name)
+    if found is None or found.state is not State.RUNNING:
+        return
+    store.uncount_attempt(tx, name)
+    changes.advance(tx, name, Event.INTERRUPT)

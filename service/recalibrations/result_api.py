@@ -1,0 +1,96 @@
+"""The routes of what a recalibration brings forth."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from service.context import Context, Ctx
+from service.executor.protocol import (
+    FOLDED,
+    REPORT_HTML,
+    REPORT_JSON,
+    STATISTICS,
+    UNFOLDED,
+)
+from service.http import accept
+from service.http.files import send
+from service.recalibrations import results
+
+router = APIRouter(prefix="/v1/recalibrations/{recalibration}", tags=["results"])
+
+Id = Annotated[str, Path(description="Id of a recalibration.")]
+Variant = Annotated[
+    Literal["folded", "unfolded"], Query(description="With BatchNorm folded away, or kept.")
+]
+_VARIANTS = {"folded": FOLDED, "unfolded": UNFOLDED}
+
+
+def _file(media_type: str) -> dict[int | str, dict[str, object]]:
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {200: {"content": content, "description": "The file."}}
+
+
+@router.get("/model", response_class=Response, responses=_file("application/x-onnx"))
+async def get_result_model(
+    context: Ctx, request: Request, recalibration: Id, variant: Variant = "folded"
+) -> Response:
+    """Return the recalibrated model."""
+    return await _send(
+        context,
+        request,
+        recalibration,
+        name=_VARIANTS[variant],
+        media_type="application/x-onnx",
+        download=f"{recalibration}-{variant}.onnx",
+    )
+
+
+@router.get("/statistics", response_class=Response, responses=_file("application/vnd.safetensors"))
+async def get_statistics(context: Ctx, request: Request, recalibration: Id) -> Response:
+    """Return the new running statistics, two float64 tensors for each layer."""
+    return await _send(
+        context,
+        request,
+        recalibration,
+        name=STATISTICS,
+        media_type="application/vnd.safetensors",
+        download=f"{recalibration}-statistics.safetensors",
+    )
+
+
+@router.get(
+    "/report",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "text/html": {"schema": {"type": "string"}},
+            },
+            "description": "The report.",
+        }
+    },
+)
+async def get_report(context: Ctx, request: Request, recalibration: Id) -> Response:
+    """Return the report as JSON, or as HTML when the Accept header prefers it."""
+    html = accept.prefers_html(request.headers.get("accept"))
+    name, media_type = (REPORT_HTML, "text/html") if html else (REPORT_JSON, "application/json")
+    response = await _send(context, request, recalibration, name=name, media_type=media_type)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+async def _send(
+    context: Context,
+    request: Request,
+    recalibration: str,
+    *,
+    name: str,
+    media_type: str,
+    download: str | None = None,
+) -> Response:
+    found = await context.ledger.read(lambda tx: results.get(tx, recalibration, name))
+    path = context.blobs.path(results.key(recalibration, name))
+    return await send(request, path, sha256=found.sha256, media_type=media_type, download=download)

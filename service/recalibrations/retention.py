@@ -1,0 +1,76 @@
+"""What goes when: data once a recalibration has ended, everything when its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+
+from service import clock, idempotency
+from service.batches import store as batches
+from service.context import Context
+from service.errors import ServiceError
+from service.ledger.protocol import Transaction
+from service.lifecycle import ENDED
+from service.models import store as models
+from service.recalibrations import store
+
+_log = logging.getLogger(__name__)
+IDEMPOTENCY_KEPT = timedelta(days=1)
+
+
+async def remove_data(context: Context, name: str) -> None:
+    """Remove the batches of an ended recalibration unless its owner wants to keep them."""
+    found = await context.ledger.read(lambda tx: store.find(tx, name))
+    if found is None or found.state not in ENDED or found.keep_data or found.data_removed:
+        return
+    await asyncio.to_thread(context.blobs.remove, batches.folder(name))
+    await context.ledger.write(lambda tx: store.set_data_removed(tx, name))
+
+
+async def sweep(context: Context) -> None:
+    """Remove what has expired, what should be gone, and what no row of the ledger knows."""
+    for name in await context.ledger.read(store.with_needless_data):
+        await remove_data(context, name)
+    for name in await context.ledger.write(lambda tx: _expire(tx, context)):
+        _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
+        await asyncio.to_thread(context.blobs.remove, store.folder(name))
+    await _remove_orphans(context)
+
+
+async def sweep_forever(context: Context) -> None:
+    """Sweep now and then; a failure is logged and tried again the next time."""
+    while True:
+        try:
+            await sweep(context)
+        except ServiceError as error:
+            _log.warning("A sweep failed: %s", error.message, extra={"action": "sweep-failed"})
+        await asyncio.sleep(context.settings.sweep_seconds)
+
+
+def _expire(tx: Transaction, context: Context) -> list[str]:
+    now = datetime.now(UTC)
+    ended = now - timedelta(seconds=context.settings.keep_ended_seconds)
+    untouched = now - timedelta(seconds=context.settings.keep_open_seconds)
+    idempotency.expire(tx, before=clock.to_text(now - IDEMPOTENCY_KEPT))
+    names = store.expired(
+        tx, ended_before=clock.to_text(ended), open_before=clock.to_text(untouched)
+    )
+    for name in names:
+        store.delete(tx, name)
+    return names
+
+
+async def _remove_orphans(context: Context) -> None:
+    """Remove folders that a crash has left between the ledger and the blobs.
+
+    A recalibration's folder appears only after its row, so a folder without a row is never one that
+    is about to get it. A model's file appears before its row; the lock keeps the two together.
+    """
+    for name in await asyncio.to_thread(lambda: list(context.blobs.names("recalibrations"))):
+        if await context.ledger.read(lambda tx: store.find(tx, name)) is None:  # noqa: B023
+            await asyncio.to_thread(context.blobs.remove, store.folder(name))
+    for name in await asyncio.to_thread(lambda: list(context.blobs.names("models"))):
+        async with context.model_files:
+            if await context.ledger.read(lambda tx: models.find(tx, name)) is None:  # noqa: B023
+                await asyncio.to_thread(context.blobs.remove, models.folder(name))

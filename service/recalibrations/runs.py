@@ -1,0 +1,124 @@
+"""One run: from a claimed recalibration to durable results, or to the reason why there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from time import monotonic
+
+from bn_ops.errors import BnOpsError
+from service import problems
+from service.batches import store as batches
+from service.context import Context
+from service.errors import RefusedError, ServiceError, WorkerDeadlineError
+from service.executor.protocol import BatchFile, Job, OnProgress, Progress
+from service.ledger.protocol import Transaction
+from service.lifecycle import Event, State
+from service.models import store as models
+from service.recalibrations import changes, recovery, results, retention, store
+from service.recalibrations.results import Result
+from service.recalibrations.values import Recalibration
+
+_log = logging.getLogger(__name__)
+BATCH_PAGE = 1000
+# A person reads no faster; a new phase is always told at once.
+PROGRESS_SECONDS = 0.25
+
+
+async def run(context: Context, found: Recalibration) -> None:
+    """Do a claimed run and write down how it ended; cancelling the task kills the worker."""
+    ids = {"recalibration": found.id, "attempt": found.attempts}
+    _log.info("A run begins", extra={"action": "run-begins", **ids})
+    began = monotonic()
+    try:
+        await _run(context, found)
+    except (RefusedError, WorkerDeadlineError) as error:
+        # The same work would end the same way again.
+        problem = problems.from_error(error)
+        await context.ledger.write(lambda tx: _fail(tx, found.id, problem))
+    except (ServiceError, BnOpsError, OSError) as error:
+        _log.warning("A run was cut off: %s", error, extra={"action": "run-cut-off", **ids})
+        cause = error
+        await context.ledger.write(
+            lambda tx: recovery.after_death(tx, found.id, cause, context.settings)
+        )
+    ended = await context.ledger.read(lambda tx: store.find(tx, found.id))
+    state = None if ended is None else ended.state
+    _log.info(
+        "A run has ended: %s",
+        state,
+        extra={"action": "run-ended", "state": state, "seconds": monotonic() - began, **ids},
+    )
+    context.signals.notify(found.id)
+    await retention.remove_data(context, found.id)
+
+
+async def _run(context: Context, found: Recalibration) -> None:
+    output = await asyncio.to_thread(context.blobs.workspace)
+    try:
+        job = Job(
+            model=context.blobs.path(models.key(found.model)),
+            batch_folder=context.blobs.path(batches.folder(found.id)),
+            batches=lambda: _batches(context, found.id),
+            total=found.total or 0,
+            options=found.options,
+            output=output,
+        )
+        await context.executor.run(job, _reporter(context, found.id))
+        await _keep(context, found.id, output)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
+
+
+async def _keep(context: Context, name: str, output: Path) -> None:
+    kept = await asyncio.to_thread(results.adopt, context.blobs, name, output)
+    await context.ledger.write(lambda tx: _finish(tx, name, kept))
+
+
+def _finish(tx: Transaction, name: str, kept: list[Result]) -> None:
+    if not _still_running(tx, name):
+        return
+    for result in kept:
+        results.insert(tx, name, result)
+    changes.advance(tx, name, Event.FINISH)
+
+
+def _fail(tx: Transaction, name: str, problem: dict[str, object]) -> None:
+    if _still_running(tx, name):
+        changes.fail(tx, name, problem)
+
+
+def _still_running(tx: Transaction, name: str) -> bool:
+    found = store.find(tx, name)
+    return found is not None and found.state is State.RUNNING
+
+
+async def _batches(context: Context, name: str) -> AsyncIterator[list[BatchFile]]:
+    after = -1
+    while True:
+        start = after
+        page = await context.ledger.read(
+            lambda tx: batches.page(tx, name, after=start, limit=BATCH_PAGE)  # noqa: B023 - awaited
+        )
+        if not page:
+            return
+        yield [BatchFile(index=one.index, name=one.blob, format=one.format) for one in page]
+        after = page[-1].index
+
+
+def _reporter(context: Context, name: str) -> OnProgress:
+    told_at = 0.0
+    told_phase = ""
+
+    async def report(step: Progress) -> None:
+        nonlocal told_at, told_phase
+        if step.phase == told_phase and monotonic() - told_at < PROGRESS_SECONDS:
+            return
+        told_at, told_phase = monotonic(), step.phase
+        await context.ledger.write(lambda tx: changes.progress(tx, name, step))
+        context.signals.notify(name)
+
+    return report

@@ -1,0 +1,134 @@
+"""Recalibrations on the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from service.lifecycle import State
+from service.recalibrations.values import Recalibration
+
+# Far beyond any real model; keeps a hostile list from costing quadratic time against the layers.
+_MOST_PATTERNS = 1000
+
+
+class RecalibrationIn(BaseModel):
+    """What is asked for."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "method": "exact",
+                    "estimator": {"name": "replace"},
+                    "layers": ["features.*", "!features.0.bn"],
+                }
+            ]
+        },
+    )
+
+    model: str = Field(description="Id of an uploaded model.")
+    method: Literal["exact", "batch"] = Field(
+        "exact", description="Layer by layer in eval mode, or one train-mode pass."
+    )
+    estimator: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "replace"},
+        description="How moments become statistics: replace, prior, shrink or momentum.",
+    )
+    layers: Annotated[list[str], Field(max_length=_MOST_PATTERNS)] | None = Field(
+        None, description='Globs of layers to include; "!glob" leaves out; null means all.'
+    )
+    keep_data: bool = Field(
+        default=False, description="Whether the batches stay when the recalibration has ended."
+    )
+
+
+class StartIn(BaseModel):
+    """The length of the stream."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"batches": 15}]})
+
+    batches: StrictInt = Field(ge=0, le=10_000_000, description="Number of batches sent.")
+
+
+class OptionsOut(BaseModel):
+    """The options of a run."""
+
+    method: str
+    estimator: dict[str, Any]
+    layers: list[str] | None
+
+
+class BatchesOut(BaseModel):
+    """What has arrived; `total` is known once the stream is sealed."""
+
+    received: int
+    samples: int
+    bytes: int
+    total: int | None
+
+
+class ProgressOut(BaseModel):
+    """How far the current or last run has come."""
+
+    phase: str
+    done: int
+    total: int | None
+
+
+class RecalibrationOut(BaseModel):
+    """One recalibration."""
+
+    id: str
+    model: str
+    state: State
+    options: OptionsOut
+    keep_data: bool
+    batches: BatchesOut
+    phase: str | None
+    progress: ProgressOut | None
+    error: dict[str, Any] | None
+    attempts: int
+    created: str
+    updated: str
+    ended: str | None
+
+    @staticmethod
+    def of(found: Recalibration) -> RecalibrationOut:
+        """Write a stored recalibration."""
+        return RecalibrationOut(
+            id=found.id,
+            model=found.model,
+            state=found.state,
+            options=OptionsOut.model_validate(found.options),
+            keep_data=found.keep_data,
+            batches=BatchesOut(
+                received=found.received,
+                samples=found.samples,
+                bytes=found.bytes,
+                total=found.total,
+            ),
+            phase=found.phase,
+            progress=_progress(found),
+            error=found.error,
+            attempts=found.attempts,
+            created=found.created,
+            updated=found.updated,
+            ended=found.ended,
+        )
+
+
+def _progress(found: Recalibration) -> ProgressOut | None:
+    if found.phase is None or found.progress_done is None:
+        return None
+    return ProgressOut(phase=found.phase, done=found.progress_done, total=found.progress_total)
+
+
+class RecalibrationPage(BaseModel):
+    """A page of recalibrations."""
+
+    items: list[RecalibrationOut]
+    next: str | None

@@ -1,0 +1,239 @@
+"""Recalibrations in the ledger: one row each, changed only through the lifecycle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from service import clock
+from service.errors import NotFoundError
+from service.ledger.protocol import Row, Transaction, Value
+from service.lifecycle import ENDED, Event, State, after
+from service.recalibrations.values import Recalibration
+
+# A new recalibration.
+INSERT = """
+INSERT INTO recalibration (id, model, inputs, options, keep_data, state, created, updated)
+VALUES (:id, :model, :inputs, :options, :keep_data, 'open', :now, :now)
+"""
+# One recalibration.
+ONE = "SELECT * FROM recalibration WHERE id = :id"
+# A page of recalibrations, oldest first.
+PAGE = "SELECT * FROM recalibration WHERE seq > :after ORDER BY seq LIMIT :limit"
+# The oldest in a state.
+OLDEST = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq LIMIT 1"
+# All in a state.
+IN_STATE = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq"
+# Move to another state.
+MOVE = """
+UPDATE recalibration SET state = :state, updated = :now, ended = :ended WHERE id = :id
+"""
+# How far the run has come.
+PROGRESS = """
+UPDATE recalibration SET phase = :phase, progress_done = :done, progress_total = :total, updated =
+:now WHERE id = :id
+"""
+# The stream is sealed at this count.
+SEAL = "UPDATE recalibration SET total = :total WHERE id = :id"
+# One more run has begun.
+COUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts + 1 WHERE id = :id"
+# A run that was given back in order does not count.
+UNCOUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts - 1 WHERE id = :id"
+# One more worker has died.
+COUNT_DEATH = "UPDATE recalibration SET worker_deaths = worker_deaths + 1 WHERE id = :id"
+# Why it failed.
+SET_ERROR = "UPDATE recalibration SET error = :error WHERE id = :id"
+# A batch has been stored.
+COUNT_BATCH = """
+UPDATE recalibration
+SET received = received + 1, samples = samples + :samples, bytes = bytes + :bytes, updated = :now
+WHERE id = :id
+"""
+# Forget it, and by cascade its batches, results and events.
+DELETE = "DELETE FROM recalibration WHERE id = :id"
+# The uploaded data is gone.
+DATA_REMOVED = "UPDATE recalibration SET data_removed = 1 WHERE id = :id"
+# Ended ones whose data is still there although nobody asked to keep it.
+WITH_DATA = """
+SELECT id FROM recalibration
+WHERE state IN ('succeeded', 'failed', 'cancelled') AND keep_data = 0 AND data_removed = 0
+"""
+# Ended or abandoned ones whose time is over.
+EXPIRED = """
+SELECT id FROM recalibration
+WHERE (ended IS NOT NULL AND ended < :ended_before)
+   OR (state = 'open' AND updated < :open_before)
+"""
+# Bytes of batches that are stored.
+TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM recalibration WHERE data_removed = 0"
+
+
+def folder(recalibration: str) -> str:
+    """Return the blob folder of everything that belongs to a recalibration."""
+    return f"recalibrations/{recalibration}"
+
+
+def insert(
+    tx: Transaction, *, name: str, model: str, inputs: str, options: str, keep_data: bool
+) -> Recalibration:
+    """Store a new one."""
+    tx.change(
+        INSERT,
+        id=name,
+        model=model,
+        inputs=inputs,
+        options=options,
+        keep_data=int(keep_data),
+        now=clock.now(),
+    )
+    return get(tx, name)
+
+
+def find(tx: Transaction, name: str) -> Recalibration | None:
+    """Return one, or None."""
+    row = tx.row(ONE, id=name)
+    return None if row is None else _recalibration(row)
+
+
+def get(tx: Transaction, name: str) -> Recalibration:
+    """Return one.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    found = find(tx, name)
+    if found is None:
+        raise NotFoundError(f"there is no recalibration {name!r}")
+    return found
+
+
+def page(tx: Transaction, *, after_seq: int, limit: int) -> list[Recalibration]:
+    """Return recalibrations in the order of their creation."""
+    return [_recalibration(row) for row in tx.rows(PAGE, after=after_seq, limit=limit)]
+
+
+def oldest(tx: Transaction, state: State) -> Recalibration | None:
+    """Return the oldest in a state, or None."""
+    row = tx.row(OLDEST, state=state)
+    return None if row is None else _recalibration(row)
+
+
+def in_state(tx: Transaction, state: State) -> list[Recalibration]:
+    """Return all in a state."""
+    return [_recalibration(row) for row in tx.rows(IN_STATE, state=state)]
+
+
+def move(tx: Transaction, name: str, event: Event) -> Recalibration:
+    """Let an event happen.
+
+    Raises:
+        NotFoundError: there is no such recalibration.
+        TransitionError: the lifecycle does not know the event in its state.
+    """
+    target = after(get(tx, name).state, event)
+    now = clock.now()
+    tx.change(MOVE, id=name, state=target, now=now, ended=now if target in ENDED else None)
+    return get(tx, name)
+
+
+def set_progress(tx: Transaction, name: str, *, phase: str, done: int, total: int | None) -> None:
+    """Store how far the run has come."""
+    tx.change(PROGRESS, id=name, phase=phase, done=done, total=total, now=clock.now())
+
+
+def seal(tx: Transaction, name: str, total: int) -> None:
+    """Store the number of batches of the whole stream."""
+    tx.change(SEAL, id=name, total=total)
+
+
+def count_attempt(tx: Transaction, name: str) -> None:
+    """Count one more run."""
+    tx.change(COUNT_ATTEMPT, id=name)
+
+
+def uncount_attempt(tx: Transaction, name: str) -> None:
+    """Take back the count of a run that was given up in good order."""
+    tx.change(UNCOUNT_ATTEMPT, id=name)
+
+
+def count_death(tx: Transaction, name: str) -> None:
+    """Count one more death of a worker."""
+    tx.change(COUNT_DEATH, id=name)
+
+
+def set_error(tx: Transaction, name: str, problem: Mapping[str, Any]) -> None:
+    """Store why it failed."""
+    tx.change(SET_ERROR, id=name, error=json.dumps(problem))
+
+
+def count_batch(tx: Transaction, name: str, *, samples: int, size: int) -> None:
+    """Count one more stored batch."""
+    tx.change(COUNT_BATCH, id=name, samples=samples, bytes=size, now=clock.now())
+
+
+def delete(tx: Transaction, name: str) -> bool:
+    """Forget one; False when it was not there."""
+    return bool(tx.change(DELETE, id=name))
+
+
+def set_data_removed(tx: Transaction, name: str) -> None:
+    """Note that the uploaded data is gone."""
+    tx.change(DATA_REMOVED, id=name)
+
+
+def with_needless_data(tx: Transaction) -> list[str]:
+    """Return ended ones whose uploaded data should be gone."""
+    return [str(row["id"]) for row in tx.rows(WITH_DATA)]
+
+
+def expired(tx: Transaction, *, ended_before: str, open_before: str) -> list[str]:
+    """Return those whose time is over."""
+    found = tx.rows(EXPIRED, ended_before=ended_before, open_before=open_before)
+    return [str(row["id"]) for row in found]
+
+
+def total_bytes(tx: Transaction) -> int:
+    """Return the bytes of all stored batches."""
+    row = tx.row(TOTAL)
+    assert row is not None
+    return int(row["bytes"] or 0)
+
+
+def _recalibration(row: Row) -> Recalibration:
+    return Recalibration(
+        seq=_int(row["seq"]),
+        id=str(row["id"]),
+        model=str(row["model"]),
+        inputs=json.loads(str(row["inputs"])),
+        options=json.loads(str(row["options"])),
+        keep_data=bool(row["keep_data"]),
+        state=State(str(row["state"])),
+        received=_int(row["received"]),
+        samples=_int(row["samples"]),
+        bytes=_int(row["bytes"]),
+        total=_optional_int(row["total"]),
+        phase=_optional_str(row["phase"]),
+        progress_done=_optional_int(row["progress_done"]),
+        progress_total=_optional_int(row["progress_total"]),
+        error=None if row["error"] is None else json.loads(str(row["error"])),
+        attempts=_int(row["attempts"]),
+        worker_deaths=_int(row["worker_deaths"]),
+        data_removed=bool(row["data_removed"]),
+        created=str(row["created"]),
+        updated=str(row["updated"]),
+        ended=_optional_str(row["ended"]),
+    )
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _optional_int(value: Value) -> int | None:
+    return None if value is None else _int(value)
+
+
+def _optional_str(value: Value) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,60 @@
+"""A recalibration as the ledger knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bn_ops.signature import TensorInfo
+from service.lifecycle import State
+from service.models.store import parse_inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalibration:
+    """One stored recalibration.
+
+    Attributes:
+        seq: its place in the ledger's order.
+        id: its name.
+        model: the model's id.
+        inputs: the model's inputs in JSON form, copied so that batches can be checked without the
+            model.
+        options: `method`, `estimator`, `layers`.
+        keep_data: whether the batches stay when it has ended.
+        state: where it stands in the lifecycle.
+        received, samples, bytes: of the stored batches.
+        total: batches of the whole stream; None while it is open.
+        phase, progress_done, progress_total: of the current or last run.
+        error: a problem document; None unless it failed.
+        attempts: runs that were begun.
+        worker_deaths: runs whose worker died.
+        data_removed: whether the batches are gone.
+        created, updated, ended: RFC 3339 UTC.
+    """
+
+    seq: int
+    id: str
+    model: str
+    inputs: list[dict[str, Any]]
+    options: dict[str, Any]
+    keep_data: bool
+    state: State
+    received: int
+    samples: int
+    bytes: int
+    total: int | None
+    phase: str | None
+    progress_done: int | None
+    progress_total: int | None
+    error: dict[str, Any] | None
+    attempts: int
+    worker_deaths: int
+    data_removed: bool
+    created: str
+    updated: str
+    ended: str | None
+
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Return what a batch must hold."""
+        return parse_inputs(self.inputs)

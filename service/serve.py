@@ -1,0 +1,118 @@
+"""From a command line to a listening server."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+
+from service.app import create_app
+from service.errors import StartError
+from service.http.tokens import read_tokens
+from service.settings import Settings
+
+# Connections that wait to be accepted while the loop is busy.
+BACKLOG = 2048
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until a signal; returns 2 when the server refuses to start."""
+    try:
+        settings = read_settings(arguments)
+        refuse_open_door(settings)
+        listener = bind(settings.host, settings.port)
+        app = create_app(settings)
+    except (StartError, ValidationError) as error:
+        sys.stderr.write(f"bnrecal does not start: {error}\n")
+        return 2
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        lifespan="on",
+    )
+    server = AnnouncedServer(config, listener)
+    server.run(sockets=[listener])
+    return 0 if server.started else 2
+
+
+class AnnouncedServer(uvicorn.Server):
+    """Says on standard output, once, where it listens."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._listener = listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then speak: whoever waits for the line can send a request at once."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self._listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            sys.stdout.write(f"bnrecal is listening on http://{shown}:{port}\n")
+            sys.stdout.flush()
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Return the settings of the environment, overridden by the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service", description="Serve recalibrations over HTTP."
+    )
+    parser.add_argument("--host", help="address to bind (BNRECAL_HOST)")
+    parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (BNRECAL_PORT)")
+    parser.add_argument("--data-dir", type=Path, help="folder for everything (BNRECAL_DATA_DIR)")
+    given: dict[str, Any] = {
+        name: value
+        for name, value in vars(parser.parse_args(arguments)).items()
+        if value is not None
+    }
+    return Settings(**given)
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """Refuse to serve other machines without a token.
+
+    Raises:
+        StartError: the address is not a loopback one and no token is configured.
+    """
+    if not is_loopback(settings.host) and not read_tokens(settings):
+        raise StartError(
+            f"{settings.host} can be reached from other machines: set BNRECAL_TOKENS or "
+            "BNRECAL_TOKENS_FILE, or bind 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address; of names only localhost is trusted."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind the listening socket.
+
+    Raises:
+        StartError: the address is taken, or is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartError(f"{host}:{port} cannot be bound: {error.strerror}") from error
+    return listener

@@ -1,0 +1,1 @@
+"""The worker process, the only place where a model is parsed: imports bn_ops, never HTTP."""

@@ -1,0 +1,52 @@
+"""Run one recalibration and leave its results in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+import bn_ops
+from bn_ops.statistics import RunningStatistics
+from service.executor.protocol import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
+from service.worker.channel import Channel
+from service.worker.reading import read_batches
+from service.worker.spec import Spec
+
+
+def adapt(spec: Spec, files: Sequence[tuple[str, str]], channel: Channel) -> None:
+    """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
+    output = Path(spec.output)
+    inputs = [one.name for one in bn_ops.describe(spec.model).inputs]
+    artifact = bn_ops.adapt(
+        spec.model,
+        read_batches(Path(spec.batch_folder), files, inputs),
+        method=spec.options["method"],
+        estimator=bn_ops.estimator_from_json(spec.options["estimator"]),
+        layers=spec.options["layers"],
+        budget=bn_ops.Budget(
+            memory_bytes=spec.limits.frontier_memory_bytes,
+            spill_bytes=spec.limits.frontier_spill_bytes,
+            spill_folder=output,
+        ),
+        progress=lambda step: channel.progress(step.phase, step.done, step.total),
+        threads=spec.limits.threads or None,
+    )
+    (output / FOLDED).write_bytes(artifact.model.SerializeToString(deterministic=True))
+    (output / UNFOLDED).write_bytes(artifact.unfolded.SerializeToString(deterministic=True))
+    write_statistics(output / STATISTICS, artifact.statistics)
+    report = artifact.report.to_json()
+    (output / REPORT_JSON).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (output / REPORT_HTML).write_text(bn_ops.render_html(report), encoding="utf-8")
+
+
+def write_statistics(path: Path, statistics: Mapping[str, RunningStatistics]) -> None:
+    """Write running statistics as safetensors: float64 vectors of shape (C,) for each layer."""
+    tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
+    for layer in sorted(statistics):
+        tensors[f"{layer}.running_mean"] = np.ascontiguousarray(statistics[layer].mean)
+        tensors[f"{layer}.running_var"] = np.ascontiguousarray(statistics[layer].var)
+    save_file(tensors, path)

@@ -1,0 +1,37 @@
+"""Read an uploaded model and say what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bn_ops
+from bn_ops.layers import LayerInfo
+from bn_ops.signature import TensorInfo
+from service.worker.spec import Spec
+
+
+def describe(spec: Spec) -> dict[str, Any]:
+    """Return `inputs`, `outputs`, `layers` and `warnings` of a model file."""
+    info = bn_ops.describe(spec.model)
+    return {
+        "inputs": [_tensor(one) for one in info.inputs],
+        "outputs": [_tensor(one) for one in info.outputs],
+        "layers": [_layer(one) for one in info.layers],
+        "warnings": list(info.warnings),
+    }
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    shape = None if info.shape is None else list(info.shape)
+    return {"name": info.name, "dtype": info.dtype, "shape": shape}
+
+
+def _layer(info: LayerInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "channels": info.channels,
+        "eps": info.eps,
+        "affine": info.affine,
+        "input_rank": info.input_rank,
+        "reason": info.reason,
+    }

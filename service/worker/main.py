@@ -1,0 +1,55 @@
+"""The worker's course: read the job, shut the doors, do the work, answer.
+
+The order matters. The limits and the bond to the server's life come first, then the imports (they
+need files that the sandbox would hide), then the sandbox, and only then is anything of a stranger's
+opened.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+from bn_ops.errors import BnOpsError
+from service.worker import limits
+from service.worker.channel import Channel
+from service.worker.spec import Spec
+
+
+def main() -> int:
+    """Do one job; the exit status is 0 whenever an answer was given."""
+    channel = Channel()
+    spec = Spec.from_line(sys.stdin.buffer.readline())
+    limits.die_with(spec.parent)
+    limits.be_the_first_to_go()
+    limits.apply(spec.limits)
+    files = [_file(sys.stdin.buffer.readline()) for _ in range(spec.total)]
+    try:
+        _work(spec, files, channel)
+    except BnOpsError as error:
+        channel.refuse(error.code, error.message, error.details())
+    except MemoryError:
+        text = f"the work needs more than the {spec.limits.memory_bytes} bytes that a worker has"
+        channel.refuse("resource-limit", text, {})
+    except Exception as error:  # noqa: BLE001 - a fault of ours, the same at each attempt
+        traceback.print_exc()
+        text = f"the worker failed ({type(error).__name__}); the server's log has more"
+        channel.refuse("worker-error", text, {})
+    return 0
+
+
+def _work(spec: Spec, files: list[tuple[str, str]], channel: Channel) -> None:
+    # Heavy: onnx and onnxruntime are loaded inside the limits.
+    from service.worker import adapting, describing  # noqa: PLC0415
+
+    if spec.kind == "describe":
+        channel.done(describing.describe(spec))
+        return
+    adapting.adapt(spec, files, channel)
+    channel.done({})
+
+
+def _file(line: bytes) -> tuple[str, str]:
+    name, kind = json.loads(line)
+    return str(name), str(kind)

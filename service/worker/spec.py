@@ -1,0 +1,66 @@
+"""What the server tells a worker: one line of JSON, then, for a run, one line for each batch.
+
+Values only; nothing here is ever unpickled. The server writes it with `to_line`, the worker reads
+it with `from_line`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a worker may use.
+
+    Attributes:
+        memory_bytes: private memory (RLIMIT_DATA).
+        file_bytes: largest file that it may write (RLIMIT_FSIZE).
+        cpu_seconds: processor time (RLIMIT_CPU).
+        frontier_memory_bytes, frontier_spill_bytes: the budget of `bn_ops`.
+        threads: of the numerical libraries; 0 leaves the choice to them.
+    """
+
+    memory_bytes: int
+    file_bytes: int
+    cpu_seconds: int
+    frontier_memory_bytes: int
+    frontier_spill_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One piece of work.
+
+    Attributes:
+        kind: read a model, or run a recalibration.
+        parent: process id of the server; the worker does not outlive it.
+        model: path of the ONNX file.
+        output: an empty folder, the only place where the worker may write.
+        batch_folder: where the batches lie.
+        total: number of batches; as many lines follow.
+        options: `method`, `estimator`, `layers`.
+        limits: what it may use.
+    """
+
+    kind: Literal["describe", "adapt"]
+    parent: int
+    model: str
+    output: str
+    limits: Limits
+    batch_folder: str = ""
+    total: int = 0
+    options: dict[str, Any]
+
+    def to_line(self) -> bytes:
+        """Write it as one line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @staticmethod
+    def from_line(line: bytes) -> Spec:
+        """Read what `to_line` wrote."""
+        fields = json.loads(line)
+        return Spec(**(fields | {"limits": Limits(**fields["limits"])}))

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from service.settings import Settings
+from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
+from tests.support.service_http import Api, StartServer
+
+
+def test_a_new_model_is_described_and_named_by_its_digest(api: Api) -> None:
+    response = api.upload_model()
+    assert response.status_code == 201
+    found = response.json()
+    assert found["id"] == hashlib.sha256(GOOD_MODEL).hexdigest()
+    assert found["bytes"] == len(GOOD_MODEL)
+    assert found["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["N", 3]}]
+    assert found["layers"][0]["name"] == "bn1"
+    assert api.http.get(response.headers["Location"]).json() == found
+
+
+def test_the_same_bytes_again_are_the_same_model_and_are_not_read_again(
+    api: Api, executor: FakeExecutor
+) -> None:
+    first = api.upload_model()
+    again = api.upload_model()
+    assert again.status_code == 200
+    assert again.json() == first.json()
+    assert executor.describing == 1
+
+
+def test_a_refused_model_leaves_nothing_behind(api: Api, settings: Settings) -> None:
+    response = api.upload_model(b"bad bytes")
+    assert response.status_code == 422
+    assert response.json()["code"] == "model-invalid"
+    assert api.http.get("/v1/models").json() == {"items": [], "next": None}
+    assert _files(settings.data_dir / "models") == []
+    assert _files(settings.data_dir / "staging") == []
+
+
+def test_a_model_over_the_limit_is_refused_by_its_announced_length(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    api = start_server(model_limit_bytes=5)
+    response = api.upload_model()
+    assert response.status_code == 413
+    assert response.json()["code"] == "too-large"
+    assert executor.describing == 0
+
+
+def test_a_model_with_another_content_type_is_refused(api: Api) -> None:
+    response = api.http.post("/v1/models", content=b"x", headers={"Content-Type": "text/plain"})
+    assert response.status_code == 415
+    assert response.json()["code"] == "media-type-unsupported"
+
+
+def test_a_model_that_is_not_its_announced_digest_is_refused(api: Api) -> None:
+    headers = {"Content-Type": "application/x-onnx", "Content-Digest": f"sha-256=:{'A' * 43}=:"}
+    response = api.http.post("/v1/models", content=GOOD_MODEL, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["code"] == "digest-mismatch"
+
+
+def test_models_come_in_pages_in_the_order_of_their_arrival(api: Api) -> None:
+    ids = [api.upload_model(f"model {number}".encode()).json()["id"] for number in range(5)]
+    seen: list[str] = []
+    after = None
+    while True:
+        page = api.http.get("/v1/models", params={"limit": 2} | ({"after": after} if after else {}))
+        seen += [item["id"] for item in page.json()["items"]]
+        after = page.json()["next"]
+        if after is None:
+            break
+    assert seen == ids
+
+
+def test_a_model_in_use_cannot_be_deleted_until_its_recalibration_has_ended(
+    api: Api, settings: Settings
+) -> None:
+    name = api.open()
+    model = api.get(name).json()["model"]
+    refused = api.http.delete(f"/v1/models/{model}")
+    assert refused.status_code == 409
+    assert refused.json()["code"] == "model-in-use"
+    api.http.post(f"/v1/recalibrations/{name}/cancel")
+    assert api.http.delete(f"/v1/models/{model}").status_code == 204
+    assert api.http.get(f"/v1/models/{model}").status_code == 404
+    assert _files(settings.data_dir / "models") == []
+
+
+def test_a_deleted_model_can_be_uploaded_again(api: Api) -> None:
+    model = api.upload_model().json()["id"]
+    assert api.http.delete(f"/v1/models/{model}").status_code == 204
+    assert api.http.delete(f"/v1/models/{model}").status_code == 404
+    assert api.upload_model().status_code == 201
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]

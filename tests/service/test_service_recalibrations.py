@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer, batch, safetensors
+
+
+def test_a_stream_goes_in_and_a_result_comes_out(api: Api) -> None:
+    name = api.finished(batches=3)
+    found = api.get(name).json()
+    assert found["state"] == "succeeded"
+    assert found["batches"] == {
+        "received": 3,
+        "samples": 6,
+        "bytes": found["batches"]["bytes"],
+        "total": 3,
+    }
+    assert found["progress"] == {"phase": "verifying", "done": 1, "total": 1}
+    assert found["attempts"] == 1
+    assert found["error"] is None
+    assert found["ended"] is not None
+    for path in ("/model", "/model?variant=unfolded", "/statistics", "/report"):
+        assert api.get(name, path).status_code == 200
+
+
+def test_a_new_recalibration_is_open_and_has_a_location(api: Api) -> None:
+    model = api.upload_model().json()["id"]
+    response = api.http.post("/v1/recalibrations", json={"model": model, "layers": ["bn*"]})
+    assert response.status_code == 201
+    found = response.json()
+    assert response.headers["Location"] == f"/v1/recalibrations/{found['id']}"
+    assert found["state"] == "open"
+    assert found["options"] == {
+        "method": "exact",
+        "estimator": {"name": "replace"},
+        "layers": ["bn*"],
+    }
+    assert found["batches"] == {"received": 0, "samples": 0, "bytes": 0, "total": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"model": "0" * 64}, 404, "not-found"),
+        ({}, 422, "request-invalid"),
+        ({"model": "M", "unknown": 1}, 422, "request-invalid"),
+        ({"model": "M", "method": "guess"}, 422, "request-invalid"),
+        ({"model": "M", "estimator": {"name": "guess"}}, 422, "option-invalid"),
+        ({"model": "M", "layers": ["conv*"]}, 422, "layer-pattern-unmatched"),
+    ],
+)
+def test_options_without_meaning_are_refused_at_once(
+    api: Api, body: dict[str, Any], status: int, code: str
+) -> None:
+    model = api.upload_model().json()["id"]
+    if body.get("model") == "M":
+        body = body | {"model": model}
+    response = api.http.post("/v1/recalibrations", json=body)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert api.http.get("/v1/recalibrations").json()["items"] == []
+
+
+def test_the_same_idempotency_key_gives_the_same_recalibration(api: Api) -> None:
+    model = api.upload_model().json()["id"]
+    key = {"Idempotency-Key": "one"}
+    first = api.http.post("/v1/recalibrations", json={"model": model}, headers=key)
+    again = api.http.post("/v1/recalibrations", json={"model": model}, headers=key)
+    other = api.http.post(
+        "/v1/recalibrations", json={"model": model, "method": "batch"}, headers=key
+    )
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert again.headers["Location"] == first.headers["Location"]
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
+    assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
+
+
+def test_start_names_what_is_missing_and_changes_nothing(api: Api) -> None:
+    name = api.open()
+    for index in (0, 2, 5):
+        api.put(name, index)
+    response = api.start(name, 8)
+    assert (response.status_code, response.json()["code"]) == (409, "batches-missing")
+    assert response.json()["missing"] == [1, 3, 4, 6, 7]
+    assert api.get(name).json()["state"] == "open"
+
+
+def test_start_names_at_most_a_hundred_missing_batches(api: Api) -> None:
+    name = api.open()
+    api.put(name, 50)
+    missing = api.start(name, 10_000_000).json()["missing"]
+    assert missing == [*range(50), *range(51, 101)]
+
+
+def test_start_with_surplus_batches_is_refused(api: Api) -> None:
+    name = api.open()
+    for index in (0, 1, 4):
+        api.put(name, index)
+    response = api.start(name, 2)
+    assert (response.status_code, response.json()["code"]) == (409, "batches-surplus")
+    assert response.json()["first"] == 4
+
+
+def test_an_empty_stream_is_refused(api: Api) -> None:
+    response = api.start(api.open(), 0)
+    assert (response.status_code, response.json()["code"]) == (422, "stream-empty")
+
+
+def test_the_same_start_again_is_harmless_and_another_one_is_refused(
+    api: Api, executor: FakeExecutor
+) -> None:
+    name = api.finished(batches=2)
+    assert api.start(name, 2).status_code == 202
+    other = api.start(name, 3)
+    assert (other.status_code, other.json()["code"]) == (409, "recalibration-not-open")
+    assert executor.runs == 1
+
+
+def test_results_before_the_end_say_that_it_is_too_early(api: Api) -> None:
+    response = api.get(api.open(), "/model")
+    assert (response.status_code, response.json()["code"]) == (409, "recalibration-not-finished")
+
+
+def test_a_refused_run_fails_with_the_workers_own_words(api: Api, executor: FakeExecutor) -> None:
+    executor.refusal = "layer-not-finite"
+    name = api.open()
+    api.put(name, 0)
+    api.start(name, 1)
+    found = api.wait(name)
+    assert found["state"] == "failed"
+    assert found["error"]["code"] == "layer-not-finite"
+    assert found["error"]["batch"] == 1
+    assert found["attempts"] == 1
+    response = api.get(name, "/model")
+    assert (response.status_code, response.json()["code"]) == (409, "recalibration-failed")
+
+
+def test_a_run_whose_worker_dies_is_done_again(api: Api, executor: FakeExecutor) -> None:
+    executor.deaths = 2
+    name = api.finished(batches=2)
+    assert api.get(name).json()["attempts"] == 3
+
+
+def test_a_run_that_kills_its_worker_again_and_again_fails_with_the_cause(
+    api: Api, executor: FakeExecutor
+) -> None:
+    executor.deaths = 99
+    name = api.open()
+    api.put(name, 0)
+    api.start(name, 1)
+    found = api.wait(name)
+    assert found["state"] == "failed"
+    assert found["error"]["code"] == "worker-died"
+    assert "SIGKILL" in found["error"]["detail"]
+    assert found["attempts"] == 3
+
+
+def test_cancel_kills_a_run_and_is_harmless_when_repeated(api: Api, executor: FakeExecutor) -> None:
+    executor.hold = True
+    name = api.open()
+    api.put(name, 0)
+    api.start(name, 1)
+    api.wait(name, "running")
+    for _ in range(2):
+        response = api.http.post(f"/v1/recalibrations/{name}/cancel")
+        assert (response.status_code, response.json()["state"]) == (202, "cancelled")
+    assert executor.killed == 1
+    assert api.get(name).json()["state"] == "cancelled"
+
+
+def test_a_recalibration_that_has_succeeded_cannot_be_cancelled(api: Api) -> None:
+    name = api.finished()
+    response = api.http.post(f"/v1/recalibrations/{name}/cancel")
+    assert (response.status_code, response.json()["code"]) == (409, "transition-refused")
+
+
+def test_a_queue_waits_for_its_turn(start_server: StartServer, executor: FakeExecutor) -> None:
+    api = start_server(concurrency=1)
+    executor.hold = True
+    names = [api.open(), api.open()]
+    for name in names:
+        api.put(name, 0)
+        api.start(name, 1)
+    api.wait(names[0], "running")
+    assert api.get(names[1]).json()["state"] == "queued"
+    api.http.post(f"/v1/recalibrations/{names[0]}/cancel")
+    api.wait(names[1], "running")
+
+
+def test_delete_really_deletes_in_any_state(
+    api: Api, executor: FakeExecutor, settings: Any
+) -> None:
+    executor.hold = True
+    opened = api.open()
+    running = api.open()
+    for name in (opened, running):
+        api.put(name, 0)
+    api.start(running, 1)
+    api.wait(running, "running")
+    for name in (opened, running):
+        assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
+        assert api.get(name).status_code == 404
+        assert not (settings.data_dir / "recalibrations" / name).exists()
+    assert executor.killed == 1
+    assert api.http.delete(f"/v1/recalibrations/{opened}").status_code == 404
+
+
+def test_uploaded_data_goes_when_the_result_is_out_unless_it_is_to_be_kept(
+    api: Api, settings: Any
+) -> None:
+    for keep in (False, True):
+        name = api.finished(batches=2, keep_data=keep)
+        folder = settings.data_dir / "recalibrations" / name / "batches"
+        api.wait(name)
+        _until(lambda folder=folder, keep=keep: folder.exists() is keep)
+        assert len(api.get(name, "/batches").json()["items"]) == 2
+        # A client that repeats itself is told that all is well.
+        assert api.put(name, 1).status_code == 200
+
+
+def test_the_order_of_arrival_does_not_matter(api: Api) -> None:
+    results = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        name = api.open()
+        for index in order:
+            api.put(name, index)
+        api.start(name, 3)
+        api.wait(name)
+        results.append(api.get(name, "/model").content)
+    assert results[0] == results[1]
+
+
+def test_recalibrations_come_in_pages(api: Api) -> None:
+    names = [api.open() for _ in range(3)]
+    first = api.http.get("/v1/recalibrations?limit=2").json()
+    rest = api.http.get(f"/v1/recalibrations?limit=2&after={first['next']}").json()
+    assert [one["id"] for one in first["items"] + rest["items"]] == names
+    assert rest["next"] is None
+
+
+def test_parallel_clients_are_all_served(api: Api) -> None:
+    name = api.open()
+    statuses: list[int] = []
+
+    def send(first: int) -> None:
+        statuses.extend(api.put(name, index).status_code for index in range(first, 40, 4))
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [201] * 40
+    assert api.start(name, 40).status_code == 202
+    assert api.wait(name)["batches"]["received"] == 40
+
+
+def test_a_long_stream_reaches_the_worker_in_order(api: Api) -> None:
+    one = api.open()
+    for index in range(12):
+        api.append(one, safetensors(x=batch(index)))
+    api.start(one, 12)
+    api.wait(one)
+    other = api.finished(batches=12)
+    first = json.loads(api.get(one, "/model").content)
+    assert first["digest"] == json.loads(api.get(other, "/model").content)["digest"]
+
+
+def _until(true: Any, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -1,0 +1,89 @@
+"""An executor that computes nothing of worth, fast, in this process, and fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.errors import RefusedError, WorkerDiedError
+from service.executor.protocol import RESULTS, Job, OnProgress, Progress
+
+GOOD_MODEL = b"good model"
+TWO_INPUTS = b"model with two inputs"
+
+
+def _tensor(name: str) -> dict[str, Any]:
+    return {"name": name, "dtype": "float32", "shape": ["N", 3]}
+
+
+def describe_bytes(content: bytes) -> dict[str, Any]:
+    """Describe a fake model; one whose bytes begin with `bad` is refused."""
+    if content.startswith(b"bad"):
+        raise RefusedError("this is not an ONNX file", refusal="model-invalid")
+    names = ["x", "mask"] if content.startswith(TWO_INPUTS) else ["x"]
+    layer = {"name": "bn1", "channels": 3, "eps": 1e-5, "affine": True, "input_rank": 2}
+    return {
+        "inputs": [_tensor(name) for name in names],
+        "outputs": [_tensor("y")],
+        "layers": [layer | {"reason": None}],
+        "warnings": [],
+    }
+
+
+class FakeExecutor:
+    """Hashes the batches in order; the digest is the result, so equal streams give equal bytes.
+
+    Attributes:
+        deaths: runs that die before one succeeds.
+        refusal: a code of bn_ops with which each run is refused; None for none.
+        hold: while set, a run waits in its first phase until it is cancelled.
+        runs: jobs that were begun.
+        describing: models that were read.
+    """
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        self.refusal: str | None = None
+        self.hold = False
+        self.runs = 0
+        self.killed = 0
+        self.describing = 0
+
+    async def describe(self, model: Path) -> dict[str, Any]:
+        self.describing += 1
+        return describe_bytes(await asyncio.to_thread(model.read_bytes))
+
+    async def run(self, job: Job, on_progress: OnProgress) -> None:
+        self.runs += 1
+        await on_progress(Progress(phase="reading", done=0, total=job.total))
+        try:
+            if self.hold:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.killed += 1
+            raise
+        if self.deaths:
+            self.deaths -= 1
+            raise WorkerDiedError("the worker was killed by SIGKILL")
+        if self.refusal is not None:
+            raise RefusedError("a batch is at fault", refusal=self.refusal, batch=1, input="x")
+        digest = await _digest(job)
+        await on_progress(Progress(phase="verifying", done=1, total=1))
+        for name in RESULTS:
+            content = json.dumps({"digest": digest, "options": dict(job.options), "file": name})
+            (job.output / name).write_text(content)
+
+    def protections(self) -> Mapping[str, Any]:
+        return {"fake": True}
+
+
+async def _digest(job: Job) -> str:
+    digest = hashlib.sha256(job.model.read_bytes())
+    async for page in job.batches():
+        for batch in page:
+            digest.update((job.batch_folder / batch.name).read_bytes())
+    return digest.hexdigest()

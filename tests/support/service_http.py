@@ -1,0 +1,114 @@
+"""Short ways through the API for tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.service_fakes import GOOD_MODEL
+
+SAFETENSORS = "application/vnd.safetensors"
+ENDED = {"succeeded", "failed", "cancelled"}
+
+
+def batch(seed: int = 0, samples: int = 2) -> NDArray[np.float32]:
+    """Return a batch that fits the fake model: (samples, 3), float32."""
+    return np.random.default_rng(seed).normal(size=(samples, 3)).astype(np.float32)
+
+
+def safetensors(**arrays: NDArray[Any]) -> bytes:
+    """Write arrays as safetensors."""
+    names = {"float32": "F32", "float64": "F64", "float16": "F16", "int64": "I64", "uint16": "BF16"}
+    table: dict[str, Any] = {}
+    data = b""
+    for name, array in arrays.items():
+        content = array.tobytes()
+        table[name] = {
+            "dtype": names[str(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
+        data += content
+    return with_header(table, data)
+
+
+def with_header(table: object, data: bytes) -> bytes:
+    """Write a safetensors file with any header at all."""
+    header = table if isinstance(table, bytes) else json.dumps(table).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    """Write an array as .npy."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+class Api:
+    """The API through any httpx client."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+
+    def upload_model(self, content: bytes = GOOD_MODEL) -> httpx.Response:
+        kind = {"Content-Type": "application/x-onnx"}
+        return self.http.post("/v1/models", content=content, headers=kind)
+
+    def open(self, content: bytes = GOOD_MODEL, **options: Any) -> str:
+        model = self.upload_model(content).json()["id"]
+        response = self.http.post("/v1/recalibrations", json={"model": model, **options})
+        assert response.status_code == 201, response.text
+        return str(response.json()["id"])
+
+    def put(
+        self, name: str, index: int, content: bytes | None = None, **headers: str
+    ) -> httpx.Response:
+        return self.http.put(
+            f"/v1/recalibrations/{name}/batches/{index}",
+            content=safetensors(x=batch(index)) if content is None else content,
+            headers={"Content-Type": SAFETENSORS, **headers},
+        )
+
+    def append(self, name: str, content: bytes, **headers: str) -> httpx.Response:
+        return self.http.post(
+            f"/v1/recalibrations/{name}/batches",
+            content=content,
+            headers={"Content-Type": SAFETENSORS, **headers},
+        )
+
+    def start(self, name: str, batches: int) -> httpx.Response:
+        return self.http.post(f"/v1/recalibrations/{name}/start", json={"batches": batches})
+
+    def get(self, name: str, rest: str = "", **headers: str) -> httpx.Response:
+        return self.http.get(f"/v1/recalibrations/{name}{rest}", headers=headers)
+
+    def wait(self, name: str, *states: str, seconds: float = 20.0) -> dict[str, Any]:
+        """Wait until a recalibration is in one of these states (by default: has ended)."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            found: dict[str, Any] = self.get(name).json()
+            if found["state"] in (states or ENDED):
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"still {found['state']} after {seconds} s")
+
+    def finished(self, batches: int = 3, **options: Any) -> str:
+        """Return a recalibration that has succeeded."""
+        name = self.open(**options)
+        for index in range(batches):
+            assert self.put(name, index).status_code == 201
+        assert self.start(name, batches).status_code == 202
+        assert self.wait(name)["state"] == "succeeded"
+        return name
+
+
+StartServer = Callable[..., Api]
+"""Starts a server in this process; settings that differ are named."""
