@@ -91,13 +91,14 @@ def to_array(value: object, *, index: int, name: str) -> NDArray[np.generic]:
             batch=index,
             input_name=name,
         ) from error
-    if array.dtype.kind in "OUSMm" or array.ndim == 0:
+    numbers = array.dtype.kind not in "OUSMm"
+    if not numbers or array.ndim == 0:
         raise BatchError(
             f"batch {index}, input {name!r}: {type(value).__name__} gives an array of "
             f"{array.dtype} with {array.ndim} axes; numbers with a first axis of samples are due",
             batch=index,
             input_name=name,
-            code="batch-shape" if array.ndim == 0 else "batch-dtype",
+            code="batch-shape" if numbers else "batch-dtype",
         )
     return array
 

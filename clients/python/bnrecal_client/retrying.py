@@ -116,7 +116,7 @@ class Link:
         return cls(
             url=url,
             patience_s=patience.outage_s,
-            first_contact_s=patience.first_contact_s,
+            first_contact_s=min(patience.first_contact_s, patience.outage_s),
             backoff=patience.backoff,
             clock=clock,
         )

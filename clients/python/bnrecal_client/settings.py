@@ -20,7 +20,7 @@ class Patience:
     Attributes:
         outage_s: one request is tried again for this long, once the server has been reached; it is
             the longest restart that a run survives.
-        first_contact_s: likewise before the server has ever answered.
+        first_contact_s: likewise before the server has ever answered; never longer than the above.
         connect_s: limit of one try to connect.
         silence_s: limit of one silence in the middle of a request.
         backoff: the pauses between tries.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from bnrecal_client.errors import ModelError
 from bnrecal_client.wire import Body, FileBody, sha256_hex
@@ -74,10 +75,20 @@ def export(module: object, example: object) -> SerializableModel:
             code="export-failed",
         ) from error
     try:
-        model: SerializableModel = bn_ops.export(module, example)
+        model: SerializableModel = bn_ops.export(module, _as_tensors(example))
     except bn_ops.BnOpsError as error:
         raise ModelError(error.message, code=error.code) from error
     return model
+
+
+def _as_tensors(example: Any) -> Any:
+    """Turn arrays into tensors: a stream may hold either, a module takes only the latter."""
+    if isinstance(example, Mapping):
+        return {name: _as_tensors(value) for name, value in example.items()}
+    if isinstance(example, tuple | list):
+        return tuple(_as_tensors(value) for value in example)
+    torch = sys.modules["torch"]
+    return torch.as_tensor(example)
 
 
 def read_model(model: ModelSource) -> ModelContent:

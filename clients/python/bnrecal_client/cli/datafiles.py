@@ -1,0 +1,216 @@
+"""Data files, opened without being read: `.npy`, `.npz` and `.safetensors`, or folders of them."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnrecal_client.errors import InputError
+
+__all__ = ["Table", "find_files", "open_table"]
+
+Array = NDArray[np.generic]
+_POSITIONAL = "arr_"
+_LOCAL_HEADER_BYTES = 30
+_NPY_VERSION_2 = (2, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One data file: arrays that share their first axis.
+
+    Attributes:
+        path: the file.
+        samples: length of the first axis.
+        read: returns the arrays, mapped where the format allows it: an array, a tuple (unnamed
+            arrays of an `.npz`) or a dict.
+    """
+
+    path: Path
+    samples: int
+    read: Callable[[], Array | tuple[Array, ...] | Mapping[str, Array]]
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """List the data files; a folder stands for those in it and below, sorted by their path.
+
+    Raises:
+        InputError: nothing there, or a file of another kind was named.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [child for child in sorted(path.rglob("*")) if child.suffix in _OPENERS]
+            if not inside:
+                raise InputError(f"there is no {_kinds()} file in the folder {path}")
+            found += inside
+        elif path.suffix not in _OPENERS:
+            raise InputError(f"{path} is none of {_kinds()}: convert it first (numpy.save)")
+        elif not path.is_file():
+            raise InputError(f"there is no data file {path}")
+        else:
+            found.append(path)
+    return found
+
+
+def open_table(path: Path) -> Table:
+    """Read a file's headers, not its data.
+
+    Raises:
+        InputError: the file is broken, or its arrays do not share a first axis.
+    """
+    try:
+        shapes, read = _OPENERS[path.suffix](path)
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, struct.error) as error:
+        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
+        raise InputError(
+            f"{path} holds arrays of the shapes {sorted(shapes)}; all need the same first axis, "
+            "which counts samples"
+        )
+    return Table(path=path, samples=lengths.pop(), read=read)
+
+
+Opened = tuple[list[tuple[int, ...]], Callable[[], Any]]
+
+
+def _open_npy(path: Path) -> Opened:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return [array.shape], lambda: array
+
+
+def _open_npz(path: Path) -> Opened:
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        headers = {name: _npz_header(archive, info) for name, info in members.items()}
+    if not headers:
+        raise ValueError("it holds no array")
+    unnamed = [f"{_POSITIONAL}{place}" for place in range(len(headers))]
+
+    def read() -> tuple[Array, ...] | Mapping[str, Array]:
+        arrays = {name: _npz_array(path, members[name], headers[name]) for name in headers}
+        if set(arrays) == set(unnamed):
+            return tuple(arrays[name] for name in unnamed)
+        return arrays
+
+    return [header.shape for header in headers.values()], read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    offset: int  # of the data, from the start of the member
+
+
+def _npz_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version > _NPY_VERSION_2:
+            raise ValueError(f"{info.filename} has the format version {version}")
+        read = (
+            np.lib.format.read_array_header_2_0
+            if version == _NPY_VERSION_2
+            else np.lib.format.read_array_header_1_0
+        )
+        shape, fortran, dtype = read(file)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{info.filename} holds Python objects, which are never unpickled")
+    return _Header(shape=shape, fortran=fortran, dtype=dtype, offset=offset)
+
+
+def _npz_array(path: Path, info: zipfile.ZipInfo, header: _Header) -> Array:
+    """Map a stored member in place; a compressed one has to be read."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        with np.load(path, allow_pickle=False) as archive:
+            array: Array = archive[info.filename.removesuffix(".npy")]
+            return array
+    with path.open("rb") as file:
+        start = _member_start(file, info)
+    return np.memmap(
+        path,
+        dtype=header.dtype,
+        mode="r",
+        offset=start + header.offset,
+        shape=header.shape,
+        order="F" if header.fortran else "C",
+    )
+
+
+def _member_start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
+    """Find a member's data: the local header repeats name and extra field, with its own lengths.
+
+    Source: PKWARE APPNOTE 6.3, section 4.3.7.
+    """
+    file.seek(info.header_offset)
+    name, extra = struct.unpack("<26xHH", file.read(_LOCAL_HEADER_BYTES))
+    return info.header_offset + _LOCAL_HEADER_BYTES + int(name) + int(extra)
+
+
+def _open_safetensors(path: Path) -> Opened:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size - 8:
+            raise ValueError("its header is longer than the file")
+        header = json.loads(file.read(length))
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if not tensors:
+        raise ValueError("it holds no tensor")
+    arrays = {name: _tensor(path, entry, 8 + length) for name, entry in tensors.items()}
+    return [array.shape for array in arrays.values()], lambda: arrays
+
+
+def _tensor(path: Path, entry: Mapping[str, Any], base: int) -> Array:
+    shape = tuple(int(size) for size in entry["shape"])
+    begin, end = entry["data_offsets"]
+    dtype = _safetensors_dtype(entry["dtype"])
+    if end - begin != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+        raise ValueError(f"its header contradicts itself: {dict(entry)}")
+    return np.memmap(path, dtype=dtype, mode="r", offset=base + begin, shape=shape)
+
+
+_SAFETENSORS_DTYPES = {
+    "BOOL": "|b1",
+    "U8": "|u1",
+    "I8": "|i1",
+    "U16": "<u2",
+    "I16": "<i2",
+    "F16": "<f2",
+    "U32": "<u4",
+    "I32": "<i4",
+    "F32": "<f4",
+    "U64": "<u8",
+    "I64": "<i8",
+    "F64": "<f8",
+}
+
+
+def _safetensors_dtype(name: str) -> np.dtype[Any]:
+    if name == "BF16":
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(_SAFETENSORS_DTYPES[name])
+
+
+_OPENERS: Mapping[str, Callable[[Path], Opened]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".safetensors": _open_safetensors,
+}
+
+
+def _kinds() -> str:
+    return ", ".join(sorted(_OPENERS))

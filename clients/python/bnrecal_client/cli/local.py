@@ -1,0 +1,107 @@
+"""The same work in this process: bn_ops, imported only when needed, behind the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from bnrecal_client.errors import ModelError, OptionError
+from bnrecal_client.options import Options
+from bnrecal_client.problems import Problem, error_of
+from bnrecal_client.result import Result
+from bnrecal_client.values import Progress
+from bnrecal_client.watching import Notify
+
+__all__ = ["fold_file", "inspect_file", "recalibrate_file"]
+
+
+def recalibrate_file(
+    model: Path, batches: Iterable[Any], options: Options, *, notify: Notify
+) -> Result:
+    """Recalibrate a model file in this process.
+
+    Raises:
+        BnrecalError: as a server would report it.
+    """
+    path = _existing(model)
+    with _bn_ops("the work is done in this process") as bn_ops:
+        artifact = bn_ops.adapt(
+            path,
+            batches,
+            method=options.method,
+            estimator=bn_ops.estimator_from_json(options.estimator),
+            layers=None if options.layers is None else list(options.layers),
+            progress=lambda step: notify(
+                Progress(phase=step.phase, done=step.done, total=step.total)
+            ),
+        )
+        report = artifact.report.to_json()
+        return Result(
+            recalibration=None,
+            model=artifact.model.SerializeToString(deterministic=True),
+            unfolded=artifact.unfolded.SerializeToString(deterministic=True),
+            report=report,
+            report_html=bn_ops.render_html(report),
+            statistics=_named(artifact.statistics),
+        )
+
+
+def inspect_file(model: Path) -> Any:
+    """Describe a model file; returns a `bn_ops.ModelInfo`.
+
+    Raises:
+        BnrecalError: as a server would report it.
+    """
+    path = _existing(model)
+    with _bn_ops("a model is inspected in this process") as bn_ops:
+        return bn_ops.describe(path)
+
+
+def fold_file(model: Path) -> tuple[bytes, Any]:
+    """Fold a model file as it is; returns the folded model and the `bn_ops.LayerFold`s.
+
+    Raises:
+        BnrecalError: the file is no model.
+    """
+    path = _existing(model)
+    with _bn_ops("a model is folded in this process") as bn_ops:
+        from bn_ops.onnx_engine.load import load_model
+
+        folded = bn_ops.fold(load_model(path))
+        return folded.model.SerializeToString(deterministic=True), folded.layers
+
+
+@contextmanager
+def _bn_ops(why: str) -> Iterator[ModuleType]:
+    """Lend the package, and translate its errors in one place."""
+    try:
+        import bn_ops
+        import bn_ops.errors
+    except ImportError as error:
+        raise OptionError(
+            f"{why}, which needs bn_ops: pip install bnrecal, or let a server recalibrate with "
+            "`bnrecal recalibrate --server URL`"
+        ) from error
+    try:
+        yield bn_ops
+    except bn_ops.errors.BnOpsError as error:
+        problem = Problem(code=error.code, detail=error.message, members=error.details())
+        raise error_of(problem) from error
+
+
+def _existing(model: Path) -> Path:
+    if not model.is_file():
+        raise ModelError(f"there is no model file {model}", code="model-invalid")
+    return model
+
+
+def _named(statistics: Any) -> Any:
+    """Bring bn_ops' statistics under the names that a server's file uses."""
+    arrays = {}
+    for layer, found in statistics.items():
+        arrays[f"{layer}.running_mean"] = found.mean
+        arrays[f"{layer}.running_var"] = found.var
+    return MappingProxyType(arrays)

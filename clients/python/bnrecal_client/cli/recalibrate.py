@@ -1,0 +1,95 @@
+"""`bnrecal recalibrate`: over HTTP with --server, in this process without."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from bnrecal_client.cli import arguments
+from bnrecal_client.cli.cutting import DataSet, open_data
+from bnrecal_client.cli.local import recalibrate_file
+from bnrecal_client.cli.show import show_result
+from bnrecal_client.errors import OptionError
+from bnrecal_client.options import METHODS, Options
+from bnrecal_client.result import Result
+from bnrecal_client.watching import watching
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "recalibrate",
+        help="recompute a model's BatchNorm statistics from data of the new domain, and fold",
+        description="Recompute the BatchNorm statistics of an ONNX model from unlabelled data of "
+        "the new domain, fold BatchNorm into the weights, verify, and write the result.",
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        nargs="+",
+        help=".npy, .npz or .safetensors files, or folders of them; first axis = samples",
+    )
+    parser.add_argument(
+        "--batch-size", type=arguments.positive, default=32, metavar="N", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--limit", type=arguments.positive, metavar="N", help="use only the first N samples"
+    )
+    parser.add_argument("--method", choices=METHODS, default="exact", help="default %(default)s")
+    parser.add_argument(
+        "--estimator",
+        default="replace",
+        help="replace, shrink, prior:16, prior:16:mixture or momentum:0.1 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        metavar="GLOB",
+        help="layers to recalibrate; '!GLOB' leaves out; default all",
+    )
+    parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
+    arguments.add_server(parser, required=False)
+    arguments.add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: Namespace) -> None:
+    """Recalibrate, write the files, tell what was done."""
+    options = Options.of(method=args.method, estimator=args.estimator, layers=args.layers)
+    outputs = arguments.outputs_of(args, Path(f"{args.model.stem}.recalibrated.onnx"))
+    data = open_data(args.data, batch_size=args.batch_size, limit=args.limit)
+    result = _remote(args, data, options) if args.server else _local(args, data, options)
+    show_result(args, result, outputs.write(result))
+
+
+def _remote(args: Namespace, data: DataSet, options: Options) -> Result:
+    with arguments.connect(args) as client:
+        return client.recalibrate(
+            args.model,
+            data,
+            method=options.method,
+            estimator=options.estimator,
+            layers=options.layers,
+            progress=_progress(args),
+            resume=args.resume,
+            unfolded=args.unfolded is not None,
+        )
+
+
+def _local(args: Namespace, data: DataSet, options: Options) -> Result:
+    if args.resume is not None:
+        raise OptionError("--resume goes on at a server: name it with --server")
+    with watching(_progress(args)) as notify:
+        return recalibrate_file(args.model, data, options, notify=notify)
+
+
+def _progress(args: Namespace) -> bool | None:
+    return False if args.quiet else None

@@ -1,0 +1,141 @@
+"""What a run did, short: as lines for a person, as one object for a program.
+
+The report is read leniently: a server may be newer than this client, and a member that is not
+there leaves its line out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnrecal_client.cli.text import count, size, table
+from bnrecal_client.result import Result
+
+__all__ = ["lines", "summary"]
+
+_LARGEST = 5
+
+
+def summary(result: Result, files: Mapping[str, str]) -> dict[str, Any]:
+    """Collect what counts, as JSON values."""
+    report = result.report
+    layers = _members(report, "layers")
+    done = [layer for layer in layers if layer.get("status") == "recalibrated"]
+    folds = _members(report, "fold")
+    return {
+        "recalibration": result.recalibration,
+        "method": report.get("method"),
+        "estimator": report.get("estimator"),
+        "samples": _deep(report, "stream", "samples"),
+        "batches": _deep(report, "stream", "batches"),
+        "layers": {"total": len(layers), "recalibrated": len(done)},
+        "drift": [_drift(layer) for layer in _largest(done)],
+        "folded": sum(fold.get("status") == "folded" for fold in folds),
+        "kept": [
+            {"layer": fold.get("name"), "reason": fold.get("reason")}
+            for fold in folds
+            if fold.get("status") != "folded"
+        ],
+        "parity": _parity(report),
+        "warnings": list(report.get("warnings") or ()),
+        "files": dict(files),
+    }
+
+
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """Write a summary for a person."""
+    return [
+        *_what(told),
+        *_drifts(told["drift"]),
+        *_folds(told),
+        *_parities(told["parity"]),
+        *(f"warning: {warning}" for warning in told["warnings"]),
+        *_files(told["files"]),
+    ]
+
+
+def _what(told: Mapping[str, Any]) -> list[str]:
+    layers = told["layers"]
+    of = "" if layers["recalibrated"] == layers["total"] else f" of {layers['total']:,}"
+    noun = count(layers["recalibrated"], "layer").split(" ", 1)[1]
+    done = f"recalibrated {layers['recalibrated']:,}{of} {noun}"
+    if told["samples"] is not None and told["batches"] is not None:
+        stream = f"{count(told['samples'], 'sample')} in {count(told['batches'], 'batch')}"
+        done += f" from {stream}"
+    estimator = (told["estimator"] or {}).get("name")
+    return [f"{done} ({told['method']}, {estimator})"]
+
+
+def _drifts(drifts: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not drifts:
+        return []
+    rows = [
+        [str(d["layer"]), f"{d['distance']:.2f}", f"{d['mean_shift']:.2f}", f"{d['log_var']:.2f}"]
+        for d in drifts
+    ]
+    head = ["largest drift", "distance/σ", "|Δμ|/σ", "|Δ ln σ²|"]
+    return ["", *table(head, rows, right=frozenset({1, 2, 3})).splitlines(), ""]
+
+
+def _folds(told: Mapping[str, Any]) -> list[str]:
+    total = told["folded"] + len(told["kept"])
+    if total == 0:
+        return []
+    found = [f"folded {told['folded']:,} of {count(total, 'layer')}"]
+    found += [f"  kept {kept['layer']}: {kept['reason']}" for kept in told["kept"][:_LARGEST]]
+    if len(told["kept"]) > _LARGEST:
+        found.append(f"  and {len(told['kept']) - _LARGEST} more, listed in the report")
+    return found
+
+
+def _parities(parity: Mapping[str, Any] | None) -> list[str]:
+    if parity is None:
+        return []
+    error, limit = parity["max_relative_error"], parity["tolerance"]
+    samples = count(parity["samples"], "sample")
+    agreement = f"{error:.1e} relative (limit {limit:.0e}) on {samples}"
+    return [f"folded and unfolded agree to {agreement}"]
+
+
+def _files(files: Mapping[str, str]) -> list[str]:
+    width = max((len(kind) for kind in files), default=0)
+    return [
+        f"wrote {kind.ljust(width)}  {path} ({size(Path(path).stat().st_size)})"
+        for kind, path in files.items()
+    ]
+
+
+def _largest(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    drifted = [layer for layer in layers if layer.get("drift")]
+    ordered = sorted(drifted, key=lambda layer: -(layer["drift"].get("wasserstein") or 0.0))
+    return ordered[:_LARGEST]
+
+
+def _drift(layer: Mapping[str, Any]) -> dict[str, Any]:
+    drift = layer["drift"]
+    return {
+        "layer": layer.get("name"),
+        "distance": drift.get("wasserstein") or 0.0,
+        "mean_shift": drift.get("mean_shift_max") or 0.0,
+        "log_var": drift.get("log_var_ratio_max") or 0.0,
+    }
+
+
+def _parity(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    parity = report.get("parity")
+    wanted = ("max_relative_error", "tolerance", "samples", "passed")
+    if not isinstance(parity, Mapping) or any(parity.get(name) is None for name in wanted):
+        return None
+    return {name: parity[name] for name in wanted}
+
+
+def _members(report: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = report.get(key)
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
+def _deep(report: Mapping[str, Any], outer: str, inner: str) -> Any:
+    found = report.get(outer)
+    return found.get(inner) if isinstance(found, Mapping) else None

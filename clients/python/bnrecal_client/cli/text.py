@@ -1,0 +1,44 @@
+"""Tables and sizes for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["count", "size", "table"]
+
+_STEP = 1000.0
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int]) -> str:
+    """Lay out rows in columns.
+
+    Args:
+        head: one word per column.
+        rows: one string per column each.
+        right: columns that are aligned to the right, as numbers are.
+    """
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def size(count_bytes: int) -> str:
+    """Write a number of bytes with three digits."""
+    value = float(count_bytes)
+    for unit in ("B", "kB", "MB"):
+        if value < _STEP:
+            return f"{value:.3g} {unit}"
+        value /= _STEP
+    return f"{value:.3g} GB"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: 1 layer, 2 layers, 3 batches."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

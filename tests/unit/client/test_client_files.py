@@ -1,0 +1,82 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bnrecal_client.files import write_atomic
+from bnrecal_client.result import Result
+
+
+def test_a_file_is_replaced_whole_and_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    assert write_atomic(path, b"new") == path
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [child.name for child in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_new_file_gets_the_permissions_that_open_gives(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert write_atomic(tmp_path / "new", b"x").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def fails(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [child.name for child in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_data_are_on_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def spy_fsync(handle: int) -> None:
+        order.append("fsync folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "fsync file")
+        fsync(handle)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        order.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    write_atomic(tmp_path / "x", b"x")
+    assert order == ["fsync file", "replace", "fsync folder"]
+
+
+def test_a_result_saves_each_of_its_parts(tmp_path: Path) -> None:
+    result = Result(
+        recalibration=None,
+        model=b"onnx",
+        unfolded=None,
+        report={"report": 1},
+        report_html="<h1>σ</h1>",
+        statistics={"b.running_var": np.ones(2), "a.running_mean": np.zeros(2)},
+    )
+    assert result.save(tmp_path / "m.onnx").read_bytes() == b"onnx"
+    assert json.loads(result.save_report(tmp_path / "r.json").read_text()) == {"report": 1}
+    assert result.save_report(tmp_path / "r.html").read_text(encoding="utf-8") == "<h1>σ</h1>"
+    saved = safetensors.numpy.load_file(result.save_statistics(tmp_path / "s.safetensors"))
+    assert sorted(saved) == ["a.running_mean", "b.running_var"]

@@ -1,0 +1,66 @@
+"""Options: many ways to say them, one form."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnrecal_client import OptionError
+from bnrecal_client.options import Options, parse_estimator
+
+
+@pytest.mark.parametrize(
+    ("said", "form"),
+    [
+        (None, {"name": "replace"}),
+        ("replace", {"name": "replace"}),
+        ("shrink", {"name": "shrink"}),
+        ("prior:16", {"name": "prior", "samples": 16, "mixture": False}),
+        ("prior:0.5", {"name": "prior", "samples": 0.5, "mixture": False}),
+        ("prior:16:mixture", {"name": "prior", "samples": 16, "mixture": True}),
+        ("momentum:0.1", {"name": "momentum", "momentum": 0.1}),
+        ({"name": "prior", "samples": 3}, {"name": "prior", "samples": 3}),
+    ],
+)
+def test_an_estimator_has_one_form(said: str | dict[str, object], form: object) -> None:
+    assert parse_estimator(said) == form
+
+
+@pytest.mark.parametrize(
+    "said", ["", "Prior:16", "prior", "prior:x", "prior:16:mix", "replace:1", "momentum", "16"]
+)
+def test_what_names_no_estimator_is_refused(said: str) -> None:
+    with pytest.raises(OptionError, match="prior:SAMPLES"):
+        parse_estimator(said)
+
+
+def test_every_text_form_is_one_that_the_library_takes() -> None:
+    bn_ops = pytest.importorskip("bn_ops")
+    for said in ("replace", "prior:16", "prior:16:mixture", "momentum:0.1"):
+        form = parse_estimator(said)
+        assert bn_ops.estimator_from_json(form).to_json() == form
+
+
+def test_a_string_for_layers_is_refused() -> None:
+    with pytest.raises(OptionError, match="list of patterns"):
+        Options.of(method="exact", estimator=None, layers="bn*")
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(OptionError, match="exact, batch"):
+        Options.of(method="guess", estimator=None, layers=None)
+
+
+def test_an_estimator_without_a_name_is_refused() -> None:
+    with pytest.raises(OptionError, match="no name"):
+        Options.of(method="exact", estimator={"samples": 3}, layers=None)
+
+
+def test_defaults_that_a_server_fills_in_are_no_difference() -> None:
+    options = Options.of(method="exact", estimator={"name": "prior", "samples": 16}, layers=None)
+    stored = {
+        "method": "exact",
+        "estimator": {"name": "prior", "samples": 16, "mixture": False},
+        "layers": None,
+    }
+    assert options.differences(stored) == []
+    assert options.differences({**stored, "layers": ["a"]}) == ["layers"]

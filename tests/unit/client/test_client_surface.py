@@ -1,0 +1,105 @@
+"""The public surface: what is exported, and that both clients offer the same."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import bnrecal_client
+from bnrecal_client import AsyncClient, AsyncHandle, Client, Handle, errors
+from bnrecal_client.errors import BnrecalError, Interrupted
+from bnrecal_client.problems import CLASSES, Problem, error_class, error_of
+
+
+def public(kind: type) -> dict[str, Callable[..., object]]:
+    return {
+        name: member
+        for name, member in vars(kind).items()
+        if not name.startswith("_") and callable(member)
+    }
+
+
+@pytest.mark.parametrize(("plain", "other"), [(Client, AsyncClient), (Handle, AsyncHandle)])
+def test_both_clients_offer_the_same_methods_with_the_same_types(plain: type, other: type) -> None:
+    assert public(plain).keys() == public(other).keys()
+    for name, method in public(plain).items():
+        twin = public(other)[name]
+        here, there = inspect.signature(method), inspect.signature(twin)
+        assert list(here.parameters.values()) == list(there.parameters.values()), name
+        assert here.return_annotation == str(there.return_annotation).replace("Async", ""), name
+        assert inspect.iscoroutinefunction(twin) is (name != "attach"), name
+
+
+def test_everything_exported_exists_and_is_sorted() -> None:
+    names = bnrecal_client.__all__
+    assert names == sorted(names, key=lambda name: (name.startswith("_"), name))
+    assert all(hasattr(bnrecal_client, name) for name in names)
+
+
+def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
+    drawn = set(re.findall(r"[A-Z][A-Za-z]+", (errors.__doc__ or "").split("Errors that")[0]))
+    for name in errors.__all__:
+        assert name in bnrecal_client.__all__
+        assert name in drawn
+
+
+def test_every_error_has_the_one_root() -> None:
+    for name in set(errors.__all__) - {"Interrupted"}:
+        assert issubclass(getattr(errors, name), BnrecalError)
+    assert issubclass(Interrupted, KeyboardInterrupt)
+
+
+def codes_of(module: object) -> set[str]:
+    return {
+        str(vars(kind)["code"])
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Exception) and "code" in vars(kind)
+    }
+
+
+def test_every_code_of_the_library_has_a_class() -> None:
+    import bn_ops.errors
+
+    # "error" is the root's, which is never raised itself.
+    assert codes_of(bn_ops.errors) - {"error"} <= CLASSES.keys()
+
+
+def test_every_code_that_the_server_gives_has_a_class_or_fits_its_status() -> None:
+    problems = pytest.importorskip("service.problems")
+    for code, row in problems.TABLE.items():
+        found = error_class(Problem(code=code, detail="", status=row.status))
+        if code not in CLASSES:
+            assert found is not BnrecalError
+        if row.status == 401:
+            assert found is errors.AccessError
+        if row.status == 404:
+            assert found is errors.NotFoundError
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (None, errors.RecalibrationFailed),
+        (400, errors.InputError),
+        (403, errors.AccessError),
+        (404, errors.NotFoundError),
+        (409, errors.ConflictError),
+        (413, errors.LimitError),
+        (422, errors.InputError),
+        (429, errors.LimitError),
+        (500, errors.ServerError),
+        (507, errors.LimitError),
+    ],
+)
+def test_a_code_from_a_newer_server_is_classed_by_status(status: int, kind: type) -> None:
+    assert type(error_of(Problem(code="news", detail="x", status=status))) is kind
+
+
+def test_no_module_is_longer_than_the_house_allows() -> None:
+    folder = Path(bnrecal_client.__file__).parent
+    lengths = {path.name: len(path.read_text().splitlines()) for path in folder.rglob("*.py")}
+    assert max(lengths.values()) <= 400, lengths
