@@ -22,89 +22,98 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BNRECAL_", frozen=True, extra="ignore")
 
     host: str = Field(
-        "127.0.0.1", description="Address to bind. Any but a loopback one needs tokens."
+        default="127.0.0.1", description="Address to bind. Any but a loopback one needs tokens."
     )
-    port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
     data_dir: Path = Field(
-        Path("bnrecal-data"), description="Folder of the ledger and the blobs; made when missing."
+        default=Path("bnrecal-data"),
+        description="Folder of the ledger and the blobs; made when missing.",
     )
     tokens: str = Field(
-        "",
+        default="",
         description="SHA-256 hashes (hex) of the tokens that are let in, separated by commas. "
         "Never the tokens themselves.",
         repr=False,
     )
     tokens_file: Path | None = Field(
-        None,
+        default=None,
         description="File with one SHA-256 hash (hex) of a token per line; # begins a comment.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lowest level that is logged."
+        default="info", description="Lowest level that is logged."
     )
 
-    model_limit_bytes: int = Field(2 * GIB, gt=0, description="Largest model file.")
-    batch_limit_bytes: int = Field(1 * GIB, gt=0, description="Largest batch body.")
+    model_limit_bytes: int = Field(default=2 * GIB, gt=0, description="Largest model file.")
+    batch_limit_bytes: int = Field(default=1 * GIB, gt=0, description="Largest batch body.")
     recalibration_limit_bytes: int = Field(
-        64 * GIB, gt=0, description="Most bytes of batches in one recalibration."
+        default=64 * GIB, gt=0, description="Most bytes of batches in one recalibration."
     )
     recalibration_limit_batches: int = Field(
-        10_000_000, gt=0, description="Most batches in one recalibration."
+        default=10_000_000, gt=0, description="Most batches in one recalibration."
     )
     total_limit_bytes: int = Field(
-        256 * GIB, gt=0, description="Most bytes of models and batches stored at one time."
+        default=256 * GIB, gt=0, description="Most bytes of models and batches stored at one time."
     )
     body_idle_seconds: float = Field(
-        30.0, gt=0, description="A body that sends nothing for so long is refused with 408."
+        default=30.0, gt=0, description="A body that sends nothing for so long is refused with 408."
     )
     body_min_bytes_per_second: int = Field(
-        16 * 1024,
+        default=16 * 1024,
         gt=0,
         description="A body that is slower on average, after the first idle time, is refused: 408.",
     )
 
-    concurrency: int = Field(1, ge=1, description="Recalibrations that run at one time.")
+    concurrency: int = Field(default=1, ge=1, description="Recalibrations that run at one time.")
     worker_deadline_seconds: float = Field(
-        6 * 3600.0, gt=0, description="Longest run of one recalibration; then its worker is killed."
+        default=6 * 3600.0,
+        gt=0,
+        description="Longest run of one recalibration; then its worker is killed.",
     )
     describe_deadline_seconds: float = Field(
-        120.0, gt=0, description="Longest time a worker may take to read an uploaded model."
+        default=120.0, gt=0, description="Longest time a worker may take to read an uploaded model."
     )
     worker_memory_bytes: int = Field(
-        8 * GIB, gt=0, description="Most private memory of one worker process (RLIMIT_DATA)."
+        default=8 * GIB,
+        gt=0,
+        description="Most private memory of one worker process (RLIMIT_DATA).",
     )
     frontier_memory_bytes: int = Field(
-        2 * GIB,
+        default=2 * GIB,
         gt=0,
         description="Intermediate tensors that a run keeps in memory before it spills to disk.",
     )
     frontier_spill_bytes: int = Field(
-        64 * GIB, ge=0, description="Most bytes of intermediate tensors that a run spills to disk."
+        default=64 * GIB,
+        ge=0,
+        description="Most bytes of intermediate tensors that a run spills to disk.",
     )
     worker_threads: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Threads of one worker's numerical libraries; 0 leaves the choice to them.",
     )
     worker_deaths: int = Field(
-        3, ge=1, description="A recalibration whose worker died so often ends `failed`."
+        default=3, ge=1, description="A recalibration whose worker died so often ends `failed`."
     )
     attempts: int = Field(
-        20,
+        default=20,
         ge=1,
         description="A recalibration begun so often, server restarts included, ends `failed`.",
     )
 
     keep_ended_seconds: float = Field(
-        30 * 86400.0, gt=0, description="An ended recalibration is deleted after so long."
+        default=30 * 86400.0, gt=0, description="An ended recalibration is deleted after so long."
     )
     keep_open_seconds: float = Field(
-        7 * 86400.0,
+        default=7 * 86400.0,
         gt=0,
         description="An open recalibration that takes no batch for so long is deleted.",
     )
     sweep_seconds: float = Field(
-        300.0, gt=0, description="Time between two sweeps for what has expired or is left over."
+        default=300.0,
+        gt=0,
+        description="Time between two sweeps for what has expired or is left over.",
     )
     shutdown_seconds: float = Field(
-        10.0, gt=0, description="Time that a shutdown gives to requests under way."
+        default=10.0, gt=0, description="Time that a shutdown gives to requests under way."
     )

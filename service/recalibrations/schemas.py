@@ -32,14 +32,14 @@ class RecalibrationIn(BaseModel):
 
     model: str = Field(description="Id of an uploaded model.")
     method: Literal["exact", "batch"] = Field(
-        "exact", description="Layer by layer in eval mode, or one train-mode pass."
+        default="exact", description="Layer by layer in eval mode, or one train-mode pass."
     )
     estimator: dict[str, Any] = Field(
         default_factory=lambda: {"name": "replace"},
         description="How moments become statistics: replace, prior, shrink or momentum.",
     )
     layers: Annotated[list[str], Field(max_length=_MOST_PATTERNS)] | None = Field(
-        None, description='Globs of layers to include; "!glob" leaves out; null means all.'
+        default=None, description='Globs of layers to include; "!glob" leaves out; null means all.'
     )
     keep_data: bool = Field(
         default=False, description="Whether the batches stay when the recalibration has ended."
