@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bn_ops.adaptation import Artifact as Artifact
+    from bn_ops.adaptation import adapt as adapt
     from bn_ops.api import describe as describe
     from bn_ops.api import inspect as inspect
     from bn_ops.api import recalibrate as recalibrate
@@ -21,50 +23,82 @@ if TYPE_CHECKING:
     from bn_ops.estimators import Prior as Prior
     from bn_ops.estimators import Replace as Replace
     from bn_ops.estimators import estimator_from_json as estimator_from_json
+    from bn_ops.export import export as export
+    from bn_ops.fold import Folded as Folded
+    from bn_ops.fold import LayerFold as LayerFold
+    from bn_ops.fold import fold as fold
     from bn_ops.layers import LayerInfo as LayerInfo
     from bn_ops.layers import ModelInfo as ModelInfo
     from bn_ops.progress import Progress as Progress
     from bn_ops.recalibration import Recalibration as Recalibration
+    from bn_ops.report import Report as Report
+    from bn_ops.report_html import render_html as render_html
     from bn_ops.statistics import RunningStatistics as RunningStatistics
+    from bn_ops.verify import OutputParity as OutputParity
+    from bn_ops.verify import Parity as Parity
+    from bn_ops.verify import verify as verify
     from bn_ops.version import __version__ as __version__
 
 __all__ = [
+    "Artifact",
     "BnOpsError",
     "Budget",
     "CancelledError",
+    "Folded",
+    "LayerFold",
     "LayerInfo",
     "ModelInfo",
     "Momentum",
+    "OutputParity",
+    "Parity",
     "Prior",
     "Progress",
     "Recalibration",
     "Replace",
+    "Report",
     "RunningStatistics",
     "__version__",
+    "adapt",
     "describe",
     "estimator_from_json",
+    "export",
+    "fold",
     "inspect",
     "recalibrate",
+    "render_html",
+    "verify",
 ]
 
-# Where each public name lives.
+# Where each public name lives. No module of the package may have the name of a function listed
+# here: importing the one would hide the other.
 _HOME = {
-    "Budget": "bn_ops.budget",
+    "Artifact": "bn_ops.adaptation",
     "BnOpsError": "bn_ops.errors",
+    "Budget": "bn_ops.budget",
     "CancelledError": "bn_ops.errors",
+    "Folded": "bn_ops.fold",
+    "LayerFold": "bn_ops.fold",
     "LayerInfo": "bn_ops.layers",
     "ModelInfo": "bn_ops.layers",
     "Momentum": "bn_ops.estimators",
+    "OutputParity": "bn_ops.verify",
+    "Parity": "bn_ops.verify",
     "Prior": "bn_ops.estimators",
     "Progress": "bn_ops.progress",
     "Recalibration": "bn_ops.recalibration",
     "Replace": "bn_ops.estimators",
+    "Report": "bn_ops.report",
     "RunningStatistics": "bn_ops.statistics",
     "__version__": "bn_ops.version",
+    "adapt": "bn_ops.adaptation",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.estimators",
+    "export": "bn_ops.export",
+    "fold": "bn_ops.fold",
     "inspect": "bn_ops.api",
     "recalibrate": "bn_ops.api",
+    "render_html": "bn_ops.report_html",
+    "verify": "bn_ops.verify",
 }
 
 

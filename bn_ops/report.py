@@ -123,11 +123,15 @@ class FoldReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputReport:
-    """How far one output of the folded model is from the unfolded one, relative to its scale."""
+    """How far one output of the folded model is from the reference, relative to its scale.
+
+    `rounding` is the unfolded model's own distance from float64, where that could be run.
+    """
 
     name: str
     max_relative_error: float
     mean_relative_error: float
+    rounding: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +143,8 @@ class ParityReport:
     tolerance: float
     max_relative_error: float
     passed: bool
+    reference: str = "native"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,186 @@
+"""The transaction: recalibrate, export, fold, verify; all of it, or nothing changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bn_ops.api import is_torch, recalibrate
+from bn_ops.errors import BnOpsError
+from bn_ops.files import write_atomically
+from bn_ops.progress import Progress, ProgressCallback, silent
+from bn_ops.report import FoldReport, OutputReport, ParityReport, Report
+from bn_ops.statistics import LayerName, RunningStatistics
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bn_ops.batches import Select
+    from bn_ops.budget import Budget
+    from bn_ops.estimators import Estimator
+    from bn_ops.fold import Folded
+    from bn_ops.recalibration import Recalibration
+    from bn_ops.verify import Parity
+
+__all__ = ["Artifact", "adapt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """What is ready to deploy, with its proof.
+
+    Attributes:
+        model: the recalibrated, folded, verified ONNX model.
+        unfolded: the recalibrated ONNX model with its BatchNormalization nodes.
+        statistics: the new running statistics of each recalibrated layer, float64.
+        report: what was done.
+    """
+
+    model: onnx.ModelProto
+    unfolded: onnx.ModelProto
+    statistics: Mapping[LayerName, RunningStatistics]
+    report: Report
+
+    def save(self, path: str | Path) -> None:
+        """Write the folded model to a file, atomically and durably.
+
+        Raises:
+            OSError: the file cannot be written; what stood there is untouched.
+        """
+        write_atomically(Path(path), self.model.SerializeToString(deterministic=True))
+
+
+def adapt(
+    model: Any,
+    batches: Iterable[Any],
+    *,
+    method: str = "exact",
+    estimator: Estimator | None = None,
+    layers: Sequence[str] | None = None,
+    engine: str = "auto",
+    budget: Budget | None = None,
+    progress: ProgressCallback | None = None,
+    select: Select | None = None,
+    threads: int | None = None,
+    **torch_options: Any,
+) -> Artifact:
+    """Recalibrate, fold and verify in one transaction.
+
+    Arguments and errors are those of `bn_ops.recalibrate`; an `nn.Module` is exported with the
+    first samples of the stream as example inputs.
+
+    Returns:
+        The artifact. An `nn.Module` then holds the new statistics; if anything fails it is as it
+        was, bit for bit.
+
+    Raises:
+        ParityError: the model cannot be folded so that it computes the same, whichever layers stay.
+        ExportError: an `nn.Module` cannot be exported.
+    """
+    tell = progress or silent
+    done = recalibrate(
+        model,
+        batches,
+        method=method,
+        estimator=estimator,
+        layers=layers,
+        engine=engine,
+        budget=budget,
+        progress=tell,
+        select=select,
+        threads=threads,
+        **torch_options,
+    )
+    try:
+        return _finish(model, done, tell)
+    except BaseException:
+        done.undo()
+        raise
+
+
+def _finish(model: Any, done: Recalibration[Any], tell: ProgressCallback) -> Artifact:
+    from bn_ops.verify import fold_verified  # noqa: PLC0415 - loads onnxruntime
+
+    started = time.perf_counter()
+    unfolded = _as_onnx(model, done)
+    tell(Progress(phase="folding", done=0, total=1))
+    folded, parity = fold_verified(unfolded, done.calibration)
+    tell(Progress(phase="verifying", done=1, total=1))
+    report = replace(
+        done.report,
+        fold=_fold_reports(folded),
+        parity=_parity_report(parity),
+        timings={**done.report.timings, "fold and verify": time.perf_counter() - started},
+        warnings=(*done.report.warnings, *_fold_warnings(folded)),
+    )
+    return Artifact(
+        model=_labelled(folded.model, report),
+        unfolded=_labelled(unfolded, report),
+        statistics=done.statistics,
+        report=report,
+    )
+
+
+def _as_onnx(model: Any, done: Recalibration[Any]) -> onnx.ModelProto:
+    if not is_torch(model):
+        return done.model  # type: ignore[no-any-return]  # a ModelProto by the engine's contract
+    from bn_ops.export import export  # noqa: PLC0415 - torch is optional
+
+    if not done.calibration:
+        raise BnOpsError("the torch engine kept no example inputs to export with")
+    return export(model, dict(done.calibration[0]))
+
+
+def _fold_reports(folded: Folded) -> tuple[FoldReport, ...]:
+    return tuple(
+        FoldReport(name=layer.name, status=str(layer.status), rule=layer.rule, reason=layer.reason)
+        for layer in folded.layers
+    )
+
+
+def _parity_report(parity: Parity) -> ParityReport:
+    return ParityReport(
+        outputs=tuple(
+            OutputReport(
+                name=output.name,
+                max_relative_error=output.max_relative_error,
+                mean_relative_error=output.mean_relative_error,
+                rounding=output.rounding,
+            )
+            for output in parity.outputs
+        ),
+        samples=parity.samples,
+        tolerance=parity.tolerance,
+        max_relative_error=parity.max_relative_error,
+        passed=parity.passed,
+        reference=parity.reference,
+        notes=parity.notes,
+    )
+
+
+def _fold_warnings(folded: Folded) -> tuple[str, ...]:
+    kept = [layer for layer in folded.layers if layer.status != "folded"]
+    if not kept:
+        return ()
+    share = f"{len(kept)} of {len(folded.layers)} layers stay BatchNormalization nodes"
+    return (f"{share}; {kept[0].name!r}: {kept[0].reason}",)
+
+
+def _labelled(model: onnx.ModelProto, report: Report) -> onnx.ModelProto:
+    """Write into a model's metadata where it comes from."""
+    labels = {
+        "bnrecal.version": report.bnrecal,
+        "bnrecal.source_sha256": report.source_sha256 or "",
+        "bnrecal.method": report.method,
+        "bnrecal.estimator": str(report.estimator["name"]),
+        "bnrecal.samples": str(report.stream.samples),
+    }
+    kept = [entry for entry in model.metadata_props if entry.key not in labels]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    for key, value in labels.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
