@@ -8,7 +8,9 @@ import onnx_ir as ir
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from bn_ops.export._inputs import ExampleCall, leaf_name, unique_names
+from bn_ops.export._inputs import ExampleCall
+from bn_ops.torch_engine._calibration import unique_names
+from bn_ops.torch_engine._calls import key_word
 
 __all__ = ["BATCH_AXIS", "name_inputs", "name_outputs"]
 
@@ -78,7 +80,7 @@ def _output_names(program: ExportedProgram) -> tuple[str, ...]:
     paths = [path for path, _ in pytree.tree_flatten_with_path(_unflatten(spec))[0]]
     is_tensor = [isinstance(name, str) for name in kept]
     words = [
-        ("output", *(leaf_name(key) for key in path))
+        ("output", *(key_word(key) for key in path))
         for path, keep in zip(paths, is_tensor, strict=True)
         if keep
     ]

@@ -1,0 +1,95 @@
+"""method="batch": one pass in which each batch is normalised by its own moments, as in training.
+
+What other tools do, for comparison and for whoever must match them. Dropout stays off, everything
+but BatchNorm is in eval mode, and no module updates itself: the input is observed, its moments
+are lent to the layer for that one call, and the buffers are put back afterwards. A layer that is
+called several times counts each call as a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from bn_ops.errors import BnOpsError
+from bn_ops.estimators import Estimator, guard
+from bn_ops.frontier import Settlement, check_finite
+from bn_ops.layers import LayerInfo
+from bn_ops.progress import Progress, ProgressCallback
+from bn_ops.statistics import LayerName, RunningStatistics
+from bn_ops.torch_engine._calls import Call, Item, forward_error, run_item
+from bn_ops.torch_engine._layers import TorchLayer, write
+from bn_ops.torch_engine._moments import measure_tensor
+from bn_ops.torch_engine._observation import observed
+from bn_ops.torch_engine._tally import Tally, Variance
+from bn_ops.torch_engine._thread_state import ThreadState, parked
+
+__all__ = ["settle_batches"]
+
+
+def settle_batches(
+    module: torch.nn.Module,
+    items: Iterable[Item],
+    *,
+    layers: Mapping[LayerName, TorchLayer],
+    infos: Mapping[LayerName, LayerInfo],
+    estimator: Estimator,
+    variance: Variance,
+    call: Call | None,
+    progress: ProgressCallback,
+) -> dict[LayerName, Settlement]:
+    """Measure every layer in one pass. Modified: the module, while it runs; nothing after.
+
+    Returns:
+        The settled layers in the order in which they were first reached.
+
+    Raises:
+        LayerNotFiniteError: NaN or Inf arises inside the network.
+        BatchShapeError: a batch leaves one value per channel and the variance needs two.
+        EngineError: the module's forward failed.
+    """
+    tallies: dict[LayerName, Tally] = {}
+    state = ThreadState.current()
+    reading: list[int] = []
+
+    def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
+        if not reading:
+            return
+        with parked(state.neutral()):
+            moments = measure_tensor(x)
+            check_finite(layer.name, moments, batch=reading[-1])
+            if layer.name not in tallies:
+                source = infos[layer.name].statistics
+                tallies[layer.name] = Tally(layer.name, source, estimator, variance)
+            tallies[layer.name].add(moments, batch=reading[-1])
+            lent = RunningStatistics(mean=moments.mean, var=moments.var_population)
+            write({layer.name: layer}, {layer.name: lent})
+
+    with observed(module, tuple(layers.values()), arrived):
+        state.without_grad().apply()
+        for item in items:
+            reading.append(item.index)
+            _run(module, item, call)
+            reading.clear()
+            progress(Progress(phase="measuring", done=item.index + 1, total=None))
+    return {name: _settlement(infos[name], tally) for name, tally in tallies.items()}
+
+
+def _run(module: torch.nn.Module, item: Item, call: Call | None) -> None:
+    try:
+        run_item(module, item, call)
+    except BnOpsError:
+        raise
+    except Exception as error:
+        raise forward_error(item, error) from error
+
+
+def _settlement(layer: LayerInfo, tally: Tally) -> Settlement:
+    pooled = tally.pooled
+    assert pooled is not None
+    source = layer.statistics
+    if source is None:
+        source = RunningStatistics(mean=pooled.mean, var=pooled.var_population)
+    guarded = guard(source, tally.estimate(source), eps=layer.eps)
+    return Settlement(source=source, moments=pooled, guarded=guarded)
