@@ -160,8 +160,9 @@ def _attempt(link: Link, request: Request) -> Plan[Response | _Failure]:
     except LinkBrokenError as error:
         return _Failure(reason=str(error))
     link.contact.made = True
-    if not response.is_whole():
-        return _Failure(reason="a download came damaged")
+    # Only downloads: what a server says of the digest of an upload concerns the upload.
+    if request.method == "GET" and not response.is_whole():
+        return _Failure(reason="a download came damaged", response=response)
     found = _problem(response)
     if not _worth_another_try(response.status, found):
         return response
@@ -191,8 +192,10 @@ def _worth_another_try(status: int, found: Problem | None) -> bool:
 
 def _give_up(link: Link, last: _Failure, spent: float, tries: int) -> Response:
     """Hand on a problem that speaks for itself; else say that the server cannot be reached."""
-    if last.response is not None and last.problem and last.response.status not in _GATEWAY:
-        return last.response
+    if last.response is not None and last.response.status not in _GATEWAY:
+        if last.problem is not None:
+            return last.response
+        raise UnexpectedAnswerError(f"{link.url}: {last.reason}, {tries} times in {spent:.1f} s")
     raise ServerUnreachable(
         f"{link.url} does not answer ({last.reason}; {tries} tries in {spent:.1f} s): "
         "check the address and that the server runs (`bnrecal serve` starts one)",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from bnrecal_client.errors import ModelError
 from bnrecal_client.wire import Body, FileBody, sha256_hex
@@ -75,7 +75,7 @@ def export(module: object, example: object) -> SerializableModel:
             code="export-failed",
         ) from error
     try:
-        model: SerializableModel = bn_ops.export(module, _as_tensors(example))
+        model: SerializableModel = bn_ops.export(cast("Any", module), _as_tensors(example))
     except bn_ops.BnOpsError as error:
         raise ModelError(error.message, code=error.code) from error
     return model

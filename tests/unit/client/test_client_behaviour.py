@@ -273,6 +273,11 @@ class ClientBehaviour(ABC):
         result = self.verbs().recalibrate(MODEL, stream(), progress=False)
         assert result.model == f"folded {next(iter(self.server.models))}".encode()
 
+    def test_a_download_that_is_always_damaged_is_told_as_that(self) -> None:
+        self.server.faults = [Fault(kind="damage", where="rc_00/model", times=1000)]
+        with pytest.raises(UnexpectedAnswerError, match="came damaged, .* times"):
+            self.verbs().recalibrate(MODEL, stream(), progress=False)
+
     def test_resume_sends_only_what_is_missing(self) -> None:
         self.server.page = 2
         self.server.faults = [Fault(kind="refuse", where="PUT .*/4", times=1000)]

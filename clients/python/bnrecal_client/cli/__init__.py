@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        code: int | None = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`): nobody is left to tell. stdout is pointed
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.OK
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told in one line, by the table
         return _fail(error, args)
-    return Exit.OK
+    return code or Exit.OK
 
 
 def _fail(error: BaseException, args: Namespace) -> int:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.errors import BnrecalError, OptionError
+from bnrecal_client.errors import OptionError
 
 __all__ = ["add_command"]
 
@@ -26,8 +26,8 @@ def add_command(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: Namespace) -> None:
-    """Hand over to the server until it ends."""
+def run(args: Namespace) -> int:
+    """Hand over to the server until it ends; it tells by itself why it would not start."""
     try:
         from service.serve import main
     except ImportError as error:
@@ -39,5 +39,4 @@ def run(args: Namespace) -> None:
     argv = [
         word for name, value in given.items() if value is not None for word in (name, str(value))
     ]
-    if main(argv):
-        raise BnrecalError("the server has ended with an error; its log says why")
+    return main(argv)

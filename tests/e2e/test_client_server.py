@@ -1,0 +1,331 @@
+"""The client and the command against a real server process: one answer, whichever way it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import bn_ops
+from bnrecal_client import (
+    AsyncClient,
+    BatchError,
+    Client,
+    ConflictError,
+    InputError,
+    ModelError,
+    NotFoundError,
+    Patience,
+    RecalibrationFailed,
+    Result,
+)
+from bnrecal_client.result import encode_statistics
+from tests.support.server_process import ServerProcess
+
+MODEL = Path(__file__).parents[2] / "examples" / "digits" / "mnist_resnet.onnx"
+INPUT = "image"
+
+
+def digits(samples: int, seed: int = 3) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(0.3, 0.4, (samples, 1, 28, 28)).astype(np.float32)
+
+
+BATCHES = [digits(size, seed) for seed, size in enumerate([7, 16, 1, 16, 5])]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(server: ServerProcess) -> Result:
+    """The undisturbed run that others are compared with, byte for byte."""
+    with Client(server.url) as client:
+        return client.recalibrate(MODEL, BATCHES, progress=False, unfolded=True)
+
+
+def assert_same(result: Result, expected: Result) -> None:
+    assert result.model == expected.model
+    assert encode_statistics(result.statistics) == encode_statistics(expected.statistics)
+
+
+def bnrecal(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bnrecal_client", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        cwd=folder,
+    )
+
+
+def test_the_statistics_are_those_of_the_library_in_process(expected: Result) -> None:
+    artifact = bn_ops.adapt(MODEL, BATCHES)
+    assert len(artifact.statistics) == 9
+    for name, found in artifact.statistics.items():
+        assert expected.statistics[f"{name}.running_mean"].tobytes() == found.mean.tobytes()
+        assert expected.statistics[f"{name}.running_var"].tobytes() == found.var.tobytes()
+    assert expected.model == artifact.model.SerializeToString(deterministic=True)
+    assert expected.unfolded == artifact.unfolded.SerializeToString(deterministic=True)
+
+
+def test_the_result_differs_from_that_of_other_data(
+    server: ServerProcess, expected: Result
+) -> None:
+    with Client(server.url) as client:
+        other = client.recalibrate(MODEL, [digits(20, 99)], progress=False)
+    assert encode_statistics(other.statistics) != encode_statistics(expected.statistics)
+
+
+def test_statistics_are_encoded_as_the_server_encodes_them(
+    server: ServerProcess, expected: Result
+) -> None:
+    path = f"/v1/recalibrations/{expected.recalibration}/statistics"
+    assert httpx.get(server.url + path).content == encode_statistics(expected.statistics)
+
+
+def test_the_asynchronous_client_gives_the_same(server: ServerProcess, expected: Result) -> None:
+    async def run() -> Result:
+        async with AsyncClient(server.url) as client:
+            return await client.recalibrate(MODEL, BATCHES, progress=False)
+
+    assert_same(asyncio.run(run()), expected)
+
+
+def test_a_kill_between_any_two_batches_changes_nothing(tmp_path: Path, expected: Result) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+
+        def stream() -> Iterator[NDArray[np.float32]]:
+            for number, batch in enumerate(BATCHES):
+                yield batch
+                if number in {1, 3}:
+                    server.kill()
+                    # Started a while later, beside the client's first tries.
+                    timer = threading.Timer(0.5, server.start)
+                    timer.start()
+                    timers.append(timer)
+
+        timers: list[threading.Timer] = []
+        with Client(server.url) as client:
+            result = client.recalibrate(MODEL, stream(), progress=False)
+            received = client.received(str(result.recalibration))
+        for timer in timers:
+            timer.join()
+        assert len(timers) == 2
+        assert [batch.samples for batch in received] in ([], [7, 16, 1, 16, 5])
+        assert_same(result, expected)
+
+
+def test_a_kill_during_the_run_changes_nothing(tmp_path: Path, expected: Result) -> None:
+    with ServerProcess(tmp_path / "data") as server, Client(server.url) as client:
+        opened = client.create(client.upload(MODEL).id)
+        for index, batch in enumerate(BATCHES):
+            client.send(opened.id, index, {INPUT: batch})
+        client.start(opened.id, len(BATCHES))
+        server.kill()
+        server.start()
+        assert client.wait(opened.id, timeout=120).state == "succeeded"
+        assert_same(client.fetch(opened.id), expected)
+
+
+def test_a_client_that_died_is_resumed_by_another(server: ServerProcess, expected: Result) -> None:
+    def dies() -> Iterator[NDArray[np.float32]]:
+        yield from BATCHES[:3]
+        raise KeyboardInterrupt
+
+    with Client(server.url) as client:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            client.recalibrate(MODEL, dies(), progress=False)
+        name = caught.value.recalibration  # type: ignore[attr-defined]  # Interrupted has it
+        assert [batch.index for batch in client.received(name)] == [0, 1, 2]
+        with pytest.raises(ConflictError, match="batch 1 differs"):
+            client.recalibrate(MODEL, [BATCHES[0], BATCHES[0]], progress=False, resume=name)
+    with Client(server.url) as another:
+        assert_same(another.recalibrate(None, BATCHES, progress=False, resume=name), expected)
+
+
+def test_wrong_input_is_told_by_its_class_and_changes_nothing(server: ServerProcess) -> None:
+    good = BATCHES[0]
+    poisoned = good.copy()
+    poisoned[3, 0, 5, 5] = np.nan
+    cases: list[tuple[object, type[Exception], str]] = [
+        ({"pixels": good}, BatchError, "batch-input"),
+        (good.astype(np.float64), BatchError, "batch-dtype"),
+        (good[:, :, :27], BatchError, "batch-shape"),
+        (good[0], BatchError, "batch-shape"),
+    ]
+    with Client(server.url) as client:
+        for batch, kind, code in cases:
+            with pytest.raises(kind) as caught:
+                client.recalibrate(MODEL, [good, batch], progress=False)
+            assert getattr(caught.value, "code", None) == code
+            assert getattr(caught.value, "batch", None) == 1
+        with pytest.raises((BatchError, RecalibrationFailed)) as failed:
+            client.recalibrate(MODEL, [good, poisoned], progress=False)
+        cause = failed.value.__cause__ or failed.value
+        assert isinstance(cause, BatchError)
+        assert (cause.code, cause.batch, cause.input) == ("batch-not-finite", 1, INPUT)
+
+
+def test_wrong_models_and_states_are_told_by_their_class(server: ServerProcess) -> None:
+    with Client(server.url) as client:
+        with pytest.raises(ModelError) as caught:
+            client.upload(b"no model at all")
+        assert caught.value.code == "model-invalid"
+        opened = client.create(client.upload(MODEL).id)
+        client.send(opened.id, 1, {INPUT: BATCHES[0]})
+        with pytest.raises(ConflictError) as missing:
+            client.start(opened.id, 3)
+        assert missing.value.problem is not None
+        assert missing.value.problem.members["missing"] == [0, 2]
+        with pytest.raises(ConflictError, match="1"):
+            client.send(opened.id, 1, {INPUT: BATCHES[1]})
+        with pytest.raises(InputError) as empty:
+            client.start(opened.id, 0)
+        assert empty.value.code == "stream-empty"
+        assert client.cancel(opened.id).state == "cancelled"
+        client.delete(opened.id)
+        with pytest.raises(NotFoundError):
+            client.status(opened.id)
+
+
+def test_the_command_gives_the_same_bytes_over_http_and_in_process(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", digits(37))
+    outputs = ("-o", "f.onnx", "--unfolded", "u.onnx", "--statistics", "s.safetensors")
+    told = {}
+    for way, options in (("http", ("--server", server.url)), ("local", ())):
+        folder = tmp_path / way
+        folder.mkdir()
+        done = bnrecal(
+            *("recalibrate", MODEL, tmp_path / "x.npy", "--batch-size", 8, "--json"),
+            *(*outputs, *options),
+            folder=folder,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        told[way] = json.loads(done.stdout)
+    for name in ("f.onnx", "u.onnx", "s.safetensors"):
+        here, there = (tmp_path / way / name for way in told)
+        assert here.read_bytes() == there.read_bytes(), name
+    for member in ("samples", "batches", "layers", "drift", "folded", "kept", "parity"):
+        assert told["http"][member] == told["local"][member], member
+    assert told["http"]["samples"] == 37
+    assert told["http"]["batches"] == 5
+
+
+def test_a_torch_module_gives_the_same_statistics_each_way(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(5)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 6, 3, stride=2),
+        torch.nn.BatchNorm2d(6),
+    )
+    data = digits(24)
+    with Client(server.url) as client:
+        over_http = client.recalibrate(module, np.split(data, 3), progress=False)
+    onnx_file = bn_ops.export(module, torch.from_numpy(data[:8]))
+    in_process = bn_ops.adapt(onnx_file, np.split(data, 3))
+    (tmp_path / "m.onnx").write_bytes(onnx_file.SerializeToString())
+    np.save(tmp_path / "x.npy", data)
+    done = bnrecal(
+        *("recalibrate", "m.onnx", "x.npy", "--batch-size", 8, "--statistics", "s.safetensors"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    wire = encode_statistics(over_http.statistics)
+    assert wire == (tmp_path / "s.safetensors").read_bytes()
+    assert len(in_process.statistics) == 2
+    for name, found in in_process.statistics.items():
+        assert over_http.statistics[f"{name}.running_mean"].tobytes() == found.mean.tobytes()
+        assert over_http.statistics[f"{name}.running_var"].tobytes() == found.var.tobytes()
+
+
+def test_the_command_folds_and_inspects_real_models(tmp_path: Path) -> None:
+    inspected = json.loads(bnrecal("inspect", MODEL, "--json", folder=tmp_path).stdout)
+    assert len(inspected["layers"]) == 9
+    assert inspected["inputs"][0]["name"] == INPUT
+    folded = json.loads(bnrecal("fold", MODEL, "-o", "f.onnx", "--json", folder=tmp_path).stdout)
+    assert folded["folded"] == 9
+    again = bnrecal("inspect", "f.onnx", folder=tmp_path)
+    assert again.returncode == 4
+    assert "export" in again.stderr
+
+
+def test_wrong_data_have_the_same_exit_code_both_ways(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    poisoned = digits(10)
+    poisoned[4, 0, 0, 0] = np.inf
+    np.save(tmp_path / "nan.npy", poisoned)
+    np.save(tmp_path / "double.npy", digits(10).astype(np.float64))
+    for name in ("nan.npy", "double.npy"):
+        for options in (("--server", server.url), ()):
+            done = bnrecal("recalibrate", MODEL, name, *options, folder=tmp_path)
+            assert done.returncode == 3, (name, options, done.stderr)
+            assert done.stderr.count("\n") == 1
+            assert "batch 0" in done.stderr
+    assert not (tmp_path / "mnist_resnet.recalibrated.onnx").exists()
+
+
+def test_serve_starts_a_server_and_ends_on_a_signal(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bnrecal_client", "serve", "--port", "0", "--data-dir", "d"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[-1]
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in {0, -signal.SIGTERM}
+
+
+def test_patience_bridges_a_late_start(tmp_path: Path, expected: Result) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        server.kill()
+        timer = threading.Timer(1.0, server.start)
+        timer.start()
+        with Client(server.url, patience=Patience(first_contact_s=60)) as client:
+            result = client.recalibrate(MODEL, BATCHES, progress=False)
+        timer.join()
+        assert_same(result, expected)
+
+
+def test_waiting_does_not_ask_more_often_than_told(server: ServerProcess) -> None:
+    asked: list[float] = []
+
+    def count(request: httpx.Request) -> None:
+        if request.method == "GET" and "/recalibrations/" in request.url.path:
+            asked.append(time.monotonic())
+
+    with Client(server.url) as client:
+        client._http.event_hooks = {"request": [count]}
+        opened = client.create(client.upload(MODEL).id)
+        with pytest.raises(Exception, match="open after 1 s"):
+            client.wait(opened.id, timeout=1, poll=0.5)
+        client.cancel(opened.id)
+    assert 3 <= len(asked) <= 8
