@@ -1,0 +1,50 @@
+# Everything a developer runs. `make` alone lists it. Needs Python 3.11 or newer, make and pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# More arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format serve bench test-docker clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Create .venv with everything for development (again only when a requirement changed)
+
+$(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bnrecal needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,torch]' -e clients/python -r requirements-dev.txt
+	@touch $@
+
+demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the server; error before and after
+	@$(BIN)/python -m examples.digits.demo $(ARGS)
+
+test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: $(STAMP) ## Run the server on 127.0.0.1:8000 with its data in ./bnrecal-data
+	@$(BIN)/python -m service $(ARGS)
+
+bench: $(STAMP) ## Measure ratios against a plain pass and against other tools
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+test-docker: $(STAMP) ## Build the image, start it hardened and run the digits through it
+	@bash docker/test.sh
+
+clean: ## Remove the virtual environment, caches and outputs (not data/ or bnrecal-data/)
+	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
