@@ -17,13 +17,19 @@ from service.context import Context
 from service.executor.process import ProcessExecutor
 from service.executor.protocol import Executor
 from service.folder_lock import only_server
-from service.http import errors
+from service.http import documentation, errors
+from service.http.access import Access
+from service.http.guard import BodyGuard
+from service.http.headers import StrictHeaders
+from service.http.requests import RequestLog
+from service.http.tokens import read_tokens
 from service.ledger.sqlite import SqliteLedger
 from service.models import api as models_api
 from service.recalibrations import api as recalibrations_api
-from service.recalibrations import recovery, result_api, retention
+from service.recalibrations import event_api, recovery, result_api, retention
 from service.recalibrations.dispatch import Dispatcher
 from service.settings import Settings
+from service.telemetry.metrics import Gauge, Metrics
 
 _log = logging.getLogger(__name__)
 LEDGER_FILE = "ledger.sqlite3"
@@ -35,13 +41,18 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
     Args:
         settings: read once, by the caller.
         executor: what computes; worker processes when None.
+
+    Raises:
+        StartError: the tokens cannot be read.
     """
+    metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, executor or ProcessExecutor(settings)) as (context, runs):
+        computer = executor or ProcessExecutor(settings)
+        async with _running(settings, computer, metrics) as (context, dispatcher):
             app.state.context = context
-            app.state.dispatcher = runs
+            app.state.dispatcher = dispatcher
             yield
 
     app = FastAPI(
@@ -49,33 +60,59 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
         version=__version__,
         summary="Exact BatchNorm recalibration for a new domain.",
         lifespan=lifespan,
+        # The framework's pages load scripts from a foreign host.
+        docs_url=None,
+        redoc_url=None,
     )
     errors.install(app)
-    for module in (models_api, recalibrations_api, batches_api, result_api, health):
+    # The last that is added is the first to see a request.
+    app.add_middleware(BodyGuard, settings=settings)
+    app.add_middleware(Access, tokens=read_tokens(settings))
+    app.add_middleware(StrictHeaders)
+    app.add_middleware(RequestLog, metrics=metrics)
+    for module in (models_api, recalibrations_api, batches_api, event_api, result_api, health):
         app.include_router(module.router)
+    documentation.install(app)
     return app
 
 
 @contextlib.asynccontextmanager
 async def _running(
-    settings: Settings, executor: Executor
+    settings: Settings, executor: Executor, metrics: Metrics
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
     """Open ledger and blobs, take up what was cut off; close everything in reverse order."""
     with only_server(settings.data_dir):
-        ledger = SqliteLedger(settings.data_dir / LEDGER_FILE)
-        blobs = FolderBlobs(settings.data_dir)
-        context = Context(settings=settings, ledger=ledger, blobs=blobs, executor=executor)
+        ledger = SqliteLedger(
+            settings.data_dir / LEDGER_FILE, on_commit=metrics.commit_seconds.observe
+        )
+        context = Context(
+            settings=settings,
+            ledger=ledger,
+            blobs=FolderBlobs(settings.data_dir),
+            executor=executor,
+            metrics=metrics,
+        )
         try:
             interrupted = await ledger.write(lambda tx: recovery.take_up(tx, settings))
             _log.info("%d runs are taken up again", interrupted, extra={"action": "taken-up"})
-            dispatcher = Dispatcher(context)
-            dispatcher.start()
-            sweeper = asyncio.create_task(retention.sweep_forever(context), name="sweeper")
-            try:
+            async with _background(context) as dispatcher:
                 yield context, dispatcher
-            finally:
-                sweeper.cancel()
-                await asyncio.wait([sweeper])
-                await dispatcher.stop()
         finally:
             ledger.close()
+
+
+@contextlib.asynccontextmanager
+async def _background(context: Context) -> AsyncIterator[Dispatcher]:
+    """Keep the dispatcher and the sweeper going."""
+    dispatcher = Dispatcher(context)
+    context.metrics.gauges.append(
+        Gauge("bnrecal_running", "Runs under way.", lambda: {"": dispatcher.running})
+    )
+    dispatcher.start()
+    sweeper = asyncio.create_task(retention.sweep_forever(context), name="sweeper")
+    try:
+        yield dispatcher
+    finally:
+        sweeper.cancel()
+        await asyncio.wait([sweeper])
+        await dispatcher.stop()

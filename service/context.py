@@ -13,6 +13,7 @@ from service.executor.protocol import Executor
 from service.ledger.protocol import Ledger
 from service.settings import Settings
 from service.signals import Signals
+from service.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Context:
     ledger: Ledger
     blobs: Blobs
     executor: Executor
+    metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
     model_files: asyncio.Lock = field(default_factory=asyncio.Lock)
 

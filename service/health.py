@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Whether the process lives, whether it can do its work, and its figures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from service.context import Ctx
+from service.telemetry import metrics
 
 router = APIRouter(tags=["health"])
 
@@ -45,3 +46,13 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
         sqlite=apsw.sqlite_lib_version(),
         workers=dict(context.executor.protections()),
     )
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def get_metrics(context: Ctx) -> Response:
+    """Return the server's figures in Prometheus' text format."""
+    return Response(context.metrics.render(), media_type=metrics.MEDIA_TYPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from service.app import create_app
 from service.errors import StartError
 from service.http.tokens import read_tokens
 from service.settings import Settings
+from service.telemetry import logs
 
 # Connections that wait to be accepted while the loop is busy.
 BACKLOG = 2048
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     except (StartError, ValidationError) as error:
         sys.stderr.write(f"bnrecal does not start: {error}\n")
         return 2
+    logs.configure(settings.log_level)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -43,8 +46,15 @@ def main(arguments: Sequence[str]) -> int:
         lifespan="on",
     )
     server = AnnouncedServer(config, listener)
+    # After its orderly shutdown uvicorn raises the signal again; to us that is the end of a day.
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
     server.run(sockets=[listener])
     return 0 if server.started else 2
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
 
 
 class AnnouncedServer(uvicorn.Server):

@@ -80,7 +80,10 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     except ServiceError:
         await _remove(context, upload, blob)
         raise
-    if not new:
+    if new:
+        context.metrics.ingest_bytes.add(batch.bytes)
+        context.metrics.ingest_batches.add(1)
+    else:
         await _remove(context, upload, blob)
     context.signals.notify(upload.recalibration)
     return batch, new

@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.errors import ServiceError
+from service.http.headers import complete
 
 _log = logging.getLogger(__name__)
 
+URN = "urn:uuid:"
 _BY_STATUS = {
     404: "not-found",
     405: "method-not-allowed",
@@ -43,15 +45,19 @@ def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> 
         found["Connection"] = "close"
     if document["code"] == "unauthenticated":
         found["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(
+    response = JSONResponse(
         document, status_code=document["status"], headers=found, media_type=problems.MEDIA_TYPE
     )
+    if "instance" in document:
+        response.headers["X-Request-Id"] = document["instance"].removeprefix(URN)
+    complete(response.headers)  # a 500 is answered outside the layer that does this
+    return response
 
 
 def instance_of(scope: Any) -> str | None:
     """Return the request's id as a URN."""
     found = scope.get("state", {}).get("request_id")
-    return None if found is None else f"urn:uuid:{found}"
+    return None if found is None else f"{URN}{found}"
 
 
 async def _on_purpose(request: Request, error: Exception) -> JSONResponse:

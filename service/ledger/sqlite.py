@@ -23,8 +23,14 @@ READER_THREADS = 2
 class SqliteLedger:
     """One writer thread, a few readers, each with its own connection."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, on_commit: Callable[[float], None] = lambda _seconds: None
+    ) -> None:
         """Open the file and bring its tables up to date.
+
+        Args:
+            path: the file; its folder is there.
+            on_commit: told how many seconds each transaction took.
 
         Raises:
             StartError: SQLite is too old, the schema too new, or the file lies on a network file
@@ -34,7 +40,7 @@ class SqliteLedger:
         self._path = path
         connection = connect(path)
         _migrate(connection)
-        self._writer = Writer(connection)
+        self._writer = Writer(connection, on_commit=on_commit)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="ledger-reader")
         self._local = threading.local()
         self._open: list[apsw.Connection] = []

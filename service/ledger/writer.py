@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import Any
 
 import apsw
@@ -34,8 +35,15 @@ class _Job:
 class Writer:
     """Owns the only connection that writes."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, *, on_commit: Callable[[float], None]) -> None:
+        """Take over a connection.
+
+        Args:
+            connection: used by the writer's thread alone from now on.
+            on_commit: told how many seconds each transaction took.
+        """
         self._connection = connection
+        self._on_commit = on_commit
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
         self.failure: str | None = None
@@ -93,6 +101,7 @@ class Writer:
                     job.future.set_exception(refusal)
 
     def _transact(self, group: list[_Job]) -> list[tuple[Any, Exception | None]]:
+        began = perf_counter()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             answers = [self._attempt(job) for job in group]
@@ -101,6 +110,7 @@ class Writer:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+        self._on_commit(perf_counter() - began)
         return answers
 
     def _attempt(self, job: _Job) -> tuple[Any, Exception | None]:

@@ -57,3 +57,8 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def call_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run one coroutine on a loop of its own."""
+    return asyncio.run(work)

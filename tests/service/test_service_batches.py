@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.settings import Settings
+from tests.support.service_fakes import TWO_INPUTS
+from tests.support.service_http import Api, StartServer, batch, npy, safetensors, with_header
+
+NPY = {"Content-Type": "application/x-npy"}
+
+
+def test_a_stored_batch_is_described_and_counted(api: Api) -> None:
+    name = api.open()
+    content = safetensors(x=batch(samples=5))
+    response = api.put(name, 3, content)
+    assert response.status_code == 201
+    sha256 = hashlib.sha256(content)
+    assert response.json() == {
+        "index": 3,
+        "samples": 5,
+        "bytes": len(content),
+        "sha256": sha256.hexdigest(),
+    }
+    encoded = base64.b64encode(sha256.digest()).decode()
+    assert response.headers["Content-Digest"] == f"sha-256=:{encoded}:"
+    assert api.get(name).json()["batches"]["samples"] == 5
+
+
+def test_the_same_content_again_counts_once(api: Api) -> None:
+    name = api.open()
+    assert [api.put(name, 0).status_code for _ in range(3)] == [201, 200, 200]
+    assert api.get(name).json()["batches"]["received"] == 1
+
+
+def test_other_content_under_the_same_index_is_a_conflict(api: Api, settings: Settings) -> None:
+    name = api.open()
+    first = api.put(name, 0).json()
+    response = api.put(name, 0, safetensors(x=batch(99)))
+    assert (response.status_code, response.json()["code"]) == (409, "batch-conflict")
+    assert response.json()["batch"] == 0
+    assert api.get(name, "/batches").json()["items"] == [first]
+    assert len(_stored(settings, name)) == 1
+
+
+def test_the_same_content_under_two_indices_counts_twice(api: Api) -> None:
+    name = api.open()
+    for index in (0, 1):
+        assert api.put(name, index, safetensors(x=batch(7))).status_code == 201
+    assert api.get(name).json()["batches"]["received"] == 2
+
+
+def test_appended_batches_get_the_next_free_index(api: Api) -> None:
+    name = api.open()
+    api.put(name, 4)
+    response = api.append(name, npy(batch(1)), **NPY)
+    assert (response.status_code, response.json()["index"]) == (201, 5)
+    assert response.headers["Location"] == f"/v1/recalibrations/{name}/batches/5"
+
+
+def test_the_same_content_appended_twice_counts_twice_without_a_key(api: Api) -> None:
+    name = api.open()
+    for _ in range(2):
+        assert api.append(name, safetensors(x=batch())).status_code == 201
+    assert api.get(name).json()["batches"]["received"] == 2
+
+
+def test_an_append_with_an_idempotency_key_counts_once(api: Api, settings: Settings) -> None:
+    name = api.open()
+    key = {"Idempotency-Key": "k"}
+    first = api.append(name, safetensors(x=batch()), **key)
+    again = api.append(name, safetensors(x=batch()), **key)
+    other = api.append(name, safetensors(x=batch(1)), **key)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
+    assert len(_stored(settings, name)) == 1
+
+
+def test_a_sealed_stream_takes_replays_only(api: Api) -> None:
+    name = api.finished(batches=2)
+    assert api.put(name, 1).status_code == 200
+    response = api.put(name, 2)
+    assert (response.status_code, response.json()["code"]) == (409, "recalibration-not-open")
+    appended = api.append(name, safetensors(x=batch()))
+    assert (appended.status_code, appended.json()["code"]) == (409, "recalibration-not-open")
+
+
+def test_batches_are_listed_in_the_order_of_the_stream(api: Api) -> None:
+    name = api.open()
+    for index in (5, 0, 3):
+        api.put(name, index)
+    first = api.get(name, "/batches?limit=2").json()
+    rest = api.get(name, f"/batches?limit=2&after={first['next']}").json()
+    assert [one["index"] for one in first["items"] + rest["items"]] == [0, 3, 5]
+    assert rest["next"] is None
+
+
+def _nan(index: int) -> Any:
+    array = batch()
+    array.flat[index] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "member"),
+    [
+        # a wrong name, and with it a missing one
+        (safetensors(y=batch()), "batch-input", {"input": "y"}),
+        # a wrong element type
+        (safetensors(x=batch().astype(np.float64)), "batch-dtype", {"input": "x"}),
+        # a wrong rank
+        (safetensors(x=batch()[None]), "batch-shape", {"input": "x"}),
+        # a wrong number of channels
+        (safetensors(x=batch()[:, :2].copy()), "batch-shape", {"input": "x"}),
+        # no sample
+        (safetensors(x=batch()[:0]), "batch-shape", {"input": "x"}),
+        # not a number, in the last place
+        (safetensors(x=_nan(-1)), "batch-not-finite", {"input": "x", "batch": 7}),
+        # no safetensors at all
+        (b"PK\x03\x04 this is a zip", "batch-malformed", {}),
+        (b"", "batch-malformed", {}),
+        # an end too early, an end too late
+        (safetensors(x=batch())[:-1], "batch-malformed", {"input": "x"}),
+        (safetensors(x=batch()) + b"!", "batch-malformed", {}),
+        # a header that promises more than the limit
+        (
+            with_header(
+                {"x": {"dtype": "F32", "shape": [1 << 50, 3], "data_offsets": [0, 12 << 50]}}, b""
+            ),
+            "batch-malformed",
+            {},
+        ),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_and_changes_nothing(
+    api: Api, settings: Settings, content: bytes, code: str, member: dict[str, Any]
+) -> None:
+    name = api.open()
+    response = api.put(name, 7, content)
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (422, code)
+    assert {key: problem[key] for key in member} == member
+    assert api.get(name, "/batches").json()["items"] == []
+    assert api.get(name).json()["batches"]["received"] == 0
+    assert _stored(settings, name) == []
+    assert list((settings.data_dir / "staging").iterdir()) == []
+
+
+def test_an_npy_body_needs_a_model_with_one_input(api: Api) -> None:
+    name = api.open(TWO_INPUTS)
+    response = api.put(name, 0, npy(batch()), **NPY)
+    assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
+    both = safetensors(x=batch(0), mask=batch(1))
+    assert api.put(name, 0, both).status_code == 201
+
+
+def test_inputs_with_different_numbers_of_samples_are_refused(api: Api) -> None:
+    name = api.open(TWO_INPUTS)
+    response = api.put(name, 0, safetensors(x=batch(samples=2), mask=batch(samples=3)))
+    assert response.json()["code"] == "batch-shape"
+
+
+def test_a_fortran_ordered_array_is_taken(api: Api) -> None:
+    name = api.open()
+    content = npy(np.asfortranarray(batch(samples=4)))
+    assert b"'fortran_order': True" in content
+    assert api.put(name, 0, content, **NPY).json()["samples"] == 4
+
+
+def test_a_pickle_is_refused_by_name(api: Api) -> None:
+    name = api.open()
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\x80\x04."
+    response = api.put(name, 0, content, **NPY)
+    assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
+    assert "pickle" in response.json()["detail"]
+
+
+def test_a_body_that_is_not_its_digest_is_refused_and_not_stored(
+    api: Api, settings: Settings
+) -> None:
+    name = api.open()
+    digest = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+    response = api.put(name, 0, **{"Content-Digest": f"sha-512=:AA==:, sha-256=:{digest}:"})
+    assert (response.status_code, response.json()["code"]) == (400, "digest-mismatch")
+    assert _stored(settings, name) == []
+
+
+def test_a_body_that_is_its_digest_is_stored(api: Api) -> None:
+    name = api.open()
+    content = safetensors(x=batch())
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    assert api.put(name, 0, content, **{"Content-Digest": f"sha-256=:{digest}:"}).status_code == 201
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip"])
+def test_an_encoded_body_is_refused(api: Api, encoding: str) -> None:
+    response = api.put(api.open(), 0, **{"Content-Encoding": encoding})
+    assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
+
+
+def test_a_body_of_an_unknown_type_is_refused(api: Api) -> None:
+    response = api.put(api.open(), 0, **{"Content-Type": "application/x-pickle"})
+    assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
+
+
+@pytest.mark.parametrize("index", ["-1", "10000000", "x", "1e3"])
+def test_an_index_out_of_range_is_refused(api: Api, index: str) -> None:
+    path = f"/v1/recalibrations/{api.open()}/batches/{index}"
+    kind = {"Content-Type": "application/vnd.safetensors"}
+    response = api.http.put(path, content=safetensors(x=batch()), headers=kind)
+    assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
+
+
+def test_the_last_index_is_taken(api: Api) -> None:
+    assert api.put(api.open(), 9_999_999).status_code == 201
+
+
+def test_a_batch_over_the_limit_is_refused(start_server: StartServer) -> None:
+    api = start_server(batch_limit_bytes=64)
+    response = api.put(api.open(), 0)
+    assert (response.status_code, response.json()["code"]) == (413, "too-large")
+    assert response.headers["Connection"] == "close"
+
+
+def test_quotas_are_held(start_server: StartServer, settings: Settings) -> None:
+    size = len(safetensors(x=batch()))
+    api = start_server(recalibration_limit_bytes=2 * size + 1, recalibration_limit_batches=3)
+    name = api.open()
+    assert [api.put(name, index).status_code for index in range(3)] == [201, 201, 413]
+    assert api.put(name, 2).json()["code"] == "quota-exceeded"
+    assert len(_stored(settings, name)) == 2
+
+
+def test_the_number_of_batches_is_held(start_server: StartServer) -> None:
+    api = start_server(recalibration_limit_batches=2)
+    name = api.open()
+    assert [api.put(name, index).status_code for index in range(3)] == [201, 201, 413]
+
+
+def test_a_full_server_says_507_and_takes_more_when_something_is_deleted(
+    start_server: StartServer,
+) -> None:
+    size = len(safetensors(x=batch()))
+    api = start_server(total_limit_bytes=size + 100)
+    first, second = api.open(), api.open()
+    assert api.put(first, 0).status_code == 201
+    response = api.put(second, 0)
+    assert (response.status_code, response.json()["code"]) == (507, "storage-full")
+    assert response.json()["retryable"] is True
+    api.http.delete(f"/v1/recalibrations/{first}")
+    assert api.put(second, 0).status_code == 201
+
+
+def _stored(settings: Settings, name: str) -> list[Path]:
+    folder = settings.data_dir / "recalibrations" / name / "batches"
+    return sorted(folder.iterdir()) if folder.exists() else []

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api
+
+
+def read(text: str) -> list[dict[str, Any]]:
+    events = []
+    for block in text.split("\n\n"):
+        if block and not block.startswith(":"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines())
+            events.append(fields | {"data": json.loads(fields["data"])})
+    return events
+
+
+def test_events_tell_the_whole_story_and_end_with_it(api: Api) -> None:
+    name = api.finished()
+    response = api.get(name, "/events")
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    events = read(response.text)
+    states = [one["data"]["state"] for one in events if one["event"] == "state"]
+    assert states == ["open", "queued", "running", "succeeded"]
+    phases = [one["data"]["phase"] for one in events if one["event"] == "progress"]
+    assert phases == ["reading", "verifying"]
+    assert [int(one["id"]) for one in events] == list(range(1, len(events) + 1))
+    assert events[-1]["data"] == api.get(name).json()
+
+
+def test_events_resume_after_the_last_one_that_was_seen(api: Api) -> None:
+    name = api.finished()
+    everything = read(api.get(name, "/events").text)
+    rest = read(api.get(name, "/events", **{"Last-Event-ID": everything[2]["id"]}).text)
+    assert rest == everything[3:]
+
+
+def test_events_arrive_while_the_run_goes_on(api: Api, executor: FakeExecutor) -> None:
+    executor.hold = True
+    name = api.open()
+    api.put(name, 0)
+    seen: list[str] = []
+    listener = threading.Thread(target=lambda: seen.append(api.get(name, "/events").text))
+    listener.start()
+    api.start(name, 1)
+    api.wait(name, "running")
+    api.http.post(f"/v1/recalibrations/{name}/cancel")
+    listener.join(10)
+    states = [one["data"]["state"] for one in read(seen[0]) if one["event"] == "state"]
+    assert states == ["open", "queued", "running", "cancelled"]
+
+
+def test_events_of_nothing_and_after_nonsense_are_refused(api: Api) -> None:
+    assert api.get("rc_0", "/events").status_code == 404
+    response = api.get(api.open(), "/events", **{"Last-Event-ID": "x"})
+    assert (response.status_code, response.json()["code"]) == (422, "request-invalid")

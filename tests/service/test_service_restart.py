@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.app import create_app
+from service.errors import StartError
+from service.ledger.sqlite import SqliteLedger
+from service.lifecycle import Event
+from service.recalibrations import changes, store
+from service.settings import Settings
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api
+from tests.support.service_loop import call_once, serving
+
+
+def test_everything_acknowledged_is_there_after_a_restart(settings: Settings) -> None:
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        stored = [api.put(name, index).json() for index in range(3)]
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        assert api.get(name, "/batches").json()["items"] == stored
+        assert api.put(name, 1).status_code == 200
+        assert api.start(name, 3).status_code == 202
+        assert api.wait(name)["state"] == "succeeded"
+
+
+def test_a_run_that_an_orderly_shutdown_cuts_off_goes_on_and_does_not_count(
+    settings: Settings,
+) -> None:
+    held = FakeExecutor()
+    held.hold = True
+    with serving(create_app(settings, executor=held)) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+        api.start(name, 1)
+        api.wait(name, "running")
+    assert held.killed == 1
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        found = Api(http).wait(name)
+    assert (found["state"], found["attempts"]) == ("succeeded", 1)
+
+
+def crash_while_running(settings: Settings, name: str) -> None:
+    """Leave the ledger as a server that was killed during a run leaves it."""
+    ledger = SqliteLedger(settings.data_dir / "ledger.sqlite3")
+    try:
+        found = call_once(ledger.read(lambda tx: store.get(tx, name)))
+        if found.state == "open":
+            call_once(ledger.write(lambda tx: store.seal(tx, name, 1)))
+            call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.START)))
+        call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.BEGIN)))
+        call_once(ledger.write(lambda tx: store.count_attempt(tx, name)))
+    finally:
+        ledger.close()
+
+
+def test_a_run_that_a_crash_cut_off_is_taken_up_again(settings: Settings) -> None:
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+    crash_while_running(settings, name)
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        found = Api(http).wait(name)
+    assert (found["state"], found["attempts"]) == ("succeeded", 2)
+
+
+def test_a_run_that_was_cut_off_too_often_fails_with_the_cause(settings: Settings) -> None:
+    few = settings.model_copy(update={"attempts": 1})
+    with serving(create_app(few, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+    crash_while_running(few, name)
+    with serving(create_app(few, executor=FakeExecutor())) as http:
+        found = Api(http).get(name).json()
+    assert found["state"] == "failed"
+    assert found["error"]["code"] == "worker-died"
+    assert found["error"]["attempts"] == 1
+
+
+def test_a_start_removes_what_a_crash_left_between_ledger_and_blobs(settings: Settings) -> None:
+    orphans = [
+        settings.data_dir / "staging" / "half",
+        settings.data_dir / "models" / ("0" * 64) / "model.onnx",
+        settings.data_dir / "recalibrations" / "rc_gone" / "batches" / "0.safetensors",
+    ]
+    for orphan in orphans:
+        orphan.parent.mkdir(parents=True, exist_ok=True)
+        orphan.write_bytes(b"x")
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        kept = api.open()
+        api.put(kept, 0)
+        _until_gone(orphans)
+        assert api.get(kept).status_code == 200
+        assert api.http.get("/v1/models").json()["items"] != []
+
+
+def test_what_has_expired_is_deleted(settings: Settings) -> None:
+    short = settings.model_copy(
+        update={"keep_ended_seconds": 0.05, "keep_open_seconds": 0.05, "sweep_seconds": 0.05}
+    )
+    with serving(create_app(short, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        folder = settings.data_dir / "recalibrations" / name
+        api.put(name, 0)
+        _until_gone([folder])
+        assert api.get(name).status_code == 404
+
+
+def test_two_servers_never_share_a_data_folder(settings: Settings) -> None:
+    with (
+        serving(create_app(settings, executor=FakeExecutor())),
+        pytest.raises(StartError, match="another server"),
+        serving(create_app(settings, executor=FakeExecutor())),
+    ):
+        pass
+
+
+def _until_gone(paths: list[Path], seconds: float = 5.0) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while any(path.exists() for path in paths):
+        assert time.monotonic() < end, [path for path in paths if path.exists()]
+        time.sleep(0.01)

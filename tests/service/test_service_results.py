@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.service_http import Api
+
+
+@pytest.fixture
+def name(api: Api) -> str:
+    return api.finished()
+
+
+def test_a_model_can_be_checked_cached_and_saved_under_a_name(api: Api, name: str) -> None:
+    response = api.get(name, "/model")
+    assert response.headers["Content-Type"] == "application/x-onnx"
+    assert response.headers["Content-Digest"].startswith("sha-256=:")
+    assert f"{name}-folded.onnx" in response.headers["Content-Disposition"]
+    etag = response.headers["ETag"]
+    assert api.get(name, "/model", **{"If-None-Match": etag}).status_code == 304
+    assert api.get(name, "/model", **{"If-None-Match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ("bytes=0-3", slice(0, 4)),
+        ("bytes=5-", slice(5, None)),
+        ("bytes=-4", slice(-4, None)),
+        ("bytes=0-99999", slice(0, None)),
+    ],
+)
+def test_a_range_is_answered_with_that_part(api: Api, name: str, asked: str, part: slice) -> None:
+    whole = api.get(name, "/model").content
+    response = api.get(name, "/model", Range=asked)
+    assert response.status_code == 206
+    assert response.content == whole[part]
+    first, last = part.indices(len(whole))[:2]
+    assert response.headers["Content-Range"] == f"bytes {first}-{last - 1}/{len(whole)}"
+
+
+def test_a_range_of_an_older_file_is_answered_whole(api: Api, name: str) -> None:
+    response = api.get(name, "/model", Range="bytes=0-3", **{"If-Range": '"older"'})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("asked", ["items=0-3", "bytes=", "bytes=0-1,3-4", "bytes=x-y", "bytes=-"])
+def test_what_is_no_single_range_is_answered_whole(api: Api, name: str, asked: str) -> None:
+    assert api.get(name, "/model", Range=asked).status_code == 200
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999-", "bytes=-0"])
+def test_a_range_outside_the_file_is_a_problem(api: Api, name: str, asked: str) -> None:
+    response = api.get(name, "/model", Range=asked)
+    assert (response.status_code, response.json()["code"]) == (416, "range-unsatisfiable")
+    assert response.headers["Content-Range"].startswith("bytes */")
+
+
+def test_variants_differ_and_an_unknown_one_is_refused(api: Api, name: str) -> None:
+    folded = json.loads(api.get(name, "/model?variant=folded").content)
+    unfolded = json.loads(api.get(name, "/model?variant=unfolded").content)
+    assert (folded["file"], unfolded["file"]) == ("folded.onnx", "unfolded.onnx")
+    assert api.get(name, "/model?variant=other").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html", True),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
+        ("text/html;q=0.5, application/json", False),
+        ("text/*", True),
+        ("", False),
+        ("text/html;q=x", False),
+    ],
+)
+def test_the_report_is_html_when_the_client_would_rather_have_that(
+    api: Api, name: str, accept: str, *, html: bool
+) -> None:
+    response = api.get(name, "/report", Accept=accept)
+    kind = "text/html" if html else "application/json"
+    assert response.headers["Content-Type"].startswith(kind)
+    assert response.headers["Vary"] == "Accept"
+
+
+def test_the_html_report_can_run_no_script(api: Api, name: str) -> None:
+    policy = api.get(name, "/report", Accept="text/html").headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "script-src" not in policy

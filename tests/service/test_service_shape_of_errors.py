@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bn_ops import errors as bn_errors
+from service import errors, problems
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer
+
+MEMBERS = {"type", "title", "status", "detail", "code", "error", "instance", "retryable"}
+URN = re.compile(r"urn:uuid:[0-9a-f-]{36}")
+
+
+def assert_canonical(response: httpx.Response) -> None:
+    problem = response.json()
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert problem.keys() >= MEMBERS
+    assert problem["status"] == response.status_code
+    assert problem["type"] == f"urn:bnrecal:problem:{problem['code']}"
+    assert problem["error"] == problem["detail"] != ""
+    assert URN.fullmatch(problem["instance"])
+    assert problem["instance"].endswith(response.headers["X-Request-Id"])
+    assert problem["code"] in problems.TABLE
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        # the framework's own
+        ("GET", "/nothing", 404),
+        ("PATCH", "/v1/models", 405),
+        ("POST", "/v1/recalibrations", 422),
+        ("GET", "/v1/models?limit=0", 422),
+        ("GET", "/v1/models?after=x", 422),
+        # ours
+        ("GET", "/v1/models/0", 404),
+        ("DELETE", "/v1/models/0", 404),
+        ("POST", "/v1/models", 415),
+        ("GET", "/v1/recalibrations/0", 404),
+        ("DELETE", "/v1/recalibrations/0", 404),
+        ("GET", "/v1/recalibrations/0/batches", 404),
+        ("GET", "/v1/recalibrations/0/events", 404),
+        ("GET", "/v1/recalibrations/0/model", 404),
+        ("GET", "/v1/recalibrations/0/statistics", 404),
+        ("GET", "/v1/recalibrations/0/report", 404),
+        ("POST", "/v1/recalibrations/0/cancel", 404),
+        ("POST", "/v1/recalibrations/0/start", 422),
+        ("POST", "/v1/recalibrations/0/batches", 415),
+        ("PUT", "/v1/recalibrations/0/batches/0", 415),
+    ],
+)
+def test_every_error_has_the_one_shape(api: Api, method: str, path: str, status: int) -> None:
+    response = api.http.request(method, path)
+    assert response.status_code == status
+    assert_canonical(response)
+
+
+def test_broken_json_has_the_one_shape(api: Api) -> None:
+    kind = {"Content-Type": "application/json"}
+    response = api.http.post("/v1/recalibrations", content=b"{", headers=kind)
+    assert response.status_code == 422
+    assert_canonical(response)
+
+
+def test_a_large_json_body_is_refused(api: Api) -> None:
+    kind = {"Content-Type": "application/json"}
+    response = api.http.post("/v1/recalibrations", content=b" " * (1 << 21), headers=kind)
+    assert response.status_code == 413
+    assert_canonical(response)
+
+
+def test_a_fault_of_ours_tells_nothing_but_its_id(
+    start_server: StartServer, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Path) -> dict[str, object]:
+        raise RuntimeError("secret path /etc/shadow")
+
+    monkeypatch.setattr(executor, "describe", broken)
+    response = start_server().upload_model()
+    assert response.status_code == 500
+    assert_canonical(response)
+    assert "secret" not in response.text
+
+
+def concrete(root: type[Exception]) -> list[type[Exception]]:
+    return [root, *(each for kind in root.__subclasses__() for each in concrete(kind))]
+
+
+@pytest.mark.parametrize(
+    "kind", concrete(errors.ServiceError) + concrete(bn_errors.BnOpsError), ids=lambda k: k.__name__
+)
+def test_every_error_class_stands_in_the_table(kind: type[Exception]) -> None:
+    assert kind.code in problems.TABLE  # type: ignore[attr-defined]
+
+
+def test_an_unknown_refusal_of_a_worker_is_still_a_refusal() -> None:
+    error = errors.RefusedError("a newer worker", refusal="not-yet-invented", layer="bn1")
+    found = problems.from_error(error)
+    assert (found["status"], found["code"], found["layer"]) == (422, "worker-refused", "bn1")
+
+
+def test_details_never_overwrite_the_members_of_the_standard() -> None:
+    found = problems.document("not-found", "gone", members={"status": 200, "batch": 1})
+    assert (found["status"], found["batch"]) == (404, 1)
