@@ -8,42 +8,46 @@ Example::
         result = client.recalibrate("model.onnx", batches)
     result.save("recalibrated.onnx")
 
-Importing this package loads neither torch nor onnx nor bn_ops.
+Importing this package loads neither torch nor onnx nor bn_ops; names load on first use.
 """
 
-from bnrecal_client.async_client import AsyncClient, AsyncHandle
-from bnrecal_client.backoff import Backoff
-from bnrecal_client.client import Client, Handle
-from bnrecal_client.errors import (
-    AccessError,
-    BatchError,
-    BnrecalError,
-    ConflictError,
-    InputError,
-    Interrupted,
-    LimitError,
-    ModelError,
-    NotFoundError,
-    OptionError,
-    RecalibrationCancelled,
-    RecalibrationFailed,
-    ServerError,
-    ServerUnreachable,
-    TimedOut,
-    UnexpectedAnswerError,
-)
-from bnrecal_client.problems import Problem
-from bnrecal_client.result import Result
-from bnrecal_client.settings import Patience
-from bnrecal_client.values import (
-    LayerInfo,
-    ModelDescription,
-    Progress,
-    Recalibration,
-    StoredBatch,
-    Stream,
-    TensorInfo,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnrecal_client.async_client import AsyncClient as AsyncClient
+    from bnrecal_client.async_client import AsyncHandle as AsyncHandle
+    from bnrecal_client.backoff import Backoff as Backoff
+    from bnrecal_client.client import Client as Client
+    from bnrecal_client.client import Handle as Handle
+    from bnrecal_client.errors import AccessError as AccessError
+    from bnrecal_client.errors import BatchError as BatchError
+    from bnrecal_client.errors import BnrecalError as BnrecalError
+    from bnrecal_client.errors import ConflictError as ConflictError
+    from bnrecal_client.errors import InputError as InputError
+    from bnrecal_client.errors import Interrupted as Interrupted
+    from bnrecal_client.errors import LimitError as LimitError
+    from bnrecal_client.errors import ModelError as ModelError
+    from bnrecal_client.errors import NotFoundError as NotFoundError
+    from bnrecal_client.errors import OptionError as OptionError
+    from bnrecal_client.errors import RecalibrationCancelled as RecalibrationCancelled
+    from bnrecal_client.errors import RecalibrationFailed as RecalibrationFailed
+    from bnrecal_client.errors import ServerError as ServerError
+    from bnrecal_client.errors import ServerUnreachable as ServerUnreachable
+    from bnrecal_client.errors import TimedOut as TimedOut
+    from bnrecal_client.errors import UnexpectedAnswerError as UnexpectedAnswerError
+    from bnrecal_client.problems import Problem as Problem
+    from bnrecal_client.result import Result as Result
+    from bnrecal_client.settings import Patience as Patience
+    from bnrecal_client.values import LayerInfo as LayerInfo
+    from bnrecal_client.values import ModelDescription as ModelDescription
+    from bnrecal_client.values import Progress as Progress
+    from bnrecal_client.values import Recalibration as Recalibration
+    from bnrecal_client.values import StoredBatch as StoredBatch
+    from bnrecal_client.values import Stream as Stream
+    from bnrecal_client.values import TensorInfo as TensorInfo
 
 __version__ = "0.1.0"
 
@@ -81,3 +85,51 @@ __all__ = [
     "UnexpectedAnswerError",
     "__version__",
 ]
+
+# Where each public name lives.
+_HOME = {
+    "AccessError": "bnrecal_client.errors",
+    "AsyncClient": "bnrecal_client.async_client",
+    "AsyncHandle": "bnrecal_client.async_client",
+    "Backoff": "bnrecal_client.backoff",
+    "BatchError": "bnrecal_client.errors",
+    "BnrecalError": "bnrecal_client.errors",
+    "Client": "bnrecal_client.client",
+    "ConflictError": "bnrecal_client.errors",
+    "Handle": "bnrecal_client.client",
+    "InputError": "bnrecal_client.errors",
+    "Interrupted": "bnrecal_client.errors",
+    "LayerInfo": "bnrecal_client.values",
+    "LimitError": "bnrecal_client.errors",
+    "ModelDescription": "bnrecal_client.values",
+    "ModelError": "bnrecal_client.errors",
+    "NotFoundError": "bnrecal_client.errors",
+    "OptionError": "bnrecal_client.errors",
+    "Patience": "bnrecal_client.settings",
+    "Problem": "bnrecal_client.problems",
+    "Progress": "bnrecal_client.values",
+    "Recalibration": "bnrecal_client.values",
+    "RecalibrationCancelled": "bnrecal_client.errors",
+    "RecalibrationFailed": "bnrecal_client.errors",
+    "Result": "bnrecal_client.result",
+    "ServerError": "bnrecal_client.errors",
+    "ServerUnreachable": "bnrecal_client.errors",
+    "StoredBatch": "bnrecal_client.values",
+    "Stream": "bnrecal_client.values",
+    "TensorInfo": "bnrecal_client.values",
+    "TimedOut": "bnrecal_client.errors",
+    "UnexpectedAnswerError": "bnrecal_client.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bnrecal_client' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

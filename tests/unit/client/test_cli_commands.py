@@ -301,3 +301,21 @@ def test_without_bn_ops_the_message_tells_both_ways_out(desk: Desk) -> None:
     assert done.returncode == Exit.USAGE
     assert "pip install bnrecal" in done.stderr
     assert "--server URL" in done.stderr
+
+
+def test_ctrl_c_while_the_command_still_loads_is_calm() -> None:
+    code = """
+import sys
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == "httpx":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+from bnrecal_client.cli import main
+sys.exit(main(["--help"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == Exit.STOPPED
+    assert done.stderr == "bnrecal: interrupted; nothing was written\n"

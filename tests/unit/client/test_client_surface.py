@@ -103,3 +103,9 @@ def test_no_module_is_longer_than_the_house_allows() -> None:
     folder = Path(bnrecal_client.__file__).parent
     lengths = {path.name: len(path.read_text().splitlines()) for path in folder.rglob("*.py")}
     assert max(lengths.values()) <= 400, lengths
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Klient'"):
+        _ = bnrecal_client.Klient
+    assert dir(bnrecal_client) == sorted(bnrecal_client.__all__)
