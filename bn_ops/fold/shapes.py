@@ -11,6 +11,8 @@ import logging
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from bn_ops.fold.constants import CONSTANT_IR_VERSION
+
 __all__ = ["Dim", "Shapes"]
 
 Dim = int | str
@@ -59,6 +61,10 @@ class Shapes:
 
 def _infer(model: ir.Model) -> ir.Model:
     inferred = model.clone()
+    if inferred.ir_version >= CONSTANT_IR_VERSION:
+        # Sizes that a caller may override are not known, whatever their default says.
+        for value in inferred.graph.inputs:
+            inferred.graph.initializers.pop(value.name or "", None)
     for node in inferred.graph:
         for value in node.outputs:
             value.shape = None

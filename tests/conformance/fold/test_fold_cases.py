@@ -1,0 +1,129 @@
+"""Each graph folds as it must, computes what it did, and stays a valid model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bn_ops.fold import Folded, fold
+from bn_ops.runtime import session
+from tests.conformance.fold.all_cases import ALL_CASES
+from tests.conformance.fold.building import FOLDED, Array, Case
+
+SEEN: dict[str, float] = {}
+
+
+@pytest.fixture(scope="module", params=ALL_CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> onnx.ModelProto:
+    return case.build()
+
+
+@pytest.fixture(scope="module")
+def folded(model: onnx.ModelProto) -> Folded:
+    return fold(model)
+
+
+def test_each_layer_ends_as_expected(case: Case, folded: Folded) -> None:
+    assert {layer.name for layer in folded.layers} == set(case.expect)
+    for layer in folded.layers:
+        expected = case.expect[layer.name]
+        if expected.startswith(FOLDED):
+            assert (layer.status, layer.rule) == (FOLDED, expected.partition(":")[2]), layer.reason
+        else:
+            assert layer.status == "kept"
+            assert layer.reason is not None
+            assert expected in layer.reason
+
+
+def test_it_computes_what_it_did(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
+    if not case.runs:
+        pytest.skip("onnxruntime has no kernels for this graph")
+    for batch in case.batches(model):
+        wants, gots = _run(model, batch), _run(folded.model, batch)
+        for want, got in zip(wants, gots, strict=True):
+            assert got.dtype == want.dtype
+            assert got.shape == want.shape
+            assert _error(got, want) <= case.tolerance
+
+
+def test_it_is_a_valid_model(case: Case, folded: Folded) -> None:
+    if not case.valid:
+        pytest.skip("the graph was not valid before")
+    onnx.checker.check_model(folded.model, full_check=True)
+
+
+def test_folding_again_changes_nothing(folded: Folded) -> None:
+    again = fold(folded.model)
+    assert again.model.SerializeToString() == folded.model.SerializeToString()
+
+
+def test_folding_is_deterministic(case: Case, folded: Folded) -> None:
+    again = fold(case.build())
+    assert again.model.SerializeToString() == folded.model.SerializeToString()
+
+
+def test_there_are_no_more_nodes_than_before(
+    case: Case, model: onnx.ModelProto, folded: Folded
+) -> None:
+    if not model.functions:
+        assert len(folded.model.graph.node) <= len(model.graph.node)
+    if case.nodes is not None:
+        assert len(folded.model.graph.node) == case.nodes
+
+
+def test_the_given_model_is_untouched(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
+    assert folded.model is not model
+    assert case.build() == model
+
+
+def test_the_ends_of_the_graph_stay(model: onnx.ModelProto, folded: Folded) -> None:
+    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
+    assert [v for v in folded.model.graph.input if v.name not in _stored(folded.model)] == [
+        v for v in model.graph.input if v.name not in _stored(model)
+    ], stored
+    assert list(folded.model.graph.output) == list(model.graph.output)
+    assert list(folded.model.opset_import) == list(model.opset_import)
+
+
+def test_nothing_unused_is_left(folded: Folded) -> None:
+    graph = folded.model.graph
+    read = {name for node in _all_nodes(graph) for name in node.input}
+    read |= {value.name for value in graph.output} | {value.name for value in graph.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+
+
+def _stored(model: onnx.ModelProto) -> set[str]:
+    if model.ir_version >= 4:
+        return set()
+    return {tensor.name for tensor in model.graph.initializer}
+
+
+def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    found: list[onnx.NodeProto] = []
+    for node in graph.node:
+        found.append(node)
+        for attribute in node.attribute:
+            found += _all_nodes(attribute.g)
+    return found
+
+
+def _run(model: onnx.ModelProto, batch: dict[str, Array]) -> list[Any]:
+    return session(model.SerializeToString(), threads=1, optimise=False).run(None, batch)
+
+
+def _error(got: Array, want: Array) -> float:
+    """Largest difference over the largest value; NaN and infinity must stand where they stood."""
+    ours, theirs = got.astype(np.float64), want.astype(np.float64)
+    assert np.array_equal(np.isfinite(ours), np.isfinite(theirs))
+    finite = np.isfinite(theirs)
+    scale = max(float(np.abs(theirs[finite]).max(initial=0.0)), 1e-6)
+    return float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0)) / scale
