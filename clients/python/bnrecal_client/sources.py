@@ -99,6 +99,12 @@ def read_model(model: ModelSource) -> ModelContent:
     """
     if isinstance(model, str | os.PathLike):
         return _from_file(Path(model))
+    if is_module(model):
+        raise ModelError(
+            f"a {type(model).__name__} has to be exported first, with an example batch: "
+            "recalibrate does it, or bn_ops.export(module, example_inputs)",
+            code="export-failed",
+        )
     if isinstance(model, bytes | bytearray | memoryview):
         content = bytes(model)
     elif isinstance(model, SerializableModel):

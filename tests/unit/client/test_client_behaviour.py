@@ -434,6 +434,11 @@ class ClientBehaviour(ABC):
         with pytest.raises(ModelError, match="got dict"):
             self.verbs().recalibrate({}, stream(), progress=False)
 
+    def test_a_module_cannot_be_uploaded_as_it_is(self) -> None:
+        torch = pytest.importorskip("torch")
+        with pytest.raises(ModelError, match="Linear has to be exported first"):
+            self.verbs().upload(torch.nn.Linear(1, 1))
+
     def test_an_unknown_recalibration_is_not_found(self) -> None:
         with pytest.raises(NotFoundError, match="rc_nope"):
             self.verbs().status("rc_nope")
