@@ -154,7 +154,7 @@ def test_a_batch_that_does_not_fit_is_refused_and_changes_nothing(
 
 def test_an_npy_body_needs_a_model_with_one_input(api: Api) -> None:
     name = api.open(TWO_INPUTS)
-    response = api.put(name, 0, npy(batch()), **NPY)
+    response = api.put(name, 0, npy(batch()), NPY)
     assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
     both = safetensors(x=batch(0), mask=batch(1))
     assert api.put(name, 0, both).status_code == 201
@@ -170,14 +170,14 @@ def test_a_fortran_ordered_array_is_taken(api: Api) -> None:
     name = api.open()
     content = npy(np.asfortranarray(batch(samples=4)))
     assert b"'fortran_order': True" in content
-    assert api.put(name, 0, content, **NPY).json()["samples"] == 4
+    assert api.put(name, 0, content, NPY).json()["samples"] == 4
 
 
 def test_a_pickle_is_refused_by_name(api: Api) -> None:
     name = api.open()
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\x80\x04."
-    response = api.put(name, 0, content, **NPY)
+    response = api.put(name, 0, content, NPY)
     assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
     assert "pickle" in response.json()["detail"]
 
@@ -187,7 +187,7 @@ def test_a_body_that_is_not_its_digest_is_refused_and_not_stored(
 ) -> None:
     name = api.open()
     digest = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
-    response = api.put(name, 0, **{"Content-Digest": f"sha-512=:AA==:, sha-256=:{digest}:"})
+    response = api.put(name, 0, headers={"Content-Digest": f"sha-512=:AA==:, sha-256=:{digest}:"})
     assert (response.status_code, response.json()["code"]) == (400, "digest-mismatch")
     assert _stored(settings, name) == []
 
@@ -196,17 +196,17 @@ def test_a_body_that_is_its_digest_is_stored(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch())
     digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    assert api.put(name, 0, content, **{"Content-Digest": f"sha-256=:{digest}:"}).status_code == 201
+    assert api.put(name, 0, content, {"Content-Digest": f"sha-256=:{digest}:"}).status_code == 201
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip"])
 def test_an_encoded_body_is_refused(api: Api, encoding: str) -> None:
-    response = api.put(api.open(), 0, **{"Content-Encoding": encoding})
+    response = api.put(api.open(), 0, headers={"Content-Encoding": encoding})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
 
 
 def test_a_body_of_an_unknown_type_is_refused(api: Api) -> None:
-    response = api.put(api.open(), 0, **{"Content-Type": "application/x-pickle"})
+    response = api.put(api.open(), 0, headers={"Content-Type": "application/x-pickle"})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
 
 

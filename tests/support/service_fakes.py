@@ -42,6 +42,7 @@ class FakeExecutor:
         refusal: a code of bn_ops with which each run is refused; None for none.
         hold: while set, a run waits in its first phase until it is cancelled.
         runs: jobs that were begun.
+        killed: runs that were cancelled.
         describing: models that were read.
     """
 
@@ -59,8 +60,8 @@ class FakeExecutor:
 
     async def run(self, job: Job, on_progress: OnProgress) -> None:
         self.runs += 1
-        await on_progress(Progress(phase="reading", done=0, total=job.total))
         try:
+            await on_progress(Progress(phase="reading", done=0, total=job.total))
             if self.hold:
                 await asyncio.Event().wait()
         except asyncio.CancelledError:

@@ -69,12 +69,16 @@ class Api:
         return str(response.json()["id"])
 
     def put(
-        self, name: str, index: int, content: bytes | None = None, **headers: str
+        self,
+        name: str,
+        index: int,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         return self.http.put(
             f"/v1/recalibrations/{name}/batches/{index}",
             content=safetensors(x=batch(index)) if content is None else content,
-            headers={"Content-Type": SAFETENSORS, **headers},
+            headers={"Content-Type": SAFETENSORS, **(headers or {})},
         )
 
     def append(self, name: str, content: bytes, **headers: str) -> httpx.Response:

@@ -1,0 +1,159 @@
+"""Real processes, really killed: nothing acknowledged is lost, nothing counts twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tests.support.service_http import safetensors
+from tests.support.service_process import Server, images, network, running
+
+BATCHES = 6
+KILLS = 5
+
+
+def content(index: int) -> bytes:
+    return safetensors(x=images(index))
+
+
+def results(server: Server, name: str) -> list[bytes]:
+    paths = ("/model", "/model?variant=unfolded", "/statistics")
+    return [server.api.get(name, path).content for path in paths]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    with running(tmp_path_factory.mktemp("undisturbed") / "data") as server:
+        name = server.api.open(network())
+        for index in range(BATCHES):
+            assert server.api.put(name, index, content(index)).status_code == 201
+        server.api.start(name, BATCHES)
+        assert server.api.wait(name, seconds=60)["state"] == "succeeded"
+        found = results(server, name)
+        assert server.stop() == 0
+    return found
+
+
+def test_a_server_killed_between_batches_goes_on_to_the_same_bytes(
+    tmp_path: Path, undisturbed: list[bytes]
+) -> None:
+    data = tmp_path / "data"
+    with running(data) as server:
+        name = server.api.open(network())
+        for index in range(3):
+            server.api.put(name, index, content(index))
+        server.kill()
+    with running(data) as server:
+        found = server.api.get(name).json()
+        assert found["batches"]["received"] == 3
+        # The client does not know which of its batches arrived and sends them all again.
+        statuses = [
+            server.api.put(name, index, content(index)).status_code for index in range(BATCHES)
+        ]
+        assert statuses == [200, 200, 200, 201, 201, 201]
+        server.api.start(name, BATCHES)
+        found = server.api.wait(name, seconds=60)
+        assert (found["state"], found["batches"]["received"]) == ("succeeded", BATCHES)
+        assert results(server, name) == undisturbed
+
+
+def test_a_server_killed_during_the_run_takes_it_up_again_to_the_same_bytes(
+    tmp_path: Path, undisturbed: list[bytes]
+) -> None:
+    data = tmp_path / "data"
+    with running(data) as server:
+        name = server.api.open(network())
+        for index in range(BATCHES):
+            server.api.put(name, index, content(index))
+        server.api.start(name, BATCHES)
+        server.api.wait(name, "running")
+        workers = until(server.workers)
+        server.kill()
+        # The kernel ends the worker with its server: nobody writes any more.
+        psutil.wait_procs(workers, timeout=5)
+        assert not any(worker.is_running() for worker in workers)
+    with running(data) as server:
+        found = server.api.wait(name, seconds=60)
+        assert (found["state"], found["attempts"]) == ("succeeded", 2)
+        assert results(server, name) == undisturbed
+
+
+def test_a_killed_worker_is_replaced_and_gives_the_same_bytes(
+    tmp_path: Path, undisturbed: list[bytes]
+) -> None:
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        for index in range(BATCHES):
+            server.api.put(name, index, content(index))
+        server.api.start(name, BATCHES)
+        until(server.workers)[0].kill()
+        found = server.api.wait(name, seconds=60)
+        assert (found["state"], found["attempts"]) == ("succeeded", 2)
+        assert results(server, name) == undisturbed
+
+
+def test_cancel_kills_the_worker_within_a_second(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        server.api.put(name, 0, content(0))
+        server.api.start(name, 1)
+        workers = until(server.workers)
+        began = time.monotonic()
+        answer = server.http.post(f"/v1/recalibrations/{name}/cancel")
+        psutil.wait_procs(workers, timeout=5)
+        assert time.monotonic() - began < 1.0
+        assert answer.json()["state"] == "cancelled"
+        assert not any(worker.is_running() for worker in workers)
+
+
+def test_no_acknowledged_batch_is_lost_or_doubled_over_many_kills(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    random = np.random.default_rng(0)
+    acknowledged: set[int] = set()
+    name = ""
+    for _ in range(KILLS):
+        with running(data) as server:
+            name = name or server.api.open(network())
+            # Killed from aside, so that a batch is on its way at that moment.
+            killer = threading.Timer(random.uniform(0.2, 0.8), server.process.kill)
+            killer.start()
+            _send_until_it_dies(server, name, acknowledged)
+            killer.join()
+    with running(data) as server:
+        stored = _all_batches(server, name)
+        assert acknowledged <= set(stored)
+        assert len(stored) == len(set(stored)) == server.api.get(name).json()["batches"]["received"]
+        assert len(acknowledged) > KILLS
+        for index in stored:
+            assert server.api.put(name, index, content(index)).status_code == 200
+
+
+def _send_until_it_dies(server: Server, name: str, acknowledged: set[int]) -> None:
+    index = len(acknowledged)
+    while True:
+        try:
+            if server.api.put(name, index, content(index)).status_code in (200, 201):
+                acknowledged.add(index)
+        except httpx.TransportError:
+            return
+        index += 1
+
+
+def _all_batches(server: Server, name: str) -> list[int]:
+    items = server.api.get(name, "/batches?limit=1000").json()["items"]
+    return [item["index"] for item in items]
+
+
+def until(find: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    end = time.monotonic() + 20
+    while not (found := find()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return found
