@@ -22,6 +22,7 @@ def clean(model: ir.Model) -> None:
     with translated_errors("cleaning the ONNX graph", module=None), quiet():
         passes.InlinePass()(model)
         _drop_blind_outputs(model)
+        _name_cast_targets(model)
         _fold_constants(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         for node in model.graph:
@@ -48,6 +49,17 @@ def _fold_constants(model: ir.Model) -> None:
 
 def _may_fold(node: ir.Node) -> bool | None:
     return False if node.op_type == "BatchNormalization" else None
+
+
+def _name_cast_targets(model: ir.Model) -> None:
+    """Turn CastLike into Cast where the type is known, so that a cast of a constant folds."""
+    for node in model.graph:
+        like = node.inputs[1] if node.op_type == "CastLike" else None
+        if like is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.attributes.clear()
+            node.attributes.add(ir.AttrInt64("to", like.dtype.value))
+            node.resize_inputs(1)
 
 
 def _drop_blind_outputs(model: ir.Model) -> None:

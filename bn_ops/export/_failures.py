@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-
-import torch
+from typing import TYPE_CHECKING
 
 from bn_ops.errors import BnOpsError, ExportError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["translated_errors"]
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from bn_ops.errors import OptionError
 from bn_ops.torch_engine._calibration import argument_names
-from bn_ops.torch_engine._calls import as_arguments
+from bn_ops.torch_engine._calls import as_arguments, to_tensors
 
 __all__ = ["ExampleCall"]
 
@@ -39,7 +39,7 @@ class ExampleCall:
         Raises:
             OptionError: the example holds no tensor, or does not fit the signature of forward.
         """
-        args, kwargs = as_arguments(module, example)
+        args, kwargs = as_arguments(module, to_tensors(module, example))
         _check_signature(module, args, kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
         sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torch.export import ExportedProgram
 
 from bn_ops.export._failures import translated_errors
 from bn_ops.export._inputs import ExampleCall
@@ -14,6 +14,9 @@ from bn_ops.export._quiet import quiet
 from bn_ops.torch_engine._frozen import frozen_eps, normalise
 from bn_ops.torch_engine._modes import set_eval
 from bn_ops.torch_engine._snapshot import unchanged
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["traced"]
 

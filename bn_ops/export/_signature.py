@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bn_ops.export._inputs import ExampleCall
 from bn_ops.torch_engine._calibration import unique_names
 from bn_ops.torch_engine._calls import key_word
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["BATCH_AXIS", "name_inputs", "name_outputs"]
 

@@ -7,14 +7,16 @@ into one node, and the file can no longer be recalibrated. The clean-up here nev
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
-from torch.export import ExportedProgram
 
 from bn_ops.export._failures import translated_errors
 from bn_ops.export._quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch.export import ExportedProgram
 
 __all__ = ["OPSET", "to_onnx_ir"]
 

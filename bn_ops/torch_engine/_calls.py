@@ -17,7 +17,16 @@ from bn_ops.batches import Select
 from bn_ops.errors import BatchInputError, BatchShapeError, EngineError, OptionError
 from bn_ops.signature import all_finite, not_finite
 
-__all__ = ["Call", "Item", "as_arguments", "forward_error", "items_of", "key_word", "run_item"]
+__all__ = [
+    "Call",
+    "Item",
+    "as_arguments",
+    "forward_error",
+    "items_of",
+    "key_word",
+    "run_item",
+    "to_tensors",
+]
 
 Call = Callable[[torch.nn.Module, Any], object]
 """Runs the module on one batch; what it returns is ignored."""
@@ -66,11 +75,10 @@ def items_of(
             f"batches= takes an iterable of batches, got one {type(batches).__name__}: "
             "wrap it in a list, [x], or cut it into batches"
         )
-    device = _device(module)
     for index, raw in enumerate(batches):
         value = raw if select is None else select(raw)
         if adapt:
-            value = pytree.tree_map(lambda leaf: _as_tensor(leaf, device), value)
+            value = to_tensors(module, value)
         samples = _checked(value, index)
         if samples is None and adapt:
             raise BatchInputError(
@@ -79,6 +87,12 @@ def items_of(
             )
         # A value that only the caller's own call can read counts as one sample.
         yield Item(index=index, value=value, samples=samples or 1)
+
+
+def to_tensors(module: torch.nn.Module, value: Any) -> Any:
+    """Turn the arrays of a nested value into tensors, and move all to the module's device."""
+    device = _device(module)
+    return pytree.tree_map(lambda leaf: _as_tensor(leaf, device), value)
 
 
 def _device(module: torch.nn.Module) -> torch.device | None:

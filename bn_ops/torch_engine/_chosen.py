@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from bn_ops.errors import ModelWithoutBatchNormError
 from bn_ops.layers import LayerInfo, select_layers
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.torch_engine._layers import TorchLayer, adopt, find_layers, layer_info, release, write
 from bn_ops.torch_engine._snapshot import overwrite
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ChosenLayers"]
 

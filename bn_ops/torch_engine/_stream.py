@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import torch
+from typing import TYPE_CHECKING
 
 from bn_ops.errors import StreamEmptyError
 from bn_ops.signature import Batch
 from bn_ops.torch_engine._calibration import named_arrays
 from bn_ops.torch_engine._calls import Item
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["CountedStream"]
 

@@ -9,8 +9,7 @@ called several times counts each call as a batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from bn_ops.errors import BnOpsError
 from bn_ops.estimators import Estimator, guard
@@ -24,6 +23,9 @@ from bn_ops.torch_engine._moments import measure_tensor
 from bn_ops.torch_engine._observation import observed
 from bn_ops.torch_engine._tally import Tally, Variance
 from bn_ops.torch_engine._thread_state import ThreadState, parked
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["settle_batches"]
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from bn_ops.frontier import check_finite
 from bn_ops.moments import Moments, merge_all
@@ -26,6 +24,9 @@ from bn_ops.torch_engine._observation import observed
 from bn_ops.torch_engine._order import VisitOrder
 from bn_ops.torch_engine._shared import Residual, SharedLayers
 from bn_ops.torch_engine._thread_state import ThreadState, parked
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["TorchFrontier"]
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from bn_ops.errors import ModelInvalidError, OptionError
 from bn_ops.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.torch_engine._layers import TorchLayer, find_layers, write
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["load_statistics"]
 

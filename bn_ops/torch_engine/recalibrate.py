@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select
 from bn_ops.digests import combined
@@ -29,6 +27,9 @@ from bn_ops.torch_engine._tally import Variance, check_variance
 from bn_ops.torch_engine.batch_pass import settle_batches
 from bn_ops.torch_engine.frontier import SHARED_PASSES, SHARED_TOLERANCE, TorchFrontier
 from bn_ops.version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["describe_module", "recalibrate_module"]
 

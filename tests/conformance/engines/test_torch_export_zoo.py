@@ -1,0 +1,108 @@
+"""Every network of the zoo, exported: the file computes what the module computes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bn_ops.export import export
+from bn_ops.layers import LayerInfo
+from bn_ops.onnx_engine.describe import describe_prepared
+from bn_ops.onnx_engine.prepare import prepare
+from bn_ops.torch_engine import describe_module
+from tests.support.onnx_run import run_onnx
+from tests.support.zoo import ZOO, Animal, Inputs
+
+# Relative to the output's largest value; two float32 implementations of up to thirty operators.
+TOLERANCE = 1e-4
+
+# Another number of samples than the file was exported with.
+EXPORTED_WITH, RUN_WITH = 3, 5
+
+
+pytestmark = pytest.mark.slow
+
+BY_NAME = {animal.name: animal for animal in ZOO}
+
+
+@cache
+def exported(name: str) -> bytes:
+    """One export per network for all tests here, as bytes that no test can change for another."""
+    animal = BY_NAME[name]
+    proto = export(animal.build(), animal.inputs(EXPORTED_WITH))
+    return bytes(proto.SerializeToString())
+
+
+def exported_model(animal: Animal) -> onnx.ModelProto:
+    return onnx.load_model_from_string(exported(animal.name))
+
+
+@pytest.mark.parametrize("animal", ZOO, ids=str)
+def test_the_exported_file_computes_what_the_module_does(animal: Animal) -> None:
+    model = animal.build()
+    proto = exported_model(animal)
+    inputs = animal.inputs(RUN_WITH, seed=9)
+    wanted = flat_outputs(model, inputs)
+    found = run_onnx(proto, named(proto, inputs))
+    assert len(found) == len(wanted)
+    for name, value in zip([o.name for o in proto.graph.output], found, strict=True):
+        reference = wanted[name] if name in wanted else next(iter(wanted.values()))
+        assert value.shape == reference.shape
+        scale = np.abs(reference).max()
+        assert np.abs(value - reference).max() <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize("animal", ZOO, ids=str)
+def test_layers_of_the_file_are_the_layers_of_the_module(animal: Animal) -> None:
+    model = animal.build()
+    proto = exported_model(animal)
+    in_file = {layer.name: layer for layer in describe_prepared(prepare(proto)).layers}
+    in_module = {layer.name: layer for layer in describe_module(model)}
+    # A layer that is called again is a layer of its own in the file, with a numbered name.
+    assert {name.partition("#")[0] for name in in_file} == set(in_module)
+    assert animal.shared == any("#" in name for name in in_file)
+    for name, layer in in_module.items():
+        assert_same_layer(in_file[name], layer)
+    tensors = {t.name for t in proto.graph.initializer}
+    for name in in_file:
+        assert {f"{name}.running_mean", f"{name}.running_var"} <= tensors
+
+
+def assert_same_layer(found: LayerInfo, wanted: LayerInfo) -> None:
+    assert found.reason is None
+    assert found.channels == wanted.channels
+    assert found.eps == pytest.approx(wanted.eps, rel=1e-6, abs=1e-12)
+    assert found.statistics is not None
+    assert wanted.statistics is not None
+    np.testing.assert_array_equal(found.statistics.mean, wanted.statistics.mean)
+    np.testing.assert_array_equal(found.statistics.var, wanted.statistics.var)
+
+
+@pytest.mark.parametrize("animal", ZOO, ids=str)
+def test_the_file_holds_no_node_that_computes_nothing(animal: Animal) -> None:
+    proto = exported_model(animal)
+    kinds = {node.op_type for node in proto.graph.node}
+    assert kinds.isdisjoint({"Identity", "Dropout", "Constant", "CastLike"})
+    assert len({node.name for node in proto.graph.node}) == len(proto.graph.node)
+
+
+def named(proto: onnx.ModelProto, inputs: Inputs) -> dict[str, Any]:
+    values = inputs.values() if isinstance(inputs, dict) else inputs
+    names = [value.name for value in proto.graph.input]
+    if isinstance(inputs, dict):
+        assert set(names) == set(inputs)
+        return {name: tensor.numpy() for name, tensor in inputs.items()}
+    return {name: tensor.numpy() for name, tensor in zip(names, values, strict=True)}
+
+
+def flat_outputs(model: torch.nn.Module, inputs: Inputs) -> dict[str, Any]:
+    with torch.no_grad():
+        found = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    if isinstance(found, dict):
+        return {name: tensor.numpy() for name, tensor in found.items()}
+    return {"output": found.numpy()}

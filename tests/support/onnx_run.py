@@ -1,0 +1,23 @@
+"""Run an ONNX model in onnxruntime, with its optimiser off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.runtime import session
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = NDArray[np.generic]
+
+
+def run_onnx(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    return [
+        np.asarray(value)
+        for value in session(model.SerializeToString(), optimise=False).run(None, dict(feeds))
+    ]
