@@ -24,7 +24,7 @@ from bn_ops.fold.shapes import Shapes
 from bn_ops.fold.walk import GraphWalk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from bn_ops.fold.affine import ChannelAffine
 
@@ -73,26 +73,35 @@ def fold_with(
         return _all_kept(onnx_model, "the model stores sparse tensors, which folding cannot keep")
     model = _read(onnx_model)
     inline_normalising_functions(model)
-    layers = _Folding(model, leave=leave, rules=rules).run(leftovers)
-    layers += tuple(_elsewhere(model))
+    layers = [_Layer(node=node, name=layer_name(node)) for node in _layers_of(model)]
+    # First of all: a dead node that still counts as a reader would hold up its neighbours.
     remove_unused(model)
-    return Folded(model=_write(model, onnx_model), layers=layers)
+    _settle_unreachable(model, layers)
+    _Folding(model, leave=leave, rules=rules).run(
+        [layer for layer in layers if layer.open], leftovers
+    )
+    remove_unused(model)
+    results = tuple(layer.result() for layer in layers)
+    return Folded(model=_write(model, onnx_model), layers=results)
 
 
 @dataclass(slots=True)
 class _Layer:
-    """A layer of the main graph while folding goes on."""
+    """What is known of a layer while folding goes on; neither rule nor reason: nothing yet."""
 
     node: ir.Node
     name: str
     rule: str | None = None
     reason: str | None = None
 
+    @property
+    def open(self) -> bool:
+        return self.rule is None and self.reason is None
+
     def result(self) -> LayerFold:
-        status = self.reason is None
         return LayerFold(
             name=self.name,
-            status="folded" if status else "kept",
+            status="folded" if self.reason is None else "kept",
             rule=self.rule,
             reason=self.reason,
         )
@@ -112,11 +121,8 @@ class _Folding:
         self._shapes = Shapes(model)
         self._editor = Editor(model, constants=self._constants, shapes=self._shapes)
 
-    def run(self, leftovers: Leftovers) -> tuple[LayerFold, ...]:
-        layers = [
-            _Layer(node=node, name=layer_name(node)) for node in self._graph if is_batchnorm(node)
-        ]
-        waiting = layers
+    def run(self, waiting: list[_Layer], leftovers: Leftovers) -> None:
+        """Fold layers of the main graph, again and again, until none can go any more."""
         while waiting:
             # Not a generator in any(): every layer is tried in each round.
             gone = [layer for layer in waiting if self._try(layer)]
@@ -126,7 +132,6 @@ class _Folding:
         if leftovers == "mul_add":
             for layer in waiting:
                 self._write_out(layer)
-        return tuple(layer.result() for layer in layers)
 
     def _try(self, layer: _Layer) -> bool:
         """Fold one layer if that is exact; else remember why not."""
@@ -141,8 +146,6 @@ class _Folding:
         node = layer.node
         if layer.name in self._leave:
             return Refusal(reason=self._leave[layer.name])
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            return Plan(edits=(), path="unused")
         affine = read_batchnorm(node, self._constants, self._opset)
         if isinstance(affine, Refusal):
             return affine
@@ -189,12 +192,20 @@ def _checked(outcome: Outcome) -> Outcome:
     return outcome.fault() or outcome
 
 
-def _elsewhere(model: ir.Model) -> Iterator[LayerFold]:
-    """Report the layers inside bodies; those of local functions have been inlined."""
-    for node in model.graph.all_nodes():
-        if is_batchnorm(node) and node.graph is not model.graph:
-            reason = "it is inside the body of an If, Loop or Scan, which is left alone"
-            yield LayerFold(name=layer_name(node), status="kept", rule=None, reason=reason)
+def _layers_of(model: ir.Model) -> list[ir.Node]:
+    """List the layers of the main graph in order, then those inside bodies."""
+    found = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
+    return sorted(found, key=lambda node: node.graph is not model.graph)
+
+
+def _settle_unreachable(model: ir.Model, layers: list[_Layer]) -> None:
+    """Decide about layers that are gone with dead nodes, and about those inside bodies."""
+    left = set(model.graph.all_nodes())
+    for layer in layers:
+        if layer.node not in left:
+            layer.rule = "unused"
+        elif layer.node.graph is not model.graph:
+            layer.reason = "it is inside the body of an If, Loop or Scan, which is left alone"
 
 
 def _read(onnx_model: onnx.ModelProto) -> ir.Model:

@@ -365,6 +365,14 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
+@case("a layer that only dead nodes read", {"a": "folded:conv", "b": "folded:unused"}, nodes=1)
+def _(g: Graph) -> None:
+    x = g.input("x", IMAGE)
+    y = g.conv(x, (4, 6))
+    g.output(g.bn(y, 6, "a"))
+    g.add("Relu", g.bn(g.add("Neg", y), 6, "b"))
+
+
 @case("a layer on the input alone", {"bn": "'x' is an input of the graph"}, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
