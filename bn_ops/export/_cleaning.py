@@ -22,6 +22,8 @@ def clean(model: ir.Model) -> None:
     with translated_errors("cleaning the ONNX graph", module=None), quiet():
         passes.InlinePass()(model)
         _drop_blind_outputs(model)
+        # The exporter leaves values inside an operator's translation without a type.
+        passes.ShapeInferencePass()(model)
         _name_cast_targets(model)
         _fold_constants(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
