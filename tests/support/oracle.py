@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from tests.support.onnx_run import run_onnx
+
 Array = NDArray[np.generic]
 Observed = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -32,6 +34,22 @@ def oracle_statistics(
 def observed_statistics(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Observed:
     """Return layer name → (mean, population variance) of its input in one eval-mode pass."""
     return _walk(model, feeds, train=False, frozen=())
+
+
+def tapped_statistics(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Observed:
+    """As `observed_statistics`, by onnxruntime on the whole graph with each layer's input tapped.
+
+    For operators that onnx's reference implementation lacks; float32, moments in float64.
+    """
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    nodes = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
+    taps = list(dict.fromkeys(node.input[0] for node in nodes))
+    known = {value.name for value in tapped.graph.output} | feeds.keys()
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=t) for t in taps if t not in known)
+    names = [value.name for value in tapped.graph.output]
+    seen = {**feeds, **dict(zip(names, run_onnx(tapped, feeds), strict=True))}
+    return {node.name or node.output[0]: _moments(seen[node.input[0]]) for node in nodes}
 
 
 def stored_statistics(model: onnx.ModelProto) -> Observed:
@@ -68,8 +86,7 @@ def _walk(
         if node.op_type == "BatchNormalization":
             name = node.name or node.output[0]
             x = values[node.input[0]].astype(np.float64)
-            axes = (0, *range(2, x.ndim))
-            found[name] = (x.mean(axis=axes), x.var(axis=axes))
+            found[name] = _moments(x)
             mean, var = (
                 found[name]
                 if train and name not in frozen
@@ -81,6 +98,12 @@ def _walk(
         made = ReferenceEvaluator(node, opsets={"": opset}).run(None, inputs)
         values |= {n: _wide(np.asarray(a)) for n, a in zip(node.output, made, strict=False) if n}
     return found
+
+
+def _moments(x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    wide = x.astype(np.float64)
+    axes = (0, *range(2, wide.ndim))
+    return wide.mean(axis=axes), wide.var(axis=axes)
 
 
 def _normalise(
