@@ -1,0 +1,136 @@
+"""method="batch" gives what other tools give, to rounding, where they are right about dropout."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from bn_ops.errors import BatchShapeError, OptionError
+from bn_ops.estimators import Momentum, Prior
+from bn_ops.reference import paper_population_statistics
+from bn_ops.torch_engine import recalibrate_module
+from tests.support.peer_formulas import moving_average, precise_bn, reestimate
+from tests.support.torch_oracle import residual, stored
+from tests.support.zoo import ZOO, Animal, split
+
+# Two float32 train-mode passes through up to ten layers, which normalise in another order.
+TOLERANCE = 2e-4
+
+SIZES = [4, 4, 3]
+
+# Dropout differs by intent, look-alikes are invisible to the peers, `_audio` has momentum 0.
+COMPARABLE = [
+    animal
+    for animal in ZOO
+    if len(animal.shapes) == 1
+    and animal.name
+    not in {"with_dropout", "frozen_lookalike", "audio_1d", "subclass_with_activation"}
+    and not animal.as_dict
+]
+
+
+def batches_of(animal: Animal) -> list[torch.Tensor]:
+    return [part[0] for part in split(animal.inputs(sum(SIZES)), SIZES) if isinstance(part, tuple)]
+
+
+@pytest.mark.parametrize("animal", COMPARABLE, ids=str)
+def test_mean_of_batches_is_torchs_update_bn(animal: Animal) -> None:
+    peer, ours = animal.build(), animal.build()
+    update_bn(batches_of(animal), peer)
+    recalibrate_module(ours, batches_of(animal), method="batch", variance="mean_of_batches")
+    assert residual(stored(ours), stored(peer)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("animal", [a for a in COMPARABLE if not a.shared], ids=str)
+def test_mean_of_batches_is_aimets_formula(animal: Animal) -> None:
+    peer, ours = animal.build(), animal.build()
+    reestimate(peer, batches_of(animal), len(SIZES))
+    recalibrate_module(ours, batches_of(animal), method="batch", variance="mean_of_batches")
+    assert residual(stored(ours), stored(peer)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("animal", [a for a in COMPARABLE if not a.shared], ids=str)
+def test_population_is_fvcores_precise_bn(animal: Animal) -> None:
+    peer, ours = animal.build().train(), animal.build()
+    precise_bn(peer, batches_of(animal), len(SIZES))
+    recalibrate_module(ours, batches_of(animal), method="batch")
+    assert residual(stored(ours), stored(peer)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("animal", COMPARABLE, ids=str)
+def test_momentum_is_a_plain_moving_average(animal: Animal) -> None:
+    peer, ours = animal.build(), animal.build()
+    moving_average(peer, batches_of(animal), 0.1)
+    recalibrate_module(
+        ours,
+        batches_of(animal),
+        method="batch",
+        estimator=Momentum(0.1),
+        variance="unbiased",
+    )
+    assert residual(stored(ours), stored(peer)) <= TOLERANCE
+
+
+def test_fvcores_own_case_mean_and_variance_of_known_batches() -> None:
+    """fvcore's test: a single layer, batches of one size, mean and variance over all of them."""
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3, 5, 5) * (i + 1) + i for i in range(4)]
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    recalibrate_module(model, batches, method="batch")
+    everything = torch.cat(batches).double()
+    mean, var = stored(model)["0"]
+    torch.testing.assert_close(mean, everything.mean([0, 2, 3]))
+    torch.testing.assert_close(var, everything.var([0, 2, 3], correction=0))
+
+
+def test_torchs_own_case_means_and_unbiased_variances_of_batches() -> None:
+    """torch's test of update_bn holds variances to 0.1; the paper's formula holds here to 1e-6."""
+    torch.manual_seed(1)
+    batches = [torch.rand(10, 4) for _ in range(5)]
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.3))
+    recalibrate_module(model, batches, method="batch", variance="mean_of_batches")
+    wanted = paper_population_statistics([batch.double().numpy() for batch in batches])
+    mean, var = stored(model)["0"]
+    torch.testing.assert_close(mean, torch.from_numpy(wanted.mean), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(var, torch.from_numpy(wanted.var), rtol=1e-6, atol=0)
+
+
+def test_unbiased_divides_all_values_by_one_less() -> None:
+    x = torch.randn(6, 2)
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    recalibrate_module(model, [x[:4], x[4:]], method="batch", variance="unbiased")
+    torch.testing.assert_close(stored(model)["0"][1], x.double().var(0), rtol=1e-6, atol=0)
+
+
+def test_other_estimators_see_the_whole_stream() -> None:
+    x = torch.randn(6, 2)
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    recalibrate_module(model, [x[:4], x[4:]], method="batch", estimator=Prior(6))
+    wanted = 0.5 + 0.5 * x.double().var(0, correction=0)
+    torch.testing.assert_close(stored(model)["0"][1], wanted, rtol=1e-6, atol=0)
+
+
+def test_one_value_per_channel_has_a_population_variance_only() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    batches = [torch.randn(3, 2), torch.randn(1, 2)]
+    before = stored(copy.deepcopy(model))
+    with pytest.raises(BatchShapeError, match="batch 1"):
+        recalibrate_module(model, batches, method="batch", variance="mean_of_batches")
+    assert residual(stored(model), before) == 0
+    recalibrate_module(model, batches, method="batch")
+    wanted = torch.cat(batches).double().var(0, correction=0)
+    torch.testing.assert_close(stored(model)["0"][1], wanted, rtol=1e-6, atol=0)
+
+
+def test_an_unknown_variance_is_refused() -> None:
+    with pytest.raises(OptionError, match="mean_of_batches"):
+        recalibrate_module(
+            nn.Sequential(nn.BatchNorm1d(2)),
+            [torch.randn(3, 2)],
+            method="batch",
+            variance="biased",  # type: ignore[arg-type]
+        )
