@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from service.context import Ctx
+from service.errors import ServiceError
 from service.telemetry import metrics
 
 router = APIRouter(tags=["health"])
@@ -39,12 +40,17 @@ async def healthz() -> Health:
 async def readyz(context: Ctx, response: Response) -> Readiness:
     """Tell whether batches can be stored and runs can begin, and what holds the workers in."""
     failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
+    workers: dict[str, Any] = {}
+    try:
+        workers = dict(await context.executor.protections())
+    except ServiceError as error:
+        failures.append(error.message)
     response.status_code = 503 if failures else 200
     return Readiness(
         status="not-ready" if failures else "ready",
         failures=failures,
         sqlite=apsw.sqlite_lib_version(),
-        workers=dict(context.executor.protections()),
+        workers=workers,
     )
 
 

@@ -34,25 +34,21 @@ class ProcessExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._protections: dict[str, Any] | None = None
         self._describing = asyncio.Semaphore(DESCRIBE_CONCURRENCY)
 
     async def describe(self, model: Path) -> dict[str, Any]:
         """Read a model file and return what it is."""
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="bnrecal-"))
         deadline = self._settings.describe_deadline_seconds
-        spec = Spec(
-            kind="describe",
-            parent=os.getpid(),
-            model=str(model),
-            output=str(folder),
-            limits=self._limits(deadline),
-            options={},
-        )
-        try:
-            async with self._describing:
-                return await self._work(spec, _nothing(), _ignore, deadline)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        async with self._describing, self._scratch() as folder:
+            spec = Spec(
+                kind="describe",
+                parent=os.getpid(),
+                model=str(model),
+                output=str(folder),
+                limits=self._limits(deadline),
+            )
+            return await self._work(spec, _nothing(), _ignore, deadline)
 
     async def run(self, job: Job, on_progress: OnProgress) -> None:
         """Do a job; its results lie in `job.output`."""
@@ -69,14 +65,38 @@ class ProcessExecutor:
         )
         await self._work(spec, _lines(job), on_progress, deadline)
 
-    def protections(self) -> Mapping[str, Any]:
-        """Return what holds a worker in."""
-        return {
-            "rlimits": True,
-            "parent_death_signal": sys.platform == "linux",
-            "deadline_seconds": self._settings.worker_deadline_seconds,
-            "memory_bytes": self._settings.worker_memory_bytes,
-        }
+    async def protections(self) -> Mapping[str, Any]:
+        """Return what holds a worker in; a worker that does nothing else is asked once."""
+        if self._protections is None:
+            deadline = self._settings.describe_deadline_seconds
+            async with self._scratch() as folder:
+                spec = Spec(
+                    kind="probe",
+                    parent=os.getpid(),
+                    output=str(folder),
+                    limits=self._limits(deadline),
+                )
+                found = await self._work(spec, _nothing(), _ignore, deadline)
+            self._protections = found | {
+                "rlimits": True,
+                "parent_death_signal": sys.platform == "linux",
+                "deadline_seconds": self._settings.worker_deadline_seconds,
+                "memory_bytes": self._settings.worker_memory_bytes,
+            }
+            _log.info(
+                "Workers are held in by: %s",
+                self._protections,
+                extra={"action": "protections"} | {k: self._protections[k] for k in found},
+            )
+        return self._protections
+
+    @contextlib.asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="bnrecal-"))
+        try:
+            yield folder
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _limits(self, deadline_seconds: float) -> Limits:
         settings = self._settings

@@ -87,6 +87,10 @@ class Executor(Protocol):
         """
         ...
 
-    def protections(self) -> Mapping[str, Any]:
-        """Return what holds a worker in, for `/readyz`."""
+    async def protections(self) -> Mapping[str, Any]:
+        """Return what holds a worker in, for `/readyz`.
+
+        Raises:
+            WorkerDiedError, WorkerDeadlineError: no worker can be started.
+        """
         ...

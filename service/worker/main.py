@@ -1,8 +1,7 @@
 """The worker's course: read the job, shut the doors, do the work, answer.
 
-The order matters. The limits and the bond to the server's life come first, then the imports (they
-need files that the sandbox would hide), then the sandbox, and only then is anything of a stranger's
-opened.
+The order matters. The bond to the server's life and the limits come first, then the sandbox, while
+the process still has one thread; only then are the libraries loaded, and last a stranger's file.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import sys
 import traceback
 
 from bn_ops.errors import BnOpsError
-from service.worker import limits
+from service.worker import limits, sandbox
 from service.worker.channel import Channel
 from service.worker.spec import Spec
 
@@ -26,7 +25,8 @@ def main() -> int:
     limits.apply(spec.limits)
     files = [_file(sys.stdin.buffer.readline()) for _ in range(spec.total)]
     try:
-        _work(spec, files, channel)
+        protections = sandbox.enter(spec)
+        _work(spec, files, channel, protections)
     except BnOpsError as error:
         channel.refuse(error.code, error.message, error.details())
     except MemoryError:
@@ -39,8 +39,13 @@ def main() -> int:
     return 0
 
 
-def _work(spec: Spec, files: list[tuple[str, str]], channel: Channel) -> None:
-    # Heavy: onnx and onnxruntime are loaded inside the limits.
+def _work(
+    spec: Spec, files: list[tuple[str, str]], channel: Channel, protections: dict[str, bool]
+) -> None:
+    if spec.kind == "probe":
+        channel.done(protections)
+        return
+    # Heavy: onnx and onnxruntime are loaded inside the sandbox.
     from service.worker import adapting, describing  # noqa: PLC0415
 
     if spec.kind == "describe":

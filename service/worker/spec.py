@@ -7,7 +7,7 @@ it with `from_line`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -36,7 +36,7 @@ class Spec:
     """One piece of work.
 
     Attributes:
-        kind: read a model, or run a recalibration.
+        kind: read a model, run a recalibration, or say what holds the worker in.
         parent: process id of the server; the worker does not outlive it.
         model: path of the ONNX file.
         output: an empty folder, the only place where the worker may write.
@@ -46,14 +46,14 @@ class Spec:
         limits: what it may use.
     """
 
-    kind: Literal["describe", "adapt"]
+    kind: Literal["describe", "adapt", "probe"]
     parent: int
-    model: str
     output: str
     limits: Limits
+    model: str = ""
     batch_folder: str = ""
     total: int = 0
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
         """Write it as one line."""

@@ -78,7 +78,7 @@ class FakeExecutor:
             content = json.dumps({"digest": digest, "options": dict(job.options), "file": name})
             (job.output / name).write_text(content)
 
-    def protections(self) -> Mapping[str, Any]:
+    async def protections(self) -> Mapping[str, Any]:
         return {"fake": True}
 
 

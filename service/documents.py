@@ -1,0 +1,68 @@
+"""The generated parts of docs/: `python -m service.documents` writes, a test compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from service import lifecycle, problems
+from service.app import create_app
+from service.settings import Settings
+
+_BEGIN = "<!-- generated: {name} -->\n"
+_END = "<!-- end -->"
+
+
+def settings_table() -> str:
+    """List every setting with its variable, default and meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, "") else f"`{field.default}`"
+        rows.append(f"| `BNRECAL_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def problems_table() -> str:
+    """List every problem with its status and title."""
+    rows = ["| code | status | retryable | meaning |", "|---|---|---|---|"]
+    for code, problem in problems.TABLE.items():
+        retryable = "yes" if problem.retryable else ""
+        rows.append(f"| `{code}` | {problem.status} | {retryable} | {problem.title} |")
+    return "\n".join(rows)
+
+
+def sections() -> dict[str, str]:
+    """Return the generated parts of docs/service.md by name."""
+    return {
+        "lifecycle": f"```mermaid\n{lifecycle.diagram()}\n```",
+        "settings": settings_table(),
+        "problems": problems_table(),
+    }
+
+
+def fill(text: str) -> str:
+    """Write the generated parts into a page."""
+    for name, content in sections().items():
+        begin = _BEGIN.format(name=name)
+        before, _, rest = text.partition(begin)
+        _, _, behind = rest.partition(_END)
+        text = f"{before}{begin}{content}\n{_END}{behind}"
+    return text
+
+
+def openapi() -> str:
+    """Return the OpenAPI document as it is committed."""
+    return json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+def main(folder: Path) -> int:
+    """Bring a folder of documents up to date."""
+    page = folder / "service.md"
+    page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (folder / "openapi.json").write_text(openapi(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(*sys.argv[1:2] or ["docs"])))

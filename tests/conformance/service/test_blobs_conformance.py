@@ -1,0 +1,176 @@
+"""What every store of blobs must do; each implementation is one fixture parameter."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.blobs.folder import FolderBlobs
+from service.blobs.protocol import Blobs
+from service.errors import StorageFailedError, StorageFullError
+
+OPEN: dict[str, Callable[[Path], Blobs]] = {"folder": FolderBlobs}
+KEY = "models/abc/model.onnx"
+
+
+@pytest.fixture(params=OPEN)
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Blobs]:
+    return lambda: OPEN[request.param](tmp_path / "root")
+
+
+@pytest.fixture
+def blobs(reopen: Callable[[], Blobs]) -> Blobs:
+    return reopen()
+
+
+def write(blobs: Blobs, key: str, content: bytes) -> None:
+    draft = blobs.draft()
+    draft.write(content)
+    draft.commit(key)
+
+
+def test_a_committed_blob_is_there_and_outlives_the_process(reopen: Callable[[], Blobs]) -> None:
+    write(reopen(), KEY, b"content")
+    again = reopen()
+    assert again.path(KEY).read_bytes() == b"content"
+    assert list(again.names("models")) == ["abc"]
+
+
+def test_a_draft_is_seen_by_nobody_until_it_is_committed(blobs: Blobs) -> None:
+    draft = blobs.draft()
+    draft.write(memoryview(b"cont"))
+    draft.write(bytearray(b"ent"))
+    assert draft.path.read_bytes() == b"content"
+    assert list(blobs.names("models")) == []
+    draft.commit(KEY)
+    assert not draft.path.exists()
+    assert blobs.path(KEY).read_bytes() == b"content"
+
+
+def test_discarding_is_harmless_at_any_time(blobs: Blobs) -> None:
+    draft = blobs.draft()
+    for _ in range(2):
+        draft.discard()
+    assert not draft.path.exists()
+    kept = blobs.draft()
+    kept.write(b"x")
+    kept.commit(KEY)
+    kept.discard()
+    assert blobs.path(KEY).exists()
+
+
+def test_a_commit_replaces_what_was_there(blobs: Blobs) -> None:
+    write(blobs, KEY, b"old")
+    write(blobs, KEY, b"new")
+    assert blobs.path(KEY).read_bytes() == b"new"
+
+
+def test_drafts_and_workspaces_do_not_outlive_the_process(reopen: Callable[[], Blobs]) -> None:
+    first = reopen()
+    draft, workspace = first.draft(), first.workspace()
+    reopen()
+    assert not draft.path.exists()
+    assert not workspace.exists()
+
+
+def test_a_file_of_a_workspace_can_be_adopted(blobs: Blobs) -> None:
+    file = blobs.workspace() / "result"
+    file.write_bytes(b"content")
+    blobs.adopt(file, KEY)
+    assert not file.exists()
+    assert blobs.path(KEY).read_bytes() == b"content"
+
+
+def test_a_link_is_never_adopted(blobs: Blobs, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    link = blobs.workspace() / "result"
+    link.symlink_to(secret)
+    with pytest.raises(StorageFailedError):
+        blobs.adopt(link, KEY)
+    assert not blobs.path(KEY).exists()
+
+
+def test_removing_is_harmless_when_nothing_is_there(blobs: Blobs) -> None:
+    write(blobs, KEY, b"x")
+    for _ in range(2):
+        blobs.remove("models/abc")
+    assert list(blobs.names("models")) == []
+    assert list(blobs.names("never")) == []
+
+
+class Disk:
+    """fsync that records what it was asked to make durable, and fails on demand."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail_at: int | None = None
+        self.error = errno.EIO
+
+    def __call__(self, handle: int) -> None:
+        self.calls.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        if len(self.calls) - 1 == self.fail_at:
+            raise OSError(self.error, "as asked")
+        os.fsync(handle)
+
+
+def test_file_then_folders_are_made_durable_in_this_order(tmp_path: Path) -> None:
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, fsync=disk)
+    write(blobs, KEY, b"x")
+    staged, *folders = disk.calls
+    assert Path(staged).parent == tmp_path / "staging"
+    # The destination first, then every folder that gained a name.
+    assert folders == [str(tmp_path / "models/abc"), str(tmp_path / "models"), str(tmp_path)]
+    disk.calls.clear()
+    write(blobs, "models/abc/other", b"x")
+    assert disk.calls[1:] == [str(tmp_path / "models/abc")]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (errno.EIO, StorageFailedError),
+        (errno.ENOSPC, StorageFullError),
+        (errno.EDQUOT, StorageFullError),
+    ],
+)
+def test_a_failed_fsync_of_the_file_refuses_this_file_alone(
+    tmp_path: Path, error: int, raised: type[Exception]
+) -> None:
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, fsync=disk)
+    disk.fail_at, disk.error = 0, error
+    with pytest.raises(raised):
+        write(blobs, KEY, b"x")
+    assert not blobs.path(KEY).exists()
+    assert list(blobs.names("staging")) == []
+    assert blobs.failure is None
+    write(blobs, KEY, b"x")
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_failed_fsync_of_a_folder_refuses_everything_from_then_on(
+    tmp_path: Path, place: int
+) -> None:
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, fsync=disk)
+    disk.fail_at = place
+    with pytest.raises(StorageFailedError):
+        write(blobs, KEY, b"x")
+    assert blobs.failure is not None
+    with pytest.raises(StorageFailedError, match="restart"):
+        write(blobs, "other", b"x")
+
+
+def test_a_folder_that_vanishes_under_a_draft_is_a_refusal(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    draft = blobs.draft()
+    draft.write(b"x")
+    draft.path.unlink()
+    with pytest.raises(StorageFailedError):
+        draft.commit(KEY)

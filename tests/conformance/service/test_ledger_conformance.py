@@ -1,0 +1,208 @@
+"""What every ledger must do; each implementation is one fixture parameter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
+from service.ledger import placement, schema
+from service.ledger.connection import connect, refuse_old_sqlite
+from service.ledger.protocol import Ledger, Transaction
+from service.ledger.sqlite import SqliteLedger
+from service.ledger.writer import Writer
+
+OPEN: dict[str, Callable[[Path], Ledger]] = {
+    "sqlite": lambda folder: SqliteLedger(folder / "ledger.sqlite3")
+}
+INSERT = "INSERT INTO model (id, bytes, description, created) VALUES (:id, 1, '{}', 'now')"
+COUNT = "SELECT count(*) AS models FROM model"
+
+
+@pytest.fixture(params=OPEN)
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+    return lambda: OPEN[request.param](tmp_path)
+
+
+@pytest.fixture
+def ledger(reopen: Callable[[], Ledger]) -> Iterator[Ledger]:
+    found = reopen()
+    yield found
+    found.close()
+
+
+def insert(name: str) -> Callable[[Transaction], int]:
+    return lambda tx: tx.change(INSERT, id=name)
+
+
+def count(tx: Transaction) -> Any:
+    row = tx.row(COUNT)
+    assert row is not None
+    return row["models"]
+
+
+def test_what_was_written_is_read_and_outlives_the_ledger(reopen: Callable[[], Ledger]) -> None:
+    async def first(ledger: Ledger) -> None:
+        assert await ledger.write(insert("a")) == 1
+        assert await ledger.read(count) == 1
+
+    ledger = reopen()
+    asyncio.run(first(ledger))
+    ledger.close()
+    ledger = reopen()
+    assert asyncio.run(ledger.read(count)) == 1
+    ledger.close()
+
+
+def test_a_refusal_undoes_its_own_changes_and_nobody_elses(ledger: Ledger) -> None:
+    def refuse(tx: Transaction) -> None:
+        tx.change(INSERT, id="refused")
+        raise NotFoundError("no")
+
+    async def work() -> list[object]:
+        jobs = [insert("a"), refuse, insert("b"), insert("a"), insert("c")]
+        return await asyncio.gather(*map(ledger.write, jobs), return_exceptions=True)
+
+    answers = asyncio.run(work())
+    assert [type(one).__name__ for one in answers] == [
+        "int",
+        "NotFoundError",
+        "int",
+        "ConstraintError",
+        "int",
+    ]
+    assert asyncio.run(ledger.read(count)) == 3
+    assert ledger.failure is None
+
+
+def test_a_reader_cannot_write(ledger: Ledger) -> None:
+    with pytest.raises(StorageFailedError):
+        asyncio.run(ledger.read(insert("a")))
+    assert asyncio.run(ledger.read(count)) == 0
+
+
+def test_a_read_sees_one_moment(ledger: Ledger) -> None:
+    async def work() -> tuple[Any, Any]:
+        loop = asyncio.get_running_loop()
+
+        def look(tx: Transaction) -> tuple[Any, Any]:
+            before = count(tx)
+            asyncio.run_coroutine_threadsafe(ledger.write(insert("late")), loop).result(10)
+            return before, count(tx)
+
+        return await ledger.read(look)
+
+    assert asyncio.run(work()) == (0, 0)
+    assert asyncio.run(ledger.read(count)) == 1
+
+
+def test_many_writers_share_commits(tmp_path: Path) -> None:
+    commits: list[float] = []
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite3", on_commit=commits.append)
+
+    async def work() -> None:
+        await asyncio.gather(*(ledger.write(insert(str(number))) for number in range(300)))
+
+    asyncio.run(work())
+    ledger.close()
+    assert 1 <= len(commits) < 100
+
+
+class BrokenConnection:
+    """A connection whose commit fails as the disk would make it fail."""
+
+    def __init__(self, inner: apsw.Connection, error: Exception) -> None:
+        self._inner = inner
+        self._error: Exception | None = error
+
+    def execute(self, query: str, *rest: Any) -> Any:
+        if query == "COMMIT" and self._error is not None:
+            raise self._error
+        return self._inner.execute(query, *rest)
+
+    def mend(self) -> None:
+        self._error = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def broken(tmp_path: Path, error: Exception) -> tuple[Writer, BrokenConnection]:
+    SqliteLedger(tmp_path / "ledger.sqlite3").close()
+    connection = BrokenConnection(connect(tmp_path / "ledger.sqlite3"), error)
+    return Writer(connection, on_commit=lambda _: None), connection  # type: ignore[arg-type]
+
+
+def test_a_failed_fsync_is_never_acknowledged_and_stops_the_writer(tmp_path: Path) -> None:
+    writer, connection = broken(tmp_path, apsw.IOError("fsync"))
+    with pytest.raises(StorageFailedError):
+        writer.submit(insert("a")).result(10)
+    connection.mend()
+    # Even a disk that seems well again is not trusted.
+    with pytest.raises(StorageFailedError, match="restart"):
+        writer.submit(insert("b")).result(10)
+    assert writer.failure is not None
+    writer.close()
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
+    assert asyncio.run(ledger.read(count)) == 0
+    ledger.close()
+
+
+def test_a_full_disk_is_a_refusal_and_nothing_worse(tmp_path: Path) -> None:
+    writer, connection = broken(tmp_path, apsw.FullError("full"))
+    with pytest.raises(StorageFullError):
+        writer.submit(insert("a")).result(10)
+    connection.mend()
+    assert writer.submit(insert("b")).result(10) == 1
+    writer.close()
+
+
+def test_the_ledger_waits_for_the_disk(tmp_path: Path) -> None:
+    SqliteLedger(tmp_path / "ledger.sqlite3").close()
+    connection = connect(tmp_path / "ledger.sqlite3")
+    assert connection.execute("PRAGMA synchronous").get == 2
+    assert connection.execute("PRAGMA journal_mode").get == "wal"
+    assert connection.execute("PRAGMA foreign_keys").get == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7.0"])
+def test_a_sqlite_with_the_wal_bug_is_refused(version: str) -> None:
+    with pytest.raises(StartError, match=r"3\.51\.3"):
+        refuse_old_sqlite(version)
+    refuse_old_sqlite("3.51.3")
+    refuse_old_sqlite("4.0.0")
+
+
+def test_a_ledger_of_a_newer_server_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    SqliteLedger(path).close()
+    connection = connect(path)
+    connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    connection.close()
+    with pytest.raises(StartError, match="newer"):
+        SqliteLedger(path)
+
+
+def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path) -> None:
+    lines = [
+        "1 0 8:1 / / rw - ext4 /dev/a rw",
+        f"2 1 0:9 / {tmp_path} rw shared:1 - nfs4 host:/x rw",
+        "3 1 0:9 / /elsewhere rw - cifs //host/x rw",
+    ]
+    assert placement.file_system_type(tmp_path / "data", lines) == "nfs4"
+    assert placement.file_system_type(Path("/usr"), lines) == "ext4"
+    assert placement.file_system_type(tmp_path, [*lines, lines[1].replace("nfs4", "xfs")]) == "xfs"
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"2 1 0:9 / {tmp_path} rw - nfs4 host:/x rw\n")
+    monkeypatch.setattr(placement, "MOUNTS", mounts)
+    with pytest.raises(StartError, match="nfs4"):
+        SqliteLedger(tmp_path / "ledger.sqlite3")

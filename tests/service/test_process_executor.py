@@ -1,0 +1,212 @@
+"""The executor with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
+from service.executor.process import ProcessExecutor
+from service.executor.protocol import RESULTS, BatchFile, Job, Progress
+from service.settings import Settings
+from service.worker.spec import Limits, Spec
+from tests.support.service_process import images, network
+
+PAGES = 2
+
+
+def make_job(folder: Path, batches: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> Job:
+    for name in ("model", "batches", "output"):
+        (folder / name).mkdir(parents=True)
+    (folder / "model/model.onnx").write_bytes(network(repeats=2))
+    files = []
+    for index, array in enumerate(batches):
+        kind = "npy" if index % 2 else "safetensors"
+        path = folder / "batches" / f"{index}.{kind}"
+        np.save(path, array) if index % 2 else save_file({"x": array}, path)
+        files.append(BatchFile(index=index, name=path.name, format=kind))
+
+    async def pages() -> AsyncIterator[list[BatchFile]]:
+        for start in range(0, len(files), PAGES):
+            yield files[start : start + PAGES]
+
+    return Job(
+        model=folder / "model/model.onnx",
+        batch_folder=folder / "batches",
+        batches=pages,
+        total=len(files),
+        options={"method": "exact", "estimator": {"name": "replace"}, "layers": None},
+        output=folder / "output",
+    )
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(worker_threads=1)
+
+
+async def _ignore(_: Progress) -> None:
+    return
+
+
+def test_a_run_leaves_all_results_and_right_statistics(tmp_path: Path, settings: Settings) -> None:
+    batches = [images(seed, samples=4 + seed) for seed in range(5)]
+    batches[1] = np.asfortranarray(batches[1])
+    job = make_job(tmp_path, batches)
+    steps: list[Progress] = []
+
+    async def note(step: Progress) -> None:
+        steps.append(step)
+
+    asyncio.run(ProcessExecutor(settings).run(job, note))
+    assert sorted(path.name for path in job.output.iterdir()) == sorted(RESULTS)
+    statistics = load_file(job.output / "statistics.safetensors")
+    assert {array.dtype for array in statistics.values()} == {np.dtype(np.float64)}
+    mean, var = _first_layer(np.concatenate(batches))
+    # The runtime convolves in float32: some 1e-6 relative for 9 products each.
+    np.testing.assert_allclose(statistics["bn0.running_mean"], mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(statistics["bn0.running_var"], var, rtol=1e-5)
+    assert set(statistics) == {f"bn{n}.running_{what}" for n in (0, 1) for what in ("mean", "var")}
+    phases = list(dict.fromkeys(step.phase for step in steps))
+    assert phases == [p for p in ("reading", "measuring", "folding", "verifying") if p in phases]
+    assert json.loads((job.output / "report.json").read_text())["stream"]["samples"] == 30
+    assert "<html" in (job.output / "report.html").read_text()
+
+
+def _first_layer(
+    x: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], ...]:
+    """Moments of the first convolution's output, in float64, by the definition."""
+    weight = np.random.default_rng(0).normal(size=(4, 1, 3, 3)).astype(np.float32)
+    padded = np.pad(x[:, 0].astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    out = sum(
+        weight[None, :, 0, i, j, None, None].astype(np.float64)
+        * padded[:, None, i : i + 8, j : j + 8]
+        for i in range(3)
+        for j in range(3)
+    )
+    values = np.asarray(out)
+    return values.mean(axis=(0, 2, 3)), values.var(axis=(0, 2, 3))
+
+
+def test_what_is_no_model_is_refused_with_the_librarys_code(
+    tmp_path: Path, settings: Settings
+) -> None:
+    file = tmp_path / "model"
+    file.write_bytes(b"this is not an ONNX file")
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(ProcessExecutor(settings).describe(file))
+    assert caught.value.refusal == "model-invalid"
+
+
+def test_a_bad_batch_is_refused_with_its_place(tmp_path: Path, settings: Settings) -> None:
+    bad = images(0)
+    bad[0, 0, 0, 0] = np.nan
+    job = make_job(tmp_path, [images(1), images(2), bad])
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(ProcessExecutor(settings).run(job, _ignore))
+    assert caught.value.refusal == "batch-not-finite"
+    assert caught.value.details == {"batch": 2, "input": "x"}
+
+
+def test_a_run_over_its_deadline_is_killed(tmp_path: Path) -> None:
+    job = make_job(tmp_path, [images(0)])
+    executor = ProcessExecutor(Settings(worker_deadline_seconds=0.05))
+    with pytest.raises(WorkerDeadlineError):
+        asyncio.run(executor.run(job, _ignore))
+    assert _workers() == []
+
+
+def test_a_killed_worker_is_reported_with_its_signal(tmp_path: Path, settings: Settings) -> None:
+    job = make_job(tmp_path, [images(0)])
+
+    async def run() -> None:
+        task = asyncio.create_task(ProcessExecutor(settings).run(job, _ignore))
+        (await asyncio.to_thread(_first_worker)).kill()
+        await task
+
+    with pytest.raises(WorkerDiedError, match="SIGKILL"):
+        asyncio.run(run())
+
+
+def test_cancelling_the_task_kills_the_worker(tmp_path: Path, settings: Settings) -> None:
+    job = make_job(tmp_path, [images(0)])
+
+    async def run() -> None:
+        task = asyncio.create_task(ProcessExecutor(settings).run(job, _ignore))
+        await asyncio.to_thread(_first_worker)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert _workers() == []
+
+
+def test_a_worker_sees_nothing_of_our_environment(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNRECAL_SECRET", "secret")
+    job = make_job(tmp_path, [images(0)])
+    seen: list[dict[str, str]] = []
+
+    async def run() -> None:
+        task = asyncio.create_task(ProcessExecutor(settings).run(job, _ignore))
+        seen.append((await asyncio.to_thread(_first_worker)).environ())
+        await task
+
+    asyncio.run(run())
+    assert set(seen[0]) <= {
+        *("PATH", "LANG", "HOME", "TMPDIR", "ORT_DISABLE_TELEMETRY"),
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    }
+
+
+def test_a_worker_says_what_holds_it_in(settings: Settings) -> None:
+    found = asyncio.run(ProcessExecutor(settings).protections())
+    assert found["rlimits"] is True
+    assert {"no_new_privs", "landlock", "seccomp"} <= set(found)
+
+
+def test_a_worker_needs_its_parent() -> None:
+    """One that is started by somebody else ends at once, with nothing done."""
+    limits = Limits(
+        memory_bytes=1 << 32,
+        file_bytes=1 << 20,
+        cpu_seconds=9,
+        frontier_memory_bytes=0,
+        frontier_spill_bytes=0,
+        threads=1,
+    )
+    spec = Spec(kind="probe", parent=1, output="/", limits=limits)
+    command = [sys.executable, "-I", "-m", "service.worker"]
+    done = subprocess.run(
+        command, input=spec.to_line(), capture_output=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def _workers() -> list[psutil.Process]:
+    return psutil.Process(os.getpid()).children(recursive=True)
+
+
+def _first_worker() -> psutil.Process:
+    """Wait for a worker; a child between fork and exec still looks like its parent."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        for worker in _workers():
+            if "service.worker" in worker.cmdline():
+                return worker
+        time.sleep(0.005)
+    raise AssertionError("no worker was started")

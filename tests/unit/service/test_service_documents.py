@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from service import documents, problems
+from service.lifecycle import TRANSITIONS, State
+from service.settings import Settings
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "service.md").read_text(encoding="utf-8")
+
+
+def test_the_page_is_what_the_tables_say() -> None:
+    assert documents.fill(PAGE) == PAGE, "run `python -m service.documents`"
+
+
+def test_every_setting_is_documented_with_a_text_of_its_own() -> None:
+    texts = [field.description for field in Settings.model_fields.values()]
+    assert None not in texts
+    assert len(set(texts)) == len(texts)
+    for name in Settings.model_fields:
+        assert f"`BNRECAL_{name.upper()}`" in PAGE
+
+
+def test_every_problem_is_documented() -> None:
+    for code in problems.TABLE:
+        assert f"| `{code}` |" in PAGE
+
+
+def test_the_diagram_has_one_line_for_each_way() -> None:
+    for state, ways in TRANSITIONS.items():
+        for event, target in ways.items():
+            assert f"    {state} --> {target}: {event}\n" in PAGE
+    assert all(state in PAGE for state in State)
+
+
+def test_the_committed_openapi_document_is_that_of_the_app() -> None:
+    committed = (DOCS / "openapi.json").read_text(encoding="utf-8")
+    assert documents.openapi() == committed, "run `python -m service.documents`"
+
+
+def test_a_page_out_of_date_is_noticed() -> None:
+    stale = PAGE.replace("| `storage-full` | 507 |", "| `storage-full` | 500 |")
+    assert stale != PAGE
+    assert documents.fill(stale) == PAGE

@@ -1,0 +1,31 @@
+"""The API process parses no model: it must not even load what could."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FORBIDDEN = {"onnx", "onnxruntime", "onnx_ir", "torch", "pickle5", "sqlite3", "bnrecal_client"}
+PROBE = "import sys; {statement}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+
+
+def loaded(statement: str) -> set[str]:
+    command = [sys.executable, "-I", "-c", PROBE.format(statement=statement)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return set(found.stdout.split())
+
+
+def test_the_server_loads_no_parser_of_models() -> None:
+    assert FORBIDDEN.isdisjoint(loaded("import service.serve, service.documents"))
+
+
+@pytest.mark.parametrize("module", ["onnx", "sqlite3"])
+def test_the_probe_would_notice(module: str) -> None:
+    assert module in loaded(f"import service.serve, {module}") & FORBIDDEN
+
+
+def test_the_worker_loads_nothing_of_http_or_the_ledger() -> None:
+    modules = loaded("import service.worker.main, service.worker.adapting")
+    assert {"fastapi", "starlette", "uvicorn", "apsw", "pydantic"}.isdisjoint(modules)

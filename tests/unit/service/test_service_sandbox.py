@@ -1,0 +1,164 @@
+"""What a worker can still do when its doors are shut; each attempt in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.worker import landlock, seccomp
+from service.worker.spec import Limits, Spec
+
+LIMITS = Limits(
+    memory_bytes=1 << 30,
+    file_bytes=1 << 20,
+    cpu_seconds=20,
+    frontier_memory_bytes=1 << 20,
+    frontier_spill_bytes=1 << 20,
+    threads=1,
+)
+PROBE = """
+import json, os, sys
+from pathlib import Path
+from service.worker import limits, sandbox
+from service.worker.spec import Spec
+spec = Spec.from_line(sys.stdin.buffer.readline())
+limits.apply(spec.limits)
+{before}
+doors = sandbox.enter(spec)
+try:
+    found = (lambda: {attempt})()
+    answer = "allowed"
+except MemoryError:
+    answer = "MemoryError"
+except OSError as error:
+    answer = type(error).__name__
+print(json.dumps([doors, answer]))
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Spec:
+    for name in ("output", "batches", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "models").mkdir()
+    for name in ("models/model.onnx", "models/weights", "elsewhere/secret", "batches/0"):
+        (tmp_path / name).write_text("content")
+    return Spec(
+        kind="adapt",
+        parent=0,
+        model=str(tmp_path / "models/model.onnx"),
+        batch_folder=str(tmp_path / "batches"),
+        output=str(tmp_path / "output"),
+        limits=LIMITS,
+    )
+
+
+def attempt(spec: Spec, code: str, before: str = "") -> tuple[dict[str, bool], str]:
+    script = PROBE.format(
+        attempt=code.replace("ROOT", repr(str(Path(spec.output).parent))), before=before
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        input=spec.to_line(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    answer: list[Any] = json.loads(done.stdout)
+    return answer[0], answer[1]
+
+
+needs_landlock = pytest.mark.skipif(landlock.version() == 0, reason="this kernel has no Landlock")
+needs_seccomp = pytest.mark.skipif(seccomp.library() is None, reason="libseccomp is missing")
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("Path(spec.model).read_text()", "allowed"),
+        ("Path(spec.batch_folder, '0').read_text()", "allowed"),
+        ("Path(spec.output, 'new').write_text('x')", "allowed"),
+        ("Path(spec.output, 'a').mkdir()", "allowed"),
+        ("__import__('colorsys')", "allowed"),
+        ("Path(ROOT, 'models/weights').read_text()", "PermissionError"),
+        ("Path(ROOT, 'elsewhere/secret').read_text()", "PermissionError"),
+        ("Path(spec.model).write_text('x')", "PermissionError"),
+        ("Path(spec.batch_folder, '1').write_text('x')", "PermissionError"),
+        ("Path(ROOT, 'elsewhere/new').write_text('x')", "PermissionError"),
+        ("os.truncate(spec.model, 0)", "PermissionError"),
+        ("os.unlink(spec.model)", "PermissionError"),
+        ("os.rename(spec.model, spec.output + '/stolen')", "PermissionError"),
+        ("os.link(ROOT + '/elsewhere/secret', spec.output + '/link')", "OSError"),
+        ("Path('/etc/passwd').read_text()", "PermissionError"),
+        ("os.listdir('/')", "PermissionError"),
+        ("Path('/proc/1/environ').read_bytes()", "PermissionError"),
+    ],
+)
+def test_files_outside_the_job_are_out_of_reach(spec: Spec, code: str, expected: str) -> None:
+    doors, found = attempt(spec, code)
+    assert doors["landlock"]
+    assert found == expected
+
+
+@needs_landlock
+def test_a_link_out_of_the_folder_leads_nowhere(spec: Spec) -> None:
+    Path(spec.output, "link").symlink_to(Path(spec.output).parent / "elsewhere/secret")
+    assert attempt(spec, "Path(spec.output, 'link').read_text()")[1] == "PermissionError"
+
+
+@needs_seccomp
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("os.fork()", "PermissionError"),
+        ("os.posix_spawn('/bin/true', ['true'], {})", "PermissionError"),
+        ("os.execv(sys.executable, ['python'])", "PermissionError"),
+        ("__import__('socket').socket()", "PermissionError"),
+        ("__import__('socket').socketpair()", "PermissionError"),
+        ("os.kill(os.getppid(), 0)", "PermissionError"),
+        ("os.kill(os.getpid(), 0)", "allowed"),
+        ("os.unshare(0x10000000) if hasattr(os, 'unshare') else os.kill(1, 0)", "PermissionError"),
+        ("os.pidfd_open(os.getppid())", "PermissionError"),
+        ("__import__('threading').Thread(target=print).start()", "allowed"),
+    ],
+)
+def test_other_processes_and_the_network_are_out_of_reach(
+    spec: Spec, code: str, expected: str
+) -> None:
+    doors, found = attempt(spec, code.replace("target=print", "target=len, args=((),)"))
+    assert doors["seccomp"]
+    assert found == expected
+
+
+def test_the_probe_would_notice_open_doors(spec: Spec) -> None:
+    """Without the doors the same attempts succeed: the tests above can fail."""
+    shut = "sandbox.enter = lambda spec: {}"
+    for code in ("Path('/etc/passwd').read_text()", "os.waitpid(os.fork() or os._exit(0), 0)"):
+        assert attempt(spec, code, before=shut)[1] == "allowed"
+
+
+def test_no_new_privileges_can_be_had(spec: Spec) -> None:
+    code = "'NoNewPrivs:\\t1' in Path('/proc/self/status').read_text() or os.kill(-99, 99)"
+    doors, found = attempt(spec, code)
+    assert doors["no_new_privs"]
+    assert found == "allowed"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("bytearray(2 << 30)", "MemoryError"),
+        ("bytearray(1 << 28)", "allowed"),
+        ("Path(spec.output, 'big').write_bytes(bytes(2 << 20))", "OSError"),
+    ],
+)
+def test_limits_hold(spec: Spec, code: str, expected: str) -> None:
+    before = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+    assert attempt(spec, code, before=before)[1] == expected
