@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bn_ops.estimators import Estimator
     from bn_ops.fold import Folded
     from bn_ops.recalibration import Recalibration
+    from bn_ops.tally import Variance
     from bn_ops.verify import Parity
 
 __all__ = ["Artifact", "adapt"]
@@ -65,6 +66,7 @@ def adapt(
     progress: ProgressCallback | None = None,
     select: Select | None = None,
     threads: int | None = None,
+    variance: Variance = "population",
     **torch_options: Any,
 ) -> Artifact:
     """Recalibrate, fold and verify in one transaction.
@@ -92,6 +94,7 @@ def adapt(
         progress=tell,
         select=select,
         threads=threads,
+        variance=variance,
         **torch_options,
     )
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bn_ops.layers import LayerInfo, ModelInfo
     from bn_ops.progress import ProgressCallback
     from bn_ops.recalibration import Recalibration
+    from bn_ops.tally import Variance
 
 __all__ = ["describe", "inspect", "is_torch", "recalibrate"]
 
@@ -67,6 +68,7 @@ def recalibrate(
     progress: ProgressCallback | None = None,
     select: Select | None = None,
     threads: int | None = None,
+    variance: Variance = "population",
     **torch_options: Any,
 ) -> Recalibration[Any]:
     """Recompute the running statistics of a model's BatchNorm layers, and nothing else.
@@ -90,6 +92,8 @@ def recalibrate(
         progress: called between steps; raise `CancelledError` in it to stop.
         select: applied to each item of the stream first, for `(input, label)` pairs.
         threads: threads within an operator (ONNX); None means every core.
+        variance: for `method="batch"`, how batches become one variance: `population`, `unbiased`
+            or `mean_of_batches` (see `bn_ops.tally.Variance`).
         **torch_options: see `bn_ops.torch_engine.recalibrate_module`.
 
     Raises:
@@ -110,6 +114,7 @@ def recalibrate(
             model,
             batches,
             method=method,
+            variance=variance,
             estimator=chosen,
             layers=layers,
             progress=progress,
@@ -120,12 +125,12 @@ def recalibrate(
         raise OptionError('engine="torch" needs an nn.Module')
     if torch_options:
         raise OptionError(f"unknown options for an ONNX model: {', '.join(sorted(torch_options))}")
-    if method != "exact":
-        raise OptionError('method="batch" is for modules; for ONNX models use method="exact"')
     return recalibrate_onnx(
         load_model(_as_onnx(model)),
         batches,
         estimator=chosen,
+        method=method,
+        variance=variance,
         layers=layers,
         budget=budget,
         progress=progress,

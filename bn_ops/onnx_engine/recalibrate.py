@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select, named_batches
@@ -11,8 +12,9 @@ from bn_ops.budget import Budget
 from bn_ops.digests import combined, frozen_digests, model_digest
 from bn_ops.errors import ModelWithoutBatchNormError, StreamEmptyError
 from bn_ops.estimators import Estimator
-from bn_ops.frontier import settle
+from bn_ops.frontier import Settlement, settle
 from bn_ops.layers import select_layers
+from bn_ops.onnx_engine.batch_pass import settle_batches
 from bn_ops.onnx_engine.batchnorm import MEAN, VAR, batchnorm_nodes
 from bn_ops.onnx_engine.describe import require_layers
 from bn_ops.onnx_engine.frontier import OnnxFrontier
@@ -24,6 +26,7 @@ from bn_ops.report import FrozenReport, Report, StreamReport
 from bn_ops.reporting import layer_reports, warnings_of
 from bn_ops.signature import Batch
 from bn_ops.statistics import LayerName
+from bn_ops.tally import Variance, check_variance
 from bn_ops.version import __version__
 
 if TYPE_CHECKING:
@@ -40,41 +43,32 @@ def recalibrate_onnx(
     batches: Iterable[Any],
     *,
     estimator: Estimator,
+    method: str = "exact",
     layers: Sequence[str] | None = None,
     budget: Budget | None = None,
     progress: ProgressCallback | None = None,
     select: Select | None = None,
     threads: int | None = None,
+    variance: Variance = "population",
 ) -> Recalibration[onnx.ModelProto]:
-    """Recalibrate exactly; see `bn_ops.recalibrate`. The source model is not changed."""
+    """Recalibrate; see `bn_ops.recalibrate`. The source model is not changed.
+
+    `variance` is for `method="batch"`: see `bn_ops.tally.Variance`.
+    """
+    check_variance(variance)
     started = time.perf_counter()
     prepared = prepare(source)
-    require_layers(prepared)
-    eligible = prepared.eligible
-    if not eligible:
-        first = prepared.layers[0]
-        raise ModelWithoutBatchNormError(
-            f"none of the model's {len(prepared.layers)} BatchNorm layers can be recalibrated; "
-            f"{first.name!r}: {first.reason}"
-        )
-    chosen = select_layers(eligible, layers)
+    chosen = _choose(prepared, layers)
     changeable = _changeable(prepared, chosen)
     before = frozen_digests(prepared, changeable)
     stream = _Stream(named_batches(batches, model_inputs(prepared.model), select=select))
-    with OnnxFrontier(
-        prepared,
-        stream,
-        layers=chosen,
-        budget=budget or Budget(),
-        progress=progress or silent,
-        threads=threads,
-    ) as frontier:
-        settled = settle(frontier, eligible, estimator)
+    run = _Run(prepared, stream, chosen, estimator, progress or silent, threads)
+    settled = run.exact(budget or Budget()) if method == "exact" else run.batch(variance)
     reports = layer_reports(prepared.layers, chosen, settled)
     report = Report(
         bnrecal=__version__,
         engine="onnx",
-        method="exact",
+        method=method,
         estimator=estimator.to_json(),
         layers_selected=None if layers is None else tuple(layers),
         source_sha256=model_digest(source),
@@ -94,6 +88,53 @@ def recalibrate_onnx(
         report=report,
         calibration=tuple(stream.kept),
     )
+
+
+def _choose(prepared: PreparedModel, patterns: Sequence[str] | None) -> frozenset[LayerName]:
+    require_layers(prepared)
+    eligible = prepared.eligible
+    if not eligible:
+        first = prepared.layers[0]
+        raise ModelWithoutBatchNormError(
+            f"none of the model's {len(prepared.layers)} BatchNorm layers can be recalibrated; "
+            f"{first.name!r}: {first.reason}"
+        )
+    return select_layers(eligible, patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What both methods need."""
+
+    prepared: PreparedModel
+    stream: _Stream
+    chosen: frozenset[LayerName]
+    estimator: Estimator
+    progress: ProgressCallback
+    threads: int | None
+
+    def exact(self, budget: Budget) -> dict[LayerName, Settlement]:
+        with OnnxFrontier(
+            self.prepared,
+            self.stream,
+            layers=self.chosen,
+            budget=budget,
+            progress=self.progress,
+            threads=self.threads,
+        ) as frontier:
+            return settle(frontier, self.prepared.eligible, self.estimator)
+
+    def batch(self, variance: Variance) -> dict[LayerName, Settlement]:
+        layers = {n: info for n, info in self.prepared.eligible.items() if n in self.chosen}
+        return settle_batches(
+            self.prepared,
+            self.stream,
+            layers=layers,
+            estimator=self.estimator,
+            variance=variance,
+            progress=self.progress,
+            threads=self.threads,
+        )
 
 
 def _changeable(prepared: PreparedModel, chosen: frozenset[LayerName]) -> frozenset[str]:

@@ -12,16 +12,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bn_ops.errors import BnOpsError
-from bn_ops.estimators import Estimator, guard
+from bn_ops.estimators import Estimator
 from bn_ops.frontier import Settlement, check_finite
 from bn_ops.layers import LayerInfo
 from bn_ops.progress import Progress, ProgressCallback
 from bn_ops.statistics import LayerName, RunningStatistics
+from bn_ops.tally import Tally, Variance, settle_tally
 from bn_ops.torch_engine._calls import Call, Item, forward_error, run_item
 from bn_ops.torch_engine._layers import TorchLayer, write
 from bn_ops.torch_engine._moments import measure_tensor
 from bn_ops.torch_engine._observation import observed
-from bn_ops.torch_engine._tally import Tally, Variance
 from bn_ops.torch_engine._thread_state import ThreadState, parked
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def settle_batches(
             _run(module, item, call)
             reading.clear()
             progress(Progress(phase="measuring", done=item.index + 1, total=None))
-    return {name: _settlement(infos[name], tally) for name, tally in tallies.items()}
+    return {name: settle_tally(infos[name], tally) for name, tally in tallies.items()}
 
 
 def _run(module: torch.nn.Module, item: Item, call: Call | None) -> None:
@@ -85,13 +85,3 @@ def _run(module: torch.nn.Module, item: Item, call: Call | None) -> None:
         raise
     except Exception as error:
         raise forward_error(item, error) from error
-
-
-def _settlement(layer: LayerInfo, tally: Tally) -> Settlement:
-    pooled = tally.pooled
-    assert pooled is not None
-    source = layer.statistics
-    if source is None:
-        source = RunningStatistics(mean=pooled.mean, var=pooled.var_population)
-    guarded = guard(source, tally.estimate(source), eps=layer.eps)
-    return Settlement(source=source, moments=pooled, guarded=guarded)

@@ -16,6 +16,7 @@ from bn_ops.recalibration import Recalibration
 from bn_ops.report import FrozenReport, Report, StreamReport
 from bn_ops.reporting import warnings_of
 from bn_ops.statistics import LayerName
+from bn_ops.tally import Variance, check_variance
 from bn_ops.torch_engine._calls import Call, items_of
 from bn_ops.torch_engine._chosen import ChosenLayers
 from bn_ops.torch_engine._digests import tensor_digests
@@ -23,7 +24,6 @@ from bn_ops.torch_engine._layers import find_layers, layer_info
 from bn_ops.torch_engine._reporting import torch_layer_reports, unsettled_warnings
 from bn_ops.torch_engine._shared import Residual
 from bn_ops.torch_engine._stream import CountedStream
-from bn_ops.torch_engine._tally import Variance, check_variance
 from bn_ops.torch_engine.batch_pass import settle_batches
 from bn_ops.torch_engine.frontier import SHARED_PASSES, SHARED_TOLERANCE, TorchFrontier
 from bn_ops.version import __version__

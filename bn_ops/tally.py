@@ -8,11 +8,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from bn_ops.errors import BatchShapeError, OptionError
-from bn_ops.estimators import Estimator, Momentum
+from bn_ops.estimators import Estimator, Momentum, guard
+from bn_ops.frontier import Settlement
+from bn_ops.layers import LayerInfo
 from bn_ops.moments import Moments, merge
 from bn_ops.statistics import Float64Array, LayerName, RunningStatistics
 
-__all__ = ["Tally", "Variance", "check_variance"]
+__all__ = ["Tally", "Variance", "check_variance", "settle_tally"]
 
 Variance = Literal["population", "unbiased", "mean_of_batches"]
 """How batches become one variance.
@@ -110,6 +112,17 @@ class Tally:
             return _with_var(self._pooled, self._pooled.var_unbiased)
         averaged = _with_var(self._pooled, self._var_sum / self._batches)
         return replace(averaged, mean=self._mean_sum / self._batches)
+
+
+def settle_tally(layer: LayerInfo, tally: Tally) -> Settlement:
+    """Estimate and guard a layer's statistics from what its tally holds."""
+    pooled = tally.pooled
+    assert pooled is not None
+    source = layer.statistics
+    if source is None:
+        source = RunningStatistics(mean=pooled.mean, var=pooled.var_population)
+    guarded = guard(source, tally.estimate(source), eps=layer.eps)
+    return Settlement(source=source, moments=pooled, guarded=guarded)
 
 
 def _with_var(moments: Moments, var: Float64Array) -> Moments:
