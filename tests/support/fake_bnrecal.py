@@ -86,8 +86,11 @@ class FakeTime:
 class FakeServer:
     """The server; `transport` is what a client is given."""
 
-    def __init__(self, *, inputs: tuple[dict[str, Any], ...] = (INPUT,)) -> None:
+    def __init__(
+        self, *, inputs: tuple[dict[str, Any], ...] = (INPUT,), magic: bytes = b"ONNX"
+    ) -> None:
         self.inputs = inputs
+        self.magic = magic
         self.models: dict[str, bytes] = {}
         self.recalibrations: dict[str, Stored] = {}
         self.keys: dict[str, tuple[bytes, str]] = {}
@@ -170,7 +173,7 @@ class FakeServer:
         return checked
 
     def _upload(self, request: httpx.Request, body: bytes) -> httpx.Response:
-        if not body.startswith(b"ONNX"):
+        if not body.startswith(self.magic):
             return problem(422, "model-invalid", "not an ONNX file")
         name = hashlib.sha256(body).hexdigest()
         new = name not in self.models

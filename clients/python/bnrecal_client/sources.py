@@ -66,7 +66,8 @@ def export(module: object, example: object) -> SerializableModel:
         ModelError: bn_ops is not installed, or the exporter cannot take the module.
     """
     try:
-        import bn_ops  # noqa: PLC0415 - optional: only a module needs it
+        from bn_ops.errors import BnOpsError  # noqa: PLC0415 - optional: only a module needs it
+        from bn_ops.export import export as to_onnx  # noqa: PLC0415 - likewise
     except ImportError as error:
         raise ModelError(
             f"a {type(module).__name__} is exported to ONNX on this machine, which needs bn_ops: "
@@ -75,8 +76,8 @@ def export(module: object, example: object) -> SerializableModel:
             code="export-failed",
         ) from error
     try:
-        model: SerializableModel = bn_ops.export(cast("Any", module), _as_tensors(example))
-    except bn_ops.BnOpsError as error:
+        model: SerializableModel = to_onnx(cast("Any", module), _as_tensors(example))
+    except BnOpsError as error:
         raise ModelError(error.message, code=error.code) from error
     return model
 

@@ -439,6 +439,19 @@ class ClientBehaviour(ABC):
         with pytest.raises(ModelError, match="Linear has to be exported first"):
             self.verbs().upload(torch.nn.Linear(1, 1))
 
+    def test_a_module_is_exported_here_with_the_first_batch_as_its_example(self) -> None:
+        torch = pytest.importorskip("torch")
+        module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        self.server = FakeServer(inputs=({**INPUT, "name": "input"},), magic=b"")
+        batches = stream()
+        result = self.verbs().recalibrate(module, batches, progress=False)
+        check_statistics(result, batches)
+        (model,) = self.server.models.values()
+        assert b"BatchNormalization" in model
+        assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+        assert module.training
+
     def test_an_unknown_recalibration_is_not_found(self) -> None:
         with pytest.raises(NotFoundError, match="rc_nope"):
             self.verbs().status("rc_nope")

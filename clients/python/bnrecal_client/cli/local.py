@@ -67,10 +67,11 @@ def fold_file(model: Path) -> tuple[bytes, Any]:
         BnrecalError: the file is no model.
     """
     path = _existing(model)
-    with _bn_ops("a model is folded in this process") as bn_ops:
+    with _bn_ops("a model is folded in this process"):
+        from bn_ops.fold import fold
         from bn_ops.onnx_engine.load import load_model
 
-        folded = bn_ops.fold(load_model(path))
+        folded = fold(load_model(path))
         return folded.model.SerializeToString(deterministic=True), folded.layers
 
 

@@ -1,0 +1,117 @@
+"""The command in this process: real bn_ops on the digits model, told to a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnrecal_client.cli import main
+from bnrecal_client.cli.exits import Exit
+from bnrecal_client.cli.summary import lines, summary
+from bnrecal_client.cli.text import count, size, table
+from bnrecal_client.result import Result
+
+MODEL = str(Path(__file__).parents[3] / "examples" / "digits" / "mnist_resnet.onnx")
+
+
+def test_recalibrate_tells_what_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.normal(0.5, 0.5, (20, 1, 28, 28)).astype(np.float32))
+    words = ["recalibrate", MODEL, "x.npy", "--batch-size", "8", "--layers", "block*"]
+    assert main(words) == Exit.OK
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, *rest = out.splitlines()
+    assert first == "recalibrated 8 of 9 layers from 20 samples in 3 batches (exact, replace)"
+    assert sum(line.startswith("block") for line in rest) == 5
+    assert "folded 9 of 9 layers" in rest
+    assert any(line.startswith("folded and unfolded agree to ") for line in rest)
+    assert rest[-1].startswith("wrote model  mnist_resnet.recalibrated.onnx (")
+
+
+def test_a_pattern_that_matches_nothing_is_a_wrong_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((2, 1, 28, 28), np.float32))
+    assert main(["recalibrate", MODEL, "x.npy", "--layers", "blok*"]) == Exit.USAGE
+    assert "'blok*' matches none of the 9 layers" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_inspect_lists_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", MODEL]) == Exit.OK
+    out = capsys.readouterr().out
+    assert "input   image  float32[batch, 1, 28, 28]" in out
+    assert "block3.shortcut.1        64  1e-05  yes" in out
+    assert "9 layers, 9 can be recalibrated" in out
+
+
+def test_fold_says_what_became_of_each_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "f.onnx"
+    assert main(["fold", MODEL, "-o", str(output)]) == Exit.OK
+    out = capsys.readouterr().out
+    assert sum(" folded " in f" {line} " for line in out.splitlines()) == 10
+    assert "folded 9 of 9 layers" in out
+    assert output.stat().st_size > 100_000
+
+
+def result(report: dict[str, object]) -> Result:
+    return Result(
+        recalibration=None,
+        model=b"",
+        unfolded=None,
+        report=report,
+        report_html="",
+        statistics={},
+    )
+
+
+def test_a_report_of_another_version_leaves_lines_out_and_breaks_nothing() -> None:
+    newer: dict[str, object] = {"layers": None, "fold": 3, "parity": {}, "stream": []}
+    for report in ({}, newer):
+        told = summary(result(report), {})
+        assert lines(told) == ["recalibrated 0 layers (None, None)"]
+
+
+def test_kept_layers_and_warnings_are_told_and_many_are_counted() -> None:
+    fold = [{"name": f"bn{i}", "status": "kept", "reason": "why"} for i in range(7)]
+    told = summary(result({"fold": fold, "warnings": ["few samples"]}), {})
+    said = lines(told)
+    assert said[1:4] == ["folded 0 of 7 layers", "  kept bn0: why", "  kept bn1: why"]
+    assert said[-2:] == ["  and 2 more, listed in the report", "warning: few samples"]
+
+
+@pytest.mark.parametrize(
+    ("length", "written"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (14_000_000, "14 MB"),
+        (2_500_000_000, "2.5 GB"),
+    ],
+)
+def test_sizes_have_three_digits(length: int, written: str) -> None:
+    assert size(length) == written
+
+
+def test_counts_have_their_plural() -> None:
+    assert [count(1, "layer"), count(2, "batch"), count(1234, "sample")] == [
+        "1 layer",
+        "2 batches",
+        "1,234 samples",
+    ]
+
+
+def test_columns_line_up() -> None:
+    assert table(["a", "n"], [["long", "5"], ["x", "10"]], right=frozenset({1})) == (
+        "a      n\nlong   5\nx     10"
+    )
