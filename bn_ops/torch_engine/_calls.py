@@ -68,7 +68,7 @@ def items_of(
         OptionError: no iterable of batches.
         BatchNotFiniteError: NaN or Inf in a batch.
         BatchShapeError: a batch without a sample.
-        BatchInputError: a batch without any tensor.
+        BatchInputError: a batch without any tensor, or one that does not fit forward.
     """
     if isinstance(batches, torch.Tensor | np.ndarray | str | bytes | Mapping):
         raise OptionError(
@@ -79,6 +79,7 @@ def items_of(
         value = raw if select is None else select(raw)
         if adapt:
             value = to_tensors(module, value)
+            _check_signature(module, value, index)
         samples = _checked(value, index)
         if samples is None and adapt:
             raise BatchInputError(
@@ -168,25 +169,25 @@ def _names_parameters(module: torch.nn.Module, value: Mapping[Any, Any]) -> bool
     return all(key in parameters for key in value)
 
 
-def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> None:
-    """Run the module on a batch, in the caller's way or as its arguments.
-
-    Raises:
-        BatchInputError: the batch does not fit the signature of forward.
-    """
-    if call is not None:
-        call(module, item.value)
-        return
-    args, kwargs = as_arguments(module, item.value)
+def _check_signature(module: torch.nn.Module, value: Any, index: int) -> None:
+    args, kwargs = as_arguments(module, value)
     try:
         inspect.signature(module.forward).bind(*args, **kwargs)
     except TypeError as error:
         raise BatchInputError(
-            f"batch {item.index} does not fit {type(module).__name__}.forward: {error}. "
+            f"batch {index} does not fit {type(module).__name__}.forward: {error}. "
             "For (input, label) pairs give select=lambda item: item[0]; for any other call give "
             "call=lambda model, batch: ...",
-            batch=item.index,
+            batch=index,
         ) from error
+
+
+def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> None:
+    """Run the module on a batch, in the caller's way or as its arguments."""
+    if call is not None:
+        call(module, item.value)
+        return
+    args, kwargs = as_arguments(module, item.value)
     module(*args, **kwargs)
 
 

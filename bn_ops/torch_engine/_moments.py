@@ -34,8 +34,15 @@ def measure_tensor(x: torch.Tensor) -> Moments:
 
     Args:
         x: (N, C, *spatial), any floating dtype, device and strides, N ≥ 1. Modified: no.
+
+    Returns:
+        Moments of the N samples. Non-finite values propagate, without numpy's warnings.
     """
-    x = x.detach()
+    with np.errstate(all="ignore"):
+        return _measured(x.detach())
+
+
+def _measured(x: torch.Tensor) -> Moments:
     if x.device.type != "cpu":
         return _on_device(x)
     if x.dtype not in (torch.float32, torch.float64):

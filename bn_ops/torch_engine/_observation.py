@@ -17,6 +17,9 @@ from bn_ops.torch_engine._thread_state import ThreadState
 
 __all__ = ["Arrival", "observed"]
 
+# (N, C) is the least that a layer can have.
+_LEAST_RANK = 2
+
 Arrival = Callable[[TorchLayer, torch.Tensor], None]
 """Told each time a layer is called, with the layer's input, before it normalises."""
 
@@ -55,9 +58,16 @@ def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., Non
                 f"layer {layer.name!r} was called from another thread (DataParallel?): "
                 "recalibrate the module on one device, outside of its wrapper"
             )
-        arrived(layer, args[0] if args else next(iter(kwargs.values())))
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(x, torch.Tensor) and _fits(layer, x):
+            arrived(layer, x)
 
     return hook
+
+
+def _fits(layer: TorchLayer, x: torch.Tensor) -> bool:
+    """Tell whether the layer takes this input; what it does not take it refuses by itself."""
+    return x.ndim >= _LEAST_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
 
 
 def _is_compiled(module: torch.nn.Module) -> bool:

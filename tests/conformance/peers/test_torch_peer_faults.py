@@ -166,9 +166,8 @@ def test_nothing_of_the_source_remains_whatever_the_momentum(momentum: float | N
 
 def test_a_nan_in_a_buffer_is_overwritten() -> None:
     x = torch.randn(8, 1, 4, 4)
-    peer, ours = one_layer().train(), one_layer()
+    peer, ours = (nn.Sequential(nn.BatchNorm2d(1, momentum=1.0)) for _ in range(2))
     for model in (peer, ours):
-        model[0].momentum = 1.0
         model[0].get_buffer("running_mean").fill_(float("nan"))
     peer(x)
     recalibrate_module(ours, [x])

@@ -1,0 +1,121 @@
+"""Every way to hand a batch to a module, and every way to get it wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bn_ops.errors import BatchError, BatchInputError, BatchShapeError, EngineError, OptionError
+from bn_ops.torch_engine import recalibrate_module
+
+
+class Flexible(nn.Module):
+    """Takes an image, a mask by name, and a dict; BatchNorm itself is called by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2)
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        masked = image if mask is None else image * mask
+        return self.bn(input=masked)
+
+
+class OneDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> Any:
+        return self.bn(batch["image"])
+
+
+X = torch.tensor([[1.0, 2.0], [3.0, 6.0], [8.0, -2.0]])
+MASK = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+
+
+def mean_of(model: Any) -> list[float]:
+    return [round(value, 5) for value in model.bn.running_mean.tolist()]
+
+
+PLAIN, MASKED = [4.0, 2.0], [round(4 / 3, 5), round(4 / 3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "wanted"),
+    [
+        ([X[:2], X[2:]], {}, PLAIN),
+        ([X.numpy()], {}, PLAIN),
+        ([(X,)], {}, PLAIN),
+        ([(X, MASK)], {}, MASKED),
+        ([[X, MASK]], {}, MASKED),
+        ([{"image": X, "mask": MASK}], {}, MASKED),
+        ([{"mask": MASK.numpy(), "image": X.numpy()}], {}, MASKED),
+        ([(X, "label")], {"select": lambda item: item[0]}, PLAIN),
+        ([(X, 3)], {"call": lambda model, batch: model(batch[0], mask=MASK)}, MASKED),
+        ([{"any": "thing"}], {"call": lambda model, _: model(X)}, PLAIN),
+    ],
+)
+def test_a_batch_reaches_the_module_as_it_is_meant(
+    batches: list[Any], options: dict[str, Any], wanted: list[float]
+) -> None:
+    model = Flexible()
+    recalibrate_module(model, batches, **options)
+    assert mean_of(model) == wanted
+
+
+def test_a_dict_whose_keys_are_no_parameters_is_one_argument() -> None:
+    model = OneDict()
+    recalibrate_module(model, [{"image": X, "ignored": "text"}])
+    assert mean_of(model) == PLAIN
+
+
+def test_a_generator_is_read_once() -> None:
+    model = Flexible()
+    recalibrate_module(model, (part for part in torch.split(X, 1)))
+    assert mean_of(model) == PLAIN
+
+
+def test_arrays_that_must_not_be_written_are_taken_without_a_warning() -> None:
+    array = X.numpy().copy()
+    array.flags.writeable = False
+    model = Flexible()
+    recalibrate_module(model, [array])
+    assert mean_of(model) == PLAIN
+
+
+def test_the_calibration_samples_carry_the_names_of_the_parameters() -> None:
+    done = recalibrate_module(Flexible(), [(X, MASK)])
+    assert sorted(done.calibration[0]) == ["image", "mask"]
+    np.testing.assert_array_equal(done.calibration[0]["mask"], MASK.numpy())
+
+
+@pytest.mark.parametrize(
+    ("batches", "kind", "words"),
+    [
+        ([(X, MASK, 1, 2)], BatchInputError, "select=lambda item: item"),
+        ([{"picture": X}], EngineError, "KeyError|TypeError|unsupported|attribute"),
+        ([3], BatchInputError, "holds no tensor"),
+        ([X[:0]], BatchShapeError, "no sample"),
+        (X, OptionError, "wrap it in a list"),
+        ({"image": X}, OptionError, "wrap it in a list"),
+        ([torch.zeros(2, 5)], EngineError, "batch 0: the module's forward failed"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_by_name(
+    batches: Any, kind: type[Exception], words: str
+) -> None:
+    model = Flexible()
+    with pytest.raises(kind, match=words):
+        recalibrate_module(model, batches)
+    assert mean_of(model) == [0.0, 0.0]
+
+
+def test_a_nan_in_a_named_input_names_it() -> None:
+    with pytest.raises(BatchError) as caught:
+        recalibrate_module(Flexible(), [{"image": X, "mask": MASK * float("nan")}])
+    assert caught.value.details() == {"batch": 0, "input": "mask"}
