@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--digits", type=Path, help="npz file that examples.digits.data wrote")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     options = parser.parse_args()
+    # Without this, `kill` would end the demo and leave its server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     digits = load_sklearn_digits() if options.digits is None else load_saved(options.digits)
     stream, held_out = split(digits, STREAM_DIGITS)
     print("An MNIST network meets scikit-learn's digits, without their labels.\n", flush=True)

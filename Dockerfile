@@ -1,0 +1,57 @@
+# The server with the ONNX path, without torch. docs/container.md says how to build and run it.
+
+# Any image with Python 3.11 or newer, venv and pip; both stages stand on it.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# An image that holds nothing but wheels, for a build without a package index; see docs/container.md.
+ARG WHEELS_IMAGE=scratch
+
+FROM ${WHEELS_IMAGE} AS wheels
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/build/constraints.txt
+RUN python3 -m venv --without-pip /opt/bnrecal
+
+# The dependencies change rarely and are large: a layer of their own, before the source.
+COPY constraints.txt pyproject.toml ./
+COPY clients/python/pyproject.toml clients/python/
+COPY docker/requirements.py docker/install.sh docker/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=bind,from=wheels,target=/wheels \
+    python3 docker/requirements.py > requirements.txt \
+    && sh docker/install.sh --requirement requirements.txt
+
+COPY README.md CHANGELOG.md LICENSE ./
+COPY bn_ops bn_ops
+COPY service service
+COPY clients/python clients/python
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=bind,from=wheels,target=/wheels \
+    sh docker/install.sh --no-deps . ./clients/python
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="bnrecal" \
+      org.opencontainers.image.description="Exact BatchNorm recalibration: statistics, fold, verify, ONNX." \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN groupadd --gid 10001 bnrecal \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin bnrecal \
+    && install -d -o 10001 -g 10001 -m 0700 /data
+COPY --from=build /opt/bnrecal /opt/bnrecal
+COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/
+# HOME is the tmpfs: whatever a library wants to keep at home finds a place and is gone afterwards.
+ENV PATH=/opt/bnrecal/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    BNRECAL_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /tmp
+VOLUME ["/data"]
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "/opt/bnrecal/docker/healthcheck.py"]
+ENTRYPOINT ["sh", "/opt/bnrecal/docker/entrypoint.sh"]
+CMD ["python", "-m", "service"]

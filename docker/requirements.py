@@ -1,0 +1,37 @@
+"""Print what the image installs besides this project: the server, the client, the build backend.
+
+It reads both pyproject.toml files, so that the image cannot ask for anything else than they do.
+"""
+
+# ruff: noqa: INP001 - a script of its own
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+OWN = ("bnrecal", "bnrecal-client")
+
+
+def main() -> None:
+    """Write one requirement per line; `--build` adds what builds the two wheels."""
+    server, client = _read("pyproject.toml"), _read("clients/python/pyproject.toml")
+    wanted = [
+        *server["project"]["dependencies"],
+        *server["project"]["optional-dependencies"]["server"],
+        *client["project"]["dependencies"],
+    ]
+    if "--build" in sys.argv[1:]:
+        wanted += server["build-system"]["requires"] + client["build-system"]["requires"]
+    foreign = {line for line in wanted if not line.startswith(OWN)}
+    sys.stdout.write("".join(f"{line}\n" for line in sorted(foreign)))
+
+
+def _read(path: str) -> dict[str, Any]:
+    return tomllib.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

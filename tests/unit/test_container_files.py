@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+HARDENING = {
+    "read_only: true": "--read-only",
+    "/tmp:size=256m": "--tmpfs /tmp:size=256m",
+    "- ALL": "--cap-drop ALL",
+    "no-new-privileges:true": "--security-opt no-new-privileges",
+    "pids_limit: 256": "--pids-limit 256",
+}
+
+
+def test_the_image_asks_for_the_server_and_the_client_and_never_for_torch() -> None:
+    printed = subprocess.run(
+        [sys.executable, str(ROOT / "docker" / "requirements.py"), "--build"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = {re.split(r"[^A-Za-z0-9-]", line)[0] for line in printed.splitlines()}
+    assert {"numpy", "onnxruntime", "fastapi", "apsw", "httpx", "hatchling"} <= names
+    assert not names & {"torch", "greenlet", "onnxscript", "bnrecal", "bnrecal-client"}
+
+
+def test_everything_that_the_dockerfile_copies_passes_the_dockerignore() -> None:
+    allowed = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        word
+        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, flags=re.MULTILINE)
+        for word in line.split()[:-1]
+    }
+    for path in copied:
+        assert (ROOT / path).exists()
+        assert any(path == known or path.startswith(f"{known}/") for known in allowed), path
+
+
+def test_the_image_runs_as_a_user_without_rights_and_checks_its_health() -> None:
+    assert "USER 10001:10001" in DOCKERFILE
+    assert "HEALTHCHECK" in DOCKERFILE
+    assert "# syntax=" not in DOCKERFILE
+    for instruction in ("ENTRYPOINT", "CMD"):
+        assert re.search(rf"^{instruction} \[", DOCKERFILE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("in_compose", "in_test"), HARDENING.items())
+def test_compose_file_and_container_test_harden_alike(in_compose: str, in_test: str) -> None:
+    assert in_compose in (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
+    assert in_test in (ROOT / "docker" / "test.sh").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ({}, "unset"),
+        ({"BNRECAL_TOKENS": "ab"}, "0.0.0.0"),
+        ({"BNRECAL_TOKENS_FILE": "/x"}, "0.0.0.0"),
+        ({"BNRECAL_TOKENS": "ab", "BNRECAL_HOST": "10.0.0.1"}, "10.0.0.1"),
+    ],
+)
+def test_the_entry_point_opens_the_door_only_with_tokens(given: dict[str, str], host: str) -> None:
+    printed = subprocess.run(
+        ["sh", ROOT / "docker" / "entrypoint.sh", "sh", "-c", "echo ${BNRECAL_HOST:-unset}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", **given},
+    ).stdout
+    assert printed.strip() == host
