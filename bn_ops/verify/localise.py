@@ -139,6 +139,6 @@ def _parity_error(parity: Parity) -> ParityError:
     worst = max(parity.outputs, key=lambda output: output.max_relative_error)
     return ParityError(
         f"output {worst.name!r} differs by {worst.max_relative_error:.1e} of its scale on "
-        f"{worst.worst} (allowed {parity.tolerance:.0e}) although no layer was folded: does the "
-        "model draw random numbers?"
+        f"{worst.worst} (allowed {parity.tolerance:.0e}) although no layer was folded: the "
+        "model does not compute the same twice, or cannot be written back unchanged"
     )

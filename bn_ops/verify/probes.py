@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bn_ops.signature import Batch, TensorInfo
+from bn_ops.verify.compare import is_floating
 
 __all__ = ["Probe", "made_up"]
 
@@ -36,12 +37,14 @@ class Probe:
         batch: the inputs.
         made_up: whether the samples are not the caller's; a model may refuse such ones.
         usual: whether the outputs' usual scale may be read off this batch.
+        exact: whether to run it in float64 too, where that is possible.
     """
 
     label: str
     batch: Batch
-    made_up: bool
-    usual: bool
+    made_up: bool = True
+    usual: bool = False
+    exact: bool = False
 
 
 def made_up(
@@ -58,15 +61,17 @@ def made_up(
     samples = _SAMPLES if size is None else size
     generator = np.random.default_rng(seed)
     normal = {i.name: _normal(i, example, samples, generator) for i in inputs}
-    yield Probe(label="random", batch=normal, made_up=True, usual=example is None)
-    yield _scaled("random, hundredfold", normal, _HUNDREDFOLD)
-    yield _scaled("zeros", normal, 0.0)
-    if size is None:
-        single = {name: array[:1] for name, array in normal.items()}
-        yield Probe(label="a single random sample", batch=single, made_up=True, usual=False)
+    yield Probe(label="random samples", batch=normal, usual=example is None)
+    yield Probe(label="zeros", batch=_times(normal, 0.0))
     if example is not None:
-        few = {name: array[:samples] for name, array in example.items()}
-        yield _scaled("given samples, hundredfold", few, _HUNDREDFOLD)
+        given = _first(example, samples)
+        yield Probe(label="given samples, hundredfold", batch=_times(given, _HUNDREDFOLD))
+        # One sample is enough for float64, which costs a hundred times onnxruntime's float32.
+        one = _first(example, 1 if size is None else size)
+        yield Probe(label="one given sample", batch=one, usual=True, exact=True)
+    single = _first(normal, 1 if size is None else size)
+    yield Probe(label="one random sample", batch=single, exact=True)
+    yield Probe(label="one random sample, hundredfold", batch=_times(single, _HUNDREDFOLD))
 
 
 def _normal(
@@ -96,16 +101,20 @@ def _dtype(name: str) -> np.dtype[np.generic]:
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
-def _scaled(label: str, batch: Batch, factor: float) -> Probe:
-    """Multiply every floating input; the others have a meaning that a factor would destroy."""
-    scaled = {
-        name: _times(array, factor) if array.dtype.kind not in "biuOSU" else array
-        for name, array in batch.items()
-    }
-    return Probe(label=label, batch=scaled, made_up=True, usual=False)
+def _first(batch: Batch, samples: int) -> Batch:
+    return {name: array[:samples] for name, array in batch.items()}
 
 
-def _times(array: Array, factor: float) -> Array:
-    """Multiply in float64; what the element type cannot hold becomes its largest number."""
+def _times(batch: Batch, factor: float) -> Batch:
+    """Multiply every floating input; the others have a meaning that a factor would destroy.
+
+    What the element type cannot hold becomes its largest number.
+    """
+    return {name: _scaled(array, factor) for name, array in batch.items()}
+
+
+def _scaled(array: Array, factor: float) -> Array:
+    if not is_floating(array):
+        return array
     largest = float(ml_dtypes.finfo(array.dtype).max)  # type: ignore[no-untyped-call]  # untyped package
     return np.clip(array.astype(np.float64) * factor, -largest, largest).astype(array.dtype)

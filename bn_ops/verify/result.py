@@ -14,8 +14,9 @@ class OutputParity:
 
     The error of an element is its absolute difference divided by the output's scale: the largest
     absolute value that the reference gives for the same batch, but at least a thousandth of the
-    largest that it gives on the caller's own batches (on random ones where there are none). For
-    outputs that are not floating point the error is the share of elements that differ.
+    largest that it gives on the caller's own batches (on random ones where there are none).
+    Where the reference also ran in float64, the nearer of the two results counts. For outputs that
+    are not floating point the error is the share of elements that differ.
 
     Attributes:
         name: the output.

@@ -1,0 +1,52 @@
+"""A copy of a model with every floating number in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+__all__ = ["widened"]
+
+_NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model; stored tensors, constants, casts and the types of ends become float64."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _widen_graph(copy.graph)
+    for function in copy.functions:
+        for node in function.node:
+            _widen_node(node)
+    return copy
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _NARROW:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for node in graph.node:
+        _widen_node(node)
+
+
+def _widen_node(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            _widen_graph(attribute.g)
+        for graph in attribute.graphs:
+            _widen_graph(graph)
+        if attribute.HasField("t"):
+            _widen_tensor(attribute.t)
+        if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _NARROW:
+            attribute.i = TensorProto.DOUBLE
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        array = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
