@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from service.app import create_app
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
         lifespan="on",
     )
-    server = AnnouncedServer(config, listener)
+    server = AnnouncedServer(config, app, listener)
     # After its orderly shutdown uvicorn raises the signal again; to us that is the end of a day.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
@@ -58,10 +59,11 @@ def _leave(*_: object) -> None:
 
 
 class AnnouncedServer(uvicorn.Server):
-    """Says on standard output, once, where it listens."""
+    """Says on standard output where it listens, and goes down in good order."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, listener: socket.socket) -> None:
         super().__init__(config)
+        self._app = app
         self._listener = listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -72,6 +74,11 @@ class AnnouncedServer(uvicorn.Server):
             shown = f"[{host}]" if ":" in host else host
             sys.stdout.write(f"bnrecal is listening on http://{shown}:{port}\n")
             sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams of events, which would never end by themselves; let the rest finish."""
+        self._app.state.context.signals.close()
+        await super().shutdown(sockets)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

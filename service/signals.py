@@ -11,6 +11,14 @@ class Signals:
 
     def __init__(self) -> None:
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.closed = False
+
+    def close(self) -> None:
+        """Wake everybody for the last time: the server is going down."""
+        self.closed = True
+        for events in list(self._waiters.values()):
+            for event in events:
+                event.set()
 
     def notify(self, topic: str) -> None:
         """Wake everybody who waits on a topic."""

@@ -40,7 +40,8 @@ async def receive(
             last = block
         return await asyncio.to_thread(intake.finish, last)
     finally:
-        await asyncio.shield(asyncio.to_thread(intake.discard))
+        if intake.unfinished:
+            await asyncio.shield(asyncio.to_thread(intake.discard))
 
 
 async def measure(body: AsyncIterator[bytearray]) -> str:
@@ -77,9 +78,14 @@ class _Intake:
         digests.verify(self._announced, self._digest.hexdigest())
         assert self._draft is not None  # `take` has made it
         self._draft.commit(self._key)
+        self._draft = None
         return Received(
             samples=self._parser.samples, bytes=self._size, sha256=self._digest.hexdigest()
         )
+
+    @property
+    def unfinished(self) -> bool:
+        return self._draft is not None
 
     def discard(self) -> None:
         if self._draft is not None:

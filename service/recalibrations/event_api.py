@@ -71,7 +71,7 @@ async def _follow(
         for event in events:
             after = event.seq
             yield f"event: {event.kind}\nid: {event.seq}\ndata: {event.data}\n\n"
-        if over and not events:
+        if (over and not events) or context.signals.closed:
             return
         if not events and not await subscription.wait(KEEPALIVE_SECONDS):
             yield ": still here\n\n"

@@ -1,0 +1,132 @@
+"""What senders can do to the real server on a real socket, and what a shutdown does to them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.support.service_http import safetensors
+from tests.support.service_process import Server, images, network, running
+
+
+def connection(server: Server, length: int, name: str) -> socket.socket:
+    """Send the head of a batch and nothing of its body."""
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    opened = socket.create_connection((address.hostname, address.port or 0), timeout=20)
+    head = (
+        f"PUT /v1/recalibrations/{name}/batches/0 HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"Content-Type: application/vnd.safetensors\r\nContent-Length: {length}\r\n\r\n"
+    )
+    opened.sendall(head.encode())
+    return opened
+
+
+def answer(opened: socket.socket) -> bytes:
+    found = b""
+    while chunk := opened.recv(1 << 16):
+        found += chunk
+    return found
+
+
+def test_a_body_that_stands_still_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with running(tmp_path / "data", body_idle_seconds=0.3) as server:
+        name = server.api.open(network())
+        with connection(server, 5000, name) as opened:
+            opened.sendall(safetensors(x=images(0))[:100])
+            found = answer(opened)
+        assert found.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"body-slow"' in found
+        assert list((tmp_path / "data/staging").iterdir()) == []
+        assert server.api.put(name, 0, safetensors(x=images(0))).status_code == 201
+
+
+def test_a_body_that_drips_is_refused(tmp_path: Path) -> None:
+    limits = {"body_idle_seconds": 0.5, "body_min_bytes_per_second": 100_000}
+    with running(tmp_path / "data", **limits) as server:
+        name = server.api.open(network())
+        with connection(server, 100_000, name) as opened:
+            opened.sendall(safetensors(x=images(0))[:200])
+            stop = threading.Event()
+
+            def drip() -> None:
+                while not stop.wait(0.05):
+                    try:
+                        opened.sendall(b"\0")
+                    except OSError:
+                        return
+
+            dripper = threading.Thread(target=drip)
+            dripper.start()
+            found = opened.recv(1 << 16)
+            stop.set()
+            dripper.join()
+        assert found.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_that_breaks_inside_a_body_leaves_nothing(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        content = safetensors(x=images(0, samples=4096))
+        with connection(server, len(content), name) as opened:
+            opened.sendall(content[:-1])
+        end = time.monotonic() + 10
+        while list((tmp_path / "data/staging").iterdir()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert server.api.get(name).json()["batches"]["received"] == 0
+
+
+def test_a_shutdown_finishes_the_batch_that_is_on_its_way(tmp_path: Path) -> None:
+    content = safetensors(x=images(0))
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        with connection(server, len(content), name) as opened:
+            opened.sendall(content[:100])
+            time.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            opened.sendall(content[100:])
+            assert answer(opened).startswith(b"HTTP/1.1 201 ")
+        assert server.process.wait(20) == 0
+    with running(tmp_path / "data") as server:
+        (stored,) = server.api.get(name, "/batches").json()["items"]
+        assert stored["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_shutdown_ends_streams_of_events_at_once(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        with httpx.stream("GET", f"{server.url}/v1/recalibrations/{name}/events") as response:
+            lines = response.iter_lines()
+            assert next(lines) == "event: state"
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert list(lines)[-1] == ""
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_second_server_on_the_same_folder_does_not_start(tmp_path: Path) -> None:
+    with running(tmp_path / "data"):
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "--port", "0", "--data-dir", str(tmp_path / "data")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={"PATH": os.environ["PATH"]},
+        )
+    assert done.returncode != 0
+    assert "another server" in done.stderr
+    assert done.stdout == ""
