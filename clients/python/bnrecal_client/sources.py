@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from bnrecal_client.errors import ModelError
 from bnrecal_client.wire import Body, FileBody, sha256_hex
@@ -66,8 +66,7 @@ def export(module: object, example: object) -> SerializableModel:
         ModelError: bn_ops is not installed, or the exporter cannot take the module.
     """
     try:
-        from bn_ops.errors import BnOpsError  # noqa: PLC0415 - optional: only a module needs it
-        from bn_ops.export import export as to_onnx  # noqa: PLC0415 - likewise
+        import bn_ops  # noqa: PLC0415 - optional: only a module needs it
     except ImportError as error:
         raise ModelError(
             f"a {type(module).__name__} is exported to ONNX on this machine, which needs bn_ops: "
@@ -76,8 +75,11 @@ def export(module: object, example: object) -> SerializableModel:
             code="export-failed",
         ) from error
     try:
-        model: SerializableModel = to_onnx(cast("Any", module), _as_tensors(example))
-    except BnOpsError as error:
+        # The function and its package share the name, and which of them the attribute is depends
+        # on what was imported before. Importing from the package would change it for the caller.
+        to_onnx: Any = getattr(bn_ops.export, "export", bn_ops.export)
+        model: SerializableModel = to_onnx(module, _as_tensors(example))
+    except bn_ops.BnOpsError as error:
         raise ModelError(error.message, code=error.code) from error
     return model
 

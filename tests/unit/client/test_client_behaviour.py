@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -595,3 +597,15 @@ class TestAsyncClient(ClientBehaviour):
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
+
+
+def test_exporting_leaves_the_name_export_of_the_library_callable() -> None:
+    pytest.importorskip("torch")
+    code = (
+        "import torch, bn_ops\n"
+        "from bnrecal_client.sources import export\n"
+        "export(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)),"
+        " torch.ones(2, 3))\n"
+        "assert callable(bn_ops.export)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

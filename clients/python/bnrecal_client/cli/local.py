@@ -67,10 +67,12 @@ def fold_file(model: Path) -> tuple[bytes, Any]:
         BnrecalError: the file is no model.
     """
     path = _existing(model)
-    with _bn_ops("a model is folded in this process"):
-        from bn_ops.fold import fold
+    with _bn_ops("a model is folded in this process") as bn_ops:
         from bn_ops.onnx_engine.load import load_model
 
+        # The function and its package share the name, and which of them the attribute is depends
+        # on what was imported before.
+        fold = getattr(bn_ops.fold, "fold", bn_ops.fold)
         folded = fold(load_model(path))
         return folded.model.SerializeToString(deterministic=True), folded.layers
 
