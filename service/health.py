@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from service.context import Ctx
 from service.errors import ServiceError
+from service.recalibrations import store as recalibrations
 from service.telemetry import metrics
 
 router = APIRouter(tags=["health"])
@@ -61,4 +62,7 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
 )
 async def get_metrics(context: Ctx) -> Response:
     """Return the server's figures in Prometheus' text format."""
-    return Response(context.metrics.render(), media_type=metrics.MEDIA_TYPE)
+    counts = await context.ledger.read(recalibrations.counts)
+    states = metrics.Gauge("bnrecal_recalibrations", "Recalibrations, by state.", lambda: counts)
+    text = context.metrics.render() + "".join(f"{line}\n" for line in states.lines())
+    return Response(text, media_type=metrics.MEDIA_TYPE)

@@ -65,6 +65,8 @@ SELECT id FROM recalibration
 WHERE (ended IS NOT NULL AND ended < :ended_before)
    OR (state = 'open' AND updated < :open_before)
 """
+# How many are in each state.
+COUNTS = "SELECT state, count(*) AS found FROM recalibration GROUP BY state"
 # Bytes of batches that are stored.
 TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM recalibration WHERE data_removed = 0"
 
@@ -191,6 +193,12 @@ def expired(tx: Transaction, *, ended_before: str, open_before: str) -> list[str
     """Return those whose time is over."""
     found = tx.rows(EXPIRED, ended_before=ended_before, open_before=open_before)
     return [str(row["id"]) for row in found]
+
+
+def counts(tx: Transaction) -> dict[str, float]:
+    """Return how many recalibrations are in each state, the states without any included."""
+    found = {str(row["state"]): float(row["found"] or 0) for row in tx.rows(COUNTS)}
+    return dict.fromkeys(map(str, State), 0.0) | found
 
 
 def total_bytes(tx: Transaction) -> int:
