@@ -13,6 +13,7 @@ import errno
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class FolderBlobs:
         """
         self._root = root
         self._fsync = fsync
+        self._growing = threading.Lock()
         self.failure: str | None = None
         shutil.rmtree(root / STAGING, ignore_errors=True)
         (root / STAGING).mkdir(parents=True)
@@ -88,25 +90,26 @@ class FolderBlobs:
         self._refuse_after_failure()
         target = self._root / key
         with translated():
-            grown = self._make_folders(target.parent)
+            # Held, so that nobody relies on a folder whose own name is not on the disk yet.
+            with self._growing:
+                self._make_folders(target.parent)
             source.replace(target)
-            try:
-                for folder in [target.parent, *grown]:
-                    self._sync_folder(folder)
-            except OSError as error:
-                self.failure = f"fsync of a folder failed ({_name(error)}); restart the server"
-                raise
+            self._sync_folder(target.parent)
 
-    def _make_folders(self, folder: Path) -> list[Path]:
-        """Make missing folders down from the root; return those that gained an entry."""
+    def _make_folders(self, folder: Path) -> None:
+        """Make missing folders down from the root, and make their names durable."""
         missing = [one for one in [folder, *folder.parents] if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        return [one.parent for one in missing]
+        for one in missing:
+            self._sync_folder(one.parent)
 
     def _sync_folder(self, folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._fsync(handle)
+        except OSError as error:
+            self.failure = f"fsync of a folder failed ({_name(error)}); restart the server"
+            raise
         finally:
             os.close(handle)
 

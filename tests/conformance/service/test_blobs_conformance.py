@@ -124,8 +124,8 @@ def test_file_then_folders_are_made_durable_in_this_order(tmp_path: Path) -> Non
     write(blobs, KEY, b"x")
     staged, *folders = disk.calls
     assert Path(staged).parent == tmp_path / "staging"
-    # The destination first, then every folder that gained a name.
-    assert folders == [str(tmp_path / "models/abc"), str(tmp_path / "models"), str(tmp_path)]
+    # Every folder that gained a name, and at last the destination with the file in it.
+    assert folders == [str(tmp_path / "models"), str(tmp_path), str(tmp_path / "models/abc")]
     disk.calls.clear()
     write(blobs, "models/abc/other", b"x")
     assert disk.calls[1:] == [str(tmp_path / "models/abc")]
