@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bn_ops.estimators import Momentum as Momentum
     from bn_ops.estimators import Prior as Prior
     from bn_ops.estimators import Replace as Replace
+    from bn_ops.estimators import Shrink as Shrink
     from bn_ops.estimators import estimator_from_json as estimator_from_json
     from bn_ops.export import export as export
     from bn_ops.fold import Folded as Folded
@@ -57,6 +58,7 @@ __all__ = [
     "Replace",
     "Report",
     "RunningStatistics",
+    "Shrink",
     "__version__",
     "adapt",
     "describe",
@@ -89,6 +91,7 @@ _HOME = {
     "Replace": "bn_ops.estimators",
     "Report": "bn_ops.report",
     "RunningStatistics": "bn_ops.statistics",
+    "Shrink": "bn_ops.estimators",
     "__version__": "bn_ops.version",
     "adapt": "bn_ops.adaptation",
     "describe": "bn_ops.api",

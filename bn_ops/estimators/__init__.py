@@ -6,6 +6,7 @@ from bn_ops.estimators.json_form import estimator_from_json
 from bn_ops.estimators.momentum import Momentum
 from bn_ops.estimators.prior import Prior
 from bn_ops.estimators.replace import Replace
+from bn_ops.estimators.shrink import Shrink
 
 __all__ = [
     "Estimator",
@@ -13,6 +14,7 @@ __all__ = [
     "Momentum",
     "Prior",
     "Replace",
+    "Shrink",
     "estimator_from_json",
     "guard",
 ]

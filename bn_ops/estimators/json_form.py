@@ -9,6 +9,7 @@ from bn_ops.estimators.base import Estimator
 from bn_ops.estimators.momentum import Momentum
 from bn_ops.estimators.prior import Prior
 from bn_ops.estimators.replace import Replace
+from bn_ops.estimators.shrink import Shrink
 
 __all__ = ["estimator_from_json"]
 
@@ -16,6 +17,7 @@ _BY_NAME: Mapping[str, Callable[..., Estimator]] = {
     "replace": Replace,
     "prior": Prior,
     "momentum": Momentum,
+    "shrink": Shrink,
 }
 
 
