@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["detect_already_folded"]
+__all__ = ["all_nodes", "detect_already_folded"]
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _BIAS = 2
@@ -20,7 +20,7 @@ def detect_already_folded(model: onnx.ModelProto) -> bool:
     bodies and local functions included. A network that never had BatchNorm looks the same; either
     way there is nothing to recalibrate. The model is not changed.
     """
-    nodes = list(_all_nodes(model))
+    nodes = list(all_nodes(model))
     if any(node.op_type == "BatchNormalization" for node in nodes):
         return False
     biased = [
@@ -31,7 +31,8 @@ def detect_already_folded(model: onnx.ModelProto) -> bool:
     return any(biased)
 
 
-def _all_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+def all_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List every node, those of bodies and local functions included, in no particular order."""
     waiting = [*model.graph.node, *(node for f in model.functions for node in f.node)]
     found: list[onnx.NodeProto] = []
     while waiting:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from bn_ops.errors import ModelInvalidError, OptionError
+from bn_ops.fold.already import all_nodes
 from bn_ops.fold.batchnorm import is_batchnorm, read_batchnorm
 from bn_ops.fold.cleanup import remove_unused
 from bn_ops.fold.constants import Constants
@@ -69,6 +70,8 @@ def fold_with(
     """Fold by a given set of rules; see `fold`."""
     if leftovers not in {"keep", "mul_add"}:
         raise OptionError(f"leftovers is 'keep' or 'mul_add', got {leftovers!r}")
+    if not _normalises(onnx_model):
+        return Folded(model=_copy(onnx_model), layers=())
     if onnx_model.graph.sparse_initializer:
         return _all_kept(onnx_model, "the model stores sparse tensors, which folding cannot keep")
     model = _read(onnx_model)
@@ -217,18 +220,31 @@ def _read(onnx_model: onnx.ModelProto) -> ir.Model:
 
 def _write(model: ir.Model, original: onnx.ModelProto) -> onnx.ModelProto:
     written = ir.to_proto(model)
+    # The graph core states the shape of every weight anew; the file says no more than it did.
+    stated = {value.name for value in original.graph.value_info}
+    kept = [value for value in written.graph.value_info if value.name in stated]
+    del written.graph.value_info[:]
+    written.graph.value_info.extend(kept)
     # The graph core has no place for training information; folding does not touch it.
     written.training_info.extend(original.training_info)
     return written
 
 
+def _normalises(model: onnx.ModelProto) -> bool:
+    return any(node.op_type == "BatchNormalization" for node in all_nodes(model))
+
+
 def _all_kept(original: onnx.ModelProto, reason: str) -> Folded:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(original)
     model = _read(original)
     layers = tuple(
         LayerFold(name=layer_name(node), status="kept", rule=None, reason=reason)
         for node in model.graph.all_nodes()
         if is_batchnorm(node)
     )
-    return Folded(model=copy, layers=layers)
+    return Folded(model=_copy(original), layers=layers)
+
+
+def _copy(original: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(original)
+    return copy

@@ -182,19 +182,27 @@ class Case:
     feeds: Mapping[str, Array] = field(default_factory=dict)
 
     def batches(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
-        """Draw a few batches: ordinary, hundredfold, zero."""
+        """Draw a few batches: ordinary, zero, tenfold, and one that overrides what it may."""
         random = np.random.default_rng(zlib.crc32(self.name.encode()))
         given = {tensor.name for tensor in model.graph.initializer}
         values = [value for value in model.graph.input if value.name not in given]
         drawn = {value.name: self._draw(value, random) for value in values}
         drawn |= {name: array for name, array in self.feeds.items() if name in drawn}
-        return [
+        overriding = {
+            value.name: self._draw(value, random) + 1
+            for value in model.graph.input
+            if value.name in given and value.type.tensor_type.elem_type != TensorProto.INT64
+        }
+        batches = [
             {
                 name: (factor * array).astype(array.dtype) if array.dtype.kind == "f" else array
                 for name, array in drawn.items()
             }
             for factor in (1.0, 0.0, 10.0)
         ]
+        if overriding and model.ir_version > 3:
+            batches.append(drawn | overriding)
+        return batches
 
     def _draw(self, value: onnx.ValueInfoProto, random: np.random.Generator) -> Array:
         tensor = value.type.tensor_type
