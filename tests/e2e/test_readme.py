@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from tests.support.networks import images, residual_network
-from tests.support.server import running_server
+from tests.support.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -54,8 +54,8 @@ def has_batchnorm(path: Path) -> bool:
 
 
 def test_the_client_example_runs(folder: Path) -> None:
-    with running_server(folder / "data") as url:
-        code = example("client").replace("http://127.0.0.1:8000", url)
+    with ServerProcess(folder / "data") as server:
+        code = example("client").replace("http://127.0.0.1:8000", server.url)
         assert len(code.strip().splitlines()) <= 12
         error = float(run([sys.executable, "-c", code], folder))
     assert 0 <= error <= 1e-5
@@ -72,8 +72,8 @@ def test_the_in_process_example_runs(folder: Path) -> None:
     not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq on the PATH"
 )
 def test_the_curl_example_runs(folder: Path) -> None:
-    with running_server(folder / "data") as url:
-        run(["sh", "-euc", example("curl").replace("http://127.0.0.1:8000", url)], folder)
+    with ServerProcess(folder / "data") as server:
+        run(["sh", "-euc", example("curl").replace("http://127.0.0.1:8000", server.url)], folder)
     assert not has_batchnorm(folder / "recalibrated.onnx")
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
 
