@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import torch
@@ -19,15 +20,18 @@ def tensor_digests(root: torch.nn.Module, changeable: Iterable[TorchLayer]) -> d
     skipped = {
         id(tensor) for layer in changeable if layer.tracked for tensor in (layer.mean, layer.var)
     }
-    named = chain(root.named_parameters(), root.named_buffers())
-    return {
-        name: _digest(tensor)
-        for name, tensor in named
+    named = {
+        name: tensor.detach()
+        for name, tensor in chain(root.named_parameters(), root.named_buffers())
         if id(tensor) not in skipped and not is_lazy(tensor)
     }
+    # Hashing a large network on one core would take longer than a batch; hashlib frees the lock.
+    with ThreadPoolExecutor(torch.get_num_threads(), "digests") as pool:
+        return dict(zip(named, pool.map(_digest, named.values()), strict=True))
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    head = f"{tensor.dtype}{list(tensor.shape)}".encode()
-    return hashlib.sha256(head + flat.view(torch.uint8).numpy().tobytes()).hexdigest()
+    flat = tensor.cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
+    digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

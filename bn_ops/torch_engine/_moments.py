@@ -7,23 +7,29 @@ for float32. On an accelerator only the (N, C) results leave the device.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bn_ops.moments import Moments, from_samples, measure
+from bn_ops.rows import CANCELLATION_RATIO
 from bn_ops.statistics import Float64Array
 
 __all__ = ["measure_tensor"]
-
-# As in bn_ops.moments: beyond this squared mean over variance the one-pass form loses bits.
-_CANCELLATION_RATIO = 4.0
 
 # Sums of up to this many float32 values in sequence stay within about 1e-6 of the exact one.
 _BLOCK = 64
 
 # Rows this short are widened as a whole, which costs less than checking them.
 _SHORT_ROW = 32
+
+# Values reduced at a time: what a core's second-level cache holds, so that squares are read there.
+_CACHE_BYTES = 2 << 20
+
+# Below this many bytes starting threads costs more than it saves.
+_WORTH_THREADS = 4 << 20
 
 # Temporary memory for deviations on an accelerator, per step.
 _DEVICE_CHUNK_BYTES = 64 * 2**20
@@ -59,20 +65,42 @@ def _positions(x: torch.Tensor) -> int:
 
 
 def _channels_last(x: NDArray[np.float32]) -> Moments:
-    """Measure an (N, P, C) array in the order of its memory."""
-    positions = x.shape[1]
-    mean = _sum_over_positions(x, "nkbc->nkc") / positions
-    sum_sq = _sum_over_positions(x, "nkbc,nkbc->nkc")
-    sq_dev = sum_sq - positions * mean * mean
-    # Not "<": a NaN must land here too, so that the careful path decides about it.
-    careful = ~(positions * mean * mean <= _CANCELLATION_RATIO * sq_dev)
-    for n in np.flatnonzero(careful.any(axis=1)):
-        columns = np.flatnonzero(careful[n])
-        rows = np.ascontiguousarray(x[n][:, columns].T, dtype=np.float64)
-        mean[n, columns] = rows.mean(axis=1)
-        deviation = rows - mean[n, columns, np.newaxis]
-        sq_dev[n, columns] = np.vecdot(deviation, deviation)
+    """Measure an (N, P, C) array in the order of its memory, a cache's worth at a time."""
+    samples, positions, channels = x.shape
+    mean, sq_dev = np.empty((samples, channels)), np.empty((samples, channels))
+
+    def reduce(part: slice) -> None:
+        mean[part], sq_dev[part] = _reduced(x[part])
+
+    step = max(1, _CACHE_BYTES // x[0].nbytes)
+    parts = [slice(start, start + step) for start in range(0, samples, step)]
+    workers = min(torch.get_num_threads(), len(parts))
+    if workers > 1 and x.nbytes >= _WORTH_THREADS:
+        with ThreadPoolExecutor(workers, "moments") as pool:
+            list(pool.map(reduce, parts))
+    else:
+        for part in parts:
+            reduce(part)
     return from_samples(mean, sq_dev, positions)
+
+
+def _reduced(x: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
+    """Reduce each sample and channel of (N, P, C) to mean and Σ(x - mean)², both (N, C)."""
+    positions = x.shape[1]
+    # In a worker thread the caller's error state does not hold.
+    with np.errstate(all="ignore"):
+        mean = _sum_over_positions(x, "nkbc->nkc") / positions
+        sum_sq = _sum_over_positions(x, "nkbc,nkbc->nkc")
+        sq_dev = sum_sq - positions * mean * mean
+        # Not "<": a NaN must land here too, so that the careful path decides about it.
+        careful = ~(positions * mean * mean <= CANCELLATION_RATIO * sq_dev)
+        for n in np.flatnonzero(careful.any(axis=1)):
+            columns = np.flatnonzero(careful[n])
+            rows = np.ascontiguousarray(x[n][:, columns].T, dtype=np.float64)
+            mean[n, columns] = rows.mean(axis=1)
+            deviation = rows - mean[n, columns, np.newaxis]
+            sq_dev[n, columns] = np.vecdot(deviation, deviation)
+    return mean, sq_dev
 
 
 def _sum_over_positions(x: NDArray[np.float32], subscripts: str) -> Float64Array:
