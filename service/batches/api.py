@@ -46,7 +46,7 @@ async def put_batch(
     upload = _upload(context, request, recalibration, index=index, digest=content_digest)
     batch, new = await operations.put(context, upload)
     response.status_code = 201 if new else 200
-    return _answer(response, batch)
+    return BatchOut.of(batch)
 
 
 @router.post(
@@ -69,7 +69,7 @@ async def append_batch(
     batch, new = await operations.put(context, upload)
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/recalibrations/{recalibration}/batches/{batch.index}"
-    return _answer(response, batch)
+    return BatchOut.of(batch)
 
 
 @router.get("")
@@ -105,8 +105,3 @@ def _upload(
         digest=digests.read(digest),
         key=key,
     )
-
-
-def _answer(response: Response, batch: StoredBatch) -> BatchOut:
-    response.headers["Content-Digest"] = digests.write(batch.sha256)
-    return BatchOut.of(batch)
