@@ -13,7 +13,7 @@ cluster.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -24,7 +24,16 @@ from bn_ops.errors import OptionError
 from bn_ops.rows import reduce_rows
 from bn_ops.statistics import Float64Array
 
-__all__ = ["Evidence", "Moments", "measure", "merge", "merge_all", "per_sample"]
+__all__ = [
+    "Evidence",
+    "Moments",
+    "from_samples",
+    "join",
+    "measure",
+    "merge",
+    "merge_all",
+    "per_sample",
+]
 
 # (N, C) is the least that a layer can have.
 _LEAST_RANK = 2
@@ -157,17 +166,20 @@ def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Mo
     )
 
 
-def per_sample(x: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
+def per_sample(
+    x: NDArray[np.generic], *, workers: int | None = None
+) -> tuple[Float64Array, Float64Array]:
     """Reduce each (sample, channel) row on its own.
 
     Args:
         x: (N, C, *spatial), any floating dtype. float16 and bfloat16 are widened before any sum.
+        workers: as `reduce_rows`.
 
     Returns:
         (mean, sq_dev): two (N, C) float64 arrays; sq_dev is Σ(x - mean)² of the row.
     """
     samples, channels = x.shape[:2]
-    mean, sq_dev = reduce_rows(x.reshape(samples * channels, -1))
+    mean, sq_dev = reduce_rows(x.reshape(samples * channels, -1), workers=workers)
     return mean.reshape(samples, channels), sq_dev.reshape(samples, channels)
 
 
@@ -204,3 +216,34 @@ def merge(left: Moments, right: Moments) -> Moments:
 def merge_all(parts: Iterable[Moments]) -> Moments:
     """Merge at least one part, in the order given."""
     return reduce(merge, parts)
+
+
+def join(parts: Sequence[Moments]) -> Moments:
+    """Join the moments of tensors that are joined along the channel axis, from the same samples.
+
+    Raises:
+        OptionError: the parts are not of the same samples and positions.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({(part.samples, part.count) for part in parts}) != 1:
+        raise OptionError("only moments of the same samples and positions can be joined")
+
+    def joined(values: Iterable[Float64Array]) -> Float64Array:
+        return np.concatenate(list(values))
+
+    evidence = [part.evidence for part in parts]
+    return Moments(
+        samples=parts[0].samples,
+        count=parts[0].count,
+        mean=joined(part.mean for part in parts),
+        sum_sq_dev=joined(part.sum_sq_dev for part in parts),
+        evidence=Evidence(
+            center=joined(e.center for e in evidence),
+            a=joined(e.a for e in evidence),
+            e=joined(e.e for e in evidence),
+            aa=joined(e.aa for e in evidence),
+            ae=joined(e.ae for e in evidence),
+            ee=joined(e.ee for e in evidence),
+        ),
+    )

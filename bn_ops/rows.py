@@ -38,12 +38,16 @@ _CANCELLATION_RATIO = 4.0
 _WORTH_THREADS = 4 << 20
 
 
-def reduce_rows(rows: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
+def reduce_rows(
+    rows: NDArray[np.generic], *, workers: int | None = None
+) -> tuple[Float64Array, Float64Array]:
     """Reduce each row.
 
     Args:
         rows: (R, P), any floating dtype and strides, P ≥ 1. float16 and bfloat16 are widened
             before any sum.
+        workers: threads; None means one per core where the rows are many enough. The result does
+            not depend on it.
 
     Returns:
         (mean, sq_dev): two (R,) float64 arrays; sq_dev is Σ(x - mean)². A row with NaN or Inf gives
@@ -56,7 +60,7 @@ def reduce_rows(rows: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
         mean[block], sq_dev[block] = _reduce_block(rows[block])
 
     blocks = list(_blocks(*rows.shape))
-    workers = min(len(os.sched_getaffinity(0)), len(blocks))
+    workers = min(workers or len(os.sched_getaffinity(0)), len(blocks))
     with np.errstate(over="ignore", invalid="ignore"):
         if workers > 1 and rows.nbytes >= _WORTH_THREADS:
             with ThreadPoolExecutor(workers, "moments") as pool:

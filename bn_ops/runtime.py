@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Session", "session"]
+__all__ = ["Session", "onnxruntime", "session", "translated"]
 
 # onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings speak of initialisers and
 # provider choices that a user of this package cannot act on.
@@ -39,7 +39,8 @@ def onnxruntime() -> ModuleType:
 
 
 @contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def translated(doing: str) -> Iterator[None]:
+    """Turn onnxruntime's exceptions into `EngineError`."""
     try:
         yield
     except Exception as error:
@@ -63,7 +64,7 @@ class Session:
         Raises:
             EngineError: onnxruntime refused or failed.
         """
-        with _translated("running the model"):
+        with translated("running the model"):
             return self._inner.run(  # type: ignore[no-any-return]  # untyped package
                 None if outputs is None else list(outputs), dict(feeds)
             )
@@ -91,7 +92,7 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     try:
-        with _translated("loading the model"):
+        with translated("loading the model"):
             inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except EngineError as error:
         raise ModelInvalidError(error.message) from error

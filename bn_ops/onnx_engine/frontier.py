@@ -1,41 +1,55 @@
-"""The frontier of an ONNX model: one segment per advance, each batch through it once."""
+"""The frontier of an ONNX model: one segment per advance, each sample through it once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal, Protocol, Self
 
 from bn_ops.budget import Budget
-from bn_ops.errors import EngineError, ModelUnsupportedError
-from bn_ops.frontier import check_finite
-from bn_ops.moments import Moments, measure, merge
-from bn_ops.onnx_engine.cut import cut_segment
-from bn_ops.onnx_engine.graph import index_graph
-from bn_ops.onnx_engine.plan import Segment, make_plan
+from bn_ops.errors import EngineError, ModelInvalidError, OptionError
+from bn_ops.moments import Moments
+from bn_ops.onnx_engine.optimised import OptimisedCut
+from bn_ops.onnx_engine.optimised_model import OptimisedModel, open_optimised
+from bn_ops.onnx_engine.plain import PlainCut
 from bn_ops.onnx_engine.prepare import PreparedModel, write_statistics
-from bn_ops.onnx_engine.regroup import demanded_size, regroup
+from bn_ops.onnx_engine.regroup import demanded_size
 from bn_ops.onnx_engine.signature import model_inputs
 from bn_ops.onnx_engine.store import TensorStore
+from bn_ops.onnx_engine.trust import blocked_channels
 from bn_ops.progress import Progress
-from bn_ops.runtime import Session, session
 from bn_ops.signature import Batch
 from bn_ops.statistics import LayerName, RunningStatistics
 
-__all__ = ["OnnxFrontier"]
+__all__ = ["Cut", "OnnxFrontier"]
 
-_Tensors = Mapping[str, NDArray[np.generic]]
+Cut = Literal["auto", "plain", "optimised"]
+
+
+class _Engine(Protocol):
+    def advance(self) -> Mapping[LayerName, Moments]: ...
+
+    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class OnnxFrontier:
     """Implements `bn_ops.frontier.Frontier` for a prepared ONNX model.
 
     The prepared model is modified: `commit` writes the statistics into it. Use as a context
-        manager,
-    so that spilled tensors are removed.
+    manager, so that spilled tensors are removed.
+
+    Args:
+        prepared: the model.
+        batches: the stream, read once.
+        layers: the layers to measure.
+        budget: memory and files for the tensors that wait.
+        progress: called between steps.
+        threads: threads to run on; None means every core.
+        cut: `plain` cuts the model as it is and takes every model; `optimised` cuts what
+            onnxruntime makes of it and takes those whose structure allows it; `auto` chooses.
     """
 
     def __init__(
@@ -47,16 +61,16 @@ class OnnxFrontier:
         budget: Budget,
         progress: Callable[[Progress], None],
         threads: int | None = None,
+        cut: Cut = "auto",
     ) -> None:
         self._prepared = prepared
         self._batches = batches
-        self._plan = make_plan(index_graph(prepared.model.graph), layers)
+        self._layers = frozenset(layers)
         self._store = TensorStore(budget)
         self._progress = progress
         self._threads = threads
-        self._level = 0
-        self._size = demanded_size(model_inputs(prepared.model))
-        self._real: list[int | None] = []
+        self._cut = cut
+        self._engine: _Engine | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +81,8 @@ class OnnxFrontier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._engine is not None:
+            self._engine.close()
         self._store.close()
 
     @property
@@ -75,108 +91,56 @@ class OnnxFrontier:
         return self._store
 
     def advance(self) -> Mapping[LayerName, Moments]:
-        """Run every batch through the next segment; return the moments of its layers."""
-        if self._level == len(self._plan.segments):
+        """Run every sample through the next segment; return the moments of its layers."""
+        if not self._layers:
             return {}
-        segment = self._plan.segments[self._level]
-        run = _SegmentRun(self._prepared, segment, self._threads)
-        totals: dict[LayerName, Moments] = {}
-        for batch, tensors in self._arriving(segment):
-            made = run(tensors)
-            self._measure(batch, segment, {**tensors, **made}, totals)
-            self._keep(batch, segment, tensors, made)
-            self._report(batch)
-        self._level += 1
-        return totals
+        if self._engine is None:
+            self._engine = self._choose()
+        return self._engine.advance()
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Write the statistics into the prepared model, where the next segments read them."""
+        """Write the statistics into the prepared model, and where the next segments read them."""
         write_statistics(self._prepared, statistics)
+        if self._engine is not None:
+            self._engine.settle(statistics)
 
-    def _arriving(self, segment: Segment) -> Iterable[tuple[int, _Tensors]]:
-        """Yield each batch's inputs of a segment: the stream itself first, the store later."""
-        if self._level == 0:
-            for batch, group in enumerate(regroup(self._batches, self._size)):
-                self._real.append(group.samples if group.filled else None)
-                yield batch, group.arrays
-            return
-        for batch in range(len(self._real)):
-            yield batch, {name: self._store.get(batch, name) for name in segment.inputs}
+    def _choose(self) -> _Engine:
+        batches: Iterator[Batch] = iter(self._batches)
+        if self._cut != "plain":
+            first = next(batches, None)
+            batches = itertools.chain([] if first is None else [first], batches)
+            model = "there is no batch" if first is None else self._optimised(first)
+            if isinstance(model, OptimisedModel):
+                return OptimisedCut(
+                    model,
+                    batches,
+                    store=self._store,
+                    progress=self._progress,
+                    threads=self._threads,
+                )
+            if self._cut == "optimised":
+                raise OptionError(f'cut="optimised" cannot take this model: {model}')
+        return PlainCut(
+            self._prepared,
+            batches,
+            layers=self._layers,
+            store=self._store,
+            progress=self._progress,
+            threads=self._threads,
+        )
 
-    def _measure(
-        self,
-        batch: int,
-        segment: Segment,
-        tensors: _Tensors,
-        totals: dict[LayerName, Moments],
-    ) -> None:
-        by_tensor: dict[str, Moments] = {}
-        for layer, tensor in segment.measured.items():
-            if tensor not in by_tensor:
-                by_tensor[tensor] = measure(self._without_filling(batch, layer, tensors[tensor]))
-                # Batches that were cut anew have other numbers than the caller's.
-                known = batch if self._size is None else None
-                check_finite(layer, by_tensor[tensor], batch=known)
-            found = by_tensor[tensor]
-            totals[layer] = merge(totals[layer], found) if layer in totals else found
-
-    def _without_filling(
-        self, batch: int, layer: LayerName, tensor: NDArray[np.generic]
-    ) -> NDArray[np.generic]:
-        real = self._real[batch]
-        if real is None:
-            return tensor
-        if tensor.shape[0] != self._size:
-            raise ModelUnsupportedError(
-                f"the model takes exactly {self._size} samples at a time, and the input of layer "
-                f"{layer!r} no longer has one row per sample, so the last {real} samples cannot be "
-                f"told from filling: send a multiple of {self._size} samples"
-            )
-        return tensor[:real]
-
-    def _keep(self, batch: int, segment: Segment, tensors: _Tensors, made: _Tensors) -> None:
-        if self._level == 0:
-            for name in tensors.keys() & self._plan.stored - segment.released:
-                self._store.put(batch, name, tensors[name])
-        else:
-            for name in segment.released:
-                self._store.drop(batch, name)
-        for name, array in made.items():
-            if name in self._plan.stored:
-                self._store.put(batch, name, array)
-
-    def _report(self, batch: int) -> None:
-        if self._level == 0:
-            self._progress(Progress(phase="reading", done=batch + 1, total=None))
-        else:
-            total = len(self._real) * (len(self._plan.segments) - 1)
-            done = len(self._real) * (self._level - 1) + batch + 1
-            self._progress(Progress(phase="measuring", done=done, total=total))
-
-
-class _SegmentRun:
-    """Runs one segment; opens its session at the first batch, when the element types are known."""
-
-    def __init__(self, prepared: PreparedModel, segment: Segment, threads: int | None) -> None:
-        self._prepared = prepared
-        self._segment = segment
-        self._threads = threads
-        self._session: Session | None = None
-
-    def __call__(self, tensors: _Tensors) -> _Tensors:
-        outputs = self._segment.outputs
-        if not outputs:
-            return {}
-        feeds = {name: tensors[name] for name in self._segment.inputs}
-        if self._session is None:
-            self._session = self._open(feeds)
-        made = self._session.run(outputs, feeds)
-        for name, array in zip(outputs, made, strict=True):
-            if not isinstance(array, np.ndarray):
-                raise EngineError(f"{name!r} is no tensor; sequences cannot wait at the frontier")
-        return dict(zip(outputs, made, strict=True))
-
-    def _open(self, feeds: _Tensors) -> Session:
-        model = self._prepared.model
-        cut = cut_segment(model, index_graph(model.graph), self._segment, feeds)
-        return session(cut.SerializeToString(), threads=self._threads)
+    def _optimised(self, first: Batch) -> OptimisedModel | str:
+        """Open the optimised cut and try it on the first sample; or say why it is not taken."""
+        block = blocked_channels()
+        if block is None:
+            return "the installed onnxruntime optimises otherwise"
+        if demanded_size(model_inputs(self._prepared.model)) is not None:
+            return "the model fixes its number of samples"
+        try:
+            model = open_optimised(self._prepared, self._layers, block=block)
+            if isinstance(model, OptimisedModel):
+                model.try_shapes(first)
+        except (EngineError, ModelInvalidError) as error:
+            # The plain cut either takes the model or says better what is wrong with it.
+            return error.message
+        return model

@@ -57,19 +57,29 @@ class TensorStore:
     ) -> None:
         self.close()
 
-    def put(self, batch: int, name: str, array: NDArray[np.generic]) -> None:
-        """Store a tensor.
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held in memory now."""
+        return self._memory
+
+    def has_room(self, nbytes: int) -> bool:
+        """Tell whether so many more bytes fit into the memory budget."""
+        return self._memory + nbytes <= self._budget.memory_bytes
+
+    def put(self, batch: int, name: str, array: NDArray[np.generic]) -> bool:
+        """Store a tensor; return whether it is held in memory, and not in a file.
 
         Raises:
             SpillLimitError: neither the memory budget nor the spill limit, or the disk, has room.
         """
         key = (batch, name)
-        if self._memory + array.nbytes <= self._budget.memory_bytes:
+        if self.has_room(array.nbytes):
             self._held[key] = array
             self._memory += array.nbytes
             self.peak_memory_bytes = max(self.peak_memory_bytes, self._memory)
-            return
+            return True
         self._held[key] = self._spill(np.ascontiguousarray(array))
+        return False
 
     def get(self, batch: int, name: str) -> NDArray[np.generic]:
         """Return a stored tensor; a spilled one is mapped, not read."""
@@ -78,14 +88,15 @@ class TensorStore:
             return np.memmap(held.path, dtype=held.dtype, mode="r", shape=held.shape)
         return held
 
-    def drop(self, batch: int, name: str) -> None:
-        """Forget a tensor."""
+    def drop(self, batch: int, name: str) -> NDArray[np.generic] | None:
+        """Forget a tensor; return its array, for its memory to be used again, if it had any."""
         held = self._held.pop((batch, name))
         if isinstance(held, _Spilled):
             self._spilled -= held.nbytes
             held.path.unlink()
-        else:
-            self._memory -= held.nbytes
+            return None
+        self._memory -= held.nbytes
+        return held
 
     def close(self) -> None:
         """Forget everything and remove the files."""
