@@ -125,8 +125,8 @@ def bind(host: str, port: int) -> socket.socket:
         StartError: the address is taken, or is none of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named by its protocol: asyncio switches Nagle's algorithm off only on sockets that say TCP, and
-    # with it each answer on a kept connection waits 40 ms for an acknowledgement.
+    # Named by its protocol: asyncio switches Nagle's algorithm off only on sockets that say TCP,
+    # and with it each answer on a kept connection waits 40 ms for an acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
