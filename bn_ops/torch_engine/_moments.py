@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from bn_ops.moments import Moments, from_samples, measure
-from bn_ops.rows import CANCELLATION_RATIO
 from bn_ops.statistics import Float64Array
 
 __all__ = ["measure_tensor"]
+
+# As in bn_ops.rows: beyond this squared mean over variance the one-pass form loses bits.
+_CANCELLATION_RATIO = 4.0
 
 # Sums of up to this many float32 values in sequence stay within about 1e-6 of the exact one.
 _BLOCK = 64
@@ -93,7 +95,7 @@ def _reduced(x: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
         sum_sq = _sum_over_positions(x, "nkbc,nkbc->nkc")
         sq_dev = sum_sq - positions * mean * mean
         # Not "<": a NaN must land here too, so that the careful path decides about it.
-        careful = ~(positions * mean * mean <= CANCELLATION_RATIO * sq_dev)
+        careful = ~(positions * mean * mean <= _CANCELLATION_RATIO * sq_dev)
         for n in np.flatnonzero(careful.any(axis=1)):
             columns = np.flatnonzero(careful[n])
             rows = np.ascontiguousarray(x[n][:, columns].T, dtype=np.float64)
