@@ -9,12 +9,14 @@ from bn_ops.json_form import Json, jsonable
 
 __all__ = [
     "REPORT_VERSION",
+    "CorrelationReport",
     "DriftSummary",
     "FoldReport",
     "FrozenReport",
     "LayerReport",
     "OutputReport",
     "ParityReport",
+    "PredictionReport",
     "Report",
     "StreamReport",
     "report_json",
@@ -24,15 +26,58 @@ REPORT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorrelationReport:
+    """What the order of the stream showed; see `bn_ops.correlation`.
+
+    Attributes:
+        blocks, block_samples: how many contiguous blocks were compared, and their length.
+        error_ratio: standard error over blocks divided by that over samples; about 1 for
+            independent samples.
+        effective_samples: how many independent samples the stream is worth.
+        suspicious: whether it led to a warning.
+    """
+
+    blocks: int
+    block_samples: int
+    error_ratio: float
+    effective_samples: int
+    suspicious: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamReport:
     """What was read.
 
     Attributes:
         batches, samples: how many.
+        correlation: what the order showed; None where it was not watched or the stream is short.
     """
 
     batches: int
     samples: int
+    correlation: CorrelationReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionReport:
+    """A classification head before and after, on the calibration samples; see `bn_ops.harm`.
+
+    Attributes:
+        output: the output's name.
+        samples: how many samples were predicted.
+        agreement: share of them whose class did not change.
+        entropy_change: mean entropy of the class probabilities, after minus before, in nats.
+        variety_before, variety_after: effective number of predicted classes.
+        collapsed: whether it led to a warning.
+    """
+
+    output: str
+    samples: int
+    agreement: float
+    entropy_change: float
+    variety_before: float
+    variety_after: float
+    collapsed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +209,10 @@ class Report:
         timings: phase → seconds.
         warnings: sentences for a person.
         fold, parity: what `adapt` adds.
+        predictions: how a classification head's answers changed; None where it was not looked at.
+
+    Fields are only ever added within a version, each with a default, so that a reader of version 1
+    reads every report of version 1.
     """
 
     bnrecal: str
@@ -179,6 +228,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     fold: tuple[FoldReport, ...] | None = None
     parity: ParityReport | None = None
+    predictions: PredictionReport | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return the versioned JSON form."""

@@ -6,13 +6,23 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from bn_ops.correlation import Correlation
 from bn_ops.evidence import confidence
 from bn_ops.frontier import Settlement
+from bn_ops.harm import PredictionSignals
 from bn_ops.layers import LayerInfo
-from bn_ops.report import DriftSummary, LayerReport
+from bn_ops.report import CorrelationReport, DriftSummary, LayerReport, PredictionReport
 from bn_ops.statistics import LayerName, RunningStatistics
 
-__all__ = ["TARGET_ERROR", "drift", "layer_reports", "warnings_of"]
+__all__ = [
+    "TARGET_ERROR",
+    "correlation_report",
+    "drift",
+    "layer_reports",
+    "prediction_report",
+    "prediction_warnings",
+    "warnings_of",
+]
 
 # "Converged" means that mean and scale are known to this many σ; about 200 images reach it.
 TARGET_ERROR = 0.05
@@ -83,11 +93,53 @@ def _absence(layer: LayerInfo, chosen: frozenset[LayerName]) -> tuple[str, str]:
     return "unreached", "no batch reached it; its statistics are as they were"
 
 
-def warnings_of(reports: Iterable[LayerReport], samples: int) -> tuple[str, ...]:
+def correlation_report(found: Correlation | None) -> CorrelationReport | None:
+    """Report what the order of a stream showed."""
+    if found is None:
+        return None
+    return CorrelationReport(
+        blocks=found.blocks,
+        block_samples=found.block_samples,
+        error_ratio=found.error_ratio,
+        effective_samples=found.effective_samples,
+        suspicious=found.suspicious,
+    )
+
+
+def prediction_report(output: str, signals: PredictionSignals) -> PredictionReport:
+    """Report how a classification head's answers changed."""
+    return PredictionReport(
+        output=output,
+        samples=signals.samples,
+        agreement=signals.agreement,
+        entropy_change=signals.entropy_change,
+        variety_before=signals.variety_before,
+        variety_after=signals.variety_after,
+        collapsed=signals.collapsed,
+    )
+
+
+def prediction_warnings(found: PredictionReport) -> tuple[str, ...]:
+    """Warn when predictions crowd into few classes after the recalibration."""
+    if not found.collapsed:
+        return ()
+    sentence = (
+        f"output {found.output!r}: predictions on {found.samples} samples spread over "
+        f"{found.variety_after:.1f} classes, over {found.variety_before:.1f} before: compare both "
+        "models on labelled samples before deploying"
+    )
+    return (sentence,)
+
+
+def warnings_of(
+    reports: Iterable[LayerReport], samples: int, correlation: CorrelationReport | None = None
+) -> tuple[str, ...]:
     """Warn of what a person should look at before deploying."""
+    reports = list(reports)
     done = [report for report in reports if report.status == "recalibrated"]
     found = [
         _few_samples(done, samples),
+        _correlated(samples, correlation),
         _about(
             [r.name for r in done if r.silenced_channels],
             "lost all variance of some channels in the new domain; those keep the source variance",
@@ -107,7 +159,18 @@ def _few_samples(done: list[LayerReport], samples: int) -> str | None:
         return None
     return (
         f"only {samples} samples carry the statistics; under little drift so few can do harm: "
-        "send more, or weigh the source in with the estimator Prior"
+        "send more, or let the estimator Shrink weigh the source in"
+    )
+
+
+def _correlated(samples: int, found: CorrelationReport | None) -> str | None:
+    if found is None or not found.suspicious:
+        return None
+    return (
+        f"neighbouring samples are alike: over {found.blocks} blocks of {found.block_samples} "
+        f"samples the standard error is {found.error_ratio:.1f} times the sample-wise one, so the "
+        f"{samples} samples are worth about {found.effective_samples}: the errors of the layers "
+        "are too small by that factor; send samples from more places or times"
     )
 
 

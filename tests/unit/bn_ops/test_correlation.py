@@ -109,3 +109,18 @@ def test_watching_a_stream_passes_it_through() -> None:
     batches = [{"x": np.ones((3, 2))}, {"x": np.zeros((2, 2))}]
     series = SampleSeries()
     assert list(watched(iter(batches), series)) == batches
+
+
+def test_a_suspicious_stream_is_reported_and_warned_of() -> None:
+    from bn_ops.reporting import correlation_report, warnings_of
+
+    moving = correlation_report(seen(walk(np.random.default_rng(6), 400, 0.9)))
+    steady = correlation_report(seen(images(np.random.default_rng(6), 400)))
+    assert moving is not None
+    assert moving.suspicious
+    (warning,) = warnings_of([], 400, moving)
+    assert f"{moving.error_ratio:.1f} times" in warning
+    assert f"worth about {moving.effective_samples}" in warning
+    assert warnings_of([], 400, steady) == ()
+    assert warnings_of([], 400) == ()
+    assert correlation_report(None) is None
