@@ -55,6 +55,9 @@ def _is_training(node: Node) -> bool:
 
 def _evaluated_graph(graph: Graph) -> Graph:
     copied = copy.deepcopy(graph)
+    # A copy renames nodes that are named like a builtin (`input`); the signature goes by name.
+    for old, new in zip(graph.nodes, copied.nodes, strict=True):
+        new.name = old.name
     for node in list(copied.nodes):
         if _is_training(node):
             flag = _TRAINING_FLAG[node.target]

@@ -1,0 +1,142 @@
+"""What an example call may look like, and what the file's inputs, outputs and axes are named."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from bn_ops.errors import ExportError, ModelUnsupportedError, OptionError
+from bn_ops.export import export
+from tests.support.onnx_run import run_onnx
+
+
+class Pair(NamedTuple):
+    mean: torch.Tensor
+    raw: torch.Tensor
+
+
+class Nested(nn.Module):
+    """Nested inputs, constants among them, and nested outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2)
+
+    def forward(
+        self, image: torch.Tensor, batch: dict[str, Any], gain: float = 1.0, *, flag: bool = False
+    ) -> dict[str, Any]:
+        y = self.bn(image) * gain
+        return {
+            "sum": y + batch["left"],
+            "pair": Pair(mean=batch["more"][0].mean(1), raw=y if flag else -y),
+        }
+
+
+def shapes(values: Any) -> dict[str, list[str | int]]:
+    return {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in values
+    }
+
+
+def test_inputs_and_outputs_have_the_callers_names_and_one_free_axis() -> None:
+    x = torch.randn(4, 2)
+    call = (x, {"left": x, "more": [torch.randn(4, 5)]}, 2.0)
+    proto = export(Nested(), call)
+    assert shapes(proto.graph.input) == {
+        "image": ["batch", 2],
+        "left": ["batch", 2],
+        "batch_more_0": ["batch", 5],
+    }
+    assert shapes(proto.graph.output) == {
+        "sum": ["batch", 2],
+        "mean": ["batch"],
+        "raw": ["batch", 2],
+    }
+
+
+def test_named_arguments_are_given_as_a_dict() -> None:
+    x = torch.randn(4, 2)
+    batch = {"left": x, "more": [x]}
+    proto = export(Nested(), {"image": x, "batch": batch, "flag": True})
+    with torch.no_grad():
+        wanted = Nested().eval()(x, batch, flag=True)["pair"].raw.numpy()
+    found = run_onnx(proto, {"image": x.numpy(), "left": x.numpy(), "batch_more_0": x.numpy()})
+    np.testing.assert_allclose(found[2].astype(np.float64), wanted, atol=1e-6)
+
+
+class FromDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> Any:
+        return self.bn(batch["a"]) + batch["b"], batch["a"] * 2
+
+
+def test_a_dict_of_other_names_is_the_one_argument() -> None:
+    proto = export(FromDict(), {"a": torch.randn(3, 2), "b": torch.randn(3, 2)})
+    assert list(shapes(proto.graph.input)) == ["a", "b"]
+    assert list(shapes(proto.graph.output)) == ["output_0", "output_1"]
+
+
+def test_one_sample_is_enough_for_a_free_axis() -> None:
+    proto = export(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), torch.randn(1, 1, 3, 3))
+    found = run_onnx(proto, {"input": np.zeros((7, 1, 3, 3), np.float32)})
+    assert found[0].shape == (7, 2, 3, 3)
+
+
+def test_arrays_serve_as_examples() -> None:
+    proto = export(nn.Sequential(nn.BatchNorm1d(2)), np.zeros((3, 2), np.float32))
+    assert shapes(proto.graph.input) == {"input": ["batch", 2]}
+
+
+def test_the_axis_can_be_fixed() -> None:
+    proto = export(nn.Sequential(nn.BatchNorm1d(2)), torch.randn(3, 2), dynamic_batch=False)
+    assert shapes(proto.graph.input) == {"input": [3, 2]}
+
+
+def test_an_input_with_another_first_axis_keeps_it() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm1d(2)
+
+        def forward(self, x: torch.Tensor, table: torch.Tensor) -> Any:
+            return self.bn(x) @ table
+
+    proto = export(Table(), (torch.randn(4, 2), torch.randn(2, 3)))
+    assert shapes(proto.graph.input) == {"x": ["batch", 2], "table": [2, 3]}
+
+
+@pytest.mark.parametrize("example", [(), {}, (1, 2), [torch.tensor(1.0)]])
+def test_an_example_without_a_batch_is_refused(example: Any) -> None:
+    with pytest.raises(OptionError, match="example"):
+        export(nn.Sequential(nn.BatchNorm1d(2)), example)
+
+
+def test_an_example_that_does_not_fit_forward_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"Sequential\.forward"):
+        export(nn.Sequential(nn.BatchNorm1d(2)), (torch.randn(3, 2), torch.randn(3, 2)))
+
+
+def test_what_is_no_module_is_refused_by_name() -> None:
+    with pytest.raises(ModelUnsupportedError, match="dict"):
+        export({}, torch.randn(3, 2))  # type: ignore[arg-type]
+
+
+class ByNumber(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(2, 6)
+
+
+def test_a_batch_size_in_the_code_is_refused_with_the_way_out() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(6), ByNumber())
+    with pytest.raises(ExportError, match="dynamic_batch=False"):
+        export(model, torch.randn(2, 6))
+    assert isinstance(export(model, torch.randn(2, 6), dynamic_batch=False), onnx.ModelProto)
