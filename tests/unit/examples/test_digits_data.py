@@ -30,7 +30,7 @@ def test_the_foreign_digits_keep_the_border_that_mnist_has() -> None:
     images = load_sklearn_digits().images
     assert not images[..., :4, :].any()
     assert not images[..., -4:].any()
-    inked = images.any(axis=(0, 1))
+    inked = np.asarray(images.any(axis=(0, 1)))
     assert inked[4:24].any(axis=1).all()
     assert inked[:, 4:24].any(axis=0).all()
 
