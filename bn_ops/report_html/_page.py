@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bn_ops.report_html._evidence import (
+    parity_section,
+    predictions_section,
+    stream_section,
+)
 from bn_ops.report_html._fields import (
     Fields,
     cut,
@@ -44,7 +49,9 @@ def render_html(report: Mapping[str, object]) -> str:
             drift_section(report),
             guards_section(report),
             folding_section(report),
-            _parity(report),
+            parity_section(report),
+            predictions_section(report),
+            stream_section(report),
             _timings(report),
             _frozen(report),
         ]
@@ -126,21 +133,6 @@ def _parity_card(report: Fields) -> Markup | None:
 def _warnings(report: Fields) -> Markup | None:
     points = [tag("li", sentence) for sentence in strings(report, "warnings")]
     return section("Warnings", None, tag("ul", *points, class_="warnings")) if points else None
-
-
-def _parity(report: Fields) -> Markup | None:
-    parity = fields(report, "parity")
-    if not parity:
-        return None
-    rows = [
-        [text(a, "name"), short(a.get("max_relative_error")), short(a.get("mean_relative_error"))]
-        for a in items(parity, "outputs")
-    ]
-    note = (
-        f"The folded model against the unfolded one on {whole(parity.get('samples'))} samples; "
-        f"errors relative to each output's scale. Limit: {short(parity.get('tolerance'))}."
-    )
-    return section("Parity by output", note, table(["Output", "*Largest", "*Mean"], rows))
 
 
 def _timings(report: Fields) -> Markup | None:

@@ -10,12 +10,14 @@ import pytest
 
 from bn_ops.json_form import Json
 from bn_ops.report import (
+    CorrelationReport,
     DriftSummary,
     FoldReport,
     FrozenReport,
     LayerReport,
     OutputReport,
     ParityReport,
+    PredictionReport,
     Report,
     StreamReport,
 )
@@ -46,6 +48,8 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
             dead_channels=(3,),
             silenced_channels=tuple(range(12)),
             amplification=2.5,
+            residual_mean=3e-5,
+            residual_var=4e-6,
         ),
         LayerReport(name="head.bn", status="unreached", reason="no batch reached it", channels=4),
     )
@@ -54,11 +58,29 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
         FoldReport(name="head.bn", status="kept", rule=None, reason=reason),
     )
     parity = ParityReport(
-        outputs=(OutputReport(name=name, max_relative_error=3.1e-7, mean_relative_error=2.0e-8),),
+        outputs=(
+            OutputReport(
+                name=name, max_relative_error=3.1e-7, mean_relative_error=2.0e-8, rounding=1.9e-7
+            ),
+        ),
+        reference="float64",
+        notes=(f"{reason} (noted)",),
         samples=900,
         tolerance=1e-5,
         max_relative_error=3.1e-7,
         passed=True,
+    )
+    correlation = CorrelationReport(
+        blocks=30, block_samples=30, error_ratio=1.04, effective_samples=832, suspicious=False
+    )
+    predictions = PredictionReport(
+        output=name,
+        samples=256,
+        agreement=0.5625,
+        entropy_change=-0.31,
+        variety_before=6.2,
+        variety_after=9.7,
+        collapsed=False,
     )
     return Report(
         bnrecal="0.1.0",
@@ -67,7 +89,7 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
         estimator={"name": "prior", "samples": 16},
         layers_selected=("block*", name),
         source_sha256="ab" * 32,
-        stream=StreamReport(batches=29, samples=900),
+        stream=StreamReport(batches=29, samples=900, correlation=correlation),
         layers=layers,
         frozen=FrozenReport(
             tensors={name: "cd" * 32}, sha256_before="ef" * 32, sha256_after="ef" * 32
@@ -76,6 +98,7 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
         warnings=(f"layers were reached by no batch: {name!r}",),
         fold=fold,
         parity=parity,
+        predictions=predictions,
     ).to_json()
 
 
@@ -129,6 +152,15 @@ def test_the_page_shows_every_figure_of_the_report() -> None:
         "no batch reached it",
         "3.1e-07",
         "limit 1e-05",
+        "1.9e-07",  # rounding of the unfolded model
+        "reference float64",
+        "read by two nodes (noted)",
+        "1.04 times that over single samples",
+        "worth 832 independent samples",
+        "About 200 samples would",
+        "3e-05 σ in the mean and 4e-06 in the variance",
+        "56.2 %",
+        "6.2 → 9.7",
         "1.500 s",
         "1.51 s",  # sum of the phases
         "ab" * 32,
@@ -211,10 +243,10 @@ def test_the_policy_allows_exactly_the_style_sheet_of_the_page() -> None:
 
 
 def test_a_report_without_fold_and_parity_leaves_those_sections_out() -> None:
-    report = _report() | {"fold": None, "parity": None, "warnings": []}
+    report = _report() | {"fold": None, "parity": None, "predictions": None, "warnings": []}
     words = _words(render_html(report))
     assert "Drift by layer" in words
-    for absent in ("Folding", "Parity", "Warnings"):
+    for absent in ("Folding", "Parity", "Predictions", "Warnings"):
         assert absent not in words
 
 
