@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bn_ops.fold.constants import Constants
 
-__all__ = ["OLDEST_OPSET", "is_batchnorm", "read_batchnorm"]
+__all__ = ["OLDEST_OPSET", "is_batchnorm", "read_batchnorm", "standard_opset"]
 
 OLDEST_OPSET = 7
 """Before opset 7 a BatchNormalization trains unless told otherwise, and Add, Mul and Gemm broadcast
@@ -27,6 +27,12 @@ _DEFAULT_EPSILON = float(np.float32(1e-5))
 def is_batchnorm(node: ir.Node) -> bool:
     """Tell whether a node is the standard BatchNormalization operator."""
     return node.op_type == "BatchNormalization" and node.domain == ""
+
+
+def standard_opset(model: ir.Model) -> int:
+    """Return the version of the standard operators, under either of the domain's two names."""
+    imports = model.opset_imports
+    return imports.get("", imports.get("ai.onnx", 1))
 
 
 def read_batchnorm(node: ir.Node, constants: Constants, opset: int) -> ChannelAffine | Refusal:

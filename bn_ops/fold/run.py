@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from bn_ops.errors import ModelInvalidError, OptionError
 from bn_ops.fold.already import all_nodes
-from bn_ops.fold.batchnorm import is_batchnorm, read_batchnorm
+from bn_ops.fold.batchnorm import is_batchnorm, read_batchnorm, standard_opset
 from bn_ops.fold.cleanup import remove_unused
 from bn_ops.fold.constants import Constants
 from bn_ops.fold.editor import Editor
@@ -117,7 +117,7 @@ class _Folding:
         self, model: ir.Model, *, leave: Mapping[str, str], rules: Mapping[str, Rule]
     ) -> None:
         self._graph = model.graph
-        self._opset = model.opset_imports.get("", 1)
+        self._opset = standard_opset(model)
         self._rules = rules
         self._leave = leave
         self._constants = Constants(model.ir_version)

@@ -11,6 +11,7 @@ import logging
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from bn_ops.errors import ModelInvalidError
 from bn_ops.fold.constants import CONSTANT_IR_VERSION
 
 __all__ = ["Dim", "Shapes"]
@@ -60,7 +61,11 @@ class Shapes:
 
 
 def _infer(model: ir.Model) -> ir.Model:
-    inferred = model.clone()
+    try:
+        inferred = model.clone()
+    except RuntimeError as error:
+        # A body may hand out only what it computes itself; runtimes refuse anything else too.
+        raise ModelInvalidError("a body of If, Loop or Scan returns an outer value") from error
     if inferred.ir_version >= CONSTANT_IR_VERSION:
         # Sizes that a caller may override are not known, whatever their default says.
         for value in inferred.graph.inputs:

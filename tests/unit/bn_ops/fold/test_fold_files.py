@@ -236,6 +236,25 @@ def test_functions_that_call_each_other_in_a_circle_are_refused() -> None:
         fold(model)
 
 
+def test_a_body_that_returns_an_outer_value_is_refused_as_runtimes_do() -> None:
+    graph = Graph("outer")
+    x, flag = graph.input("x", ("N", 4, 9, 9)), graph.input("flag", (), "bool")
+    y = graph.conv(x, (4, 6))
+    graph.output(graph.bn(y, 6))
+    value = helper.make_tensor_value_info(y, TensorProto.FLOAT, ("N", 6, 7, 7))
+    body = helper.make_graph([], "body", [], [value])
+    out = graph.add("If", flag, then_branch=body, else_branch=body)
+    graph.output(out, ("N", 6, 7, 7))
+    with pytest.raises(ModelInvalidError, match="returns an outer value"):
+        fold(graph.model())
+
+
+def test_the_standard_operators_may_be_imported_under_their_long_name() -> None:
+    model = _conv_bn().model()
+    model.opset_import[0].domain = "ai.onnx"
+    assert fold(model).layers[0].rule == "conv"
+
+
 def _without_inference(graph: Graph) -> onnx.ModelProto:
     functions, graph.functions = graph.functions, []
     model = graph.model()
