@@ -21,6 +21,7 @@ __all__ = [
     "Call",
     "Item",
     "as_arguments",
+    "device_of",
     "forward_error",
     "items_of",
     "key_word",
@@ -33,7 +34,8 @@ Call = Callable[[torch.nn.Module, Any], object]
 
 _OUT_OF_MEMORY = (
     ". The activations of every batch wait at a layer until all have reached it: use fewer "
-    "samples, or export the module and use the ONNX engine, which spills to disk"
+    "samples, or export the module with bn_ops.export and recalibrate the file, whose engine "
+    "spills to disk"
 )
 
 
@@ -92,11 +94,12 @@ def items_of(
 
 def to_tensors(module: torch.nn.Module, value: Any) -> Any:
     """Turn the arrays of a nested value into tensors, and move all to the module's device."""
-    device = _device(module)
+    device = device_of(module)
     return pytree.tree_map(lambda leaf: _as_tensor(leaf, device), value)
 
 
-def _device(module: torch.nn.Module) -> torch.device | None:
+def device_of(module: torch.nn.Module) -> torch.device | None:
+    """Return where the module's first tensor lies; None for a module without any."""
     first = next(chain(module.parameters(), module.buffers()), None)
     return None if first is None else first.device
 

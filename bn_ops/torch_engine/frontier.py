@@ -10,23 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import torch
 
 from bn_ops.frontier import check_finite
 from bn_ops.moments import Moments, merge_all
 from bn_ops.progress import Progress, ProgressCallback, silent
 from bn_ops.statistics import LayerName, RunningStatistics
-from bn_ops.torch_engine._calls import Call, Item, run_item
+from bn_ops.torch_engine._calls import Call, Item, device_of, run_item
 from bn_ops.torch_engine._coroutine import Traveller
 from bn_ops.torch_engine._layers import TorchLayer, write
+from bn_ops.torch_engine._memory import MemoryGauge
 from bn_ops.torch_engine._moments import measure_tensor
 from bn_ops.torch_engine._observation import observed
 from bn_ops.torch_engine._order import VisitOrder
 from bn_ops.torch_engine._shared import Residual, SharedLayers
 from bn_ops.torch_engine._thread_state import ThreadState, parked
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["TorchFrontier"]
 
@@ -47,6 +47,7 @@ class TorchFrontier:
         layers: the layers to recalibrate.
         call: runs one batch; None calls the module with the batch as its arguments.
         progress: told about batches read and layers settled.
+        memory_bytes: what the waiting activations may take; None means no limit.
         shared_passes: bound on passes over the data where a layer is called several times.
         shared_tolerance: movement, in units of σ, below which such layers count as settled.
     """
@@ -59,6 +60,7 @@ class TorchFrontier:
         layers: Iterable[TorchLayer],
         call: Call | None = None,
         progress: ProgressCallback = silent,
+        memory_bytes: int | None = None,
         shared_passes: int = SHARED_PASSES,
         shared_tolerance: float = SHARED_TOLERANCE,
     ) -> None:
@@ -66,6 +68,7 @@ class TorchFrontier:
         self._items = items
         self._layers = {layer.name: layer for layer in layers}
         self._call = call
+        self._memory_bytes = memory_bytes
         self._progress = progress
         self._travellers: list[Traveller] = []
         self._current: Traveller | None = None
@@ -79,6 +82,8 @@ class TorchFrontier:
     def __enter__(self) -> Self:
         state = ThreadState.current()
         self._inside, self._neutral = state.without_grad(), state.neutral()
+        device = device_of(self._module) or torch.device("cpu")
+        self._gauge = MemoryGauge(self._memory_bytes, device)
         with ExitStack() as stack:
             stack.enter_context(observed(self._module, self._layers.values(), self._arrived))
             stack.callback(self._abandon_all)
@@ -183,6 +188,7 @@ class TorchFrontier:
                 # A second call, or a batch that came by another way after the layer was settled.
                 self._shared.names.add(layer.name)
             else:
+                self._gauge.check(traveller.item.index)
                 traveller.wait(layer, moments)
 
     def _abandon_all(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select
+from bn_ops.budget import Budget
 from bn_ops.digests import combined
 from bn_ops.estimators import Estimator, Replace
 from bn_ops.frontier import Settlement, settle
@@ -46,6 +47,7 @@ def recalibrate_module(
     method: str = "exact",
     estimator: Estimator | None = None,
     layers: Sequence[str] | None = None,
+    budget: Budget | None = None,
     progress: ProgressCallback | None = None,
     select: Select | None = None,
     call: Call | None = None,
@@ -63,6 +65,8 @@ def recalibrate_module(
         method: `exact` or `batch`.
         estimator: default `Replace()`.
         layers: glob patterns.
+        budget: its `memory_bytes` ends a run whose waiting activations take more; this engine
+            cannot spill. None means no limit.
         progress: called between steps.
         select: applied to each batch first, for `(input, label)` pairs.
         call: `call(module, batch)` runs the module in any other way; batches then come to it as
@@ -78,6 +82,7 @@ def recalibrate_module(
         ModelWithoutBatchNormError: no layer can be recalibrated.
         LayerNotFiniteError: NaN or Inf arises inside the network.
         EngineError: the module's forward failed; the cause is chained.
+        SpillLimitError: the waiting activations take more than the budget.
     """
     started = time.perf_counter()
     check_variance(variance)
@@ -106,6 +111,7 @@ def recalibrate_module(
             layers=chosen.chosen.values(),
             call=call,
             progress=progress or silent,
+            memory_bytes=None if budget is None else budget.memory_bytes,
             shared_passes=shared_passes,
             shared_tolerance=shared_tolerance,
         ) as frontier:

@@ -12,7 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from bn_ops.errors import CancelledError, EngineError, LayerNotFiniteError, ModelUnsupportedError
+from bn_ops.budget import Budget
+from bn_ops.errors import (
+    CancelledError,
+    EngineError,
+    LayerNotFiniteError,
+    ModelUnsupportedError,
+    SpillLimitError,
+)
 from bn_ops.progress import Progress
 from bn_ops.torch_engine import recalibrate_module
 from bn_ops.torch_engine._order import VisitOrder
@@ -297,11 +304,11 @@ def test_abandoned_forwards_run_their_finally_clauses() -> None:
 
 
 def test_a_layer_where_nan_arises_is_named() -> None:
-    class Overflow(nn.Module):
+    class Divides(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.exp().exp().exp()
+            return 1 / (x - x.amax(0, keepdim=True))
 
-    model = nn.Sequential(nn.BatchNorm1d(2), Overflow(), nn.BatchNorm1d(2))
+    model = nn.Sequential(nn.BatchNorm1d(2), Divides(), nn.BatchNorm1d(2))
     before = fingerprint(model)
     with pytest.raises(LayerNotFiniteError) as caught:
         recalibrate_module(model, [torch.randn(4, 2), torch.randn(4, 2) * 9])
@@ -374,6 +381,17 @@ def test_numpy_error_state_of_the_caller_holds_inside() -> None:
     with np.errstate(over="raise"):
         recalibrate_module(network(), BATCHES, call=call)
     assert states == ["raise"] * 4
+
+
+def test_activations_beyond_the_budget_end_the_run_before_the_machine_does() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16))
+    before = fingerprint(model)
+    # 64 MiB of activations per batch.
+    large = (torch.zeros(16, 1, 256, 256) for _ in range(8))
+    with pytest.raises(SpillLimitError, match=r"bn_ops\.export"):
+        recalibrate_module(model, large, budget=Budget(memory_bytes=100 * 2**20))
+    assert fingerprint(model) == before
+    recalibrate_module(model, BATCHES, budget=Budget(memory_bytes=100 * 2**20))
 
 
 def test_a_compiled_module_is_run_without_its_compilation() -> None:
