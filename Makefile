@@ -26,7 +26,7 @@ demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the serv
 	@$(BIN)/python -m examples.digits.demo $(ARGS)
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -15,12 +15,15 @@ import pytest
 import torch
 
 import bn_ops
-from bn_ops.export import export
 from tests.support.onnx_feeds import feeds_of
 from tests.support.oracle import residual, stored_statistics, tapped_statistics
 from tests.support.torch_oracle import exact_statistics
 from tests.support.torch_oracle import residual as torch_residual
 from tests.support.zoo import ZOO, Animal, split
+from tests.support.zoo_exports import exported_model
+
+# One process for all that exports the zoo.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("zoo")]
 
 SAMPLES = 12
 CUT = [1, 5, 2, 4]
@@ -35,7 +38,7 @@ BY_NAME = {animal.name: animal for animal in ZOO}
 @cache
 def adapted(name: str) -> bn_ops.Artifact:
     animal = BY_NAME[name]
-    model = export(animal.build(), animal.inputs(3))
+    model = exported_model(animal)
     parts = split(animal.inputs(SAMPLES), CUT)
     return bn_ops.adapt(model, [feeds_of(model, part) for part in parts], threads=1)
 

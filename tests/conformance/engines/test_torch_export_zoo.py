@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,36 +9,22 @@ import onnx
 import pytest
 import torch
 
-from bn_ops.export import export
 from bn_ops.layers import LayerInfo
 from bn_ops.onnx_engine.describe import describe_prepared
 from bn_ops.onnx_engine.prepare import prepare
 from bn_ops.torch_engine import describe_module
 from tests.support.onnx_run import run_onnx
 from tests.support.zoo import ZOO, Animal, Inputs
+from tests.support.zoo_exports import exported_model
 
 # Relative to the output's largest value; two float32 implementations of up to thirty operators.
 TOLERANCE = 1e-4
 
 # Another number of samples than the file was exported with.
-EXPORTED_WITH, RUN_WITH = 3, 5
+RUN_WITH = 5
 
-
-pytestmark = pytest.mark.slow
-
-BY_NAME = {animal.name: animal for animal in ZOO}
-
-
-@cache
-def exported(name: str) -> bytes:
-    """One export per network for all tests here, as bytes that no test can change for another."""
-    animal = BY_NAME[name]
-    proto = export(animal.build(), animal.inputs(EXPORTED_WITH))
-    return bytes(proto.SerializeToString())
-
-
-def exported_model(animal: Animal) -> onnx.ModelProto:
-    return onnx.load_model_from_string(exported(animal.name))
+# One process for all that exports the zoo.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("zoo")]
 
 
 @pytest.mark.parametrize("animal", ZOO, ids=str)

@@ -16,6 +16,9 @@ from tests.support import real_models
 from tests.support.oracle import Observed, residual, stored_statistics, tapped_statistics
 from tests.support.torch_oracle import observed_statistics
 
+# One process for all that exports these.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
+
 SAMPLES = 6
 
 # Networks of fifty layers in float32; the promise is 1e-4 and these channels are real ones.
