@@ -1,0 +1,52 @@
+"""Shards of one stream on two copies of a module give what one frontier gives."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+
+from bn_ops.estimators import Replace
+from bn_ops.frontier import ShardedFrontier, settle
+from bn_ops.torch_engine import TorchFrontier
+from bn_ops.torch_engine._calls import items_of
+from bn_ops.torch_engine._layers import find_layers, layer_info
+from tests.support.zoo import ZOO, Animal, split
+
+ANIMALS = [a for a in ZOO if a.name in {"residual", "dense", "inception", "double_input"}]
+
+
+def frontier(animal: Animal, parts: list[object]) -> TorchFrontier:
+    model = animal.build()
+    items = items_of(model, parts, select=None, adapt=True)
+    return TorchFrontier(model, items, layers=find_layers(model))
+
+
+@pytest.mark.parametrize("animal", ANIMALS, ids=str)
+def test_shards_equal_the_whole_stream(animal: Animal) -> None:
+    parts: list[object] = list(split(animal.inputs(9), [2, 4, 3]))
+    infos = {layer.name: layer_info(layer) for layer in find_layers(animal.build())}
+    with frontier(animal, parts) as whole:
+        wanted = settle(whole, infos, Replace())
+    with ExitStack() as stack:
+        shards = [stack.enter_context(frontier(animal, part)) for part in (parts[:1], parts[1:])]
+        found = settle(ShardedFrontier(shards), infos, Replace())
+    for name, settlement in wanted.items():
+        assert found[name].moments.samples == settlement.moments.samples
+        np.testing.assert_allclose(
+            found[name].statistics.mean, settlement.statistics.mean, rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(found[name].statistics.var, settlement.statistics.var, rtol=1e-5)
+
+
+def test_a_frontier_gives_its_module_back_as_it_was() -> None:
+    animal = ANIMALS[0]
+    model = animal.build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parts = list(split(animal.inputs(4), [2, 2]))
+    items = items_of(model, parts, select=None, adapt=True)
+    with TorchFrontier(model, items, layers=find_layers(model)) as entered:
+        assert entered.advance()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
