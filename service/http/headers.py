@@ -8,10 +8,12 @@ from types import MappingProxyType
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bn_ops.report_html import REPORT_CONTENT_SECURITY_POLICY
+
 _NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-# Our pages have their style inline and no script at all; `sandbox` takes away whatever a
-# layer's name could smuggle in past the escaping.
-_PAGE = f"{_NOTHING}; style-src 'unsafe-inline'; img-src data:; sandbox"
+# The report allows its one style sheet, by hash, and no script; `sandbox` takes away whatever
+# a layer's name could smuggle in past the escaping.
+_PAGE = f"{REPORT_CONTENT_SECURITY_POLICY}; sandbox"
 
 STRICT: Mapping[str, str] = MappingProxyType(
     {
