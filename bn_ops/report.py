@@ -64,19 +64,21 @@ class PredictionReport:
 
     Attributes:
         output: the output's name.
-        samples: how many samples were predicted.
+        samples, classes: how many samples were predicted, and among how many classes.
         agreement: share of them whose class did not change.
         entropy_change: mean entropy of the class probabilities, after minus before, in nats.
         variety_before, variety_after: effective number of predicted classes.
-        collapsed: whether it led to a warning.
+        less_certain, collapsed: whether the entropy, or the variety, led to a warning.
     """
 
     output: str
     samples: int
+    classes: int
     agreement: float
     entropy_change: float
     variety_before: float
     variety_after: float
+    less_certain: bool
     collapsed: bool
 
 

@@ -111,24 +111,33 @@ def prediction_report(output: str, signals: PredictionSignals) -> PredictionRepo
     return PredictionReport(
         output=output,
         samples=signals.samples,
+        classes=signals.classes,
         agreement=signals.agreement,
         entropy_change=signals.entropy_change,
         variety_before=signals.variety_before,
         variety_after=signals.variety_after,
+        less_certain=signals.less_certain,
         collapsed=signals.collapsed,
     )
 
 
 def prediction_warnings(found: PredictionReport) -> tuple[str, ...]:
-    """Warn when predictions crowd into few classes after the recalibration."""
-    if not found.collapsed:
-        return ()
-    sentence = (
-        f"output {found.output!r}: predictions on {found.samples} samples spread over "
-        f"{found.variety_after:.1f} classes, over {found.variety_before:.1f} before: compare both "
-        "models on labelled samples before deploying"
-    )
-    return (sentence,)
+    """Warn of the two changes in predictions that may mean harm; docs/harm-check.md has rates."""
+    where = f"output {found.output!r}, {found.samples} samples: "
+    check = "compare both models on labelled samples before deploying"
+    warnings = []
+    if found.less_certain:
+        warnings.append(
+            f"{where}the answers became much less certain (mean entropy "
+            f"{found.entropy_change:+.2f} nats), as they do in most runs that do harm and in some "
+            f"that help: {check}"
+        )
+    if found.collapsed:
+        warnings.append(
+            f"{where}predictions spread over {found.variety_after:.1f} classes, over "
+            f"{found.variety_before:.1f} before: {check}"
+        )
+    return tuple(warnings)
 
 
 def warnings_of(

@@ -58,6 +58,23 @@ def test_a_collapse_of_variety_is_a_warning(
         assert "1.0 classes, over 4.0 before" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("certainty", "warned"),
+    [(0.9, False), (0.55, True)],  # mean entropy 0.43, and 1.18: a rise of 0.75 > 0.26 · ln 4
+)
+def test_answers_that_became_much_less_certain_are_a_warning(
+    certainty: float, *, warned: bool
+) -> None:
+    before, after = sure_of([0, 1, 2, 3]), np.full((4, 4), (1 - certainty) / 3)
+    np.fill_diagonal(after, certainty)
+    report = prediction_report("y", prediction_signals(before, after))
+    assert report.less_certain is warned
+    warnings = prediction_warnings(report)
+    assert len(warnings) == int(warned)
+    if warned:
+        assert f"{report.entropy_change:+.2f} nats" in warnings[0]
+
+
 @pytest.mark.parametrize("shape", [(4,), (0, 3), (2, 3, 4)])
 def test_what_is_no_table_of_probabilities_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match="class probabilities"):

@@ -168,3 +168,25 @@ def test_the_moments_of_a_log_gamma_variable_are_right() -> None:
     mean, variance = log_gamma_moments(shape)
     np.testing.assert_allclose(mean, special.digamma(shape) - np.log(shape), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(variance, special.polygamma(1, shape), rtol=1e-6)
+
+
+def test_the_engine_settles_layers_as_one_forward_over_the_whole_stream_does() -> None:
+    # The accuracy benchmark takes that shortcut; here it is held to the engine, ragged batches.
+    torch = pytest.importorskip("torch")
+    from benchmarks.accuracy.methods import exact_statistics
+    from bn_ops import recalibrate
+    from bn_ops.export import export
+    from examples.digits.train import MnistResNet
+
+    torch.manual_seed(0)
+    network = MnistResNet(width=4).eval()
+    stream = np.random.default_rng(0).random((12, 1, 28, 28), dtype=np.float32)
+    model = export(network, torch.zeros(2, 1, 28, 28))
+    done = recalibrate(model, [stream[:5], stream[5:6], stream[6:]], estimator=Shrink(), threads=1)
+    expected = exact_statistics(network, stream, Shrink())
+    assert len(done.statistics) == len(expected) == 9
+    for name, found in done.statistics.items():
+        # float32 convolutions by two libraries, nine layers deep.
+        scale = np.sqrt(expected[name].var)
+        assert (np.abs(found.mean - expected[name].mean) <= 1e-4 * scale).all()
+        np.testing.assert_allclose(found.var, expected[name].var, rtol=1e-3)
