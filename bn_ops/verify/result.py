@@ -55,8 +55,9 @@ class Parity:
     Attributes:
         outputs: one entry per output that was compared.
         samples: how many samples of the caller's own were run.
-        tolerance: the allowed error. An output whose reference already loses more than this to
-            rounding may lose a few times as much; see `bn_ops.verify.compare`.
+        tolerance: the allowed error. Unless it was given by the caller, an output whose reference
+            already loses more than this to rounding may lose a few times as much; see
+            `bn_ops.verify.compare`.
         passed: whether every output passed.
         max_relative_error: largest error of any output.
         reference: `float64`, or `native` where the reference ran only in its own element types.

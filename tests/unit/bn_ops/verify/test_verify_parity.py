@@ -118,6 +118,29 @@ def test_float64_is_held_to_its_own_tolerance() -> None:
     assert parity.passed
 
 
+def test_an_output_near_zero_by_construction_is_not_held_to_its_last_digit() -> None:
+    graph = Graph("detector")
+    x = graph.input("x", ("N", 3, 8, 8))
+    y = graph.bn(graph.conv(x, (3, 4)), 4)
+    graph.output(graph.add("Sigmoid", graph.add("Sub", y, graph.store(np.array(11.0)))))
+    model = graph.model()
+    parity = verify(model, fold(model).model, [0.1 * _batch()])
+    (output,) = parity.outputs
+    assert output.rounding is not None
+    assert parity.tolerance < output.max_relative_error <= 4 * output.rounding
+    assert parity.passed
+
+
+def test_what_rounding_cannot_explain_fails_all_the_same() -> None:
+    graph = Graph("detector")
+    x = graph.input("x", ("N", 3, 8, 8))
+    y = graph.bn(graph.conv(x, (3, 4)), 4)
+    graph.output(graph.add("Sigmoid", graph.add("Sub", y, graph.store(np.array(11.0)))))
+    model = graph.model()
+    wrong = _with(model, "bn.beta", _stored(model, "bn.beta") + np.float32(0.05))
+    assert not verify(model, wrong, [0.1 * _batch()]).passed
+
+
 def test_the_tolerance_can_be_given() -> None:
     model = _network()
     assert not verify(model, fold(model).model, [_batch()], tolerance=1e-12).passed
