@@ -1,0 +1,54 @@
+"""Fashion-MNIST under 15 corruptions and clean: errors of every method, from raw rows to regret.
+
+`python -m benchmarks.accuracy.fashion --cache FOLDER`. It needs Debian's dataset-fashion-mnist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.accuracy.data import FASHION_FOLDER, fashion_domains, read_fashion
+from benchmarks.accuracy.networks import trained
+from benchmarks.accuracy.results import write_results
+from benchmarks.accuracy.runs import Job, run_jobs
+from benchmarks.accuracy.table import write_tables
+
+TRAINING_IMAGES = 45_000
+EPOCHS = 2
+DRAWS = (2, 1, 1)  # streams at n ≤ 4, at 8 and 16, and above
+BY_BATCH = frozenset({"clean", "contrast"})
+
+
+def main() -> None:
+    """Train or load, measure, write the rows and the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for trained networks")
+    parser.add_argument("--data", type=Path, default=FASHION_FOLDER, help="folder of the IDX files")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+
+    training = read_fashion("train", options.data)
+    order = np.random.default_rng(0).permutation(len(training.labels))[:TRAINING_IMAGES]
+    network = trained(options.cache, "fashion", training.take(order), seed=0, epochs=EPOCHS)
+    began = time.perf_counter()
+    jobs = [
+        Job(
+            network=network,
+            seed=0,
+            domain=domain,
+            draws=DRAWS,
+            by_batch=domain.name in BY_BATCH,
+        )
+        for domain in fashion_domains(options.data)
+    ]
+    rows = run_jobs(jobs, options.workers)
+    print(write_results("fashion", rows, seconds=time.perf_counter() - began))
+    print(write_tables())
+
+
+if __name__ == "__main__":
+    main()

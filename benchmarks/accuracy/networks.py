@@ -1,0 +1,38 @@
+"""Trained networks, kept in a folder outside the repository so that each is trained once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.digits.data import LabelledImages
+from examples.digits.train import train
+
+__all__ = ["trained"]
+
+
+def trained(
+    cache: Path, name: str, data: LabelledImages, *, seed: int, epochs: int
+) -> Mapping[str, Any]:
+    """Return the state dict of the 78k-parameter ResNet of examples/digits, trained or cached.
+
+    Args:
+        cache: folder of checkpoints.
+        name: the file's stem; seed, epochs and the number of images are added to it.
+        data: what to train on.
+        seed: of initialisation and order.
+        epochs: passes over the data.
+    """
+    path = cache / f"{name}-{len(data.labels)}x{epochs}-seed{seed}.pt"
+    if not path.exists():
+        began = time.perf_counter()
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(1)
+        torch.save(train(data, seed=seed, epochs=epochs).state_dict(), path)
+        print(f"{path.name}: trained in {time.perf_counter() - began:.0f} s", flush=True)
+    state: Mapping[str, Any] = torch.load(path, weights_only=True)
+    return state
