@@ -90,13 +90,22 @@ def _add_piece(rows: NDArray[np.float32], total: Float64Array, total_sq: Float64
     width = _divisor(length)
     whole = length - length % width
     lanes = rows[:, :whole].reshape(count, -1, width * block)
-    shape = (count, width, block)
-    total += lanes.sum(axis=1).reshape(shape).sum(axis=1, dtype=np.float64)
-    total_sq += np.einsum("rpl,rpl->rl", lanes, lanes).reshape(shape).sum(axis=1, dtype=np.float64)
+    total += _joined(lanes.sum(axis=1), width)
+    total_sq += _joined(np.einsum("rpl,rpl->rl", lanes, lanes), width)
     if whole < length:
         tail = rows[:, whole:]
         total += tail.sum(axis=1)
         total_sq += np.einsum("rpl,rpl->rl", tail, tail)
+
+
+def _joined(lanes: NDArray[np.float32], width: int) -> Float64Array:
+    """Add the lanes of each channel in float64, (R, width · b) → (R, b)."""
+    wide = lanes.astype(np.float64).reshape(lanes.shape[0], width, -1)
+    # A product with ones: numpy's sum over a middle axis of 16 costs more than the lanes did.
+    return np.asarray(np.matmul(_ONES[:, :width], wide)[:, 0])
+
+
+_ONES = np.ones((1, _WIDEST))
 
 
 @cache

@@ -12,19 +12,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bn_ops.onnx_engine.batchnorm import INPUT, batchnorm_nodes
+from bn_ops.onnx_engine.graph import reads
 from bn_ops.onnx_engine.plan import Target
 from bn_ops.onnx_engine.prepare import PreparedModel
 from bn_ops.statistics import LayerName
 
-__all__ = ["FoundLayer", "find_layers", "mark_layers"]
+__all__ = ["FoundLayer", "MarkedModel", "find_layers", "mark_layers"]
 
 # Layer k's scale is this plus k, and its shift the negative: exact in float32, and no scale of a
 # trained network. Were one of them such a number after all, the layer would be found twice, and
 # the optimised graph not be used.
 _FIRST_CODE = 4096.0
+
+# Tensors above this are handed over, not written into the marked model. Shapes and axes, which the
+# optimiser reads, are smaller.
+_LARGE_BYTES = 1024
 
 _FLOAT = onnx.TensorProto.FLOAT
 _PREFIX = "bnrecal.layer"
@@ -49,17 +55,26 @@ class FoundLayer:
     blocked: bool
 
 
-def mark_layers(prepared: PreparedModel, layers: Collection[LayerName]) -> onnx.ModelProto:
-    """Copy the prepared model with the given layers (of rank 4) as marked convolutions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkedModel:
+    """A model with marked layers.
 
-    Returns:
-        The copy; the model's own outputs, and one tap per layer, are its outputs.
+    Attributes:
+        model: its outputs are the source's own and one tap per layer.
+        large: values of the large initialisers, which the model only names: they need not be copied
+            and written out to be read again.
     """
+
+    model: onnx.ModelProto
+    large: Mapping[str, NDArray[np.generic]]
+
+
+def mark_layers(prepared: PreparedModel, layers: Collection[LayerName]) -> MarkedModel:
+    """Copy the prepared model with the given layers (of rank 4) as marked convolutions."""
     source = prepared.model.graph
     graph = onnx.GraphProto(name=source.name)
     graph.input.extend(source.input)
     graph.output.extend(source.output)
-    graph.initializer.extend(source.initializer)
     chosen = {position: node for position, node in batchnorm_nodes(source) if node.name in layers}
     codes = {name: code for code, name in enumerate(sorted(layers))}
     channels = {layer.name: layer.channels for layer in prepared.layers}
@@ -72,11 +87,37 @@ def mark_layers(prepared: PreparedModel, layers: Collection[LayerName]) -> onnx.
         graph.node.extend(_marked(node, code, count, tap))
         graph.initializer.extend(_codes(code, count))
         graph.output.append(helper.make_tensor_value_info(tap, _FLOAT, None))
-    return helper.make_model(
+    large = _copy_initializers(source, graph)
+    model = helper.make_model(
         graph,
         opset_imports=list(prepared.model.opset_import),
         ir_version=max(prepared.model.ir_version, 4),
     )
+    return MarkedModel(model=model, large=large)
+
+
+def _copy_initializers(
+    source: onnx.GraphProto, graph: onnx.GraphProto
+) -> dict[str, NDArray[np.generic]]:
+    """Copy what the graph reads; return the values of the tensors that are only named."""
+    read = {name for node in graph.node for name in reads(node)}
+    read.update(value.name for value in graph.output)
+    large: dict[str, NDArray[np.generic]] = {}
+    for tensor in source.initializer:
+        if tensor.name not in read:
+            continue
+        if len(tensor.raw_data) <= _LARGE_BYTES:
+            graph.initializer.append(tensor)
+            continue
+        large[tensor.name] = numpy_helper.to_array(tensor)
+        named = graph.initializer.add(
+            name=tensor.name,
+            data_type=tensor.data_type,
+            dims=tensor.dims,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        named.external_data.add(key="location", value="in memory")
+    return large
 
 
 def _marked(

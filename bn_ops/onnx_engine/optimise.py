@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bn_ops.onnx_engine.marking import FoundLayer, find_layers, mark_layers
+from bn_ops.onnx_engine.marking import FoundLayer, MarkedModel, find_layers, mark_layers
 from bn_ops.onnx_engine.prepare import PreparedModel
 from bn_ops.runtime import onnxruntime, translated
 from bn_ops.statistics import LayerName
@@ -69,7 +69,7 @@ def optimise(prepared: PreparedModel, layers: Collection[LayerName]) -> Optimise
     return OptimisedGraph(model=model, weights=weights, layers=found)
 
 
-def _write_optimised(model: onnx.ModelProto, path: Path) -> None:
+def _write_optimised(marked: MarkedModel, path: Path) -> None:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -82,9 +82,13 @@ def _write_optimised(model: onnx.ModelProto, path: Path) -> None:
         "session.optimized_model_external_initializers_min_size_in_bytes": str(_BESIDE_BYTES),
     }.items():
         options.add_session_config_entry(key, value)
+    value_of = ort.OrtValue.ortvalue_from_numpy
+    options.add_external_initializers(
+        list(marked.large), [value_of(array) for array in marked.large.values()]
+    )
     with translated("optimising the model"):
         ort.InferenceSession(
-            model.SerializeToString(),
+            marked.model.SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=list(_NOT_ACROSS_LAYERS),

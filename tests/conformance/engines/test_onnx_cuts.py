@@ -1,0 +1,337 @@
+"""Both cuts of the ONNX engine on the same networks: equal, and each right by the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bn_ops.budget import Budget
+from bn_ops.errors import CancelledError, LayerNotFiniteError, OptionError, SpillLimitError
+from bn_ops.estimators import Replace
+from bn_ops.frontier import settle
+from bn_ops.onnx_engine import OnnxFrontier, prepare
+from bn_ops.onnx_engine.frontier import Cut
+from bn_ops.progress import Progress, ProgressCallback, silent
+from tests.support.networks import GraphBuilder, images, residual_network
+from tests.support.oracle import Observed, oracle_statistics, residual
+
+# float32 networks of a dozen layers agree with float64 to about 1e-6; the promise is 1e-4.
+TIGHT = 1e-5
+
+
+def measured(
+    model: onnx.ModelProto,
+    batches: list[np.ndarray],
+    cut: Cut,
+    *,
+    budget: Budget | None = None,
+    threads: int | None = None,
+    progress: ProgressCallback = silent,
+    leave_out: tuple[str, ...] = (),
+) -> Observed:
+    prepared = prepare(model)
+    with OnnxFrontier(
+        prepared,
+        iter([{"x": batch} for batch in batches]),
+        layers=prepared.eligible.keys() - set(leave_out),
+        budget=budget or Budget(),
+        progress=progress,
+        threads=threads,
+        cut=cut,
+    ) as frontier:
+        settled = settle(frontier, prepared.eligible, Replace())
+    return {name: (s.statistics.mean, s.statistics.var) for name, s in settled.items()}
+
+
+def pieces(x: np.ndarray, size: int) -> list[np.ndarray]:
+    return [x[i : i + size] for i in range(0, len(x), size)]
+
+
+def one_input(g: GraphBuilder, y: str, channels: int = 3) -> onnx.ModelProto:
+    return g.model([("x", ["N", channels, "H", "W"])], [y])
+
+
+def dense() -> onnx.ModelProto:
+    """BatchNorm, ReLU, convolution, and everything joined: DenseNet, with padded blocks too."""
+    g = GraphBuilder(1)
+    x = g.op("Relu", g.bn(g.conv("x", 3, 32), 32, "stem"))
+    channels = 32
+    for layer, growth in enumerate((16, 16, 32, 12)):
+        y = g.op("Relu", g.bn(x, channels, f"dense{layer}.bn1"))
+        y = g.op("Relu", g.bn(g.conv(y, channels, 24, k=1), 24, f"dense{layer}.bn2"))
+        x = g.op("Concat", x, g.conv(y, 24, growth), axis=1)
+        channels += growth
+    return one_input(g, g.bn(x, channels, "last"))
+
+
+def inverted() -> onnx.ModelProto:
+    """Expansion, depthwise convolution, projection, residual: MobileNetV2, with odd widths."""
+    g = GraphBuilder(2)
+    limits = g.tensor(np.array(0, np.float32)), g.tensor(np.array(6, np.float32))
+    x = g.op("Clip", g.bn(g.conv("x", 3, 20, stride=2), 20, "stem"), *limits)
+    for block, (c_in, c_out) in enumerate([(20, 20), (20, 28), (28, 28)]):
+        hidden = 3 * c_in
+        y = g.op("Clip", g.bn(g.conv(x, c_in, hidden, k=1), hidden, f"{block}.expand"), *limits)
+        y = g.bn(g.conv(y, hidden, hidden, group=hidden), hidden, f"{block}.depthwise")
+        y = g.op("Clip", y, *limits)
+        y = g.bn(g.conv(y, hidden, c_out, k=1), c_out, f"{block}.project")
+        x = g.op("Add", x, y) if c_in == c_out else y
+    return one_input(g, x)
+
+
+def squeezed() -> onnx.ModelProto:
+    """SiLU and squeeze-excite: EfficientNet."""
+    g = GraphBuilder(3)
+
+    def silu(t: str) -> str:
+        return g.op("Mul", t, g.op("Sigmoid", t))
+
+    x = silu(g.bn(g.conv("x", 3, 16), 16, "stem"))
+    for block in range(2):
+        y = silu(g.bn(g.conv(x, 16, 48, k=1), 48, f"{block}.expand"))
+        y = silu(g.bn(g.conv(y, 48, 48, k=5, group=48), 48, f"{block}.depthwise"))
+        gate = silu(g.conv(g.op("GlobalAveragePool", y), 48, 4, k=1))
+        y = g.op("Mul", y, g.op("Sigmoid", g.conv(gate, 4, 48, k=1)))
+        x = g.op("Add", x, g.bn(g.conv(y, 48, 16, k=1), 16, f"{block}.project"))
+    return one_input(g, x)
+
+
+def after_activation() -> onnx.ModelProto:
+    """Convolution, ReLU, BatchNorm, pooling; the shallow branch joins far below."""
+    g = GraphBuilder(4)
+    y = g.bn(g.op("Relu", g.conv("x", 3, 16)), 16, "a")
+    shallow = g.bn(g.conv("x", 3, 16, k=1), 16, "shallow")
+    y = g.op("MaxPool", y, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    y = g.bn(g.op("LeakyRelu", g.conv(y, 16, 16)), 16, "b")
+    y = g.bn(g.conv(y, 16, 16), 16, "c")
+    return one_input(g, g.bn(g.op("Relu", g.op("Add", shallow, y)), 16, "d"))
+
+
+def on_the_input() -> onnx.ModelProto:
+    """A layer on the input, two layers on one tensor, widths that onnxruntime cannot block."""
+    g = GraphBuilder(5)
+    x = g.bn("x", 3, "input")
+    y = g.conv(x, 3, 7)
+    left, right = g.bn(y, 7, "left"), g.bn(y, 7, "right")
+    y = g.op("Add", g.op("Relu", left), g.op("Tanh", right))
+    y = g.bn(g.conv(y, 7, 16), 16, "wide")
+    return one_input(g, g.bn(g.conv(g.op("Relu", y), 16, 5), 5, "narrow"))
+
+
+def shuffled() -> onnx.ModelProto:
+    """Grouped convolutions and a channel shuffle: ShuffleNet."""
+    g = GraphBuilder(6)
+    x = g.op("Relu", g.bn(g.conv("x", 3, 16), 16, "stem"))
+    y = g.bn(g.conv(x, 16, 32, k=1, group=2), 32, "in")
+    y = g.op("Reshape", y, g.tensor(np.array([0, 2, 16, 12, 12])))
+    y = g.op("Transpose", y, perm=[0, 2, 1, 3, 4])
+    y = g.op("Reshape", y, g.tensor(np.array([-1, 32, 12, 12])))
+    y = g.bn(g.conv(y, 32, 16, k=1, group=2), 16, "out")
+    return one_input(g, g.bn(g.op("Add", x, y), 16, "sum"))
+
+
+def upsampled() -> onnx.ModelProto:
+    """A small U-Net with a transposed convolution."""
+    g = GraphBuilder(7)
+    top = g.op("Relu", g.bn(g.conv("x", 3, 16), 16, "top"))
+    low = g.op("AveragePool", top, kernel_shape=[2, 2], strides=[2, 2])
+    low = g.op("Relu", g.bn(g.conv(low, 16, 32), 32, "low"))
+    up = g.op("ConvTranspose", low, g.weight(32, 16, 2, 2), strides=[2, 2])
+    up = g.op("Relu", g.bn(up, 16, "up"))
+    y = g.conv(g.op("Concat", top, up, axis=1), 32, 16)
+    return one_input(g, g.bn(y, 16, "joined"))
+
+
+def scaled_behind() -> onnx.ModelProto:
+    """Constants right behind a layer, which an optimiser would like to write into it."""
+    g = GraphBuilder(8)
+    y = g.bn(g.conv("x", 3, 16), 16, "a")
+    y = g.op("Mul", y, g.tensor(np.full((1, 16, 1, 1), 1.5, np.float32)))
+    y = g.op("Add", y, g.tensor(np.full((16, 1, 1), 0.25, np.float32)))
+    return one_input(g, g.bn(g.conv(y, 16, 16), 16, "b"))
+
+
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "residual": residual_network,
+    "dense": dense,
+    "inverted": inverted,
+    "squeezed": squeezed,
+    "after_activation": after_activation,
+    "on_the_input": on_the_input,
+    "shuffled": shuffled,
+    "upsampled": upsampled,
+    "scaled_behind": scaled_behind,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_cuts_agree_with_each_other_and_with_the_oracle(name: str) -> None:
+    model, x = NETWORKS[name](), images(21)
+    oracle = oracle_statistics(model, {"x": x})
+    plain = measured(model, pieces(x, 5), "plain")
+    optimised = measured(model, pieces(x, 5), "optimised")
+    assert plain.keys() == optimised.keys() == oracle.keys()
+    assert residual(plain, oracle) <= TIGHT
+    assert residual(optimised, oracle) <= TIGHT
+    assert residual(optimised, plain) <= TIGHT
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 40])
+def test_the_cut_of_the_stream_does_not_matter(size: int) -> None:
+    x = images(40)
+    model = inverted()
+    assert residual(
+        measured(model, pieces(x, size), "optimised"), oracle_statistics(model, {"x": x})
+    ) <= TIGHT  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
+    model, batches = dense(), pieces(images(37), 9)
+    one = measured(model, batches, "optimised", threads=1)
+    many = measured(model, batches, "optimised", threads=threads)
+    for name, (mean, var) in one.items():
+        np.testing.assert_array_equal(many[name][0], mean)
+        np.testing.assert_array_equal(many[name][1], var)
+
+
+@pytest.mark.parametrize("memory", [0, 200_000, 1 << 30])
+def test_spilling_changes_no_bit_and_leaves_no_file(memory: int, tmp_path: Path) -> None:
+    model, batches = squeezed(), pieces(images(24), 5)
+    budget = Budget(memory_bytes=memory, spill_folder=tmp_path)
+    spilled = measured(model, batches, "optimised", budget=budget)
+    plain = measured(model, batches, "optimised")
+    for name, (mean, var) in plain.items():
+        np.testing.assert_array_equal(spilled[name][0], mean)
+        np.testing.assert_array_equal(spilled[name][1], var)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_that_is_too_small_ends_the_run_cleanly(tmp_path: Path) -> None:
+    budget = Budget(memory_bytes=10_000, spill_bytes=10_000, spill_folder=tmp_path)
+    with pytest.raises(SpillLimitError):
+        measured(residual_network(), pieces(images(48), 16), "optimised", budget=budget)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_of_different_sizes_in_one_stream() -> None:
+    small, large = images(9), images(7, size=18, seed=2)
+    model = residual_network()
+    batches = [small[:4], large[:2], small[4:], large[2:]]
+    plain = measured(model, batches, "plain")
+    assert residual(measured(model, batches, "optimised"), plain) <= TIGHT
+
+
+def test_a_stream_that_fills_one_array_again_and_again() -> None:
+    x = images(24)
+    model = residual_network()
+    prepared = prepare(model)
+    shared = np.empty_like(x[:6])
+
+    def stream() -> object:
+        for part in pieces(x, 6):
+            shared[:] = part
+            yield {"x": shared}
+
+    with OnnxFrontier(
+        prepared,
+        stream(),  # type: ignore[arg-type]  # a generator of batches
+        layers=prepared.eligible,
+        budget=Budget(),
+        progress=silent,
+        cut="optimised",
+    ) as frontier:
+        settled = settle(frontier, prepared.eligible, Replace())
+    found = {name: (s.statistics.mean, s.statistics.var) for name, s in settled.items()}
+    assert residual(found, oracle_statistics(model, {"x": x})) <= TIGHT
+
+
+def test_layers_left_out_stay_as_they_are_in_both_cuts() -> None:
+    model, x = inverted(), images(20)
+    left_out = ("0.expand", "1.project")
+    oracle = oracle_statistics(model, {"x": x}, frozen=left_out)
+    expected = {name: value for name, value in oracle.items() if name not in left_out}
+    for cut in ("plain", "optimised"):
+        found = measured(model, [x], cut, leave_out=left_out)
+        assert found.keys() == expected.keys()
+        assert residual(found, expected) <= TIGHT
+
+
+def test_a_mean_of_a_thousand_sigma_costs_no_precision() -> None:
+    g = GraphBuilder(9)
+    far = g.op("Add", g.conv("x", 3, 16), g.tensor(np.full((1, 16, 1, 1), 3000, np.float32)))
+    model, x = one_input(g, g.bn(far, 16, "bn")), images(12, size=32)
+    plain = measured(model, [x], "plain")["bn"]
+    optimised = measured(model, [x], "optimised")["bn"]
+    assert (np.abs(plain[0]) > 500 * np.sqrt(plain[1])).all()
+    np.testing.assert_allclose(optimised[1], plain[1], rtol=1e-6)
+
+
+def test_an_overflow_inside_the_network_names_layer_and_batch() -> None:
+    g = GraphBuilder()
+    steep = g.op("Mul", g.bn(g.conv("x", 3, 16), 16, "first"), g.tensor(np.array(40, np.float32)))
+    model = one_input(g, g.bn(g.op("Exp", steep), 16, "second"))
+    quiet = np.full((2, 3, 4, 4), 1e-3, np.float32)
+    with pytest.raises(LayerNotFiniteError, match="'second'") as caught:
+        measured(model, [quiet, quiet, images(2, size=4)], "optimised")
+    assert caught.value.details() == {"layer": "second", "batch": 2}
+
+
+def test_progress_counts_batches_and_can_stop_the_run() -> None:
+    seen: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.phase == "measuring" and progress.done == 3:
+            raise CancelledError("enough")
+
+    with pytest.raises(CancelledError, match="enough"):
+        measured(residual_network(), pieces(images(30), 7), "optimised", progress=stop)
+    assert [p.done for p in seen if p.phase == "reading"] == [1, 2, 3, 4, 5]
+    assert [p.done for p in seen if p.phase == "measuring"] == [1, 2, 3]
+    assert {p.total for p in seen if p.phase == "measuring"} == {20}
+
+
+def mean_over_samples() -> onnx.ModelProto:
+    g = GraphBuilder()
+    y = g.conv("x", 3, 16)
+    y = g.op("Sub", y, g.op("ReduceMean", y, axes=[0], keepdims=1))
+    return one_input(g, g.bn(y, 16, "bn"))
+
+
+def three_dimensional() -> onnx.ModelProto:
+    g = GraphBuilder()
+    y = g.bn(g.op("Conv", "x", g.weight(8, 3, 3)), 8, "bn")
+    return g.model([("x", ["N", 3, "L"])], [y])
+
+
+def fixed_batch() -> onnx.ModelProto:
+    model = residual_network()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    return model
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (mean_over_samples, "may mix samples"),
+        (three_dimensional, "rank 4"),
+        (fixed_batch, "fixes its number"),
+    ],
+)
+def test_what_the_optimised_cut_cannot_take_goes_through_the_plain_one(
+    network: Callable[[], onnx.ModelProto], says: str
+) -> None:
+    model = network()
+    rank = len(model.graph.input[0].type.tensor_type.shape.dim)
+    x = images(8)[:, :, 0] if rank == 3 else images(8)
+    with pytest.raises(OptionError, match=says):
+        measured(model, [x], "optimised")
+    plain, auto = measured(model, [x], "plain"), measured(model, [x], "auto")
+    for name, (mean, var) in plain.items():
+        np.testing.assert_array_equal(auto[name][0], mean)
+        np.testing.assert_array_equal(auto[name][1], var)
