@@ -166,6 +166,8 @@ class Case:
         nodes: number of nodes of the main graph afterwards, where that is the point.
         runs: whether onnxruntime has kernels for it.
         valid: whether the checker takes it as it stands, before folding.
+        reference: whether onnx's own operators understand it; their BatchNormalization of opset 9
+            to 13 normalises with the batch's statistics.
         tolerance: allowed maximal error over the output's largest value.
         sizes: sizes of free axes.
         feeds: inputs that cannot be drawn at random.
@@ -177,6 +179,7 @@ class Case:
     nodes: int | None = None
     runs: bool = True
     valid: bool = True
+    reference: bool = True
     tolerance: float = 1e-5
     sizes: Mapping[str, int] = field(default_factory=dict)
     feeds: Mapping[str, Array] = field(default_factory=dict)

@@ -78,7 +78,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("bfloat16", INTO_CONV, nodes=1, dtype="bfloat16", opset=22, runs=False)
+@case("bfloat16", INTO_CONV, nodes=1, dtype="bfloat16", opset=22, runs=False, tolerance=1.6e-2)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(g.conv(x, (4, 6)), 6, stats="float32"))
@@ -298,7 +298,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.conv(x, (4, 6)), 6, more_outputs=["m", "v", "sm", "sv"]))
 
 
-@case("five outputs with empty names", INTO_CONV, nodes=1, opset=9, runs=False)
+@case("five outputs with empty names", INTO_CONV, opset=9, runs=False, reference=False)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(g.conv(x, (4, 6)), 6, more_outputs=["", "", "", ""]))
