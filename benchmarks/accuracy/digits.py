@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.accuracy.data import digit_domains
-from benchmarks.accuracy.networks import trained
+from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
 from benchmarks.accuracy.runs import Job, run_jobs
 from benchmarks.accuracy.table import write_tables
@@ -23,7 +23,9 @@ SEEDS = (0, 1, 2)
 def main() -> None:
     """Train or load, measure, write the rows and the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="folder for trained networks")
+    parser.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder for trained networks"
+    )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.data import FASHION_FOLDER, fashion_domains, read_fashion
-from benchmarks.accuracy.networks import trained
+from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
 from benchmarks.accuracy.runs import Job, run_jobs
 from benchmarks.accuracy.table import write_tables
@@ -26,7 +26,9 @@ BY_BATCH = frozenset({"clean", "contrast"})
 def main() -> None:
     """Train or load, measure, write the rows and the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="folder for trained networks")
+    parser.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder for trained networks"
+    )
     parser.add_argument("--data", type=Path, default=FASHION_FOLDER, help="folder of the IDX files")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

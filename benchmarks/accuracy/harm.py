@@ -29,7 +29,7 @@ from benchmarks.accuracy.methods import (
     source_statistics,
     store,
 )
-from benchmarks.accuracy.networks import trained
+from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
 from bn_ops.estimators import Replace
 from bn_ops.harm import prediction_signals
@@ -144,7 +144,9 @@ def measure_case(case: Case) -> dict[str, str | int | float | bool]:
 def main() -> None:
     """Measure every case and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
+    parser.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of trained networks"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.perf_counter()

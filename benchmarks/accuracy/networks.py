@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,10 @@ import torch
 from examples.digits.data import LabelledImages
 from examples.digits.train import train
 
-__all__ = ["trained"]
+__all__ = ["DEFAULT_CACHE", "trained"]
+
+# Outside the repository: checkpoints are a by-product of one machine.
+DEFAULT_CACHE = Path(tempfile.gettempdir()) / "bnrecal-accuracy"
 
 
 def trained(

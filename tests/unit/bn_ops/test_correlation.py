@@ -105,6 +105,15 @@ def test_text_inputs_are_skipped_and_integers_counted() -> None:
     np.testing.assert_array_equal(features, [[1, 3, 5], [5, 7, 37]])
 
 
+def test_large_samples_are_looked_at_in_evenly_spaced_places() -> None:
+    x = np.random.default_rng(7).normal(3, 1, (2, 3, 200, 200)).astype(np.float32)
+    features = sample_features({"x": x})
+    assert features.shape == (2, 17)
+    # Pieces of 250 values each: four standard errors of a mean, and of a mean square around 10.
+    np.testing.assert_allclose(features[:, :16], 3, atol=4 / np.sqrt(250))
+    np.testing.assert_allclose(features[:, 16], 10, atol=4 * np.sqrt(38 / 4000))
+
+
 def test_watching_a_stream_passes_it_through() -> None:
     batches = [{"x": np.ones((3, 2))}, {"x": np.zeros((2, 2))}]
     series = SampleSeries()
