@@ -89,7 +89,8 @@ def sample_features(batch: Mapping[str, NDArray[np.generic]]) -> Float64Array:
     """Sum each sample of a batch up in a few numbers.
 
     Args:
-        batch: named arrays, first axis = samples. Inputs that hold no real numbers are skipped.
+        batch: named arrays, first axis = samples. Inputs that hold no real numbers, or
+            no row per sample, are skipped.
 
     Returns:
         (N, F) float64: per input, the mean of up to 16 contiguous pieces of the flattened sample
@@ -98,9 +99,9 @@ def sample_features(batch: Mapping[str, NDArray[np.generic]]) -> Float64Array:
     samples = next(iter(batch.values())).shape[0]
     columns = [np.zeros((samples, 0))]
     for array in batch.values():
-        rows = array.reshape(samples, -1)
-        if rows.shape[1] == 0 or rows.dtype.kind in "OUSbc":
+        if array.shape[:1] != (samples,) or array.size == 0 or array.dtype.kind in "OUSbc":
             continue
+        rows = array.reshape(samples, -1)
         # An odd step does not stay in one column of an image.
         step = max(1, rows.shape[1] // _MOST_VALUES) | 1
         wide = rows[:, ::step].astype(np.float64)
