@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bn_ops.estimators import Replace as Replace
     from bn_ops.estimators import Shrink as Shrink
     from bn_ops.estimators import estimator_from_json as estimator_from_json
-    from bn_ops.export import export as export
+    from bn_ops.exporting import export as export
     from bn_ops.fold import Folded as Folded
     from bn_ops.fold import LayerFold as LayerFold
     from bn_ops.fold import fold as fold
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bn_ops.report import Report as Report
     from bn_ops.report_html import render_html as render_html
     from bn_ops.statistics import RunningStatistics as RunningStatistics
+    from bn_ops.torch_engine import load_statistics as load_statistics
     from bn_ops.verify import OutputParity as OutputParity
     from bn_ops.verify import Parity as Parity
     from bn_ops.verify import verify as verify
@@ -66,6 +67,7 @@ __all__ = [
     "export",
     "fold",
     "inspect",
+    "load_statistics",
     "recalibrate",
     "render_html",
     "verify",
@@ -96,9 +98,10 @@ _HOME = {
     "adapt": "bn_ops.adaptation",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.estimators",
-    "export": "bn_ops.export",
+    "export": "bn_ops.exporting",
     "fold": "bn_ops.fold",
     "inspect": "bn_ops.api",
+    "load_statistics": "bn_ops.torch_engine",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.report_html",
     "verify": "bn_ops.verify",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import is_torch, recalibrate
-from bn_ops.errors import BnOpsError
+from bn_ops.errors import OptionError
 from bn_ops.files import write_atomically
 from bn_ops.progress import Progress, ProgressCallback, silent
 from bn_ops.report import FoldReport, OutputReport, ParityReport, Report
@@ -67,12 +67,13 @@ def adapt(
     select: Select | None = None,
     threads: int | None = None,
     variance: Variance = "population",
+    example_inputs: Any = None,
     **torch_options: Any,
 ) -> Artifact:
     """Recalibrate, fold and verify in one transaction.
 
-    Arguments and errors are those of `bn_ops.recalibrate`; an `nn.Module` is exported with the
-    first samples of the stream as example inputs.
+    Arguments and errors are those of `bn_ops.recalibrate`; an `nn.Module` is exported with
+    `example_inputs`, by default the first samples of the stream.
 
     Returns:
         The artifact. An `nn.Module` then holds the new statistics; if anything fails it is as it
@@ -98,17 +99,18 @@ def adapt(
         **torch_options,
     )
     try:
-        return _finish(model, done, tell)
+        return _finish(_as_onnx(model, done, example_inputs), done, tell)
     except BaseException:
         done.undo()
         raise
 
 
-def _finish(model: Any, done: Recalibration[Any], tell: ProgressCallback) -> Artifact:
+def _finish(
+    unfolded: onnx.ModelProto, done: Recalibration[Any], tell: ProgressCallback
+) -> Artifact:
     from bn_ops.verify import fold_verified  # noqa: PLC0415 - loads onnxruntime
 
     started = time.perf_counter()
-    unfolded = _as_onnx(model, done)
     tell(Progress(phase="folding", done=0, total=1))
     folded, parity = fold_verified(unfolded, done.calibration)
     tell(Progress(phase="verifying", done=1, total=1))
@@ -127,13 +129,15 @@ def _finish(model: Any, done: Recalibration[Any], tell: ProgressCallback) -> Art
     )
 
 
-def _as_onnx(model: Any, done: Recalibration[Any]) -> onnx.ModelProto:
+def _as_onnx(model: Any, done: Recalibration[Any], example: Any) -> onnx.ModelProto:
     if not is_torch(model):
         return done.model  # type: ignore[no-any-return]  # a ModelProto by the engine's contract
-    from bn_ops.export import export  # noqa: PLC0415 - torch is optional
+    from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
+    if example is not None:
+        return export(model, example)
     if not done.calibration:
-        raise BnOpsError("the torch engine kept no example inputs to export with")
+        raise OptionError("with call= the module's arguments are not known: give example_inputs=")
     return export(model, dict(done.calibration[0]))
 
 

@@ -79,7 +79,8 @@ def recalibrate(
     pass.
 
     Args:
-        model: an `nn.Module` (changed in place, only when all has succeeded), an `onnx.ModelProto`,
+        model: an `nn.Module` (changed in place, only when all has succeeded), a
+            `torch.export.ExportedProgram` (exported to ONNX first), an `onnx.ModelProto`,
             serialised bytes, or a path to an `.onnx` file (never changed; the result holds a new
             model).
         batches: iterable of arrays, tensors, tuples, or mappings from input name to array; first
@@ -117,12 +118,17 @@ def recalibrate(
             variance=variance,
             estimator=chosen,
             layers=layers,
+            budget=budget,
             progress=progress,
             select=select,
             **torch_options,
         )
     if engine == "torch":
         raise OptionError('engine="torch" needs an nn.Module')
+    if _is_program(model):
+        from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
+
+        model = export(model)
     if torch_options:
         raise OptionError(f"unknown options for an ONNX model: {', '.join(sorted(torch_options))}")
     return recalibrate_onnx(
@@ -152,6 +158,11 @@ def is_torch(model: object) -> bool:
         base.__module__ == "torch.nn.modules.module" and base.__name__ == "Module"
         for base in type(model).__mro__
     )
+
+
+def _is_program(model: object) -> bool:
+    kind = type(model)
+    return kind.__name__ == "ExportedProgram" and kind.__module__.startswith("torch.export")
 
 
 def _as_onnx(model: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bn_ops.export import export
+from bn_ops.exporting import export
 from examples.digits.data import LabelledImages, load_mnist, load_sklearn_digits, split
 
 MODEL_PATH = Path(__file__).with_name("mnist_resnet.onnx")

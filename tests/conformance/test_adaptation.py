@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 import bn_ops
-from bn_ops.errors import BatchNotFiniteError
+from bn_ops.errors import BatchNotFiniteError, OptionError
 from bn_ops.runtime import session
 from tests.support.networks import images, residual_network
 from tests.support.oracle import oracle_statistics, residual, stored_statistics
@@ -103,3 +105,33 @@ def test_a_failure_hands_out_nothing_and_changes_nothing(tmp_path: Path) -> None
         bn_ops.adapt(path, [images(3), bad])
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_module_and_its_exported_program_are_the_same_model() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    x = torch.from_numpy(images(12))
+    program = torch.export.export(
+        module, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    own, theirs = bn_ops.adapt(program, [x.numpy()]), bn_ops.adapt(module, [x])
+    assert (own.report.engine, theirs.report.engine) == ("onnx", "torch")
+    assert own.statistics.keys() == theirs.statistics.keys() == {"1"}
+    np.testing.assert_allclose(own.statistics["1"].mean, theirs.statistics["1"].mean, atol=1e-6)
+    np.testing.assert_allclose(own.statistics["1"].var, theirs.statistics["1"].var, rtol=1e-5)
+
+
+def test_a_module_called_in_its_own_way_needs_an_example_to_be_exported() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    x = torch.from_numpy(images(8))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+
+    def call(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(model(batch))
+
+    with pytest.raises(OptionError, match="example_inputs="):
+        bn_ops.adapt(module, [x], call=call)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])  # the failed export has undone the recalibration
+    artifact = bn_ops.adapt(module, [x], call=call, example_inputs=x[:2])
+    assert artifact.report.parity is not None
+    assert artifact.report.parity.passed

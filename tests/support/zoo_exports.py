@@ -6,7 +6,7 @@ from functools import cache
 
 import onnx
 
-from bn_ops.export import export
+from bn_ops.exporting import export
 from tests.support.zoo import ZOO, Animal
 
 # Another number of samples than the tests run with.

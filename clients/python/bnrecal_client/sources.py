@@ -55,7 +55,7 @@ def is_module(model: object) -> bool:
     return isinstance(model, tuple(kind for kind in kinds if isinstance(kind, type)))
 
 
-def export(module: object, example: object) -> SerializableModel:
+def export(module: Any, example: object) -> SerializableModel:
     """Export a module to ONNX on this machine, with its BatchNorm kept.
 
     Args:
@@ -75,10 +75,7 @@ def export(module: object, example: object) -> SerializableModel:
             code="export-failed",
         ) from error
     try:
-        # The function and its package share the name, and which of them the attribute is depends
-        # on what was imported before. Importing from the package would change it for the caller.
-        to_onnx: Any = getattr(bn_ops.export, "export", bn_ops.export)
-        model: SerializableModel = to_onnx(module, _as_tensors(example))
+        model: SerializableModel = bn_ops.export(module, _as_tensors(example))
     except bn_ops.BnOpsError as error:
         raise ModelError(error.message, code=error.code) from error
     return model

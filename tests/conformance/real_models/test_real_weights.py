@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import bn_ops
-from bn_ops.export import export
+from bn_ops.exporting import export
 from tests.support import real_models
 from tests.support.oracle import Observed, residual, stored_statistics, tapped_statistics
 from tests.support.torch_oracle import observed_statistics

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bn_ops.errors import ExportError, ModelUnsupportedError, OptionError
-from bn_ops.export import export
+from bn_ops.exporting import export
 from tests.support.onnx_run import run_onnx
 
 

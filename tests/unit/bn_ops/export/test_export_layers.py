@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from bn_ops.export import export
+from bn_ops.exporting import export
 from bn_ops.torch_engine import recalibrate_module
 from tests.support.onnx_run import run_onnx
 from tests.support.torch_oracle import stored
@@ -160,7 +160,7 @@ def test_recalibrating_the_file_and_the_module_gives_the_same() -> None:
 def test_exporting_prints_nothing_and_loads_no_runtime() -> None:
     code = """
         import sys, torch
-        from bn_ops.export import export
+        from bn_ops.exporting import export
         export(torch.nn.Sequential(torch.nn.BatchNorm1d(2)), torch.zeros(2, 2))
         assert "onnxruntime" not in sys.modules
     """

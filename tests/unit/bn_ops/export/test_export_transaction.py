@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bn_ops.errors import ExportError
-from bn_ops.export import export
+from bn_ops.exporting import export
 from tests.support.zoo_blocks import FrozenBatchNorm2d, conv_bn
 
 

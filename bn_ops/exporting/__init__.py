@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bn_ops.export._export import export
+from bn_ops.exporting._export import export
 
 __all__ = ["export"]

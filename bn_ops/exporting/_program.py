@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bn_ops.export._failures import translated_errors
-from bn_ops.export._inputs import ExampleCall
-from bn_ops.export._quiet import quiet
+from bn_ops.exporting._failures import translated_errors
+from bn_ops.exporting._inputs import ExampleCall
+from bn_ops.exporting._quiet import quiet
 from bn_ops.torch_engine._frozen import frozen_eps, normalise
 from bn_ops.torch_engine._modes import set_eval
 from bn_ops.torch_engine._snapshot import unchanged

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from torch.utils import _pytree as pytree
 
-from bn_ops.export._inputs import ExampleCall
+from bn_ops.exporting._inputs import ExampleCall
 from bn_ops.torch_engine._calibration import unique_names
 from bn_ops.torch_engine._calls import key_word
 

@@ -10,13 +10,13 @@ import torch
 from torch.export import ExportedProgram
 
 from bn_ops.errors import ExportError, ModelUnsupportedError
-from bn_ops.export._cleaning import clean
-from bn_ops.export._inputs import ExampleCall
-from bn_ops.export._naming import name_everything
-from bn_ops.export._program import traced
-from bn_ops.export._retrained import evaluated
-from bn_ops.export._signature import name_inputs, name_outputs
-from bn_ops.export._translation import to_onnx_ir
+from bn_ops.exporting._cleaning import clean
+from bn_ops.exporting._inputs import ExampleCall
+from bn_ops.exporting._naming import name_everything
+from bn_ops.exporting._program import traced
+from bn_ops.exporting._retrained import evaluated
+from bn_ops.exporting._signature import name_inputs, name_outputs
+from bn_ops.exporting._translation import to_onnx_ir
 
 __all__ = ["export"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bn_ops.export._failures import translated_errors
-from bn_ops.export._quiet import quiet
+from bn_ops.exporting._failures import translated_errors
+from bn_ops.exporting._quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir

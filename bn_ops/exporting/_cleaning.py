@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from bn_ops.export._failures import translated_errors
-from bn_ops.export._quiet import quiet
+from bn_ops.exporting._failures import translated_errors
+from bn_ops.exporting._quiet import quiet
 
 __all__ = ["clean"]
 
