@@ -75,6 +75,7 @@ class OptimisedCut:
             return {}
         segment = self._model.plan.segments[self._level]
         self._run_level(segment)
+        self._model.close_runner(self._level)
         self._level += 1
         return self._tally.layers(segment)
 
@@ -176,7 +177,7 @@ class OptimisedCut:
         for name in segment.released:
             array = self._store.drop(group.number, name)
             if array is not None:
-                self._pool.give(array)
+                self._pool.give_back(array)
 
     def _keep(self, segment: Segment, group: _Pending) -> None:
         stored = self._model.plan.stored
@@ -184,9 +185,12 @@ class OptimisedCut:
             for name in group.inputs.keys() & stored - segment.released:
                 self._store.put(group.number, name, group.inputs[name])
         for name, array in group.outputs.items():
-            kept = name in stored and self._store.put(group.number, name, array)
-            if not kept:
+            if name not in stored:
                 self._pool.give(array)
+                continue
+            held = self._pool.make_room()
+            self._store.put(group.number, name, array, in_memory=held)
+            (self._pool.hand_over if held else self._pool.give)(array)
 
     def _report(self, number: int) -> None:
         levels = len(self._model.plan.segments) - 1

@@ -105,6 +105,10 @@ class OptimisedModel:
         """Return what runs a segment, with every layer below it settled; None if nothing does."""
         return self._runners.get(level)
 
+    def close_runner(self, level: int) -> None:
+        """Let go of a segment's session: nothing runs through it any more."""
+        self._runners.pop(level, None)
+
     def layout(self, tensor: str) -> tuple[int, int | None] | None:
         """Return a measured tensor's block and channels (None: no padding), or None if plain."""
         return (self._block, self._blocked[tensor]) if tensor in self._blocked else None

@@ -123,6 +123,9 @@ def _session(model: onnx.ModelProto) -> Any:
     # Segments run side by side on different samples, each on one thread: no barrier per operator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    # An arena per session would keep each level's intermediate tensors to the end of the run, and
+    # start cold at the next level; the process's own heap is warm and shared.
+    options.enable_cpu_mem_arena = False
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     with translated("opening a segment of the optimised model"):
         return ort.InferenceSession(

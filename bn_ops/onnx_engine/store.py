@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bn_ops.budget import Budget
 from bn_ops.errors import SpillLimitError
 
-__all__ = ["TensorStore"]
+__all__ = ["TensorStore", "base_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,13 @@ class _Spilled:
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     nbytes: int
+
+
+def base_of(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return the array whose memory a view keeps alive."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 class TensorStore:
@@ -57,29 +64,26 @@ class TensorStore:
     ) -> None:
         self.close()
 
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes held in memory now."""
-        return self._memory
-
     def has_room(self, nbytes: int) -> bool:
         """Tell whether so many more bytes fit into the memory budget."""
         return self._memory + nbytes <= self._budget.memory_bytes
 
-    def put(self, batch: int, name: str, array: NDArray[np.generic]) -> bool:
-        """Store a tensor; return whether it is held in memory, and not in a file.
+    def put(
+        self, batch: int, name: str, array: NDArray[np.generic], *, in_memory: bool = True
+    ) -> None:
+        """Store a tensor, in memory where that is wanted and the budget has room, else in a file.
 
         Raises:
             SpillLimitError: neither the memory budget nor the spill limit, or the disk, has room.
         """
         key = (batch, name)
-        if self.has_room(array.nbytes):
+        nbytes = base_of(array).nbytes
+        if in_memory and self.has_room(nbytes):
             self._held[key] = array
-            self._memory += array.nbytes
+            self._memory += nbytes
             self.peak_memory_bytes = max(self.peak_memory_bytes, self._memory)
-            return True
+            return
         self._held[key] = self._spill(np.ascontiguousarray(array))
-        return False
 
     def get(self, batch: int, name: str) -> NDArray[np.generic]:
         """Return a stored tensor; a spilled one is mapped, not read."""
@@ -95,7 +99,7 @@ class TensorStore:
             self._spilled -= held.nbytes
             held.path.unlink()
             return None
-        self._memory -= held.nbytes
+        self._memory -= base_of(held).nbytes
         return held
 
     def close(self) -> None:

@@ -124,18 +124,28 @@ def test_a_returned_buffer_serves_again_when_it_fits() -> None:
     assert pool.take((100,), np.dtype(np.float32)).ctypes.data != place  # far too small for it
 
 
-def test_idle_buffers_never_outgrow_their_room() -> None:
-    held: list[int] = []
+def test_buffers_in_use_count_and_idle_ones_make_room() -> None:
+    pool = BufferPool(lambda nbytes: nbytes <= 1000)
+    byte = np.dtype(np.uint8)
+    small, large = pool.take((300,), byte), pool.take((600,), byte)
+    assert pool.make_room()
+    place = small.ctypes.data
+    pool.give(small)
+    other = pool.take((500,), byte)  # 1,100 bytes are in use: nothing may be kept idle beside them
+    assert not pool.make_room()
+    pool.hand_over(other)
+    pool.give(large)
+    assert pool.make_room()
+    kept = pool.take((600,), byte)
+    assert kept.ctypes.data == large.ctypes.data
+    assert place != kept.ctypes.data
 
-    def has_room(nbytes: int) -> bool:
-        held.append(nbytes)
-        return nbytes <= 1000
 
-    pool = BufferPool(has_room)
-    arrays = [pool.take((800,), np.dtype(np.uint8)) for _ in range(2)]
-    for array in arrays:
-        pool.give(array)
-    assert held[-2:] == [800, 1600]  # the second had no room and was let go
+def test_what_did_not_come_from_the_pool_is_not_kept_in_it() -> None:
+    pool = BufferPool(lambda _: True)
+    foreign = np.ones((10, 10), np.float32)
+    pool.give_back(foreign)
+    assert pool.take((10, 10), np.dtype(np.float32)).ctypes.data != foreign.ctypes.data
 
 
 def node(kind: str, *inputs: str, domain: str = "", **attributes: object) -> onnx.NodeProto:
