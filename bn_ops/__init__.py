@@ -8,6 +8,8 @@ environment variable. Names load on first use, so that a light module (`bn_ops.s
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,8 +75,7 @@ __all__ = [
     "verify",
 ]
 
-# Where each public name lives. No module of the package may have the name of a function listed
-# here: importing the one would hide the other.
+# Where each public name lives.
 _HOME = {
     "Artifact": "bn_ops.adaptation",
     "BnOpsError": "bn_ops.errors",
@@ -115,6 +116,22 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """This package as a module on which `fold` and `verify` stay functions.
+
+    The import system binds a sub-package to its parent when it is first imported, so the packages
+    `bn_ops.fold` and `bn_ops.verify` would hide the functions. `from bn_ops.fold import …` works as
+    ever: it does not look at this attribute.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOME):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -70,10 +70,7 @@ def fold_file(model: Path) -> tuple[bytes, Any]:
     with _bn_ops("a model is folded in this process") as bn_ops:
         from bn_ops.onnx_engine.load import load_model
 
-        # The function and its package share the name, and which of them the attribute is depends
-        # on what was imported before.
-        fold = getattr(bn_ops.fold, "fold", bn_ops.fold)
-        folded = fold(load_model(path))
+        folded = bn_ops.fold(load_model(path))
         return folded.model.SerializeToString(deterministic=True), folded.layers
 
 
