@@ -39,7 +39,7 @@ def main() -> None:
         for seed, network in networks.items()
         for domain in domains
     ]
-    rows = run_jobs(jobs, options.workers)
+    rows = [row for found in run_jobs(jobs, options.workers) for row in found]
     print(write_results("digits", rows, seconds=time.perf_counter() - began))
     print(write_tables())
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.accuracy.data import FASHION_FOLDER, fashion_domains, read_fashion
 from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
-from benchmarks.accuracy.results import write_results
+from benchmarks.accuracy.results import EMPTY, read_results, write_results
 from benchmarks.accuracy.runs import Job, run_jobs
 from benchmarks.accuracy.table import write_tables
 
@@ -31,6 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=FASHION_FOLDER, help="folder of the IDX files")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--domains", nargs="+", help="measure these; keep the others' old rows")
     options = parser.parse_args()
 
     training = read_fashion("train", options.data)
@@ -46,9 +47,14 @@ def main() -> None:
             by_batch=domain.name in BY_BATCH,
         )
         for domain in fashion_domains(options.data)
+        if options.domains is None or domain.name in options.domains
     ]
-    rows = run_jobs(jobs, options.workers)
-    print(write_results("fashion", rows, seconds=time.perf_counter() - began))
+    again = {job.domain.name for job in jobs}
+    rows = [row for row in (read_results("fashion") or EMPTY)["rows"] if row["domain"] not in again]
+    for found in run_jobs(jobs, options.workers):
+        # Written after each domain: a run that is stopped has lost one domain, not all.
+        rows += found
+        write_results("fashion", rows, seconds=time.perf_counter() - began)
     print(write_tables())
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["RESULTS", "read_results", "write_results"]
+__all__ = ["EMPTY", "RESULTS", "read_results", "write_results"]
+
+EMPTY: Mapping[str, Any] = {"rows": []}
 
 RESULTS = Path(__file__).parents[1] / "results"
 

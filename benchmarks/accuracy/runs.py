@@ -63,14 +63,12 @@ class Job:
     by_batch: bool = False
 
 
-def run_jobs(jobs: Sequence[Job], workers: int) -> list[Row]:
-    """Run jobs on several processes of one thread each; rows in the order of the jobs."""
+def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[list[Row]]:
+    """Run jobs on several processes of one thread each; yield their rows in the jobs' order."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        rows: list[Row] = []
         for job, found in zip(jobs, pool.map(run_job, jobs), strict=True):
             print(f"{job.domain.name} (seed {job.seed}): {len(found)} rows", flush=True)
-            rows += found
-        return rows
+            yield found
 
 
 def run_job(job: Job) -> list[Row]:
