@@ -1,7 +1,7 @@
 """The networks of the speed benchmarks, as the papers describe them, with seeded random weights.
 
-torchvision is not a dependency; its layouts are followed, so the counts of layers and parameters are
-the familiar ones (53 BatchNorm layers in ResNet-50, 20 in ResNet-18, 52 in MobileNetV2, 121 in
+torchvision is not a dependency; its layouts are followed, so the counts of layers and parameters
+are the familiar ones (53 BatchNorm layers in ResNet-50, 20 in ResNet-18, 52 in MobileNetV2, 121 in
 DenseNet-121, 49 in EfficientNet-B0).
 """
 
@@ -70,9 +70,7 @@ def _resnet(
             )
             layers.append(Residual(block(channels, width, stride), shortcut))
             channels = width * expansion
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)
-    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
 
 
 def resnet18() -> nn.Module:
@@ -213,9 +211,7 @@ def densenet121() -> nn.Module:
         if block < 3:
             layers += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
             channels //= 2
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)
-    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
