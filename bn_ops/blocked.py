@@ -28,6 +28,9 @@ _PIECE = 2048
 # block); there is little to gain from a smaller one, since a block is read twice in a row.
 _BLOCK = 1 << 20
 
+# Values copied at a time where a row is reduced again: 1 MiB, and as much for the difference.
+_COPIED = 1 << 18
+
 # A row whose squared mean exceeds this many times its variance is reduced again around its mean.
 # Sums are right to a few 1e-8 here, so a variance is then right to a few 1e-7.
 _CANCELLATION_RATIO = 8.0
@@ -65,13 +68,15 @@ def _reduce(rows: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
     mean, sq_dev = _one_pass(rows)
     # Not "<": a NaN must land here too, so that the careful way decides about it.
     length = rows.shape[1]
-    careful = ~(length * mean * mean <= _CANCELLATION_RATIO * sq_dev).all(axis=1)
-    if careful.any():
+    careful = np.flatnonzero(~(length * mean * mean <= _CANCELLATION_RATIO * sq_dev).all(axis=1))
+    step = max(1, _COPIED // rows[0].size)
+    for start in range(0, careful.size, step):
+        again = careful[start : start + step]
         # Around its own mean nothing cancels. The difference of two near float32 numbers is exact,
         # and of others it is rounded relative to itself, so float32 is wide enough here.
-        center = mean[careful].astype(np.float32)[:, np.newaxis]
-        mean[careful], sq_dev[careful] = _one_pass(rows[careful] - center)
-        mean[careful] += center[:, 0]
+        center = mean[again].astype(np.float32)[:, np.newaxis]
+        mean[again], sq_dev[again] = _one_pass(rows[again] - center)
+        mean[again] += center[:, 0]
     return mean, sq_dev
 
 

@@ -34,6 +34,10 @@ _Reduced = dict[str, tuple[Float64Array, Float64Array]]
 # cache when its moments are taken, and Python's cost per run stays below a hundredth.
 _RUN_BYTES = 8 << 20
 
+# What a thread needs besides, in runs: onnxruntime's tensors within a segment, copies of rows that
+# are reduced twice, and what the C library holds back of all that. Measured.
+_WORKING_RUNS = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
@@ -62,8 +66,9 @@ class OptimisedCut:
         self._tally = Tally(model.plan)
         self._store = store
         self._progress = progress
-        self._pool = BufferPool(store.has_room)
         self._threads = threads or len(os.sched_getaffinity(0))
+        working = store.share_of_budget(self._threads * _WORKING_RUNS * _RUN_BYTES)
+        self._pool = BufferPool(lambda nbytes: store.has_room(nbytes + working))
         self._workers = ThreadPoolExecutor(self._threads, "segments")
         self._level = 0
         self._groups: list[tuple[tuple[int, ...], int, tuple[tuple[int, ...], ...]]] = []
@@ -94,6 +99,7 @@ class OptimisedCut:
         try:
             for number, inputs in self._arriving(segment):
                 waiting.append(self._start(segment, number, inputs))
+                del inputs  # it would keep a group's memory until the next one came
                 running += len(waiting[-1].parts)
                 while running > 2 * self._threads and len(waiting) > 1:
                     running -= len(waiting[0].parts)

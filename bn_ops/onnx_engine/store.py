@@ -68,6 +68,10 @@ class TensorStore:
         """Tell whether so many more bytes fit into the memory budget."""
         return self._memory + nbytes <= self._budget.memory_bytes
 
+    def share_of_budget(self, nbytes: int) -> int:
+        """Return so many bytes, or a quarter of the memory budget where that is less."""
+        return min(nbytes, self._budget.memory_bytes // 4)
+
     def put(
         self, batch: int, name: str, array: NDArray[np.generic], *, in_memory: bool = True
     ) -> None:

@@ -1,0 +1,104 @@
+"""What is timed: whole passes over the same images, each as a user would write it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+import bn_ops
+from benchmarks.networks import build
+from bn_ops.runtime import session
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["RATIOS", "contenders"]
+
+
+# Column of the table → what is timed, and what it is divided by.
+RATIOS = {
+    "onnx exact / onnxruntime pass": ("onnx exact", "onnxruntime pass"),
+    "onnx exact / update_bn": ("onnx exact", "update_bn"),
+    "onnx exact / update_bn, channels_last": ("onnx exact", "update_bn, channels_last"),
+    "torch exact / torch pass": ("torch exact", "torch pass"),
+    "torch exact / update_bn": ("torch exact", "update_bn"),
+    "torch exact / torch pass, channels_last": (
+        "torch exact, channels_last",
+        "torch pass, channels_last",
+    ),
+    "torch exact / update_bn, channels_last": (
+        "torch exact, channels_last",
+        "update_bn, channels_last",
+    ),
+}
+
+
+def contenders(
+    name: str, *, images: int, batch: int, size: int, threads: int
+) -> Mapping[str, Callable[[], object]]:
+    """Prepare a network's contenders; each call is one whole pass.
+
+    Args:
+        name: a network of `benchmarks.networks`.
+        images: number of images, random, the same for everybody.
+        batch: images per batch.
+        size: their height and width.
+        threads: threads for onnxruntime and torch alike.
+    """
+    torch.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.normal(0, 1, (batch, 3, size, size)).astype(np.float32) for _ in range(images // batch)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = bn_ops.export(build(name), (torch.from_numpy(arrays[0][:2]),))
+    return {
+        **_onnx(model, arrays, threads),
+        **_torch(name, arrays, torch.contiguous_format, ""),
+        **_torch(name, arrays, torch.channels_last, ", channels_last"),
+    }
+
+
+def _onnx(
+    model: onnx.ModelProto, arrays: list[np.ndarray], threads: int
+) -> dict[str, Callable[[], object]]:
+    plain = session(model.SerializeToString(), threads=threads)
+    feed = model.graph.input[0].name
+
+    def forward() -> None:
+        for array in arrays:
+            plain.run(None, {feed: array})
+
+    return {
+        "onnxruntime pass": forward,
+        "onnx exact": lambda: bn_ops.recalibrate(model, arrays, threads=threads),
+    }
+
+
+def _torch(
+    name: str, arrays: list[np.ndarray], layout: torch.memory_format, suffix: str
+) -> dict[str, Callable[[], object]]:
+    module: nn.Module = build(name).to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks it
+    batches = [torch.from_numpy(array).to(memory_format=layout) for array in arrays]
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                module(batch)
+
+    def update() -> None:
+        update_bn(batches, module)
+        module.eval()
+
+    return {
+        f"torch pass{suffix}": forward,
+        f"torch exact{suffix}": lambda: bn_ops.recalibrate(module, batches),
+        f"update_bn{suffix}": update,
+    }
