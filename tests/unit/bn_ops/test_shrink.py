@@ -175,7 +175,7 @@ def test_the_engine_settles_layers_as_one_forward_over_the_whole_stream_does() -
     torch = pytest.importorskip("torch")
     from benchmarks.accuracy.methods import exact_statistics
     from bn_ops import recalibrate
-    from bn_ops.export import export
+    from bn_ops.exporting import export
     from examples.digits.train import MnistResNet
 
     torch.manual_seed(0)
