@@ -73,13 +73,13 @@ class PredictionReport:
 
     output: str
     samples: int
-    classes: int
     agreement: float
     entropy_change: float
     variety_before: float
     variety_after: float
-    less_certain: bool
     collapsed: bool
+    classes: int | None = None
+    less_certain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
