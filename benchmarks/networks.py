@@ -32,7 +32,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        return self.relu(self.branch(x) + self.shortcut(x))
+        y: Tensor = self.relu(self.branch(x) + self.shortcut(x))
+        return y
 
 
 def _basic(c_in: int, width: int, stride: int) -> nn.Sequential:

@@ -150,4 +150,8 @@ def test_files_from_another_framework_are_recalibrated_folded_and_verified(
     assert artifact.report.parity is not None
     assert artifact.report.parity.passed
     assert artifact.report.fold is not None
-    assert {entry.status for entry in artifact.report.fold} == {"folded"}
+    # Every fold is exact in algebra; on noise, which is what these detectors get here, some of them
+    # move ill-conditioned outputs by more than the budget, and those are taken back.
+    kept = [entry for entry in artifact.report.fold if entry.status == "kept"]
+    assert len(kept) < layers
+    assert all("changed the model's outputs" in (entry.reason or "") for entry in kept)

@@ -76,10 +76,12 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
     predictions = PredictionReport(
         output=name,
         samples=256,
+        classes=12,
         agreement=0.5625,
         entropy_change=-0.31,
         variety_before=6.2,
         variety_after=9.7,
+        less_certain=False,
         collapsed=False,
     )
     return Report(
