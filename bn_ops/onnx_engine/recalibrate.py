@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select, named_batches
 from bn_ops.budget import Budget
+from bn_ops.correlation import SampleSeries, watched
 from bn_ops.digests import combined, frozen_digests, model_digest
 from bn_ops.errors import ModelWithoutBatchNormError, StreamEmptyError
 from bn_ops.estimators import Estimator
@@ -23,7 +24,7 @@ from bn_ops.onnx_engine.signature import model_inputs
 from bn_ops.progress import ProgressCallback, silent
 from bn_ops.recalibration import Recalibration
 from bn_ops.report import FrozenReport, Report, StreamReport
-from bn_ops.reporting import layer_reports, warnings_of
+from bn_ops.reporting import correlation_report, layer_reports, warnings_of
 from bn_ops.signature import Batch
 from bn_ops.statistics import LayerName
 from bn_ops.tally import Variance, check_variance
@@ -61,10 +62,13 @@ def recalibrate_onnx(
     chosen = _choose(prepared, layers)
     changeable = _changeable(prepared, chosen)
     before = frozen_digests(prepared, changeable)
-    stream = _Stream(named_batches(batches, model_inputs(prepared.model), select=select))
+    series = SampleSeries()
+    named = named_batches(batches, model_inputs(prepared.model), select=select)
+    stream = _Stream(watched(named, series))
     run = _Run(prepared, stream, chosen, estimator, progress or silent, threads)
     settled = run.exact(budget or Budget()) if method == "exact" else run.batch(variance)
     reports = layer_reports(prepared.layers, chosen, settled)
+    correlation = correlation_report(series.correlation())
     report = Report(
         bnrecal=__version__,
         engine="onnx",
@@ -72,7 +76,9 @@ def recalibrate_onnx(
         estimator=estimator.to_json(),
         layers_selected=None if layers is None else tuple(layers),
         source_sha256=model_digest(source),
-        stream=StreamReport(batches=stream.batches, samples=stream.samples),
+        stream=StreamReport(
+            batches=stream.batches, samples=stream.samples, correlation=correlation
+        ),
         layers=reports,
         frozen=FrozenReport(
             tensors=before,
@@ -80,7 +86,7 @@ def recalibrate_onnx(
             sha256_after=combined(frozen_digests(prepared, changeable)),
         ),
         timings={"recalibrate": time.perf_counter() - started},
-        warnings=warnings_of(reports, stream.samples),
+        warnings=warnings_of(reports, stream.samples, correlation),
     )
     return Recalibration(
         model=prepared.model,
