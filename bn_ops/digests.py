@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from bn_ops.report import FrozenReport
 
 if TYPE_CHECKING:
     import onnx
 
     from bn_ops.onnx_engine.prepare import PreparedModel
 
-__all__ = ["combined", "frozen_digests", "model_digest"]
+    _Proto = onnx.ModelProto | onnx.GraphProto
+
+__all__ = ["FrozenDigests", "combined", "model_digest"]
 
 STRUCTURE = "(graph structure)"
 
@@ -21,28 +27,98 @@ def model_digest(model: onnx.ModelProto) -> str:
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def frozen_digests(prepared: PreparedModel, changeable: frozenset[str]) -> dict[str, str]:
-    """sha256 of each tensor that must not change, and of the graph around the tensors.
-
-    Args:
-        prepared: the model.
-        changeable: names of the initialisers that hold the statistics of the layers that are
-            recalibrated.
-    """
-    import onnx  # noqa: PLC0415 - the light modules of this package load without it
-
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(prepared.model)
-    digests = {
-        tensor.name: hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()
-        for tensor in skeleton.graph.initializer
-        if tensor.name not in changeable
-    }
-    del skeleton.graph.initializer[:]
-    return {**dict(sorted(digests.items())), STRUCTURE: model_digest(skeleton)}
-
-
 def combined(digests: Mapping[str, str]) -> str:
     """One sha256 over a set of digests, independent of their order."""
     lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+class FrozenDigests:
+    """sha256 of each tensor that must not change, and of the graph around the tensors.
+
+    Hashing a large model takes as long as some of its batches. So tensors that the private copy
+    shares with the source are hashed from the source, which nobody writes to, in a thread while the
+    run goes on; and at its end they are compared with the source byte by byte, which is as strict
+    as to hash them again and twenty times as fast. Use as a context manager, around the run.
+
+    Args:
+        source: the caller's model.
+        prepared: the run's copy of it.
+        changeable: names of the initialisers that hold the statistics of the layers that are
+            recalibrated.
+    """
+
+    def __init__(
+        self, source: onnx.ModelProto, prepared: PreparedModel, changeable: frozenset[str]
+    ) -> None:
+        self._model = prepared.model
+        self._changeable = changeable
+        given = {tensor.name: tensor for tensor in source.graph.initializer}
+        # `==` compares messages field by field, tensors' bytes included.
+        self._shared = {t.name: given[t.name] for t in self._frozen() if t == given.get(t.name)}
+        self._own = {t.name: _digest(t) for t in self._frozen() if t.name not in self._shared}
+        self._own[STRUCTURE] = self._structure()
+        self._thread = ThreadPoolExecutor(1, "digests")
+        self._source = self._thread.submit(model_digest, source)
+        self._given = self._thread.submit(
+            lambda: {name: _digest(tensor) for name, tensor in self._shared.items()}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def source(self) -> str:
+        """sha256 of the caller's model."""
+        return self._source.result()
+
+    def report(self) -> FrozenReport:
+        """Return the digests from before the run, and whether the tensors still have them."""
+        before = {**self._given.result(), **self._own}
+        after = {t.name: self._digest_now(t, before) for t in self._frozen()}
+        after[STRUCTURE] = self._structure()
+        tensors = {name: before[name] for name in sorted(before.keys() - {STRUCTURE})}
+        return FrozenReport(
+            tensors={**tensors, STRUCTURE: before[STRUCTURE]},
+            sha256_before=combined(before),
+            sha256_after=combined(after),
+        )
+
+    def _digest_now(self, tensor: onnx.TensorProto, before: Mapping[str, str]) -> str:
+        if tensor == self._shared.get(tensor.name):
+            return before[tensor.name]
+        return _digest(tensor)
+
+    def _frozen(self) -> list[onnx.TensorProto]:
+        return [t for t in self._model.graph.initializer if t.name not in self._changeable]
+
+    def _structure(self) -> str:
+        """Digest the model without its tensors."""
+        import onnx  # noqa: PLC0415 - the light modules of this package load without it
+
+        around = onnx.ModelProto()
+        _copy_fields(self._model, around, but="graph")
+        _copy_fields(self._model.graph, around.graph, but="initializer")
+        return model_digest(around)
+
+
+def _copy_fields(source: _Proto, target: _Proto, *, but: str) -> None:
+    """Copy all fields but one, which is too large to copy and throw away again."""
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def _digest(tensor: onnx.TensorProto) -> str:
+    return hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()

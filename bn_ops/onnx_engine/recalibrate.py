@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bn_ops.batches import Select, named_batches
 from bn_ops.budget import Budget
 from bn_ops.correlation import SampleSeries, watched
-from bn_ops.digests import combined, frozen_digests, model_digest
+from bn_ops.digests import FrozenDigests
 from bn_ops.errors import ModelWithoutBatchNormError, StreamEmptyError
 from bn_ops.estimators import Estimator
 from bn_ops.frontier import Settlement, settle
@@ -23,7 +23,7 @@ from bn_ops.onnx_engine.prepare import PreparedModel, prepare
 from bn_ops.onnx_engine.signature import model_inputs
 from bn_ops.progress import ProgressCallback, silent
 from bn_ops.recalibration import Recalibration
-from bn_ops.report import FrozenReport, Report, StreamReport
+from bn_ops.report import Report, StreamReport
 from bn_ops.reporting import correlation_report, layer_reports, warnings_of
 from bn_ops.signature import Batch
 from bn_ops.statistics import LayerName
@@ -60,13 +60,13 @@ def recalibrate_onnx(
     started = time.perf_counter()
     prepared = prepare(source)
     chosen = _choose(prepared, layers)
-    changeable = _changeable(prepared, chosen)
-    before = frozen_digests(prepared, changeable)
     series = SampleSeries()
     named = named_batches(batches, model_inputs(prepared.model), select=select)
     stream = _Stream(watched(named, series))
     run = _Run(prepared, stream, chosen, estimator, progress or silent, threads)
-    settled = run.exact(budget or Budget()) if method == "exact" else run.batch(variance)
+    with FrozenDigests(source, prepared, _changeable(prepared, chosen)) as digests:
+        settled = run.exact(budget or Budget()) if method == "exact" else run.batch(variance)
+        source_sha256, frozen = digests.source(), digests.report()
     reports = layer_reports(prepared.layers, chosen, settled)
     correlation = correlation_report(series.correlation())
     report = Report(
@@ -75,16 +75,12 @@ def recalibrate_onnx(
         method=method,
         estimator=estimator.to_json(),
         layers_selected=None if layers is None else tuple(layers),
-        source_sha256=model_digest(source),
+        source_sha256=source_sha256,
         stream=StreamReport(
             batches=stream.batches, samples=stream.samples, correlation=correlation
         ),
         layers=reports,
-        frozen=FrozenReport(
-            tensors=before,
-            sha256_before=combined(before),
-            sha256_after=combined(frozen_digests(prepared, changeable)),
-        ),
+        frozen=frozen,
         timings={"recalibrate": time.perf_counter() - started},
         warnings=warnings_of(reports, stream.samples, correlation),
     )
