@@ -98,6 +98,7 @@ async def _running(
             async with _background(context) as dispatcher:
                 yield context, dispatcher
         finally:
+            await executor.close()
             ledger.close()
 
 

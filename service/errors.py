@@ -13,6 +13,7 @@
     │   ├── BodyIncompleteError      the connection ended before the body did
     │   ├── DigestMismatchError      the body is not what its Content-Digest says
     │   ├── BatchMalformedError      the body is no file of its format
+    │   │   └── BatchUnpackedTooLargeError  an archive that unpacks to too much
     │   ├── UnauthenticatedError     no token, or one that is not known
     │   └── HostError                a Host header that is not this machine's loopback name
     ├── StateError                   the request is right, the state of the thing is not
@@ -115,6 +116,12 @@ class BatchMalformedError(RequestError):
     """The body is no file of the format that its content type names."""
 
     code = "batch-malformed"
+
+
+class BatchUnpackedTooLargeError(BatchMalformedError):
+    """An archive or image that unpacks to more than is allowed."""
+
+    code = "batch-unpacked-too-large"
 
 
 class UnauthenticatedError(RequestError):

@@ -52,6 +52,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "unauthenticated": Problem(401, "A known token is needed"),
         "host-refused": Problem(403, "The Host header is no loopback name"),
         "batch-malformed": Problem(422, "The batch is no file of its format"),
+        "batch-unpacked-too-large": Problem(413, "The batch unpacks to more than is allowed"),
         # The state.
         "state-error": Problem(409, "The state of the thing does not allow it"),
         "transition-refused": Problem(409, "The recalibration's state does not allow it"),

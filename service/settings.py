@@ -72,6 +72,14 @@ class Settings(BaseSettings):
     describe_deadline_seconds: float = Field(
         default=120.0, gt=0, description="Longest time a worker may take to read an uploaded model."
     )
+    checkers: int = Field(
+        default=2,
+        ge=1,
+        description="Workers that read archives and images before these are acknowledged.",
+    )
+    check_deadline_seconds: float = Field(
+        default=120.0, gt=0, description="Longest time a worker may take to read one batch."
+    )
     worker_memory_bytes: int = Field(
         default=8 * GIB,
         gt=0,

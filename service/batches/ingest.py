@@ -1,15 +1,24 @@
-"""A batch on its way from the wire to a durable file: checked, hashed and written in one pass."""
+"""A batch on its way from the wire to a durable file.
+
+Plain arrays are checked, hashed and written in one pass. An archive or an image is opaque to this
+process: it is written as it comes and read by a worker before it becomes durable. Either way a bad
+batch is refused before it is acknowledged, and leaves nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from service.blobs.protocol import Blobs, Draft
 from service.formats.body import BatchBody
 from service.http import digests
+
+Check = Callable[[Path], Awaitable[int]]
+"""Has a worker read a file; returns its number of samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +33,7 @@ class Received:
 async def receive(
     blobs: Blobs, key: str, body: AsyncIterator[bytearray], parser: BatchBody, digest: str | None
 ) -> Received:
-    """Take a body in and make it durable under `key`; whatever fails leaves no file.
+    """Take plain arrays in and make them durable under `key`; whatever fails leaves no file.
 
     Raises:
         BatchMalformedError, BatchError: it is no batch for this model.
@@ -34,14 +43,43 @@ async def receive(
     intake = _Intake(blobs, key, parser, digest)
     try:
         # The last block is taken together with the commit: a small batch costs one hop to a thread.
-        last = await anext(body)
-        async for block in body:
-            await asyncio.to_thread(intake.take, last)
-            last = block
+        last = await _all_but_last(intake, body)
         return await asyncio.to_thread(intake.finish, last)
     finally:
-        if intake.unfinished:
-            await asyncio.shield(asyncio.to_thread(intake.discard))
+        await _leave_nothing(intake)
+
+
+async def receive_opaque(
+    blobs: Blobs, key: str, body: AsyncIterator[bytearray], check: Check, digest: str | None
+) -> Received:
+    """Take in what only a worker may read, have it read, and make it durable under `key`.
+
+    Raises:
+        RefusedError: the worker found it to be no batch for this recalibration.
+        WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
+        DigestMismatchError: it is not what the client announced.
+        CapacityError: it could not be stored.
+    """
+    intake = _Intake(blobs, key, None, digest)
+    try:
+        last = await _all_but_last(intake, body)
+        samples = await check(await asyncio.to_thread(intake.complete, last))
+        return await asyncio.to_thread(intake.commit, samples)
+    finally:
+        await _leave_nothing(intake)
+
+
+async def _all_but_last(intake: _Intake, body: AsyncIterator[bytearray]) -> bytearray:
+    last = await anext(body)
+    async for block in body:
+        await asyncio.to_thread(intake.take, last)
+        last = block
+    return last
+
+
+async def _leave_nothing(intake: _Intake) -> None:
+    if intake.unfinished:
+        await asyncio.shield(asyncio.to_thread(intake.discard))
 
 
 async def measure(body: AsyncIterator[bytearray]) -> str:
@@ -55,7 +93,9 @@ async def measure(body: AsyncIterator[bytearray]) -> str:
 class _Intake:
     """Everything that blocks; runs in threads, one call at a time."""
 
-    def __init__(self, blobs: Blobs, key: str, parser: BatchBody, digest: str | None) -> None:
+    def __init__(
+        self, blobs: Blobs, key: str, parser: BatchBody | None, digest: str | None
+    ) -> None:
         self._blobs = blobs
         self._key = key
         self._parser = parser
@@ -65,7 +105,8 @@ class _Intake:
         self._size = 0
 
     def take(self, block: bytearray) -> None:
-        self._parser.feed(block)
+        if self._parser is not None:
+            self._parser.feed(block)
         if self._draft is None:
             self._draft = self._blobs.draft()
         self._digest.update(block)
@@ -73,15 +114,24 @@ class _Intake:
         self._size += len(block)
 
     def finish(self, block: bytearray) -> Received:
+        assert self._parser is not None
         self.take(block)
         self._parser.finish()
         digests.verify(self._announced, self._digest.hexdigest())
+        return self.commit(self._parser.samples)
+
+    def complete(self, block: bytearray) -> Path:
+        """Take the last block and return where all of it lies."""
+        self.take(block)
+        digests.verify(self._announced, self._digest.hexdigest())
+        assert self._draft is not None  # `take` has made it
+        return self._draft.path
+
+    def commit(self, samples: int) -> Received:
         assert self._draft is not None  # `take` has made it
         self._draft.commit(self._key)
         self._draft = None
-        return Received(
-            samples=self._parser.samples, bytes=self._size, sha256=self._digest.hexdigest()
-        )
+        return Received(samples=samples, bytes=self._size, sha256=self._digest.hexdigest())
 
     @property
     def unfinished(self) -> bool:

@@ -11,6 +11,8 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from service import idempotency
 from service.batches import ingest, store
@@ -25,7 +27,8 @@ from service.errors import (
     StorageFailedError,
     StorageFullError,
 )
-from service.formats.body import BatchBody
+from service.executor.protocol import Check
+from service.formats.body import FORMATS, BatchBody
 from service.ledger.protocol import Transaction
 from service.lifecycle import State
 from service.models import store as models
@@ -40,7 +43,7 @@ class Upload:
     Attributes:
         recalibration: whose stream it belongs to.
         index: its place; None appends it.
-        format: `safetensors` or `npy`.
+        format: one of the formats in `service.http.media`.
         body: blocks of bytes.
         digest: SHA-256 that the client announced, or None.
         key: the client's Idempotency-Key; only for appends.
@@ -62,7 +65,8 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
         RecalibrationNotOpenError: the stream is sealed and this is no replay.
         BatchConflictError: another content is stored under the index.
         QuotaError, StorageFullError: a limit was reached.
-        BatchMalformedError, BatchError: it is no batch for this model.
+        BatchMalformedError, BatchError, RefusedError: it is no batch for this recalibration.
+        WorkerDiedError, WorkerDeadlineError: a worker could not read it.
     """
     found, known = await context.ledger.read(lambda tx: _look_up(tx, upload))
     if known is not None:
@@ -97,15 +101,32 @@ def _look_up(tx: Transaction, upload: Upload) -> tuple[Recalibration, StoredBatc
 
 
 async def _receive(context: Context, found: Recalibration, upload: Upload) -> tuple[Received, str]:
-    parser = BatchBody(
-        upload.format,
-        found.tensors(),
-        batch=upload.index,
-        limit_bytes=context.settings.batch_limit_bytes,
-    )
     blob = f"{secrets.token_hex(12)}.{upload.format}"
     key = store.key(found.id, blob)
-    return await ingest.receive(context.blobs, key, upload.body, parser, upload.digest), blob
+    if upload.format in FORMATS:
+        parser = BatchBody(
+            upload.format,
+            found.tensors(),
+            batch=upload.index,
+            limit_bytes=context.settings.batch_limit_bytes,
+        )
+        return await ingest.receive(context.blobs, key, upload.body, parser, upload.digest), blob
+    check = partial(_check, context, found, upload)
+    return await ingest.receive_opaque(context.blobs, key, upload.body, check, upload.digest), blob
+
+
+async def _check(context: Context, found: Recalibration, upload: Upload, file: Path) -> int:
+    """Have a worker read a batch; see `service.executor.protocol.Executor.check`."""
+    return await context.executor.check(
+        Check(
+            recalibration=found.id,
+            inputs=found.inputs,
+            options=found.options,
+            file=file,
+            format=upload.format,
+            batch=upload.index,
+        )
+    )
 
 
 async def _remove(context: Context, upload: Upload, blob: str) -> None:

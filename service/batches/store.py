@@ -58,7 +58,7 @@ class StoredBatch:
         samples: size of the first axis.
         bytes: size of the body.
         sha256: digest of the body, hexadecimal.
-        format: `safetensors` or `npy`.
+        format: one of the formats in `service.http.media`.
         blob: its file's name; random, so that the loser of a race overwrites nobody.
     """
 

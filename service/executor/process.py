@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError, WorkerError
-from service.executor.protocol import Job, OnProgress, Progress
+from service.executor.checking import MOST_BATCHES, Checker, Checkers
+from service.executor.protocol import Check, Job, OnProgress, Progress
 from service.settings import Settings
 from service.worker.spec import Limits, Spec
 
@@ -36,6 +38,9 @@ class ProcessExecutor:
         self._settings = settings
         self._protections: dict[str, Any] | None = None
         self._describing = asyncio.Semaphore(DESCRIBE_CONCURRENCY)
+        self._checkers = Checkers(
+            settings.checkers, settings.check_deadline_seconds, self._start_checker
+        )
 
     async def describe(self, model: Path) -> dict[str, Any]:
         """Read a model file and return what it is."""
@@ -64,6 +69,14 @@ class ProcessExecutor:
             limits=self._limits(deadline),
         )
         await self._work(spec, _lines(job), on_progress, deadline)
+
+    async def check(self, batch: Check) -> int:
+        """Read a batch as a run would; return its number of samples."""
+        return await self._checkers.check(batch)
+
+    async def close(self) -> None:
+        """End workers that wait for more to do."""
+        await self._checkers.close()
 
     async def protections(self) -> Mapping[str, Any]:
         """Return what holds a worker in; a worker that does nothing else is asked once."""
@@ -98,6 +111,36 @@ class ProcessExecutor:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
+    async def _start_checker(self, batch: Check) -> Checker:
+        """Start a worker that reads one recalibration's batches; it sees no file but these."""
+        async with contextlib.AsyncExitStack() as stack:
+            folder = await stack.enter_async_context(self._scratch())
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            spec = Spec(
+                kind="check",
+                parent=os.getpid(),
+                output=str(folder),
+                options=dict(batch.options),
+                inputs=batch.inputs,
+                limits=self._limits(MOST_BATCHES * self._settings.check_deadline_seconds),
+            )
+            process = await _spawn(spec, self._settings, stdin=theirs.fileno())
+            stack.push_async_callback(_kill, process)
+            stack.callback(asyncio.create_task(_tail(process)).cancel)
+            theirs.close()
+            ours.sendall(spec.to_line())
+            assert process.stdout is not None
+            checker = Checker(
+                answers=process.stdout,
+                requests=ours,
+                resources=contextlib.AsyncExitStack(),
+                serves=batch.recalibration,
+            )
+            async with asyncio.timeout(self._settings.describe_deadline_seconds):
+                await checker.answer()
+            checker.resources = stack.pop_all()
+            return checker
+
     def _limits(self, deadline_seconds: float) -> Limits:
         settings = self._settings
         return Limits(
@@ -108,6 +151,7 @@ class ProcessExecutor:
             frontier_memory_bytes=settings.frontier_memory_bytes,
             frontier_spill_bytes=settings.frontier_spill_bytes,
             threads=settings.worker_threads,
+            batch_bytes=settings.batch_limit_bytes,
         )
 
     async def _work(
@@ -139,7 +183,7 @@ class ProcessExecutor:
             await _kill(process)
 
 
-async def _spawn(spec: Spec, settings: Settings) -> Process:
+async def _spawn(spec: Spec, settings: Settings, *, stdin: int = PIPE) -> Process:
     """Start a worker: isolated interpreter, its own session, nothing of our environment."""
     try:
         return await asyncio.create_subprocess_exec(
@@ -147,7 +191,7 @@ async def _spawn(spec: Spec, settings: Settings) -> Process:
             "-I",
             "-m",
             "service.worker",
-            stdin=PIPE,
+            stdin=stdin,
             stdout=PIPE,
             stderr=PIPE,
             cwd=spec.output,

@@ -25,12 +25,33 @@ class BatchFile:
     Attributes:
         index: its place in the stream.
         name: its file's name in the folder of batches.
-        format: `safetensors` or `npy`.
+        format: one of the formats in `service.http.media`.
     """
 
     index: int
     name: str
     format: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One batch that a worker must read before it is acknowledged.
+
+    Attributes:
+        recalibration: whose it is.
+        inputs: what it must hold, in JSON form.
+        options: the recalibration's; `preprocess` matters.
+        file: where it lies, whole but not yet durable.
+        format: its format.
+        batch: its index, for messages; None while it is not known.
+    """
+
+    recalibration: str
+    inputs: list[dict[str, Any]]
+    options: Mapping[str, Any]
+    file: Path
+    format: str
+    batch: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +63,7 @@ class Job:
         batch_folder: where the batches lie.
         batches: pages of batches in the order of their indices.
         total: how many batches there are.
-        options: `method`, `estimator`, `layers`, as the client sent them.
+        options: `method`, `estimator`, `layers`, `preprocess`, as the client sent them.
         output: an empty folder; on success it holds the files named in `RESULTS`.
     """
 
@@ -85,6 +106,19 @@ class Executor(Protocol):
             RefusedError: it cannot be done; carries the code of bn_ops.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
         """
+        ...
+
+    async def check(self, batch: Check) -> int:
+        """Read a batch as a run would; return its number of samples.
+
+        Raises:
+            RefusedError: it is no batch for this recalibration; carries the code.
+            WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End workers that wait for more to do."""
         ...
 
     async def protections(self) -> Mapping[str, Any]:

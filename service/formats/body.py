@@ -30,6 +30,7 @@ class HeaderReader(Protocol):
 FORMATS: Mapping[str, Callable[[tuple[str, ...]], HeaderReader]] = MappingProxyType(
     {"safetensors": lambda _names: SafetensorsHeader(), "npy": NpyHeader}
 )
+"""Formats that are checked while they arrive. All others are opaque here: a worker reads them."""
 
 
 class BatchBody:

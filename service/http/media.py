@@ -11,6 +11,7 @@ BATCH_FORMATS = {
     "application/vnd.safetensors": "safetensors",
     "application/octet-stream": "safetensors",
     "application/x-npy": "npy",
+    "application/x-npz": "npz",
 }
 
 

@@ -13,17 +13,19 @@ import bn_ops
 from bn_ops.statistics import RunningStatistics
 from service.executor.protocol import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
 from service.worker.channel import Channel
-from service.worker.reading import read_batches
+from service.worker.reading import BatchReader, read_batches
 from service.worker.spec import Spec
 
 
 def adapt(spec: Spec, files: Sequence[tuple[str, str]], channel: Channel) -> None:
     """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
     output = Path(spec.output)
-    inputs = [one.name for one in bn_ops.describe(spec.model).inputs]
+    reader = BatchReader(
+        inputs=tuple(bn_ops.describe(spec.model).inputs), limit_bytes=spec.limits.batch_bytes
+    )
     artifact = bn_ops.adapt(
         spec.model,
-        read_batches(Path(spec.batch_folder), files, inputs),
+        read_batches(Path(spec.batch_folder), files, reader),
         method=spec.options["method"],
         estimator=bn_ops.estimator_from_json(spec.options["estimator"]),
         layers=spec.options["layers"],

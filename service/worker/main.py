@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from bn_ops.errors import BnOpsError
+from service.errors import ServiceError
 from service.worker import limits, sandbox
 from service.worker.channel import Channel
 from service.worker.spec import Spec
@@ -29,6 +30,8 @@ def main() -> int:
         _work(spec, files, channel, protections)
     except BnOpsError as error:
         channel.refuse(error.code, error.message, error.details())
+    except ServiceError as error:
+        channel.refuse(error.code, error.message, error.details)
     except MemoryError:
         text = f"the work needs more than the {spec.limits.memory_bytes} bytes that a worker has"
         channel.refuse("resource-limit", text, {})
@@ -44,6 +47,11 @@ def _work(
 ) -> None:
     if spec.kind == "probe":
         channel.done(protections)
+        return
+    if spec.kind == "check":
+        from service.worker import checking  # noqa: PLC0415 - numpy is loaded inside the sandbox
+
+        checking.serve(spec, channel)
         return
     # Heavy: onnx and onnxruntime are loaded inside the sandbox.
     from service.worker import adapting, describing  # noqa: PLC0415

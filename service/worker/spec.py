@@ -1,5 +1,7 @@
 """What the server tells a worker: one line of JSON, then, for a run, one line for each batch.
 
+A worker that checks batches is sent one line and one open file for each, as they come in.
+
 Values only; nothing here is ever unpickled. The server writes it with `to_line`, the worker reads
 it with `from_line`.
 """
@@ -21,6 +23,7 @@ class Limits:
         cpu_seconds: processor time (RLIMIT_CPU).
         frontier_memory_bytes, frontier_spill_bytes: the budget of `bn_ops`.
         threads: of the numerical libraries; 0 leaves the choice to them.
+        batch_bytes: most bytes that one batch may unpack to.
     """
 
     memory_bytes: int
@@ -29,6 +32,7 @@ class Limits:
     frontier_memory_bytes: int
     frontier_spill_bytes: int
     threads: int
+    batch_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +40,19 @@ class Spec:
     """One piece of work.
 
     Attributes:
-        kind: read a model, run a recalibration, or say what holds the worker in.
+        kind: read a model, run a recalibration, check batches as they come in, or say what holds
+            the worker in.
         parent: process id of the server; the worker does not outlive it.
         model: path of the ONNX file.
         output: an empty folder, the only place where the worker may write.
         batch_folder: where the batches lie.
         total: number of batches; as many lines follow.
-        options: `method`, `estimator`, `layers`.
+        options: `method`, `estimator`, `layers`, `preprocess`.
+        inputs: what a batch must hold, in JSON form; only for checking, which knows no model.
         limits: what it may use.
     """
 
-    kind: Literal["describe", "adapt", "probe"]
+    kind: Literal["describe", "adapt", "check", "probe"]
     parent: int
     output: str
     limits: Limits
@@ -54,6 +60,7 @@ class Spec:
     batch_folder: str = ""
     total: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
 
     def to_line(self) -> bytes:
         """Write it as one line."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedError, WorkerDiedError
-from service.executor.protocol import RESULTS, Job, OnProgress, Progress
+from service.executor.protocol import RESULTS, Check, Job, OnProgress, Progress
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"
@@ -44,6 +44,7 @@ class FakeExecutor:
         runs: jobs that were begun.
         killed: runs that were cancelled.
         describing: models that were read.
+        checking: batches that were read; one that begins with `bad` is refused, others hold 2.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class FakeExecutor:
         self.runs = 0
         self.killed = 0
         self.describing = 0
+        self.checking = 0
 
     async def describe(self, model: Path) -> dict[str, Any]:
         self.describing += 1
@@ -77,6 +79,15 @@ class FakeExecutor:
         for name in RESULTS:
             content = json.dumps({"digest": digest, "options": dict(job.options), "file": name})
             (job.output / name).write_text(content)
+
+    async def check(self, batch: Check) -> int:
+        self.checking += 1
+        if batch.file.read_bytes().startswith(b"bad"):
+            raise RefusedError("no such archive", refusal="batch-malformed")
+        return 2
+
+    async def close(self) -> None:
+        return
 
     async def protections(self) -> Mapping[str, Any]:
         return {"fake": True}

@@ -1,0 +1,176 @@
+"""Batches that only a worker may read: checked by a real one before they are acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from service.app import create_app
+from service.errors import RefusedError, WorkerDeadlineError
+from service.executor.process import ProcessExecutor
+from service.executor.protocol import Check
+from service.settings import Settings
+from tests.support import hostile_archives as hostile
+from tests.support.service_http import Api, safetensors
+from tests.support.service_loop import serving
+from tests.support.service_process import images, network
+
+NPZ = {"Content-Type": "application/x-npz"}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        data_dir=tmp_path_factory.mktemp("data"), worker_threads=1, batch_limit_bytes=32 << 20
+    )
+
+
+@pytest.fixture(scope="module")
+def api(settings: Settings) -> Iterator[Api]:
+    with serving(create_app(settings)) as http:
+        yield Api(http)
+
+
+def stored(settings: Settings, name: str) -> list[Path]:
+    return list((settings.data_dir / "recalibrations" / name / "batches").glob("*"))
+
+
+def checkers() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+def test_an_npz_gives_the_same_results_as_the_same_arrays_in_safetensors(api: Api) -> None:
+    results = []
+    for kind in ("npz", "safetensors"):
+        name = api.open(network())
+        for index in range(2):
+            x = images(index, samples=3 + index)
+            if kind == "npz":
+                response = api.put(name, index, hostile.npz(packed=index == 1, x=x), NPZ)
+                assert (response.status_code, response.json()["samples"]) == (201, 3 + index)
+            else:
+                api.put(name, index, safetensors(x=x))
+        api.start(name, 2)
+        assert api.wait(name)["state"] == "succeeded"
+        results.append([api.get(name, what).content for what in ("/model", "/statistics")])
+    assert results[0] == results[1]
+
+
+NAN = images(0, samples=2)
+NAN[1, 0, 0, 0] = np.nan
+REFUSED = {
+    "garbage": (b"PK\x03\x04 and so on", 422, "batch-malformed"),
+    "nan": (hostile.npz(x=NAN), 422, "batch-not-finite"),
+    "another type": (hostile.npz(x=images(0).astype(np.float64)), 422, "batch-dtype"),
+    "another shape": (hostile.npz(x=images(0, size=9)), 422, "batch-shape"),
+    "another name": (hostile.npz(y=images(0)), 422, "batch-input"),
+    "bomb": (
+        hostile.npz(packed=True, x=np.zeros((4096, 1, 64, 64), np.float32)),
+        413,
+        "batch-unpacked-too-large",
+    ),
+    "pickle": (
+        hostile.npz(x=np.array([{}], dtype=object)),
+        422,
+        "batch-malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_bad_archive_is_refused_before_it_is_acknowledged(
+    api: Api, settings: Settings, what: str
+) -> None:
+    content, status, code = REFUSED[what]
+    name = api.open(network())
+    response = api.put(name, 7, content, NPZ)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert api.get(name).json()["batches"]["received"] == 0
+    assert stored(settings, name) == []
+    # The worker that refused it goes on to read the next.
+    assert api.put(name, 7, hostile.npz(x=images(1)), NPZ).status_code == 201
+
+
+def test_a_sender_who_announced_another_digest_is_told_so(api: Api, settings: Settings) -> None:
+    name = api.open(network())
+    headers = NPZ | {"Content-Digest": f"sha-256=:{'A' * 43}=:"}
+    response = api.put(name, 0, hostile.npz(x=images(0)), headers)
+    assert response.json()["code"] == "digest-mismatch"
+    assert stored(settings, name) == []
+
+
+def test_one_worker_reads_for_one_recalibration_only_and_there_are_never_too_many(
+    api: Api, settings: Settings
+) -> None:
+    names = [api.open(network()) for _ in range(3)]
+
+    def send(place: int) -> int:
+        content = hostile.npz(x=images(place))
+        return api.put(names[place % 3], place // 3, content, NPZ).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(send, range(12))) == {201}
+    assert 1 <= len(checkers()) <= settings.checkers
+
+
+def test_a_worker_that_has_died_in_the_meantime_is_replaced(api: Api) -> None:
+    name = api.open(network())
+    assert api.put(name, 0, hostile.npz(x=images(0)), NPZ).status_code == 201
+    for process in checkers():
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+    assert api.put(name, 1, hostile.npz(x=images(1)), NPZ).status_code == 201
+
+
+def _check(file: Path, kind: str = "npz") -> Check:
+    shape = ["N", 1, 8, 8]
+    inputs = [{"name": "x", "dtype": "float32", "shape": shape}]
+    return Check(recalibration="rc", inputs=inputs, options={}, file=file, format=kind, batch=3)
+
+
+def test_a_batch_that_takes_for_ever_is_refused_and_its_worker_killed(tmp_path: Path) -> None:
+    # A fifo never ends: the read blocks until the deadline.
+    file = tmp_path / "fifo"
+    os.mkfifo(file)
+    held = os.open(file, os.O_RDWR)
+
+    async def work() -> None:
+        executor = ProcessExecutor(Settings(check_deadline_seconds=1.5, data_dir=tmp_path))
+        with pytest.raises(WorkerDeadlineError, match=r"1\.5 seconds"):
+            await executor.check(_check(file, "npy"))
+        await executor.close()
+
+    before = {one.pid for one in checkers()}
+    try:
+        asyncio.run(work())
+    finally:
+        os.close(held)
+    assert {one.pid for one in checkers()} <= before
+
+
+def test_closing_ends_the_workers_and_leaves_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "batch.npz"
+    file.write_bytes(hostile.npz(x=images(0)))
+    before = {one.pid for one in checkers()}
+
+    async def work() -> None:
+        executor = ProcessExecutor(Settings(data_dir=tmp_path))
+        assert await executor.check(_check(file)) == 8
+        file.write_bytes(hostile.npz(x=NAN))
+        with pytest.raises(RefusedError, match="batch 3") as caught:
+            await executor.check(_check(file))
+        assert caught.value.refusal == "batch-not-finite"
+        assert len({one.pid for one in checkers()} - before) == 1
+        await executor.close()
+
+    asyncio.run(work())
+    assert {one.pid for one in checkers()} <= before
+    assert [path.name for path in tmp_path.iterdir()] == ["batch.npz"]

@@ -1,0 +1,154 @@
+"""What the reader of npz takes and refuses, without a process around it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bn_ops.errors import BnOpsError
+from bn_ops.signature import TensorInfo
+from service.errors import BatchMalformedError, BatchUnpackedTooLargeError, ServiceError
+from service.formats.npz import read_npz
+from service.worker.checking import count
+from service.worker.reading import BatchReader
+from tests.support import hostile_archives as hostile
+from tests.support.service_http import npy
+
+LIMIT = 64 << 20
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def read(
+    content: bytes, *inputs: str
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    return read_npz(io.BytesIO(content), inputs or ("x",), limit_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_named_arrays_come_back_as_they_were(*, packed: bool) -> None:
+    mask = np.array([[1, 0], [0, 1]], dtype=np.int64)
+    found = read(hostile.npz(packed=packed, x=X, mask=mask), "x", "mask")
+    np.testing.assert_array_equal(found["x"], X)
+    np.testing.assert_array_equal(found["mask"], mask)
+
+
+def test_unnamed_arrays_go_to_the_inputs_in_order() -> None:
+    found = read(hostile.npz(arr_0=X, arr_1=X + 1), "left", "right")
+    np.testing.assert_array_equal(found["right"], X + 1)
+    assert list(found) == ["left", "right"]
+
+
+@pytest.mark.parametrize("array", [np.asfortranarray(X), X.astype(">f4"), X[::-1]])
+def test_memory_order_and_byte_order_are_restored(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+) -> None:
+    found = read(hostile.npz(x=array))["x"]
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == np.float32
+    assert found.dtype.isnative
+    assert found.flags.c_contiguous
+
+
+def _pickled() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def _twice() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x.npy", npy(X))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("x.npy", npy(X + 1))
+    return buffer.getvalue()
+
+
+def _other_method() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", npy(X))
+    return buffer.getvalue()
+
+
+def _damaged() -> bytes:
+    content = bytearray(hostile.npz(x=X))
+    content[content.find(X.tobytes()) + 5] ^= 0xFF
+    return bytes(content)
+
+
+MALFORMED = {
+    "nothing": b"",
+    "no zip": b"PK\x03\x04" + bytes(100),
+    "cut off": hostile.npz(x=X)[:-30],
+    "a bare npy": npy(X),
+    "a checksum that is wrong": _damaged(),
+    "a pickle": hostile.zipped({"x.npy": _pickled()}),
+    "a raw pickle": hostile.zipped({"x.npy": pickle.dumps([1, 2, 3])}),
+    "a name twice": _twice(),
+    "a link": hostile.zip_link("x.npy", "/etc/passwd"),
+    "encryption": hostile.with_flag(hostile.npz(x=X), 1),
+    "another method": _other_method(),
+    "a name that leads up": hostile.zipped({"../x.npy": npy(X)}),
+    "an absolute name": hostile.zipped({"/x.npy": npy(X)}),
+    "a drive": hostile.zipped({"c:x.npy": npy(X)}),
+    "a backslash": hostile.zipped({"a\\x.npy": npy(X)}),
+    "an archive in it": hostile.zipped({"x.npz": hostile.npz(x=X)}),
+    "something else in it": hostile.zipped({"x.npy": npy(X), "readme.txt": b"hello"}),
+    "a header that promises more": hostile.zipped({"x.npy": npy(X)[:-4]}),
+    "a header that promises less": hostile.zipped({"x.npy": npy(X) + b"more"}),
+    "a header of a terabyte": hostile.zipped(
+        {"x.npy": npy(X).replace(b"(2, 3), }" + b" " * 12, b"(2, 3000000000000), }")}
+    ),
+    "a member that is shorter than told": hostile.with_size(hostile.npz(x=X), 1 << 19),
+    "members that overlap": hostile.overlapping(npy(X), 50),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_no_honest_npz_is_refused(name: str) -> None:
+    with pytest.raises(BatchMalformedError):
+        read(MALFORMED[name])
+
+
+def test_a_member_is_named_in_the_refusal() -> None:
+    with pytest.raises(BatchMalformedError, match="pickle") as caught:
+        read(MALFORMED["a pickle"])
+    assert caught.value.details["member"] == "'x.npy'"
+
+
+def test_a_bomb_is_refused_by_its_directory() -> None:
+    bomb = hostile.npz(packed=True, x=np.zeros((1, 3 * 1024 * 1024), np.float32))
+    assert len(bomb) < 20_000
+    with pytest.raises(BatchUnpackedTooLargeError, match="200 times"):
+        read(bomb)
+
+
+def test_more_bytes_than_allowed_are_refused_even_where_nothing_is_packed() -> None:
+    content = hostile.npz(x=X, y=X)
+    with pytest.raises(BatchUnpackedTooLargeError, match="300 bytes"):
+        read_npz(io.BytesIO(content), ["x", "y"], limit_bytes=300)
+
+
+def test_a_small_array_of_zeros_may_shrink_as_it_likes() -> None:
+    zeros = np.zeros((1, 100_000), np.float32)
+    np.testing.assert_array_equal(read(hostile.npz(packed=True, x=zeros))["x"], zeros)
+
+
+@given(st.binary(max_size=40), st.integers(0, 300))
+def test_damage_anywhere_ends_in_a_refusal_or_in_the_same_arrays(noise: bytes, place: int) -> None:
+    content = bytearray(hostile.npz(x=X))
+    content[place : place + len(noise)] = noise
+    reader = BatchReader(
+        inputs=(TensorInfo(name="x", dtype="float32", shape=(None, 3)),), limit_bytes=LIMIT
+    )
+    # Whatever else is raised fails the test.
+    with contextlib.suppress(ServiceError, BnOpsError):
+        assert count(io.BytesIO(bytes(content)), "npz", reader, batch=0) == 2
