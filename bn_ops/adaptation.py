@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bn_ops.api import is_program, is_torch, recalibrate
+from bn_ops.api import is_torch, recalibrate
 from bn_ops.errors import OptionError
 from bn_ops.files import write_atomically
 from bn_ops.progress import Progress, ProgressCallback, silent
-from bn_ops.report import FoldReport, OutputReport, ParityReport, PredictionReport, Report
-from bn_ops.reporting import prediction_warnings
+from bn_ops.report import FoldReport, OutputReport, ParityReport, Report
 from bn_ops.statistics import LayerName, RunningStatistics
 
 if TYPE_CHECKING:
@@ -68,13 +67,14 @@ def adapt(
     select: Select | None = None,
     threads: int | None = None,
     variance: Variance = "population",
+    evaluate: Iterable[Any] | None = None,
     example_inputs: Any = None,
     **torch_options: Any,
 ) -> Artifact:
     """Recalibrate, fold and verify in one transaction.
 
-    Arguments and errors are those of `bn_ops.recalibrate`; an `nn.Module` is exported with
-    `example_inputs`, by default the first samples of the stream.
+    Arguments and errors are those of `bn_ops.recalibrate`, with `compare=True`; an `nn.Module` is
+    exported with `example_inputs`, by default the first samples of the stream.
 
     Returns:
         The artifact. An `nn.Module` then holds the new statistics; if anything fails it is as it
@@ -97,17 +97,19 @@ def adapt(
         select=select,
         threads=threads,
         variance=variance,
+        compare=True,
+        evaluate=evaluate,
         **torch_options,
     )
     try:
-        return _finish(model, _as_onnx(model, done, example_inputs), done, tell)
+        return _finish(_as_onnx(model, done, example_inputs), done, tell)
     except BaseException:
         done.undo()
         raise
 
 
 def _finish(
-    model: Any, unfolded: onnx.ModelProto, done: Recalibration[Any], tell: ProgressCallback
+    unfolded: onnx.ModelProto, done: Recalibration[Any], tell: ProgressCallback
 ) -> Artifact:
     from bn_ops.verify import fold_verified  # noqa: PLC0415 - loads onnxruntime
 
@@ -115,17 +117,14 @@ def _finish(
     tell(Progress(phase="folding", done=0, total=1))
     folded, parity = fold_verified(unfolded, done.calibration)
     tell(Progress(phase="verifying", done=1, total=1))
-    predictions = _predictions(model, unfolded, done)
     report = replace(
         done.report,
         fold=_fold_reports(folded),
         parity=_parity_report(parity),
-        predictions=predictions,
         timings={**done.report.timings, "fold and verify": time.perf_counter() - started},
         warnings=(
             *done.report.warnings,
             *_fold_warnings(folded),
-            *(() if predictions is None else prediction_warnings(predictions)),
         ),
     )
     return Artifact(
@@ -146,19 +145,6 @@ def _as_onnx(model: Any, done: Recalibration[Any], example: Any) -> onnx.ModelPr
     if not done.calibration:
         raise OptionError("with call= the module's arguments are not known: give example_inputs=")
     return export(model, dict(done.calibration[0]))
-
-
-def _predictions(
-    model: Any, unfolded: onnx.ModelProto, done: Recalibration[Any]
-) -> PredictionReport | None:
-    if is_torch(model) or is_program(model) or not done.calibration:
-        # A module already holds the new statistics, and a program's own file was made on the way:
-        # neither leaves the old statistics behind as a model that could be run.
-        return None
-    from bn_ops.onnx_engine.load import load_model  # noqa: PLC0415 - loads onnx
-    from bn_ops.predictions import compare_heads  # noqa: PLC0415 - loads onnxruntime
-
-    return compare_heads(load_model(model), unfolded, done.calibration)
 
 
 def _fold_reports(folded: Folded) -> tuple[FoldReport, ...]:

@@ -69,6 +69,8 @@ def recalibrate(
     select: Select | None = None,
     threads: int | None = None,
     variance: Variance = "population",
+    compare: bool = False,
+    evaluate: Iterable[Any] | None = None,
     **torch_options: Any,
 ) -> Recalibration[Any]:
     """Recompute the running statistics of a model's BatchNorm layers, and nothing else.
@@ -95,6 +97,11 @@ def recalibrate(
         threads: threads within an operator (ONNX); None means every core.
         variance: for `method="batch"`, how batches become one variance: `population`, `unbiased`
             or `mean_of_batches` (see `bn_ops.tally.Variance`).
+        compare: run the first 32 samples through the network before and after, so that the report
+            holds activations by depth and how a classification head's answers changed.
+        evaluate: `(inputs, labels)` pairs, labels as whole numbers, one class per sample (or per
+            position): the report then holds the error before and after. Read first, kept until the
+            end; `select` does not apply. Labels never enter the statistics.
         **torch_options: see `bn_ops.torch_engine.recalibrate_module`.
 
     Raises:
@@ -121,6 +128,8 @@ def recalibrate(
             budget=budget,
             progress=progress,
             select=select,
+            compare=compare,
+            evaluate=evaluate,
             **torch_options,
         )
     if engine == "torch":
@@ -142,6 +151,8 @@ def recalibrate(
         progress=progress,
         select=select,
         threads=threads,
+        compare=compare,
+        evaluate=evaluate,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from bn_ops.errors import BatchInputError, InputError, OptionError
 from bn_ops.signature import Batch, TensorInfo, check_batch
 
-__all__ = ["Select", "named_batches"]
+__all__ = ["Select", "as_array", "named_batches"]
 
 Select = Callable[[Any], Any]
 """Takes one item of the stream, returns the part of it that the model takes."""
@@ -66,6 +67,21 @@ def as_array(value: Any) -> NDArray[np.generic]:
         # A torch tensor, known by its method: this module must not import torch.
         value = value.detach().cpu()
     try:
+        if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+            return _bfloat16(value)
         return np.asarray(value)
     except Exception as error:
         raise InputError(f"cannot turn a {type(value).__name__} into an array: {error}") from error
+
+
+def _bfloat16(tensor: Any) -> NDArray[np.generic]:
+    """View a torch tensor's bits as the type that numpy lacks and onnx brings along."""
+    import ml_dtypes  # noqa: PLC0415 - the light modules of this package load without it
+
+    bits = tensor.contiguous().view(_int16_of(tensor))
+    return np.asarray(bits).view(ml_dtypes.bfloat16)
+
+
+def _int16_of(tensor: Any) -> Any:
+    """Return torch.int16 without importing torch."""
+    return sys.modules[type(tensor).__module__.partition(".")[0]].int16

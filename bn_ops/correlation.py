@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bn_ops.signature import Batch
 from bn_ops.statistics import Float64Array
 
-__all__ = ["Correlation", "SampleSeries", "sample_features", "watched"]
+__all__ = ["Correlation", "SampleSeries", "feature_step", "sample_features", "watched"]
 
 # Numbers per input and sample: means over this many contiguous pieces, and the mean square.
 _PIECES = 16
@@ -85,6 +85,16 @@ class Correlation:
         return self.design_effect > max(_WORTH_SAYING, chance)
 
 
+def feature_step(values: int) -> int:
+    """Return the step between the values of a sample that are looked at.
+
+    What has been thinned out by this step is looked at whole: a tensor can be thinned where it
+    lies, before it is copied.
+    """
+    # An odd step does not stay in one column of an image.
+    return max(1, values // _MOST_VALUES) | 1
+
+
 def sample_features(batch: Mapping[str, NDArray[np.generic]]) -> Float64Array:
     """Sum each sample of a batch up in a few numbers.
 
@@ -102,9 +112,7 @@ def sample_features(batch: Mapping[str, NDArray[np.generic]]) -> Float64Array:
         if array.shape[:1] != (samples,) or array.size == 0 or array.dtype.kind in "OUSbc":
             continue
         rows = array.reshape(samples, -1)
-        # An odd step does not stay in one column of an image.
-        step = max(1, rows.shape[1] // _MOST_VALUES) | 1
-        wide = rows[:, ::step].astype(np.float64)
+        wide = rows[:, :: feature_step(rows.shape[1])].astype(np.float64)
         pieces = np.array_split(wide, min(_PIECES, wide.shape[1]), axis=1)
         columns += [piece.mean(axis=1, keepdims=True) for piece in pieces]
         columns.append(np.vecdot(wide, wide)[:, np.newaxis] / wide.shape[1])

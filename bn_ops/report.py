@@ -9,8 +9,11 @@ from bn_ops.json_form import Json, jsonable
 
 __all__ = [
     "REPORT_VERSION",
+    "ActivationReport",
+    "ActivationSummary",
     "CorrelationReport",
     "DriftSummary",
+    "EvaluationReport",
     "FoldReport",
     "FrozenReport",
     "LayerReport",
@@ -83,6 +86,29 @@ class PredictionReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """The error on labelled samples before and after; see `bn_ops.evaluation`.
+
+    Attributes:
+        output: the output that was judged: the class with the largest score along axis 1.
+        samples, labels: how many samples, and labels on them (more for one label per position).
+        error_before, error_after: share of the labels that were answered wrongly.
+        broken, mended: answers that became wrong, and right.
+        chance: probability of so uneven a balance of the two if neither were likelier (exact sign
+            test); None for labels per position, which are not independent.
+    """
+
+    output: str
+    samples: int
+    labels: int
+    error_before: float
+    error_after: float
+    broken: int
+    mended: int
+    chance: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriftSummary:
     """How far a layer's statistics moved, over its channels, in units of the source's √(σ² + ε).
 
@@ -98,6 +124,39 @@ class DriftSummary:
     log_var_ratio_median: float
     log_var_ratio_max: float
     wasserstein: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationSummary:
+    """A layer's input, over its channels; see `bn_ops.activations`.
+
+    Attributes:
+        mean: average over channels of the input's mean.
+        spread: root mean square over channels of its standard deviation.
+        normalised_shift: median over channels of |mean - stored mean| / √(stored var + ε); 0 where
+            the layer's statistics fit.
+        normalised_spread: median over channels of √(var / (stored var + ε)); 1 where they fit.
+    """
+
+    mean: float
+    spread: float
+    normalised_shift: float
+    normalised_spread: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationReport:
+    """A layer's input on the first samples of the stream, in two runs of the whole network.
+
+    Attributes:
+        samples: how many samples reached the layer.
+        before: with the source statistics in every layer.
+        after: with the new ones.
+    """
+
+    samples: int
+    before: ActivationSummary
+    after: ActivationSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +179,7 @@ class LayerReport:
         amplification: largest gain ratio of a channel, new over old.
         residual_mean, residual_var: what a layer used several times still is away from its own
             fixed point; None elsewhere.
+        activations: the layer's input before and after; None where the two were not compared.
     """
 
     name: str
@@ -137,6 +197,7 @@ class LayerReport:
     amplification: float | None = None
     residual_mean: float | None = None
     residual_var: float | None = None
+    activations: ActivationReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +273,7 @@ class Report:
         warnings: sentences for a person.
         fold, parity: what `adapt` adds.
         predictions: how a classification head's answers changed; None where it was not looked at.
+        evaluation: the error on labelled samples; None where none were given.
 
     Fields are only ever added within a version, each with a default, so that a reader of version 1
     reads every report of version 1.
@@ -231,6 +293,7 @@ class Report:
     fold: tuple[FoldReport, ...] | None = None
     parity: ParityReport | None = None
     predictions: PredictionReport | None = None
+    evaluation: EvaluationReport | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return the versioned JSON form."""

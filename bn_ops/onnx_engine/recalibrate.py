@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select, named_batches
 from bn_ops.budget import Budget
+from bn_ops.comparison import COMPARED_SAMPLES, Comparison
 from bn_ops.correlation import SampleSeries, watched
 from bn_ops.digests import FrozenDigests
 from bn_ops.errors import ModelWithoutBatchNormError, StreamEmptyError
 from bn_ops.estimators import Estimator
+from bn_ops.evaluation import Evaluation
 from bn_ops.frontier import Settlement, settle
 from bn_ops.layers import select_layers
 from bn_ops.onnx_engine.batch_pass import settle_batches
@@ -21,6 +23,7 @@ from bn_ops.onnx_engine.describe import require_layers
 from bn_ops.onnx_engine.frontier import OnnxFrontier
 from bn_ops.onnx_engine.prepare import PreparedModel, prepare
 from bn_ops.onnx_engine.signature import model_inputs
+from bn_ops.onnx_engine.trial import OnnxRun
 from bn_ops.progress import ProgressCallback, silent
 from bn_ops.recalibration import Recalibration
 from bn_ops.report import Report, StreamReport
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["recalibrate_onnx"]
 
-# Samples kept to verify a folded model with.
-_CALIBRATION_SAMPLES = 32
-
 
 def recalibrate_onnx(
     source: onnx.ModelProto,
@@ -51,6 +51,8 @@ def recalibrate_onnx(
     select: Select | None = None,
     threads: int | None = None,
     variance: Variance = "population",
+    compare: bool = False,
+    evaluate: Iterable[Any] | None = None,
 ) -> Recalibration[onnx.ModelProto]:
     """Recalibrate; see `bn_ops.recalibrate`. The source model is not changed.
 
@@ -59,6 +61,9 @@ def recalibrate_onnx(
     check_variance(variance)
     started = time.perf_counter()
     prepared = prepare(source)
+    labelled = None if evaluate is None else _labelled(evaluate, prepared)
+    if labelled is not None:
+        labelled.judge(OnnxRun(prepared, threads=threads))
     chosen = _choose(prepared, layers)
     series = SampleSeries()
     named = named_batches(batches, model_inputs(prepared.model), select=select)
@@ -84,12 +89,25 @@ def recalibrate_onnx(
         timings={"recalibrate": time.perf_counter() - started},
         warnings=warnings_of(reports, stream.samples, correlation),
     )
+    if compare:
+        comparison = Comparison(stream.kept, min(stream.samples, COMPARED_SAMPLES))
+        comparison.look(OnnxRun(prepare(source), threads=threads))
+        comparison.look(OnnxRun(prepared, threads=threads))
+        report = comparison.added_to(report, prepared.layers, settled)
+    if labelled is not None:
+        labelled.judge(OnnxRun(prepared, threads=threads))
+        report = labelled.added_to(report)
     return Recalibration(
         model=prepared.model,
         statistics={name: s.statistics for name, s in settled.items()},
         report=report,
         calibration=tuple(stream.kept),
     )
+
+
+def _labelled(pairs: Iterable[Any], prepared: PreparedModel) -> Evaluation[Batch]:
+    inputs = model_inputs(prepared.model)
+    return Evaluation.of(pairs, lambda batches: named_batches(batches, inputs))
 
 
 def _choose(prepared: PreparedModel, patterns: Sequence[str] | None) -> frozenset[LayerName]:
@@ -160,7 +178,7 @@ class _Stream:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._source:
             count = next(iter(batch.values())).shape[0]
-            room = _CALIBRATION_SAMPLES - self.samples
+            room = COMPARED_SAMPLES - self.samples
             if room > 0:
                 self.kept.append({name: array[:room].copy() for name, array in batch.items()})
             self.batches += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bn_ops.report_html._activations import activations_section, evaluation_section
 from bn_ops.report_html._evidence import (
     parity_section,
     predictions_section,
@@ -46,7 +47,9 @@ def render_html(report: Mapping[str, object]) -> str:
             tag("p", _options(report), class_="note"),
             _summary(report),
             _warnings(report),
+            evaluation_section(report),
             drift_section(report),
+            activations_section(report),
             guards_section(report),
             folding_section(report),
             parity_section(report),

@@ -16,8 +16,8 @@ from bn_ops.torch_engine._calls import Item, as_arguments, key_word
 __all__ = ["argument_names", "named_arrays", "unique_names"]
 
 
-def named_arrays(module: torch.nn.Module, item: Item, room: int) -> Batch:
-    """Copy up to `room` samples of a batch, under the names that `bn_ops.export` gives them.
+def named_arrays(module: torch.nn.Module, item: Item) -> Batch:
+    """Return the tensors of a batch as arrays, under the names that `bn_ops.export` gives them.
 
     bfloat16 tensors come as float32, which holds them exactly.
     """
@@ -25,7 +25,7 @@ def named_arrays(module: torch.nn.Module, item: Item, room: int) -> Batch:
     leaves = pytree.tree_leaves((args, kwargs))
     names = argument_names(module, args, kwargs)
     return {
-        name: _array(leaf[:room] if leaf.ndim and leaf.shape[0] == item.samples else leaf)
+        name: _array(leaf)
         for name, leaf in zip(names, leaves, strict=True)
         if isinstance(leaf, torch.Tensor)
     }

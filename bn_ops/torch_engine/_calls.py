@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Call = Callable[[torch.nn.Module, Any], object]
-"""Runs the module on one batch; what it returns is ignored."""
+"""Runs the module on one batch; what it returns counts only where outputs are compared."""
 
 _OUT_OF_MEMORY = (
     ". The activations of every batch wait at a layer until all have reached it: use fewer "
@@ -185,13 +185,12 @@ def _check_signature(module: torch.nn.Module, value: Any, index: int) -> None:
         ) from error
 
 
-def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> None:
+def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> object:
     """Run the module on a batch, in the caller's way or as its arguments."""
     if call is not None:
-        call(module, item.value)
-        return
+        return call(module, item.value)
     args, kwargs = as_arguments(module, item.value)
-    module(*args, **kwargs)
+    return module(*args, **kwargs)
 
 
 def forward_error(item: Item, error: Exception) -> EngineError:

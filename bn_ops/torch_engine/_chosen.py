@@ -22,6 +22,7 @@ __all__ = ["ChosenLayers"]
 class ChosenLayers:
     """The layers of one run: all of them, described, and those that are recalibrated."""
 
+    found: tuple[TorchLayer, ...]
     infos: dict[LayerName, LayerInfo]
     chosen: dict[LayerName, TorchLayer]
 
@@ -35,6 +36,7 @@ class ChosenLayers:
             raise ModelWithoutBatchNormError(_no_layer(module, found))
         names = select_layers(eligible, patterns)
         return cls(
+            found=tuple(found),
             infos={layer.name: layer_info(layer) for layer in found},
             chosen={layer.name: layer for layer in found if layer.name in names},
         )

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select
 from bn_ops.budget import Budget
+from bn_ops.comparison import Comparison
 from bn_ops.digests import combined
 from bn_ops.estimators import Estimator, Replace
+from bn_ops.evaluation import Evaluation
 from bn_ops.frontier import Settlement, settle
 from bn_ops.layers import LayerInfo
 from bn_ops.progress import ProgressCallback, silent
 from bn_ops.recalibration import Recalibration
 from bn_ops.report import FrozenReport, Report, StreamReport
-from bn_ops.reporting import warnings_of
-from bn_ops.statistics import LayerName
+from bn_ops.reporting import correlation_report, warnings_of
+from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.tally import Variance, check_variance
-from bn_ops.torch_engine._calls import Call, items_of
+from bn_ops.torch_engine._calls import Call, Item, items_of
 from bn_ops.torch_engine._chosen import ChosenLayers
 from bn_ops.torch_engine._digests import tensor_digests
 from bn_ops.torch_engine._layers import find_layers, layer_info
 from bn_ops.torch_engine._reporting import torch_layer_reports, unsettled_warnings
 from bn_ops.torch_engine._shared import Residual
 from bn_ops.torch_engine._stream import CountedStream
+from bn_ops.torch_engine._trial import ModuleRun
 from bn_ops.torch_engine.batch_pass import settle_batches
 from bn_ops.torch_engine.frontier import SHARED_PASSES, SHARED_TOLERANCE, TorchFrontier
 from bn_ops.version import __version__
@@ -55,6 +58,8 @@ def recalibrate_module(
     variance: Variance = "population",
     shared_passes: int = SHARED_PASSES,
     shared_tolerance: float = SHARED_TOLERANCE,
+    compare: bool = False,
+    evaluate: Iterable[Any] | None = None,
 ) -> Recalibration[torch.nn.Module]:
     """Recompute the running statistics of a module; see `bn_ops.recalibrate`.
 
@@ -75,6 +80,9 @@ def recalibrate_module(
         variance: for `method="batch"`: `population`, `unbiased` or `mean_of_batches`.
         shared_passes: bound on passes over the data where a layer is called several times.
         shared_tolerance: movement in units of σ below which such layers count as settled.
+        compare: as for `bn_ops.recalibrate`; with `call=` what it returns is taken for the
+            module's output, and the first batches are kept whole.
+        evaluate: as for `bn_ops.recalibrate`.
 
     Raises:
         BatchError: a batch is at fault.
@@ -84,67 +92,144 @@ def recalibrate_module(
         EngineError: the module's forward failed; the cause is chained.
         SpillLimitError: the waiting activations take more than the budget.
     """
-    started = time.perf_counter()
     check_variance(variance)
-    how = estimator or Replace()
-    chosen = ChosenLayers.find(module, layers, adopt_untracked=adopt_untracked)
-    items = items_of(module, batches, select=select, adapt=call is None)
-    stream = CountedStream(module=module, items=items, keep=call is None)
-    before = tensor_digests(module, chosen.chosen.values())
-    residuals: Mapping[LayerName, Residual] = {}
-    settled: Mapping[LayerName, Settlement]
+    run = _Run(
+        module=module,
+        chosen=ChosenLayers.find(module, layers, adopt_untracked=adopt_untracked),
+        estimator=estimator or Replace(),
+        call=call,
+        progress=progress or silent,
+    )
+    labelled = None if evaluate is None else _labelled(evaluate, module, call)
+    if labelled is not None:
+        labelled.judge(run.trial)
+    run.read(items_of(module, batches, select=select, adapt=call is None))
     if method == "batch":
-        settled = settle_batches(
-            module,
-            stream,
-            layers=chosen.chosen,
-            infos=chosen.infos,
-            estimator=how,
-            variance=variance,
-            call=call,
-            progress=progress or silent,
-        )
+        run.batch(variance)
     else:
-        with TorchFrontier(
-            module,
-            stream,
-            layers=chosen.chosen.values(),
-            call=call,
-            progress=progress or silent,
+        run.exact(
             memory_bytes=None if budget is None else budget.memory_bytes,
             shared_passes=shared_passes,
             shared_tolerance=shared_tolerance,
-        ) as frontier:
-            settled = settle(frontier, chosen.infos, how)
-        residuals = frontier.residuals
-    statistics = {name: settlement.statistics for name, settlement in settled.items()}
-    restore = chosen.store(statistics)
-    reports = torch_layer_reports(chosen, settled, residuals)
-    after = tensor_digests(module, chosen.chosen.values())
-    report = Report(
-        bnrecal=__version__,
-        engine="torch",
-        method=method,
-        estimator=how.to_json(),
-        layers_selected=None if layers is None else tuple(layers),
-        source_sha256=None,
-        stream=StreamReport(batches=stream.batches, samples=stream.samples),
-        layers=reports,
-        frozen=FrozenReport(
-            tensors=before,
-            sha256_before=combined(before),
-            sha256_after=combined({name: after[name] for name in before}),
-        ),
-        timings={"recalibrate": time.perf_counter() - started},
-        warnings=(
-            *warnings_of(reports, stream.samples),
-            *unsettled_warnings(residuals, shared_tolerance),
-        ),
-    )
+        )
+    kept = run.stream.kept
+    comparison = Comparison(kept, sum(item.samples for item in kept)) if compare else None
+    if comparison is not None:
+        comparison.look(run.trial)
+    restore = run.chosen.store(run.statistics)
+    try:
+        report = run.report(method, layers)
+        if comparison is not None:
+            comparison.look(run.trial)
+            report = comparison.added_to(report, run.chosen.infos.values(), run.settled)
+        if labelled is not None:
+            labelled.judge(run.trial)
+            report = labelled.added_to(report)
+        calibration = run.stream.calibration()
+    except BaseException:
+        restore()
+        raise
     return Recalibration(
         model=module,
-        statistics=statistics,
+        statistics=run.statistics,
         report=report,
-        calibration=tuple(stream.kept),
+        calibration=calibration,
         _restore=restore,
     )
+
+
+def _labelled(pairs: Iterable[Any], module: torch.nn.Module, call: Call | None) -> Evaluation[Item]:
+    return Evaluation.of(
+        pairs, lambda batches: items_of(module, batches, select=None, adapt=call is None)
+    )
+
+
+class _Run:
+    """What both methods need, and what they leave behind."""
+
+    def __init__(
+        self,
+        *,
+        module: torch.nn.Module,
+        chosen: ChosenLayers,
+        estimator: Estimator,
+        call: Call | None,
+        progress: ProgressCallback,
+    ) -> None:
+        self._started = time.perf_counter()
+        self._module = module
+        self._estimator = estimator
+        self._call = call
+        self._progress = progress
+        self._digests = tensor_digests(module, chosen.chosen.values())
+        self._unsettled: Sequence[str] = ()
+        self._residuals: Mapping[LayerName, Residual] = {}
+        self.chosen = chosen
+        self.trial = ModuleRun(module, chosen.found, call)
+        self.settled: Mapping[LayerName, Settlement] = {}
+
+    def read(self, items: Iterator[Item]) -> None:
+        """Take the stream that the method will read."""
+        self.stream = CountedStream(
+            module=self._module, items=items, own_call=self._call is not None
+        )
+
+    def batch(self, variance: Variance) -> None:
+        self.settled = settle_batches(
+            self._module,
+            self.stream,
+            layers=self.chosen.chosen,
+            infos=self.chosen.infos,
+            estimator=self._estimator,
+            variance=variance,
+            call=self._call,
+            progress=self._progress,
+        )
+
+    def exact(
+        self, *, memory_bytes: int | None, shared_passes: int, shared_tolerance: float
+    ) -> None:
+        with TorchFrontier(
+            self._module,
+            self.stream,
+            layers=self.chosen.chosen.values(),
+            call=self._call,
+            progress=self._progress,
+            memory_bytes=memory_bytes,
+            shared_passes=shared_passes,
+            shared_tolerance=shared_tolerance,
+        ) as frontier:
+            self.settled = settle(frontier, self.chosen.infos, self._estimator)
+        self._residuals = frontier.residuals
+        self._unsettled = unsettled_warnings(frontier.residuals, shared_tolerance)
+
+    @property
+    def statistics(self) -> dict[LayerName, RunningStatistics]:
+        """The new statistics of the settled layers."""
+        return {name: settlement.statistics for name, settlement in self.settled.items()}
+
+    def report(self, method: str, layers: Sequence[str] | None) -> Report:
+        """Report the run; the new statistics have been stored."""
+        reports = torch_layer_reports(self.chosen, self.settled, self._residuals)
+        correlation = correlation_report(self.stream.series.correlation())
+        samples = self.stream.samples
+        before, after = self._digests, tensor_digests(self._module, self.chosen.chosen.values())
+        return Report(
+            bnrecal=__version__,
+            engine="torch",
+            method=method,
+            estimator=self._estimator.to_json(),
+            layers_selected=None if layers is None else tuple(layers),
+            source_sha256=None,
+            stream=StreamReport(
+                batches=self.stream.batches, samples=samples, correlation=correlation
+            ),
+            layers=reports,
+            frozen=FrozenReport(
+                tensors=before,
+                sha256_before=combined(before),
+                sha256_after=combined({name: after[name] for name in before}),
+            ),
+            timings={"recalibrate": time.perf_counter() - self._started},
+            warnings=(*warnings_of(reports, samples, correlation), *self._unsettled),
+        )

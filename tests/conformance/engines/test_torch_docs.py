@@ -11,7 +11,7 @@ import pytest
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("name", ["torch.md", "export.md"])
+@pytest.mark.parametrize("name", ["torch.md", "export.md", "report.md"])
 def test_the_documents_code_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

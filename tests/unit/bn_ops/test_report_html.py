@@ -10,8 +10,11 @@ import pytest
 
 from bn_ops.json_form import Json
 from bn_ops.report import (
+    ActivationReport,
+    ActivationSummary,
     CorrelationReport,
     DriftSummary,
+    EvaluationReport,
     FoldReport,
     FrozenReport,
     LayerReport,
@@ -50,6 +53,15 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
             amplification=2.5,
             residual_mean=3e-5,
             residual_var=4e-6,
+            activations=ActivationReport(
+                samples=32,
+                before=ActivationSummary(
+                    mean=0.5, spread=2.0, normalised_shift=1.75, normalised_spread=0.625
+                ),
+                after=ActivationSummary(
+                    mean=0.25, spread=1.5, normalised_shift=0.0125, normalised_spread=0.995
+                ),
+            ),
         ),
         LayerReport(name="head.bn", status="unreached", reason="no batch reached it", channels=4),
     )
@@ -101,6 +113,16 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
         fold=fold,
         parity=parity,
         predictions=predictions,
+        evaluation=EvaluationReport(
+            output=name,
+            samples=64,
+            labels=63,
+            error_before=0.468,
+            error_after=0.095,
+            broken=2,
+            mended=26,
+            chance=3.03e-6,
+        ),
     ).to_json()
 
 

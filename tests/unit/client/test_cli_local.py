@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,35 @@ def test_recalibrate_tells_what_counts(
     assert "folded 9 of 9 layers" in rest
     assert any(line.startswith("folded and unfolded agree to ") for line in rest)
     assert rest[-1].startswith("wrote model  mnist_resnet.recalibrated.onnx (")
+
+
+def test_labels_for_the_first_samples_give_the_error_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        x = rng.normal(0.5, 0.5, (10, 1, 28, 28)).astype(np.float32)
+        np.save(f"x{number}.npy", x)
+    np.save("labels.npy", rng.integers(0, 10, 13))
+    words = ["recalibrate", MODEL, "x0.npy", "x1.npy", "--batch-size", "8", "--json"]
+    assert main([*words, "--labels", "labels.npy", "--report", "r.json"]) == Exit.OK
+    found = json.loads(Path("r.json").read_text("utf-8"))["evaluation"]
+    assert found["samples"] == 13
+    told = json.loads(capsys.readouterr().out)["evaluation"]
+    assert told == {key: found[key] for key in ("samples", "error_before", "error_after")}
+
+    for labels, text in (
+        (np.zeros(21, np.int64), "21 labels, the data only 20 samples"),
+        (np.zeros(3), "whole numbers"),
+        (np.full(3, 10), "classes 0 to 10"),
+        (np.zeros((), np.int64), "axis"),
+    ):
+        np.save("labels.npy", labels)
+        assert main([*words, "--labels", "labels.npy"]) != Exit.OK
+        assert text in capsys.readouterr().err
+    assert main([*words, "--labels", "none.npy"]) != Exit.OK
+    assert main([*words, "--labels", "labels.npy", "--server", "http://127.0.0.1:9"]) == Exit.USAGE
 
 
 def test_a_pattern_that_matches_nothing_is_a_wrong_option(

@@ -19,9 +19,14 @@ __all__ = ["fold_file", "inspect_file", "recalibrate_file"]
 
 
 def recalibrate_file(
-    model: Path, batches: Iterable[Any], options: Options, *, notify: Notify
+    model: Path,
+    batches: Iterable[Any],
+    options: Options,
+    *,
+    notify: Notify,
+    evaluate: Iterable[Any] | None = None,
 ) -> Result:
-    """Recalibrate a model file in this process.
+    """Recalibrate a model file in this process; `evaluate` holds (inputs, labels) pairs.
 
     Raises:
         BnrecalError: as a server would report it.
@@ -37,6 +42,7 @@ def recalibrate_file(
             progress=lambda step: notify(
                 Progress(phase=step.phase, done=step.done, total=step.total)
             ),
+            evaluate=evaluate,
         )
         report = artifact.report.to_json()
         return Result(

@@ -8,6 +8,7 @@ from typing import Any
 
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.cutting import DataSet, open_data
+from bnrecal_client.cli.labels import labelled
 from bnrecal_client.cli.local import recalibrate_file
 from bnrecal_client.cli.show import show_result
 from bnrecal_client.errors import OptionError
@@ -53,6 +54,13 @@ def add_command(commands: Any) -> None:
         metavar="GLOB",
         help="layers to recalibrate; '!GLOB' leaves out; default all",
     )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help=".npy of classes (whole numbers) for the first samples of DATA: the report then holds "
+        "the error before and after; only without --server",
+    )
     parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
@@ -71,6 +79,8 @@ def run(args: Namespace) -> None:
 
 
 def _remote(args: Namespace, data: DataSet, options: Options) -> Result:
+    if args.labels is not None:
+        raise OptionError("--labels is compared in this process: leave --server out")
     with arguments.connect(args) as client:
         return client.recalibrate(
             args.model,
@@ -87,8 +97,11 @@ def _remote(args: Namespace, data: DataSet, options: Options) -> Result:
 def _local(args: Namespace, data: DataSet, options: Options) -> Result:
     if args.resume is not None:
         raise OptionError("--resume goes on at a server: name it with --server")
+    pairs = None
+    if args.labels is not None:
+        pairs = labelled(args.data, args.labels, batch_size=args.batch_size)
     with watching(_progress(args)) as notify:
-        return recalibrate_file(args.model, data, options, notify=notify)
+        return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)
 
 
 def _progress(args: Namespace) -> bool | None:

@@ -39,6 +39,7 @@ def summary(result: Result, files: Mapping[str, str]) -> dict[str, Any]:
             if fold.get("status") != "folded"
         ],
         "parity": _parity(report),
+        "evaluation": _evaluation(report),
         "warnings": list(report.get("warnings") or ()),
         "files": dict(files),
     }
@@ -51,6 +52,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         *_drifts(told["drift"]),
         *_folds(told),
         *_parities(told["parity"]),
+        *_evaluations(told["evaluation"]),
         *(f"warning: {warning}" for warning in told["warnings"]),
         *_files(told["files"]),
     ]
@@ -99,6 +101,14 @@ def _parities(parity: Mapping[str, Any] | None) -> list[str]:
     return [f"folded and unfolded agree to {agreement}"]
 
 
+def _evaluations(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    before, after = 100 * found["error_before"], 100 * found["error_after"]
+    labelled = f"{found['samples']:,} labelled {'sample' if found['samples'] == 1 else 'samples'}"
+    return [f"error on {labelled}: {before:.1f} % before, {after:.1f} % after"]
+
+
 def _files(files: Mapping[str, str]) -> list[str]:
     width = max((len(kind) for kind in files), default=0)
     return [
@@ -129,6 +139,14 @@ def _parity(report: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(parity, Mapping) or any(parity.get(name) is None for name in wanted):
         return None
     return {name: parity[name] for name in wanted}
+
+
+def _evaluation(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = report.get("evaluation")
+    wanted = ("samples", "error_before", "error_after")
+    if not isinstance(found, Mapping) or any(found.get(name) is None for name in wanted):
+        return None
+    return {name: found[name] for name in wanted}
 
 
 def _members(report: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

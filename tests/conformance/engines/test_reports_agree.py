@@ -1,0 +1,305 @@
+"""Both engines report the same of the same network, and what they report is what is there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import bn_ops
+from bn_ops.errors import OptionError
+from bn_ops.recalibration import Recalibration
+from bn_ops.report import Report
+from tests.support.torch_oracle import double_copy, exact_statistics
+
+# float32 in two runtimes, through three layers.
+TOLERANCE = 1e-4
+
+CLASSES = 5
+
+
+def network() -> nn.Sequential:
+    """Two convolutions and a classification head, with source statistics that fit nothing here."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, CLASSES),
+    ).eval()
+    for index in (1, 4):
+        model[index].get_buffer("running_mean").uniform_(-0.5, 0.5)
+        model[index].get_buffer("running_var").uniform_(0.3, 2)
+    return model
+
+
+def stream(samples: int = 300) -> torch.Tensor:
+    """A correlated stream: each image resembles the one before it."""
+    torch.manual_seed(1)
+    x = torch.randn(samples, 2, 9, 9)
+    level = torch.randn(samples // 20 + 1, 2, 1, 1).repeat_interleave(20, 0)[:samples]
+    return x + 2 * level + 1
+
+
+X = stream()
+LABELS = torch.randint(0, CLASSES, (40,), generator=torch.Generator().manual_seed(2))
+
+
+@cache
+def exported() -> onnx.ModelProto:
+    return bn_ops.export(network(), X[:2])
+
+
+def both(**options: Any) -> tuple[Recalibration[Any], Recalibration[Any]]:
+    module = network()
+    torch_run = bn_ops.recalibrate(module, list(torch.split(X, 16)), **options)
+    arrays = [part.numpy() for part in torch.split(X, 16)]
+    return torch_run, bn_ops.recalibrate(exported(), arrays, threads=1, **options)
+
+
+@pytest.fixture(scope="module")
+def reports() -> tuple[Report, Report]:
+    first, second = both(compare=True, evaluate=[(X[:25], LABELS[:25]), (X[25:40], LABELS[25:])])
+    return first.report, second.report
+
+
+def assert_near(one: object, other: object, where: str = "") -> None:
+    """Compare two trees of values; numbers to the tolerance, everything else exactly."""
+    if isinstance(one, float) and isinstance(other, float):
+        assert one == pytest.approx(other, rel=TOLERANCE, abs=TOLERANCE), where
+    elif isinstance(one, dict) and isinstance(other, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_near(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        assert len(one) == len(other), where
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_near(a, b, f"{where}[{number}]")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize("part", ["stream", "layers", "predictions", "evaluation", "warnings"])
+def test_both_engines_report_the_same(reports: tuple[Report, Report], part: str) -> None:
+    one, other = (asdict(report)[part] for report in reports)
+    assert one is not None
+    assert_near(one, other, part)
+
+
+def test_the_stream_is_seen_to_be_correlated(reports: tuple[Report, Report]) -> None:
+    for report in reports:
+        assert report.stream.correlation is not None
+        assert report.stream.correlation.suspicious
+        assert any("neighbouring samples are alike" in text for text in report.warnings)
+
+
+def answers(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.as_tensor(model(x.double())).argmax(1)
+
+
+def recalibrated() -> nn.Module:
+    """The float64 network after recalibration, by the oracle."""
+    twin = double_copy(network())
+    for name, (mean, var) in exact_statistics(network(), X).items():
+        twin.get_submodule(name).get_buffer("running_mean").copy_(mean)
+        twin.get_submodule(name).get_buffer("running_var").copy_(var)
+    return twin
+
+
+def test_the_errors_are_those_of_a_direct_count(reports: tuple[Report, Report]) -> None:
+    before = answers(double_copy(network()), X[:40]) != LABELS
+    after = answers(recalibrated(), X[:40]) != LABELS
+    found = reports[0].evaluation
+    assert found is not None
+    assert (found.output, found.samples, found.labels) == ("output", 40, 40)
+    assert found.error_before == pytest.approx(float(before.double().mean()))
+    assert found.error_after == pytest.approx(float(after.double().mean()))
+    assert found.broken == int((after & ~before).sum())
+    assert found.mended == int((before & ~after).sum())
+
+
+def test_predictions_are_those_of_the_first_samples(reports: tuple[Report, Report]) -> None:
+    found = reports[0].predictions
+    assert found is not None
+    old, new = answers(double_copy(network()), X[:32]), answers(recalibrated(), X[:32])
+    assert (found.samples, found.classes) == (32, CLASSES)
+    assert found.agreement == pytest.approx(float((old == new).double().mean()))
+
+
+@pytest.mark.parametrize("state", ["before", "after"])
+def test_activations_by_depth_are_what_reaches_the_layers(
+    reports: tuple[Report, Report], state: str
+) -> None:
+    twin = double_copy(network()) if state == "before" else recalibrated()
+    seen: dict[str, torch.Tensor] = {}
+    for name in ("1", "4"):
+        watched = twin.get_submodule(name)
+        watched.register_forward_pre_hook(lambda _, args, n=name: seen.update({n: args[0]}))
+    answers(twin, X[:32])
+    for layer in reports[0].layers:
+        assert layer.activations is not None
+        assert layer.activations.samples == 32
+        x, stored = seen[layer.name].detach(), twin.get_submodule(layer.name)
+        mean, var = x.mean([0, 2, 3]), x.var([0, 2, 3], correction=0)
+        divisor = (stored.get_buffer("running_var") + 1e-5).sqrt()
+        shift = (mean - stored.get_buffer("running_mean")).abs() / divisor
+        found = getattr(layer.activations, state)
+        assert found.mean == pytest.approx(float(mean.mean()), abs=TOLERANCE)
+        assert found.spread == pytest.approx(float(var.mean().sqrt()), rel=TOLERANCE)
+        # torch's median of an even number is the lower of two.
+        assert found.normalised_shift == pytest.approx(np.median(shift.numpy()), abs=TOLERANCE)
+        assert found.normalised_spread == pytest.approx(
+            np.median((var.sqrt() / divisor).numpy()), rel=TOLERANCE
+        )
+
+
+def test_without_the_comparison_nothing_is_run_twice() -> None:
+    calls: list[int] = []
+
+    def call(model: nn.Module, batch: torch.Tensor) -> Any:
+        calls.append(len(batch))
+        return model(batch)
+
+    done = bn_ops.recalibrate(network(), list(torch.split(X, 100)), call=call)
+    assert calls == [100] * 3
+    assert done.report.predictions is None
+    assert done.report.evaluation is None
+    assert all(layer.activations is None for layer in done.report.layers)
+
+
+def test_what_an_own_call_returns_is_compared() -> None:
+    def call(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"scores": model(batch["image"])}
+
+    module = network()
+    batches = [{"image": part, "id": torch.arange(len(part))} for part in torch.split(X, 20)]
+    done = bn_ops.recalibrate(
+        module, batches, call=call, compare=True, evaluate=[(batches[0], LABELS[:20])]
+    )
+    assert done.report.predictions is not None
+    assert (done.report.predictions.output, done.report.predictions.samples) == ("scores", 40)
+    assert done.report.evaluation is not None
+    assert done.report.stream.correlation is not None
+
+
+class Segmenter(nn.Module):
+    """One class per pixel, under a second output that is no head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn, self.head = nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.bn(x)
+        return {"features": y, "classes": self.head(y)}
+
+
+def test_labels_per_position_are_counted_and_negative_ones_left_out() -> None:
+    torch.manual_seed(3)
+    module = Segmenter().eval()
+    labels = torch.randint(0, 3, (6, 9, 9))
+    labels[2, :4] = -100
+    model = bn_ops.export(module, X[:2])
+    wrong = [(module(X[:6])["classes"].argmax(1) != labels)[labels >= 0]]
+    pairs = [(X[:6], labels)]
+    done = bn_ops.recalibrate(model, [X.numpy()], evaluate=[(X[:6].numpy(), labels.numpy())])
+    own = bn_ops.recalibrate(module, [X], evaluate=pairs)
+    wrong.append((module(X[:6])["classes"].argmax(1) != labels)[labels >= 0])
+    for report in (done.report, own.report):
+        found = report.evaluation
+        assert found is not None
+        assert (found.output, found.samples, found.labels) == ("classes", 6, 6 * 81 - 36)
+        assert found.error_before == pytest.approx(float(wrong[0].double().mean()))
+        assert found.error_after == pytest.approx(float(wrong[1].double().mean()))
+        assert found.chance is None
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([], "no label"),
+        ([(X[:3], torch.full((3,), -1))], "no label"),
+        ([X[:3]], "takes pairs"),
+        ([(X[:3], torch.zeros(3))], "whole numbers"),
+        ([(X[:3], torch.tensor([0, 1, 9]))], "classes 0 to 9"),
+        ([(X[:3], torch.tensor([0, 1]))], "no output gives"),
+        ([(X[:3] * float("nan"), torch.tensor([0, 1, 2]))], "batch 0"),
+        ([(X[:0], torch.tensor([1]))], "no sample"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_labels_that_do_not_fit_are_refused_before_the_stream_is_read(
+    pairs: list[Any], words: str, engine: str
+) -> None:
+    module = network()
+    model = module if engine == "torch" else exported()
+    before = copy.deepcopy(module.state_dict())
+    read: list[int] = []
+
+    def batches() -> Any:
+        read.append(1)
+        yield X
+
+    with pytest.raises(OptionError, match=words):
+        bn_ops.recalibrate(model, batches(), evaluate=pairs)
+    assert not read
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("where", ["trial", "labels"])
+def test_a_failure_in_the_comparison_undoes_the_recalibration(where: str) -> None:
+    module = network()
+    before = copy.deepcopy(module.state_dict())
+    calls: list[int] = []
+    limit = {"trial": 4, "labels": 3}[where]
+
+    def call(model: nn.Module, batch: torch.Tensor) -> Any:
+        calls.append(1)
+        if len(calls) == limit:
+            raise ValueError("no")
+        return model(batch)
+
+    options: dict[str, Any] = {"compare": True} if where == "trial" else {}
+    options |= {"evaluate": [(X[:40], LABELS)]}
+    with pytest.raises(bn_ops.BnOpsError, match="forward failed"):
+        bn_ops.recalibrate(module, [X], call=call, **options)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["module", "program", "onnx"])
+def test_adapt_compares_whatever_form_the_network_has(
+    form: str, reports: tuple[Report, Report]
+) -> None:
+    module = network()
+    forms: dict[str, Callable[[], Any]] = {
+        "module": lambda: module,
+        "program": lambda: torch.export.export(
+            module, (X[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        ),
+        "onnx": exported,
+    }
+    batches = [part if form == "module" else part.numpy() for part in torch.split(X, 50)]
+    found = bn_ops.adapt(forms[form](), batches, evaluate=[(X[:40], LABELS)]).report
+    wanted = reports[0]
+    assert found.predictions is not None
+    assert wanted.predictions is not None
+    assert found.predictions.agreement == wanted.predictions.agreement
+    assert found.evaluation == wanted.evaluation
+    assert_near(
+        [asdict(layer)["activations"] for layer in found.layers],
+        [asdict(layer)["activations"] for layer in wanted.layers],
+    )
