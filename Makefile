@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format serve bench test-docker clean
+.PHONY: help venv demo test check format serve bench soak test-docker clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ serve: $(STAMP) ## Run the server on 127.0.0.1:8000 with its data in ./bnrecal-d
 
 bench: $(STAMP) ## Measure ratios against a plain pass and against other tools
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' for fewer)
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 test-docker: $(STAMP) ## Build the image, start it hardened and run the digits through it
 	@bash docker/test.sh

@@ -14,6 +14,8 @@ from service import health
 from service.batches import api as batches_api
 from service.blobs.folder import FolderBlobs
 from service.context import Context
+from service.disk import Disk
+from service.errors import CapacityError, StartError
 from service.executor.process import ProcessExecutor
 from service.executor.protocol import Executor
 from service.folder_lock import only_server
@@ -35,12 +37,15 @@ _log = logging.getLogger(__name__)
 LEDGER_FILE = "ledger.sqlite3"
 
 
-def create_app(settings: Settings, *, executor: Executor | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, executor: Executor | None = None, disk: Disk | None = None
+) -> FastAPI:
     """Build the server.
 
     Args:
         settings: read once, by the caller.
         executor: what computes; worker processes when None.
+        disk: how the ledger and the blobs reach the disk; the system's own way when None.
 
     Raises:
         StartError: the tokens cannot be read.
@@ -50,7 +55,7 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         computer = executor or ProcessExecutor(settings)
-        async with _running(settings, computer, metrics) as (context, dispatcher):
+        async with _running(settings, computer, metrics, disk or Disk()) as (context, dispatcher):
             app.state.context = context
             app.state.dispatcher = dispatcher
             yield
@@ -78,28 +83,38 @@ def create_app(settings: Settings, *, executor: Executor | None = None) -> FastA
 
 @contextlib.asynccontextmanager
 async def _running(
-    settings: Settings, executor: Executor, metrics: Metrics
+    settings: Settings, executor: Executor, metrics: Metrics, disk: Disk
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
     """Open ledger and blobs, take up what was cut off; close everything in reverse order."""
     with only_server(settings.data_dir):
         ledger = SqliteLedger(
-            settings.data_dir / LEDGER_FILE, on_commit=metrics.commit_seconds.observe
-        )
-        context = Context(
-            settings=settings,
-            ledger=ledger,
-            blobs=FolderBlobs(settings.data_dir),
-            executor=executor,
-            metrics=metrics,
+            settings.data_dir / LEDGER_FILE,
+            on_commit=metrics.commit_seconds.observe,
+            vfs=disk.vfs,
         )
         try:
-            interrupted = await ledger.write(lambda tx: recovery.take_up(tx, settings))
+            context = Context(
+                settings=settings,
+                ledger=ledger,
+                blobs=FolderBlobs(settings.data_dir, system=disk.system),
+                executor=executor,
+                metrics=metrics,
+            )
+            interrupted = await _take_up(context)
             _log.info("%d runs are taken up again", interrupted, extra={"action": "taken-up"})
             async with _background(context) as dispatcher:
                 yield context, dispatcher
         finally:
             await executor.close()
             ledger.close()
+
+
+async def _take_up(context: Context) -> int:
+    """Queue what the last server left running; a ledger that fails already is not served from."""
+    try:
+        return await context.ledger.write(lambda tx: recovery.take_up(tx, context.settings))
+    except CapacityError as error:
+        raise StartError(f"the ledger cannot be written: {error.message}") from error
 
 
 @contextlib.asynccontextmanager

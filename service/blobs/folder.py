@@ -14,10 +14,11 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from service.errors import ServiceError, StorageFailedError, StorageFullError
+from service.blobs.system import System
+from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
 
 STAGING = "staging"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -26,49 +27,67 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class FolderBlobs:
     """Blobs under one root."""
 
-    def __init__(self, root: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
+    def __init__(self, root: Path, *, system: System | None = None) -> None:
         """Take a folder into use.
 
         Args:
             root: made when missing; its `staging` folder is emptied.
-            fsync: the system call; replaced in tests that let it fail.
+            system: the system calls; replaced in tests that let them fail.
+
+        Raises:
+            StartError: the folder cannot be used.
         """
-        self._root = root
-        self._fsync = fsync
+        self._root = root.absolute()
+        self._system = system or System()
         self._growing = threading.Lock()
+        # Folders whose own names are on the disk for certain. One that was there before us is not
+        # among them: the server that made it may have been killed before its fsync.
+        self._durable: set[Path] = set()
         self.failure: str | None = None
-        shutil.rmtree(root / STAGING, ignore_errors=True)
-        (root / STAGING).mkdir(parents=True)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._root / STAGING, ignore_errors=True)
+            self._system.mkdir(self._root / STAGING)
+            self._sync_folder(self._root)
+            with contextlib.suppress(PermissionError):  # a mount point in a folder of others
+                self._sync_folder(self._root.parent)
+        except OSError as error:
+            raise StartError(f"the data folder {root} cannot be used ({_name(error)})") from error
+        self._durable.add(self._root)
 
     def draft(self) -> FileDraft:
         """Begin a file."""
         self._refuse_after_failure()
-        return FileDraft(self, self._root / STAGING / secrets.token_hex(16))
+        return FileDraft(self, self._system, self._root / STAGING / secrets.token_hex(16))
 
     def workspace(self) -> Path:
         """Make an empty private folder for a worker."""
         folder = self._root / STAGING / secrets.token_hex(16)
         with translated():
-            folder.mkdir(mode=0o700)
-        return folder.absolute()
+            self._system.mkdir(folder)
+        return folder
 
     def adopt(self, file: Path, key: str) -> None:
         """Make a file from a workspace durable under `key`."""
         with translated():
-            handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = self._system.open(file, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                self._fsync(handle)
+                self._system.fsync(handle)
             finally:
                 os.close(handle)
         self.place(file, key)
 
     def path(self, key: str) -> Path:
         """Return where a blob lies (or would lie)."""
-        return (self._root / key).absolute()
+        return self._root / key
 
     def names(self, folder: str) -> Iterator[str]:
         """Yield the names directly under a folder."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
+        with (
+            translated(),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(self._root / folder) as entries,
+        ):
             for entry in entries:
                 yield entry.name
 
@@ -77,13 +96,11 @@ class FolderBlobs:
         target = self._root / key
         with translated():
             if target.is_dir():
+                with self._growing:
+                    self._durable = {one for one in self._durable if not one.is_relative_to(target)}
                 shutil.rmtree(target, ignore_errors=True)
             else:
-                target.unlink(missing_ok=True)
-
-    def sync(self, handle: int) -> None:
-        """Fsync an open file."""
-        self._fsync(handle)
+                self._system.unlink(target)
 
     def place(self, source: Path, key: str) -> None:
         """Rename an fsynced file to its key and fsync the folders that gained a name."""
@@ -92,21 +109,23 @@ class FolderBlobs:
         with translated():
             # Held, so that nobody relies on a folder whose own name is not on the disk yet.
             with self._growing:
-                self._make_folders(target.parent)
-            source.replace(target)
+                self._make_folder(target.parent)
+            self._system.replace(source, target)
             self._sync_folder(target.parent)
 
-    def _make_folders(self, folder: Path) -> None:
-        """Make missing folders down from the root, and make their names durable."""
-        missing = [one for one in [folder, *folder.parents] if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        for one in missing:
-            self._sync_folder(one.parent)
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, and make their names durable."""
+        if folder in self._durable:
+            return
+        self._make_folder(folder.parent)
+        self._system.mkdir(folder)
+        self._sync_folder(folder.parent)
+        self._durable.add(folder)
 
     def _sync_folder(self, folder: Path) -> None:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = self._system.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._fsync(handle)
+            self._system.fsync(handle)
         except OSError as error:
             self.failure = f"fsync of a folder failed ({_name(error)}); restart the server"
             raise
@@ -121,11 +140,12 @@ class FolderBlobs:
 class FileDraft:
     """A file in the staging folder."""
 
-    def __init__(self, blobs: FolderBlobs, path: Path) -> None:
+    def __init__(self, blobs: FolderBlobs, system: System, path: Path) -> None:
         self._blobs = blobs
-        self.path = path.absolute()
+        self._system = system
+        self.path = path
         with translated():
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._handle = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._open = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -133,13 +153,13 @@ class FileDraft:
         with translated(), memoryview(data) as view:
             rest = view
             while rest:
-                rest = rest[os.write(self._handle, rest) :]
+                rest = rest[self._system.write(self._handle, rest) :]
 
     def commit(self, key: str) -> None:
         """Make the file durable under `key`."""
         try:
             with translated():
-                self._blobs.sync(self._handle)
+                self._system.fsync(self._handle)
             self._blobs.place(self.path, key)
         except ServiceError:
             self.discard()
@@ -149,12 +169,16 @@ class FileDraft:
     def discard(self) -> None:
         """Throw the file away."""
         self._close()
-        self.path.unlink(missing_ok=True)
+        # What stays is removed at the next start; the error that led here is the one to tell.
+        with contextlib.suppress(OSError):
+            self._system.unlink(self.path)
 
     def _close(self) -> None:
         if self._open:
             self._open = False
-            os.close(self._handle)
+            # The bytes were fsynced, or are thrown away: there is nothing left to fail.
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
 
 
 @contextlib.contextmanager

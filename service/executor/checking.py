@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from service.blobs.folder import translated
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
 from service.executor.protocol import Check
 
@@ -52,10 +53,12 @@ class Checker:
         Raises:
             RefusedError: it is no batch for this recalibration.
             WorkerDiedError: there was no answer.
+            CapacityError: the file cannot be opened now.
         """
         self.batches += 1
         line = json.dumps({"format": batch.format, "batch": batch.batch}).encode()
-        handle = os.open(batch.file, os.O_RDONLY | os.O_CLOEXEC)
+        with translated():
+            handle = os.open(batch.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             # A short line into an empty socket: never blocks.
             socket.send_fds(self.requests, [line], [handle])

@@ -17,7 +17,15 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError, WorkerError
+from service.blobs.folder import STAGING, translated
+from service.errors import (
+    CapacityError,
+    RefusedError,
+    StorageFullError,
+    WorkerDeadlineError,
+    WorkerDiedError,
+    WorkerError,
+)
 from service.executor.checking import MOST_BATCHES, Checker, Checkers
 from service.executor.protocol import Check, Job, OnProgress, Progress
 from service.settings import Settings
@@ -105,7 +113,12 @@ class ProcessExecutor:
 
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="bnrecal-"))
+        # The blobs' staging folder is emptied at each start: a killed server leaves nothing behind.
+        staging = self._settings.data_dir.absolute() / STAGING
+        within = staging if staging.is_dir() else None
+        with translated():
+            made = await asyncio.to_thread(tempfile.mkdtemp, prefix="bnrecal-", dir=within)
+        folder = Path(made)
         try:
             yield folder
         finally:
@@ -115,7 +128,9 @@ class ProcessExecutor:
         """Start a worker that reads one recalibration's batches; it sees no file but these."""
         async with contextlib.AsyncExitStack() as stack:
             folder = await stack.enter_async_context(self._scratch())
-            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            with translated():
+                pair = socket.socketpair()
+            ours, theirs = (stack.enter_context(end) for end in pair)
             spec = Spec(
                 kind="check",
                 parent=os.getpid(),
@@ -200,7 +215,7 @@ async def _spawn(spec: Spec, settings: Settings, *, stdin: int = PIPE) -> Proces
             limit=LONGEST_LINE_BYTES,
         )
     except OSError as error:
-        raise WorkerDiedError(f"no worker could be started ({error.strerror})") from error
+        raise CapacityError(f"no worker could be started ({error.strerror})") from error
 
 
 def _environment(spec: Spec, settings: Settings) -> dict[str, str]:
@@ -256,6 +271,8 @@ async def _answer(process: Process, on_progress: OnProgress) -> dict[str, Any] |
                 Progress(phase=event["phase"], done=event["done"], total=event["total"])
             )
         elif event["event"] == "refused":
+            if event["code"] == StorageFullError.code:
+                raise StorageFullError(event["message"])
             raise RefusedError(event["message"], refusal=event["code"], **event["details"])
         else:
             result: dict[str, Any] = event["result"]

@@ -96,6 +96,7 @@ class Executor(Protocol):
         Raises:
             RefusedError: it cannot be taken; carries the code of bn_ops.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
+            CapacityError: no worker could be started, or it had no room on the disk.
         """
         ...
 
@@ -105,6 +106,7 @@ class Executor(Protocol):
         Raises:
             RefusedError: it cannot be done; carries the code of bn_ops.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
+            CapacityError: no worker could be started, or it had no room on the disk.
         """
         ...
 
@@ -125,6 +127,6 @@ class Executor(Protocol):
         """Return what holds a worker in, for `/readyz`.
 
         Raises:
-            WorkerDiedError, WorkerDeadlineError: no worker can be started.
+            WorkerDiedError, WorkerDeadlineError, CapacityError: no worker can be started.
         """
         ...

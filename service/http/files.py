@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from service.errors import NotFoundError
+from service.blobs.folder import translated
+from service.errors import NotFoundError, StorageFailedError
 from service.http import digests
 
 CHUNK_BYTES = 1 << 20
@@ -33,18 +36,21 @@ async def send(
 
     Raises:
         NotFoundError: it has just been deleted.
+        StorageFailedError: it cannot be opened now.
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    try:
-        size = (await asyncio.to_thread(path.stat)).st_size
-    except FileNotFoundError as error:
-        raise NotFoundError("the file has just been deleted") from error
+    # Opened before anything is answered: a fault is still a problem document then.
+    file, size = await asyncio.to_thread(_open, path)
     if download is not None:
         headers["Content-Disposition"] = f'attachment; filename="{download}"'
-    part = _range(request, etag, size)
+    try:
+        part = _range(request, etag, size)
+    except HTTPException:
+        file.close()
+        raise
     if part is None:
         headers["Content-Digest"] = digests.write(sha256)
         part, status = range(size), 200
@@ -52,7 +58,7 @@ async def send(
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
         status = 206
     headers["Content-Length"] = str(len(part))
-    body = _read(path, part)
+    body = _read(file, part)
     return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
 
 
@@ -77,8 +83,18 @@ def _range(request: Request, etag: str, size: int) -> range | None:
     return part
 
 
-async def _read(path: Path, part: range) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
+def _open(path: Path) -> tuple[BinaryIO, int]:
+    try:
+        with translated():
+            file = path.open("rb")
+    except StorageFailedError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise NotFoundError("the file has just been deleted") from error
+        raise
+    return file, os.fstat(file.fileno()).st_size
+
+
+async def _read(file: BinaryIO, part: range) -> AsyncIterator[bytes]:
     try:
         await asyncio.to_thread(file.seek, part.start)
         left = len(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import apsw
 from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
 from service.ledger.protocol import Row, Value
 
+_log = logging.getLogger(__name__)
 # 3.7.0 to 3.51.2 can corrupt a WAL database when a reset of the log meets a checkpoint; 3.51.3 has
 # the fix.
 OLDEST_SQLITE = (3, 51, 3)
@@ -32,10 +34,24 @@ def refuse_old_sqlite(version: str) -> None:
         )
 
 
-def connect(path: Path) -> apsw.Connection:
-    """Open the ledger's file: WAL, each commit on the disk before it returns, foreign keys held."""
+def connect(path: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the ledger's file: WAL, each commit on the disk before it returns, foreign keys held.
+
+    Args:
+        path: the file.
+        vfs: name of SQLite's layer below it; None for its own.
+    """
     refuse_old_sqlite(apsw.sqlite_lib_version())
-    connection = apsw.Connection(str(path))
+    connection = apsw.Connection(str(path), vfs=vfs)
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: apsw.Connection) -> None:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     (mode,) = next(connection.execute("PRAGMA journal_mode = WAL"))
     if mode != "wal":
@@ -43,7 +59,22 @@ def connect(path: Path) -> apsw.Connection:
             f"the ledger's file system allows journal mode {mode!r} only, WAL is needed"
         )
     connection.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
-    return connection
+
+
+def close(connection: apsw.Connection) -> None:
+    """Close a connection; a disk that fails at the last moment is only told to the log.
+
+    The last one to close moves what was committed from the WAL into the database. Where that fails
+    the WAL stays, and the next start reads it: nothing is lost.
+    """
+    try:
+        connection.close()
+    except apsw.Error as error:
+        _log.warning(
+            "The ledger was not closed in good order: %s",
+            type(error).__name__,
+            extra={"action": "ledger-close-failed"},
+        )
 
 
 class SqliteTransaction:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import apsw
 
+from service.errors import StartError
 from service.ledger import schema
-from service.ledger.connection import SqliteTransaction, connect, translated
+from service.ledger.connection import SqliteTransaction, close, connect, translated
 from service.ledger.placement import refuse_network_file_system
 from service.ledger.protocol import T, Transaction
 from service.ledger.writer import Writer
@@ -24,22 +25,27 @@ class SqliteLedger:
     """One writer thread, a few readers, each with its own connection."""
 
     def __init__(
-        self, path: Path, *, on_commit: Callable[[float], None] = lambda _seconds: None
+        self,
+        path: Path,
+        *,
+        on_commit: Callable[[float], None] = lambda _seconds: None,
+        vfs: str | None = None,
     ) -> None:
         """Open the file and bring its tables up to date.
 
         Args:
             path: the file; its folder is there.
             on_commit: told how many seconds each transaction took.
+            vfs: name of SQLite's layer below the file; None for its own.
 
         Raises:
             StartError: SQLite is too old, the schema too new, or the file lies on a network file
-                system.
+                system, or cannot be read or written.
         """
         refuse_network_file_system(path.parent)
         self._path = path
-        connection = connect(path)
-        _migrate(connection)
+        self._vfs = vfs
+        connection = _open(path, vfs)
         self._writer = Writer(connection, on_commit=on_commit)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="ledger-reader")
         self._local = threading.local()
@@ -63,12 +69,12 @@ class SqliteLedger:
         """Finish the writes that were taken and let go of the file."""
         self._readers.shutdown()
         for connection in self._open:
-            connection.close()
+            close(connection)
         self._writer.close()
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
-        connection = self._reader()
         with translated():
+            connection = self._reader()
             connection.execute("BEGIN")
             try:
                 return work(SqliteTransaction(connection))
@@ -78,11 +84,26 @@ class SqliteLedger:
     def _reader(self) -> apsw.Connection:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = connect(self._path)
+            connection = connect(self._path, vfs=self._vfs)
             connection.execute("PRAGMA query_only = ON")
             self._local.connection = connection
             self._open.append(connection)
         return connection
+
+
+def _open(path: Path, vfs: str | None) -> apsw.Connection:
+    try:
+        connection = connect(path, vfs=vfs)
+        try:
+            _migrate(connection)
+        except BaseException:
+            close(connection)
+            raise
+    except apsw.Error as error:
+        raise StartError(
+            f"the ledger {path} cannot be used ({type(error).__name__}); is its disk well?"
+        ) from error
+    return connection
 
 
 def _migrate(connection: apsw.Connection) -> None:

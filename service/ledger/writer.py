@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from service.errors import ServiceError, StorageFailedError
-from service.ledger.connection import SqliteTransaction, poisons, translated
+from service.ledger.connection import SqliteTransaction, close, poisons, translated
 from service.ledger.protocol import Transaction
 
 # More would only make the first in the group wait longer: one fsync is by then a small part of the
@@ -59,7 +59,7 @@ class Writer:
         """Commit what is queued, then stop and close the connection."""
         self._queue.put(None)
         self._thread.join()
-        self._connection.close()
+        close(self._connection)
 
     def _run(self) -> None:
         open_for_more = True

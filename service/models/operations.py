@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from service import clock
 from service.blobs.protocol import Draft
 from service.context import Context
-from service.errors import ModelInUseError, StorageFullError
+from service.errors import ModelInUseError, StorageFullError, WorkerDiedError
 from service.http import digests
 from service.ledger.protocol import Transaction
 from service.models import store
@@ -29,6 +31,7 @@ async def upload(
 
     Raises:
         RefusedError: the worker does not take it.
+        WorkerDiedError: one worker after the other died over it.
         DigestMismatchError: the body is not what the client announced.
         CapacityError: it could not be stored.
     """
@@ -36,12 +39,15 @@ async def upload(
     try:
         model, size = await _receive(draft, body)
         digests.verify(digest, model)
-        known = await context.ledger.read(lambda tx: store.find(tx, model))
-        if known is not None:
+        if (known := await _known(context, model)) is not None:
             return known, False
-        description = await context.executor.describe(draft.path)
+        description = await _describe(context, draft.path)
         await context.ledger.read(lambda tx: _refuse_over_quota(context, tx, size))
         async with context.model_files:
+            # The same bytes may have come meanwhile. Their file must stay the one that it is: a
+            # worker's sandbox lets it open that file and no other that takes its name.
+            if (known := await _known(context, model)) is not None:
+                return known, False
             await asyncio.to_thread(draft.commit, store.key(model))
             return await _record(context, model, size, description)
     finally:
@@ -67,6 +73,21 @@ async def delete(context: Context, model: str) -> None:
     async with context.model_files:
         await context.ledger.write(forget)
         await asyncio.to_thread(context.blobs.remove, store.folder(model))
+
+
+async def _describe(context: Context, file: Path) -> dict[str, Any]:
+    """Let a worker read a model; one that dies is replaced as often as a run's worker is."""
+    for _ in range(context.settings.worker_deaths - 1):
+        with contextlib.suppress(WorkerDiedError):
+            return await context.executor.describe(file)
+    return await context.executor.describe(file)
+
+
+async def _known(context: Context, model: str) -> StoredModel | None:
+    """Return a model that is there, row and file; a disk may have lost what the ledger has not."""
+    found = await context.ledger.read(lambda tx: store.find(tx, model))
+    path = context.blobs.path(store.key(model))
+    return found if found is not None and await asyncio.to_thread(path.exists) else None
 
 
 async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> tuple[str, int]:

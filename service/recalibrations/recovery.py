@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service import problems
-from service.errors import WorkerDiedError
+from service.errors import ServiceError, WorkerDiedError
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
 from service.recalibrations import changes, store
@@ -43,6 +43,20 @@ def after_death(tx: Transaction, name: str, cause: Exception, settings: Settings
         f"the worker died {deaths} times; the last time: {cause}", deaths=deaths
     )
     changes.fail(tx, name, problems.from_error(error))
+
+
+def after_refusal(tx: Transaction, name: str, cause: ServiceError, settings: Settings) -> None:
+    """After this machine could not do it now (disk full, no process): queue the run again.
+
+    That is no fault of the work, so it counts as an attempt and not as a death.
+    """
+    found = store.find(tx, name)
+    if found is None or found.state is not State.RUNNING:
+        return
+    if found.attempts >= settings.attempts:
+        changes.fail(tx, name, problems.from_error(cause))
+    else:
+        changes.advance(tx, name, Event.INTERRUPT)
 
 
 def give_back(tx: Transaction, name: str) -> None:

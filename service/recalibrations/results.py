@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.blobs.folder import translated
 from service.blobs.protocol import Blobs
 from service.errors import (
     NotFoundError,
@@ -45,9 +46,10 @@ def adopt(blobs: Blobs, recalibration: str, output: Path) -> list[Result]:
     found = []
     for name in RESULTS:
         file = output / name
-        with file.open("rb") as stream:
+        with translated(), file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        found.append(Result(name=name, bytes=file.stat().st_size, sha256=digest))
+            size = stream.tell()
+        found.append(Result(name=name, bytes=size, sha256=digest))
         blobs.adopt(file, key(recalibration, name))
     return found
 

@@ -29,7 +29,13 @@ async def remove_data(context: Context, name: str) -> None:
 
 
 async def sweep(context: Context) -> None:
-    """Remove what has expired, what should be gone, and what no row of the ledger knows."""
+    """Remove what has expired, what should be gone, and what no row of the ledger knows.
+
+    Nothing is removed once the ledger has failed: its last transaction may be on the disk all the
+    same, and its rows would lose their files.
+    """
+    if context.ledger.failure is not None:
+        return
     for name in await context.ledger.read(store.with_needless_data):
         await remove_data(context, name)
     for name in await context.ledger.write(lambda tx: _expire(tx, context)):
@@ -68,9 +74,11 @@ async def _remove_orphans(context: Context) -> None:
     is about to get it. A model's file appears before its row; the lock keeps the two together.
     """
     for name in await asyncio.to_thread(lambda: list(context.blobs.names("recalibrations"))):
-        if await context.ledger.read(lambda tx: store.find(tx, name)) is None:  # noqa: B023
+        found = await context.ledger.read(lambda tx: store.find(tx, name))  # noqa: B023
+        if found is None and context.ledger.failure is None:
             await asyncio.to_thread(context.blobs.remove, store.folder(name))
     for name in await asyncio.to_thread(lambda: list(context.blobs.names("models"))):
         async with context.model_files:
-            if await context.ledger.read(lambda tx: models.find(tx, name)) is None:  # noqa: B023
+            known = await context.ledger.read(lambda tx: models.find(tx, name))  # noqa: B023
+            if known is None and context.ledger.failure is None:
                 await asyncio.to_thread(context.blobs.remove, models.folder(name))

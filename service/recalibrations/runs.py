@@ -13,7 +13,7 @@ from bn_ops.errors import BnOpsError
 from service import problems
 from service.batches import store as batches
 from service.context import Context
-from service.errors import RefusedError, ServiceError, WorkerDeadlineError
+from service.errors import CapacityError, RefusedError, ServiceError, WorkerDeadlineError
 from service.executor.protocol import BatchFile, Job, OnProgress, Progress
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
 # A person reads no faster; a new phase is always told at once.
 PROGRESS_SECONDS = 0.25
+# Between a run that this machine could not do now (disk full, no process) and the next attempt.
+PUT_OFF_SECONDS = 5.0
 
 
 async def run(context: Context, found: Recalibration) -> None:
@@ -35,6 +37,14 @@ async def run(context: Context, found: Recalibration) -> None:
     began = monotonic()
     try:
         await _run(context, found)
+    except CapacityError as error:
+        _log.warning("A run is put off: %s", error, extra={"action": "run-put-off", **ids})
+        refusal = error
+        # What is full now is hardly empty in an instant; the run begins again from its first batch.
+        await asyncio.sleep(PUT_OFF_SECONDS)
+        await context.ledger.write(
+            lambda tx: recovery.after_refusal(tx, found.id, refusal, context.settings)
+        )
     except (RefusedError, WorkerDeadlineError) as error:
         # The same work would end the same way again.
         problem = problems.from_error(error)

@@ -6,12 +6,13 @@ the process still has one thread; only then are the libraries loaded, and last a
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
 
 from bn_ops.errors import BnOpsError
-from service.errors import ServiceError
+from service.errors import ServiceError, StorageFullError, WorkerError
 from service.worker import limits, sandbox
 from service.worker.channel import Channel
 from service.worker.spec import Spec
@@ -35,11 +36,19 @@ def main() -> int:
     except MemoryError:
         text = f"the work needs more than the {spec.limits.memory_bytes} bytes that a worker has"
         channel.refuse("resource-limit", text, {})
-    except Exception as error:  # noqa: BLE001 - a fault of ours, the same at each attempt
-        traceback.print_exc()
-        text = f"the worker failed ({type(error).__name__}); the server's log has more"
-        channel.refuse("worker-error", text, {})
+    except Exception as error:  # noqa: BLE001 - a full disk, or a fault of ours
+        _refuse(channel, error)
     return 0
+
+
+def _refuse(channel: Channel, error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        channel.refuse(StorageFullError.code, "no space is left for what the worker writes", {})
+        return
+    # The same at each attempt.
+    traceback.print_exc()
+    text = f"the worker failed ({type(error).__name__}); the server's log has more"
+    channel.refuse(WorkerError.code, text, {})
 
 
 def _work(

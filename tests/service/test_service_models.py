@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
+from service.errors import WorkerDiedError
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer
+
+MODEL_ID = hashlib.sha256(GOOD_MODEL).hexdigest()
 
 
 def test_a_new_model_is_described_and_named_by_its_digest(api: Api) -> None:
@@ -97,3 +104,49 @@ def test_a_deleted_model_can_be_uploaded_again(api: Api) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_the_same_model_sent_by_two_at_once_keeps_the_first_file(
+    start_server: StartServer, executor: FakeExecutor, settings: Settings
+) -> None:
+    """A worker's sandbox lets it open the file that is there when it starts, and no later one."""
+    api = start_server()
+    gate = threading.Barrier(3)
+    inodes: list[int] = []
+    describe = executor.describe
+
+    async def both_at_once(model: Path) -> dict[str, Any]:
+        await asyncio.to_thread(gate.wait, 20)
+        return await describe(model)
+
+    executor.describe = both_at_once  # type: ignore[method-assign]
+    file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(api.upload_model) for _ in range(2)]
+        gate.wait(20)
+        for answer in as_completed(answers):
+            assert answer.result().is_success
+            inodes.append(file.stat().st_ino)
+    assert sorted(one.result().status_code for one in answers) == [200, 201]
+    assert inodes[0] == inodes[1]
+
+
+def test_a_model_whose_worker_dies_is_read_again(api: Api, executor: FakeExecutor) -> None:
+    deaths = iter([True, True, False])
+    describe = executor.describe
+
+    async def dying(model: Path) -> dict[str, Any]:
+        if next(deaths):
+            raise WorkerDiedError("the worker was killed by SIGKILL")
+        return await describe(model)
+
+    executor.describe = dying  # type: ignore[method-assign]
+    assert api.upload_model().status_code == 201
+
+
+def test_a_known_model_whose_file_is_lost_is_stored_again(api: Api, settings: Settings) -> None:
+    api.upload_model()
+    file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
+    file.unlink()
+    assert api.upload_model().status_code == 200
+    assert file.read_bytes() == GOOD_MODEL

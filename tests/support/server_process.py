@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 
 class ServerProcess:
     """One server over one data folder; it keeps its address over a restart.
@@ -17,15 +19,22 @@ class ServerProcess:
         url: where it listens.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
+        """Take a data folder, and settings by their names; nothing runs yet."""
         self._folder = folder
+        self._settings = {f"BNRECAL_{name.upper()}": str(x) for name, x in settings.items()}
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
     def start(self) -> None:
         """Start, and return when it listens."""
-        environment = {**os.environ, "BNRECAL_WORKER_THREADS": "1"}
+        self.spawn()
+        self.await_ready()
+
+    def spawn(self) -> None:
+        """Start, and return at once."""
+        environment = {**os.environ, "BNRECAL_WORKER_THREADS": "1", **self._settings}
         words = ["-m", "service", "--port", str(self._port), "--data-dir", str(self._folder)]
         with (self._folder.parent / "server.log").open("a") as log:
             self._process = subprocess.Popen(
@@ -35,11 +44,20 @@ class ServerProcess:
                 text=True,
                 env=environment,
             )
+
+    def await_ready(self) -> None:
+        """Return when it listens."""
+        assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         assert found, f"the server said {line!r}; see {self._folder.parent / 'server.log'}"
         self.url, self._port = found[0], int(found[1])
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the worker processes that live."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     def kill(self) -> None:
         """End it by SIGKILL, as a power cut would."""
@@ -47,18 +65,24 @@ class ServerProcess:
         self._process.kill()
         self._end()
 
+    def stop(self) -> int:
+        """Ask it to end and return its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._end()
+
     def __enter__(self) -> Self:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.terminate()
-            self._end()
+            self.stop()
 
-    def _end(self) -> None:
+    def _end(self) -> int:
         assert self._process is not None
         assert self._process.stdout is not None
-        self._process.wait(timeout=60)
+        status = self._process.wait(timeout=60)
         self._process.stdout.close()
         self._process = None
+        return status

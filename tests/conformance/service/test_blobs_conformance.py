@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 
 from service.blobs.folder import FolderBlobs
 from service.blobs.protocol import Blobs
-from service.errors import StorageFailedError, StorageFullError
+from service.blobs.system import System
+from service.errors import StartError, StorageFailedError, StorageFullError
 
 OPEN: dict[str, Callable[[Path], Blobs]] = {"folder": FolderBlobs}
 KEY = "models/abc/model.onnx"
@@ -103,29 +103,30 @@ def test_removing_is_harmless_when_nothing_is_there(blobs: Blobs) -> None:
     assert list(blobs.names("never")) == []
 
 
-class Disk:
-    """fsync that records what it was asked to make durable, and fails on demand."""
+class Disk(System):
+    """Records what it was asked to make durable, and fails on demand."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail_at: int | None = None
         self.error = errno.EIO
 
-    def __call__(self, handle: int) -> None:
+    def fsync(self, handle: int) -> None:
         self.calls.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         if len(self.calls) - 1 == self.fail_at:
             raise OSError(self.error, "as asked")
-        os.fsync(handle)
+        super().fsync(handle)
 
 
 def test_file_then_folders_are_made_durable_in_this_order(tmp_path: Path) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, fsync=disk)
+    blobs = FolderBlobs(tmp_path, system=disk)
+    disk.calls.clear()
     write(blobs, KEY, b"x")
     staged, *folders = disk.calls
     assert Path(staged).parent == tmp_path / "staging"
     # Every folder that gained a name, and at last the destination with the file in it.
-    assert folders == [str(tmp_path / "models"), str(tmp_path), str(tmp_path / "models/abc")]
+    assert folders == [str(tmp_path), str(tmp_path / "models"), str(tmp_path / "models/abc")]
     disk.calls.clear()
     write(blobs, "models/abc/other", b"x")
     assert disk.calls[1:] == [str(tmp_path / "models/abc")]
@@ -143,7 +144,8 @@ def test_a_failed_fsync_of_the_file_refuses_this_file_alone(
     tmp_path: Path, error: int, raised: type[Exception]
 ) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, fsync=disk)
+    blobs = FolderBlobs(tmp_path, system=disk)
+    disk.calls.clear()
     disk.fail_at, disk.error = 0, error
     with pytest.raises(raised):
         write(blobs, KEY, b"x")
@@ -158,13 +160,33 @@ def test_a_failed_fsync_of_a_folder_refuses_everything_from_then_on(
     tmp_path: Path, place: int
 ) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, fsync=disk)
+    blobs = FolderBlobs(tmp_path, system=disk)
+    disk.calls.clear()
     disk.fail_at = place
     with pytest.raises(StorageFailedError):
         write(blobs, KEY, b"x")
     assert blobs.failure is not None
     with pytest.raises(StorageFailedError, match="restart"):
         write(blobs, "other", b"x")
+
+
+def test_a_folder_that_an_earlier_server_made_is_made_durable_before_it_is_relied_on(
+    tmp_path: Path,
+) -> None:
+    """The earlier one may have been killed between making the folder and the fsync."""
+    write(FolderBlobs(tmp_path), KEY, b"x")
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, system=disk)
+    disk.calls.clear()
+    write(blobs, "models/abc/other", b"x")
+    assert {str(tmp_path), str(tmp_path / "models")} <= set(disk.calls)
+
+
+def test_a_data_folder_that_cannot_be_used_is_a_refusal_to_start(tmp_path: Path) -> None:
+    disk = Disk()
+    disk.fail_at = 0
+    with pytest.raises(StartError, match="EIO"):
+        FolderBlobs(tmp_path / "new", system=disk)
 
 
 def test_a_folder_that_vanishes_under_a_draft_is_a_refusal(tmp_path: Path) -> None:

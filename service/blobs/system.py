@@ -1,0 +1,38 @@
+"""The calls of the operating system that blobs are made of.
+
+A seam of one class: a test lets the k-th call of a kind fail and sees that nothing is acknowledged
+that is not on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class System:
+    """Each method is one system call."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file or folder; a new file is private."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def write(self, handle: int, data: memoryview) -> int:
+        """Write some of the bytes; return how many."""
+        return os.write(handle, data)
+
+    def fsync(self, handle: int) -> None:
+        """Wait until a file, or the names in a folder, are on the disk."""
+        os.fsync(handle)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file, in place of what was there."""
+        source.replace(target)
+
+    def mkdir(self, path: Path) -> None:
+        """Make a private folder; harmless when it is there."""
+        path.mkdir(mode=0o700, exist_ok=True)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file; harmless when it is not there."""
+        path.unlink(missing_ok=True)

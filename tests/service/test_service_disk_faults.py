@@ -1,0 +1,219 @@
+"""Each call to the disk fails once, one run after the other: nothing is acknowledged falsely.
+
+The same small piece of work is done with a fault at the first call of a kind, then at the second,
+and so on until no call is left. Whatever the server said was stored must be there after a restart,
+whatever it refused must be a typed problem, and a server that cannot go on must say so.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.errors import StartError
+from service.settings import Settings
+from tests.support.faulty_disk import Faults
+from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
+from tests.support.service_http import Api, batch, safetensors
+from tests.support.service_loop import serving
+
+# apsw reports an error that SQLite itself passed over (in a checkpoint) as unraisable.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+BATCHES = 2
+MODEL = hashlib.sha256(GOOD_MODEL).hexdigest()
+KINDS = [
+    ("open", errno.EMFILE),
+    ("write", errno.EIO),
+    ("write", errno.ENOSPC),
+    ("short-write", 0),
+    ("fsync", errno.EIO),
+    ("rename", errno.ENOSPC),
+    ("mkdir", errno.ENOSPC),
+    ("unlink", errno.EIO),
+    ("sqlite-open", errno.EMFILE),
+    ("sqlite-read", errno.EIO),
+    ("sqlite-write", errno.EIO),
+    ("sqlite-write", errno.ENOSPC),
+    ("sqlite-truncate", errno.EIO),
+    ("sqlite-sync", errno.EIO),
+]
+# SQLite's many small writes and reads: every second and fifth of them will do, a full disk strikes
+# in between.
+STRIDES = {
+    ("sqlite-read", errno.EIO): 5,
+    ("sqlite-write", errno.EIO): 2,
+    ("sqlite-write", errno.ENOSPC): 5,
+}
+STATUS = {"storage-full": 507, "storage-failed": 503}
+
+
+@dataclass(slots=True, kw_only=True)
+class Seen:
+    """What a client was told."""
+
+    model: bool = False
+    name: str = ""
+    batches: set[int] = field(default_factory=set)
+    started: bool = False
+    succeeded: bool = False
+
+
+def content(index: int) -> bytes:
+    return safetensors(x=batch(index))
+
+
+def check(answer: httpx.Response) -> bool:
+    """Tell whether a request was granted; a refusal must be typed, and true to its word."""
+    if answer.is_success:
+        return True
+    problem = answer.json()
+    assert problem["code"] in STATUS, problem
+    assert answer.status_code == STATUS[problem["code"]]
+    assert problem["retryable"] is True
+    return False
+
+
+def twice(send: object) -> bool:
+    """Send a request, and once more when it was refused, as a client does."""
+    assert callable(send)
+    return check(send()) or check(send())
+
+
+def work(api: Api, seen: Seen) -> bool:
+    """Do what is still to do; False as soon as the server refuses twice."""
+    if not (seen.model or twice(api.upload_model)):
+        return False
+    seen.model = True
+    asked = {"model": MODEL, "keep_data": True}
+    key = {"Idempotency-Key": "one"}
+    if not twice(lambda: api.http.post("/v1/recalibrations", json=asked, headers=key)):
+        return False
+    seen.name = api.http.post("/v1/recalibrations", json=asked, headers=key).json().get("id", "")
+    if not seen.name:
+        return False
+    for index in sorted(set(range(BATCHES)) - seen.batches):
+        if not twice(lambda: api.put(seen.name, index, content(index))):  # noqa: B023 - at once
+            return False
+        seen.batches.add(index)
+    if not twice(lambda: api.start(seen.name, BATCHES)):
+        return False
+    seen.started = True
+    return True
+
+
+class Bench:
+    """One app over one folder that is emptied; building an app takes longer than all the rest."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.faults = Faults()
+        settings = Settings(data_dir=data)
+        self._app = create_app(settings, executor=FakeExecutor(), disk=self.faults.disk())
+
+    @contextmanager
+    def server(self, kind: str = "", at: int = -1, error: int = 0) -> Iterator[Api]:
+        """Run a server with one fault, or with none."""
+        self.faults.plan(kind, at, error)
+        with serving(self._app) as http:
+            yield Api(http)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("faults") / "data")
+
+
+def one_fault(bench: Bench, kind: str, at: int, error: int) -> bool:
+    """Work with a fault, then restart and find everything; tell whether the fault happened."""
+    shutil.rmtree(bench.data, ignore_errors=True)
+    seen = Seen()
+    try:
+        with bench.server(kind, at, error) as api:
+            whole = work(api, seen)
+            ready = api.http.get("/readyz")
+            if not whole:
+                # Refused for good: a person is told why, and what to do.
+                assert ready.status_code == 503, ready.text
+                assert any("restart" in one for one in ready.json()["failures"])
+            elif ready.is_success:
+                seen.succeeded = ended(api, seen) == "succeeded"
+    except StartError:
+        assert bench.faults.hit
+    hit = bench.faults.hit
+    with bench.server() as api:
+        everything_is_there(api, seen, bench.data)
+        assert work(api, seen)
+        assert ended(api, seen) == "succeeded"
+        # The fake result is the digest of model and batches in their order.
+        whole_stream = GOOD_MODEL + b"".join(content(index) for index in range(BATCHES))
+        found = api.get(seen.name, "/model").json()["digest"]
+        assert found == hashlib.sha256(whole_stream).hexdigest()
+    return hit
+
+
+def ended(api: Api, seen: Seen) -> str:
+    """Wait for the end of the run, or for the server to give up."""
+    for _ in range(400):
+        answer = api.get(seen.name)
+        if not check(answer):
+            continue
+        state = str(answer.json()["state"])
+        if state in {"succeeded", "failed"}:
+            return state
+        if api.http.get("/readyz").status_code == 503:
+            return "not-ready"
+    raise AssertionError(f"still {state}")
+
+
+def everything_is_there(api: Api, seen: Seen, data: Path) -> None:
+    if seen.model:
+        assert api.http.get(f"/v1/models/{MODEL}").status_code == 200
+        assert (data / f"models/{MODEL}/model.onnx").read_bytes() == GOOD_MODEL
+    if not seen.name:
+        return
+    listed = {one["index"]: one for one in api.get(seen.name, "/batches").json()["items"]}
+    assert seen.batches <= set(listed)
+    for index in seen.batches:
+        assert listed[index]["sha256"] == hashlib.sha256(content(index)).hexdigest()
+    state = api.get(seen.name).json()["state"]
+    assert state != "open" or not seen.started
+    assert state == "succeeded" or not seen.succeeded
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that found no room waits before it is tried again; here, not for seconds."""
+    monkeypatch.setattr("service.recalibrations.runs.PUT_OFF_SECONDS", 0.0)
+    monkeypatch.setattr("service.recalibrations.dispatch.RETRY_SECONDS", 0.01)
+
+
+@pytest.mark.parametrize(("kind", "error"), KINDS)
+def test_a_fault_at_each_call_is_never_a_false_acknowledgement(
+    kind: str, error: int, bench: Bench
+) -> None:
+    at = 0
+    while one_fault(bench, kind, at, error):
+        at += STRIDES.get((kind, error), 1)
+    # Otherwise the seam has moved and nothing was tested.
+    assert at > 0
+
+
+def test_the_check_would_notice_a_false_acknowledgement(bench: Bench) -> None:
+    shutil.rmtree(bench.data, ignore_errors=True)
+    seen = Seen()
+    with bench.server() as api:
+        work(api, seen)
+        assert ended(api, seen) == "succeeded"
+    seen.batches.add(BATCHES)  # as if it had been acknowledged
+    with bench.server() as api, pytest.raises(AssertionError):
+        everything_is_there(api, seen, bench.data)
