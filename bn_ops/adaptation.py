@@ -162,6 +162,8 @@ def _parity_report(parity: Parity) -> ParityReport:
                 max_relative_error=output.max_relative_error,
                 mean_relative_error=output.mean_relative_error,
                 rounding=output.rounding,
+                allowed=output.allowed,
+                exact_error=output.exact_error,
             )
             for output in parity.outputs
         ),

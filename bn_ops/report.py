@@ -233,13 +233,20 @@ class FoldReport:
 class OutputReport:
     """How far one output of the folded model is from the reference, relative to its scale.
 
-    `rounding` is the unfolded model's own distance from float64, where that could be run.
+    Attributes:
+        name: the output.
+        max_relative_error, mean_relative_error: of any batch.
+        rounding: how far rounding alone moves the unfolded model, where that was measured.
+        allowed: the largest error that was allowed: the tolerance, or more where rounding is more.
+        exact_error: the error in float64 before the folded weights were rounded, where known.
     """
 
     name: str
     max_relative_error: float
     mean_relative_error: float
     rounding: float | None = None
+    allowed: float | None = None
+    exact_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,14 @@ class Constants:
         """Keep the exact value of a folded tensor, so that a next fold does not round twice."""
         self._exact[value] = array
 
+    def exact(self, graph: ir.Graph) -> dict[str, Float64Array]:
+        """Return the exact values of the graph's folded tensors, by name."""
+        return {
+            name: self._exact[value]
+            for name, value in graph.initializers.items()
+            if value in self._exact
+        }
+
     def overridable(self, value: ir.Value) -> bool:
         """Tell whether a caller may pass another value for this initializer."""
         return self._overridable and value.is_graph_input()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from bn_ops.errors import OptionError
 
 if TYPE_CHECKING:
     import onnx
+
+    from bn_ops.fold.affine import Float64Array
 
 __all__ = ["Folded", "LayerFold", "Leftovers", "Status"]
 
@@ -55,10 +59,16 @@ class Folded:
         model: a new model; the one that was given is untouched.
         layers: one entry per BatchNormalization of the given model: those of the main graph in
             the order of its nodes, then those inside bodies and functions.
+        exact: initializer of the folded model that folding has written → its value before it was
+            rounded to the file's element type, float64. The proof of the fold: see
+            `bn_ops.verify.witness`.
     """
 
     model: onnx.ModelProto
     layers: tuple[LayerFold, ...]
+    exact: Mapping[str, Float64Array] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
 
     @property
     def kept(self) -> tuple[LayerFold, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from bn_ops.fold.affine import ChannelAffine
+    from bn_ops.fold.affine import ChannelAffine, Float64Array
 
 __all__ = ["fold", "fold_with"]
 
@@ -79,12 +79,14 @@ def fold_with(
     # First of all: a dead node that still counts as a reader would hold up its neighbours.
     remove_unused(model)
     settle_unreachable(model, layers)
-    _Folding(model, leave=leave, rules=rules).run(
-        [layer for layer in layers if layer.open], leftovers
-    )
+    folding = _Folding(model, leave=leave, rules=rules)
+    folding.run([layer for layer in layers if layer.open], leftovers)
     remove_unused(model)
-    results = tuple(layer.result() for layer in layers)
-    return Folded(model=write_graph(model, onnx_model), layers=results)
+    return Folded(
+        model=write_graph(model, onnx_model),
+        layers=tuple(layer.result() for layer in layers),
+        exact=folding.exact(),
+    )
 
 
 class _Folding:
@@ -112,6 +114,10 @@ class _Folding:
         if leftovers == "mul_add":
             for layer in waiting:
                 self._write_out(layer)
+
+    def exact(self) -> Mapping[str, Float64Array]:
+        """Return what was written into weights that the graph still has, before rounding."""
+        return MappingProxyType(self._constants.exact(self._graph))
 
     def _try(self, layer: Layer) -> bool:
         """Fold one layer if that is exact; else remember why not."""

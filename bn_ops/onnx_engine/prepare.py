@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import inliner, numpy_helper
 
+from bn_ops.large import light_copy
 from bn_ops.layers import LayerInfo
 from bn_ops.onnx_engine.batchnorm import (
     INPUT,
@@ -23,9 +24,6 @@ from bn_ops.onnx_engine.graph import GraphIndex, index_graph, reads
 from bn_ops.statistics import LayerName, RunningStatistics
 
 __all__ = ["PreparedModel", "prepare", "standard_opset", "write_statistics"]
-
-# Shapes and axes that shape inference reads are smaller.
-_SMALL_BYTES = 1024
 
 # Before this IR version every initialiser had to be listed among the inputs too.
 _INITIALIZERS_STAND_ALONE = 4
@@ -99,32 +97,12 @@ def _describe(model: onnx.ModelProto) -> tuple[LayerInfo, ...]:
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    inferred = onnx.shape_inference.infer_shapes(_light(model)).graph
+    inferred = onnx.shape_inference.infer_shapes(light_copy(model)).graph
     return {
         value.name: len(value.type.tensor_type.shape.dim)
         for value in (*inferred.input, *inferred.value_info, *inferred.output)
         if value.type.tensor_type.HasField("shape")
     }
-
-
-def _light(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model with its large tensors as mere inputs: shapes do not depend on their values."""
-    graph = onnx.GraphProto(name=model.graph.name)
-    graph.node.extend(model.graph.node)
-    graph.output.extend(model.graph.output)
-    graph.input.extend(model.graph.input)
-    graph.value_info.extend(model.graph.value_info)
-    given = {value.name for value in graph.input}
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) <= _SMALL_BYTES and tensor.name not in given:
-            graph.initializer.append(tensor)
-        elif tensor.name not in given:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    return onnx.helper.make_model(
-        graph, opset_imports=list(model.opset_import), ir_version=model.ir_version
-    )
 
 
 def _fed(index: GraphIndex) -> set[str]:

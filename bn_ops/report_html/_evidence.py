@@ -8,7 +8,7 @@ from bn_ops.report_html._parts import section, table
 
 __all__ = ["parity_section", "predictions_section", "stream_section"]
 
-_PARITY_HEAD = ("Output", "*Largest", "*Mean", "*Rounding before")
+_PARITY_HEAD = ("Output", "*Largest", "*Mean", "*Rounding before", "*Allowed", "*In float64")
 
 
 def stream_section(report: Fields) -> Markup | None:
@@ -87,6 +87,8 @@ def parity_section(report: Fields) -> Markup | None:
             short(a.get("max_relative_error")),
             short(a.get("mean_relative_error")),
             short(a.get("rounding")),
+            short(a.get("allowed")),
+            short(a.get("exact_error")),
         ]
         for a in items(parity, "outputs")
     ]
@@ -95,7 +97,8 @@ def parity_section(report: Fields) -> Markup | None:
         f"The folded model against the unfolded one on {whole(parity.get('samples'))} samples"
         f"{compared}; errors relative to each output's scale. "
         f"Limit: {short(parity.get('tolerance'))}. "
-        "Rounding before: how far the unfolded model itself is from float64."
+        "Rounding before: how far rounding alone moves the unfolded model; where that is more than "
+        "the limit, more is allowed. In float64: the error before the folded weights were rounded."
     )
     notes = [tag("p", line, class_="note") for line in strings(parity, "notes")]
     return section("Parity by output", note, table(_PARITY_HEAD, rows), *notes)

@@ -128,8 +128,9 @@ def _parity_card(report: Fields) -> Markup | None:
     if not parity:
         return None
     passed = parity.get("passed") is True
-    error, limit = short(parity.get("max_relative_error")), short(parity.get("tolerance"))
-    below = f"largest error {error}, limit {limit}"
+    limits = [number(output.get("allowed")) or 0.0 for output in items(parity, "outputs")]
+    limit = max([number(parity.get("tolerance")) or 0.0, *limits])
+    below = f"largest error {short(parity.get('max_relative_error'))}, allowed {short(limit)}"
     return card("Parity", "passed" if passed else "failed", below, good=passed)
 
 

@@ -10,7 +10,8 @@ import onnx
 from bn_ops.errors import ParityError
 from bn_ops.fold.result import Folded, Leftovers
 from bn_ops.fold.run import fold
-from bn_ops.verify.run import DEFAULT_SEED, DEFAULT_THREADS, Reference
+from bn_ops.verify.reference import Reference
+from bn_ops.verify.run import DEFAULT_SEED, DEFAULT_THREADS
 
 if TYPE_CHECKING:
     from bn_ops.verify.result import Parity
@@ -19,6 +20,9 @@ __all__ = ["Fold", "fold_verified"]
 
 Fold = Callable[[onnx.ModelProto, Mapping[str, str]], Folded]
 """Folds a model but for the named layers, which carry the reason to report."""
+
+Judge = Callable[[Folded], "Parity"]
+"""Holds a folded model against the unfolded one."""
 
 
 def fold_verified(
@@ -56,16 +60,16 @@ def fold_verified(
 
     reference = Reference(unfolded_model, batches, threads=threads, seed=seed)
     return fold_until_it_holds(
-        unfolded_model, fold_but, lambda model: reference.judge(model, tolerance=tolerance)
+        unfolded_model, fold_but, lambda folded: reference.judge(folded, tolerance=tolerance)
     )
 
 
 def fold_until_it_holds(
-    model: onnx.ModelProto, fold_but: Fold, judge: Callable[[onnx.ModelProto], Parity]
+    model: onnx.ModelProto, fold_but: Fold, judge: Judge
 ) -> tuple[Folded, Parity]:
     """Fold as many layers as pass; see `fold_verified`."""
     folded = fold_but(model, {})
-    parity = judge(folded.model)
+    parity = judge(folded)
     if parity.passed:
         return folded, parity
     names = [layer.name for layer in folded.layers if layer.status == "folded"]
@@ -79,7 +83,7 @@ class _Bisection:
         self,
         model: onnx.ModelProto,
         fold_but: Fold,
-        judge: Callable[[onnx.ModelProto], Parity],
+        judge: Judge,
         names: tuple[str, ...],
         failed: Parity,
     ) -> None:
@@ -96,18 +100,18 @@ class _Bisection:
         # The whole set has failed already, so its halves are what to try first.
         self._split(self._names)
         folded = self._fold(self._good)
-        parity = self._judge(folded.model)
+        parity = self._judge(folded)
         if not parity.passed:
             raise _parity_error(parity)
         return folded, parity
 
     def _check_unfolded(self) -> None:
-        parity = self._judge(self._fold(frozenset()).model)
+        parity = self._judge(self._fold(frozenset()))
         if not parity.passed:
             raise _parity_error(parity)
 
     def _admit(self, names: Sequence[str]) -> None:
-        parity = self._judge(self._fold(self._good | frozenset(names)).model)
+        parity = self._judge(self._fold(self._good | frozenset(names)))
         if parity.passed:
             self._good |= frozenset(names)
         elif len(names) == 1:
@@ -128,17 +132,20 @@ class _Bisection:
         return self._fold_but(self._model, leave)
 
     def _reason(self, name: str) -> str:
-        fault = self._faults.get(name, self._failed)
-        return (
-            f"folding it changed the model's outputs by {fault.max_relative_error:.1e} "
-            f"(allowed {fault.tolerance:.0e}), so it was left as it was"
-        )
+        _, fault = _first_fault(self._faults.get(name, self._failed))
+        return f"folding it changed the model's outputs {fault}, so it was left as it was"
+
+
+def _first_fault(parity: Parity) -> tuple[str, str]:
+    """Return the output that differs most of those at fault, and what is wrong with it."""
+    failed = [output for output in parity.outputs if output.fault is not None]
+    worst = max(failed, key=lambda output: output.max_relative_error)
+    return worst.name, worst.fault or ""
 
 
 def _parity_error(parity: Parity) -> ParityError:
-    worst = max(parity.outputs, key=lambda output: output.max_relative_error)
+    name, fault = _first_fault(parity)
     return ParityError(
-        f"output {worst.name!r} differs by {worst.max_relative_error:.1e} of its scale on "
-        f"{worst.worst} (allowed {parity.tolerance:.0e}) although no layer was folded: the "
-        "model does not compute the same twice, or cannot be written back unchanged"
+        f"output {name!r} differs {fault} although no layer was folded: the model does not "
+        "compute the same twice, or cannot be written back unchanged"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bn_ops.signature import Batch, TensorInfo
 from bn_ops.verify.compare import is_floating
@@ -22,8 +22,9 @@ Array = NDArray[np.generic]
 _SAMPLES = 2
 """Samples per made-up batch: enough for a batch axis to show, cheap enough for any model."""
 
-_FREE_SIZE = 32
-"""Size of a free axis of which the caller's batches say nothing."""
+_FREE_SIZE = 64
+"""Size of a free axis of which the caller's batches say nothing: networks divide images by 32, and
+some pool what is left."""
 
 _HUNDREDFOLD = 100.0
 
@@ -48,7 +49,12 @@ class Probe:
 
 
 def made_up(
-    inputs: Sequence[TensorInfo], example: Batch | None, *, size: int | None, seed: int
+    inputs: Sequence[TensorInfo],
+    example: Batch | None,
+    *,
+    size: int | None,
+    seed: int,
+    affordable: Callable[[Batch], int] = lambda _: 1,
 ) -> Iterator[Probe]:
     """Make random and extreme batches for a signature.
 
@@ -57,6 +63,7 @@ def made_up(
         example: a batch of the caller's; free axes get its sizes, integers stay in its range.
         size: the number of samples that the model demands per run; None where it is free.
         seed: of numpy's PCG64; the same seed gives the same samples.
+        affordable: how many of a batch's samples may run in float64.
     """
     samples = _SAMPLES if size is None else size
     generator = np.random.default_rng(seed)
@@ -66,9 +73,9 @@ def made_up(
     if example is not None:
         given = _first(example, samples)
         yield Probe(label="given samples, hundredfold", batch=_times(given, _HUNDREDFOLD))
-        # One sample is enough for float64, which costs a hundred times onnxruntime's float32.
-        one = _first(example, 1 if size is None else size)
-        yield Probe(label="one given sample", batch=one, usual=True, exact=True)
+        # A few: float64 costs a hundred times onnxruntime's float32.
+        few = _first(example, affordable(example) if size is None else size)
+        yield Probe(label="given samples, a few", batch=few, usual=True, exact=True)
     single = _first(normal, 1 if size is None else size)
     yield Probe(label="one random sample", batch=single, exact=True)
     yield Probe(label="one random sample, hundredfold", batch=_times(single, _HUNDREDFOLD))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,17 +12,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from bn_ops.large import light_copy
 from bn_ops.verify.float64.operators import FAST_OPERATORS
 from bn_ops.verify.float64.widen import widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bn_ops.signature import Batch
 
 __all__ = ["Float64Model", "NotExactError"]
 
 Array = NDArray[np.generic]
+Float64Array = NDArray[np.float64]
 
 _LARGEST_WORK = 12_000_000_000
 """Multiplications per run: ResNet-50 on one image takes 4 billion, ResNet-152 11.5. A count, not a
@@ -27,6 +32,10 @@ clock, so that the same model is always verified the same way."""
 
 _LARGEST_MEMORY = 2 << 30
 """Bytes of all intermediate tensors, none of which the evaluator lets go before the end."""
+
+_USUAL_WORK = 500_000_000
+_USUAL_MEMORY = 256 << 20
+"""Multiplications and bytes up to which more samples than one are run: about a second."""
 
 _DISCONTINUOUS = frozenset(
     {
@@ -51,18 +60,34 @@ class NotExactError(Exception):
 class Float64Model:
     """A model in float64, run by onnx's reference operators."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, exact: Mapping[str, Float64Array] = MappingProxyType({})
+    ) -> None:
         """Widen the model.
 
+        Args:
+            model: not changed.
+            exact: initializer → value to take instead of the stored one.
+
         Raises:
-            NotExactError: an operator has no float64 form.
+            NotExactError: an operator has no float64 form, or the weights take too much memory.
         """
         for node in _nodes(model):
             if node.op_type in _DISCONTINUOUS:
                 raise NotExactError(f"the model has a {node.op_type} node")
-        self._model = widened(model)
+        self._check_weights(model)
+        wide = widened(model, exact)
+        self._light = light_copy(wide)
         with _translated():
-            self._evaluator = ReferenceEvaluator(self._model, new_ops=list(FAST_OPERATORS))
+            self._evaluator = ReferenceEvaluator(wide, new_ops=list(FAST_OPERATORS))
+
+    def affordable(self, batch: Batch) -> int:
+        """Return how many of a batch's samples take about a second; at least one."""
+        one = {name: _wide(array[:1]) for name, array in batch.items()}
+        work, memory = _cost(self._light, one)
+        given = min((len(array) for array in batch.values()), default=1)
+        most = min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1))
+        return max(1, min(given, most))
 
     def run(self, outputs: Sequence[str], batch: Batch) -> list[Array]:
         """Run one batch; floating inputs are widened first.
@@ -72,11 +97,18 @@ class Float64Model:
         """
         feeds = {name: _wide(array) for name, array in batch.items()}
         self._check_cost(feeds)
-        with _translated(), np.errstate(all="ignore"):
+        with _translated(), np.errstate(all="ignore"), warnings.catch_warnings():
+            # Of empty tensors and the like; what comes out is compared all the same.
+            warnings.simplefilter("ignore", RuntimeWarning)
             return [np.asarray(item) for item in self._evaluator.run(list(outputs), feeds)]
 
+    def _check_weights(self, model: onnx.ModelProto) -> None:
+        elements = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+        if 8 * elements > _LARGEST_MEMORY:
+            raise NotExactError(f"its weights would take {8 * elements / 2**30:.1f} GiB")
+
     def _check_cost(self, feeds: Batch) -> None:
-        work, memory = _cost(self._model, feeds)
+        work, memory = _cost(self._light, feeds)
         if work > _LARGEST_WORK or memory > _LARGEST_MEMORY:
             raise NotExactError(
                 f"it would take {work / 1e9:.0f} billion multiplications and "
@@ -114,13 +146,13 @@ def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from _inside(attribute.g.node)
 
 
-def _cost(model: onnx.ModelProto, feeds: Batch) -> tuple[int, int]:
+def _cost(light: onnx.ModelProto, feeds: Batch) -> tuple[int, int]:
     """Count multiplications of convolutions and matrix products, and bytes of all tensors.
 
     Shapes that inference does not know count as nothing: such models are small or refused later.
     """
     sized = onnx.ModelProto()
-    sized.CopyFrom(model)
+    sized.CopyFrom(light)
     for value in sized.graph.input:
         if value.name in feeds:
             shape = value.type.tensor_type.shape

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from bn_ops.large import bare_copy
+
 __all__ = ["widened"]
+
+Float64Array = NDArray[np.float64]
 
 _NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model; stored tensors, constants, casts and the types of ends become float64."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def widened(
+    model: onnx.ModelProto, exact: Mapping[str, Float64Array] = MappingProxyType({})
+) -> onnx.ModelProto:
+    """Copy a model; stored tensors, constants, casts and the types of ends become float64.
+
+    Args:
+        model: not changed.
+        exact: initializer → value to take instead of the stored one.
+    """
+    copy = bare_copy(model)
+    for tensor in model.graph.initializer:
+        value = exact.get(tensor.name)
+        if value is None:
+            copy.graph.initializer.append(tensor)
+        else:
+            copy.graph.initializer.append(numpy_helper.from_array(value, tensor.name))
     _widen_graph(copy.graph)
     for function in copy.functions:
         for node in function.node:

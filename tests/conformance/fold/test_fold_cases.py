@@ -10,10 +10,13 @@ import pytest
 
 from bn_ops.fold import Folded, fold
 from bn_ops.runtime import session
+from bn_ops.verify.float64 import Float64Model, NotExactError
+from bn_ops.verify.witness import rounds_elsewhere
 from tests.conformance.fold.all_cases import ALL_CASES
 from tests.conformance.fold.building import FOLDED, Array, Case
 
-SEEN: dict[str, float] = {}
+# Relative to the largest value: two orders of summation in float64.
+EXACT = 1e-12
 
 
 @pytest.fixture(scope="module", params=ALL_CASES, ids=lambda case: case.name)
@@ -53,6 +56,21 @@ def test_it_computes_what_it_did(case: Case, model: onnx.ModelProto, folded: Fol
             assert got.dtype == want.dtype
             assert got.shape == want.shape
             assert _error(got, want) <= case.tolerance
+
+
+def test_before_rounding_it_is_the_same_function(
+    case: Case, model: onnx.ModelProto, folded: Folded
+) -> None:
+    assert rounds_elsewhere(folded.model, folded.exact) is None
+    names = [output.name for output in model.graph.output]
+    try:
+        unrounded = Float64Model(folded.model, folded.exact)
+        for batch in case.batches(model)[:1]:
+            wants, gots = Float64Model(model).run(names, batch), unrounded.run(names, batch)
+            for want, got in zip(wants, gots, strict=True):
+                assert _error(got, want) <= EXACT
+    except NotExactError as reason:
+        pytest.skip(f"no float64 form: {reason}")
 
 
 def test_it_is_a_valid_model(case: Case, folded: Folded) -> None:

@@ -150,8 +150,9 @@ def test_files_from_another_framework_are_recalibrated_folded_and_verified(
     assert artifact.report.parity is not None
     assert artifact.report.parity.passed
     assert artifact.report.fold is not None
-    # Every fold is exact in algebra; on noise, which is what these detectors get here, some of them
-    # move ill-conditioned outputs by more than the budget, and those are taken back.
-    kept = [entry for entry in artifact.report.fold if entry.status == "kept"]
-    assert len(kept) < layers
-    assert all("changed the model's outputs" in (entry.reason or "") for entry in kept)
+    # On noise, which is what these detectors get here, float32 moves their outputs by more than the
+    # tolerance, folded or not; in float64 the folds are exact, and none is taken back.
+    assert [entry.status for entry in artifact.report.fold] == ["folded"] * layers
+    for output in artifact.report.parity.outputs:
+        assert output.exact_error is not None
+        assert output.exact_error <= 1e-9

@@ -72,7 +72,12 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
     parity = ParityReport(
         outputs=(
             OutputReport(
-                name=name, max_relative_error=3.1e-7, mean_relative_error=2.0e-8, rounding=1.9e-7
+                name=name,
+                max_relative_error=3.1e-7,
+                mean_relative_error=2.0e-8,
+                rounding=1.9e-7,
+                allowed=1.2e-5,
+                exact_error=6.5e-13,
             ),
         ),
         reference="float64",
@@ -175,8 +180,10 @@ def test_the_page_shows_every_figure_of_the_report() -> None:
         "read by two nodes",
         "no batch reached it",
         "3.1e-07",
-        "limit 1e-05",
+        "allowed 1.2e-05",
         "1.9e-07",  # rounding of the unfolded model
+        "1.2e-05",  # what was allowed
+        "6.5e-13",  # the error in float64
         "reference float64",
         "read by two nodes (noted)",
         "1.04 times that over single samples",

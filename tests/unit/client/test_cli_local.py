@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from bn_ops.fold.rules import RULES
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exits import Exit
 from bnrecal_client.cli.summary import lines, summary
 from bnrecal_client.cli.text import count, size, table
 from bnrecal_client.result import Result
+from tests.support.fold_faults import FaultyConv, thousandth_in_one_channel
 
 MODEL = str(Path(__file__).parents[3] / "examples" / "digits" / "mnist_resnet.onnx")
 
@@ -88,9 +92,44 @@ def test_fold_says_what_became_of_each_layer(
     output = tmp_path / "f.onnx"
     assert main(["fold", MODEL, "-o", str(output)]) == Exit.OK
     out = capsys.readouterr().out
-    assert sum(" folded " in f" {line} " for line in out.splitlines()) == 10
+    assert sum(line.split()[1:2] == ["folded"] for line in out.splitlines()) == 9
     assert "folded 9 of 9 layers" in out
+    assert "folded and unfolded agree to " in out
+    assert " in float64" in out
     assert output.stat().st_size > 100_000
+
+
+def test_fold_proves_on_the_samples_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = tmp_path / "x.npy", tmp_path / "f.onnx"
+    np.save(data, np.random.default_rng(0).normal(size=(40, 1, 28, 28)).astype(np.float32))
+    assert main(["fold", MODEL, str(data), "-o", str(output), "--json"]) == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["parity"]["samples"] == 32
+    assert told["parity"]["passed"] is True
+    assert told["parity"]["max_relative_error"] <= told["parity"]["tolerance"] == 1e-5
+    assert told["parity"]["exact_error"] <= 1e-9
+
+
+def test_fold_leaves_what_does_not_hold_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = onnx.load(MODEL)
+    first = next(node for node in original.graph.node if node.op_type == "Conv")
+    faulty = FaultyConv(first.name, spoil=thousandth_in_one_channel)
+    # By module, not by path: `bn_ops.fold` as an attribute is the function.
+    run = importlib.import_module("bn_ops.fold.run")
+    monkeypatch.setattr(run, "RULES", {**RULES, "Conv": faulty})
+    output = tmp_path / "f.onnx"
+    assert main(["fold", MODEL, "-o", str(output), "--json"]) == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    (kept,) = (layer for layer in told["layers"] if layer["status"] == "kept")
+    assert "folding it changed the model's outputs by " in kept["reason"]
+    assert told["folded"] == 8
+    assert told["parity"]["passed"] is True
+    written = [node.op_type for node in onnx.load(output).graph.node]
+    assert written.count("BatchNormalization") == 1
 
 
 def result(report: dict[str, object]) -> Result:

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli import arguments
-from bnrecal_client.cli.local import fold_file
+from bnrecal_client.cli.cutting import open_data
+from bnrecal_client.cli.local import FoldedFile, fold_file
 from bnrecal_client.cli.outputs import check_writable
 from bnrecal_client.cli.show import say, say_json
+from bnrecal_client.cli.summary import parity_line, parity_of
 from bnrecal_client.cli.text import count, size, table
 from bnrecal_client.files import write_atomic
 
 __all__ = ["add_command"]
+
+_SAMPLES = 32
+"""Samples that are run, as after a recalibration."""
+
+_BATCH = 8
 
 
 def add_command(commands: Any) -> None:
@@ -22,9 +29,17 @@ def add_command(commands: Any) -> None:
         "fold",
         help="fold a model's BatchNorm into its weights, without recalibrating",
         description="Fold the BatchNorm layers of an ONNX model into neighbouring weights, with "
-        "their statistics as they are, and say what became of each layer.",
+        "their statistics as they are, prove that the result computes the same, and say what "
+        "became of each layer.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        nargs="*",
+        help=f"samples to prove it on, the first {_SAMPLES} of them; made-up ones always run too",
+    )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the folded model"
     )
@@ -33,31 +48,38 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Fold, write, tell."""
+    """Fold, prove, write, tell."""
     check_writable(args.output)
-    content, layers = fold_file(args.model)
-    write_atomic(args.output, content)
+    batches = open_data(args.data, batch_size=_BATCH, limit=_SAMPLES) if args.data else ()
+    folded = fold_file(args.model, batches)
+    write_atomic(args.output, folded.model)
     if args.json:
-        say_json(_as_json(layers, args.output))
+        say_json(_as_json(folded, args.output))
     else:
-        say(_lines(layers, args.output, len(content)))
+        say(_lines(folded, args.output))
 
 
-def _lines(layers: Any, output: Path, length: int) -> list[str]:
-    rows = [[fold.name, str(fold.status), fold.rule or fold.reason or ""] for fold in layers]
-    folded = sum(str(fold.status) == "folded" for fold in layers)
+def _lines(folded: FoldedFile, output: Path) -> list[str]:
+    rows = [[f["name"], f["status"], f["rule"] or f["reason"] or ""] for f in folded.layers]
+    known = parity_of({"parity": folded.parity})
     return [
         *table(["layer", "", "by rule, or why not"], rows, right=frozenset()).splitlines(),
         "",
-        f"folded {folded:,} of {count(len(rows), 'layer')}",
-        f"wrote model  {output} ({size(length)})",
+        f"folded {_folded(folded):,} of {count(len(rows), 'layer')}",
+        *([] if known is None else [parity_line(known)]),
+        *(f"note: {note}" for note in folded.parity["notes"]),
+        f"wrote model  {output} ({size(len(folded.model))})",
     ]
 
 
-def _as_json(layers: Any, output: Path) -> dict[str, Any]:
-    found = [
-        {"name": f.name, "status": str(f.status), "rule": f.rule, "reason": f.reason}
-        for f in layers
-    ]
-    folded = sum(layer["status"] == "folded" for layer in found)
-    return {"layers": found, "folded": folded, "files": {"model": str(output)}}
+def _as_json(folded: FoldedFile, output: Path) -> dict[str, Any]:
+    return {
+        "layers": list(folded.layers),
+        "folded": _folded(folded),
+        "parity": dict(folded.parity),
+        "files": {"model": str(output)},
+    }
+
+
+def _folded(folded: FoldedFile) -> int:
+    return sum(layer["status"] == "folded" for layer in folded.layers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from bnrecal_client.result import Result
 from bnrecal_client.values import Progress
 from bnrecal_client.watching import Notify
 
-__all__ = ["fold_file", "inspect_file", "recalibrate_file"]
+__all__ = ["FoldedFile", "fold_file", "inspect_file", "recalibrate_file"]
 
 
 def recalibrate_file(
@@ -66,18 +67,42 @@ def inspect_file(model: Path) -> Any:
         return bn_ops.describe(path)
 
 
-def fold_file(model: Path) -> tuple[bytes, Any]:
-    """Fold a model file as it is; returns the folded model and the `bn_ops.LayerFold`s.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedFile:
+    """A model that was folded and verified.
+
+    Attributes:
+        model: the folded ONNX file.
+        layers: what became of each layer, as JSON values.
+        parity: the proof, as JSON values.
+    """
+
+    model: bytes
+    layers: Sequence[Mapping[str, Any]]
+    parity: Mapping[str, Any]
+
+
+def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
+    """Fold a model file as it is, and prove it; a fold that does not hold is taken back.
+
+    Args:
+        model: the ONNX file.
+        batches: samples to prove it on, besides made-up ones; may be empty.
 
     Raises:
-        BnrecalError: the file is no model.
+        BnrecalError: the file is no model, or a batch does not fit it.
     """
     path = _existing(model)
-    with _bn_ops("a model is folded in this process") as bn_ops:
+    with _bn_ops("a model is folded in this process"):
         from bn_ops.onnx_engine.load import load_model
+        from bn_ops.verify import fold_verified
 
-        folded = bn_ops.fold(load_model(path))
-        return folded.model.SerializeToString(deterministic=True), folded.layers
+        folded, parity = fold_verified(load_model(path), batches)
+        return FoldedFile(
+            model=folded.model.SerializeToString(deterministic=True),
+            layers=[layer.to_json() for layer in folded.layers],
+            parity=parity.to_json(),
+        )
 
 
 @contextmanager

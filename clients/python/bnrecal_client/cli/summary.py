@@ -13,7 +13,7 @@ from typing import Any
 from bnrecal_client.cli.text import count, size, table
 from bnrecal_client.result import Result
 
-__all__ = ["lines", "summary"]
+__all__ = ["lines", "parity_line", "parity_of", "summary"]
 
 _LARGEST = 5
 
@@ -38,7 +38,7 @@ def summary(result: Result, files: Mapping[str, str]) -> dict[str, Any]:
             for fold in folds
             if fold.get("status") != "folded"
         ],
-        "parity": _parity(report),
+        "parity": parity_of(report),
         "evaluation": _evaluation(report),
         "warnings": list(report.get("warnings") or ()),
         "files": dict(files),
@@ -51,7 +51,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         *_what(told),
         *_drifts(told["drift"]),
         *_folds(told),
-        *_parities(told["parity"]),
+        *([] if told["parity"] is None else [parity_line(told["parity"])]),
         *_evaluations(told["evaluation"]),
         *(f"warning: {warning}" for warning in told["warnings"]),
         *_files(told["files"]),
@@ -92,13 +92,17 @@ def _folds(told: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _parities(parity: Mapping[str, Any] | None) -> list[str]:
-    if parity is None:
-        return []
-    error, limit = parity["max_relative_error"], parity["tolerance"]
-    samples = count(parity["samples"], "sample")
-    agreement = f"{error:.1e} relative (limit {limit:.0e}) on {samples}"
-    return [f"folded and unfolded agree to {agreement}"]
+def parity_line(parity: Mapping[str, Any]) -> str:
+    """Say how far folded and unfolded are apart; `parity` as from `parity_of`."""
+    error, limit, samples = parity["max_relative_error"], parity["tolerance"], parity["samples"]
+    on = f" on {count(samples, 'sample')}" if samples else ""
+    found = f"folded and unfolded agree to {error:.1e} relative (limit {limit:.0e}){on}"
+    exact = parity["exact_error"]
+    if exact is not None:
+        found += f", to {exact:.1e} in float64"
+    if error > limit:
+        found += f"; rounding alone moves the model by {parity['rounding'] or 0.0:.1e}"
+    return found
 
 
 def _evaluations(found: Mapping[str, Any] | None) -> list[str]:
@@ -133,12 +137,23 @@ def _drift(layer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parity(report: Mapping[str, Any]) -> dict[str, Any] | None:
+def parity_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Collect what counts of a report's parity; None where it has none."""
     parity = report.get("parity")
     wanted = ("max_relative_error", "tolerance", "samples", "passed")
     if not isinstance(parity, Mapping) or any(parity.get(name) is None for name in wanted):
         return None
-    return {name: parity[name] for name in wanted}
+    outputs = _members(parity, "outputs")
+    return {
+        **{name: parity[name] for name in wanted},
+        "exact_error": _largest_of(outputs, "exact_error"),
+        "rounding": _largest_of(outputs, "rounding"),
+    }
+
+
+def _largest_of(outputs: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    known = [output[name] for output in outputs if output.get(name) is not None]
+    return max(known) if known and len(known) == len(outputs) else None
 
 
 def _evaluation(report: Mapping[str, Any]) -> dict[str, Any] | None:

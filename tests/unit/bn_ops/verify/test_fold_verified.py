@@ -10,23 +10,20 @@ from onnx import numpy_helper
 
 from bn_ops.errors import ParityError
 from bn_ops.fold import fold
-from bn_ops.fold.plan import Outcome, Plan, PutConstant
 from bn_ops.fold.rules import RULES
-from bn_ops.fold.rules.conv import ConvRule
 from bn_ops.fold.run import fold_with
 from bn_ops.verify import Parity, fold_verified, verify
 from bn_ops.verify.localise import fold_until_it_holds
+from bn_ops.verify.reference import Reference
 from tests.conformance.fold.building import Graph
+from tests.support.fold_faults import FaultyConv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import onnx
-    import onnx_ir as ir
 
     from bn_ops.fold import Folded
-    from bn_ops.fold.affine import ChannelAffine
-    from bn_ops.fold.rules import Walk
 
 LAYERS = 9
 BATCH = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
@@ -43,39 +40,18 @@ def _chain() -> onnx.ModelProto:
     return graph.model()
 
 
-class FaultyConv(ConvRule):
-    """Folds the named convolutions a hundredth wrong."""
-
-    def __init__(self, *wrong: str) -> None:
-        self.wrong = wrong
-
-    def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        outcome = super().backward(node, affine, walk)
-        if not isinstance(outcome, Plan) or node.name not in self.wrong:
-            return outcome
-        weight = outcome.edits[0]
-        assert isinstance(weight, PutConstant)
-        spoilt = PutConstant(
-            node=weight.node,
-            index=weight.index,
-            array=1.01 * weight.array,
-            dtype=weight.dtype,
-            hint=weight.hint,
-        )
-        return Plan(edits=(spoilt, *outcome.edits[1:]), path=outcome.path)
-
-
 def _run(model: onnx.ModelProto, *wrong: str) -> tuple[Folded, Parity, int]:
     runs = 0
+    reference = Reference(model, [BATCH], threads=1, seed=0)
 
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
         rules = {**RULES, "Conv": FaultyConv(*wrong)}
         return fold_with(model, leftovers="keep", leave=leave, rules=rules)
 
-    def judge(candidate: onnx.ModelProto) -> Parity:
+    def judge(candidate: Folded) -> Parity:
         nonlocal runs
         runs += 1
-        return verify(model, candidate, [BATCH])
+        return reference.judge(candidate)
 
     folded, parity = fold_until_it_holds(model, fold_but, judge)
     return folded, parity, runs

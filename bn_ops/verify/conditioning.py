@@ -1,0 +1,72 @@
+"""How much a model amplifies rounding: the same model with every number moved by its last digit.
+
+Storing a number in float32 moves it by up to half a unit in the last place, and so does every
+operation on it. Backward error analysis (Source: N. J. Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed. 2002, section 1.5) reads the result of a computation with rounding as the exact
+result for slightly moved data. So what moving the data by one unit does to the outputs is what no
+implementation of the same function in that element type can be asked to stay below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+if TYPE_CHECKING:
+    from bn_ops.signature import Batch
+
+__all__ = ["shaken_batch", "shaken_model"]
+
+Array = NDArray[np.generic]
+
+_ARITHMETIC = frozenset(
+    {"Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Sub"}
+)
+"""Operators whose stored operands are numbers to calculate with. Those of others may be sizes,
+scales of a Resize for one, where the last digit decides about a whole row."""
+
+_BITS: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def shaken_model(model: onnx.ModelProto, generator: np.random.Generator) -> onnx.ModelProto:
+    """Copy a model with each weight moved by one unit in the last place, up or down at random."""
+    weights = set(_weights(model.graph))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            moved = _shaken(numpy_helper.to_array(tensor), generator)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+    return copy
+
+
+def shaken_batch(batch: Batch, generator: np.random.Generator) -> Batch:
+    """Copy a batch with each floating number moved likewise."""
+    return {name: _shaken(array, generator) for name, array in batch.items()}
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        if node.op_type in _ARITHMETIC and not node.domain:
+            yield from node.input
+
+
+def _shaken(array: Array, generator: np.random.Generator) -> Array:
+    """Move by one unit; zeros, and numbers at either end of the range, stay as they are."""
+    if not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
+        return array
+    finfo = ml_dtypes.finfo(array.dtype)  # type: ignore[no-untyped-call]  # untyped package
+    magnitude = np.abs(array.astype(np.float64))
+    movable = (magnitude > float(finfo.smallest_normal)) & (magnitude < float(finfo.max))
+    # Neighbours of a floating number in its binary form differ by one as integers.
+    bits = np.ascontiguousarray(array).view(_BITS[array.dtype.itemsize]).copy()
+    up = generator.integers(0, 2, size=array.shape, dtype=np.uint8).astype(np.bool_)
+    bits[movable & up] += 1
+    bits[movable & ~up] -= 1
+    return bits.view(array.dtype)
