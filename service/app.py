@@ -27,6 +27,7 @@ from service.http.requests import RequestLog
 from service.http.tokens import read_tokens
 from service.ledger.sqlite import SqliteLedger
 from service.models import api as models_api
+from service.openinference import api as openinference_api
 from service.recalibrations import api as recalibrations_api
 from service.recalibrations import event_api, recovery, result_api, retention
 from service.recalibrations.dispatch import Dispatcher
@@ -75,7 +76,15 @@ def create_app(
     app.add_middleware(Access, tokens=read_tokens(settings))
     app.add_middleware(StrictHeaders)
     app.add_middleware(RequestLog, metrics=metrics)
-    for module in (models_api, recalibrations_api, batches_api, event_api, result_api, health):
+    for module in (
+        models_api,
+        recalibrations_api,
+        batches_api,
+        event_api,
+        result_api,
+        openinference_api,
+        health,
+    ):
         app.include_router(module.router)
     documentation.install(app)
     return app

@@ -21,7 +21,8 @@ class Context:
     """Built once in the app's lifespan; operations take it as their first argument.
 
     `model_files` is held while a model's row and file change together: the same bytes can be
-    uploaded again while they are being deleted.
+    uploaded again while they are being deleted. `json_parsing` is held while a large JSON body is
+    parsed.
     """
 
     settings: Settings
@@ -31,6 +32,7 @@ class Context:
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
     model_files: asyncio.Lock = field(default_factory=asyncio.Lock)
+    json_parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def _context(request: Request) -> Context:

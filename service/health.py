@@ -8,7 +8,7 @@ import apsw
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from service.context import Ctx
+from service.context import Context, Ctx
 from service.errors import ServiceError
 from service.recalibrations import store as recalibrations
 from service.telemetry import metrics
@@ -31,6 +31,15 @@ class Readiness(BaseModel):
     workers: dict[str, Any]
 
 
+async def look(context: Context) -> tuple[list[str], dict[str, Any]]:
+    """Return why the server cannot do its work (nothing: it can), and what holds its workers in."""
+    failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
+    try:
+        return failures, dict(await context.executor.protections())
+    except ServiceError as error:
+        return [*failures, error.message], {}
+
+
 @router.get("/healthz")
 async def healthz() -> Health:
     """Tell that the process answers."""
@@ -40,12 +49,7 @@ async def healthz() -> Health:
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
 async def readyz(context: Ctx, response: Response) -> Readiness:
     """Tell whether batches can be stored and runs can begin, and what holds the workers in."""
-    failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
-    workers: dict[str, Any] = {}
-    try:
-        workers = dict(await context.executor.protections())
-    except ServiceError as error:
-        failures.append(error.message)
+    failures, workers = await look(context)
     response.status_code = 503 if failures else 200
     return Readiness(
         status="not-ready" if failures else "ready",

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
 
     model_limit_bytes: int = Field(default=2 * GIB, gt=0, description="Largest model file.")
     batch_limit_bytes: int = Field(default=1 * GIB, gt=0, description="Largest batch body.")
+    infer_json_limit_bytes: int = Field(
+        default=16 * MIB,
+        gt=0,
+        description="Largest JSON part of an inference request; binary tensor data is not in it.",
+    )
     recalibration_limit_bytes: int = Field(
         default=64 * GIB, gt=0, description="Most bytes of batches in one recalibration."
     )

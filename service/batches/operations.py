@@ -47,6 +47,8 @@ class Upload:
         body: blocks of bytes.
         digest: SHA-256 that the client announced, or None.
         key: the client's Idempotency-Key; only for appends.
+        key_with_content: whether the key names a batch only together with its content, so that a
+            key that comes again with other content is another batch and no conflict.
     """
 
     recalibration: str
@@ -55,6 +57,7 @@ class Upload:
     body: AsyncIterator[bytearray]
     digest: str | None
     key: str | None = None
+    key_with_content: bool = False
 
 
 async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
@@ -165,7 +168,8 @@ def _record(
 def _recall(tx: Transaction, upload: Upload, received: Received) -> StoredBatch | None:
     if upload.key is None:
         return None
-    answer = idempotency.recall(tx, scope=_scope(upload), key=upload.key, request=received.sha256)
+    key = _key(upload, received.sha256)
+    answer = idempotency.recall(tx, scope=_scope(upload), key=key, request=received.sha256)
     return None if answer is None else store.find(tx, upload.recalibration, int(answer))
 
 
@@ -174,10 +178,15 @@ def _remember(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
         idempotency.remember(
             tx,
             scope=_scope(upload),
-            key=upload.key,
+            key=_key(upload, batch.sha256),
             request=batch.sha256,
             response=str(batch.index),
         )
+
+
+def _key(upload: Upload, sha256: str) -> str:
+    key = upload.key or ""
+    return idempotency.fingerprint(f"{sha256} {key}".encode()) if upload.key_with_content else key
 
 
 def _scope(upload: Upload) -> str:

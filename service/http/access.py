@@ -19,7 +19,7 @@ from service.http.errors import instance_of, respond
 from service.http.tokens import known
 
 # Probes come from orchestrators that hold no token; neither answer tells anything of the data.
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 

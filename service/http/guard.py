@@ -17,7 +17,10 @@ from service.settings import Settings
 # JSON bodies are read whole into memory; the largest honest one is a list of layer patterns.
 JSON_LIMIT_BYTES = 1 << 20
 # Routes that read their body in blocks and have limits of their own.
-STREAMED = re.compile(r"/v1/models|/v1/recalibrate|/v1/recalibrations/[^/]+/batches(/[^/]+)?")
+STREAMED = re.compile(
+    r"/v1/models|/v1/recalibrate|/v1/recalibrations/[^/]+/batches(/[^/]+)?"
+    r"|/v2/models/[^/]+(/versions/[^/]+)?/infer"
+)
 
 
 class BodyGuard:

@@ -1,0 +1,145 @@
+"""The routes of the Open Inference Protocol: a recalibration is a model, an inference a batch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Path, Request
+
+from bn_ops.version import __version__
+from service import health
+from service.batches import operations
+from service.batches.operations import Upload
+from service.context import Context, Ctx
+from service.errors import CapacityError, RecalibrationNotOpenError
+from service.http import digests
+from service.http.body import blocks
+from service.lifecycle import State
+from service.openinference import body, schemas
+from service.openinference.schemas import (
+    InferOut,
+    LiveOut,
+    ModelConfig,
+    ModelMetadata,
+    ModelReadyOut,
+    ReadyOut,
+    ServerOut,
+)
+from service.recalibrations import store
+from service.recalibrations.values import Recalibration
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+Id = Annotated[str, Path(description="Id of a recalibration.")]
+Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
+HeaderLength = Annotated[
+    str | None,
+    Header(alias=body.HEADER_LENGTH, description="Bytes of the JSON when binary data follows."),
+]
+MODEL = "/models/{recalibration}"
+VERSIONED = "/models/{recalibration}/versions/{version}"
+
+
+def _one_version(version: Annotated[Literal["1"], Path(description="Always 1.")]) -> None:
+    """A recalibration has one version; another one is refused before the route is entered."""
+    del version
+
+
+OneVersion = [Depends(_one_version)]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": schemas.INFER_SCHEMA},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.get("")
+async def get_server() -> ServerOut:
+    """Name the server and the protocol's extensions that it knows."""
+    extensions = ["binary_tensor_data", "model_configuration"]
+    return ServerOut(name="bnrecal", version=__version__, extensions=extensions)
+
+
+@router.get("/health/live")
+async def get_live() -> LiveOut:
+    """Tell that the process answers."""
+    return LiveOut(live=True)
+
+
+@router.get("/health/ready")
+async def get_ready(context: Ctx) -> ReadyOut:
+    """Tell whether batches can be stored and runs can begin; an error says why not."""
+    failures, _ = await health.look(context)
+    if failures:
+        raise CapacityError("; ".join(failures))
+    return ReadyOut(ready=True)
+
+
+@router.get(MODEL)
+@router.get(VERSIONED, dependencies=OneVersion)
+async def get_metadata(context: Ctx, recalibration: Id) -> ModelMetadata:
+    """Describe a recalibration as a model."""
+    return schemas.metadata(await _find(context, recalibration))
+
+
+@router.get(f"{MODEL}/config")
+@router.get(f"{VERSIONED}/config", dependencies=OneVersion)
+async def get_config(context: Ctx, recalibration: Id) -> ModelConfig:
+    """Describe a recalibration the way Triton's clients want it."""
+    return schemas.config(await _find(context, recalibration))
+
+
+@router.get(f"{MODEL}/ready")
+@router.get(f"{VERSIONED}/ready", dependencies=OneVersion)
+async def get_model_ready(context: Ctx, recalibration: Id) -> ModelReadyOut:
+    """Tell whether a recalibration takes batches; an error says why not."""
+    found = await _find(context, recalibration)
+    if found.state is not State.OPEN:
+        raise RecalibrationNotOpenError(
+            f"the recalibration is {found.state} and takes no new batch", state=str(found.state)
+        )
+    return ModelReadyOut(name=found.id, ready=True)
+
+
+@router.post(f"{MODEL}/infer", openapi_extra=_BODY)
+@router.post(f"{VERSIONED}/infer", dependencies=OneVersion, openapi_extra=_BODY)
+async def infer(
+    *,
+    context: Ctx,
+    request: Request,
+    recalibration: Id,
+    content_digest: Digest = None,
+    header_length: HeaderLength = None,
+) -> InferOut:
+    """Append the inputs as one batch; when this answers, it is on the disk."""
+    await _find(context, recalibration)  # before anything large is parsed
+    settings = context.settings
+    limit = settings.batch_limit_bytes + settings.infer_json_limit_bytes
+    incoming = await body.read(
+        blocks(request, limit_bytes=limit, what="inference request"),
+        body.read_header_length(header_length),
+        json_limit_bytes=settings.infer_json_limit_bytes,
+        parsing=context.json_parsing,
+        digest=digests.read(content_digest),
+    )
+    upload = Upload(
+        recalibration=recalibration,
+        index=None,
+        format="safetensors",
+        body=incoming.batch,
+        digest=None,
+        key=incoming.request.id or None,
+        # Whoever mirrors traffic reads no answers: an id that comes again with other content must
+        # not cost the batch.
+        key_with_content=True,
+    )
+    batch, new = await operations.put(context, upload)
+    return InferOut.of(recalibration, incoming.request.id, batch, new=new)
+
+
+async def _find(context: Context, name: str) -> Recalibration:
+    return await context.ledger.read(lambda tx: store.get(tx, name))

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import BatchMalformedError
+from service.openinference.datatypes import NUMPY, from_numpy, safetensors_tag
+from service.openinference.numbers import to_bytes
+from service.openinference.request import parse, safetensors_header
+
+INTEGERS = [name for name in NUMPY if "INT" in name]
+
+
+@pytest.mark.parametrize("datatype", [*INTEGERS, "FP32", "FP64", "BOOL"])
+@pytest.mark.parametrize("flat", [True, False])
+def test_values_come_through_json_bit_for_bit(datatype: str, *, flat: bool) -> None:
+    random = np.random.default_rng(0)
+    if datatype in INTEGERS:
+        bounds = np.iinfo(NUMPY[datatype])
+        array = random.integers(bounds.min, bounds.max, (4, 3), NUMPY[datatype], endpoint=True)
+        array[0, 0], array[0, 1] = bounds.min, bounds.max
+    else:
+        array = (random.normal(size=(4, 3)) * 1e3).astype(NUMPY[datatype])
+    data = array.ravel().tolist() if flat else array.tolist()
+    assert to_bytes("x", datatype, (4, 3), data) == array.tobytes()
+
+
+@pytest.mark.parametrize("datatype", INTEGERS)
+def test_an_integer_that_does_not_fit_is_refused_and_never_wrapped(datatype: str) -> None:
+    bounds = np.iinfo(NUMPY[datatype])
+    for value in (int(bounds.max) + 1, int(bounds.min) - 1, 0.5, 1.0, True, None, "1"):
+        with pytest.raises(BatchMalformedError, match="'x'"):
+            to_bytes("x", datatype, (1,), [value])
+
+
+@pytest.mark.parametrize(("given", "byte"), [(True, 1), (False, 0), (1, 1), (0, 0)])
+def test_a_truth_value_may_be_written_as_0_or_1(given: Any, byte: int) -> None:
+    assert to_bytes("x", "BOOL", (1,), [given]) == bytes([byte])
+
+
+@pytest.mark.parametrize("given", [2, -1, 0.0, "true"])
+def test_what_is_no_truth_value_is_refused(given: Any) -> None:
+    with pytest.raises(BatchMalformedError, match="truth"):
+        to_bytes("x", "BOOL", (1,), [given])
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+def test_sixteen_bits_travel_as_binary_data_only(datatype: str) -> None:
+    with pytest.raises(BatchMalformedError, match="binary"):
+        to_bytes("x", datatype, (1,), [1.0])
+    text = (
+        f'{{"inputs": [{{"name": "x", "datatype": "{datatype}", "shape": [2, 2],'
+        ' "parameters": {"binary_data_size": 8}}]}'
+    )
+    request = parse(text.encode())
+    assert request.binary_length == 8
+    assert f'"dtype": "{safetensors_tag(datatype)}"'.encode() in safetensors_header(request)
+
+
+def test_every_datatype_has_its_name_back() -> None:
+    assert [from_numpy(dtype) for dtype in NUMPY.values()] == list(NUMPY)
+    assert from_numpy("str") == "BYTES"
