@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format serve bench soak test-docker clean
+.PHONY: help venv demo test check format serve bench soak test-powercut test-docker clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Create .venv with everything for development (again only when a requirement changed)
 
@@ -45,6 +45,9 @@ bench: $(STAMP) ## Measure ratios against a plain pass and against other tools
 
 soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' for fewer)
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+test-powercut: $(STAMP) ## Cut the power of a file system under the server 50 times (root and loop devices)
+	@$(BIN)/python -m tests.soak powercut $(ARGS)
 
 test-docker: $(STAMP) ## Build the image, start it hardened and run the digits through it
 	@bash docker/test.sh

@@ -86,7 +86,7 @@ def soak(
     tally = Tally()
     over = threading.Event()
     (folder / "disturbed").mkdir()
-    server = ServerProcess(folder / "disturbed/data", **SETTINGS)
+    server = ServerProcess(folder / "disturbed/data", settings=SETTINGS)
     with server, ThreadPoolExecutor(CLIENTS) as pool:
         try:
             clients = [

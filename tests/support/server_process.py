@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -19,10 +20,26 @@ class ServerProcess:
         url: where it listens.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
-        """Take a data folder, and settings by their names; nothing runs yet."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, object] | None = None,
+        module: str = "service",
+        log: Path | None = None,
+    ) -> None:
+        """Begin with nothing that runs.
+
+        Args:
+            folder: the data folder.
+            settings: by their names.
+            module: what is started, as `python -m` takes it.
+            log: where its log goes; beside the data folder when None.
+        """
         self._folder = folder
-        self._settings = {f"BNRECAL_{name.upper()}": str(x) for name, x in settings.items()}
+        self._module = module
+        self._log = log or folder.parent / "server.log"
+        self._settings = {f"BNRECAL_{name.upper()}": str(x) for name, x in (settings or {}).items()}
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
@@ -35,8 +52,8 @@ class ServerProcess:
     def spawn(self) -> None:
         """Start, and return at once."""
         environment = {**os.environ, "BNRECAL_WORKER_THREADS": "1", **self._settings}
-        words = ["-m", "service", "--port", str(self._port), "--data-dir", str(self._folder)]
-        with (self._folder.parent / "server.log").open("a") as log:
+        words = ["-m", self._module, "--port", str(self._port), "--data-dir", str(self._folder)]
+        with self._log.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *words],
                 stdout=subprocess.PIPE,
@@ -51,7 +68,7 @@ class ServerProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert found, f"the server said {line!r}; see {self._folder.parent / 'server.log'}"
+        assert found, f"the server said {line!r}; see {self._log}"
         self.url, self._port = found[0], int(found[1])
 
     def workers(self) -> list[psutil.Process]:

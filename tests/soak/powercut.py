@@ -1,0 +1,191 @@
+"""Power cuts without special hardware: ext4 on a loop device that is shut down under the server.
+
+The shutdown drops everything that was not yet written to the device, the file system's own journal
+included, as a cut of the power does. Then the file system is mounted again, which replays what of
+the journal is there, and a server must find every batch that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.soak.streams import until
+from tests.support.server_process import ServerProcess
+from tests.support.service_http import Api, safetensors
+from tests.support.service_process import images, network
+
+RIGHT, CARELESS = "service", "tests.soak.careless_server"
+CLIENTS = 3
+# Acknowledged batches before a cut.
+LEAST = 10
+DISK_BYTES = 256 << 20
+# include/uapi/linux/ext4.h: EXT4_IOC_SHUTDOWN and EXT4_GOING_FLAGS_NOLOGFLUSH.
+_SHUTDOWN = 0x8004587D
+_WITHOUT_FLUSHING = 2
+_TOOLS = ("mkfs.ext4", "mount", "umount")
+
+
+@dataclass(slots=True, kw_only=True)
+class Losses:
+    """Batches that were acknowledged, and how many of them a cut has taken."""
+
+    acknowledged: int = 0
+    lost: int = 0
+
+
+def unable() -> str | None:
+    """Say why no power can be cut here; None when it can."""
+    if sys.platform != "linux":
+        return "it needs Linux"
+    if os.geteuid() != 0:
+        return "it needs root, to mount"
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if missing:
+        return f"{', '.join(missing)} is missing"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"bnrecal-loop-{os.getpid()}"
+        folder.mkdir()
+        try:
+            with mounted(_new_disk(folder), folder / "mount"):
+                return None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return "no loop device can be mounted"
+
+
+def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
+    """Cut the power so many times under three clients; return what was lost.
+
+    Args:
+        folder: made; holds the disk.
+        cuts: how many.
+        seed: of the moments.
+        module: the server to start.
+    """
+    folder.mkdir(parents=True)
+    disk, mount = _new_disk(folder), folder / "mount"
+    chance = random.Random(seed)
+    acknowledged: dict[int, str] = {}
+    name, losses = "", Losses()
+    for number in range(cuts):
+        with mounted(disk, mount):
+            server = ServerProcess(mount / "data", module=module, log=folder / "server.log")
+            server.start()
+            try:
+                with httpx.Client(base_url=server.url, timeout=60) as http:
+                    if name:
+                        losses.lost += _missing(http, name, acknowledged, mount / "data")
+                    else:
+                        name = Api(http).open(network())
+                first = number * 100_000
+                with _load(server.url, name, acknowledged, first):
+                    time.sleep(chance.uniform(0.0, 0.7))
+                    shut_down(mount)
+                    # What is on its way is refused now: a false acknowledgement would be caught.
+                    time.sleep(0.1)
+            finally:
+                server.kill()
+    with mounted(disk, mount):
+        server = ServerProcess(mount / "data", module=module, log=folder / "server.log")
+        with server, httpx.Client(base_url=server.url, timeout=60) as http:
+            losses.lost += _missing(http, name, acknowledged, mount / "data")
+    losses.acknowledged = len(acknowledged) + losses.lost
+    return losses
+
+
+@contextmanager
+def mounted(disk: Path, mount: Path) -> Iterator[None]:
+    """Mount a disk for a while."""
+    mount.mkdir(exist_ok=True)
+    _run("mount", "-o", "loop", str(disk), str(mount))
+    try:
+        yield
+    finally:
+        _run("umount", str(mount))
+
+
+def shut_down(mount: Path) -> None:
+    """Cut the power of a mounted ext4."""
+    handle = os.open(mount, os.O_RDONLY)
+    try:
+        fcntl.ioctl(handle, _SHUTDOWN, struct.pack("I", _WITHOUT_FLUSHING))
+    finally:
+        os.close(handle)
+
+
+def _new_disk(folder: Path) -> Path:
+    disk = folder / "disk"
+    with disk.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    _run("mkfs.ext4", "-q", "-F", str(disk))
+    return disk
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+@contextmanager
+def _load(url: str, name: str, acknowledged: dict[int, str], first: int) -> Iterator[None]:
+    """Send batches from three clients, for a while that begins when some are acknowledged."""
+    over = threading.Event()
+    before = len(acknowledged)
+
+    def send(index: int) -> None:
+        with httpx.Client(base_url=url, timeout=10) as http:
+            while not over.is_set():
+                content = safetensors(x=images(index))
+                with contextlib.suppress(httpx.TransportError):
+                    if Api(http).put(name, index, content).status_code == httpx.codes.CREATED:
+                        acknowledged[index] = hashlib.sha256(content).hexdigest()
+                index += 1
+
+    clients = [threading.Thread(target=send, args=(first + n * 10_000,)) for n in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    try:
+        assert until(lambda: len(acknowledged) >= before + LEAST, 30.0)
+        yield
+    finally:
+        over.set()
+        for client in clients:
+            client.join()
+
+
+def _missing(http: httpx.Client, name: str, acknowledged: dict[int, str], data: Path) -> int:
+    """Count and forget the acknowledged batches that the ledger or the folder has lost."""
+    found = http.get(f"/v1/recalibrations/{name}")
+    listed: dict[int, str] = {}
+    page: dict[str, object] = {"next": "-1"}
+    while found.status_code == httpx.codes.OK and page["next"] is not None:
+        where = {"limit": "1000"} | ({} if page["next"] == "-1" else {"after": str(page["next"])})
+        page = http.get(f"/v1/recalibrations/{name}/batches", params=where).json()
+        listed |= {one["index"]: one["sha256"] for one in page["items"]}  # type: ignore[attr-defined]
+    files = {
+        hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in (data / "recalibrations" / name / "batches").glob("*")
+    }
+    gone = [
+        index
+        for index, digest in acknowledged.items()
+        if listed.get(index) != digest or digest not in files
+    ]
+    for index in gone:
+        del acknowledged[index]
+    return len(gone)
