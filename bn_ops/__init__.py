@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from bn_ops.fold import fold as fold
     from bn_ops.layers import LayerInfo as LayerInfo
     from bn_ops.layers import ModelInfo as ModelInfo
+    from bn_ops.preprocess import Preprocess as Preprocess
+    from bn_ops.preprocess import Resize as Resize
+    from bn_ops.preprocess import image_batches as image_batches
+    from bn_ops.preprocess import preprocess_from_json as preprocess_from_json
     from bn_ops.progress import Progress as Progress
     from bn_ops.recalibration import Recalibration as Recalibration
     from bn_ops.report import Report as Report
@@ -55,11 +59,13 @@ __all__ = [
     "Momentum",
     "OutputParity",
     "Parity",
+    "Preprocess",
     "Prior",
     "Progress",
     "Recalibration",
     "Replace",
     "Report",
+    "Resize",
     "RunningStatistics",
     "Shrink",
     "__version__",
@@ -68,8 +74,10 @@ __all__ = [
     "estimator_from_json",
     "export",
     "fold",
+    "image_batches",
     "inspect",
     "load_statistics",
+    "preprocess_from_json",
     "recalibrate",
     "render_html",
     "verify",
@@ -88,11 +96,13 @@ _HOME = {
     "Momentum": "bn_ops.estimators",
     "OutputParity": "bn_ops.verify",
     "Parity": "bn_ops.verify",
+    "Preprocess": "bn_ops.preprocess",
     "Prior": "bn_ops.estimators",
     "Progress": "bn_ops.progress",
     "Recalibration": "bn_ops.recalibration",
     "Replace": "bn_ops.estimators",
     "Report": "bn_ops.report",
+    "Resize": "bn_ops.preprocess",
     "RunningStatistics": "bn_ops.statistics",
     "Shrink": "bn_ops.estimators",
     "__version__": "bn_ops.version",
@@ -101,8 +111,10 @@ _HOME = {
     "estimator_from_json": "bn_ops.estimators",
     "export": "bn_ops.exporting",
     "fold": "bn_ops.fold",
+    "image_batches": "bn_ops.preprocess",
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.torch_engine",
+    "preprocess_from_json": "bn_ops.preprocess",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.report_html",
     "verify": "bn_ops.verify",

@@ -11,7 +11,8 @@
     │       ├── BatchInputError        unknown or missing input name
     │       ├── BatchDtypeError        wrong element type
     │       ├── BatchShapeError        wrong rank, channel count, or no sample
-    │       └── BatchNotFiniteError    NaN or Inf in the data
+    │       ├── BatchNotFiniteError    NaN or Inf in the data
+    │       └── ImageError             an image that cannot be decoded, or is too large
     ├── ModelError                     the model; its owner must act
     │   ├── ModelInvalidError          not a model file, or a broken one
     │   ├── ModelUnsupportedError      a right model that this package cannot take
@@ -40,6 +41,7 @@ __all__ = [
     "CancelledError",
     "EngineError",
     "ExportError",
+    "ImageError",
     "InputError",
     "LayerNotFiniteError",
     "LayerPatternError",
@@ -156,6 +158,25 @@ class BatchNotFiniteError(BatchError):
     """A batch holds NaN or Inf."""
 
     code = "batch-not-finite"
+
+
+class ImageError(BatchError):
+    """An image cannot be decoded, is truncated, or too large.
+
+    Attributes:
+        image: its file's or member's name; None while it is not known.
+    """
+
+    code = "image-invalid"
+
+    def __init__(self, message: str, *, batch: int | None = None, image: str | None = None) -> None:
+        super().__init__(message, batch=batch)
+        self.image = image
+
+    def details(self) -> dict[str, str | int]:
+        """Return the batch index and the image's name, as far as known."""
+        known = BatchError.details(self)
+        return known if self.image is None else known | {"image": self.image}
 
 
 class ModelError(BnOpsError):

@@ -21,6 +21,7 @@ def main() -> None:
     wanted = [
         *server["project"]["dependencies"],
         *server["project"]["optional-dependencies"]["server"],
+        *server["project"]["optional-dependencies"]["images"],
         *client["project"]["dependencies"],
     ]
     if "--build" in sys.argv[1:]:

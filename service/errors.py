@@ -14,6 +14,7 @@
     │   ├── DigestMismatchError      the body is not what its Content-Digest says
     │   ├── BatchMalformedError      the body is no file of its format
     │   │   └── BatchUnpackedTooLargeError  an archive that unpacks to too much
+    │   ├── PreprocessMissingError   images for a recalibration that was opened without preprocess
     │   ├── UnauthenticatedError     no token, or one that is not known
     │   └── HostError                a Host header that is not this machine's loopback name
     ├── StateError                   the request is right, the state of the thing is not
@@ -122,6 +123,12 @@ class BatchUnpackedTooLargeError(BatchMalformedError):
     """An archive or image that unpacks to more than is allowed."""
 
     code = "batch-unpacked-too-large"
+
+
+class PreprocessMissingError(RequestError):
+    """Images for a recalibration that does not say what to do with them."""
+
+    code = "preprocess-missing"
 
 
 class UnauthenticatedError(RequestError):

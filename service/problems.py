@@ -53,6 +53,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "host-refused": Problem(403, "The Host header is no loopback name"),
         "batch-malformed": Problem(422, "The batch is no file of its format"),
         "batch-unpacked-too-large": Problem(413, "The batch unpacks to more than is allowed"),
+        "preprocess-missing": Problem(422, "The recalibration was opened without preprocess"),
         # The state.
         "state-error": Problem(409, "The state of the thing does not allow it"),
         "transition-refused": Problem(409, "The recalibration's state does not allow it"),
@@ -88,6 +89,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "batch-dtype": Problem(422, "The batch has another element type than the model's input"),
         "batch-shape": Problem(422, "The batch has another shape than the model's input"),
         "batch-not-finite": Problem(422, "The batch holds NaN or Inf"),
+        "image-invalid": Problem(422, "The image cannot be decoded or is too large"),
         "model-error": Problem(422, "The model cannot be used"),
         "model-invalid": Problem(422, "The file is not a valid model"),
         "model-unsupported": Problem(422, "The model is of a kind that is not taken"),

@@ -21,6 +21,7 @@ from service.batches.store import StoredBatch
 from service.context import Context
 from service.errors import (
     BatchConflictError,
+    PreprocessMissingError,
     QuotaError,
     RecalibrationNotOpenError,
     ServiceError,
@@ -29,6 +30,7 @@ from service.errors import (
 )
 from service.executor.protocol import Check
 from service.formats.body import FORMATS, BatchBody
+from service.formats.pictures import IMAGE_FORMATS
 from service.ledger.protocol import Transaction
 from service.lifecycle import State
 from service.models import store as models
@@ -65,6 +67,7 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
 
     Raises:
         NotFoundError: there is no such recalibration.
+        PreprocessMissingError: it takes no images.
         RecalibrationNotOpenError: the stream is sealed and this is no replay.
         BatchConflictError: another content is stored under the index.
         QuotaError, StorageFullError: a limit was reached.
@@ -76,6 +79,7 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
         sha256 = await ingest.measure(upload.body)
         return _replayed(known, sha256), False
     _require_open(found)
+    _require_preprocess(found, upload)
     received, blob = await _receive(context, found, upload)
     try:
         batch, new = await context.ledger.write(
@@ -207,6 +211,13 @@ def _require_open(found: Recalibration) -> None:
     if found.state is not State.OPEN:
         raise RecalibrationNotOpenError(
             f"the recalibration is {found.state} and takes no new batch", state=str(found.state)
+        )
+
+
+def _require_preprocess(found: Recalibration, upload: Upload) -> None:
+    if upload.format in IMAGE_FORMATS and found.options.get("preprocess") is None:
+        raise PreprocessMissingError(
+            f"{found.id} takes arrays: open a recalibration with preprocess to send images"
         )
 
 

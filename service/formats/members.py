@@ -7,6 +7,7 @@ refused all the same: whoever wrote it did not mean a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO
@@ -29,11 +30,13 @@ class Member:
         name: as the archive spells it.
         size: bytes, as the archive says.
         open: begins to read it; the stream gives at most `size` bytes.
+        guard: turns what a reader raises on a broken archive into this package's error.
     """
 
     name: str
     size: int
     open: Callable[[], IO[bytes]]
+    guard: Callable[[], AbstractContextManager[None]]
 
     def read(self) -> bytes:
         """Return the content.
@@ -41,7 +44,7 @@ class Member:
         Raises:
             BatchMalformedError: the archive ends inside it.
         """
-        with self.open() as stream:
+        with self.guard(), self.open() as stream:
             content = stream.read(self.size)
             if len(content) != self.size or stream.read(1):
                 raise BatchMalformedError(

@@ -69,7 +69,7 @@ def members(file: IO[bytes], *, limit_bytes: int) -> list[Member]:
             continue
         inventory.add(entry.filename, entry.file_size)
         opener = partial(archive.open, entry)
-        found.append(Member(name=entry.filename, size=entry.file_size, open=opener))
+        found.append(Member(name=entry.filename, size=entry.file_size, open=opener, guard=reading))
     _check_apart(entries)
     return found
 

@@ -12,6 +12,11 @@ BATCH_FORMATS = {
     "application/octet-stream": "safetensors",
     "application/x-npy": "npy",
     "application/x-npz": "npz",
+    "image/jpeg": "jpeg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "application/x-tar": "tar",
+    "application/zip": "zip",
 }
 
 

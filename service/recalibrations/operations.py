@@ -9,6 +9,8 @@ from typing import Any
 from bn_ops.errors import StreamEmptyError
 from bn_ops.estimators import estimator_from_json
 from bn_ops.layers import select_layers
+from bn_ops.preprocess import check_preprocess, preprocess_from_json
+from bn_ops.preprocess.images import require_pillow
 from service import clock, idempotency
 from service.batches import store as batches
 from service.context import Context
@@ -121,6 +123,7 @@ def _insert(tx: Transaction, name: str, asked: RecalibrationIn) -> Recalibration
     model = models.get(tx, asked.model)
     _check_options(model, asked)
     options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
+    options["preprocess"] = _preprocess(model, asked.preprocess)
     found = store.insert(
         tx,
         name=name,
@@ -137,6 +140,16 @@ def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
     estimator_from_json(asked.estimator)
     layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]
     select_layers(layers, asked.layers)
+
+
+def _preprocess(model: StoredModel, form: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Check it as far as the model allows; return it with every member written out."""
+    if form is None:
+        return None
+    preprocess = preprocess_from_json(form)
+    check_preprocess(preprocess, model.inputs())
+    require_pillow()
+    return preprocess.to_json()
 
 
 def _check_stream(tx: Transaction, name: str, total: int) -> None:

@@ -41,6 +41,19 @@ class RecalibrationIn(BaseModel):
     layers: Annotated[list[str], Field(max_length=_MOST_PATTERNS)] | None = Field(
         default=None, description='Globs of layers to include; "!glob" leaves out; null means all.'
     )
+    preprocess: dict[str, Any] | None = Field(
+        default=None,
+        description="What is done to images: orientation, colour, resize, crop, scale, mean, std, "
+        "layout, dtype; null where batches are arrays.",
+        examples=[
+            {
+                "resize": 256,
+                "crop": 224,
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+            }
+        ],
+    )
     keep_data: bool = Field(
         default=False, description="Whether the batches stay when the recalibration has ended."
     )
@@ -60,6 +73,7 @@ class OptionsOut(BaseModel):
     method: str
     estimator: dict[str, Any]
     layers: list[str] | None
+    preprocess: dict[str, Any] | None = None
 
 
 class BatchesOut(BaseModel):

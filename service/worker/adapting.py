@@ -20,9 +20,7 @@ from service.worker.spec import Spec
 def adapt(spec: Spec, files: Sequence[tuple[str, str]], channel: Channel) -> None:
     """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
     output = Path(spec.output)
-    reader = BatchReader(
-        inputs=tuple(bn_ops.describe(spec.model).inputs), limit_bytes=spec.limits.batch_bytes
-    )
+    reader = BatchReader.of(bn_ops.describe(spec.model).inputs, spec)
     artifact = bn_ops.adapt(
         spec.model,
         read_batches(Path(spec.batch_folder), files, reader),

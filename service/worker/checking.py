@@ -26,7 +26,7 @@ LINE_BYTES = 4096
 
 def serve(spec: Spec, channel: Channel) -> None:
     """Answer one line for each batch until the server closes its end."""
-    reader = reader_of(spec)
+    reader = BatchReader.of(parse_inputs(spec.inputs), spec)
     channel.done({})  # the first answer: loaded, and shut in
     with socket.socket(fileno=os.dup(STDIN)) as requests:
         while True:
@@ -35,11 +35,6 @@ def serve(spec: Spec, channel: Channel) -> None:
                 return
             with os.fdopen(handles[0], "rb") as file:
                 _answer(json.loads(line), file, reader, channel)
-
-
-def reader_of(spec: Spec) -> BatchReader:
-    """Build the reader that the job's options describe."""
-    return BatchReader(inputs=parse_inputs(spec.inputs), limit_bytes=spec.limits.batch_bytes)
 
 
 def _answer(
@@ -65,10 +60,11 @@ def count(file: IO[bytes], kind: str, reader: BatchReader, *, batch: int | None)
 
     Raises:
         BatchMalformedError: it is no file of its format.
+        ImageError: it holds an image that cannot be used.
         BatchError: it does not fit the model, or holds NaN or Inf.
     """
     samples = 0
-    for arrays in reader.read(file, kind):
+    for arrays in reader.read(file, kind, batch=batch):
         samples += check_batch(reader.inputs, arrays, batch=batch)
     if not samples:
         raise BatchError("the batch holds no sample", batch=batch)

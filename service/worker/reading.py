@@ -15,11 +15,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.errors import OptionError
+from bn_ops.preprocess import Preprocess, image_arrays, images, preprocess_from_json
 from bn_ops.signature import TensorInfo
 from service.errors import BatchMalformedError
+from service.formats import pictures, tars, zips
 from service.formats.dtypes import BFLOAT16
 from service.formats.npz import read_npz
 from service.formats.safetensors import SafetensorsHeader
+from service.worker.spec import Spec
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -31,28 +35,58 @@ class BatchReader:
     Attributes:
         inputs: what the model takes.
         limit_bytes: most bytes that one batch may unpack to.
+        preprocess: what is done to images; None where the recalibration takes none.
     """
 
     inputs: tuple[TensorInfo, ...]
     limit_bytes: int
+    preprocess: Preprocess | None = None
 
-    def read(self, file: IO[bytes], kind: str) -> Iterator[Arrays]:
-        """Yield the arrays of one stored batch.
+    @staticmethod
+    def of(inputs: Sequence[TensorInfo], spec: Spec) -> BatchReader:
+        """Build the reader that a job describes."""
+        form = spec.options.get("preprocess")
+        return BatchReader(
+            inputs=tuple(inputs),
+            limit_bytes=spec.limits.batch_bytes,
+            preprocess=None if form is None else preprocess_from_json(form),
+        )
+
+    def read(self, file: IO[bytes], kind: str, *, batch: int | None = None) -> Iterator[Arrays]:
+        """Yield the arrays of one stored batch; an archive of images may give several parts.
 
         Args:
             file: seekable, at its start.
             kind: its format, as the ledger names it.
+            batch: its index, for messages.
 
         Raises:
             BatchMalformedError: it is no file of this format.
+            ImageError: it holds an image that cannot be used.
         """
         names = [one.name for one in self.inputs]
         if kind == "npy":
             yield {names[0]: _read_npy(file)}
         elif kind == "npz":
             yield read_npz(file, names, limit_bytes=self.limit_bytes)
-        else:
+        elif kind == "safetensors":
             yield _read_safetensors(file)
+        else:
+            yield from self._images(file, kind, batch)
+
+    def _images(self, file: IO[bytes], kind: str, batch: int | None) -> Iterator[Arrays]:
+        if self.preprocess is None:
+            raise OptionError("the recalibration was opened without preprocess and takes no images")
+        formats: tuple[str, ...] = images.FORMATS
+        if kind == "zip":
+            found = pictures.images(zips.members(file, limit_bytes=self.limit_bytes))
+        elif kind == "tar":
+            found = pictures.images(tars.members(file, limit_bytes=self.limit_bytes))
+        else:
+            formats = (pictures.FORMATS[kind],)
+            found = iter([(kind, file.read())])
+        for array in image_arrays(found, self.preprocess, batch=batch, formats=formats):
+            yield {self.inputs[0].name: array}
 
 
 def read_batches(
@@ -65,9 +99,9 @@ def read_batches(
         files: name and format of each, in the order of the stream.
         reader: knows the model's inputs.
     """
-    for name, kind in files:
+    for index, (name, kind) in enumerate(files):
         with (folder / name).open("rb") as file:
-            yield from reader.read(file, kind)
+            yield from reader.read(file, kind, batch=index)
 
 
 def _read_npy(file: IO[bytes]) -> NDArray[Any]:

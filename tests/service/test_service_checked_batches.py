@@ -13,12 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
+from bn_ops import image_batches, preprocess_from_json
 from service.app import create_app
 from service.errors import RefusedError, WorkerDeadlineError
 from service.executor.process import ProcessExecutor
 from service.executor.protocol import Check
 from service.settings import Settings
 from tests.support import hostile_archives as hostile
+from tests.support.picture import encoded, picture, vast
 from tests.support.service_http import Api, safetensors
 from tests.support.service_loop import serving
 from tests.support.service_process import images, network
@@ -97,6 +99,82 @@ def test_a_bad_archive_is_refused_before_it_is_acknowledged(
     assert stored(settings, name) == []
     # The worker that refused it goes on to read the next.
     assert api.put(name, 7, hostile.npz(x=images(1)), NPZ).status_code == 201
+
+
+PREPROCESS = {"resize": 8, "crop": 8, "colour": "grey"}
+PNG = encoded(picture(40, 30))
+ARCHIVE = hostile.tarred({f"{n}.png": PNG for n in range(3)})
+IMAGES: dict[str, tuple[str, bytes, int, str | int]] = {
+    "a PNG": ("image/png", PNG, 201, 1),
+    "a JPEG": ("image/jpeg", encoded(picture(), "JPEG"), 201, 1),
+    "a WebP": ("image/webp", encoded(picture(), "WEBP"), 201, 1),
+    "a tar": ("application/x-tar", ARCHIVE, 201, 3),
+    "a zip": ("application/zip", hostile.zipped({"a.png": PNG, "b.txt": b""}), 201, 1),
+    "half a JPEG": ("image/jpeg", encoded(picture(), "JPEG")[:400], 422, "image-invalid"),
+    "a vast PNG": ("image/png", vast(), 422, "image-invalid"),
+    "a line": ("image/png", encoded(np.zeros((1, 2_000_000, 3), np.uint8)), 422, "image-invalid"),
+    "half a tar": ("application/x-tar", ARCHIVE[:-9000], 422, "batch-malformed"),
+    "a zip link": (
+        "application/zip",
+        hostile.zip_link("a.png", "/etc/passwd"),
+        422,
+        "batch-malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IMAGES)
+def test_images_are_taken_or_refused_before_they_are_acknowledged(
+    api: Api, settings: Settings, image_run: str, what: str
+) -> None:
+    kind, content, status, expected = IMAGES[what]
+    index = list(IMAGES).index(what)
+    before = api.get(image_run).json()["batches"]["received"]
+    response = api.put(image_run, index, content, {"Content-Type": kind})
+    answer = response.json()
+    assert response.status_code == status, answer
+    assert answer["samples" if status == 201 else "code"] == expected
+    grown = api.get(image_run).json()["batches"]["received"] - before
+    assert grown == (1 if status == 201 else 0)
+    assert len(stored(settings, image_run)) == before + grown
+
+
+@pytest.fixture(scope="module")
+def image_run(api: Api) -> str:
+    return api.open(network(), preprocess=PREPROCESS)
+
+
+def test_a_run_on_images_is_a_run_on_what_preprocessing_makes_of_them(api: Api) -> None:
+    sources = [encoded(picture(30 + n, 20, n)) for n in range(5)]
+    (arrays,) = image_batches(sources, preprocess_from_json(PREPROCESS))
+    names = [api.open(network(), preprocess=PREPROCESS), api.open(network())]
+    members = {f"{n}.png": content for n, content in enumerate(sources)}
+    api.put(names[0], 0, hostile.tarred(members), {"Content-Type": "application/x-tar"})
+    api.put(names[1], 0, safetensors(x=arrays))
+    for name in names:
+        api.start(name, 1)
+        assert api.wait(name)["state"] == "succeeded"
+    results = [[api.get(n, what).content for what in ("/model", "/statistics")] for n in names]
+    assert results[0] == results[1]
+
+
+def test_images_need_a_recalibration_that_says_what_to_do_with_them(api: Api) -> None:
+    name = api.open(network())
+    response = api.put(name, 0, PNG, {"Content-Type": "image/png"})
+    assert (response.status_code, response.json()["code"]) == (422, "preprocess-missing")
+
+
+def test_preprocessing_is_told_in_full_and_refused_at_once_where_it_cannot_fit(
+    api: Api, image_run: str
+) -> None:
+    told = api.get(image_run).json()["options"]["preprocess"]
+    assert preprocess_from_json(told) == preprocess_from_json(PREPROCESS)
+    assert told["resize"] == {"size": 8, "interpolation": "bilinear", "antialias": True}
+    model = api.upload_model(network()).json()["id"]
+    for wrong in ({"crop": 9, "colour": "grey"}, {"crop": 8}, {"kropp": 8}):
+        asked = {"model": model, "preprocess": wrong}
+        response = api.http.post("/v1/recalibrations", json=asked)
+        assert (response.status_code, response.json()["code"]) == (422, "option-invalid")
 
 
 def test_a_sender_who_announced_another_digest_is_told_so(api: Api, settings: Settings) -> None:

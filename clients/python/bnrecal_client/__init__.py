@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bnrecal_client.errors import ServerUnreachable as ServerUnreachable
     from bnrecal_client.errors import TimedOut as TimedOut
     from bnrecal_client.errors import UnexpectedAnswerError as UnexpectedAnswerError
+    from bnrecal_client.images import Images as Images
     from bnrecal_client.problems import Problem as Problem
     from bnrecal_client.result import Result as Result
     from bnrecal_client.settings import Patience as Patience
@@ -61,6 +62,7 @@ __all__ = [
     "Client",
     "ConflictError",
     "Handle",
+    "Images",
     "InputError",
     "Interrupted",
     "LayerInfo",
@@ -97,6 +99,7 @@ _HOME = {
     "Client": "bnrecal_client.client",
     "ConflictError": "bnrecal_client.errors",
     "Handle": "bnrecal_client.client",
+    "Images": "bnrecal_client.images",
     "InputError": "bnrecal_client.errors",
     "Interrupted": "bnrecal_client.errors",
     "LayerInfo": "bnrecal_client.values",

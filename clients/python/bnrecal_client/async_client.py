@@ -17,6 +17,7 @@ import httpx
 
 from bnrecal_client import plans
 from bnrecal_client.drivers import AsyncSleep, play_async
+from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
 from bnrecal_client.retrying import Link, Plan
@@ -75,6 +76,7 @@ class AsyncClient:
         method: str = "exact",
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
+        preprocess: Mapping[str, object] | None = None,
         select: Select | None = None,
         progress: WantsProgress = None,
         resume: str | None = None,
@@ -85,7 +87,7 @@ class AsyncClient:
         """As `Client.recalibrate`; batches may be an asynchronous iterable, too."""
         run = Run.of(
             model,
-            Options.of(method=method, estimator=estimator, layers=layers),
+            Options.of(method=method, estimator=estimator, layers=layers, preprocess=preprocess),
             resume=resume,
             unfolded=unfolded,
             timeout_s=timeout,
@@ -119,14 +121,17 @@ class AsyncClient:
         method: str = "exact",
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
+        preprocess: Mapping[str, object] | None = None,
         key: str | None = None,
     ) -> Recalibration:
         """As `Client.create`."""
-        options = Options.of(method=method, estimator=estimator, layers=layers)
+        options = Options.of(
+            method=method, estimator=estimator, layers=layers, preprocess=preprocess
+        )
         return await self._play(plans.create(self._link, model, options, key or uuid.uuid4().hex))
 
     async def send(
-        self, recalibration: str, index: int, batch: Mapping[str, object]
+        self, recalibration: str, index: int, batch: Mapping[str, object] | Images
     ) -> StoredBatch:
         """As `Client.send`."""
         return await self._play(plans.send_arrays(self._link, recalibration, index, batch))

@@ -12,6 +12,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from bnrecal_client.errors import BatchError
+from bnrecal_client.images import MEDIA_TYPE as TAR
+from bnrecal_client.images import Images
 from bnrecal_client.wire import sha256_hex
 
 __all__ = ["Arrays", "EncodedBatch", "encode", "named_arrays", "to_array"]
@@ -20,30 +22,38 @@ Arrays = Mapping[str, NDArray[np.generic]]
 """Named input arrays; the first axis of each counts the samples."""
 
 
+SAFETENSORS = "application/vnd.safetensors"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
     """One batch as it goes over the wire.
 
     Attributes:
-        body: safetensors.
+        body: safetensors, or a tar archive of images.
         sha256: digest of the body, in hex.
+        media_type: which of the two.
     """
 
     body: bytes
     sha256: str
+    media_type: str = SAFETENSORS
 
 
 def encode(batch: object, inputs: Sequence[str], *, index: int) -> EncodedBatch:
     """Encode one batch; equal batches give equal bytes.
 
     Args:
-        batch: as `named_arrays`.
+        batch: `Images`, or as `named_arrays`.
         inputs: the model's input names, in its order.
         index: place in the stream, for messages.
 
     Raises:
         BatchError: the batch cannot be brought under the model's input names.
     """
+    if isinstance(batch, Images):
+        packed = batch.packed()
+        return EncodedBatch(body=packed, sha256=sha256_hex(packed), media_type=TAR)
     arrays = named_arrays(batch, inputs, index=index)
     # safetensors writes the raw buffer of a strided array without looking at its strides.
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -60,15 +60,18 @@ def create(
     method: str,
     estimator: Mapping[str, object],
     layers: Sequence[str] | None,
+    preprocess: Mapping[str, object] | None,
     key: str,
 ) -> Request:
     """Create a recalibration; the key makes a repetition the same recalibration."""
-    wanted = {
+    wanted: dict[str, object] = {
         "model": model,
         "method": method,
         "estimator": dict(estimator),
         "layers": None if layers is None else list(layers),
     }
+    if preprocess is not None:
+        wanted["preprocess"] = dict(preprocess)
     return _post_json(_RECALIBRATIONS, wanted, {"Idempotency-Key": key})
 
 
@@ -77,10 +80,10 @@ def status(recalibration: str) -> Request:
     return Request(method="GET", path=_recalibration(recalibration))
 
 
-def send(recalibration: str, index: int, body: bytes, sha256: str) -> Request:
-    """Store one safetensors batch under its index."""
+def send(recalibration: str, index: int, body: bytes, sha256: str, media_type: str) -> Request:
+    """Store one batch under its index."""
     headers = {
-        "Content-Type": "application/vnd.safetensors",
+        "Content-Type": media_type,
         "Content-Digest": content_digest(sha256),
     }
     path = _recalibration(recalibration) + f"/batches/{index}"

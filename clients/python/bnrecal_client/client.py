@@ -13,6 +13,7 @@ import httpx
 
 from bnrecal_client import plans
 from bnrecal_client.drivers import Sleep, play
+from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
 from bnrecal_client.retrying import Link, Plan
@@ -70,6 +71,7 @@ class Client:
         method: str = "exact",
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
+        preprocess: Mapping[str, object] | None = None,
         select: Select | None = None,
         progress: WantsProgress = None,
         resume: str | None = None,
@@ -84,11 +86,13 @@ class Client:
                 ExportedProgram, which is exported here with the first batch as its example. None
                 only with `resume`.
             batches: iterable of arrays, tensors, tuples (in the order of the model's inputs) or
-                dicts (by input name). Read once, one batch in memory at a time.
+                dicts (by input name); or `Images`, with `preprocess`. Read once, one batch in
+                memory at a time.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
             estimator: `"replace"` (default), `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the
                 JSON form.
             layers: globs of layer names to include, `"!glob"` to leave out; None means all.
+            preprocess: for batches of `Images`: what is done to each image, in JSON form.
             select: applied to each item first, for streams of `(input, label)` and the like.
             progress: None shows a bar on a terminal; False is silent; or a callback.
             resume: id of a recalibration to go on with; what it holds already is checked and not
@@ -106,7 +110,7 @@ class Client:
         """
         run = Run.of(
             model,
-            Options.of(method=method, estimator=estimator, layers=layers),
+            Options.of(method=method, estimator=estimator, layers=layers, preprocess=preprocess),
             resume=resume,
             unfolded=unfolded,
             timeout_s=timeout,
@@ -139,6 +143,7 @@ class Client:
         method: str = "exact",
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
+        preprocess: Mapping[str, object] | None = None,
         key: str | None = None,
     ) -> Recalibration:
         """Create a recalibration of an uploaded model.
@@ -148,13 +153,18 @@ class Client:
             method: as `recalibrate`.
             estimator: as `recalibrate`.
             layers: as `recalibrate`.
+            preprocess: as `recalibrate`.
             key: Idempotency-Key; the same key again gives the same recalibration. None: a new one.
         """
-        options = Options.of(method=method, estimator=estimator, layers=layers)
+        options = Options.of(
+            method=method, estimator=estimator, layers=layers, preprocess=preprocess
+        )
         return self._play(plans.create(self._link, model, options, key or uuid.uuid4().hex))
 
-    def send(self, recalibration: str, index: int, batch: Mapping[str, object]) -> StoredBatch:
-        """Store one batch of named arrays under its index; the same again changes nothing."""
+    def send(
+        self, recalibration: str, index: int, batch: Mapping[str, object] | Images
+    ) -> StoredBatch:
+        """Store one batch of named arrays or images; the same again changes nothing."""
         return self._play(plans.send_arrays(self._link, recalibration, index, batch))
 
     def received(self, recalibration: str) -> tuple[StoredBatch, ...]:

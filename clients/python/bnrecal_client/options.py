@@ -24,11 +24,13 @@ class Options:
         method: `exact` or `batch`.
         estimator: JSON form, with its `name`.
         layers: globs to include, `"!glob"` to leave out; None means all.
+        preprocess: what is done to images, in JSON form; None where batches are arrays.
     """
 
     method: str = "exact"
     estimator: Mapping[str, object]
     layers: tuple[str, ...] | None = None
+    preprocess: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -43,6 +45,7 @@ class Options:
         method: str,
         estimator: str | Mapping[str, object] | None,
         layers: Sequence[str] | None,
+        preprocess: Mapping[str, object] | None = None,
     ) -> Options:
         """Bring the caller's forms into the one form.
 
@@ -55,6 +58,7 @@ class Options:
             method=method,
             estimator=parse_estimator(estimator),
             layers=None if layers is None else tuple(layers),
+            preprocess=None if preprocess is None else dict(preprocess),
         )
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:
@@ -72,7 +76,31 @@ class Options:
         layers = stored.get("layers")
         if (None if self.layers is None else list(self.layers)) != layers:
             wrong.append("layers")
+        if not _same_preprocess(self.preprocess, stored.get("preprocess")):
+            wrong.append("preprocess")
         return wrong
+
+
+def _same_preprocess(said: Mapping[str, object] | None, stored: object) -> bool:
+    """Compare what is said with what the server holds, which is written out in full."""
+    if said is None or not isinstance(stored, Mapping):
+        return said is stored
+    return all(_covers(stored.get(key), _long(key, value)) for key, value in said.items())
+
+
+def _long(key: str, value: object) -> object:
+    """Write a short form of `preprocess` out."""
+    if key == "resize" and value is not None and not isinstance(value, Mapping):
+        return {"size": value}
+    if key == "crop" and isinstance(value, int):
+        return [value, value]
+    return [value] if key in {"mean", "std"} and isinstance(value, int | float) else value
+
+
+def _covers(stored: object, said: object) -> bool:
+    if isinstance(said, Mapping) and isinstance(stored, Mapping):
+        return all(_covers(stored.get(key), value) for key, value in said.items())
+    return stored == (list(said) if isinstance(said, tuple) else said)
 
 
 def parse_estimator(said: str | Mapping[str, object] | None) -> Mapping[str, object]:

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 from bnrecal_client import answers, calls
 from bnrecal_client.backoff import poll_s
-from bnrecal_client.batches import encode
+from bnrecal_client.batches import EncodedBatch, encode
 from bnrecal_client.errors import (
     RecalibrationCancelled,
     RecalibrationFailed,
     TimedOut,
 )
+from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.problems import error_of
 from bnrecal_client.result import Result, decode_statistics
@@ -83,6 +84,7 @@ def create(link: Link, model: str, options: Options, key: str) -> Plan[Recalibra
         method=options.method,
         estimator=options.estimator,
         layers=options.layers,
+        preprocess=options.preprocess,
         key=key,
     )
     return answers.recalibration((yield from exchange(link, request)))
@@ -93,18 +95,19 @@ def status(link: Link, recalibration: str) -> Plan[Recalibration]:
     return answers.recalibration((yield from exchange(link, calls.status(recalibration))))
 
 
-def send(link: Link, recalibration: str, index: int, body: bytes, sha256: str) -> Plan[StoredBatch]:
+def send(link: Link, recalibration: str, index: int, batch: EncodedBatch) -> Plan[StoredBatch]:
     """Store one encoded batch."""
-    request = calls.send(recalibration, index, body, sha256)
+    request = calls.send(recalibration, index, batch.body, batch.sha256, batch.media_type)
     return answers.batch((yield from exchange(link, request)))
 
 
 def send_arrays(
-    link: Link, recalibration: str, index: int, batch: Mapping[str, object]
+    link: Link, recalibration: str, index: int, batch: Mapping[str, object] | Images
 ) -> Plan[StoredBatch]:
-    """Encode one batch of named arrays and store it."""
-    body = yield from compute(lambda: encode(batch, tuple(batch), index=index))
-    return (yield from send(link, recalibration, index, body.body, body.sha256))
+    """Encode one batch of named arrays or images and store it."""
+    names = () if isinstance(batch, Images) else tuple(batch)
+    encoded = yield from compute(lambda: encode(batch, names, index=index))
+    return (yield from send(link, recalibration, index, encoded))
 
 
 def received(link: Link, recalibration: str) -> Plan[tuple[StoredBatch, ...]]:

@@ -107,7 +107,7 @@ def send_all(
         body = yield from plans.compute(partial(encode, item, inputs, index=index))
         stored = None if held is None else (yield from held.at(index))
         if stored is None:
-            yield from plans.send(link, recalibration, index, body.body, body.sha256)
+            yield from plans.send(link, recalibration, index, body)
         else:
             _check_same(stored, body, recalibration)
         index += 1

@@ -1,4 +1,4 @@
-"""The API process parses no model: it must not even load what could."""
+"""The API process parses no model, image or archive: it must not even load what could."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-FORBIDDEN = {"onnx", "onnxruntime", "onnx_ir", "torch", "pickle5", "sqlite3", "bnrecal_client"}
+FORBIDDEN = {
+    "onnx",
+    "onnxruntime",
+    "onnx_ir",
+    "torch",
+    "pickle5",
+    "sqlite3",
+    "bnrecal_client",
+    "PIL",
+    "pyarrow",
+}
 PROBE = "import sys; {statement}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
 
 
@@ -21,7 +31,7 @@ def test_the_server_loads_no_parser_of_models() -> None:
     assert FORBIDDEN.isdisjoint(loaded("import service.serve, service.documents"))
 
 
-@pytest.mark.parametrize("module", ["onnx", "sqlite3"])
+@pytest.mark.parametrize("module", ["onnx", "sqlite3", "PIL"])
 def test_the_probe_would_notice(module: str) -> None:
     assert module in loaded(f"import service.serve, {module}") & FORBIDDEN
 

@@ -50,10 +50,15 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             inside = [child for child in sorted(path.rglob("*")) if child.suffix in _OPENERS]
             if not inside:
-                raise InputError(f"there is no {_kinds()} file in the folder {path}")
+                raise InputError(
+                    f"there is no {_kinds()} file in the folder {path} (images need --preprocess)"
+                )
             found += inside
         elif path.suffix not in _OPENERS:
-            raise InputError(f"{path} is none of {_kinds()}: convert it first (numpy.save)")
+            raise InputError(
+                f"{path} is none of {_kinds()}: convert it first (numpy.save); images need "
+                "--preprocess"
+            )
         elif not path.is_file():
             raise InputError(f"there is no data file {path}")
         else:

@@ -10,6 +10,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from bnrecal_client.errors import ModelError, OptionError
+from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.problems import Problem, error_of
 from bnrecal_client.result import Result
@@ -36,7 +37,7 @@ def recalibrate_file(
     with _bn_ops("the work is done in this process") as bn_ops:
         artifact = bn_ops.adapt(
             path,
-            batches,
+            batches if options.preprocess is None else _arrays(bn_ops, batches, options.preprocess),
             method=options.method,
             estimator=bn_ops.estimator_from_json(options.estimator),
             layers=None if options.layers is None else list(options.layers),
@@ -54,6 +55,17 @@ def recalibrate_file(
             report_html=bn_ops.render_html(report),
             statistics=_named(artifact.statistics),
         )
+
+
+def _arrays(
+    bn_ops: ModuleType, batches: Iterable[Images], form: Mapping[str, object]
+) -> Iterator[Any]:
+    """Turn batches of images into arrays, with the code that a server's worker runs."""
+    from bn_ops.preprocess import image_arrays
+
+    preprocess = bn_ops.preprocess_from_json(form)
+    for place, batch in enumerate(batches):
+        yield from image_arrays(batch.items, preprocess, batch=place)
 
 
 def inspect_file(model: Path) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.cutting import DataSet, open_data
+from bnrecal_client.cli.imagefiles import ImageSet, open_images
 from bnrecal_client.cli.labels import labelled
 from bnrecal_client.cli.local import recalibrate_file
 from bnrecal_client.cli.show import show_result
@@ -33,7 +36,14 @@ def add_command(commands: Any) -> None:
         metavar="DATA",
         type=Path,
         nargs="+",
-        help=".npy, .npz or .safetensors files, or folders of them; first axis = samples",
+        help=".npy, .npz or .safetensors files, or folders of them; first axis = samples. With "
+        "--preprocess: images (.jpg, .png, .webp), folders, .tar or .zip archives of them",
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="FILE",
+        type=Path,
+        help="JSON file that says what is done to each image (resize, crop, mean, std, …)",
     )
     parser.add_argument(
         "--batch-size", type=arguments.positive, default=32, metavar="N", help="default %(default)s"
@@ -71,14 +81,30 @@ def add_command(commands: Any) -> None:
 
 def run(args: Namespace) -> None:
     """Recalibrate, write the files, tell what was done."""
-    options = Options.of(method=args.method, estimator=args.estimator, layers=args.layers)
+    options = Options.of(
+        method=args.method,
+        estimator=args.estimator,
+        layers=args.layers,
+        preprocess=None if args.preprocess is None else _read_preprocess(args.preprocess),
+    )
     outputs = arguments.outputs_of(args, Path(f"{args.model.stem}.recalibrated.onnx"))
-    data = open_data(args.data, batch_size=args.batch_size, limit=args.limit)
+    find = open_data if options.preprocess is None else open_images
+    data = find(args.data, batch_size=args.batch_size, limit=args.limit)
     result = _remote(args, data, options) if args.server else _local(args, data, options)
     show_result(args, result, outputs.write(result))
 
 
-def _remote(args: Namespace, data: DataSet, options: Options) -> Result:
+def _read_preprocess(path: Path) -> Mapping[str, object]:
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--preprocess {path} cannot be read as JSON: {error}") from error
+    if not isinstance(form, dict):
+        raise OptionError(f'--preprocess {path}: an object is due, like {{"resize": 256}}')
+    return form
+
+
+def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
     if args.labels is not None:
         raise OptionError("--labels is compared in this process: leave --server out")
     with arguments.connect(args) as client:
@@ -88,17 +114,20 @@ def _remote(args: Namespace, data: DataSet, options: Options) -> Result:
             method=options.method,
             estimator=options.estimator,
             layers=options.layers,
+            preprocess=options.preprocess,
             progress=_progress(args),
             resume=args.resume,
             unfolded=args.unfolded is not None,
         )
 
 
-def _local(args: Namespace, data: DataSet, options: Options) -> Result:
+def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
     if args.resume is not None:
         raise OptionError("--resume goes on at a server: name it with --server")
     pairs = None
     if args.labels is not None:
+        if options.preprocess is not None:
+            raise OptionError("--labels goes with arrays, not with --preprocess")
         pairs = labelled(args.data, args.labels, batch_size=args.batch_size)
     with watching(_progress(args)) as notify:
         return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)

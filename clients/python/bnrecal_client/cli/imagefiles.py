@@ -1,0 +1,135 @@
+"""Images as one stream of batches: files, folders of them, tar archives and zip archives."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+
+from bnrecal_client.errors import InputError
+from bnrecal_client.images import SUFFIXES, Images
+
+__all__ = ["ImageSet", "open_images"]
+
+_Named = tuple[str, bytes]
+_ARCHIVES = frozenset({".tar", ".zip"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One file with images.
+
+    Attributes:
+        path: the file.
+        samples: how many images it holds.
+        read: yields name and bytes of each, in order.
+    """
+
+    path: Path
+    samples: int
+    read: Callable[[Path], Iterator[_Named]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSet:
+    """Image files as one stream of batches; iterating reads files when they are due.
+
+    Attributes:
+        sources: the files, in order.
+        batch_size: images per batch; only the last is smaller.
+        samples: how many images are used.
+    """
+
+    sources: tuple[Source, ...]
+    batch_size: int
+    samples: int
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return (self.samples + self.batch_size - 1) // self.batch_size
+
+    def __iter__(self) -> Iterator[Images]:
+        every = chain.from_iterable(source.read(source.path) for source in self.sources)
+        images = islice(every, self.samples)
+        while items := tuple(islice(images, self.batch_size)):
+            yield Images(items=items)
+
+
+def open_images(paths: Sequence[Path], *, batch_size: int, limit: int | None) -> ImageSet:
+    """Find images and count them; reads archives' directories only.
+
+    Raises:
+        InputError: nothing there, or a file is no image or archive.
+    """
+    sources = tuple(source for path in paths for source in _sources(path))
+    held = sum(source.samples for source in sources)
+    if not held:
+        raise InputError(f"there is no image ({_kinds()}) in {', '.join(map(str, paths))}")
+    samples = held if limit is None else min(held, limit)
+    return ImageSet(sources=sources, batch_size=batch_size, samples=samples)
+
+
+def _sources(path: Path) -> Iterator[Source]:
+    """Return a path's source; a folder stands for all in it and below, sorted by their path."""
+    if path.is_dir():
+        known = SUFFIXES | _ARCHIVES
+        for child in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in child.relative_to(path).parts)
+            if child.suffix.lower() in known and not hidden and child.is_file():
+                yield _source(child)
+    elif not path.is_file():
+        raise InputError(f"there is no data file {path}")
+    else:
+        yield _source(path)
+
+
+def _source(path: Path) -> Source:
+    kind = path.suffix.lower()
+    try:
+        if kind == ".tar":
+            return Source(path=path, samples=sum(1 for _ in _tar(path, skip=True)), read=_tar)
+        if kind == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                names = [one.filename for one in archive.infolist() if _is_image(one.filename)]
+            return Source(path=path, samples=len(names), read=_zip)
+    except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} cannot be read as {kind}: {error}") from error
+    if kind not in SUFFIXES:
+        raise InputError(f"{path} is none of {_kinds()}; --preprocess goes with images only")
+    return Source(path=path, samples=1, read=_file)
+
+
+def _file(path: Path) -> Iterator[_Named]:
+    try:
+        yield str(path), path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _tar(path: Path, *, skip: bool = False) -> Iterator[_Named]:
+    with tarfile.open(path, "r:") as archive:
+        for entry in archive:
+            if entry.isreg() and _is_image(entry.name):
+                stream = None if skip else archive.extractfile(entry)
+                yield entry.name, b"" if stream is None else stream.read()
+
+
+def _zip(path: Path) -> Iterator[_Named]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if _is_image(entry.filename):
+                yield entry.filename, archive.read(entry)
+
+
+def _is_image(name: str) -> bool:
+    """Tell as the server does: by the name, and nothing that a file manager hides."""
+    path = PurePosixPath(name)
+    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def _kinds() -> str:
+    return ", ".join(sorted(SUFFIXES | _ARCHIVES))

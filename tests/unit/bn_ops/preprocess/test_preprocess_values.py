@@ -1,0 +1,322 @@
+"""What preprocessing computes, against torchvision's documented algorithm written down anew."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bn_ops import Preprocess, Resize, image_batches, preprocess_from_json
+from bn_ops.errors import ImageError, OptionError
+from bn_ops.preprocess import check_preprocess, image_arrays, images, pixels
+from bn_ops.signature import TensorInfo
+from tests.support import picture as oracle
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = Preprocess(resize=Resize(size=24), crop=(16, 16), mean=MEAN, std=STD)
+
+
+def one(content: bytes, how: Preprocess) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+    (array,) = image_arrays([("a", content)], how)
+    assert array.shape[0] == 1
+    found: np.ndarray[tuple[int, ...], np.dtype[Any]] = array[0]
+    return found
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (37, 53), (24, 24), (10, 17)])
+def test_imagenet_preprocessing_is_that_of_torchvision(size: tuple[int, int]) -> None:
+    source = oracle.picture(*size)
+    found = one(oracle.encoded(source), IMAGENET)
+    exact = oracle.resized(source, oracle.shorter_side(size[1], size[0], 24), "bilinear")
+    cropped = oracle.centre_crop(exact, (16, 16)) / 255
+    expected = ((cropped - MEAN) / STD).transpose(2, 0, 1)
+    assert found.shape == (3, 16, 16)
+    assert found.dtype == np.float32
+    # PIL, and so torchvision, rounds to whole levels after each axis: at most one level in all.
+    assert np.abs(found - expected).max() <= 1 / 255 / min(STD)
+    assert np.abs(found - expected).mean() <= 0.3 / 255 / min(STD)
+
+
+def test_after_resizing_the_numbers_are_those_of_to_tensor_and_normalize() -> None:
+    source = oracle.picture(61, 47)
+    found = one(oracle.encoded(source), IMAGENET)
+    image = Image.fromarray(source).resize((31, 24), Image.Resampling.BILINEAR)
+    tensor = torch.from_numpy(oracle.centre_crop(np.asarray(image), (16, 16)).copy())
+    tensor = tensor.permute(2, 0, 1).to(torch.float32).div(255)
+    expected = tensor.sub(torch.tensor(MEAN)[:, None, None]).div(torch.tensor(STD)[:, None, None])
+    # Three float32 roundings there, one here; the largest value is about 2.6.
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2 * 2.6 * 2**-23)
+
+
+@pytest.mark.parametrize("name", sorted(oracle.FILTERS))
+@pytest.mark.parametrize("size", [(13, 11), (60, 70), (30, 11)])
+def test_each_filter_is_the_one_that_it_is_named_after(name: str, size: tuple[int, int]) -> None:
+    source = oracle.picture(40, 30)
+    how = Preprocess(resize=Resize(size=size, interpolation=name), scale=1.0, layout="nhwc")
+    found = one(oracle.encoded(source), how)
+    difference = np.abs(found - oracle.resized(source, size, name))
+    if name == "box":
+        # A pixel whose border falls on another's centre belongs to either of them.
+        assert np.quantile(difference, 0.95) <= 1.0
+    else:
+        # Half a level after each axis; the first half is carried on by weights of either sign,
+        # whose sizes add up to 1.4 at most.
+        signed = name in {"bicubic", "lanczos"}
+        assert difference.max() <= (1.2 if signed else 1.0 + 1e-9)
+
+
+@pytest.mark.parametrize("size", [(13, 11), (60, 70)])
+def test_without_antialias_only_the_nearest_pixels_count(size: tuple[int, int]) -> None:
+    source = oracle.picture(40, 30)
+    how = Preprocess(resize=Resize(size=size, antialias=False), scale=1.0, layout="nhwc")
+    found = one(oracle.encoded(source), how)
+    tensor = torch.from_numpy(source).permute(2, 0, 1)[None].to(torch.float64)
+    expected = torch.nn.functional.interpolate(tensor, size, mode="bilinear", antialias=False)
+    assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() <= 1.0
+
+
+def test_nearest_takes_the_pixel_under_the_new_centre() -> None:
+    source = oracle.picture(40, 30)
+    how = Preprocess(resize=Resize(size=(7, 9), interpolation="nearest"), scale=1.0, layout="nhwc")
+    rows = ((np.arange(7) + 0.5) * 30 / 7).astype(int)
+    columns = ((np.arange(9) + 0.5) * 40 / 9).astype(int)
+    np.testing.assert_array_equal(one(oracle.encoded(source), how), source[rows][:, columns])
+
+
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)), st.integers(1, 64), st.integers(0, 2**31)
+)
+@settings(max_examples=50)
+def test_sizes_and_crops_are_those_of_torchvision(
+    size: tuple[int, int], wanted: int, seed: int
+) -> None:
+    width, height = pixels.resized_size(size, wanted)
+    assert (height, width) == oracle.shorter_side(size[1], size[0], wanted)
+    values = np.random.default_rng(seed).integers(0, 256, (size[1] % 40 + 1, size[0] % 40 + 1, 3))
+    found = pixels.crop_centre(values.astype(np.uint8), (wanted, 20))
+    np.testing.assert_array_equal(found, oracle.centre_crop(values, (wanted, 20)))
+
+
+def test_channels_and_layout() -> None:
+    source = oracle.picture()
+    content = oracle.encoded(source)
+    rgb = one(content, Preprocess(scale=1.0, layout="nhwc", dtype="uint8"))
+    np.testing.assert_array_equal(rgb, source)
+    bgr = one(content, Preprocess(scale=1.0, colour="bgr"))
+    np.testing.assert_array_equal(bgr, source[:, :, ::-1].transpose(2, 0, 1))
+    grey = one(content, Preprocess(scale=1.0, colour="grey"))
+    luma = source @ np.array([0.299, 0.587, 0.114])
+    assert grey.shape == (1, 30, 40)
+    assert np.abs(grey[0] - luma).max() <= 1.0
+
+
+def test_means_go_with_the_channels_as_they_come_out() -> None:
+    how = Preprocess(colour="bgr", scale=1.0, mean=(1.0, 2.0, 3.0))
+    source = oracle.picture()
+    found = one(oracle.encoded(source), how)
+    np.testing.assert_array_equal(found[0], source[:, :, 2] - 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_types_are_rounded_once(dtype: str) -> None:
+    source = oracle.picture()
+    exact = one(oracle.encoded(source), Preprocess(mean=MEAN, std=STD, dtype="float64"))
+    found = one(oracle.encoded(source), Preprocess(mean=MEAN, std=STD, dtype=dtype))
+    assert str(found.dtype) == dtype
+    np.testing.assert_array_equal(found, exact.astype(found.dtype))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("1", "PNG")]
+)
+def test_images_of_other_kinds_become_rgb_as_the_loader_does_it(mode: str, kind: str) -> None:
+    image = Image.fromarray(oracle.picture()).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    found = one(buffer.getvalue(), Preprocess(scale=1.0, layout="nhwc"))
+    expected = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_orientation_is_ignored_unless_asked_for() -> None:
+    image = Image.fromarray(oracle.picture(40, 30))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    plain = Preprocess(layout="nhwc")
+    assert one(buffer.getvalue(), plain).shape == (30, 40, 3)
+    turned = one(buffer.getvalue(), Preprocess(layout="nhwc", orientation="apply"))
+    np.testing.assert_array_equal(turned, np.rot90(one(buffer.getvalue(), plain), -1))
+
+
+def test_a_batch_is_cut_where_the_size_changes_and_where_memory_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, large = oracle.encoded(oracle.picture(8, 8)), oracle.encoded(oracle.picture(9, 8))
+    monkeypatch.setattr(images, "CHUNK_BYTES", 3 * 8 * 8 * 3 * 4)
+    named = [("", content) for content in [*([small] * 7), large, small]]
+    shapes = [array.shape[0] for array in image_arrays(named, Preprocess())]
+    assert shapes == [3, 3, 1, 1, 1]
+
+
+def test_files_and_bytes_give_the_same_batches(tmp_path: Any) -> None:
+    contents = [oracle.encoded(oracle.picture(seed=seed)) for seed in range(5)]
+    paths = [tmp_path / f"{place}.png" for place in range(5)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    first = list(image_batches(contents, IMAGENET, batch_size=2))
+    second = list(image_batches(paths, IMAGENET, batch_size=2))
+    assert [one.shape[0] for one in first] == [2, 2, 1]
+    for left, right in zip(first, second, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def _deep() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _animated() -> bytes:
+    frames = [Image.fromarray(oracle.picture(seed=seed)) for seed in range(2)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+JPEG = oracle.encoded(oracle.picture(), "JPEG")
+BAD = {
+    "nothing": (b"", "decoded"),
+    "text": (b"<svg/>", "decoded"),
+    "a truncated JPEG": (JPEG[: len(JPEG) // 2], "decoded"),
+    "a truncated PNG": (oracle.encoded(oracle.picture())[:-30], "decoded"),
+    "a format that is not named": (oracle.encoded(oracle.picture(), "GIF"), "decoded"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "decoded"),
+    "16 bits": (_deep(), "8 bits"),
+    "an animation": (_animated(), "animated"),
+    "a hundred million pixels": (oracle.vast(), "67108864 pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_plain_image_is_refused_by_name(name: str) -> None:
+    content, words = BAD[name]
+    with pytest.raises(ImageError, match=words) as caught:
+        list(image_arrays([("bad.jpg", content)], IMAGENET, batch=4))
+    assert caught.value.details() == {"batch": 4, "image": "bad.jpg"}
+
+
+def test_a_line_that_would_grow_into_billions_of_pixels_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (200_000, 1)).save(buffer, "PNG")
+    with pytest.raises(ImageError, match="would be resized to 4800000 × 24"):
+        list(image_arrays([("line", buffer.getvalue())], IMAGENET))
+
+
+def test_an_image_that_is_not_there_is_named(tmp_path: Any) -> None:
+    with pytest.raises(ImageError, match="gone"):
+        list(image_batches([tmp_path / "gone.png"], IMAGENET))
+
+
+FORMS: list[dict[str, object]] = [
+    {},
+    {"resize": 256, "crop": 224, "mean": list(MEAN), "std": list(STD)},
+    {"resize": {"size": [32, 48], "interpolation": "bicubic"}, "colour": "grey", "mean": 0.5},
+    {"resize": {"size": 32, "antialias": False}, "layout": "nhwc", "orientation": "apply"},
+    {"scale": 1, "dtype": "uint8"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_json_form_comes_back_as_the_same_value(form: dict[str, object]) -> None:
+    value = preprocess_from_json(form)
+    assert preprocess_from_json(value.to_json()) == value
+    assert hash(value) == hash(preprocess_from_json(value.to_json()))
+
+
+def test_short_and_long_forms_mean_the_same() -> None:
+    long = {"resize": {"size": 256}, "crop": [224, 224], "mean": [0.5], "std": [0.5]}
+    assert preprocess_from_json({"resize": 256, "crop": 224, "mean": 0.5, "std": 0.5}) == (
+        preprocess_from_json(long)
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"size": 3},
+        {"resize": 0},
+        {"resize": "256"},
+        {"resize": True},
+        {"resize": {"interpolation": "bilinear"}},
+        {"resize": {"size": 8, "interpolation": "magic"}},
+        {"resize": {"size": 8, "interpolation": "bicubic", "antialias": False}},
+        {"resize": {"size": 8, "antialias": 1}},
+        {"resize": [1 << 20, 1 << 20]},
+        {"crop": [224]},
+        {"crop": [-1, 3]},
+        {"mean": [0.1, 0.2]},
+        {"mean": "0.5"},
+        {"mean": [0.0] * 1000},
+        {"std": 0},
+        {"std": [1, 0, 1]},
+        {"std": 1e-320},
+        {"scale": float("nan")},
+        {"scale": 10**400},
+        {"scale": True},
+        {"colour": "cmyk"},
+        {"colour": ["rgb"]},
+        {"layout": "chwn"},
+        {"dtype": "int8"},
+        {"dtype": "uint8"},
+        {"dtype": "float16", "scale": 1000.0},
+        {"orientation": "left"},
+    ],
+)
+def test_what_has_no_meaning_is_refused(form: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match="preprocess"):
+        preprocess_from_json(form)
+
+
+def info(*shape: int | str | None, dtype: str = "float32") -> TensorInfo:
+    return TensorInfo(name="x", dtype=dtype, shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "form"),
+    [
+        ([info("N", 3, 16, 16), info("N", 3, 16, 16)], {}),
+        ([info("N", 1, 16, 16)], {}),
+        ([info("N", 16, 16, 3)], {}),
+        ([info("N", 3, 32, 32)], {"crop": 16}),
+        ([info("N", 3, 32, 32)], {"resize": [16, 16]}),
+        ([info("N", 3, 32, 32, dtype="float16")], {}),
+        ([info("N", 3)], {}),
+    ],
+)
+def test_a_preprocessing_that_no_batch_could_fit_is_refused_beforehand(
+    inputs: list[TensorInfo], form: dict[str, object]
+) -> None:
+    with pytest.raises(OptionError, match="preprocess"):
+        check_preprocess(preprocess_from_json(form), inputs)
+
+
+@pytest.mark.parametrize(
+    ("one_input", "form"),
+    [
+        (info("N", 3, 16, 16), {"crop": 16}),
+        (info("N", 3, 16, 16), {"resize": 16}),
+        (info("N", 16, 16, 1), {"layout": "nhwc", "colour": "grey"}),
+        (info("N", 3, None, "W"), {"resize": 16}),
+        (TensorInfo(name="x", dtype="float32", shape=None), {}),
+    ],
+)
+def test_one_that_may_fit_is_taken(one_input: TensorInfo, form: dict[str, object]) -> None:
+    check_preprocess(preprocess_from_json(form), [one_input])

@@ -1,0 +1,99 @@
+"""Images as the client sends them, and the options that go with them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bnrecal_client import BatchError, Images, InputError, OptionError
+from bnrecal_client.batches import encode
+from bnrecal_client.cli.imagefiles import open_images
+from bnrecal_client.cli.recalibrate import _read_preprocess
+from bnrecal_client.options import Options
+
+
+def test_the_same_images_are_packed_into_the_same_bytes_in_their_order() -> None:
+    batch = Images.of([b"\x89PNG 1", b"\xff\xd8\xff 2", b"RIFF 3"])
+    assert batch.packed() == Images.of([content for _, content in batch.items]).packed()
+    with tarfile.open(fileobj=io.BytesIO(batch.packed())) as archive:
+        found = [(entry.name, archive.extractfile(entry)) for entry in archive]
+    assert [name for name, _ in found] == [
+        "000000-image.png",
+        "000001-image.jpg",
+        "000002-image.webp",
+    ]
+    assert len(batch) == 3
+
+
+def test_names_stay_apart_and_readable() -> None:
+    batch = Images(items=(("a/x.png", b"1"), ("b/x.png", b"2"), ("c\\\n.JPG", b"3")))
+    with tarfile.open(fileobj=io.BytesIO(batch.packed())) as archive:
+        assert archive.getnames() == ["000000-x.png", "000001-x.png", "000002-c__.JPG"]
+
+
+def test_a_batch_of_images_travels_as_tar() -> None:
+    found = encode(Images.of([b"\x89PNG"]), ["x"], index=0)
+    assert found.media_type == "application/x-tar"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BatchError, match="gone"):
+        Images.of([tmp_path / "gone.png"])
+
+
+def test_images_are_counted_and_limited_across_files(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.webp", "d.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    found = open_images([tmp_path], batch_size=2, limit=None)
+    assert (len(found), found.samples) == (2, 3)
+    names = [[Path(name).name for name, _ in batch.items] for batch in found]
+    assert names == [["a.JPG", "b.png"], ["c.webp"]]
+    (one,) = open_images([tmp_path], batch_size=2, limit=1)
+    assert len(one) == 1
+
+
+@pytest.mark.parametrize("name", ["x.npy", "empty", "gone.png", "bad.tar", "bad.zip"])
+def test_what_holds_no_image_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for file in ("x.npy", "bad.tar", "bad.zip"):
+        (tmp_path / file).write_bytes(b"neither nor")
+    with pytest.raises(InputError, match=name.partition(".")[0]):
+        open_images([tmp_path / name], batch_size=2, limit=None)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_preprocess_file_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "p.json").write_text(content)
+    with pytest.raises(OptionError, match=r"p\.json"):
+        _read_preprocess(tmp_path / "p.json")
+
+
+STORED = {
+    "resize": {"size": 256, "interpolation": "bilinear", "antialias": True},
+    "crop": [224, 224],
+    "mean": [0.5],
+    "colour": "rgb",
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [
+        ({"resize": 256, "crop": 224, "mean": 0.5}, True),
+        ({"resize": {"size": 256}, "mean": (0.5,)}, True),
+        ({"resize": 255}, False),
+        ({"crop": [224, 225]}, False),
+        ({"colour": "bgr"}, False),
+        (None, False),
+    ],
+)
+def test_resuming_with_another_preprocessing_is_noticed(
+    said: dict[str, object] | None, *, same: bool
+) -> None:
+    stored = {"method": "exact", "layers": None, "estimator": {"name": "replace"}}
+    options = Options.of(method="exact", estimator=None, layers=None, preprocess=said)
+    wrong = options.differences(stored | {"preprocess": STORED})
+    assert wrong == ([] if same else ["preprocess"])
