@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+
 from starlette.requests import Request
 
 from service.errors import MediaTypeError
@@ -12,6 +15,7 @@ BATCH_FORMATS = {
     "application/octet-stream": "safetensors",
     "application/x-npy": "npy",
     "application/x-npz": "npz",
+    "application/vnd.apache.arrow.stream": "arrow",
     "image/jpeg": "jpeg",
     "image/png": "png",
     "image/webp": "webp",
@@ -44,4 +48,13 @@ def batch_format(request: Request) -> str:
     found = media_type(request)
     if found not in BATCH_FORMATS:
         raise MediaTypeError(f"a batch has one of the types {list(BATCH_FORMATS)}, got {found!r}")
-    return BATCH_FORMATS[found]
+    kind = BATCH_FORMATS[found]
+    if kind == "arrow" and not _has_arrow():
+        raise MediaTypeError('this server reads no Arrow: pip install "bnrecal[arrow]" there')
+    return kind
+
+
+@cache
+def _has_arrow() -> bool:
+    """Tell whether the worker will find it; loads nothing."""
+    return importlib.util.find_spec("pyarrow") is not None

@@ -53,7 +53,7 @@ class BatchReader:
         )
 
     def read(self, file: IO[bytes], kind: str, *, batch: int | None = None) -> Iterator[Arrays]:
-        """Yield the arrays of one stored batch; an archive of images may give several parts.
+        """Yield the arrays of one stored batch; images and Arrow may give several parts.
 
         Args:
             file: seekable, at its start.
@@ -71,6 +71,10 @@ class BatchReader:
             yield read_npz(file, names, limit_bytes=self.limit_bytes)
         elif kind == "safetensors":
             yield _read_safetensors(file)
+        elif kind == "arrow":
+            from service.formats.arrow import read_arrow  # noqa: PLC0415 - optional, and heavy
+
+            yield from read_arrow(file, limit_bytes=self.limit_bytes)
         else:
             yield from self._images(file, kind, batch)
 

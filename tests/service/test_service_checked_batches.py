@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from bn_ops import image_batches, preprocess_from_json
@@ -61,6 +63,27 @@ def test_an_npz_gives_the_same_results_as_the_same_arrays_in_safetensors(api: Ap
             else:
                 api.put(name, index, safetensors(x=x))
         api.start(name, 2)
+        assert api.wait(name)["state"] == "succeeded"
+        results.append([api.get(name, what).content for what in ("/model", "/statistics")])
+    assert results[0] == results[1]
+
+
+def test_arrow_gives_the_same_results_as_safetensors(api: Api) -> None:
+    results = []
+    for kind in ("arrow", "safetensors"):
+        name = api.open(network())
+        x = images(5, samples=6)
+        if kind == "arrow":
+            batch = pa.record_batch([pa.FixedShapeTensorArray.from_numpy_ndarray(x)], names=["x"])
+            sink = io.BytesIO()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            headers = {"Content-Type": "application/vnd.apache.arrow.stream"}
+            response = api.put(name, 0, sink.getvalue(), headers)
+            assert (response.status_code, response.json()["samples"]) == (201, 6)
+        else:
+            api.put(name, 0, safetensors(x=x))
+        api.start(name, 1)
         assert api.wait(name)["state"] == "succeeded"
         results.append([api.get(name, what).content for what in ("/model", "/statistics")])
     assert results[0] == results[1]
