@@ -34,8 +34,8 @@ Call = Callable[[torch.nn.Module, Any], object]
 
 _OUT_OF_MEMORY = (
     ". The activations of every batch wait at a layer until all have reached it: use fewer "
-    "samples, or export the module with bn_ops.export and recalibrate the file, whose engine "
-    "spills to disk"
+    "samples, a smaller budget.memory_bytes on the CPU, or move the module there, where what waits "
+    "is spilled to files"
 )
 
 

@@ -2,7 +2,8 @@
 
 Every operator runs once per batch, so exact costs one forward pass. Nothing is traced: whatever
 Python the forward is made of runs as it is, batches may take different ways, and the module may
-lie on any device. The activations of all batches that are alive at the frontier stay in memory.
+lie on any device. The activations of all batches that are alive at the frontier wait in memory up
+to a budget, then in files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Self
 
 import torch
 
+from bn_ops.budget import Budget
 from bn_ops.frontier import check_finite
 from bn_ops.moments import Moments, merge_all
 from bn_ops.progress import Progress, ProgressCallback, silent
@@ -21,7 +23,7 @@ from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.torch_engine._calls import Call, Item, device_of, run_item
 from bn_ops.torch_engine._coroutine import Traveller
 from bn_ops.torch_engine._layers import TorchLayer, write
-from bn_ops.torch_engine._memory import MemoryGauge
+from bn_ops.torch_engine._memory import Waiting
 from bn_ops.torch_engine._moments import measure_tensor
 from bn_ops.torch_engine._observation import observed
 from bn_ops.torch_engine._order import VisitOrder
@@ -47,7 +49,7 @@ class TorchFrontier:
         layers: the layers to recalibrate.
         call: runs one batch; None calls the module with the batch as its arguments.
         progress: told about batches read and layers settled.
-        memory_bytes: what the waiting activations may take; None means no limit.
+        budget: memory and files for the waiting activations; None means no limit.
         shared_passes: bound on passes over the data where a layer is called several times.
         shared_tolerance: movement, in units of σ, below which such layers count as settled.
     """
@@ -60,7 +62,7 @@ class TorchFrontier:
         layers: Iterable[TorchLayer],
         call: Call | None = None,
         progress: ProgressCallback = silent,
-        memory_bytes: int | None = None,
+        budget: Budget | None = None,
         shared_passes: int = SHARED_PASSES,
         shared_tolerance: float = SHARED_TOLERANCE,
     ) -> None:
@@ -68,7 +70,7 @@ class TorchFrontier:
         self._items = items
         self._layers = {layer.name: layer for layer in layers}
         self._call = call
-        self._memory_bytes = memory_bytes
+        self._budget = budget
         self._progress = progress
         self._travellers: list[Traveller] = []
         self._current: Traveller | None = None
@@ -83,7 +85,7 @@ class TorchFrontier:
         state = ThreadState.current()
         self._inside, self._neutral = state.without_grad(), state.neutral()
         device = device_of(self._module) or torch.device("cpu")
-        self._gauge = MemoryGauge(self._memory_bytes, device)
+        self._waiting = Waiting(self._budget, device)
         with ExitStack() as stack:
             stack.enter_context(observed(self._module, self._layers.values(), self._arrived))
             stack.callback(self._abandon_all)
@@ -98,6 +100,11 @@ class TorchFrontier:
     ) -> None:
         self._closed = True
         self._cleanup.close()
+
+    @property
+    def spilled_bytes(self) -> int:
+        """The most bytes of waiting activations that lay in files at one time."""
+        return self._waiting.spilled_bytes
 
     @property
     def residuals(self) -> Mapping[LayerName, Residual]:
@@ -141,14 +148,17 @@ class TorchFrontier:
     def _resume(self, traveller: Traveller) -> None:
         self._current = traveller
         try:
-            traveller.resume()
+            with self._waiting.watching():
+                traveller.resume()
         finally:
             self._current = None
 
     def _start(self, items: Iterable[Item]) -> None:
         first_pass = not self._travellers
         self._travellers = []
-        for item in items:
+        for read in items:
+            # What the caller's own call takes is handed on as it is.
+            item = self._waiting.stored(read) if first_pass and self._call is None else read
             traveller = Traveller(item, self._forward, inside=self._inside, outside=self._neutral)
             self._travellers.append(traveller)
             self._resume(traveller)
@@ -188,7 +198,7 @@ class TorchFrontier:
                 # A second call, or a batch that came by another way after the layer was settled.
                 self._shared.names.add(layer.name)
             else:
-                self._gauge.check(traveller.item.index)
+                self._waiting.check(traveller.item.index)
                 traveller.wait(layer, moments)
 
     def _abandon_all(self) -> None:

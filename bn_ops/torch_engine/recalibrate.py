@@ -20,7 +20,7 @@ from bn_ops.report import FrozenReport, Report, StreamReport
 from bn_ops.reporting import correlation_report, warnings_of
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.tally import Variance, check_variance
-from bn_ops.torch_engine._calls import Call, Item, items_of
+from bn_ops.torch_engine._calls import Call, Item, device_of, items_of
 from bn_ops.torch_engine._chosen import ChosenLayers
 from bn_ops.torch_engine._digests import tensor_digests
 from bn_ops.torch_engine._layers import find_layers, layer_info
@@ -70,8 +70,9 @@ def recalibrate_module(
         method: `exact` or `batch`.
         estimator: default `Replace()`.
         layers: glob patterns.
-        budget: its `memory_bytes` ends a run whose waiting activations take more; this engine
-            cannot spill. None means no limit.
+        budget: memory and files for the activations that wait; default `Budget()`. Only CPU
+            tensors can be spilled: on other devices None means no limit, and a budget given ends a
+            run that takes more memory.
         progress: called between steps.
         select: applied to each batch first, for `(input, label)` pairs.
         call: `call(module, batch)` runs the module in any other way; batches then come to it as
@@ -90,7 +91,7 @@ def recalibrate_module(
         ModelWithoutBatchNormError: no layer can be recalibrated.
         LayerNotFiniteError: NaN or Inf arises inside the network.
         EngineError: the module's forward failed; the cause is chained.
-        SpillLimitError: the waiting activations take more than the budget.
+        SpillLimitError: the waiting activations fit neither memory nor files.
     """
     check_variance(variance)
     run = _Run(
@@ -108,7 +109,7 @@ def recalibrate_module(
         run.batch(variance)
     else:
         run.exact(
-            memory_bytes=None if budget is None else budget.memory_bytes,
+            budget=budget or _default_budget(module),
             shared_passes=shared_passes,
             shared_tolerance=shared_tolerance,
         )
@@ -136,6 +137,11 @@ def recalibrate_module(
         calibration=calibration,
         _restore=restore,
     )
+
+
+def _default_budget(module: torch.nn.Module) -> Budget | None:
+    device = device_of(module)
+    return Budget() if device is None or device.type == "cpu" else None
 
 
 def _labelled(pairs: Iterable[Any], module: torch.nn.Module, call: Call | None) -> Evaluation[Item]:
@@ -186,16 +192,14 @@ class _Run:
             progress=self._progress,
         )
 
-    def exact(
-        self, *, memory_bytes: int | None, shared_passes: int, shared_tolerance: float
-    ) -> None:
+    def exact(self, *, budget: Budget | None, shared_passes: int, shared_tolerance: float) -> None:
         with TorchFrontier(
             self._module,
             self.stream,
             layers=self.chosen.chosen.values(),
             call=self._call,
             progress=self._progress,
-            memory_bytes=memory_bytes,
+            budget=budget,
             shared_passes=shared_passes,
             shared_tolerance=shared_tolerance,
         ) as frontier:

@@ -1,0 +1,169 @@
+"""Waiting activations in files: the same bits, bounded memory, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bn_ops.budget import Budget
+from bn_ops.errors import SpillLimitError
+from bn_ops.torch_engine import recalibrate_module
+from bn_ops.torch_engine._calls import items_of
+from bn_ops.torch_engine._layers import find_layers
+from bn_ops.torch_engine._spill import SpillFiles, Watch
+from bn_ops.torch_engine.frontier import TorchFrontier
+from tests.support.torch_oracle import stored
+from tests.support.zoo import ZOO, Animal, split
+
+
+def test_storages_are_moved_whole_with_every_view(tmp_path: Path) -> None:
+    watch = Watch(SpillFiles(Budget(spill_folder=tmp_path)), memory_bytes=0)
+    with torch.no_grad(), watch:
+        x = torch.randn(2, 3, 40, 40)
+        parts = [x[:, 1:], x.transpose(1, 3), x.contiguous(memory_format=torch.channels_last)]
+        wanted = [part.clone() for part in [x, *parts]]
+        watch.make_room()
+        for part, expected in zip([x, *parts], wanted, strict=True):
+            assert part.untyped_storage().filename is not None
+            assert torch.equal(part, expected)
+        assert x.untyped_storage()._cdata == parts[0].untyped_storage()._cdata
+        # They still are views of one storage, and can be written to.
+        x.mul_(2)
+        assert torch.equal(parts[0], 2 * wanted[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storage_with_an_alias_that_nobody_knows_stays_where_it_is() -> None:
+    watch = Watch(SpillFiles(Budget()), memory_bytes=0)
+    with torch.no_grad(), watch:
+        x = torch.randn(100, 100)
+        alias = x.untyped_storage()
+        with pytest.raises(SpillLimitError, match="cannot be moved"):
+            watch.make_room()
+        assert x.untyped_storage()._cdata == alias._cdata
+        assert x.untyped_storage().filename is None
+        del alias
+
+
+def test_weights_buffers_and_the_callers_batch_are_not_touched() -> None:
+    weight, batch = nn.Parameter(torch.randn(64, 64)), torch.randn(64, 64)
+    before = weight.data_ptr(), batch.data_ptr()
+    watch = Watch(SpillFiles(Budget()), memory_bytes=0)
+    with torch.no_grad(), watch:
+        views = [weight.t(), batch.view(-1), torch.cat([batch, weight]).relu_()]
+        watch.make_room()
+    assert (weight.data_ptr(), batch.data_ptr()) == before
+    assert [view.untyped_storage().filename is None for view in views] == [True, True, False]
+
+
+@pytest.mark.parametrize("animal", ZOO, ids=str)
+def test_a_run_that_keeps_nothing_in_memory_gives_the_same_bits(
+    animal: Animal, tmp_path: Path
+) -> None:
+    data = animal.inputs(7)
+    free, tight = animal.build(), animal.build()
+    recalibrate_module(free, split(data, [3, 1, 3]))
+    budget = Budget(memory_bytes=0, spill_folder=tmp_path)
+    recalibrate_module(tight, split(data, [3, 1, 3]), budget=budget)
+    for name, (mean, var) in stored(free).items():
+        assert torch.equal(stored(tight)[name][0], mean), name
+        assert torch.equal(stored(tight)[name][1], var), name
+    assert list(tmp_path.iterdir()) == []
+
+
+class Inference(nn.Module):
+    """Tensors that were made in inference mode, beside ones that were not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = x * 2
+        with torch.inference_mode():
+            z = self.first(x.repeat(1, 2, 1, 1)) + 1
+            z = self.second(z)
+        return z[:, :2] + y
+
+
+def test_inference_tensors_are_moved_too() -> None:
+    x = [torch.randn(4, 2, 20, 20) for _ in range(3)]
+    free, tight = Inference(), Inference()
+    recalibrate_module(free, x)
+    recalibrate_module(tight, x, budget=Budget(memory_bytes=0))
+    assert torch.equal(stored(tight)["second"][1], stored(free)["second"][1])
+
+
+def deep() -> nn.Sequential:
+    torch.manual_seed(0)
+    pairs = [(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(3)]
+    return nn.Sequential(nn.Conv2d(1, 8, 1), *(layer for pair in pairs for layer in pair)).eval()
+
+
+def test_files_have_a_limit_and_it_is_told(tmp_path: Path) -> None:
+    batches = [torch.randn(4, 1, 32, 32) for _ in range(6)]
+    model = deep()
+    before = stored(model)
+    small = Budget(memory_bytes=0, spill_bytes=200_000, spill_folder=tmp_path)
+    with pytest.raises(SpillLimitError, match="200,000 bytes of files"):
+        recalibrate_module(model, batches, budget=small)
+    with pytest.raises(SpillLimitError, match="cannot spill"):
+        recalibrate_module(
+            model, batches, budget=Budget(memory_bytes=0, spill_folder=tmp_path / "missing")
+        )
+    for name, (mean, _) in stored(model).items():
+        assert torch.equal(mean, before[name][0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_spilled_while_there_is_room() -> None:
+    model = deep()
+    items = items_of(model, [torch.randn(2, 1, 16, 16)] * 2, select=None, adapt=True)
+    with TorchFrontier(model, items, layers=find_layers(model), budget=Budget()) as frontier:
+        assert frontier.advance()
+    assert frontier.spilled_bytes == 0
+
+
+_PEAK = """
+import resource, sys, torch
+from torch import nn
+from bn_ops.budget import Budget
+from bn_ops.torch_engine import recalibrate_module
+
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.BatchNorm2d(16)).eval()
+# What torch imports for the first such run is not what waits.
+recalibrate_module(model, [torch.randn(4, 1, 128, 128)], budget=Budget(memory_bytes=0))
+
+def anonymous():
+    with open("/proc/self/statm") as file:
+        _, resident, shared, *_ = file.read().split()
+    return (int(resident) - int(shared)) * resource.getpagesize()
+
+peak, start = 0, anonymous()
+def watch(_):
+    global peak
+    peak = max(peak, anonymous() - start)
+limit = int(sys.argv[1])
+stream = (torch.randn(4, 1, 128, 128) for _ in range(60))
+recalibrate_module(model, stream, budget=Budget(memory_bytes=limit), progress=watch)
+print(peak)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_peak_memory_stays_within_the_budget() -> None:
+    def peak(limit: int) -> int:
+        words = [sys.executable, "-c", _PEAK, str(limit)]
+        return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+    # 60 batches of 4 MiB of activations, which wait together.
+    assert peak(2**40) > 200 * 2**20
+    # One batch on its way needs up to three such tensors beside what waits.
+    assert peak(100 * 2**20) < 120 * 2**20
