@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from bn_ops.version import __version__
 from service import health
@@ -20,11 +20,13 @@ from service.executor.process import ProcessExecutor
 from service.executor.protocol import Executor
 from service.folder_lock import only_server
 from service.http import documentation, errors
-from service.http.access import Access
+from service.http.access import Access, is_loopback
 from service.http.guard import BodyGuard
 from service.http.headers import StrictHeaders
 from service.http.requests import RequestLog
-from service.http.tokens import read_tokens
+from service.http.tokens import Keyring, read_tokens
+from service.http.visibility import visible
+from service.ledger.placement import LEDGER_FILE
 from service.ledger.sqlite import SqliteLedger
 from service.models import api as models_api
 from service.openinference import api as openinference_api
@@ -35,7 +37,6 @@ from service.settings import Settings
 from service.telemetry.metrics import Gauge, Metrics
 
 _log = logging.getLogger(__name__)
-LEDGER_FILE = "ledger.sqlite3"
 
 
 def create_app(
@@ -66,6 +67,7 @@ def create_app(
         version=__version__,
         summary="Exact BatchNorm recalibration for a new domain.",
         lifespan=lifespan,
+        dependencies=[Depends(visible)],
         # The framework's pages load scripts from a foreign host.
         docs_url=None,
         redoc_url=None,
@@ -73,7 +75,8 @@ def create_app(
     errors.install(app)
     # The last that is added is the first to see a request.
     app.add_middleware(BodyGuard, settings=settings)
-    app.add_middleware(Access, tokens=read_tokens(settings))
+    keyring = Keyring(read_tokens(settings))
+    app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))
     app.add_middleware(StrictHeaders)
     app.add_middleware(RequestLog, metrics=metrics)
     for module in (

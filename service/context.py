@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from service.blobs.protocol import Blobs
+from service.callers import EVERYTHING, NOTHING, Caller
 from service.executor.protocol import Executor
 from service.ledger.protocol import Ledger
 from service.settings import Settings
@@ -22,13 +23,14 @@ class Context:
 
     `model_files` is held while a model's row and file change together: the same bytes can be
     uploaded again while they are being deleted. `json_parsing` is held while a large JSON body is
-    parsed.
+    parsed. `caller` is whoever a request comes from; outside of requests, the server itself.
     """
 
     settings: Settings
     ledger: Ledger
     blobs: Blobs
     executor: Executor
+    caller: Caller = EVERYTHING
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
     model_files: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -38,7 +40,8 @@ class Context:
 def _context(request: Request) -> Context:
     context = request.app.state.context
     assert isinstance(context, Context)
-    return context
+    # Whoever was not let in by name sees nothing, should a request ever get past the door.
+    return replace(context, caller=request.scope.get("state", {}).get("caller", NOTHING))
 
 
 Ctx = Annotated[Context, Depends(_context)]

@@ -8,7 +8,7 @@
     │   ├── RequestInvalidError      a parameter or a JSON body is not what the route takes
     │   ├── MediaTypeError           a content type or encoding that the route does not take
     │   ├── TooLargeError            a body over its limit
-    │   ├── QuotaError               a recalibration over its quota
+    │   ├── QuotaError               a recalibration or a token over its quota
     │   ├── BodySlowError            the body came too slowly
     │   ├── BodyIncompleteError      the connection ended before the body did
     │   ├── DigestMismatchError      the body is not what its Content-Digest says
@@ -16,12 +16,14 @@
     │   │   └── BatchUnpackedTooLargeError  an archive that unpacks to too much
     │   ├── PreprocessMissingError   images for a recalibration that was opened without preprocess
     │   ├── UnauthenticatedError     no token, or one that is not known
+    │   ├── ForbiddenError           the token may not do this
     │   └── HostError                a Host header that is not this machine's loopback name
     ├── StateError                   the request is right, the state of the thing is not
     │   ├── TransitionError          an event that the lifecycle does not know in this state
     │   ├── RecalibrationNotOpenError, RecalibrationNotFinishedError, RecalibrationFailedError
     │   ├── BatchConflictError, BatchesMissingError, BatchesSurplusError
     │   ├── IdempotencyKeyReusedError
+    │   ├── TokenExistsError
     │   └── ModelInUseError
     ├── CapacityError                this machine cannot do it now
     │   ├── StorageFullError         no space left, or the total quota is reached
@@ -90,7 +92,7 @@ class TooLargeError(RequestError):
 
 
 class QuotaError(RequestError):
-    """The recalibration is over its quota of bytes or batches."""
+    """A recalibration or a token is over its quota."""
 
     code = "quota-exceeded"
 
@@ -135,6 +137,12 @@ class UnauthenticatedError(RequestError):
     """No token, or one that is not known."""
 
     code = "unauthenticated"
+
+
+class ForbiddenError(RequestError):
+    """The token is known but may not do this."""
+
+    code = "forbidden"
 
 
 class HostError(RequestError):
@@ -195,6 +203,12 @@ class IdempotencyKeyReusedError(StateError):
     """The key was used before, with another request."""
 
     code = "idempotency-key-reused"
+
+
+class TokenExistsError(StateError):
+    """There is a token of this name already."""
+
+    code = "token-exists"
 
 
 class ModelInUseError(StateError):

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from service.context import Context, Ctx
-from service.errors import ServiceError
+from service.errors import ForbiddenError, ServiceError
 from service.recalibrations import store as recalibrations
 from service.telemetry import metrics
 
@@ -65,7 +65,9 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def get_metrics(context: Ctx) -> Response:
-    """Return the server's figures in Prometheus' text format."""
+    """Return the server's figures in Prometheus' text format; they tell of everybody's work."""
+    if not context.caller.sees_all:
+        raise ForbiddenError("the figures tell of everybody's work: use an admin token")
     counts = await context.ledger.read(recalibrations.counts)
     states = metrics.Gauge("bnrecal_recalibrations", "Recalibrations, by state.", lambda: counts)
     text = context.metrics.render() + "".join(f"{line}\n" for line in states.lines())

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from service.admin.ledger import tokens_of
 from service.app import create_app
 from service.errors import StartError
+from service.http.access import is_loopback
 from service.http.tokens import read_tokens
 from service.settings import Settings
 from service.telemetry import logs
@@ -103,19 +104,13 @@ def refuse_open_door(settings: Settings) -> None:
     Raises:
         StartError: the address is not a loopback one and no token is configured.
     """
-    if not is_loopback(settings.host) and not read_tokens(settings):
+    known = read_tokens(settings) or tokens_of(settings.data_dir)
+    if not is_loopback(settings.host) and not known:
         raise StartError(
-            f"{settings.host} can be reached from other machines: set BNRECAL_TOKENS or "
+            f"{settings.host} can be reached from other machines: make a token with "
+            "`python -m service.admin tokens create NAME`, set BNRECAL_TOKENS or "
             "BNRECAL_TOKENS_FILE, or bind 127.0.0.1"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address; of names only localhost is trusted."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -36,6 +36,7 @@ from service.lifecycle import State
 from service.models import store as models
 from service.recalibrations import store as recalibrations
 from service.recalibrations.values import Recalibration
+from service.tokens import store as tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +232,7 @@ def _require_room(
     limit = min(settings.recalibration_limit_batches, store.LARGEST_INDEX + 1)
     if found.received >= limit or index > store.LARGEST_INDEX:
         raise QuotaError(f"a recalibration takes at most {limit} batches", limit=limit)
+    tokens.require_bytes(tx, found.owner, received.bytes)
     total = recalibrations.total_bytes(tx) + models.total_bytes(tx)
     if total + received.bytes > settings.total_limit_bytes:
         raise StorageFullError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.errors import StartError
 
+LEDGER_FILE = "ledger.sqlite3"
 NETWORK_TYPES = frozenset(
     {
         "nfs",

@@ -76,8 +76,34 @@ CREATE TABLE idempotency (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE token (
+    name TEXT PRIMARY KEY,
+    sha256 TEXT NOT NULL UNIQUE,
+    admin INTEGER NOT NULL,
+    limit_bytes INTEGER,
+    limit_open INTEGER,
+    created TEXT NOT NULL
+) STRICT;
+
+ALTER TABLE recalibration ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+CREATE INDEX recalibration_by_owner ON recalibration (owner, seq);
+
+CREATE TABLE model_owner (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    model TEXT NOT NULL REFERENCES model (id) ON DELETE CASCADE,
+    owner TEXT NOT NULL,
+    created TEXT NOT NULL,
+    UNIQUE (model, owner)
+) STRICT;
+CREATE INDEX model_by_owner ON model_owner (owner, seq);
+INSERT INTO model_owner (model, owner, created) SELECT id, '', created FROM model ORDER BY seq;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 VERSION = len(MIGRATIONS)
+# The first version with tokens.
+WITH_TOKENS = 2
 
 
 def pending(found: int) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def _open(path: Path, vfs: str | None) -> apsw.Connection:
     try:
         connection = connect(path, vfs=vfs)
         try:
-            _migrate(connection)
+            migrate(connection)
         except BaseException:
             close(connection)
             raise
@@ -106,7 +106,12 @@ def _open(path: Path, vfs: str | None) -> apsw.Connection:
     return connection
 
 
-def _migrate(connection: apsw.Connection) -> None:
+def migrate(connection: apsw.Connection) -> None:
+    """Bring the tables up to date.
+
+    Raises:
+        StartError: they are newer than this code.
+    """
     connection.execute("BEGIN IMMEDIATE")
     with_version = connection.execute("PRAGMA user_version").get
     found = with_version if isinstance(with_version, int) else 0

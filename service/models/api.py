@@ -45,7 +45,10 @@ async def upload_model(
 async def list_models(context: Ctx, after: After = None, limit: Limit = 100) -> ModelPage:
     """List the models, oldest first."""
     cursor = read_cursor(after, start=0)
-    found = await context.ledger.read(lambda tx: store.page(tx, after=cursor, limit=limit + 1))
+    scope = context.caller.scope
+    found = await context.ledger.read(
+        lambda tx: store.page(tx, after=cursor, limit=limit + 1, owner=scope)
+    )
     items, following = cut(found, limit, lambda model: model.seq)
     return ModelPage(items=[ModelOut.of(model) for model in items], next=following)
 
@@ -53,7 +56,8 @@ async def list_models(context: Ctx, after: After = None, limit: Limit = 100) -> 
 @router.get("/{model}")
 async def get_model(context: Ctx, model: ModelId) -> ModelOut:
     """Describe one model."""
-    return ModelOut.of(await context.ledger.read(lambda tx: store.get(tx, model)))
+    scope = context.caller.scope
+    return ModelOut.of(await context.ledger.read(lambda tx: store.get(tx, model, owner=scope)))
 
 
 @router.delete("/{model}", status_code=204)

@@ -19,12 +19,15 @@ from service.ledger.protocol import Transaction
 from service.models import store
 from service.models.store import StoredModel
 from service.recalibrations import store as recalibrations
+from service.tokens import store as tokens
 
 
 async def upload(
     context: Context, body: AsyncIterator[bytearray], *, digest: str | None
 ) -> tuple[StoredModel, bool]:
-    """Take in a model; returns it, and whether it is new.
+    """Take in a model; returns it, and whether it is new to the caller.
+
+    What others hold is neither shown nor saved work: a worker reads the bytes again.
 
     The bytes reach the disk and a worker, never a parser in this process. A refused model leaves
     nothing behind.
@@ -33,6 +36,7 @@ async def upload(
         RefusedError: the worker does not take it.
         WorkerDiedError: one worker after the other died over it.
         DigestMismatchError: the body is not what the client announced.
+        QuotaError: the token keeps as much as it may.
         CapacityError: it could not be stored.
     """
     draft = await asyncio.to_thread(context.blobs.draft)
@@ -46,33 +50,50 @@ async def upload(
         async with context.model_files:
             # The same bytes may have come meanwhile. Their file must stay the one that it is: a
             # worker's sandbox lets it open that file and no other that takes its name.
-            if (known := await _known(context, model)) is not None:
-                return known, False
-            await asyncio.to_thread(draft.commit, store.key(model))
+            if not await _is_there(context, model):
+                await asyncio.to_thread(draft.commit, store.key(model))
             return await _record(context, model, size, description)
     finally:
         await asyncio.to_thread(draft.discard)
 
 
 async def delete(context: Context, model: str) -> None:
-    """Delete a model.
+    """Delete a model; what others hold, too, stays for them.
 
     Raises:
         NotFoundError: there is none.
-        ModelInUseError: a recalibration that has not ended uses it.
+        ModelInUseError: a recalibration of the caller that has not ended uses it.
     """
+    scope = context.caller.scope
 
-    def forget(tx: Transaction) -> None:
-        store.get(tx, model)
-        if users := store.users(tx, model):
+    def forget(tx: Transaction) -> bool:
+        store.get(tx, model, owner=scope)
+        if users := store.users(tx, model, owner=scope):
             raise ModelInUseError(
                 f"{users} recalibrations that have not ended use the model", users=users
             )
+        if scope is not None and (store.revoke(tx, model, scope) or store.users(tx, model)):
+            return False
         store.delete(tx, model)
+        return True
 
     async with context.model_files:
-        await context.ledger.write(forget)
-        await asyncio.to_thread(context.blobs.remove, store.folder(model))
+        if await context.ledger.write(forget):
+            await asyncio.to_thread(context.blobs.remove, store.folder(model))
+
+
+async def remove_unowned(context: Context) -> None:
+    """Remove models whose last holder deleted them while somebody's recalibration used them."""
+
+    def forget(tx: Transaction) -> list[str]:
+        found = store.unowned(tx)
+        for model in found:
+            store.delete(tx, model)
+        return found
+
+    async with context.model_files:
+        for model in await context.ledger.write(forget):
+            await asyncio.to_thread(context.blobs.remove, store.folder(model))
 
 
 async def _describe(context: Context, file: Path) -> dict[str, Any]:
@@ -84,10 +105,18 @@ async def _describe(context: Context, file: Path) -> dict[str, Any]:
 
 
 async def _known(context: Context, model: str) -> StoredModel | None:
-    """Return a model that is there, row and file; a disk may have lost what the ledger has not."""
-    found = await context.ledger.read(lambda tx: store.find(tx, model))
+    """Return a model of the caller that is there, row and file: a disk may have lost the file."""
+    scope = context.caller.scope
+    found = await context.ledger.read(lambda tx: store.find(tx, model, owner=scope))
     path = context.blobs.path(store.key(model))
     return found if found is not None and await asyncio.to_thread(path.exists) else None
+
+
+async def _is_there(context: Context, model: str) -> bool:
+    """Tell whether a model is there, whoever holds it."""
+    found = await context.ledger.read(lambda tx: store.find(tx, model))
+    path = context.blobs.path(store.key(model))
+    return found is not None and await asyncio.to_thread(path.exists)
 
 
 async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> tuple[str, int]:
@@ -109,15 +138,20 @@ async def _record(
 ) -> tuple[StoredModel, bool]:
     text = json.dumps(description)
     now = clock.now()
+    caller = context.caller
 
     def insert(tx: Transaction) -> tuple[StoredModel, bool]:
-        new = store.insert(tx, model=model, size=size, description=text, created=now)
-        return store.get(tx, model), new
+        store.insert(tx, model=model, size=size, description=text, created=now)
+        new = store.grant(tx, model, caller.name, created=now)
+        if new:
+            tokens.require_bytes(tx, caller.name, 0)
+        return store.get(tx, model, owner=caller.scope), new
 
     return await context.ledger.write(insert)
 
 
 def _refuse_over_quota(context: Context, tx: Transaction, size: int) -> None:
+    tokens.require_bytes(tx, context.caller.name, size)
     limit = context.settings.total_limit_bytes
     if store.total_bytes(tx) + recalibrations.total_bytes(tx) + size > limit:
         raise StorageFullError(f"the server keeps at most {limit} bytes; delete what nobody needs")

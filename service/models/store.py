@@ -15,6 +15,31 @@ INSERT = """
 INSERT INTO model (id, bytes, description, created)
 VALUES (:id, :bytes, :description, :created) ON CONFLICT (id) DO NOTHING
 """
+# Give a model to an owner unless it has it.
+GRANT = """
+INSERT INTO model_owner (model, owner, created) VALUES (:id, :owner, :now) ON CONFLICT DO NOTHING
+"""
+# Take a model from an owner.
+REVOKE = "DELETE FROM model_owner WHERE model = :id AND owner = :owner"
+# How many hold a model.
+OWNERS = "SELECT count(*) AS owners FROM model_owner WHERE model = :id"
+# Models that nobody holds and no recalibration needs.
+UNOWNED = """
+SELECT id FROM model
+WHERE id NOT IN (SELECT model FROM model_owner)
+  AND id NOT IN (SELECT model FROM recalibration WHERE state IN ('open', 'queued', 'running'))
+"""
+# One model as its owner knows it: nothing tells that others held it before.
+OWN_ONE = """
+SELECT own.seq, id, bytes, description, own.created
+FROM model_owner AS own JOIN model ON id = own.model WHERE id = :id AND owner = :owner
+"""
+# A page of an owner's models, oldest first.
+OWN_PAGE = """
+SELECT own.seq, id, bytes, description, own.created
+FROM model_owner AS own JOIN model ON id = own.model
+WHERE owner = :owner AND own.seq > :after ORDER BY own.seq LIMIT :limit
+"""
 # One model.
 ONE = "SELECT * FROM model WHERE id = :id"
 # A page of models, oldest first.
@@ -25,6 +50,7 @@ DELETE = "DELETE FROM model WHERE id = :id"
 USERS = """
 SELECT count(*) AS users FROM recalibration
 WHERE model = :id AND state IN ('open', 'queued', 'running')
+  AND (:owner IS NULL OR owner = :owner)
 """
 # Bytes of all models.
 TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM model"
@@ -80,32 +106,54 @@ def insert(tx: Transaction, *, model: str, size: int, description: str, created:
     return bool(tx.change(INSERT, id=model, bytes=size, description=description, created=created))
 
 
-def find(tx: Transaction, model: str) -> StoredModel | None:
-    """Return a model, or None."""
-    row = tx.row(ONE, id=model)
+def grant(tx: Transaction, model: str, owner: str, *, created: str) -> bool:
+    """Give a model to an owner; False when it has it already."""
+    return bool(tx.change(GRANT, id=model, owner=owner, now=created))
+
+
+def revoke(tx: Transaction, model: str, owner: str) -> int:
+    """Take a model from an owner; return how many others hold it."""
+    tx.change(REVOKE, id=model, owner=owner)
+    row = tx.row(OWNERS, id=model)
+    assert row is not None
+    return int(row["owners"] or 0)
+
+
+def unowned(tx: Transaction) -> list[str]:
+    """Return the models that nobody holds and no recalibration needs."""
+    return [str(row["id"]) for row in tx.rows(UNOWNED)]
+
+
+def find(tx: Transaction, model: str, *, owner: str | None = None) -> StoredModel | None:
+    """Return a model, or None; with an owner, only when it holds it."""
+    row = tx.row(ONE, id=model) if owner is None else tx.row(OWN_ONE, id=model, owner=owner)
     return None if row is None else _model(row)
 
 
-def get(tx: Transaction, model: str) -> StoredModel:
-    """Return a model.
+def get(tx: Transaction, model: str, *, owner: str | None = None) -> StoredModel:
+    """Return a model; with an owner, only when it holds it.
 
     Raises:
         NotFoundError: there is none.
     """
-    found = find(tx, model)
+    found = find(tx, model, owner=owner)
     if found is None:
         raise NotFoundError(f"there is no model {model!r}")
     return found
 
 
-def page(tx: Transaction, *, after: int, limit: int) -> list[StoredModel]:
-    """Return models in the order of their arrival."""
-    return [_model(row) for row in tx.rows(PAGE, after=after, limit=limit)]
+def page(tx: Transaction, *, after: int, limit: int, owner: str | None = None) -> list[StoredModel]:
+    """Return models, or one owner's, in the order of their arrival."""
+    if owner is None:
+        found = tx.rows(PAGE, after=after, limit=limit)
+    else:
+        found = tx.rows(OWN_PAGE, owner=owner, after=after, limit=limit)
+    return [_model(row) for row in found]
 
 
-def users(tx: Transaction, model: str) -> int:
-    """Count the recalibrations that still need a model."""
-    row = tx.row(USERS, id=model)
+def users(tx: Transaction, model: str, *, owner: str | None = None) -> int:
+    """Count the recalibrations, or one owner's, that still need a model."""
+    row = tx.row(USERS, id=model, owner=owner)
     assert row is not None
     return int(row["users"] or 0)
 

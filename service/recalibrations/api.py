@@ -48,7 +48,10 @@ async def list_recalibrations(
 ) -> RecalibrationPage:
     """List the recalibrations, oldest first."""
     cursor = read_cursor(after, start=0)
-    found = await context.ledger.read(lambda tx: store.page(tx, after_seq=cursor, limit=limit + 1))
+    scope = context.caller.scope
+    found = await context.ledger.read(
+        lambda tx: store.page(tx, after_seq=cursor, limit=limit + 1, owner=scope)
+    )
     items, following = cut(found, limit, lambda one: one.seq)
     return RecalibrationPage(items=[RecalibrationOut.of(one) for one in items], next=following)
 

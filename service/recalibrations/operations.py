@@ -13,6 +13,7 @@ from bn_ops.preprocess import check_preprocess, preprocess_from_json
 from bn_ops.preprocess.images import require_pillow
 from service import clock, idempotency
 from service.batches import store as batches
+from service.callers import Caller
 from service.context import Context
 from service.errors import BatchesMissingError, BatchesSurplusError, RecalibrationNotOpenError
 from service.ledger.protocol import Transaction
@@ -23,6 +24,7 @@ from service.recalibrations import changes, store
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.recalibrations.values import Recalibration
+from service.tokens import store as tokens
 
 MISSING_SHOWN = 100
 _CREATE = "POST /v1/recalibrations"
@@ -40,19 +42,22 @@ async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -
         NotFoundError: there is no such model.
         OptionError, LayerPatternError: the options make no sense for this model.
         IdempotencyKeyReusedError: the key came with another request.
+        QuotaError: the token has too many that have not ended.
     """
     name = clock.new_recalibration_id()
     request = idempotency.fingerprint(asked.model_dump_json().encode())
+    # A key is its owner's: another owner's answer under the same key must not come out.
+    scope = f"{_CREATE} {context.caller.name}".strip()
 
     def work(tx: Transaction) -> RecalibrationOut:
         if key is not None:
-            known = idempotency.recall(tx, scope=_CREATE, key=key, request=request)
+            known = idempotency.recall(tx, scope=scope, key=key, request=request)
             if known is not None:
                 return RecalibrationOut.model_validate_json(known)
-        created = RecalibrationOut.of(_insert(tx, name, asked))
+        created = RecalibrationOut.of(_insert(tx, name, asked, context.caller))
         if key is not None:
             response = created.model_dump_json()
-            idempotency.remember(tx, scope=_CREATE, key=key, request=request, response=response)
+            idempotency.remember(tx, scope=scope, key=key, request=request, response=response)
         return created
 
     return await context.ledger.write(work)
@@ -119,14 +124,16 @@ async def delete(context: Context, dispatcher: Dispatcher, name: str) -> None:
     await asyncio.to_thread(context.blobs.remove, store.folder(name))
 
 
-def _insert(tx: Transaction, name: str, asked: RecalibrationIn) -> Recalibration:
-    model = models.get(tx, asked.model)
+def _insert(tx: Transaction, name: str, asked: RecalibrationIn, caller: Caller) -> Recalibration:
+    model = models.get(tx, asked.model, owner=caller.scope)
     _check_options(model, asked)
+    tokens.require_open(tx, caller.name)
     options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
     options["preprocess"] = _preprocess(model, asked.preprocess)
     found = store.insert(
         tx,
         name=name,
+        owner=caller.name,
         model=model.id,
         inputs=json.dumps(model.description["inputs"]),
         options=json.dumps(options),

@@ -12,6 +12,7 @@ from service.context import Context
 from service.errors import ServiceError
 from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED
+from service.models import operations as models_operations
 from service.models import store as models
 from service.recalibrations import store
 
@@ -41,6 +42,7 @@ async def sweep(context: Context) -> None:
     for name in await context.ledger.write(lambda tx: _expire(tx, context)):
         _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
         await asyncio.to_thread(context.blobs.remove, store.folder(name))
+    await models_operations.remove_unowned(context)
     await _remove_orphans(context)
 
 

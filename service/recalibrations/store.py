@@ -14,13 +14,21 @@ from service.recalibrations.values import Recalibration
 
 # A new recalibration.
 INSERT = """
-INSERT INTO recalibration (id, model, inputs, options, keep_data, state, created, updated)
-VALUES (:id, :model, :inputs, :options, :keep_data, 'open', :now, :now)
+INSERT INTO recalibration (
+    id, owner, model, inputs, options, keep_data, state, created, updated
+)
+VALUES (:id, :owner, :model, :inputs, :options, :keep_data, 'open', :now, :now)
 """
 # One recalibration.
-ONE = "SELECT * FROM recalibration WHERE id = :id"
+ONE = """
+SELECT * FROM recalibration WHERE id = :id AND (:owner IS NULL OR owner = :owner)
+"""
 # A page of recalibrations, oldest first.
 PAGE = "SELECT * FROM recalibration WHERE seq > :after ORDER BY seq LIMIT :limit"
+# A page of one owner's.
+OWN_PAGE = """
+SELECT * FROM recalibration WHERE owner = :owner AND seq > :after ORDER BY seq LIMIT :limit
+"""
 # The oldest in a state.
 OLDEST = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq LIMIT 1"
 # All in a state.
@@ -77,12 +85,20 @@ def folder(recalibration: str) -> str:
 
 
 def insert(
-    tx: Transaction, *, name: str, model: str, inputs: str, options: str, keep_data: bool
+    tx: Transaction,
+    *,
+    name: str,
+    owner: str,
+    model: str,
+    inputs: str,
+    options: str,
+    keep_data: bool,
 ) -> Recalibration:
     """Store a new one."""
     tx.change(
         INSERT,
         id=name,
+        owner=owner,
         model=model,
         inputs=inputs,
         options=options,
@@ -92,27 +108,33 @@ def insert(
     return get(tx, name)
 
 
-def find(tx: Transaction, name: str) -> Recalibration | None:
-    """Return one, or None."""
-    row = tx.row(ONE, id=name)
+def find(tx: Transaction, name: str, *, owner: str | None = None) -> Recalibration | None:
+    """Return one, or None; with an owner, only when it is theirs."""
+    row = tx.row(ONE, id=name, owner=owner)
     return None if row is None else _recalibration(row)
 
 
-def get(tx: Transaction, name: str) -> Recalibration:
-    """Return one.
+def get(tx: Transaction, name: str, *, owner: str | None = None) -> Recalibration:
+    """Return one; with an owner, only when it is theirs.
 
     Raises:
         NotFoundError: there is none.
     """
-    found = find(tx, name)
+    found = find(tx, name, owner=owner)
     if found is None:
         raise NotFoundError(f"there is no recalibration {name!r}")
     return found
 
 
-def page(tx: Transaction, *, after_seq: int, limit: int) -> list[Recalibration]:
-    """Return recalibrations in the order of their creation."""
-    return [_recalibration(row) for row in tx.rows(PAGE, after=after_seq, limit=limit)]
+def page(
+    tx: Transaction, *, after_seq: int, limit: int, owner: str | None = None
+) -> list[Recalibration]:
+    """Return recalibrations, or one owner's, in the order of their creation."""
+    if owner is None:
+        found = tx.rows(PAGE, after=after_seq, limit=limit)
+    else:
+        found = tx.rows(OWN_PAGE, owner=owner, after=after_seq, limit=limit)
+    return [_recalibration(row) for row in found]
 
 
 def oldest(tx: Transaction, state: State) -> Recalibration | None:
@@ -212,6 +234,7 @@ def _recalibration(row: Row) -> Recalibration:
     return Recalibration(
         seq=_int(row["seq"]),
         id=str(row["id"]),
+        owner=str(row["owner"]),
         model=str(row["model"]),
         inputs=json.loads(str(row["inputs"])),
         options=json.loads(str(row["options"])),

@@ -17,6 +17,7 @@ class Recalibration:
     Attributes:
         seq: its place in the ledger's order.
         id: its name.
+        owner: name of the token that opened it; empty where that has none.
         model: the model's id.
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
@@ -35,6 +36,7 @@ class Recalibration:
 
     seq: int
     id: str
+    owner: str
     model: str
     inputs: list[dict[str, Any]]
     options: dict[str, Any]

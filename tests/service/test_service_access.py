@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from service.callers import EVERYTHING
 from service.errors import StartError
-from service.http.tokens import known, read_tokens
-from service.serve import is_loopback, main, refuse_open_door
+from service.http.access import is_loopback
+from service.http.tokens import Key, holder, read_tokens
+from service.serve import main, refuse_open_door
 from service.settings import Settings
 from tests.support.service_http import Api, StartServer
 
 TOKEN = "a long secret"
 HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
+KEY = Key(sha256=bytes.fromhex(HASH), caller=EVERYTHING)
 
 
 def test_loopback_without_tokens_lets_this_machine_in(api: Api) -> None:
@@ -52,11 +55,12 @@ def test_a_known_token_opens_the_door_for_any_host(start_server: StartServer) ->
     "header", [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN, HASH]
 )
 def test_whatever_is_no_known_bearer_token_is_not_known(header: str | None) -> None:
-    assert not known(header, [bytes.fromhex(HASH)])
+    assert holder(header, [KEY]) is None
 
 
 def test_a_hash_is_not_a_token() -> None:
-    assert not known(f"Bearer {HASH}", [bytes.fromhex(HASH)])
+    assert holder(f"Bearer {HASH}", [KEY]) is None
+    assert holder(f"Bearer {TOKEN}", [KEY]) is EVERYTHING
 
 
 def test_tokens_come_from_a_file_too(tmp_path: Path) -> None:

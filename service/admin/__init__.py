@@ -1,0 +1,1 @@
+"""What an operator does with the data folder, beside a running server or without one."""

@@ -1,0 +1,64 @@
+"""The command line of `python -m service.admin`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.admin import tokens
+from service.errors import ServiceError, StartError
+from service.settings import Settings
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+def main(arguments: Sequence[str], *, prog: str = "python -m service.admin") -> int:
+    """Run one command; 0: done, 1: done and something is wrong, 2: not done."""
+    args = _parser(prog).parse_args(arguments)
+    folder: Path = args.data_dir or Settings().data_dir
+    try:
+        if not folder.is_dir() and args.run is not tokens.create:
+            raise StartError(f"there is no data folder {folder}")
+        found: dict[str, Any] = args.run(folder, args)
+    except ServiceError as error:
+        if args.json:
+            _print(json.dumps({"error": error.message, "code": error.code}))
+        sys.stderr.write(f"bnrecal admin: {error.message}\n")
+        return REFUSED
+    _print(json.dumps(found) if args.json else "\n".join(lines(found)))
+    return FAILED if found.get("faults") else DONE
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Write a result for a person: one line for each value, a table for each list."""
+    written = []
+    for name, value in found.items():
+        if isinstance(value, list):
+            written.append(f"{name}: {len(value)}")
+            written += ["  " + _row(one) for one in value]
+        else:
+            written.append(f"{name}: {value}")
+    return written
+
+
+def _row(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name}={one}" for name, one in value.items() if one is not None)
+    return str(value)
+
+
+def _parser(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description="Look after a server's data folder.")
+    parser.add_argument("--data-dir", type=Path, help="the data folder (BNRECAL_DATA_DIR)")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    tokens.add_command(commands)
+    return parser
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
