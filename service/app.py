@@ -29,6 +29,7 @@ from service.http.visibility import visible
 from service.ledger.placement import LEDGER_FILE
 from service.ledger.sqlite import SqliteLedger
 from service.models import api as models_api
+from service.oneshot import api as oneshot_api
 from service.openinference import api as openinference_api
 from service.recalibrations import api as recalibrations_api
 from service.recalibrations import event_api, recovery, result_api, retention
@@ -85,6 +86,7 @@ def create_app(
         batches_api,
         event_api,
         result_api,
+        oneshot_api,
         openinference_api,
         health,
     ):

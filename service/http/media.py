@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from pathlib import PurePosixPath
 
 from starlette.requests import Request
 
@@ -21,6 +22,21 @@ BATCH_FORMATS = {
     "image/webp": "webp",
     "application/x-tar": "tar",
     "application/zip": "zip",
+}
+# What programs say of a file that they do not know.
+UNTOLD = frozenset({"", "application/octet-stream"})
+SUFFIXES = {
+    ".safetensors": "application/vnd.safetensors",
+    ".npy": "application/x-npy",
+    ".npz": "application/x-npz",
+    ".arrows": "application/vnd.apache.arrow.stream",
+    ".arrow": "application/vnd.apache.arrow.stream",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".tar": "application/x-tar",
+    ".zip": "application/zip",
 }
 
 
@@ -48,10 +64,30 @@ def batch_format(request: Request) -> str:
     found = media_type(request)
     if found not in BATCH_FORMATS:
         raise MediaTypeError(f"a batch has one of the types {list(BATCH_FORMATS)}, got {found!r}")
-    kind = BATCH_FORMATS[found]
+    return _taken(BATCH_FORMATS[found])
+
+
+def _taken(kind: str) -> str:
     if kind == "arrow" and not _has_arrow():
         raise MediaTypeError('this server reads no Arrow: pip install "bnrecal[arrow]" there')
     return kind
+
+
+def part_format(found: str, name: str) -> str:
+    """Return the format of a file in a form, by its type or, where that says nothing, its name.
+
+    Raises:
+        MediaTypeError: neither names a format of batches.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if found in UNTOLD and suffix in SUFFIXES:
+        found = SUFFIXES[suffix]
+    if found in UNTOLD or found not in BATCH_FORMATS:
+        raise MediaTypeError(
+            f"the file {name[:100]!r} of type {found[:100]!r} is no batch: name it with one of "
+            f"{sorted(SUFFIXES)}, or give it one of the types {list(BATCH_FORMATS)}"
+        )
+    return _taken(BATCH_FORMATS[found])
 
 
 @cache

@@ -1,0 +1,121 @@
+"""The route `POST /v1/recalibrate`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from service import problems
+from service.context import Ctx
+from service.errors import RecalibrationFailedError, ShuttingDownError
+from service.executor.protocol import FOLDED
+from service.http.body import blocks
+from service.http.errors import instance_of, respond
+from service.http.files import send
+from service.lifecycle import State
+from service.oneshot import operations
+from service.oneshot.form import MEDIA_TYPE
+from service.recalibrations import results
+from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations.values import Recalibration
+
+router = APIRouter(prefix="/v1", tags=["recalibrations"])
+
+_FILE = {"type": "string", "format": "binary"}
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["model", "data"],
+    "properties": {
+        "model": {**_FILE, "description": "ONNX, BatchNorm kept."},
+        "data": {
+            "type": "array",
+            "items": _FILE,
+            "description": "One or more files, each a batch; the format is told by the part's "
+            "content type or the file name.",
+        },
+        "options": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "What opens a recalibration, without `model`.",
+            "examples": ['{"method": "exact", "estimator": {"name": "shrink"}}'],
+        },
+    },
+}
+_ONNX = {
+    "content": {"application/x-onnx": {"schema": _FILE}},
+    "description": "The recalibrated, folded and verified model.",
+    "headers": {
+        "Location": {"schema": {"type": "string"}, "description": "The recalibration behind it."}
+    },
+}
+
+
+def _dispatcher(request: Request) -> Dispatcher:
+    dispatcher = request.app.state.dispatcher
+    assert isinstance(dispatcher, Dispatcher)
+    return dispatcher
+
+
+@router.post(
+    "/recalibrate",
+    response_class=Response,
+    responses={200: _ONNX},
+    openapi_extra={"requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": _FORM}}}},
+)
+async def recalibrate(
+    context: Ctx, runs: Annotated[Dispatcher, Depends(_dispatcher)], request: Request
+) -> Response:
+    """Send model and data in one form, wait, and get the recalibrated model back.
+
+    Underneath is an ordinary recalibration, which `Location` names. It is cancelled when the client
+    closes the connection.
+    """
+    settings = context.settings
+    limit = settings.model_limit_bytes + settings.recalibration_limit_bytes
+    announced = request.headers.get("content-length", "")
+    form = await operations.receive(
+        context,
+        request.headers.get("content-type", ""),
+        blocks(request, limit_bytes=limit, what="form"),
+        int(announced) if announced.isdecimal() else 0,
+    )
+    try:
+        name = await operations.begin(context, runs, form)
+    finally:
+        await asyncio.shield(asyncio.to_thread(form.discard))
+    location = {"Location": f"/v1/recalibrations/{name}"}
+    try:
+        found = await operations.ended(context, runs, name, lambda: _gone(request))
+    except ShuttingDownError as error:
+        return respond(problems.from_error(error, instance=instance_of(request.scope)), location)
+    if found is None:
+        return Response(status_code=499, headers=location)  # nobody reads it; the log does
+    if found.state is not State.SUCCEEDED:
+        return respond(_problem(request, found), location)
+    result = await context.ledger.read(lambda tx: results.get(tx, name, FOLDED))
+    path = context.blobs.path(results.key(name, FOLDED))
+    response = await send(
+        request,
+        path,
+        sha256=result.sha256,
+        media_type="application/x-onnx",
+        download="recalibrated.onnx",
+    )
+    response.headers.update(location)
+    return response
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _problem(request: Request, found: Recalibration) -> dict[str, Any]:
+    """Return why there is no result, as this request's own problem."""
+    instance = instance_of(request.scope)
+    if found.error is None:
+        error = RecalibrationFailedError("the recalibration was cancelled", state=str(found.state))
+        return problems.from_error(error, instance=instance)
+    return found.error | ({} if instance is None else {"instance": instance})

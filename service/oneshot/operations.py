@@ -1,0 +1,168 @@
+"""What one request does: the same steps that a client would take one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.batches import operations as batches
+from service.batches.operations import Upload
+from service.context import Context
+from service.errors import RequestInvalidError, ServiceError, ShuttingDownError, StorageFullError
+from service.http import media
+from service.http.body import BLOCK_BYTES
+from service.ledger.protocol import Transaction
+from service.lifecycle import ENDED
+from service.models import operations as models
+from service.models import store as model_store
+from service.oneshot.form import FormReader
+from service.recalibrations import operations, store
+from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations.schemas import RecalibrationIn
+from service.recalibrations.values import Recalibration
+
+# A waiter looks again after so long even if nobody has woken it.
+LOOK_SECONDS = 15.0
+
+
+async def receive(
+    context: Context, content_type: str, body: AsyncIterator[bytearray], announced: int
+) -> FormReader:
+    """Take a form in; whatever fails leaves no file.
+
+    Raises:
+        MediaTypeError, RequestInvalidError, TooLargeError: it is no such form.
+        CapacityError: it could not be stored.
+    """
+    await context.ledger.read(lambda tx: _require_room(context, tx, announced))
+    form = FormReader(content_type, context.settings, context.blobs.draft)
+    try:
+        async for block in body:
+            await asyncio.to_thread(form.feed, block)
+        form.finish()
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(form.discard))
+        raise
+    return form
+
+
+async def begin(context: Context, dispatcher: Dispatcher, form: FormReader) -> str:
+    """Upload, open, send and start; whatever is refused leaves no recalibration.
+
+    Returns:
+        The recalibration's id.
+
+    Raises:
+        RequestInvalidError, OptionError: the options make no sense.
+        RefusedError, BatchError: the model or a file is at fault.
+        CapacityError, QuotaError: a limit was reached.
+    """
+    asked = read_options(bytes(form.options))
+    formats = [media.part_format(file.media_type, file.name) for file in form.data]
+    model, _ = await models.upload(context, _blocks(form.finish().draft.path), digest=None)
+    created = await operations.create(
+        context, asked.model_copy(update={"model": model.id}), key=None
+    )
+    try:
+        for index, (file, kind) in enumerate(zip(form.data, formats, strict=True)):
+            upload = Upload(
+                recalibration=created.id,
+                index=index,
+                format=kind,
+                body=_blocks(file.draft.path),
+                digest=None,
+            )
+            await batches.put(context, upload)
+            await asyncio.to_thread(file.draft.discard)
+        await operations.start(context, dispatcher, created.id, len(form.data))
+    except BaseException:
+        await asyncio.shield(_forget(context, dispatcher, created.id))
+        raise
+    return created.id
+
+
+async def ended(
+    context: Context, dispatcher: Dispatcher, name: str, gone: Callable[[], Awaitable[None]]
+) -> Recalibration | None:
+    """Wait until a recalibration has ended; None when the client has gone, which cancels it.
+
+    Args:
+        context: where.
+        dispatcher: kills the worker of a cancelled run.
+        name: the recalibration.
+        gone: returns when the client has gone.
+
+    Raises:
+        ShuttingDownError: the server goes down; the run goes on with its next start.
+    """
+    waiting = asyncio.create_task(_wait(context, name))
+    leaving = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        with contextlib.suppress(ServiceError):  # it has ended in this moment
+            await operations.cancel(context, dispatcher, name)
+        return None
+    finally:
+        waiting.cancel()
+        leaving.cancel()
+
+
+def read_options(content: bytes) -> RecalibrationIn:
+    """Read the part `options`: what opens a recalibration, without its model.
+
+    Raises:
+        RequestInvalidError: it is no such JSON object.
+    """
+    try:
+        said: Any = json.loads(content or b"{}")
+        if not isinstance(said, dict) or "model" in said:
+            raise RequestInvalidError("options are a JSON object without the member `model`")
+        return RecalibrationIn.model_validate(said | {"model": ""})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise RequestInvalidError(f"options: {'; '.join(faults)}", faults=faults) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalidError("options are no JSON") from error
+
+
+async def _wait(context: Context, name: str) -> Recalibration:
+    subscription = context.signals.subscribe(name)
+    try:
+        while True:
+            found = await context.ledger.read(lambda tx: store.get(tx, name))
+            if found.state in ENDED:
+                return found
+            if context.signals.closed:
+                raise ShuttingDownError("the server is going down; the run goes on when it is back")
+            await subscription.wait(LOOK_SECONDS)
+    finally:
+        subscription.close()
+
+
+async def _forget(context: Context, dispatcher: Dispatcher, name: str) -> None:
+    with contextlib.suppress(ServiceError):  # the sweep removes what is never started
+        await operations.delete(context, dispatcher, name)
+
+
+async def _blocks(path: Path) -> AsyncIterator[bytearray]:
+    """Yield a file as a body would come: at least one block."""
+    with await asyncio.to_thread(path.open, "rb") as file:
+        block = await asyncio.to_thread(file.read, BLOCK_BYTES)
+        yield bytearray(block)
+        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+            yield bytearray(block)
+
+
+def _require_room(context: Context, tx: Transaction, announced: int) -> None:
+    """Refuse at once what would be refused after hours of sending."""
+    limit = context.settings.total_limit_bytes
+    if store.total_bytes(tx) + model_store.total_bytes(tx) + announced > limit:
+        raise StorageFullError(f"the server keeps at most {limit} bytes; delete what nobody needs")

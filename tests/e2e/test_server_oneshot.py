@@ -1,0 +1,59 @@
+"""curl and a real server: one request for everything."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.service_process import Server, images, network, running
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running(tmp_path / "data", worker_threads=1) as found:
+        yield found
+
+
+@pytest.fixture
+def form(tmp_path: Path) -> list[str]:
+    (tmp_path / "m.onnx").write_bytes(network())
+    np.save(tmp_path / "x.npy", images(0))
+    return ["curl", "-s", "-F", f"model=@{tmp_path}/m.onnx", "-F", f"data=@{tmp_path}/x.npy"]
+
+
+def test_one_curl_recalibrates(server: Server, form: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    subprocess.run([*form, "-f", "-o", output, f"{server.url}/v1/recalibrate"], check=True)
+    name = server.api.open(network())
+    server.api.put(
+        name, 0, (tmp_path / "x.npy").read_bytes(), {"Content-Type": "application/x-npy"}
+    )
+    server.api.start(name, 1)
+    assert server.api.wait(name)["state"] == "succeeded"
+    assert output.read_bytes() == server.api.get(name, "/model").content
+
+
+def test_a_client_that_hangs_up_cancels_the_run(server: Server, form: list[str]) -> None:
+    client = subprocess.Popen([*form, "-o", "/dev/null", f"{server.url}/v1/recalibrate"])
+    try:
+        until = time.monotonic() + 30
+        while not (found := _started(server)) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert found
+    finally:
+        client.kill()
+        client.wait()
+    assert server.api.wait(found[0])["state"] == "cancelled"
+
+
+def _started(server: Server) -> list[str]:
+    items = server.http.get("/v1/recalibrations").json()["items"]
+    return [str(one["id"]) for one in items if one["state"] in {"queued", "running"}]

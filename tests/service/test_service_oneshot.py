@@ -1,0 +1,146 @@
+"""Model and data in one form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.settings import Settings
+from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
+from tests.support.service_http import Api, StartServer, batch, npy, safetensors
+
+File = tuple[str, bytes, str]
+MODEL: tuple[str, File] = ("model", ("m.onnx", GOOD_MODEL, "application/octet-stream"))
+DATA: tuple[str, File] = ("data", ("x.npy", npy(batch(0)), "application/octet-stream"))
+
+
+def post(api: Api, *parts: tuple[str, Any], **headers: str) -> httpx.Response:
+    return api.http.post("/v1/recalibrate", files=list(parts), headers=headers)
+
+
+def options(value: object) -> tuple[str, tuple[None, bytes, str]]:
+    return "options", (None, json.dumps(value).encode(), "application/json")
+
+
+def staged(settings: Settings) -> list[str]:
+    return [path.name for path in (settings.data_dir / "staging").iterdir()]
+
+
+def test_the_answer_is_the_model_of_an_ordinary_recalibration(api: Api, settings: Settings) -> None:
+    second = ("data", ("y", safetensors(x=batch(1)), "application/vnd.safetensors"))
+    response = post(api, MODEL, DATA, second, options({"method": "batch"}))
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/x-onnx"
+    name = response.headers["Location"].rpartition("/")[2]
+    found = api.get(name).json()
+    assert (found["state"], found["batches"]["received"]) == ("succeeded", 2)
+    assert found["options"]["method"] == "batch"
+    stepwise = api.open(method="batch")
+    api.put(stepwise, 0, npy(batch(0)), {"Content-Type": "application/x-npy"})
+    api.put(stepwise, 1, safetensors(x=batch(1)))
+    api.start(stepwise, 2)
+    api.wait(stepwise)
+    assert (
+        response.content == api.get(stepwise, "/model").content == api.get(name, "/model").content
+    )
+    assert staged(settings) == []
+
+
+def test_the_order_of_the_parts_does_not_matter(api: Api) -> None:
+    assert post(api, options({}), DATA, MODEL).content == post(api, MODEL, DATA).content
+
+
+BAD_BATCH = ("data", ("x.npy", npy(batch()) + b"more", ""))
+NAN = ("data", ("x.npy", npy(np.full((1, 3), np.nan, np.float32)), ""))
+REFUSED: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
+    "no model": ([DATA], 422, "request-invalid"),
+    "no data": ([MODEL], 422, "request-invalid"),
+    "two models": ([MODEL, MODEL, DATA], 422, "request-invalid"),
+    "another part": ([MODEL, DATA, ("more", ("a", b"b", ""))], 422, "request-invalid"),
+    "options that are no JSON": (
+        [MODEL, DATA, ("options", (None, b"{", ""))],
+        422,
+        "request-invalid",
+    ),
+    "deep options": ([MODEL, DATA, ("options", (None, b"[" * 9999, ""))], 422, "request-invalid"),
+    "a model in the options": ([MODEL, DATA, options({"model": "a"})], 422, "request-invalid"),
+    "unknown options": ([MODEL, DATA, options({"magic": 1})], 422, "request-invalid"),
+    "a wrong estimator": (
+        [MODEL, DATA, options({"estimator": {"name": "magic"}})],
+        422,
+        "option-invalid",
+    ),
+    "a bad model": ([("model", ("m", b"bad", "")), DATA], 422, "model-invalid"),
+    "a bad batch": ([MODEL, DATA, BAD_BATCH], 422, "batch-malformed"),
+    "nan": ([MODEL, NAN], 422, "batch-not-finite"),
+    "an unknown format": ([MODEL, ("data", ("x.csv", b"1,2", ""))], 415, "media-type-unsupported"),
+    "images without preprocess": (
+        [MODEL, ("data", ("x.png", b"\x89PNG", "image/png"))],
+        422,
+        "preprocess-missing",
+    ),
+    "too large a file": (
+        [MODEL, ("data", ("x.npy", npy(batch(samples=20_000)), ""))],
+        413,
+        "too-large",
+    ),
+    "too large options": (
+        [MODEL, DATA, ("options", (None, b" " * (1 << 21), ""))],
+        413,
+        "too-large",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_leaves_nothing(
+    start_server: StartServer, settings: Settings, what: str
+) -> None:
+    api = start_server(batch_limit_bytes=200_000)
+    parts, status, code = REFUSED[what]
+    response = post(api, *parts)
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert api.http.get("/v1/recalibrations").json()["items"] == []
+    assert staged(settings) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300],
+)
+def test_a_body_that_is_no_form_is_refused_by_its_type(api: Api, kind: str) -> None:
+    response = api.http.post("/v1/recalibrate", content=b"{}", headers={"Content-Type": kind})
+    assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
+
+
+@pytest.mark.parametrize("content", [b"", b"--b", b"--b\r\nbroken\r\n\r\n--b--", b"--c\r\n\r\n"])
+def test_a_broken_form_is_refused(api: Api, settings: Settings, content: bytes) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    response = api.http.post("/v1/recalibrate", content=content, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
+    assert staged(settings) == []
+
+
+def test_what_there_is_no_room_for_is_refused_before_it_comes(start_server: StartServer) -> None:
+    api = start_server(total_limit_bytes=100)
+    response = post(api, MODEL, DATA)
+    assert (response.status_code, response.json()["code"]) == (507, "storage-full")
+
+
+def test_a_run_that_fails_is_this_request_s_problem(api: Api, executor: FakeExecutor) -> None:
+    executor.refusal = "layer-not-finite"
+    response = post(api, MODEL, DATA)
+    assert (response.status_code, response.json()["code"]) == (422, "layer-not-finite")
+    assert response.json()["instance"].startswith("urn:uuid:")
+    name = response.headers["Location"].rpartition("/")[2]
+    assert api.get(name).json()["state"] == "failed"
+
+
+def test_encoded_bodies_are_refused_by_name(api: Api) -> None:
+    response = post(api, MODEL, DATA, **{"Content-Encoding": "gzip"})
+    assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
+    assert "gzip" in response.json()["detail"]
