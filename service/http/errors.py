@@ -77,7 +77,7 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    faults = [_text(f"{'.'.join(map(str, one['loc']))}: {one['msg']}") for one in error.errors()]
     members = {"faults": faults}
     return respond(
         problems.document(
@@ -87,6 +87,11 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
             members=members,
         )
     )
+
+
+def _text(found: str) -> str:
+    """Write half of a surrogate pair, which a client's JSON can spell, as an escape."""
+    return found.encode(errors="backslashreplace").decode()
 
 
 async def _of_ours(request: Request, error: Exception) -> JSONResponse:

@@ -49,17 +49,26 @@ async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -
     # A key is its owner's: another owner's answer under the same key must not come out.
     scope = f"{_CREATE} {context.caller.name}".strip()
 
+    def answered(tx: Transaction) -> str | None:
+        if key is None:
+            return None
+        return idempotency.recall(tx, scope=scope, key=key, request=request)
+
+    def examine(tx: Transaction) -> None:
+        if answered(tx) is None:
+            _check_options(models.get(tx, asked.model, owner=context.caller.scope), asked)
+
     def work(tx: Transaction) -> RecalibrationOut:
-        if key is not None:
-            known = idempotency.recall(tx, scope=scope, key=key, request=request)
-            if known is not None:
-                return RecalibrationOut.model_validate_json(known)
+        if (known := answered(tx)) is not None:
+            return RecalibrationOut.model_validate_json(known)
         created = RecalibrationOut.of(_insert(tx, name, asked, context.caller))
         if key is not None:
             response = created.model_dump_json()
             idempotency.remember(tx, scope=scope, key=key, request=request, response=response)
         return created
 
+    # Matching globs takes a while: not on the one thread that writes.
+    await context.ledger.read(examine)
     return await context.ledger.write(work)
 
 
@@ -126,7 +135,6 @@ async def delete(context: Context, dispatcher: Dispatcher, name: str) -> None:
 
 def _insert(tx: Transaction, name: str, asked: RecalibrationIn, caller: Caller) -> Recalibration:
     model = models.get(tx, asked.model, owner=caller.scope)
-    _check_options(model, asked)
     tokens.require_open(tx, caller.name)
     options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
     options["preprocess"] = _preprocess(model, asked.preprocess)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from service.lifecycle import State
 from service.recalibrations.values import Recalibration
 
 # Far beyond any real model; keeps a hostile list from costing quadratic time against the layers.
 _MOST_PATTERNS = 1000
+# A glob becomes a regular expression, in time that grows with the square of its wildcards.
+_LONGEST_PATTERN = 512
+_MOST_WILDCARDS = 64
+
+
+def _cheap(pattern: str) -> str:
+    if sum(map(pattern.count, "*?[")) > _MOST_WILDCARDS:
+        raise ValueError(f"a pattern has at most {_MOST_WILDCARDS} wildcards")
+    return pattern
+
+
+_Pattern = Annotated[str, Field(max_length=_LONGEST_PATTERN), AfterValidator(_cheap)]
 
 
 class RecalibrationIn(BaseModel):
@@ -38,7 +50,7 @@ class RecalibrationIn(BaseModel):
         default_factory=lambda: {"name": "replace"},
         description="How moments become statistics: replace, prior, shrink or momentum.",
     )
-    layers: Annotated[list[str], Field(max_length=_MOST_PATTERNS)] | None = Field(
+    layers: Annotated[list[_Pattern], Field(max_length=_MOST_PATTERNS)] | None = Field(
         default=None, description='Globs of layers to include; "!glob" leaves out; null means all.'
     )
     preprocess: dict[str, Any] | None = Field(
@@ -57,6 +69,15 @@ class RecalibrationIn(BaseModel):
     keep_data: bool = Field(
         default=False, description="Whether the batches stay when the recalibration has ended."
     )
+
+    @model_validator(mode="after")
+    def _is_text(self) -> RecalibrationIn:
+        """Refuse half of a surrogate pair, which JSON can spell and nothing can store."""
+        try:
+            self.model_dump_json()
+        except ValueError as error:
+            raise ValueError("a string in it is no Unicode text") from error
+        return self
 
 
 class StartIn(BaseModel):

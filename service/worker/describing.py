@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import bn_ops
+from bn_ops.errors import ModelInvalidError
 from bn_ops.layers import LayerInfo
 from bn_ops.signature import TensorInfo
+from service.worker import policy
 from service.worker.spec import Spec
 
 
 def describe(spec: Spec) -> dict[str, Any]:
-    """Return `inputs`, `outputs`, `layers` and `warnings` of a model file."""
-    info = bn_ops.describe(spec.model)
+    """Return `inputs`, `outputs`, `layers` and `warnings` of a model file.
+
+    Raises:
+        ModelUnsupportedError: it holds what no model here may hold.
+        BnOpsError: as `bn_ops.describe`.
+    """
+    policy.check(spec.model)
+    try:
+        info = bn_ops.describe(spec.model)
+    except UnicodeDecodeError as error:
+        raise ModelInvalidError("this is not an ONNX model: a name in it is no text") from error
     return {
         "inputs": [_tensor(one) for one in info.inputs],
         "outputs": [_tensor(one) for one in info.outputs],
