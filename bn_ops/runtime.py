@@ -23,6 +23,9 @@ __all__ = ["Session", "onnxruntime", "session", "translated"]
 # provider choices that a user of this package cannot act on.
 _LOG_ERRORS_ONLY = 3
 
+# onnx.TensorProto.BFLOAT16, without loading onnx for it.
+_ONNX_BFLOAT16 = 16
+
 
 @cache
 def onnxruntime() -> ModuleType:
@@ -66,8 +69,17 @@ class Session:
         """
         with translated("running the model"):
             return self._inner.run(  # type: ignore[no-any-return]  # untyped package
-                None if outputs is None else list(outputs), dict(feeds)
+                None if outputs is None else list(outputs),
+                {name: _feed(array) for name, array in feeds.items()},
             )
+
+
+def _feed(array: NDArray[np.generic]) -> Any:
+    """Return what onnxruntime takes for an array: bfloat16 is not among numpy's own types."""
+    if array.dtype.name != "bfloat16":
+        return array
+    bits = array.view("uint16")
+    return onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
 
 
 def session(

@@ -136,6 +136,8 @@ class OnnxFrontier:
             return "the installed onnxruntime optimises otherwise"
         if demanded_size(model_inputs(self._prepared.model)) is not None:
             return "the model fixes its number of samples"
+        if any(array.dtype.name == "bfloat16" for array in first.values()):
+            return "an input is bfloat16, which has no buffers in numpy's own types"
         try:
             model = open_optimised(self._prepared, self._layers, block=block)
             if isinstance(model, OptimisedModel):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from bn_ops.batches import as_array
 from bn_ops.signature import Batch
 from bn_ops.torch_engine._calls import Item, as_arguments, key_word
 
@@ -17,24 +18,15 @@ __all__ = ["argument_names", "named_arrays", "unique_names"]
 
 
 def named_arrays(module: torch.nn.Module, item: Item) -> Batch:
-    """Return the tensors of a batch as arrays, under the names that `bn_ops.export` gives them.
-
-    bfloat16 tensors come as float32, which holds them exactly.
-    """
+    """Return the tensors of a batch as arrays, under the names that `bn_ops.export` gives them."""
     args, kwargs = as_arguments(module, item.value)
     leaves = pytree.tree_leaves((args, kwargs))
     names = argument_names(module, args, kwargs)
     return {
-        name: _array(leaf)
+        name: as_array(leaf)
         for name, leaf in zip(names, leaves, strict=True)
         if isinstance(leaf, torch.Tensor)
     }
-
-
-def _array(tensor: torch.Tensor) -> Any:
-    tensor = tensor.detach().cpu()
-    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return wide.numpy().copy()
 
 
 def argument_names(

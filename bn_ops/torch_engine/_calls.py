@@ -105,7 +105,10 @@ def device_of(module: torch.nn.Module) -> torch.device | None:
 
 
 def _as_tensor(leaf: Any, device: torch.device | None) -> Any:
-    if isinstance(leaf, np.ndarray):
+    if isinstance(leaf, np.ndarray) and leaf.dtype.name == "bfloat16":
+        # numpy has no such type of its own, and torch does not know ml_dtypes'.
+        leaf = torch.from_numpy(leaf.view(np.int16).copy()).view(torch.bfloat16)
+    elif isinstance(leaf, np.ndarray):
         # torch warns about arrays that it must not write to; it is not going to.
         leaf = torch.from_numpy(leaf if leaf.flags.writeable else leaf.copy())
     return leaf.to(device) if isinstance(leaf, torch.Tensor) and device is not None else leaf
