@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from bn_ops.fold import fold
 from bn_ops.layers import LayerInfo
 from bn_ops.onnx_engine.describe import describe_prepared
 from bn_ops.onnx_engine.prepare import prepare
@@ -32,7 +33,22 @@ def test_the_exported_file_computes_what_the_module_does(animal: Animal) -> None
     model = animal.build()
     proto = exported_model(animal)
     inputs = animal.inputs(RUN_WITH, seed=9)
-    wanted = flat_outputs(model, inputs)
+    assert_computes(proto, inputs, flat_outputs(model, inputs))
+
+
+@pytest.mark.parametrize("animal", ZOO, ids=str)
+def test_the_folded_file_computes_what_the_module_does(animal: Animal) -> None:
+    proto = exported_model(animal)
+    folded = fold(proto)
+    layers = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    left = [node for node in folded.model.graph.node if node.op_type == "BatchNormalization"]
+    assert len(folded.layers) == len(layers) > 0
+    assert len(left) == len(folded.kept)
+    inputs = animal.inputs(RUN_WITH, seed=9)
+    assert_computes(folded.model, inputs, flat_outputs(animal.build(), inputs))
+
+
+def assert_computes(proto: onnx.ModelProto, inputs: Inputs, wanted: dict[str, Any]) -> None:
     found = run_onnx(proto, named(proto, inputs))
     assert len(found) == len(wanted)
     for name, value in zip([o.name for o in proto.graph.output], found, strict=True):

@@ -1,0 +1,93 @@
+"""onnx's own networks, folded: each file runs, and computes what the unfolded one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bn_ops.fold import Folded, fold
+from bn_ops.onnx_engine.signature import model_inputs
+from tests.conformance.fold.building import Array
+from tests.support.onnx_run import run_onnx
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+# Relative to the output's largest value; float32, up to 121 layers.
+TOLERANCE = 1e-4
+
+# Slots of BatchNormalization, and what is drawn for them: the smallest value and the range.
+SLOTS = {1: (0.5, 1.0), 2: (-0.5, 1.0), 3: (-0.5, 1.0), 4: (0.5, 1.5)}
+
+# One process for all that folds these.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("light")]
+
+
+@pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda path: path.stem)
+def test_a_network_of_onnx_runs_folded_and_computes_what_it_did(path: Path) -> None:
+    model = onnx.load(path)
+    with_layers = any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    if with_layers:
+        model = drawn(model)
+    folded = fold(model)
+    assert folded.kept == ()
+    found = run(folded.model)
+    if with_layers:
+        assert error(found, run(model)) <= TOLERANCE
+        # Where all classes come out alike, nothing has been compared.
+        assert all(output.std() > 0.01 * np.abs(output).max() for output in found)
+    else:
+        assert folded == Folded(model=model, layers=())
+        assert all(np.isfinite(output).all() for output in found)
+
+
+def drawn(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Draw weights: these files fill each tensor with one number, and compute nothing with it.
+
+    Neither would a softmax at the end of numbers that were drawn: it gives one class all. It goes.
+    """
+    random = np.random.default_rng(0)
+    slots = {
+        name: SLOTS[slot]
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization"
+        for slot, name in enumerate(node.input)
+        if slot
+    }
+    shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    filled = [n for n in model.graph.node if n.op_type == "ConstantOfShape"]
+    for node in filled:
+        name, shape = node.output[0], tuple(shapes[node.input[0]])
+        low, width = slots.get(name, (0.0, 0.0))
+        array = low + width * random.random(shape) if width else gaussian(random, shape)
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+        model.graph.node.remove(node)
+    last = model.graph.node[-1]
+    if last.op_type == "Softmax":
+        last.op_type = "Identity"
+        del last.attribute[:]
+    return model
+
+
+def gaussian(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Weights that keep the size of what passes."""
+    fan_in = max(1, int(np.prod(shape[1:])))
+    return random.standard_normal(shape) * np.sqrt(2 / fan_in)
+
+
+def run(model: onnx.ModelProto) -> list[Array]:
+    (info,) = model_inputs(model)
+    assert info.shape is not None
+    shape = [size or 1 for size in info.shape]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return run_onnx(model, {info.name: x})
+
+
+def error(found: list[Array], wanted: list[Array]) -> float:
+    pairs = [
+        (f.astype(np.float64), w.astype(np.float64)) for f, w in zip(found, wanted, strict=True)
+    ]
+    return max(float(np.abs(f - w).max() / np.abs(w).max()) for f, w in pairs)
