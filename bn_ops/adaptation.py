@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import is_torch, recalibrate
 from bn_ops.errors import OptionError
-from bn_ops.files import write_atomically
+from bn_ops.modelfiles import write_model
 from bn_ops.progress import Progress, ProgressCallback, silent
 from bn_ops.report import FoldReport, OutputReport, ParityReport, Report
 from bn_ops.statistics import LayerName, RunningStatistics
@@ -48,10 +48,16 @@ class Artifact:
     def save(self, path: str | Path) -> None:
         """Write the folded model to a file, atomically and durably.
 
+        A model above 2 GiB gets its tensors beside it; see `bn_ops.modelfiles`.
+
         Raises:
             OSError: the file cannot be written; what stood there is untouched.
         """
-        write_atomically(Path(path), self.model.SerializeToString(deterministic=True))
+        write_model(self.model, Path(path))
+
+    def save_unfolded(self, path: str | Path) -> None:
+        """Write the unfolded model likewise."""
+        write_model(self.unfolded, Path(path))
 
 
 def adapt(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from bn_ops.large import bare_copy, model_digest, tensor_digest
 from bn_ops.report import FrozenReport
 
 if TYPE_CHECKING:
@@ -15,16 +16,9 @@ if TYPE_CHECKING:
 
     from bn_ops.onnx_engine.prepare import PreparedModel
 
-    _Proto = onnx.ModelProto | onnx.GraphProto
-
-__all__ = ["FrozenDigests", "combined", "model_digest"]
+__all__ = ["FrozenDigests", "combined"]
 
 STRUCTURE = "(graph structure)"
-
-
-def model_digest(model: onnx.ModelProto) -> str:
-    """sha256 of a model's deterministic serialisation, hexadecimal."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def combined(digests: Mapping[str, str]) -> str:
@@ -56,12 +50,12 @@ class FrozenDigests:
         given = {tensor.name: tensor for tensor in source.graph.initializer}
         # `==` compares messages field by field, tensors' bytes included.
         self._shared = {t.name: given[t.name] for t in self._frozen() if t == given.get(t.name)}
-        self._own = {t.name: _digest(t) for t in self._frozen() if t.name not in self._shared}
+        self._own = {t.name: tensor_digest(t) for t in self._frozen() if t.name not in self._shared}
         self._own[STRUCTURE] = self._structure()
         self._thread = ThreadPoolExecutor(1, "digests")
         self._source = self._thread.submit(model_digest, source)
         self._given = self._thread.submit(
-            lambda: {name: _digest(tensor) for name, tensor in self._shared.items()}
+            lambda: {name: tensor_digest(tensor) for name, tensor in self._shared.items()}
         )
 
     def __enter__(self) -> Self:
@@ -94,31 +88,11 @@ class FrozenDigests:
     def _digest_now(self, tensor: onnx.TensorProto, before: Mapping[str, str]) -> str:
         if tensor == self._shared.get(tensor.name):
             return before[tensor.name]
-        return _digest(tensor)
+        return tensor_digest(tensor)
 
     def _frozen(self) -> list[onnx.TensorProto]:
         return [t for t in self._model.graph.initializer if t.name not in self._changeable]
 
     def _structure(self) -> str:
         """Digest the model without its tensors."""
-        import onnx  # noqa: PLC0415 - the light modules of this package load without it
-
-        around = onnx.ModelProto()
-        _copy_fields(self._model, around, but="graph")
-        _copy_fields(self._model.graph, around.graph, but="initializer")
-        return model_digest(around)
-
-
-def _copy_fields(source: _Proto, target: _Proto, *, but: str) -> None:
-    """Copy all fields but one, which is too large to copy and throw away again."""
-    for field, value in source.ListFields():
-        if field.name == but:
-            continue
-        if hasattr(value, "extend"):
-            getattr(target, field.name).extend(value)
-        else:
-            setattr(target, field.name, value)
-
-
-def _digest(tensor: onnx.TensorProto) -> str:
-    return hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()
+        return model_digest(bare_copy(self._model))

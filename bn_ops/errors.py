@@ -15,6 +15,7 @@
     │       └── ImageError             an image that cannot be decoded, or is too large
     ├── ModelError                     the model; its owner must act
     │   ├── ModelInvalidError          not a model file, or a broken one
+    │   │   └── ExternalDataError      its tensors lie in files that are refused or not there
     │   ├── ModelUnsupportedError      a right model that this package cannot take
     │   ├── ModelWithoutBatchNormError no BatchNorm layer that could be recalibrated
     │   │   └── ModelAlreadyFoldedError  because an exporter has folded it away
@@ -41,6 +42,7 @@ __all__ = [
     "CancelledError",
     "EngineError",
     "ExportError",
+    "ExternalDataError",
     "ImageError",
     "InputError",
     "LayerNotFiniteError",
@@ -189,6 +191,12 @@ class ModelInvalidError(ModelError):
     """The bytes are no model, or a broken one."""
 
     code = "model-invalid"
+
+
+class ExternalDataError(ModelInvalidError):
+    """Tensors of the model lie in another file, which is refused, missing or too short."""
+
+    code = "external-data"
 
 
 class ModelUnsupportedError(ModelError):

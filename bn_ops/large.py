@@ -25,8 +25,12 @@ __all__ = [
     "Packed",
     "bare_copy",
     "exceeds",
+    "inlined",
     "light_copy",
+    "model_digest",
+    "name_large_tensors",
     "packed",
+    "place_beside",
     "serialised",
     "tensor_digest",
 ]
@@ -41,40 +45,59 @@ _STRUCTURE_BYTES = 64 << 20
 """What nodes, names and small tensors take at most, generously, before a model is measured."""
 
 
-def exceeds(model: onnx.ModelProto, limit: int = MESSAGE_LIMIT) -> bool:
-    """Tell whether a model is too large for one message of at most `limit` bytes."""
-    tensors = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if tensors > limit:
+def exceeds(model: onnx.ModelProto, limit: int | None = None) -> bool:
+    """Tell whether a model is too large for one message of at most `limit` bytes.
+
+    Args:
+        model: not changed.
+        limit: `MESSAGE_LIMIT` by default.
+    """
+    most = MESSAGE_LIMIT if limit is None else limit
+    tensors = sum(_payload(tensor) for tensor in model.graph.initializer)
+    if tensors > most:
         return True
     # Measuring a message serialises it, which is not worth it where there is room to spare.
-    if tensors + _STRUCTURE_BYTES <= limit:
+    if tensors + _STRUCTURE_BYTES <= most:
         return False
-    return _measured(model) > limit
+    return int(model.ByteSize()) > most
 
 
-def _measured(model: onnx.ModelProto) -> int:
-    try:
-        return int(model.ByteSize())
-    except Exception:  # noqa: BLE001 - protobuf's EncodeError, which it does not export by one name
-        return MESSAGE_LIMIT + 1
+def _payload(tensor: onnx.TensorProto) -> int:
+    narrow = len(tensor.float_data) + len(tensor.int32_data)
+    wide = len(tensor.double_data) + len(tensor.int64_data) + len(tensor.uint64_data)
+    return len(tensor.raw_data) + 4 * narrow + 8 * wide
 
 
-def serialised(model: onnx.ModelProto, limit: int = MESSAGE_LIMIT) -> bytes:
+def serialised(model: onnx.ModelProto, limit: int | None = None) -> bytes:
     """Serialise a model, the same model always to the same bytes.
 
     Raises:
-        ModelUnsupportedError: it does not fit one message.
+        ModelUnsupportedError: it does not fit one message of `limit` bytes.
     """
     if exceeds(model, limit):
+        most = MESSAGE_LIMIT if limit is None else limit
         raise ModelUnsupportedError(
-            f"the model does not fit the {limit:,} bytes of one message; save it to a file, beside "
+            f"the model does not fit the {most:,} bytes of one message; save it to a file, beside "
             "which its tensors may lie"
         )
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def model_digest(model: onnx.ModelProto, limit: int | None = None) -> str:
+    """sha256 of a model's deterministic serialisation, hexadecimal.
+
+    Of a model that does not fit one message: of its structure's, followed by its tensors' digests.
+    """
+    if not exceeds(model, limit):
+        return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    digest = hashlib.sha256(bare_copy(model).SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        digest.update(bytes.fromhex(tensor_digest(tensor)))
+    return digest.hexdigest()
+
+
 def bare_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model without the initializers of its main graph, whatever they weigh."""
+    """Copy a model without the initializers of its main graph, which are not even touched."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     copy = onnx.ModelProto()
@@ -112,7 +135,7 @@ def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_BYTES) -> onnx.Mode
     given = {value.name for value in copy.graph.input}
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) <= keep:
-            copy.graph.initializer.append(tensor)
+            copy.graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in given:
             copy.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -134,7 +157,7 @@ class Packed:
     beside: Mapping[str, NDArray[np.generic]]
 
 
-def packed(model: onnx.ModelProto, limit: int = MESSAGE_LIMIT) -> Packed:
+def packed(model: onnx.ModelProto, limit: int | None = None) -> Packed:
     """Serialise a model, its large tensors apart where it does not fit one message.
 
     Raises:
@@ -143,46 +166,84 @@ def packed(model: onnx.ModelProto, limit: int = MESSAGE_LIMIT) -> Packed:
     if not exceeds(model, limit):
         return Packed(content=bytes(model.SerializeToString()), beside={})
     copy = bare_copy(model)
-    beside = name_large_tensors(model.graph.initializer, copy.graph, _SMALL_BYTES)
+    beside = name_large_tensors(model.graph.initializer, copy.graph)
     return Packed(content=serialised(copy), beside=beside)
 
 
 def name_large_tensors(
-    tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto, keep: int
+    tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto
 ) -> dict[str, NDArray[np.generic]]:
-    """Add tensors to a graph, the large ones by name only; return the values of those.
-
-    Args:
-        tensors: what to add.
-        graph: the graph, in place.
-        keep: bytes up to which a tensor is added whole.
-    """
+    """Add tensors to a graph, the large ones by name only; return the values of those."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     large: dict[str, NDArray[np.generic]] = {}
     for tensor in tensors:
-        if len(tensor.raw_data) <= keep:
-            graph.initializer.append(tensor)
+        if len(tensor.raw_data) <= _SMALL_BYTES:
+            graph.initializer.add().CopyFrom(tensor)
             continue
         large[tensor.name] = onnx.numpy_helper.to_array(tensor)
-        named = graph.initializer.add(
-            name=tensor.name,
-            data_type=tensor.data_type,
-            dims=tensor.dims,
-            data_location=onnx.TensorProto.EXTERNAL,
-        )
+        named = graph.initializer.add()
+        place_beside(tensor, named)
         named.external_data.add(key="location", value="in memory")
     return large
 
 
-def tensor_digest(tensor: onnx.TensorProto, limit: int = MESSAGE_LIMIT) -> str:
-    """sha256 of a tensor's deterministic serialisation; of its parts where it fits no message."""
+def place_beside(tensor: onnx.TensorProto, named: onnx.TensorProto) -> None:
+    """Write into `named` what a tensor is, but for its data, which lies elsewhere."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
-    if len(tensor.raw_data) + _SMALL_BYTES <= limit:
-        return hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()
-    head = onnx.TensorProto()
+    _copy_fields(tensor, named, but="raw_data")
+    named.data_location = onnx.TensorProto.EXTERNAL
+    del named.external_data[:]
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model with its local functions inlined."""
+    from onnx import inliner  # noqa: PLC0415 - the light modules of this package load without it
+
+    if not model.functions:
+        copy = type(model)()
+        copy.CopyFrom(model)
+        return copy
+    if not exceeds(model):
+        return inliner.inline_local_functions(model)
+    result = inliner.inline_local_functions(light_copy(model, keep=-1))
+    given = {value.name for value in model.graph.input}
+    kept = [value for value in result.graph.input if value.name in given]
+    del result.graph.input[:]
+    result.graph.input.extend(kept)
+    for tensor in model.graph.initializer:
+        result.graph.initializer.add().CopyFrom(tensor)
+    return result
+
+
+def tensor_digest(tensor: onnx.TensorProto) -> str:
+    """sha256 of a tensor's deterministic serialisation, which is not made as a whole.
+
+    A message is its fields in the order of their numbers; that of the data is hashed from where it
+    lies. Source: protobuf's documentation, "Encoding".
+    """
+    number = tensor.DESCRIPTOR.fields_by_name["raw_data"].number
+    head = type(tensor)()
     _copy_fields(tensor, head, but="raw_data")
+    tail = type(tensor)()
+    tail.CopyFrom(head)
+    for descriptor, _ in tensor.ListFields():
+        (head if descriptor.number > number else tail).ClearField(descriptor.name)
     digest = hashlib.sha256(head.SerializeToString(deterministic=True))
-    digest.update(tensor.raw_data)
+    if tensor.HasField("raw_data"):
+        digest.update(_varint(number << 3 | _LENGTH_DELIMITED))
+        digest.update(_varint(len(tensor.raw_data)))
+        digest.update(tensor.raw_data)
+    digest.update(tail.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+_LENGTH_DELIMITED = 2
+"""Wire type of strings and bytes."""
+
+
+def _varint(value: int) -> bytes:
+    """Write a number in groups of seven bits, the lowest first."""
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])

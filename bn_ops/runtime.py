@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.errors import EngineError, ModelInvalidError
+from bn_ops.large import packed
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     import numpy as np
+    import onnx
     from numpy.typing import NDArray
 
-__all__ = ["Session", "onnxruntime", "session", "translated"]
+__all__ = ["Session", "onnxruntime", "open_inner", "session", "translated"]
 
 # onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings speak of initialisers and
 # provider choices that a user of this package cannot act on.
@@ -56,8 +58,9 @@ def translated(doing: str) -> Iterator[None]:
 class Session:
     """One model in onnxruntime on the CPU."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, beside: Any = None) -> None:
         self._inner = inner
+        self._beside = beside
 
     def run(
         self, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[np.generic]]
@@ -83,17 +86,22 @@ def _feed(array: NDArray[np.generic]) -> Any:
 
 
 def session(
-    model: bytes | str | Path, *, threads: int | None = None, optimise: bool = True
+    model: onnx.ModelProto | bytes | str | Path,
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
 ) -> Session:
     """Open a model.
 
     Args:
-        model: serialised model, or a path (needed where tensors lie in external files).
+        model: a model of any size, a serialised one, or a path (needed where tensors lie in
+            external files).
         threads: threads within an operator; None lets onnxruntime take every core.
         optimise: onnxruntime's graph optimisations; off when two models are compared.
 
     Raises:
         ModelInvalidError: onnxruntime cannot load the model.
+        ModelUnsupportedError: it is too large even without the tensors of its main graph.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -102,10 +110,34 @@ def session(
     options.inter_op_num_threads = 1
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    source = model if isinstance(model, bytes) else str(model)
     try:
-        with translated("loading the model"):
-            inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        inner, beside = open_inner(model, options)
     except EngineError as error:
         raise ModelInvalidError(error.message) from error
-    return Session(inner)
+    return Session(inner, beside)
+
+
+def open_inner(
+    model: onnx.ModelProto | bytes | str | Path, options: Any, **given: Any
+) -> tuple[Any, Any]:
+    """Open onnxruntime's own session; return it with what must live as long as it does.
+
+    Raises:
+        EngineError: onnxruntime cannot load the model.
+    """
+    ort = onnxruntime()
+    source: bytes | str
+    beside: dict[str, Any] = {}
+    if isinstance(model, bytes):
+        source = model
+    elif isinstance(model, str | Path):
+        source = str(model)
+    else:
+        parts = packed(model)
+        source = parts.content
+        beside = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in parts.beside.items()}
+        if beside:
+            options.add_external_initializers(list(beside), list(beside.values()))
+    with translated("loading the model"):
+        inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], **given)
+    return inner, beside

@@ -94,6 +94,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "image-invalid": Problem(422, "The image cannot be decoded or is too large"),
         "model-error": Problem(422, "The model cannot be used"),
         "model-invalid": Problem(422, "The file is not a valid model"),
+        "external-data": Problem(422, "Tensors lie in files beside the model that are not taken"),
         "model-unsupported": Problem(422, "The model is of a kind that is not taken"),
         "model-without-batchnorm": Problem(422, "The model has no BatchNorm to recalibrate"),
         "model-already-folded": Problem(422, "The model's BatchNorm is folded away already"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from bn_ops.errors import OptionError
+from bn_ops.modelfiles import write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -69,6 +71,16 @@ class Folded:
     exact: Mapping[str, Float64Array] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
+
+    def save(self, path: str | Path) -> None:
+        """Write the folded model to a file, atomically and durably.
+
+        A model above 2 GiB gets its tensors beside it; see `bn_ops.modelfiles`.
+
+        Raises:
+            OSError: the file cannot be written; what stood there is untouched.
+        """
+        write_model(self.model, Path(path))
 
     @property
     def kept(self) -> tuple[LayerFold, ...]:

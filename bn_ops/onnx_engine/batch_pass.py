@@ -111,7 +111,7 @@ class _TrainPass:
         feeds = {name: held[name] for name in segment.inputs}
         if level not in self._sessions:
             cut = cut_segment(self._model, self._index, segment, feeds)
-            self._sessions[level] = session(cut.SerializeToString(), threads=self._threads)
+            self._sessions[level] = session(cut, threads=self._threads)
         made = self._sessions[level].run(segment.outputs, feeds)
         return dict(zip(segment.outputs, made, strict=True))
 

@@ -36,11 +36,14 @@ def cut_segment(
         "segment",
         [_value_info(name, example[name]) for name in segment.inputs],
         [onnx.ValueInfoProto(name=name) for name in segment.outputs],
-        [index.initializers[name] for name in sorted(read & set(index.initializers))],
     )
-    return onnx.helper.make_model(
+    cut = onnx.helper.make_model(
         graph, opset_imports=list(model.opset_import), ir_version=max(model.ir_version, 4)
     )
+    for name in sorted(read & set(index.initializers)):
+        # Not `extend`: it serialises what it copies.
+        cut.graph.initializer.add().CopyFrom(index.initializers[name])
+    return cut
 
 
 def _value_info(name: str, array: NDArray[np.generic]) -> onnx.ValueInfoProto:

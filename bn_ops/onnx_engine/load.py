@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bn_ops.errors import ModelInvalidError
+from bn_ops.errors import BnOpsError, ModelInvalidError
+from bn_ops.large import exceeds, light_copy
+from bn_ops.modelfiles import read_model, require_embedded
 
 if TYPE_CHECKING:
     import onnx
@@ -25,14 +27,17 @@ def load_model(source: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
 
     Raises:
         ModelInvalidError: no ONNX model, or one that breaks ONNX's own rules.
+        ExternalDataError: tensors lie beside the model where they must not, or cannot be found.
     """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     model = source if isinstance(source, onnx.ModelProto) else _parse(source)
     if not model.HasField("graph") or not model.graph.output:
         raise ModelInvalidError(f"this is not an ONNX model: it has no graph; {_EXPORT_ADVICE}")
+    require_embedded(model)
     try:
-        onnx.checker.check_model(model)
+        # The checker serialises what it checks; the data of large tensors are none of its business.
+        onnx.checker.check_model(light_copy(model) if exceeds(model) else model)
     except Exception as error:
         raise ModelInvalidError(f"the ONNX checker refuses the model: {error}") from error
     return model
@@ -47,13 +52,15 @@ def _parse(source: bytes | str | Path) -> onnx.ModelProto:
             return onnx.load_model_from_string(source)
         with Path(source).open("rb") as file:
             head = file.read(4)
-        return onnx.load_model(str(source))
+        return read_model(Path(source))
     except FileNotFoundError as error:
         raise ModelInvalidError(f"there is no model file {str(source)!r}") from error
     except OSError as error:
         raise ModelInvalidError(f"cannot read the model file {str(source)!r}: {error}") from error
+    except BnOpsError:
+        raise
     except Exception as error:
-        # protobuf's DecodeError, onnx's ValidationError for external data, and their kin.
+        # protobuf's DecodeError and its kin.
         raise ModelInvalidError(f"this is not an ONNX model: {_guess(head, error)}") from error
 
 

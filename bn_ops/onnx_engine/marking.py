@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from bn_ops.large import name_large_tensors
 from bn_ops.onnx_engine.batchnorm import INPUT, batchnorm_nodes
 from bn_ops.onnx_engine.graph import reads
 from bn_ops.onnx_engine.plan import Target
@@ -27,10 +28,6 @@ __all__ = ["FoundLayer", "MarkedModel", "find_layers", "mark_layers"]
 # trained network. Were one of them such a number after all, the layer would be found twice, and
 # the optimised graph not be used.
 _FIRST_CODE = 4096.0
-
-# Tensors above this are handed over, not written into the marked model. Shapes and axes, which the
-# optimiser reads, are smaller.
-_LARGE_BYTES = 1024
 
 _FLOAT = onnx.TensorProto.FLOAT
 _PREFIX = "bnrecal.layer"
@@ -102,22 +99,7 @@ def _copy_initializers(
     """Copy what the graph reads; return the values of the tensors that are only named."""
     read = {name for node in graph.node for name in reads(node)}
     read.update(value.name for value in graph.output)
-    large: dict[str, NDArray[np.generic]] = {}
-    for tensor in source.initializer:
-        if tensor.name not in read:
-            continue
-        if len(tensor.raw_data) <= _LARGE_BYTES:
-            graph.initializer.append(tensor)
-            continue
-        large[tensor.name] = numpy_helper.to_array(tensor)
-        named = graph.initializer.add(
-            name=tensor.name,
-            data_type=tensor.data_type,
-            dims=tensor.dims,
-            data_location=onnx.TensorProto.EXTERNAL,
-        )
-        named.external_data.add(key="location", value="in memory")
-    return large
+    return name_large_tensors((t for t in source.initializer if t.name in read), graph)
 
 
 def _marked(

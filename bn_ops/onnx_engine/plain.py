@@ -151,4 +151,4 @@ class _SegmentRun:
     def _open(self, feeds: _Tensors) -> Session:
         model = self._prepared.model
         cut = cut_segment(model, index_graph(model.graph), self._segment, feeds)
-        return session(cut.SerializeToString(), threads=self._threads)
+        return session(cut, threads=self._threads)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import inliner, numpy_helper
+from onnx import numpy_helper
 
-from bn_ops.large import light_copy
+from bn_ops.large import inlined, light_copy
 from bn_ops.layers import LayerInfo
 from bn_ops.onnx_engine.batchnorm import (
     INPUT,
@@ -49,18 +49,12 @@ class PreparedModel:
 
 def prepare(source: onnx.ModelProto) -> PreparedModel:
     """Copy a model and make its layers addressable; the source is not changed."""
-    model = inliner.inline_local_functions(source) if source.functions else _copy(source)
+    model = inlined(source)
     _name_layers(model.graph)
     layers = _describe(model)
     prepared = PreparedModel(model=model, layers=layers)
     _own_statistics(model, prepared.eligible)
     return prepared
-
-
-def _copy(source: onnx.ModelProto) -> onnx.ModelProto:
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
-    return model
 
 
 def _name_layers(graph: onnx.GraphProto) -> None:

@@ -17,7 +17,7 @@ from bn_ops.onnx_engine.cut import cut_segment
 from bn_ops.onnx_engine.graph import GraphIndex
 from bn_ops.onnx_engine.optimise import OptimisedGraph
 from bn_ops.onnx_engine.plan import Segment
-from bn_ops.runtime import onnxruntime, translated
+from bn_ops.runtime import onnxruntime, open_inner, translated
 
 __all__ = ["SegmentRunner"]
 
@@ -60,7 +60,7 @@ class SegmentRunner:
             replace(segment, inputs=(*segment.inputs, *self._fed)),
             {**example, **{name: weights[name] for name in self._fed}},
         )
-        self._session = _session(model)
+        self._session, self._beside = _session(model)
         self._values: dict[str, Any] | None = None
         self._local = threading.local()
 
@@ -116,7 +116,7 @@ def _fed_weights(nodes: Sequence[onnx.NodeProto], weights: Arrays) -> list[str]:
     return sorted((fed - other) & weights.keys())
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def _session(model: onnx.ModelProto) -> tuple[Any, Any]:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -127,7 +127,4 @@ def _session(model: onnx.ModelProto) -> Any:
     # start cold at the next level; the process's own heap is warm and shared.
     options.enable_cpu_mem_arena = False
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with translated("opening a segment of the optimised model"):
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+    return open_inner(model, options)

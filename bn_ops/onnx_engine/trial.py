@@ -97,7 +97,7 @@ class OnnxRun:
         model.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in extra if name not in given
         )
-        return session(model.SerializeToString(), threads=self._threads)
+        return session(model, threads=self._threads)
 
     def _real(self, array: NDArray[np.generic], group: Group) -> NDArray[np.generic]:
         """Leave out the rows of filling, where there is one row per sample."""

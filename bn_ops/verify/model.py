@@ -1,9 +1,7 @@
-"""Opening a model that is in memory, of whatever size, and what is known of its numbers."""
+"""Opening a model, and what is known of its numbers."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
@@ -14,9 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["default_tolerance", "open_model"]
-
-_LARGEST_MESSAGE = 2**31 - 1
-"""Bytes of a protobuf message. Larger models can only be passed as a file beside their tensors."""
 
 _TOLERANCES: dict[int, float] = {
     onnx.TensorProto.BFLOAT16: 1.6e-2,
@@ -61,14 +56,7 @@ def open_model(model: onnx.ModelProto, *, threads: int) -> Session:
     Raises:
         ModelInvalidError: onnxruntime cannot load it.
     """
-    if model.ByteSize() <= _LARGEST_MESSAGE:
-        return session(model.SerializeToString(), threads=threads, optimise=False)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        onnx.save_model(copy, str(path), save_as_external_data=True, location="model.data")
-        return session(path, threads=threads, optimise=False)
+    return session(model, threads=threads, optimise=False)
 
 
 def output_names(model: onnx.ModelProto) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import bn_ops
+from bn_ops.large import serialised
 from bn_ops.statistics import RunningStatistics
 from service.executor.protocol import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
 from service.worker.channel import Channel
@@ -35,8 +36,8 @@ def adapt(spec: Spec, files: Sequence[tuple[str, str]], channel: Channel) -> Non
         progress=lambda step: channel.progress(step.phase, step.done, step.total),
         threads=spec.limits.threads or None,
     )
-    (output / FOLDED).write_bytes(artifact.model.SerializeToString(deterministic=True))
-    (output / UNFOLDED).write_bytes(artifact.unfolded.SerializeToString(deterministic=True))
+    (output / FOLDED).write_bytes(serialised(artifact.model))
+    (output / UNFOLDED).write_bytes(serialised(artifact.unfolded))
     write_statistics(output / STATISTICS, artifact.statistics)
     report = artifact.report.to_json()
     (output / REPORT_JSON).write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -33,9 +33,9 @@ def widened(
     for tensor in model.graph.initializer:
         value = exact.get(tensor.name)
         if value is None:
-            copy.graph.initializer.append(tensor)
+            copy.graph.initializer.add().CopyFrom(tensor)
         else:
-            copy.graph.initializer.append(numpy_helper.from_array(value, tensor.name))
+            copy.graph.initializer.add().CopyFrom(numpy_helper.from_array(value, tensor.name))
     _widen_graph(copy.graph)
     for function in copy.functions:
         for node in function.node:

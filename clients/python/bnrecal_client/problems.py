@@ -68,6 +68,7 @@ CLASSES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "preprocess-missing": OptionError,
         "model-error": ModelError,
         "model-invalid": ModelError,
+        "external-data": ModelError,
         "model-unsupported": ModelError,
         "model-without-batchnorm": ModelError,
         "model-already-folded": ModelError,

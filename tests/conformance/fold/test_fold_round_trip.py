@@ -75,13 +75,14 @@ def drawn(model: onnx.ModelProto) -> onnx.ModelProto:
 def gaussian(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Weights that keep the size of what passes."""
     fan_in = max(1, int(np.prod(shape[1:])))
-    return random.standard_normal(shape) * np.sqrt(2 / fan_in)
+    drawn: Array = random.standard_normal(shape) * np.sqrt(2 / fan_in)
+    return drawn
 
 
 def run(model: onnx.ModelProto) -> list[Array]:
     (info,) = model_inputs(model)
     assert info.shape is not None
-    shape = [size or 1 for size in info.shape]
+    shape = [size if isinstance(size, int) else 1 for size in info.shape]
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     return run_onnx(model, {info.name: x})
 

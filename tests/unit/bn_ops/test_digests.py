@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bn_ops.digests import STRUCTURE, FrozenDigests, combined, model_digest
+from bn_ops.digests import STRUCTURE, FrozenDigests, combined
+from bn_ops.large import model_digest
 from bn_ops.onnx_engine.prepare import PreparedModel, prepare
 from bn_ops.report import FrozenReport
 

@@ -13,7 +13,6 @@ from bnrecal_client.cli.outputs import check_writable
 from bnrecal_client.cli.show import say, say_json
 from bnrecal_client.cli.summary import parity_line, parity_of
 from bnrecal_client.cli.text import count, size, table
-from bnrecal_client.files import write_atomic
 
 __all__ = ["add_command"]
 
@@ -52,7 +51,7 @@ def run(args: Namespace) -> None:
     check_writable(args.output)
     batches = open_data(args.data, batch_size=_BATCH, limit=_SAMPLES) if args.data else ()
     folded = fold_file(args.model, batches)
-    write_atomic(args.output, folded.model)
+    folded.folded.save(args.output)
     if args.json:
         say_json(_as_json(folded, args.output))
     else:
@@ -68,7 +67,7 @@ def _lines(folded: FoldedFile, output: Path) -> list[str]:
         f"folded {_folded(folded):,} of {count(len(rows), 'layer')}",
         *([] if known is None else [parity_line(known)]),
         *(f"note: {note}" for note in folded.parity["notes"]),
-        f"wrote model  {output} ({size(len(folded.model))})",
+        f"wrote model  {output} ({size(output.stat().st_size)})",
     ]
 
 

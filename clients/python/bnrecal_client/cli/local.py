@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,32 @@ from bnrecal_client.errors import ModelError, OptionError
 from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.problems import Problem, error_of
-from bnrecal_client.result import Result
+from bnrecal_client.result import Outcome
 from bnrecal_client.values import Progress
 from bnrecal_client.watching import Notify
 
-__all__ = ["FoldedFile", "fold_file", "inspect_file", "recalibrate_file"]
+__all__ = ["FoldedFile", "LocalResult", "fold_file", "inspect_file", "recalibrate_file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalResult(Outcome):
+    """A recalibration in this process; its models may be too large for bytes.
+
+    Attributes:
+        artifact: the `bn_ops.Artifact`.
+    """
+
+    artifact: Any
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the folded model, whole or not at all."""
+        self.artifact.save(path)
+        return Path(path)
+
+    def save_unfolded(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model with its BatchNorm kept, whole or not at all."""
+        self.artifact.save_unfolded(path)
+        return Path(path)
 
 
 def recalibrate_file(
@@ -27,7 +49,7 @@ def recalibrate_file(
     *,
     notify: Notify,
     evaluate: Iterable[Any] | None = None,
-) -> Result:
+) -> LocalResult:
     """Recalibrate a model file in this process; `evaluate` holds (inputs, labels) pairs.
 
     Raises:
@@ -47,10 +69,9 @@ def recalibrate_file(
             evaluate=evaluate,
         )
         report = artifact.report.to_json()
-        return Result(
+        return LocalResult(
             recalibration=None,
-            model=artifact.model.SerializeToString(deterministic=True),
-            unfolded=artifact.unfolded.SerializeToString(deterministic=True),
+            artifact=artifact,
             report=report,
             report_html=bn_ops.render_html(report),
             statistics=_named(artifact.statistics),
@@ -84,12 +105,12 @@ class FoldedFile:
     """A model that was folded and verified.
 
     Attributes:
-        model: the folded ONNX file.
+        folded: the `bn_ops.Folded`.
         layers: what became of each layer, as JSON values.
         parity: the proof, as JSON values.
     """
 
-    model: bytes
+    folded: Any
     layers: Sequence[Mapping[str, Any]]
     parity: Mapping[str, Any]
 
@@ -111,7 +132,7 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
 
         folded, parity = fold_verified(load_model(path), batches)
         return FoldedFile(
-            model=folded.model.SerializeToString(deterministic=True),
+            folded=folded,
             layers=[layer.to_json() for layer in folded.layers],
             parity=parity.to_json(),
         )

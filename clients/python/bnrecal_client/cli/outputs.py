@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnrecal_client.errors import OptionError, UnexpectedAnswerError
-from bnrecal_client.files import write_atomic
+from bnrecal_client.cli.local import LocalResult
+from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 
 __all__ = ["Outputs", "check_writable"]
@@ -36,13 +36,11 @@ class Outputs:
                 raise OptionError(f"two outputs would go to {path}")
             seen.add(path.resolve())
 
-    def write(self, result: Result) -> dict[str, str]:
+    def write(self, result: Result | LocalResult) -> dict[str, str]:
         """Write everything; return kind → path as the caller gave it."""
         result.save(self.model)
         if self.unfolded is not None:
-            if result.unfolded is None:
-                raise UnexpectedAnswerError("the unfolded model did not come with the result")
-            write_atomic(self.unfolded, result.unfolded)
+            result.save_unfolded(self.unfolded)
         if self.statistics is not None:
             result.save_statistics(self.statistics)
         for report in self.reports:

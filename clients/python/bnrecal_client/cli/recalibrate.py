@@ -12,7 +12,7 @@ from bnrecal_client.cli import arguments
 from bnrecal_client.cli.cutting import DataSet, open_data
 from bnrecal_client.cli.imagefiles import ImageSet, open_images
 from bnrecal_client.cli.labels import labelled
-from bnrecal_client.cli.local import recalibrate_file
+from bnrecal_client.cli.local import LocalResult, recalibrate_file
 from bnrecal_client.cli.show import show_result
 from bnrecal_client.errors import OptionError
 from bnrecal_client.options import METHODS, Options
@@ -121,7 +121,7 @@ def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Resu
         )
 
 
-def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
+def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> LocalResult:
     if args.resume is not None:
         raise OptionError("--resume goes on at a server: name it with --server")
     pairs = None

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bnrecal_client.cli import summary
-from bnrecal_client.result import Result
+from bnrecal_client.result import Outcome
 
 __all__ = ["say", "say_json", "show_result"]
 
 
-def show_result(args: Namespace, result: Result, files: Mapping[str, str]) -> None:
+def show_result(args: Namespace, result: Outcome, files: Mapping[str, str]) -> None:
     """Tell what a finished recalibration did and where its files are."""
     told = summary.summary(result, files)
     if args.json:

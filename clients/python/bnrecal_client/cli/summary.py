@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli.text import count, size, table
-from bnrecal_client.result import Result
+from bnrecal_client.result import Outcome
 
 __all__ = ["lines", "parity_line", "parity_of", "summary"]
 
 _LARGEST = 5
 
 
-def summary(result: Result, files: Mapping[str, str]) -> dict[str, Any]:
+def summary(result: Outcome, files: Mapping[str, str]) -> dict[str, Any]:
     """Collect what counts, as JSON values."""
     report = result.report
     layers = _members(report, "layers")

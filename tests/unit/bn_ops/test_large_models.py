@@ -1,0 +1,183 @@
+"""Models beyond one protobuf message: the limit is set low, and everything comes out the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import bn_ops
+from bn_ops import large
+from bn_ops.errors import ModelUnsupportedError
+from bn_ops.large import (
+    bare_copy,
+    exceeds,
+    inlined,
+    light_copy,
+    model_digest,
+    packed,
+    serialised,
+    tensor_digest,
+)
+from bn_ops.modelfiles import read_model, write_model
+from bn_ops.runtime import onnxruntime, session
+from bn_ops.verify import fold_verified
+from tests.support.networks import images, residual_network
+
+# Between the structure of the network (5 kB) and the whole (28 kB).
+LIMIT = 16_000
+
+BATCHES = [images(6), images(5, seed=2)]
+
+
+@pytest.fixture
+def low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower the limit, and make everything that serialises fail beyond it as it would."""
+    monkeypatch.setattr(large, "MESSAGE_LIMIT", LIMIT)
+    for owner, name in (
+        (onnx.checker, "check_model"),
+        (onnx.shape_inference, "infer_shapes"),
+        (onnxruntime(), "InferenceSession"),
+    ):
+        monkeypatch.setattr(owner, name, _limited(getattr(owner, name)))
+
+
+def _limited(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def limited(model: Any, *args: Any, **given: Any) -> Any:
+        size = len(model) if isinstance(model, bytes) else model.ByteSize()
+        assert size <= LIMIT, "this would not fit one message"
+        return inner(model, *args, **given)
+
+    return limited
+
+
+# Built before the limit is lowered: building checks the whole.
+_NETWORK = residual_network(width=12).SerializeToString()
+
+
+def network() -> onnx.ModelProto:
+    return onnx.load_model_from_string(_NETWORK)
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> bn_ops.Artifact:
+    return bn_ops.adapt(network(), BATCHES)
+
+
+def test_the_network_is_large_enough_to_tell() -> None:
+    assert exceeds(network(), LIMIT)
+    assert not exceeds(bare_copy(network()), LIMIT)
+
+
+@pytest.mark.usefixtures("low")
+def test_adapting_a_large_model_gives_the_same(ordinary: bn_ops.Artifact) -> None:
+    artifact = bn_ops.adapt(network(), BATCHES)
+    assert artifact.model.graph == ordinary.model.graph
+    assert artifact.unfolded.graph == ordinary.unfolded.graph
+    assert artifact.report.frozen == ordinary.report.frozen
+    assert artifact.report.parity is not None
+    assert artifact.report.parity.passed
+    assert [e.status for e in artifact.report.fold or ()] == ["folded"] * 6
+
+
+@pytest.mark.usefixtures("low")
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_a_large_file_goes_all_the_way_round(tmp_path: Path, method: str) -> None:
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    write_model(network(), source)
+    assert len(list(tmp_path.glob("source.onnx.*.data"))) == 1
+    assert len(bn_ops.inspect(source)) == 6
+    artifact = bn_ops.adapt(source, BATCHES, method=method)
+    artifact.save(target)
+    artifact.save_unfolded(tmp_path / "unfolded.onnx")
+    assert read_model(target) == artifact.model
+    assert len(bn_ops.inspect(tmp_path / "unfolded.onnx")) == 6
+    labels = {entry.key: entry.value for entry in read_model(target).metadata_props}
+    assert labels["bnrecal.samples"] == "11"
+    assert len(labels["bnrecal.source_sha256"]) == 64
+
+
+@pytest.mark.usefixtures("low")
+def test_folding_and_verifying_a_large_model(tmp_path: Path) -> None:
+    folded, parity = fold_verified(network(), BATCHES)
+    assert not folded.kept
+    assert parity.passed
+    folded.save(tmp_path / "folded.onnx")
+    assert bn_ops.verify(network(), read_model(tmp_path / "folded.onnx"), BATCHES).passed
+
+
+def test_a_packed_model_computes_what_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = {"x": images(3)}
+    (wanted,) = session(network(), optimise=False).run(None, x)
+    parts = packed(network(), LIMIT)
+    assert len(parts.content) < LIMIT
+    assert parts.beside
+    monkeypatch.setattr(large, "MESSAGE_LIMIT", LIMIT)
+    (found,) = session(network(), optimise=False).run(None, x)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_digests_of_large_models_see_every_byte() -> None:
+    model, other = network(), network()
+    assert model_digest(model, LIMIT) == model_digest(other, LIMIT) != model_digest(model)
+    tensor = other.graph.initializer[0]
+    tensor.raw_data = tensor.raw_data[:-1] + bytes([tensor.raw_data[-1] ^ 1])
+    assert model_digest(model, LIMIT) != model_digest(other, LIMIT)
+    model.graph.node[0].name = "another"
+    assert model_digest(model, LIMIT) != model_digest(network(), LIMIT)
+
+
+@pytest.mark.parametrize("elements", [0, 1, 31, 32, 5000])
+def test_a_tensors_digest_is_that_of_its_serialisation(elements: int) -> None:
+    array = np.arange(elements, dtype=np.float32)
+    raw = numpy_helper.from_array(array, "w")
+    raw.doc_string = "behind the data"
+    typed = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [elements], list(array))
+    beside = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL, dims=[2, 3])
+    beside.external_data.add(key="location", value="w.bin")
+    for tensor in (raw, typed, beside, onnx.TensorProto()):
+        whole = hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()
+        assert tensor_digest(tensor) == whole
+
+
+def test_a_light_copy_has_the_same_shapes() -> None:
+    model = network()
+    light = light_copy(model)
+    assert light.ByteSize() < model.ByteSize() / 2
+    assert not exceeds(light, LIMIT)
+
+    def shapes(of: onnx.ModelProto) -> dict[str, Any]:
+        inferred = onnx.shape_inference.infer_shapes(of).graph
+        return {value.name: value.type for value in inferred.value_info}
+
+    assert shapes(light) == shapes(model)
+
+
+def test_functions_of_a_large_model_are_inlined(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    layer = next(node for node in model.graph.node if node.op_type == "Relu")
+    body = onnx.helper.make_node("Relu", ["a"], ["b"])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    function = onnx.helper.make_function("own", "Rectify", ["a"], ["b"], [body], opset)
+    model.functions.append(function)
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    layer.op_type, layer.domain = "Rectify", "own"
+    wanted = inlined(model)
+    monkeypatch.setattr(large, "MESSAGE_LIMIT", LIMIT)
+    found = inlined(model)
+    assert not found.functions
+    assert list(found.graph.node) == list(wanted.graph.node)
+    assert list(found.graph.initializer) == list(model.graph.initializer)
+    assert list(found.graph.input) == list(model.graph.input)
+
+
+def test_what_must_be_one_message_says_so() -> None:
+    with pytest.raises(ModelUnsupportedError, match="save it to a file"):
+        serialised(network(), LIMIT)
+    assert serialised(network()) == network().SerializeToString(deterministic=True)
