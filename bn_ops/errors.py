@@ -17,6 +17,7 @@
     │   ├── ModelInvalidError          not a model file, or a broken one
     │   │   └── ExternalDataError      its tensors lie in files that are refused or not there
     │   ├── ModelUnsupportedError      a right model that this package cannot take
+    │   ├── ModelUnsafeError           a file with parts that could run code when it is loaded
     │   ├── ModelWithoutBatchNormError no BatchNorm layer that could be recalibrated
     │   │   └── ModelAlreadyFoldedError  because an exporter has folded it away
     │   ├── LayerNotFiniteError        NaN or Inf arises inside the network, at a named layer
@@ -50,6 +51,7 @@ __all__ = [
     "ModelAlreadyFoldedError",
     "ModelError",
     "ModelInvalidError",
+    "ModelUnsafeError",
     "ModelUnsupportedError",
     "ModelWithoutBatchNormError",
     "OptionError",
@@ -203,6 +205,12 @@ class ModelUnsupportedError(ModelError):
     """A right model, of a kind that this package cannot take."""
 
     code = "model-unsupported"
+
+
+class ModelUnsafeError(ModelError):
+    """A file with parts that could run code when it is loaded, or that nobody has checked."""
+
+    code = "model-unsafe"
 
 
 class ModelWithoutBatchNormError(ModelError):
