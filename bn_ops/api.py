@@ -31,7 +31,8 @@ def describe(model: Any) -> ModelInfo:
     """Describe an ONNX model: inputs, outputs, layers, warnings.
 
     Args:
-        model: an `onnx.ModelProto`, serialised bytes, or a path to an `.onnx` file. Not changed.
+        model: an `onnx.ModelProto`, serialised bytes, a path to an `.onnx` or `.pt2` file, or a
+            `torch.export.ExportedProgram`. Not changed.
 
     Raises:
         ModelInvalidError: no ONNX model.
@@ -83,8 +84,8 @@ def recalibrate(
     Args:
         model: an `nn.Module` (changed in place, only when all has succeeded), a
             `torch.export.ExportedProgram` (exported to ONNX first), an `onnx.ModelProto`,
-            serialised bytes, or a path to an `.onnx` file (never changed; the result holds a new
-            model).
+            serialised bytes, or a path to an `.onnx` or `.pt2` file (never changed; the result
+            holds a new model).
         batches: iterable of arrays, tensors, tuples, or mappings from input name to array; first
             axis = samples. Read once.
         method: `exact`, or `batch`: one train-mode pass, as most tools do.
@@ -134,10 +135,6 @@ def recalibrate(
         )
     if engine == "torch":
         raise OptionError('engine="torch" needs an nn.Module')
-    if is_program(model):
-        from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
-
-        model = export(model)
     if torch_options:
         raise OptionError(f"unknown options for an ONNX model: {', '.join(sorted(torch_options))}")
     return recalibrate_onnx(
@@ -178,8 +175,18 @@ def is_program(model: object) -> bool:
 
 
 def _as_onnx(model: Any) -> Any:
+    """Return what `load_model` takes; programs, in memory or in a `.pt2` file, are exported."""
+    if isinstance(model, str | Path) and Path(model).suffix == ".pt2":
+        from bn_ops.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
+
+        model = load_pt2(model)
+    if is_program(model):
+        from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
+
+        return export(model)
     if isinstance(model, bytes | str | Path) or type(model).__name__ == "ModelProto":
         return model
     raise ModelUnsupportedError(
-        f"a model is an nn.Module, an onnx.ModelProto, bytes or a path, not {type(model).__name__}"
+        "a model is an nn.Module, a torch.export.ExportedProgram, an onnx.ModelProto, bytes or a "
+        f"path, not {type(model).__name__}"
     )

@@ -96,6 +96,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "model-invalid": Problem(422, "The file is not a valid model"),
         "external-data": Problem(422, "Tensors lie in files beside the model that are not taken"),
         "model-unsupported": Problem(422, "The model is of a kind that is not taken"),
+        "model-unsafe": Problem(422, "The file could run code when it is loaded"),
         "model-without-batchnorm": Problem(422, "The model has no BatchNorm to recalibrate"),
         "model-already-folded": Problem(422, "The model's BatchNorm is folded away already"),
         "layer-not-finite": Problem(422, "NaN or Inf arises inside the model"),

@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     )
 
     model_limit_bytes: int = Field(default=2 * GIB, gt=0, description="Largest model file.")
+    pt2: bool = Field(
+        default=False,
+        description="Take `.pt2` files too. They are programs, not data: they are turned into ONNX "
+        "by a worker whose sandbox is in force, and refused where none is. Needs torch.",
+    )
     batch_limit_bytes: int = Field(default=1 * GIB, gt=0, description="Largest batch body.")
     infer_json_limit_bytes: int = Field(
         default=16 * MIB,

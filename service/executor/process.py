@@ -27,7 +27,7 @@ from service.errors import (
     WorkerError,
 )
 from service.executor.checking import MOST_BATCHES, Checker, Checkers
-from service.executor.protocol import Check, Job, OnProgress, Progress
+from service.executor.protocol import CONVERTED, Check, Job, OnProgress, Progress
 from service.settings import Settings
 from service.worker.spec import Limits, Spec
 
@@ -62,6 +62,20 @@ class ProcessExecutor:
                 limits=self._limits(deadline),
             )
             return await self._work(spec, _nothing(), _ignore, deadline)
+
+    async def convert(self, model: Path, output: Path) -> Path:
+        """Turn a `.pt2` file into an ONNX file."""
+        deadline = self._settings.describe_deadline_seconds
+        spec = Spec(
+            kind="convert",
+            parent=os.getpid(),
+            model=str(model),
+            output=str(output),
+            limits=self._limits(deadline),
+        )
+        async with self._describing:
+            await self._work(spec, _nothing(), _ignore, deadline)
+        return output / CONVERTED
 
     async def run(self, job: Job, on_progress: OnProgress) -> None:
         """Do a job; its results lie in `job.output`."""

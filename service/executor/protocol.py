@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 FOLDED = "folded.onnx"
+CONVERTED = "model.onnx"
 UNFOLDED = "unfolded.onnx"
 STATISTICS = "statistics.safetensors"
 REPORT_JSON = "report.json"
@@ -95,6 +96,16 @@ class Executor(Protocol):
 
         Raises:
             RefusedError: it cannot be taken; carries the code of bn_ops.
+            WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
+            CapacityError: no worker could be started, or it had no room on the disk.
+        """
+        ...
+
+    async def convert(self, model: Path, output: Path) -> Path:
+        """Turn a `.pt2` file into an ONNX file in an empty folder; return where it lies.
+
+        Raises:
+            RefusedError: it cannot be taken, or nothing would hold the worker in.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
             CapacityError: no worker could be started, or it had no room on the disk.
         """

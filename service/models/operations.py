@@ -16,7 +16,7 @@ from service.context import Context
 from service.errors import ModelInUseError, StorageFullError, WorkerDiedError
 from service.http import digests
 from service.ledger.protocol import Transaction
-from service.models import store
+from service.models import conversion, store
 from service.models.store import StoredModel
 from service.recalibrations import store as recalibrations
 from service.tokens import store as tokens
@@ -41,20 +41,29 @@ async def upload(
     """
     draft = await asyncio.to_thread(context.blobs.draft)
     try:
-        model, size = await _receive(draft, body)
+        model = await _receive(draft, body)
         digests.verify(digest, model)
         if (known := await _known(context, model)) is not None:
             return known, False
-        description = await _describe(context, draft.path)
-        await context.ledger.read(lambda tx: _refuse_over_quota(context, tx, size))
-        async with context.model_files:
-            # The same bytes may have come meanwhile. Their file must stay the one that it is: a
-            # worker's sandbox lets it open that file and no other that takes its name.
-            if not await _is_there(context, model):
-                await asyncio.to_thread(draft.commit, store.key(model))
-            return await _record(context, model, size, description)
+        async with conversion.as_onnx(context, draft.path) as file:
+            description = await _describe(context, file)
+            size = (await asyncio.to_thread(file.stat)).st_size
+            await context.ledger.read(lambda tx: _refuse_over_quota(context, tx, size))
+            async with context.model_files:
+                # The same bytes may have come meanwhile. Their file must stay the one that it is: a
+                # worker's sandbox lets it open that file and no other that takes its name.
+                if not await _is_there(context, model):
+                    await asyncio.to_thread(_keep, context, draft, file, store.key(model))
+                return await _record(context, model, size, description)
     finally:
         await asyncio.to_thread(draft.discard)
+
+
+def _keep(context: Context, draft: Draft, file: Path, key: str) -> None:
+    if file == draft.path:
+        draft.commit(key)
+    else:
+        context.blobs.adopt(file, key)
 
 
 async def delete(context: Context, model: str) -> None:
@@ -119,18 +128,16 @@ async def _is_there(context: Context, model: str) -> bool:
     return found is not None and await asyncio.to_thread(path.exists)
 
 
-async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> tuple[str, int]:
+async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> str:
     digest = hashlib.sha256()
-    size = 0
 
     def take(block: bytearray) -> None:
         digest.update(block)
         draft.write(block)
 
     async for block in body:
-        size += len(block)
         await asyncio.to_thread(take, block)
-    return digest.hexdigest(), size
+    return digest.hexdigest()
 
 
 async def _record(

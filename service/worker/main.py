@@ -62,6 +62,12 @@ def _work(
 
         checking.serve(spec, channel)
         return
+    if spec.kind == "convert":
+        from service.worker import converting  # noqa: PLC0415 - torch is optional
+
+        converting.convert(spec, protections)
+        channel.done({})
+        return
     # Heavy: onnx and onnxruntime are loaded inside the sandbox.
     from service.worker import adapting, describing  # noqa: PLC0415
 

@@ -40,8 +40,8 @@ class Spec:
     """One piece of work.
 
     Attributes:
-        kind: read a model, run a recalibration, check batches as they come in, or say what holds
-            the worker in.
+        kind: read a model, turn one into ONNX, run a recalibration, check batches as they come in,
+            or say what holds the worker in.
         parent: process id of the server; the worker does not outlive it.
         model: path of the ONNX file.
         output: an empty folder, the only place where the worker may write.
@@ -52,7 +52,7 @@ class Spec:
         limits: what it may use.
     """
 
-    kind: Literal["describe", "adapt", "check", "probe"]
+    kind: Literal["describe", "convert", "adapt", "check", "probe"]
     parent: int
     output: str
     limits: Limits

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedError, WorkerDiedError
-from service.executor.protocol import RESULTS, Check, Job, OnProgress, Progress
+from service.executor.protocol import CONVERTED, RESULTS, Check, Job, OnProgress, Progress
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"
+ARCHIVE = b"PK\x03\x04"
+UNSAFE = ARCHIVE + b"unsafe"
 
 
 def _tensor(name: str) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def _tensor(name: str) -> dict[str, Any]:
 
 def describe_bytes(content: bytes) -> dict[str, Any]:
     """Describe a fake model; one whose bytes begin with `bad` is refused."""
-    if content.startswith(b"bad"):
+    if content.startswith((b"bad", ARCHIVE)):
         raise RefusedError("this is not an ONNX file", refusal="model-invalid")
     names = ["x", "mask"] if content.startswith(TWO_INPUTS) else ["x"]
     layer = {"name": "bn1", "channels": 3, "eps": 1e-5, "affine": True, "input_rank": 2}
@@ -44,6 +46,7 @@ class FakeExecutor:
         runs: jobs that were begun.
         killed: runs that were cancelled.
         describing: models that were read.
+        converting: `.pt2` files that were turned into ONNX.
         checking: batches that were read; one that begins with `bad` is refused, others hold 2.
     """
 
@@ -55,10 +58,21 @@ class FakeExecutor:
         self.killed = 0
         self.describing = 0
         self.checking = 0
+        self.converting = 0
 
     async def describe(self, model: Path) -> dict[str, Any]:
         self.describing += 1
         return describe_bytes(await asyncio.to_thread(model.read_bytes))
+
+    async def convert(self, model: Path, output: Path) -> Path:
+        """Take what follows the archive's first four bytes for the ONNX file."""
+        self.converting += 1
+        content = await asyncio.to_thread(model.read_bytes)
+        if content.startswith(UNSAFE):
+            raise RefusedError("the .pt2 file holds a pickle", refusal="model-unsafe")
+        file = output / CONVERTED
+        await asyncio.to_thread(file.write_bytes, content[4:])
+        return file
 
     async def run(self, job: Job, on_progress: OnProgress) -> None:
         self.runs += 1

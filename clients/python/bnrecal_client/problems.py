@@ -70,6 +70,7 @@ CLASSES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "model-invalid": ModelError,
         "external-data": ModelError,
         "model-unsupported": ModelError,
+        "model-unsafe": ModelError,
         "model-without-batchnorm": ModelError,
         "model-already-folded": ModelError,
         "layer-not-finite": ModelError,

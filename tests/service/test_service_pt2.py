@@ -1,0 +1,98 @@
+"""`.pt2` uploads: off unless asked for, kept as ONNX, and never without the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from bn_ops.errors import ModelUnsupportedError
+from service.errors import RefusedError
+from service.executor.process import ProcessExecutor
+from service.settings import Settings
+from service.worker.converting import convert
+from service.worker.spec import Limits, Spec
+from tests.support.pt2_files import Small, exchanged, runs_code, saved
+from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, UNSAFE, FakeExecutor
+from tests.support.service_http import Api, StartServer
+
+_PT2 = ARCHIVE + GOOD_MODEL
+
+
+def test_pt2_is_refused_unless_the_operator_allows_it(api: Api, executor: FakeExecutor) -> None:
+    response = api.upload_model(_PT2)
+    assert response.status_code == 422
+    assert response.json()["code"] == "model-invalid"
+    assert executor.converting == 0
+
+
+def test_a_pt2_file_is_known_by_its_own_digest_and_kept_as_onnx(
+    start_server: StartServer, settings: Settings, executor: FakeExecutor
+) -> None:
+    api = start_server(pt2=True)
+    response = api.upload_model(_PT2)
+    assert response.status_code == 201
+    name = hashlib.sha256(_PT2).hexdigest()
+    assert response.json()["id"] == name
+    assert response.json()["bytes"] == len(GOOD_MODEL)
+    assert (settings.data_dir / "models" / name / "model.onnx").read_bytes() == GOOD_MODEL
+    assert api.upload_model(_PT2).status_code == 200
+    assert executor.converting == 1
+
+
+def test_onnx_files_are_not_converted(start_server: StartServer, executor: FakeExecutor) -> None:
+    assert start_server(pt2=True).upload_model().status_code == 201
+    assert executor.converting == 0
+
+
+def test_an_unsafe_pt2_file_leaves_nothing_behind(
+    start_server: StartServer, settings: Settings
+) -> None:
+    response = start_server(pt2=True).upload_model(UNSAFE)
+    assert response.status_code == 422
+    assert response.json()["code"] == "model-unsafe"
+    assert not list(settings.data_dir.rglob("*.onnx"))
+    assert not list((settings.data_dir / "staging").iterdir())
+
+
+@pytest.mark.parametrize("open_door", ["landlock", "seccomp"])
+def test_nothing_is_loaded_without_the_whole_sandbox(tmp_path: Path, open_door: str) -> None:
+    limits = Limits(
+        memory_bytes=1,
+        file_bytes=1,
+        cpu_seconds=1,
+        frontier_memory_bytes=1,
+        frontier_spill_bytes=1,
+        threads=1,
+    )
+    spec = Spec(kind="convert", parent=1, output=str(tmp_path), limits=limits, model="none.pt2")
+    doors = {"landlock": True, "seccomp": True, open_door: False}
+    with pytest.raises(ModelUnsupportedError, match=open_door):
+        convert(spec, doors)
+
+
+def test_a_worker_turns_a_real_file_into_onnx_and_refuses_a_hostile_one(tmp_path: Path) -> None:
+    honest, marker, output = tmp_path / "m.pt2", tmp_path / "ran", tmp_path / "out"
+    output.mkdir()
+    saved(Small(), (torch.randn(2, 3, 8, 8),), honest)
+    hostile = exchanged(
+        honest, tmp_path / "bad.pt2", {"data/weights/weight_0.pt": runs_code(marker)}
+    )
+    executor = ProcessExecutor(Settings(worker_threads=1))
+
+    async def work() -> Path:
+        doors = await executor.protections()
+        if not (doors["landlock"] and doors["seccomp"]):
+            pytest.skip("this kernel has no Landlock or no seccomp")
+        with pytest.raises(RefusedError) as refused:
+            await executor.convert(hostile, output)
+        assert refused.value.refusal == "model-unsafe"
+        return await executor.convert(honest, output)
+
+    model = onnx.load(asyncio.run(work()))
+    assert [n.name for n in model.graph.node if n.op_type == "BatchNormalization"] == ["bn"]
+    assert not marker.exists()

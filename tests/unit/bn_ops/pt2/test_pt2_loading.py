@@ -1,0 +1,84 @@
+"""Honest `.pt2` files: the program that comes out is the one that went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bn_ops
+from bn_ops.errors import ModelInvalidError, ModelUnsafeError
+from bn_ops.pt2 import load_pt2
+from tests.support.pt2_files import Small, saved
+
+
+class _Pair(nn.Module):
+    """Two inputs, a dict of outputs, a buffer that is no statistics, sizes computed from sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.register_buffer("scale", torch.tensor([2.0]))
+        self.bn = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        joined = torch.cat([x, y], dim=1)
+        pairs = joined.reshape(joined.shape[0] * 2, 3)
+        return {"normal": self.bn(joined) * self.scale, "pairs": torch.nn.functional.gelu(pairs)}
+
+
+def test_the_program_computes_what_the_saved_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "small.pt2"
+    program = saved(Small(), (torch.randn(2, 3, 8, 8),), path)
+    loaded = load_pt2(path)
+    x = torch.randn(5, 3, 8, 8)
+    assert torch.equal(loaded.module()(x), program.module()(x))
+
+
+def test_several_inputs_outputs_buffers_and_computed_sizes_come_through(tmp_path: Path) -> None:
+    path = tmp_path / "pair.pt2"
+    args = (torch.randn(4, 2), torch.randn(4, 4))
+    program = saved(_Pair(), args, path)
+    expected, found = program.module()(*args), load_pt2(path).module()(*args)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_pt2_path_is_recalibrated_as_the_module_is(tmp_path: Path) -> None:
+    path = tmp_path / "small.pt2"
+    saved(Small(), (torch.randn(2, 3, 8, 8),), path)
+    batches = [np.random.default_rng(0).normal(1, 2, (16, 3, 8, 8)).astype(np.float32)]
+    program = bn_ops.recalibrate(path, batches)
+    module = bn_ops.recalibrate(Small().eval(), batches)
+    assert list(program.statistics) == ["bn"]
+    for name, statistics in module.statistics.items():
+        found = program.statistics[name]
+        scale = np.sqrt(statistics.var)
+        # Two engines, float32 convolutions: 1e-4 of the layer's own scale.
+        assert np.abs(found.mean - statistics.mean).max() <= 1e-4 * scale.min()
+        assert np.abs(found.var / statistics.var - 1).max() <= 1e-4
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04N.", b"no archive at all"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "bad.pt2"
+    path.write_bytes(data)
+    with pytest.raises(ModelInvalidError, match="cannot be read"):
+        load_pt2(path)
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "small.pt2"
+    saved(Small(), (torch.randn(2, 3, 8, 8),), path)
+    path.write_bytes(path.read_bytes()[:-200])
+    # What is left may end with the archive of the sample inputs, which is a whole one of its own.
+    with pytest.raises((ModelInvalidError, ModelUnsafeError)):
+        load_pt2(path)
+
+
+def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalidError, match="cannot be read"):
+        load_pt2(tmp_path / "none.pt2")
