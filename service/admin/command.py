@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.admin import tokens
+from service.admin import backup, check, listing, purge, tokens
 from service.errors import ServiceError, StartError
 from service.settings import Settings
 
@@ -56,7 +56,8 @@ def _parser(prog: str) -> ArgumentParser:
     parser.add_argument("--data-dir", type=Path, help="the data folder (BNRECAL_DATA_DIR)")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    tokens.add_command(commands)
+    for module in (tokens, listing, purge, check, backup):
+        module.add_command(commands)
     return parser
 
 

@@ -15,6 +15,7 @@ from service.lifecycle import ENDED
 from service.models import operations as models_operations
 from service.models import store as models
 from service.recalibrations import store
+from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 IDEMPOTENCY_KEPT = timedelta(days=1)
@@ -56,14 +57,19 @@ async def sweep_forever(context: Context) -> None:
         await asyncio.sleep(context.settings.sweep_seconds)
 
 
-def _expire(tx: Transaction, context: Context) -> list[str]:
+def overdue(tx: Transaction, settings: Settings) -> list[str]:
+    """Return the recalibrations whose time is over."""
     now = datetime.now(UTC)
-    ended = now - timedelta(seconds=context.settings.keep_ended_seconds)
-    untouched = now - timedelta(seconds=context.settings.keep_open_seconds)
-    idempotency.expire(tx, before=clock.to_text(now - IDEMPOTENCY_KEPT))
-    names = store.expired(
+    ended = now - timedelta(seconds=settings.keep_ended_seconds)
+    untouched = now - timedelta(seconds=settings.keep_open_seconds)
+    return store.expired(
         tx, ended_before=clock.to_text(ended), open_before=clock.to_text(untouched)
     )
+
+
+def _expire(tx: Transaction, context: Context) -> list[str]:
+    idempotency.expire(tx, before=clock.to_text(datetime.now(UTC) - IDEMPOTENCY_KEPT))
+    names = overdue(tx, context.settings)
     for name in names:
         store.delete(tx, name)
     return names

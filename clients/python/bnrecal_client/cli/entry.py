@@ -9,6 +9,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 
+from bnrecal_client.cli import admin
 from bnrecal_client.cli.exits import Exit, describe, exit_of
 from bnrecal_client.cli.parser import build_parser
 
@@ -21,6 +22,9 @@ def run(argv: Sequence[str] | None) -> int:
     Raises:
         SystemExit: from argparse, for `--help` and for a command line it cannot read (2).
     """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["admin"]:
+        return admin.hand_over(words[1:])
     args = build_parser().parse_args(argv)
     try:
         code: int | None = args.run(args)

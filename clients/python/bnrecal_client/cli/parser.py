@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from bnrecal_client.cli import cancel, fetch, fold, inspect, recalibrate, serve, status
+from bnrecal_client.cli import admin, cancel, fetch, fold, inspect, recalibrate, serve, status
 
 __all__ = ["build_parser"]
 
@@ -22,6 +22,6 @@ def build_parser() -> ArgumentParser:
         epilog=_CODES,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (recalibrate, inspect, fold, serve, status, fetch, cancel):
+    for module in (recalibrate, inspect, fold, serve, admin, status, fetch, cancel):
         module.add_command(commands)
     return parser

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from service.admin import check
+from service.admin.command import main
+from service.errors import StartError
+from service.ledger import schema
+from service.settings import Settings
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer
+
+Admin = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def admin(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Admin:
+    """Run a command on the server's folder; its exit status is in the answer as `status`."""
+
+    def run(*words: object) -> dict[str, Any]:
+        status = main(["--data-dir", str(settings.data_dir), "--json", *map(str, words)])
+        found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found | {"status": status}
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SETTLE_SECONDS", 0.1)
+
+
+def kept(api: Api) -> str:
+    """Return a recalibration that has ended and whose data stays."""
+    return api.finished(batches=2, keep_data=True)
+
+
+def test_a_list_tells_what_is_kept_and_how_large_it_is(
+    api: Api, admin: Admin, settings: Settings
+) -> None:
+    ended, open_one = kept(api), api.open()
+    found = admin("list")
+    rows = {row["id"]: row for row in found["recalibrations"]}
+    assert rows[ended]["batch_bytes"] == api.get(ended).json()["batches"]["bytes"]
+    assert rows[ended]["result_bytes"] > 0
+    assert rows[open_one]["state"] == "open"
+    assert found["models"][0]["recalibrations"] == 2
+    sizes = [path.stat().st_size for path in blobs(settings)]
+    assert found["total_bytes"] == sum(sizes)
+    assert [row["id"] for row in admin("list", "--state", "open")["recalibrations"]] == [open_one]
+
+
+def blobs(settings: Settings) -> list[Path]:
+    folder = settings.data_dir
+    return [
+        path
+        for name in ("models", "recalibrations")
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    ]
+
+
+def test_a_sound_folder_has_no_fault(api: Api, admin: Admin, settings: Settings) -> None:
+    kept(api)
+    files = len(blobs(settings))
+    assert admin("check") == {"files": files, "digests": "compared", "faults": [], "status": 0}
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _turn(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["models", "batches", "results"])
+@pytest.mark.parametrize(
+    ("harm", "said"), [(_cut, "bytes"), (_turn, "another content"), (Path.unlink, "is missing")]
+)
+def test_each_harm_to_a_file_is_named(
+    api: Api, admin: Admin, kind: str, harm: Callable[[Path], None], said: str, settings: Settings
+) -> None:
+    kept(api)
+    path = next(path for path in blobs(settings) if f"/{kind}/" in path.as_posix())
+    harm(path)
+    found = admin("check")
+    assert found["status"] == 1
+    assert len(found["faults"]) == 1
+    assert said in found["faults"][0]
+    assert path.name in found["faults"][0]
+
+
+def test_a_file_without_a_row_is_named(api: Api, admin: Admin, settings: Settings) -> None:
+    name = kept(api)
+    (settings.data_dir / f"recalibrations/{name}/batches/stray").touch()
+    (settings.data_dir / "models/stray").touch()
+    assert [fault.split(" has ")[0] for fault in admin("check")["faults"]] == [
+        "models/stray",
+        f"recalibrations/{name}/batches/stray",
+    ]
+
+
+def test_purge_deletes_what_has_ended_and_nothing_else(
+    api: Api, admin: Admin, settings: Settings
+) -> None:
+    ended, open_one = kept(api), api.open()
+    assert admin("purge", "--expired")["recalibrations"] == []
+    assert admin("purge", "--ended")["recalibrations"] == [ended]
+    assert api.get(ended).status_code == 404
+    assert api.get(open_one).status_code == 200
+    assert not (settings.data_dir / f"recalibrations/{ended}").exists()
+    assert admin("check")["faults"] == []
+
+
+def test_purge_takes_an_open_one_only_from_a_folder_at_rest(
+    start_server: StartServer, settings: Settings, admin: Admin
+) -> None:
+    name = start_server().open()
+    refused = admin("purge", "--id", name)
+    assert (refused["status"], refused["code"]) == (2, "transition-refused")
+    assert admin("purge", "--id", "rc_none")["code"] == "not-found"
+    assert admin("list")["recalibrations"][0]["id"] == name
+
+
+def test_purge_uses_the_settings_of_retention(
+    api: Api, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = kept(api)
+    monkeypatch.setenv("BNRECAL_KEEP_ENDED_SECONDS", "0.001")
+    assert admin("purge", "--expired")["recalibrations"] == [name]
+
+
+def test_a_server_on_a_backup_gives_the_same_results(
+    api: Api, admin: Admin, tmp_path: Path, start_server: StartServer, settings: Settings
+) -> None:
+    name, open_one = kept(api), api.open()
+    assert api.put(open_one, 0).status_code == 201
+    target = tmp_path / "copy"
+    assert admin("backup", target)["files"] == len(blobs(settings))
+    copy = start_server(data_dir=target)
+    for path in ("/model", "/statistics", "/report", "/batches", ""):
+        assert copy.get(name, path).content == api.get(name, path).content
+    assert copy.put(open_one, 0).status_code == 200
+    assert copy.put(open_one, 1).status_code == 201
+    assert copy.start(open_one, 2).status_code == 202
+    assert copy.wait(open_one)["state"] == "succeeded"
+    assert admin("backup", target)["status"] == 2  # not over what is there
+
+
+def test_a_backup_under_load_is_consistent(
+    api: Api, admin: Admin, tmp_path: Path, executor: FakeExecutor
+) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            api.finished(batches=3)  # its data goes when it has ended
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        found = [admin("backup", tmp_path / str(number)) for number in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    assert [one["status"] for one in found] == [0] * 5
+    for number in range(5):
+        assert main(["--data-dir", str(tmp_path / str(number)), "check"]) == 0
+    assert executor.runs > 0
+
+
+def test_a_backup_of_a_damaged_folder_is_refused(
+    api: Api, admin: Admin, tmp_path: Path, settings: Settings
+) -> None:
+    kept(api)
+    _turn(blobs(settings)[0])
+    assert admin("backup", tmp_path / "copy")["code"] == "storage-failed"
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert main(["--data-dir", str(tmp_path / "none"), "list"]) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_ledger_of_a_newer_server_is_left_alone(
+    settings: Settings, admin: Admin, start_server: StartServer
+) -> None:
+    start_server()
+    connection = apsw.Connection(str(settings.data_dir / "ledger.sqlite3"))
+    connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    connection.close()
+    assert admin("list")["code"] == StartError.code
