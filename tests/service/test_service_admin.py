@@ -88,7 +88,13 @@ def _turn(path: Path) -> None:
     ("harm", "said"), [(_cut, "bytes"), (_turn, "another content"), (Path.unlink, "is missing")]
 )
 def test_each_harm_to_a_file_is_named(
-    api: Api, admin: Admin, kind: str, harm: Callable[[Path], None], said: str, settings: Settings
+    *,
+    api: Api,
+    admin: Admin,
+    settings: Settings,
+    kind: str,
+    harm: Callable[[Path], None],
+    said: str,
 ) -> None:
     kept(api)
     path = next(path for path in blobs(settings) if f"/{kind}/" in path.as_posix())
@@ -123,7 +129,7 @@ def test_purge_deletes_what_has_ended_and_nothing_else(
 
 
 def test_purge_takes_an_open_one_only_from_a_folder_at_rest(
-    start_server: StartServer, settings: Settings, admin: Admin
+    start_server: StartServer, admin: Admin
 ) -> None:
     name = start_server().open()
     refused = admin("purge", "--id", name)
