@@ -1,7 +1,9 @@
 """The lifecycle of a recalibration, as one table.
 
-Theory of operation. A recalibration is `open` while batches arrive. `start` seals the stream and
-puts it in the queue. The dispatcher begins it; the worker either finishes or fails. When the server
+Theory of operation. A recalibration is `open` while batches arrive. `start` seals the stream: it is
+`sealed`, complete and closed, until the memory that its run may take is free. Then it is admitted
+to the queue, which reserves that memory for it; where no limit is set, that happens at once. The
+dispatcher begins it; the worker either finishes or fails. When the server
 or the worker dies, the run is interrupted; it goes back into the queue and begins again from the
 stored batches, which gives the same bytes. `cancel` is written to the ledger before the worker is
 killed, so no crash can bring a cancelled run back. The three states in `ENDED` have no way out; an
@@ -24,6 +26,7 @@ class State(StrEnum):
     """What a recalibration is doing."""
 
     OPEN = "open"
+    SEALED = "sealed"
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -35,6 +38,7 @@ class Event(StrEnum):
     """What happens to a recalibration."""
 
     START = "start"
+    ADMIT = "admit"
     BEGIN = "begin"
     INTERRUPT = "interrupt"
     FINISH = "finish"
@@ -44,7 +48,8 @@ class Event(StrEnum):
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
     {
-        State.OPEN: {Event.START: State.QUEUED, Event.CANCEL: State.CANCELLED},
+        State.OPEN: {Event.START: State.SEALED, Event.CANCEL: State.CANCELLED},
+        State.SEALED: {Event.ADMIT: State.QUEUED, Event.CANCEL: State.CANCELLED},
         State.QUEUED: {
             Event.BEGIN: State.RUNNING,
             Event.FAIL: State.FAILED,

@@ -74,6 +74,12 @@ class Settings(BaseSettings):
     )
 
     concurrency: int = Field(default=1, ge=1, description="Recalibrations that run at one time.")
+    runs_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Most memory that all admitted runs may take together; a sealed recalibration "
+        "waits for its share. 0: no limit.",
+    )
     worker_deadline_seconds: float = Field(
         default=6 * 3600.0,
         gt=0,
@@ -93,7 +99,8 @@ class Settings(BaseSettings):
     worker_memory_bytes: int = Field(
         default=8 * GIB,
         gt=0,
-        description="Most private memory of one worker process (RLIMIT_DATA).",
+        description="Most private memory of one worker process (RLIMIT_DATA); a recalibration may "
+        "ask for less.",
     )
     frontier_memory_bytes: int = Field(
         default=2 * GIB,

@@ -88,7 +88,7 @@ class ProcessExecutor:
             batch_folder=str(job.batch_folder),
             total=job.total,
             options=dict(job.options),
-            limits=self._limits(deadline),
+            limits=self._limits(deadline, job.options.get("memory_bytes")),
         )
         await self._work(spec, _lines(job), on_progress, deadline)
 
@@ -170,14 +170,18 @@ class ProcessExecutor:
             checker.resources = stack.pop_all()
             return checker
 
-    def _limits(self, deadline_seconds: float) -> Limits:
+    def _limits(self, deadline_seconds: float, memory_bytes: int | None = None) -> Limits:
         settings = self._settings
+        memory = min(memory_bytes or settings.worker_memory_bytes, settings.worker_memory_bytes)
         return Limits(
-            memory_bytes=settings.worker_memory_bytes,
+            memory_bytes=memory,
             # The largest file is a spilled tensor or a result, both bounded by these two.
             file_bytes=max(settings.frontier_spill_bytes, 2 * settings.model_limit_bytes),
             cpu_seconds=int(deadline_seconds * (os.cpu_count() or 1)) + 1,
-            frontier_memory_bytes=settings.frontier_memory_bytes,
+            # A smaller worker keeps its share of it for the frontier.
+            frontier_memory_bytes=settings.frontier_memory_bytes
+            * memory
+            // settings.worker_memory_bytes,
             frontier_spill_bytes=settings.frontier_spill_bytes,
             threads=settings.worker_threads,
             batch_bytes=settings.batch_limit_bytes,

@@ -64,7 +64,7 @@ class Job:
         batch_folder: where the batches lie.
         batches: pages of batches in the order of their indices.
         total: how many batches there are.
-        options: `method`, `estimator`, `layers`, `preprocess`, as the client sent them.
+        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
         output: an empty folder; on success it holds the files named in `RESULTS`.
     """
 

@@ -10,7 +10,7 @@ from service.context import Context
 from service.errors import ServiceError
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
-from service.recalibrations import changes, recovery, store
+from service.recalibrations import admission, changes, recovery, store
 from service.recalibrations.runs import run
 from service.recalibrations.values import Recalibration
 
@@ -73,6 +73,7 @@ class Dispatcher:
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
 
     async def _fill(self) -> None:
+        await self._admit()
         while len(self._running) < self._context.settings.concurrency:
             found = await self._context.ledger.write(_claim)
             if found is None:
@@ -81,6 +82,15 @@ class Dispatcher:
             task = asyncio.create_task(run(self._context, found), name=f"run {found.id}")
             self._running[found.id] = task
             task.add_done_callback(partial(self._done, found.id))
+
+    async def _admit(self) -> None:
+        """Let sealed recalibrations into the queue; nothing is written where none waits."""
+        ledger = self._context.ledger
+        if await ledger.read(lambda tx: store.oldest(tx, State.SEALED)) is None:
+            return
+        settings = self._context.settings
+        for found in await ledger.write(lambda tx: admission.admit(tx, settings)):
+            self._context.signals.notify(found.id)
 
     def _done(self, name: str, task: asyncio.Task[None]) -> None:
         del self._running[name]

@@ -20,7 +20,7 @@ from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED, Event, State
 from service.models import store as models
 from service.models.store import StoredModel
-from service.recalibrations import changes, store
+from service.recalibrations import admission, changes, store
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.recalibrations.values import Recalibration
@@ -73,7 +73,9 @@ async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -
 
 
 async def start(context: Context, dispatcher: Dispatcher, name: str, total: int) -> Recalibration:
-    """Seal the stream and queue the run; harmless when repeated with the same count.
+    """Seal the stream, and queue the run where there is memory for it.
+
+    Harmless when repeated with the same count.
 
     Raises:
         NotFoundError: there is no such recalibration.
@@ -88,7 +90,9 @@ async def start(context: Context, dispatcher: Dispatcher, name: str, total: int)
             return _already_started(found, total)
         _check_stream(tx, name, total)
         store.seal(tx, name, total)
-        return changes.advance(tx, name, Event.START)
+        changes.advance(tx, name, Event.START)
+        admission.admit(tx, context.settings)
+        return store.get(tx, name)
 
     found = await context.ledger.write(work)
     context.signals.notify(name)
@@ -113,6 +117,7 @@ async def cancel(context: Context, dispatcher: Dispatcher, name: str) -> Recalib
     found = await context.ledger.write(work)
     context.signals.notify(name)
     await dispatcher.kill(name)
+    dispatcher.wake()  # what it had reserved is free
     return found
 
 
@@ -130,6 +135,7 @@ async def delete(context: Context, dispatcher: Dispatcher, name: str) -> None:
     await context.ledger.write(work)
     context.signals.notify(name)
     await dispatcher.kill(name)
+    dispatcher.wake()  # what it had reserved is free
     await asyncio.to_thread(context.blobs.remove, store.folder(name))
 
 
@@ -138,6 +144,7 @@ def _insert(tx: Transaction, name: str, asked: RecalibrationIn, caller: Caller) 
     tokens.require_open(tx, caller.name)
     options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
     options["preprocess"] = _preprocess(model, asked.preprocess)
+    options["memory_bytes"] = asked.memory_bytes
     found = store.insert(
         tx,
         name=name,

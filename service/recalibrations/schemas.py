@@ -11,6 +11,8 @@ from service.recalibrations.values import Recalibration
 
 # Far beyond any real model; keeps a hostile list from costing quadratic time against the layers.
 _MOST_PATTERNS = 1000
+# Loading the runtime alone takes about half of it.
+LEAST_MEMORY_BYTES = 512 << 20
 # A glob becomes a regular expression, in time that grows with the square of its wildcards.
 _LONGEST_PATTERN = 512
 _MOST_WILDCARDS = 64
@@ -66,6 +68,12 @@ class RecalibrationIn(BaseModel):
             }
         ],
     )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=LEAST_MEMORY_BYTES,
+        description="Most private memory of the run's worker; null for what the server allows. "
+        "Asking for less lets more run at one time where the server limits the memory of all.",
+    )
     keep_data: bool = Field(
         default=False, description="Whether the batches stay when the recalibration has ended."
     )
@@ -95,6 +103,7 @@ class OptionsOut(BaseModel):
     estimator: dict[str, Any]
     layers: list[str] | None
     preprocess: dict[str, Any] | None = None
+    memory_bytes: int | None = None
 
 
 class BatchesOut(BaseModel):

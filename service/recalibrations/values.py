@@ -21,7 +21,7 @@ class Recalibration:
         model: the model's id.
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
-        options: `method`, `estimator`, `layers`, `preprocess`.
+        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
         keep_data: whether the batches stay when it has ended.
         state: where it stands in the lifecycle.
         received, samples, bytes: of the stored batches.

@@ -23,7 +23,7 @@ def test_events_tell_the_whole_story_and_end_with_it(api: Api) -> None:
     assert response.headers["Content-Type"].startswith("text/event-stream")
     events = read(response.text)
     states = [one["data"]["state"] for one in events if one["event"] == "state"]
-    assert states == ["open", "queued", "running", "succeeded"]
+    assert states == ["open", "sealed", "queued", "running", "succeeded"]
     phases = [one["data"]["phase"] for one in events if one["event"] == "progress"]
     assert phases == ["reading", "verifying"]
     assert [int(one["id"]) for one in events] == list(range(1, len(events) + 1))
@@ -49,7 +49,7 @@ def test_events_arrive_while_the_run_goes_on(api: Api, executor: FakeExecutor) -
     api.http.post(f"/v1/recalibrations/{name}/cancel")
     listener.join(10)
     states = [one["data"]["state"] for one in read(seen[0]) if one["event"] == "state"]
-    assert states == ["open", "queued", "running", "cancelled"]
+    assert states == ["open", "sealed", "queued", "running", "cancelled"]
 
 
 def test_events_of_nothing_and_after_nonsense_are_refused(api: Api) -> None:

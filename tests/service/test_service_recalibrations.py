@@ -41,6 +41,7 @@ def test_a_new_recalibration_is_open_and_has_a_location(api: Api) -> None:
         "estimator": {"name": "replace"},
         "layers": ["bn*"],
         "preprocess": None,
+        "memory_bytes": None,
     }
     assert found["batches"] == {"received": 0, "samples": 0, "bytes": 0, "total": None}
 

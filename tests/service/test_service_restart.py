@@ -53,6 +53,7 @@ def crash_while_running(settings: Settings, name: str) -> None:
         if found.state == "open":
             call_once(ledger.write(lambda tx: store.seal(tx, name, 1)))
             call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.START)))
+            call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.ADMIT)))
         call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.BEGIN)))
         call_once(ledger.write(lambda tx: store.count_attempt(tx, name)))
     finally:

@@ -9,8 +9,10 @@ from service.lifecycle import ENDED, TRANSITIONS, Event, State, after
 
 # Written down a second time on purpose: a change of the table must be meant.
 WAYS = {
-    ("open", "start"): "queued",
+    ("open", "start"): "sealed",
     ("open", "cancel"): "cancelled",
+    ("sealed", "admit"): "queued",
+    ("sealed", "cancel"): "cancelled",
     ("queued", "begin"): "running",
     ("queued", "fail"): "failed",
     ("queued", "cancel"): "cancelled",

@@ -1,0 +1,43 @@
+"""Admission: sealed recalibrations enter the queue as far as the memory for runs reaches.
+
+Each reserves what its worker may take, from the moment it is queued until it has ended. They are
+admitted strictly in the order of their creation, so a large one is never overtaken for ever by
+small ones. One that needs more than there is gets all of it, once nobody else is admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.ledger.protocol import Transaction
+from service.lifecycle import Event, State
+from service.recalibrations import changes, store
+from service.recalibrations.values import Recalibration
+from service.settings import Settings
+
+
+def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
+    """Queue the sealed recalibrations for which there is room; return them."""
+    admitted: list[Recalibration] = []
+    reserved: int | None = None
+    while (found := store.oldest(tx, State.SEALED)) is not None:
+        if settings.runs_memory_bytes:
+            if reserved is None:
+                reserved = _reserved(tx, settings)
+            need = memory_of(found.options, settings)
+            if reserved and reserved + need > settings.runs_memory_bytes:
+                break
+            reserved += need
+        admitted.append(changes.advance(tx, found.id, Event.ADMIT))
+    return admitted
+
+
+def memory_of(options: Mapping[str, Any], settings: Settings) -> int:
+    """Return what the worker of a recalibration may take, in bytes."""
+    return int(options.get("memory_bytes") or settings.worker_memory_bytes)
+
+
+def _reserved(tx: Transaction, settings: Settings) -> int:
+    taken = [*store.in_state(tx, State.QUEUED), *store.in_state(tx, State.RUNNING)]
+    return sum(memory_of(one.options, settings) for one in taken)

@@ -1,0 +1,129 @@
+"""Sealed recalibrations wait for the memory that their runs may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.executor.process import ProcessExecutor
+from service.settings import Settings
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer
+
+GIB = 1 << 30
+
+
+def sealed(api: Api, **options: Any) -> str:
+    name = api.open(**options)
+    api.put(name, 0)
+    assert api.start(name, 1).status_code == 202
+    return name
+
+
+def states(api: Api, names: list[str]) -> list[str]:
+    return [str(api.get(name).json()["state"]) for name in names]
+
+
+def test_without_a_limit_a_start_queues_at_once_and_says_both(api: Api) -> None:
+    name = sealed(api)
+    api.wait(name)
+    lines = api.get(name, "/events").text.splitlines()
+    told = [line for line in lines if '"state":"sealed"' in line]
+    assert len(told) == 1
+    assert api.get(name).json()["options"]["memory_bytes"] is None
+
+
+def test_a_sealed_recalibration_waits_until_another_has_ended(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    executor.hold = True
+    api = start_server(concurrency=3, worker_memory_bytes=4 * GIB, runs_memory_bytes=8 * GIB)
+    names = [sealed(api) for _ in range(4)]
+    for name in names[:2]:
+        api.wait(name, "running")
+    assert states(api, names) == ["running", "running", "sealed", "sealed"]
+    assert api.put(names[2], 1).json()["code"] == "recalibration-not-open"
+    api.http.post(f"/v1/recalibrations/{names[0]}/cancel")
+    api.wait(names[2], "running")
+    assert states(api, names) == ["cancelled", "running", "running", "sealed"]
+    api.http.delete(f"/v1/recalibrations/{names[1]}")
+    api.wait(names[3], "running")
+
+
+def test_small_ones_run_together_and_none_overtakes_a_large_one(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    executor.hold = True
+    api = start_server(concurrency=9, worker_memory_bytes=4 * GIB, runs_memory_bytes=5 * GIB)
+    names = [sealed(api, memory_bytes=2 * GIB) for _ in range(2)]
+    names += [sealed(api), sealed(api, memory_bytes=GIB)]
+    for name in names[:2]:
+        api.wait(name, "running")
+    # The last would fit beside the first two; it waits behind the large one all the same.
+    assert states(api, names) == ["running", "running", "sealed", "sealed"]
+    for name in names[:2]:
+        api.http.post(f"/v1/recalibrations/{name}/cancel")
+    api.wait(names[2], "running")
+    api.wait(names[3], "running")
+
+
+def test_one_that_needs_more_than_there_is_runs_alone(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    executor.hold = True
+    api = start_server(concurrency=2, worker_memory_bytes=4 * GIB, runs_memory_bytes=3 * GIB)
+    names = [sealed(api) for _ in range(2)]
+    api.wait(names[0], "running")
+    assert states(api, names) == ["running", "sealed"]
+
+
+def test_a_sealed_one_can_be_cancelled_and_keeps_its_model(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    executor.hold = True
+    limits = {"worker_memory_bytes": 4 * GIB, "runs_memory_bytes": 4 * GIB}
+    api = start_server(**limits)
+    names = [sealed(api) for _ in range(3)]
+    assert api.http.post(f"/v1/recalibrations/{names[1]}/cancel").status_code == 202
+    assert states(api, names)[1:] == ["cancelled", "sealed"]
+    model = api.get(names[2]).json()["model"]
+    assert api.http.delete(f"/v1/models/{model}").json()["code"] == "model-in-use"
+
+
+def test_sealed_ones_are_taken_up_after_a_restart(settings: Settings) -> None:
+    from service.app import create_app
+    from tests.support.service_loop import serving
+
+    limits = {"worker_memory_bytes": 4 * GIB, "runs_memory_bytes": 4 * GIB}
+    executor = FakeExecutor()
+    executor.hold = True
+    limited = settings.model_copy(update=limits)
+    with serving(create_app(limited, executor=executor)) as http:
+        api = Api(http)
+        names = [sealed(api) for _ in range(2)]
+        api.wait(names[0], "running")
+        assert states(api, names) == ["running", "sealed"]
+    executor.hold = False
+    with serving(create_app(limited, executor=executor)) as http:
+        assert [Api(http).wait(name)["state"] for name in names] == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("memory", [0, -1, 1 << 20, "much"])
+def test_a_memory_that_no_worker_can_live_on_is_refused(api: Api, memory: object) -> None:
+    model = api.upload_model().json()["id"]
+    asked = {"model": model, "memory_bytes": memory}
+    response = api.http.post("/v1/recalibrations", json=asked)
+    assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
+
+
+def test_a_worker_gets_what_was_asked_for_and_its_share_for_the_frontier(tmp_path: Path) -> None:
+    settings = Settings(
+        data_dir=tmp_path, worker_memory_bytes=8 * GIB, frontier_memory_bytes=2 * GIB
+    )
+    executor = ProcessExecutor(settings)
+    limits = executor._limits(60.0, 2 * GIB)
+    assert (limits.memory_bytes, limits.frontier_memory_bytes) == (2 * GIB, GIB // 2)
+    assert executor._limits(60.0, 99 * GIB).memory_bytes == 8 * GIB
+    assert executor._limits(60.0).frontier_memory_bytes == 2 * GIB
