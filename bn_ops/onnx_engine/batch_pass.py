@@ -23,7 +23,7 @@ from bn_ops.onnx_engine.batchnorm import MEAN, VAR, batchnorm_nodes
 from bn_ops.onnx_engine.cut import cut_segment
 from bn_ops.onnx_engine.graph import GraphIndex, index_graph
 from bn_ops.onnx_engine.plan import Segment, make_plan
-from bn_ops.onnx_engine.prepare import PreparedModel, write_statistics
+from bn_ops.onnx_engine.prepare import PreparedModel, StatisticsWriter
 from bn_ops.progress import Progress, ProgressCallback
 from bn_ops.runtime import Session, session
 from bn_ops.signature import Batch
@@ -65,7 +65,7 @@ def settle_batches(
             tallies[name].add(moments, batch=number)
         progress(Progress(phase="measuring", done=number + 1, total=None))
     settled = {name: settle_tally(layers[name], tally) for name, tally in tallies.items()}
-    write_statistics(prepared, {name: s.statistics for name, s in settled.items()})
+    StatisticsWriter(prepared).write({name: s.statistics for name, s in settled.items()})
     return settled
 
 

@@ -13,7 +13,7 @@ from bn_ops.moments import Moments
 from bn_ops.onnx_engine.optimised import OptimisedCut
 from bn_ops.onnx_engine.optimised_model import OptimisedModel, open_optimised
 from bn_ops.onnx_engine.plain import PlainCut
-from bn_ops.onnx_engine.prepare import PreparedModel, write_statistics
+from bn_ops.onnx_engine.prepare import PreparedModel, StatisticsWriter
 from bn_ops.onnx_engine.regroup import demanded_size
 from bn_ops.onnx_engine.signature import model_inputs
 from bn_ops.onnx_engine.store import TensorStore
@@ -64,6 +64,7 @@ class OnnxFrontier:
         cut: Cut = "auto",
     ) -> None:
         self._prepared = prepared
+        self._writer = StatisticsWriter(prepared)
         self._batches = batches
         self._layers = frozenset(layers)
         self._store = TensorStore(budget)
@@ -100,7 +101,7 @@ class OnnxFrontier:
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
         """Write the statistics into the prepared model, and where the next segments read them."""
-        write_statistics(self._prepared, statistics)
+        self._writer.write(statistics)
         if self._engine is not None:
             self._engine.settle(statistics)
 

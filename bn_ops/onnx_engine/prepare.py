@@ -23,7 +23,7 @@ from bn_ops.onnx_engine.batchnorm import (
 from bn_ops.onnx_engine.graph import GraphIndex, index_graph, reads
 from bn_ops.statistics import LayerName, RunningStatistics
 
-__all__ = ["PreparedModel", "prepare", "standard_opset", "write_statistics"]
+__all__ = ["PreparedModel", "StatisticsWriter", "prepare", "standard_opset"]
 
 # Before this IR version every initialiser had to be listed among the inputs too.
 _INITIALIZERS_STAND_ALONE = 4
@@ -150,21 +150,25 @@ def _unused_name(taken: set[str], wanted: str) -> str:
     return name
 
 
-def write_statistics(
-    prepared: PreparedModel, statistics: Mapping[LayerName, RunningStatistics]
-) -> None:
-    """Store new statistics in the prepared copy, in the dtype that the model has for them."""
-    if not statistics:
-        return
-    graph = prepared.model.graph
-    own = {
-        node.input[slot]: value
-        for _, node in batchnorm_nodes(graph)
-        if (new := statistics.get(node.name)) is not None
-        for slot, value in ((MEAN, new.mean), (VAR, new.var))
-    }
-    for tensor in graph.initializer:
-        value = own.get(tensor.name)
-        if value is not None:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            tensor.CopyFrom(numpy_helper.from_array(value.astype(dtype), tensor.name))
+class StatisticsWriter:
+    """Stores new statistics in a prepared copy, in the dtype that the model has for them.
+
+    Where each layer keeps its own is looked up once: a network is settled in as many steps as it
+    has levels.
+    """
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        graph = prepared.model.graph
+        tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._own = {
+            node.name: (tensors.get(node.input[MEAN]), tensors.get(node.input[VAR]))
+            for _, node in batchnorm_nodes(graph)
+        }
+
+    def write(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+        """Store the statistics of some layers."""
+        for name, new in statistics.items():
+            for tensor, value in zip(self._own[name], (new.mean, new.var), strict=True):
+                if tensor is not None:
+                    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                    tensor.CopyFrom(numpy_helper.from_array(value.astype(dtype), tensor.name))

@@ -15,7 +15,7 @@ from bn_ops.onnx_engine.optimise import optimise
 from bn_ops.onnx_engine.optimised import OptimisedCut
 from bn_ops.onnx_engine.optimised_model import OptimisedModel, open_optimised
 from bn_ops.onnx_engine.plain import PlainCut
-from bn_ops.onnx_engine.prepare import PreparedModel, prepare, write_statistics
+from bn_ops.onnx_engine.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.onnx_engine.store import TensorStore
 from bn_ops.progress import silent
 from bn_ops.signature import Batch
@@ -76,7 +76,7 @@ def _measured(block: int | None) -> dict[LayerName, Moments]:
                 name: RunningStatistics(mean=m.mean, var=m.var_population)
                 for name, m in moments.items()
             }
-            write_statistics(prepared, settled)
+            StatisticsWriter(prepared).write(settled)
             cut.settle(settled)
         cut.close()
     return found
