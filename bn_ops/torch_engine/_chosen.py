@@ -28,9 +28,14 @@ class ChosenLayers:
 
     @classmethod
     def find(
-        cls, module: torch.nn.Module, patterns: Sequence[str] | None, *, adopt_untracked: bool
+        cls,
+        module: torch.nn.Module,
+        patterns: Sequence[str] | None,
+        *,
+        adopt_untracked: bool,
+        functional: Sequence[TorchLayer] = (),
     ) -> ChosenLayers:
-        found = find_layers(module, adopt_untracked=adopt_untracked)
+        found = [*find_layers(module, adopt_untracked=adopt_untracked), *functional]
         eligible = [layer.name for layer in found if layer.reason is None]
         if not eligible:
             raise ModelWithoutBatchNormError(_no_layer(module, found))

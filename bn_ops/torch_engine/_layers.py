@@ -43,6 +43,8 @@ class TorchLayer:
         eps: its epsilon.
         form: names of its tensors.
         reason: why it cannot be recalibrated; None when it can.
+        functional: whether it is a call of `torch.nn.functional.batch_norm` and no module: `module`
+            is then the root, and `form` holds paths from there.
     """
 
     name: LayerName
@@ -50,6 +52,7 @@ class TorchLayer:
     eps: float
     form: FrozenForm
     reason: str | None
+    functional: bool = False
 
     @property
     def mean(self) -> torch.Tensor:
@@ -64,7 +67,7 @@ class TorchLayer:
     @property
     def tracked(self) -> bool:
         """Whether the module holds running statistics now."""
-        return getattr(self.module, self.form.mean, None) is not None
+        return self.functional or getattr(self.module, self.form.mean, None) is not None
 
     def read(self) -> RunningStatistics | None:
         """Return the statistics that the module holds, widened to float64."""
@@ -117,7 +120,10 @@ def layer_info(layer: TorchLayer) -> LayerInfo:
 
 def _is_affine(layer: TorchLayer) -> bool:
     for name, neutral in ((layer.form.weight, 1.0), (layer.form.bias, 0.0)):
-        tensor = getattr(layer.module, name, None)
+        # A functional layer's tensors have paths.
+        tensor: object = layer.module
+        for word in name.split("."):
+            tensor = getattr(tensor, word, None)
         if not isinstance(tensor, torch.Tensor) or is_lazy(tensor):
             continue
         if not torch.equal(tensor, torch.full_like(tensor, neutral)):

@@ -15,7 +15,7 @@ from bn_ops.torch_engine._modes import set_eval
 from bn_ops.torch_engine._snapshot import Snapshot
 from bn_ops.torch_engine._thread_state import ThreadState
 
-__all__ = ["Arrival", "observed"]
+__all__ = ["Arrival", "fits", "observed"]
 
 # (N, C) is the least that a layer can have.
 _LEAST_RANK = 2
@@ -45,6 +45,8 @@ def observed(
         set_eval(module)
         adopt(layers)
         for layer in layers:
+            if layer.functional:
+                continue
             # Registered last, so that it sees what the caller's own pre-hooks return.
             hook = _hook(layer, arrived, thread)
             layer.module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -59,13 +61,13 @@ def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., Non
                 "recalibrate the module on one device, outside of its wrapper"
             )
         x = args[0] if args else next(iter(kwargs.values()), None)
-        if isinstance(x, torch.Tensor) and _fits(layer, x):
+        if isinstance(x, torch.Tensor) and fits(layer, x):
             arrived(layer, x)
 
     return hook
 
 
-def _fits(layer: TorchLayer, x: torch.Tensor) -> bool:
+def fits(layer: TorchLayer, x: torch.Tensor) -> bool:
     """Tell whether the layer takes this input; what it does not take it refuses by itself."""
     return x.ndim >= _LEAST_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
 

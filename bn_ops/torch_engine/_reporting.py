@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bn_ops.frontier import Settlement
@@ -12,7 +12,7 @@ from bn_ops.statistics import LayerName
 from bn_ops.torch_engine._chosen import ChosenLayers
 from bn_ops.torch_engine._shared import Residual
 
-__all__ = ["torch_layer_reports", "unsettled_warnings"]
+__all__ = ["stranger_warnings", "torch_layer_reports", "unsettled_warnings"]
 
 
 def torch_layer_reports(
@@ -34,6 +34,19 @@ def torch_layer_reports(
         else report
         for report in reports
     )
+
+
+def stranger_warnings(strangers: Sequence[str]) -> list[str]:
+    """Warn of functional calls that the run has left alone."""
+    if not strangers:
+        return []
+    return [
+        (
+            "torch.nn.functional.batch_norm was also called with statistics that belong to no "
+            f"layer of this run and stay as they are: {', '.join(strangers)}; only calls that the "
+            "first batch reaches, with registered buffers, are layers"
+        )
+    ]
 
 
 def unsettled_warnings(residuals: Mapping[LayerName, Residual], tolerance: float) -> list[str]:

@@ -17,7 +17,7 @@ from bn_ops.signature import Batch
 from bn_ops.torch_engine._calibration import named_arrays
 from bn_ops.torch_engine._calls import Item
 
-__all__ = ["CountedStream", "watchable"]
+__all__ = ["CountedStream", "first_samples", "watchable"]
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class CountedStream:
                 self.series.add(sample_features(seen))
             room = COMPARED_SAMPLES - self.samples
             if room > 0:
-                self.kept.append(item if self.own_call else _first(item, room))
+                self.kept.append(item if self.own_call else first_samples(item, room))
             self.batches += 1
             self.samples += item.samples
             yield item
@@ -65,7 +65,7 @@ class CountedStream:
         return tuple(named_arrays(self.module, item) for item in self.kept)
 
 
-def _first(item: Item, room: int) -> Item:
+def first_samples(item: Item, room: int) -> Item:
     """Copy up to `room` samples of a batch."""
 
     def cut(leaf: Any) -> Any:

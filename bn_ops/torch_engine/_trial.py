@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from bn_ops.errors import BnOpsError
 from bn_ops.torch_engine._calibration import unique_names
 from bn_ops.torch_engine._calls import Call, Item, forward_error, key_word, run_item
+from bn_ops.torch_engine._functional import FunctionalCalls
 from bn_ops.torch_engine._layers import TorchLayer
 from bn_ops.torch_engine._moments import measure_tensor
 from bn_ops.torch_engine._observation import observed
@@ -47,19 +48,22 @@ class ModuleRun:
         """
         state = ThreadState.current()
         running: list[Item] = []
+        # Asked anew each time: a layer may have been given statistics since.
+        layers = [layer for layer in self._layers if layer.reason is None and layer.tracked]
+        watched = layers if reached else []
 
         def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
             if reached is not None and running:
                 with parked(state.neutral()):
                     reached(layer.name, measure_tensor(x))
 
-        # Asked anew each time: a layer may have been given statistics since.
-        watched = [layer for layer in self._layers if layer.reason is None and layer.tracked]
-        with observed(self._module, watched if reached else [], arrived):
+        calls = FunctionalCalls(self._module, watched, arrived)
+        with observed(self._module, watched, arrived):
             state.without_grad().apply()
             for item in batches:
                 running.append(item)
-                output = self._output(item)
+                with calls.watching():
+                    output = self._output(item)
                 running.clear()
                 made(_named(output))
 

@@ -19,6 +19,7 @@ from bn_ops.progress import Progress, ProgressCallback
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.tally import Tally, Variance, settle_tally
 from bn_ops.torch_engine._calls import Call, Item, forward_error, run_item
+from bn_ops.torch_engine._functional import FunctionalCalls
 from bn_ops.torch_engine._layers import TorchLayer, write
 from bn_ops.torch_engine._moments import measure_tensor
 from bn_ops.torch_engine._observation import observed
@@ -68,11 +69,13 @@ def settle_batches(
             lent = RunningStatistics(mean=moments.mean, var=moments.var_population)
             write({layer.name: layer}, {layer.name: lent})
 
+    calls = FunctionalCalls(module, layers.values(), arrived)
     with observed(module, tuple(layers.values()), arrived):
         state.without_grad().apply()
         for item in items:
             reading.append(item.index)
-            _run(module, item, call)
+            with calls.watching():
+                _run(module, item, call)
             reading.clear()
             progress(Progress(phase="measuring", done=item.index + 1, total=None))
     return {name: settle_tally(infos[name], tally) for name, tally in tallies.items()}

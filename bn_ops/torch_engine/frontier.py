@@ -22,6 +22,7 @@ from bn_ops.progress import Progress, ProgressCallback, silent
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.torch_engine._calls import Call, Item, device_of, run_item
 from bn_ops.torch_engine._coroutine import Traveller
+from bn_ops.torch_engine._functional import FunctionalCalls
 from bn_ops.torch_engine._layers import TorchLayer, write
 from bn_ops.torch_engine._memory import Waiting
 from bn_ops.torch_engine._moments import measure_tensor
@@ -86,6 +87,7 @@ class TorchFrontier:
         self._inside, self._neutral = state.without_grad(), state.neutral()
         device = device_of(self._module) or torch.device("cpu")
         self._waiting = Waiting(self._budget, device)
+        self._functional = FunctionalCalls(self._module, self._layers.values(), self._arrived)
         with ExitStack() as stack:
             stack.enter_context(observed(self._module, self._layers.values(), self._arrived))
             stack.callback(self._abandon_all)
@@ -105,6 +107,11 @@ class TorchFrontier:
     def spilled_bytes(self) -> int:
         """The most bytes of waiting activations that lay in files at one time."""
         return self._waiting.spilled_bytes
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """Statistics of functional calls that are no layer of this run."""
+        return tuple(self._functional.strangers)
 
     @property
     def residuals(self) -> Mapping[LayerName, Residual]:
@@ -148,7 +155,7 @@ class TorchFrontier:
     def _resume(self, traveller: Traveller) -> None:
         self._current = traveller
         try:
-            with self._waiting.watching():
+            with self._waiting.watching(), self._functional.watching():
                 traveller.resume()
         finally:
             self._current = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.batches import Select
@@ -23,10 +24,15 @@ from bn_ops.tally import Variance, check_variance
 from bn_ops.torch_engine._calls import Call, Item, device_of, items_of
 from bn_ops.torch_engine._chosen import ChosenLayers
 from bn_ops.torch_engine._digests import tensor_digests
-from bn_ops.torch_engine._layers import find_layers, layer_info
-from bn_ops.torch_engine._reporting import torch_layer_reports, unsettled_warnings
+from bn_ops.torch_engine._functional import find_functional, may_be_functional
+from bn_ops.torch_engine._layers import TorchLayer, find_layers, layer_info
+from bn_ops.torch_engine._reporting import (
+    stranger_warnings,
+    torch_layer_reports,
+    unsettled_warnings,
+)
 from bn_ops.torch_engine._shared import Residual
-from bn_ops.torch_engine._stream import CountedStream
+from bn_ops.torch_engine._stream import CountedStream, first_samples
 from bn_ops.torch_engine._trial import ModuleRun
 from bn_ops.torch_engine.batch_pass import settle_batches
 from bn_ops.torch_engine.frontier import SHARED_PASSES, SHARED_TOLERANCE, TorchFrontier
@@ -94,9 +100,13 @@ def recalibrate_module(
         SpillLimitError: the waiting activations fit neither memory nor files.
     """
     check_variance(variance)
+    items = items_of(module, batches, select=select, adapt=call is None)
+    functional, items = _functional(module, items, call)
     run = _Run(
         module=module,
-        chosen=ChosenLayers.find(module, layers, adopt_untracked=adopt_untracked),
+        chosen=ChosenLayers.find(
+            module, layers, adopt_untracked=adopt_untracked, functional=functional
+        ),
         estimator=estimator or Replace(),
         call=call,
         progress=progress or silent,
@@ -104,7 +114,7 @@ def recalibrate_module(
     labelled = None if evaluate is None else _labelled(evaluate, module, call)
     if labelled is not None:
         labelled.judge(run.trial)
-    run.read(items_of(module, batches, select=select, adapt=call is None))
+    run.read(items)
     if method == "batch":
         run.batch(variance)
     else:
@@ -139,6 +149,17 @@ def recalibrate_module(
     )
 
 
+def _functional(
+    module: torch.nn.Module, items: Iterator[Item], call: Call | None
+) -> tuple[list[TorchLayer], Iterator[Item]]:
+    """Look for layers that are no modules, with the first sample; return the whole stream too."""
+    first = next(items, None) if may_be_functional(module) else None
+    if first is None:
+        return [], items
+    found = find_functional(module, first if call else first_samples(first, 1), call)
+    return found, chain([first], items)
+
+
 def _default_budget(module: torch.nn.Module) -> Budget | None:
     device = device_of(module)
     return Budget() if device is None or device.type == "cpu" else None
@@ -168,7 +189,7 @@ class _Run:
         self._call = call
         self._progress = progress
         self._digests = tensor_digests(module, chosen.chosen.values())
-        self._unsettled: Sequence[str] = ()
+        self._warnings: Sequence[str] = ()
         self._residuals: Mapping[LayerName, Residual] = {}
         self.chosen = chosen
         self.trial = ModuleRun(module, chosen.found, call)
@@ -205,7 +226,11 @@ class _Run:
         ) as frontier:
             self.settled = settle(frontier, self.chosen.infos, self._estimator)
         self._residuals = frontier.residuals
-        self._unsettled = unsettled_warnings(frontier.residuals, shared_tolerance)
+        found = {layer.form.mean for layer in self.chosen.found if layer.functional}
+        self._warnings = [
+            *unsettled_warnings(frontier.residuals, shared_tolerance),
+            *stranger_warnings([path for path in frontier.strangers if path not in found]),
+        ]
 
     @property
     def statistics(self) -> dict[LayerName, RunningStatistics]:
@@ -235,5 +260,5 @@ class _Run:
                 sha256_after=combined({name: after[name] for name in before}),
             ),
             timings={"recalibrate": time.perf_counter() - self._started},
-            warnings=(*warnings_of(reports, samples, correlation), *self._unsettled),
+            warnings=(*warnings_of(reports, samples, correlation), *self._warnings),
         )

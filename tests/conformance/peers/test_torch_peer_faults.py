@@ -220,7 +220,7 @@ class Functional(nn.Module):
         return functional.batch_norm(x, self.get_buffer("mu"), self.get_buffer("sigma2"))
 
 
-def test_functional_batch_norm_is_recalibrated_through_its_export() -> None:
+def test_functional_batch_norm_is_seen_as_it_is_and_in_its_export() -> None:
     torch.manual_seed(7)
     x = torch.randn(8, 2, 4, 4) * 3 + 1
     peer = Functional()
@@ -229,6 +229,8 @@ def test_functional_batch_norm_is_recalibrated_through_its_export() -> None:
     done = bn_ops.recalibrate(bn_ops.export(Functional(), x), [x.numpy()])
     wanted = x.double().var([0, 2, 3], correction=0).numpy()
     np.testing.assert_allclose(done.statistics["batch_norm"].var, wanted, rtol=1e-6)
+    own = bn_ops.recalibrate(Functional(), [x])
+    np.testing.assert_allclose(own.statistics["batch_norm"].var, wanted, rtol=1e-6)
 
 
 def test_layers_without_running_statistics_are_adopted_on_request() -> None:
