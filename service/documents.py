@@ -15,11 +15,12 @@ _END = "<!-- end -->"
 
 
 def settings_table() -> str:
-    """List every setting with its variable, default and meaning."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    """List every setting with its variable, its key in a file, default and meaning."""
+    rows = ["| variable | key in the file | default | meaning |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "") else f"`{field.default}`"
-        rows.append(f"| `BNRECAL_{name.upper()}` | {default} | {field.description} |")
+        variable = f"BNRECAL_{name.upper()}"
+        rows.append(f"| `{variable}` | `{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 
 

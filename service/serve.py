@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
+from service import configuration
 from service.admin.ledger import tokens_of
 from service.app import create_app
 from service.errors import StartError
@@ -22,6 +22,7 @@ from service.http.tokens import read_tokens
 from service.settings import Settings
 from service.telemetry import logs
 
+_log = logging.getLogger(__name__)
 # Connections that wait to be accepted while the loop is busy.
 BACKLOG = 2048
 
@@ -33,10 +34,11 @@ def main(arguments: Sequence[str]) -> int:
         refuse_open_door(settings)
         listener = bind(settings.host, settings.port)
         app = create_app(settings)
-    except (StartError, ValidationError) as error:
+    except StartError as error:
         sys.stderr.write(f"bnrecal does not start: {error}\n")
         return 2
     logs.configure(settings.log_level)
+    _tell_of_unknown_variables()
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -53,6 +55,14 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, _leave)
     server.run(sockets=[listener])
     return 0 if server.started else 2
+
+
+def _tell_of_unknown_variables() -> None:
+    """Warn of what is set in vain; a refusal would let another program's variable stop us."""
+    for name in configuration.unknown_variables():
+        _log.warning(
+            "%s is no setting", name, extra={"action": "unknown-variable", "variable": name}
+        )
 
 
 def _leave(*_: object) -> None:
@@ -83,19 +93,20 @@ class AnnouncedServer(uvicorn.Server):
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
-    """Return the settings of the environment, overridden by the command line."""
+    """Return the settings of file and environment, overridden by the command line.
+
+    Raises:
+        StartError: the file cannot be read, or a value makes no sense.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m service", description="Serve recalibrations over HTTP."
     )
+    parser.add_argument("--config", type=Path, help="TOML file of settings (BNRECAL_CONFIG)")
     parser.add_argument("--host", help="address to bind (BNRECAL_HOST)")
     parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (BNRECAL_PORT)")
     parser.add_argument("--data-dir", type=Path, help="folder for everything (BNRECAL_DATA_DIR)")
-    given: dict[str, Any] = {
-        name: value
-        for name, value in vars(parser.parse_args(arguments)).items()
-        if value is not None
-    }
-    return Settings(**given)
+    given = vars(parser.parse_args(arguments))
+    return configuration.read(given.pop("config"), given)
 
 
 def refuse_open_door(settings: Settings) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service import configuration
 from service.admin import backup, check, listing, purge, tokens
 from service.errors import ServiceError, StartError
-from service.settings import Settings
 
 DONE, FAILED, REFUSED = 0, 1, 2
 
@@ -19,8 +19,9 @@ DONE, FAILED, REFUSED = 0, 1, 2
 def main(arguments: Sequence[str], *, prog: str = "python -m service.admin") -> int:
     """Run one command; 0: done, 1: done and something is wrong, 2: not done."""
     args = _parser(prog).parse_args(arguments)
-    folder: Path = args.data_dir or Settings().data_dir
     try:
+        args.settings = configuration.read(args.config, {"data_dir": args.data_dir})
+        folder: Path = args.settings.data_dir
         if not folder.is_dir() and args.run is not tokens.create:
             raise StartError(f"there is no data folder {folder}")
         found: dict[str, Any] = args.run(folder, args)
@@ -53,6 +54,7 @@ def _row(value: Any) -> str:
 
 def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description="Look after a server's data folder.")
+    parser.add_argument("--config", type=Path, help="the server's settings file (BNRECAL_CONFIG)")
     parser.add_argument("--data-dir", type=Path, help="the data folder (BNRECAL_DATA_DIR)")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -16,7 +16,6 @@ from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED, State
 from service.models import store as models
 from service.recalibrations import retention, store
-from service.settings import Settings
 
 
 def add_command(commands: Any) -> None:
@@ -78,7 +77,7 @@ def _chosen(tx: Transaction, args: Namespace) -> list[str]:
         return list(dict.fromkeys(args.id))
     if args.ended:
         return [one.id for state in State if state in ENDED for one in store.in_state(tx, state)]
-    return retention.overdue(tx, Settings())
+    return retention.overdue(tx, args.settings)
 
 
 def _forget_models(tx: Transaction) -> list[str]:

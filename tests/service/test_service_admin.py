@@ -146,6 +146,15 @@ def test_purge_uses_the_settings_of_retention(
     assert admin("purge", "--expired")["recalibrations"] == [name]
 
 
+def test_purge_uses_the_settings_file_of_the_server(
+    api: Api, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = kept(api)
+    (tmp_path / "bnrecal.toml").write_text("keep_ended_seconds = 0.001\n")
+    monkeypatch.setenv("BNRECAL_CONFIG", str(tmp_path / "bnrecal.toml"))
+    assert admin("purge", "--expired")["recalibrations"] == [name]
+
+
 def test_a_server_on_a_backup_gives_the_same_results(
     api: Api, admin: Admin, tmp_path: Path, start_server: StartServer, settings: Settings
 ) -> None:

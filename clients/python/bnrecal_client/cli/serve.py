@@ -16,9 +16,10 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         help="start a server",
-        description="Start a bnrecal server. Its other settings come from the environment "
-        "(BNRECAL_…, see docs/service.md).",
+        description="Start a bnrecal server. Its other settings come from a TOML file or the "
+        "environment (BNRECAL_…, see docs/service.md).",
     )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to bind; 0 picks a free one (default 8000)")
     parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="default ./bnrecal-data")
@@ -35,7 +36,12 @@ def run(args: Namespace) -> int:
             f"a server needs the package bnrecal with its server part ({error}): "
             'pip install "bnrecal[server]"'
         ) from error
-    given = {"--host": args.host, "--port": args.port, "--data-dir": args.data_dir}
+    given = {
+        "--config": args.config,
+        "--host": args.host,
+        "--port": args.port,
+        "--data-dir": args.data_dir,
+    }
     argv = [
         word for name, value in given.items() if value is not None for word in (name, str(value))
     ]
