@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format serve bench soak test-powercut test-docker clean
+.PHONY: help venv demo test check format serve bench soak fuzz test-powercut test-docker clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(STAMP) ## Measure ratios against a plain pass and against other tools
 soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' for fewer)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+fuzz: $(STAMP) ## Random requests over the OpenAPI document, random bytes to each parser (--seconds 60)
+	@$(BIN)/python -m tests.soak fuzz $(ARGS)
+
 test-powercut: $(STAMP) ## Cut the power of a file system under the server 50 times (root and loop devices)
 	@$(BIN)/python -m tests.soak powercut $(ARGS)
 
@@ -53,5 +56,5 @@ test-docker: $(STAMP) ## Build the image, start it hardened and run the digits t
 	@bash docker/test.sh
 
 clean: ## Remove the virtual environment, caches and outputs (not data/ or bnrecal-data/)
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dist build
+	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from service.batches.store import StoredBatch
 from service.context import Context, Ctx
 from service.http import digests, media
 from service.http.body import blocks
+from service.http.keys import Key
 from service.http.pages import After, Limit, cut, read_cursor
 from service.ledger.protocol import Transaction
 from service.recalibrations import store as recalibrations
@@ -22,7 +23,6 @@ router = APIRouter(prefix="/v1/recalibrations/{recalibration}/batches", tags=["b
 Recalibration = Annotated[str, Path(description="Id of a recalibration.")]
 Index = Annotated[int, Path(ge=0, le=store.LARGEST_INDEX, description="Place in the stream.")]
 Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", description="For safe retries.")]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {"requestBody": {"required": True, "content": dict.fromkeys(media.BATCH_FORMATS, _BINARY)}}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bn_ops.errors import BnOpsError
 from service import problems
@@ -72,7 +74,20 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
     code = _BY_STATUS.get(error.status_code, "request-error")
     detail = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
     return respond(problems.document(code, detail, instance=instance_of(request.scope)), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return every method of a path; the framework names only those of its first route."""
+    scope = dict(request.scope)
+    found: set[str] = set()
+    for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"):
+        scope["method"] = method
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return sorted(found)
 
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:

@@ -13,7 +13,10 @@ LARGEST_PAGE = 1000
 # Cursors are integers of the ledger, which keeps 64 bits.
 _LARGEST_CURSOR = (1 << 63) - 1
 
-After = Annotated[str | None, Query(description="Cursor from `next` of the page before.")]
+After = Annotated[
+    str | None,
+    Query(description="Cursor from `next` of the page before.", pattern="^[0-9]{1,19}$"),
+]
 Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Most items in the page.")]
 T = TypeVar("T")
 

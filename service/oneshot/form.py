@@ -138,7 +138,8 @@ class FormReader:
     def _header(self) -> None:
         headers = self._headers
         name = headers.name.decode("latin-1").strip().lower()
-        headers.found[name] = headers.value.decode("utf-8", "replace")
+        # The parser of parameters writes what it has read as Latin-1 again.
+        headers.found[name] = headers.value.decode("latin-1")
         headers.name.clear()
         headers.value.clear()
 

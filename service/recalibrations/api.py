@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
 from service.context import Ctx
+from service.http.keys import Key
 from service.http.pages import After, Limit, cut, read_cursor
 from service.recalibrations import operations, store
 from service.recalibrations.dispatch import Dispatcher
@@ -20,7 +21,6 @@ from service.recalibrations.schemas import (
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
 
 Id = Annotated[str, Path(description="Id of a recalibration.")]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", description="For safe retries.")]
 
 
 def _dispatcher(request: Request) -> Dispatcher:

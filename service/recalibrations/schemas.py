@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from service.lifecycle import State
 from service.recalibrations.values import Recalibration
@@ -88,12 +95,21 @@ class RecalibrationIn(BaseModel):
         return self
 
 
+def _is_number(value: object) -> object:
+    """Take 3 and 3.0, which JSON does not tell apart, and neither "3" nor true."""
+    if isinstance(value, str | bytes | bool):
+        raise ValueError("a number is wanted")  # noqa: TRY004 - pydantic answers a ValueError
+    return value
+
+
 class StartIn(BaseModel):
     """The length of the stream."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"batches": 15}]})
 
-    batches: StrictInt = Field(ge=0, le=10_000_000, description="Number of batches sent.")
+    batches: Annotated[int, BeforeValidator(_is_number)] = Field(
+        ge=0, le=10_000_000, description="Number of batches sent."
+    )
 
 
 class OptionsOut(BaseModel):

@@ -144,3 +144,10 @@ def test_encoded_bodies_are_refused_by_name(api: Api) -> None:
     response = post(api, MODEL, DATA, **{"Content-Encoding": "gzip"})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
     assert "gzip" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["\N{EURO SIGN}", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"])
+def test_names_may_be_beyond_latin_1(api: Api, name: str) -> None:
+    assert post(api, MODEL, ("data", (f"{name}.npy", *DATA[1][1:]))).status_code == 200
+    refused = post(api, MODEL, (name, (None, b"")))
+    assert (refused.status_code, refused.json()["code"]) == (422, "request-invalid")

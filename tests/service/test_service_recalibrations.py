@@ -279,3 +279,15 @@ def _until(true: Any, seconds: float = 5.0) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [("1", 202), ("1.0", 202), ('"1"', 422), ("true", 422)]
+)
+def test_the_length_of_a_stream_is_a_json_number(api: Api, number: str, status: int) -> None:
+    name = api.open()
+    assert api.put(name, 0).status_code == 201
+    body = f'{{"batches": {number}}}'.encode()
+    kind = {"Content-Type": "application/json"}
+    path = f"/v1/recalibrations/{name}/start"
+    assert api.http.post(path, content=body, headers=kind).status_code == status

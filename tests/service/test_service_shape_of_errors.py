@@ -106,3 +106,9 @@ def test_an_unknown_refusal_of_a_worker_is_still_a_refusal() -> None:
 def test_details_never_overwrite_the_members_of_the_standard() -> None:
     found = problems.document("not-found", "gone", members={"status": 200, "batch": 1})
     assert (found["status"], found["batch"]) == (404, 1)
+
+
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(api: Api) -> None:
+    response = api.http.patch("/v1/recalibrations/0")
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "DELETE, GET"

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import kills, powercut
+from tests.soak import kills, openapi, parsers, powercut
+from tests.support.server_process import ServerProcess
 
 
 def main() -> int:
     """Run what was asked for; the exit status says whether all held."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
-    parser.add_argument("what", nargs="?", choices=("kills", "powercut"), default="kills")
+    parser.add_argument("what", nargs="?", choices=("kills", "powercut", "fuzz"), default="kills")
     parser.add_argument("--cuts", type=int, default=50, help="power cuts")
+    parser.add_argument("--seconds", type=int, default=60, help="fuzzing of each parser")
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs at random moments")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
     parser.add_argument("--length", type=int, default=120, help="batches in each stream")
     asked = parser.parse_args()
-    return _power_cuts(asked) if asked.what == "powercut" else _kills(asked)
+    ways = {"kills": _kills, "powercut": _power_cuts, "fuzz": _fuzz}
+    return ways[asked.what](asked)
 
 
 def _kills(asked: argparse.Namespace) -> int:
@@ -63,6 +68,28 @@ def _power_cuts(asked: argparse.Namespace) -> int:
     }
     sys.stdout.write(json.dumps(summary, indent=1) + "\n")
     return 0 if right.lost == 0 and careless.lost > 0 else 1
+
+
+def _fuzz(asked: argparse.Namespace) -> int:
+    """Send random requests over the whole OpenAPI document, then random bytes to each parser."""
+    faults = []
+    with tempfile.TemporaryDirectory(prefix="bnrecal-fuzz-") as folder:
+        with ServerProcess(Path(folder) / "data") as server:
+            phases = "examples,coverage,fuzzing"
+            found = openapi.check(server.url, Path(folder), examples=30, phases=phases)
+        if found is not None:
+            sys.stdout.write(found)
+            faults.append("openapi")
+    if importlib.util.find_spec("atheris") is None:
+        sys.stdout.write("SKIPPED: the parsers are not fuzzed, atheris has no wheel here\n")
+        return 1 if faults else 0
+    for name in parsers.PARSERS:
+        command = [sys.executable, "-m", "tests.soak.fuzz_parser", name]
+        limit = f"-max_total_time={asked.seconds}"
+        if subprocess.run([*command, limit], check=False).returncode != 0:
+            faults.append(name)
+    sys.stdout.write(f"faults: {faults or 'none'}\n")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
