@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from bn_ops.errors import ModelWithoutBatchNormError
+from bn_ops.errors import ModelUnsupportedError, ModelWithoutBatchNormError
 from bn_ops.layers import LayerInfo, select_layers
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.torch_engine._layers import TorchLayer, adopt, find_layers, layer_info, release, write
@@ -35,6 +36,7 @@ class ChosenLayers:
         adopt_untracked: bool,
         functional: Sequence[TorchLayer] = (),
     ) -> ChosenLayers:
+        _check_devices(module)
         found = [*find_layers(module, adopt_untracked=adopt_untracked), *functional]
         eligible = [layer.name for layer in found if layer.reason is None]
         if not eligible:
@@ -66,6 +68,15 @@ class ChosenLayers:
                 release(layer)
 
         return restore
+
+
+def _check_devices(module: torch.nn.Module) -> None:
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.device.type == "meta":
+            raise ModelUnsupportedError(
+                f"{name!r} is on the meta device and holds no numbers: load the weights first "
+                "(module.to_empty(device=...), then load_state_dict)"
+            )
 
 
 def _no_layer(module: torch.nn.Module, found: Sequence[TorchLayer]) -> str:

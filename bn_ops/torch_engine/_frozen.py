@@ -71,8 +71,8 @@ def normalise(module: torch.nn.Module, x: torch.Tensor, eps: float) -> torch.Ten
     form = form_of(module)
     return functional.batch_norm(
         x,
-        module.get_buffer(form.mean),
-        module.get_buffer(form.var),
+        getattr(module, form.mean),
+        getattr(module, form.var),
         _tensor(module, form.weight),
         _tensor(module, form.bias),
         training=False,
@@ -100,7 +100,7 @@ def _behaves(module: torch.nn.Module, eps: float) -> bool:
 
 
 def _agrees_on(module: torch.nn.Module, eps: float, space: tuple[int, ...]) -> bool:
-    mean = module.get_buffer(form_of(module).mean)
+    mean: torch.Tensor = getattr(module, form_of(module).mean)
     values = _PROBE_SAMPLES * mean.numel() * torch.Size(space).numel()
     probe = torch.linspace(-1.0, 1.0, values).reshape(_PROBE_SAMPLES, mean.numel(), *space)
     try:

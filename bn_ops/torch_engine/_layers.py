@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ _INPUT_RANKS: tuple[tuple[type[_BatchNorm], int], ...] = (
 _UNTRACKED = (
     "keeps no running statistics (track_running_stats=False) and normalises by each batch; "
     "adopt_untracked=True gives it statistics of its own"
+)
+_SCRIPTED = (
+    "is called by TorchScript code, which runs around every hook: recalibrate the nn.Module that "
+    "it was made from"
 )
 _UNBUILT = "has no parameters yet (a lazy module): run one batch through the module first"
 
@@ -57,12 +62,12 @@ class TorchLayer:
     @property
     def mean(self) -> torch.Tensor:
         """The buffer that holds the running mean."""
-        return self.module.get_buffer(self.form.mean)
+        return _held(self.module, self.form.mean)
 
     @property
     def var(self) -> torch.Tensor:
         """The buffer that holds the running variance."""
-        return self.module.get_buffer(self.form.var)
+        return _held(self.module, self.form.var)
 
     @property
     def tracked(self) -> bool:
@@ -76,21 +81,32 @@ class TorchLayer:
         return RunningStatistics(mean=_float64(self.mean), var=_float64(self.var))
 
 
+def _held(module: torch.nn.Module, path: str) -> torch.Tensor:
+    """Return a tensor by its path; `get_buffer` is not to be had on TorchScript modules."""
+    found: torch.Tensor = attrgetter(path)(module)
+    return found
+
+
 def find_layers(root: torch.nn.Module, *, adopt_untracked: bool = False) -> list[TorchLayer]:
     """List the BatchNorm layers of a tree in the order of registration, each module once."""
     return list(_layers(root, adopt_untracked=adopt_untracked))
 
 
 def _layers(root: torch.nn.Module, *, adopt_untracked: bool) -> Iterator[TorchLayer]:
+    scripted: list[str] = []
     for path, module in root.named_modules():
         name = path or ROOT_LAYER
+        if isinstance(module, torch.jit.ScriptModule):
+            scripted.append(f"{path}." if path else "")
+        inside = any(path != outer.rstrip(".") and path.startswith(outer) for outer in scripted)
         if isinstance(module, _BatchNorm):
             reason = _reason(module, adopt_untracked=adopt_untracked)
             yield TorchLayer(
                 name=name, module=module, eps=module.eps, form=FrozenForm(), reason=reason
             )
         elif (eps := frozen_eps(module)) is not None:
-            yield TorchLayer(name=name, module=module, eps=eps, form=form_of(module), reason=None)
+            reason = _SCRIPTED if inside else None
+            yield TorchLayer(name=name, module=module, eps=eps, form=form_of(module), reason=reason)
 
 
 def _reason(module: _BatchNorm, *, adopt_untracked: bool) -> str | None:

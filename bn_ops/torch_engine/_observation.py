@@ -62,6 +62,7 @@ def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., Non
             )
         x = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(x, torch.Tensor) and fits(layer, x):
+            _check_storage(layer, x)
             arrived(layer, x)
 
     return hook
@@ -70,6 +71,16 @@ def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., Non
 def fits(layer: TorchLayer, x: torch.Tensor) -> bool:
     """Tell whether the layer takes this input; what it does not take it refuses by itself."""
     return x.ndim >= _LEAST_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
+
+
+def _check_storage(layer: TorchLayer, x: torch.Tensor) -> None:
+    try:
+        x.data_ptr()
+    except RuntimeError as error:
+        raise ModelUnsupportedError(
+            f"layer {layer.name!r} was called inside a transformation of torch.func (vmap, grad), "
+            "where its input has no values of its own: call it outside of the transformation"
+        ) from error
 
 
 def _is_compiled(module: torch.nn.Module) -> bool:

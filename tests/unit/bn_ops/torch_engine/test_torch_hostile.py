@@ -1,0 +1,275 @@
+"""Modules and callers that do what a coroutine per batch might not survive."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from bn_ops.budget import Budget
+from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
+from bn_ops.torch_engine import recalibrate_module
+from tests.support.torch_oracle import exact_statistics, residual, stored
+
+BATCHES = [torch.randn(4, 2, generator=torch.Generator().manual_seed(i)) + i for i in range(3)]
+WHOLE = torch.cat(BATCHES)
+TOLERANCE = 1e-5
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.BatchNorm1d(2), nn.Linear(2, 3), nn.Tanh(), nn.BatchNorm1d(3), nn.Linear(3, 2)
+    ).eval()
+
+
+def wanted() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return exact_statistics(network(), WHOLE)
+
+
+def hooks_of(model: nn.Module) -> list[tuple[int, int]]:
+    return [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in model.modules()]
+
+
+@pytest.mark.parametrize("budget", [None, Budget(memory_bytes=0)], ids=["free", "spilled"])
+@pytest.mark.parametrize("kind", ["pre", "post"])
+def test_a_hook_of_the_user_that_raises_leaves_everything_as_it_was(
+    kind: str, budget: Budget | None
+) -> None:
+    model = network()
+
+    def hook(*_: object) -> None:
+        raise RuntimeError("from the user's hook")
+
+    if kind == "pre":
+        model[3].register_forward_pre_hook(hook)
+    else:
+        model[3].register_forward_hook(hook)
+    before, hooks = copy.deepcopy(model.state_dict()), hooks_of(model)
+    with pytest.raises(EngineError, match="from the user's hook"):
+        recalibrate_module(model, BATCHES, budget=budget)
+    assert hooks_of(model) == hooks
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+class Lazily(nn.Module):
+    """Its forward consumes a generator that runs the layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def steps(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        for layer in self.body:
+            x = layer(x)
+            yield x
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return [*self.steps(x)][-1]
+
+
+def test_layers_inside_a_generator_wait_there() -> None:
+    model = Lazily()
+    recalibrate_module(model, BATCHES)
+    assert residual(stored(model.body), wanted()) < TOLERANCE
+
+
+def test_a_forward_that_is_a_generator_is_run_by_the_callers_call() -> None:
+    class Yields(Lazily):
+        def forward(self, x: torch.Tensor) -> Any:
+            yield from self.steps(x)
+
+    model = Yields()
+    statuses = {layer.status for layer in recalibrate_module(model, BATCHES).report.layers}
+    assert statuses == {"unreached"}
+    recalibrate_module(model, BATCHES, call=lambda m, batch: list(m(batch)))
+    assert residual(stored(model.body), wanted()) < TOLERANCE
+
+
+class Recursive(nn.Module):
+    """Calls itself, so its layer is called several times by one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(2)
+
+    def forward(self, x: torch.Tensor, depth: int = 2) -> Any:
+        y = torch.tanh(self.bn(x))
+        return y if depth == 0 else self(y + x, depth - 1)
+
+
+def test_a_module_that_calls_itself_reaches_its_fixed_point() -> None:
+    model = Recursive()
+    oracle = exact_statistics(model, WHOLE, passes=60)
+    done = recalibrate_module(model, BATCHES, shared_passes=60, shared_tolerance=1e-7)
+    assert residual(stored(model), oracle) < TOLERANCE
+    assert done.report.layers[0].residual_mean is not None
+
+
+def compiled(module: nn.Module) -> Any:
+    return torch.compile(module, backend="eager")
+
+
+def test_wrappers_that_run_the_module_in_this_thread_are_seen_through() -> None:
+    for wrap in (nn.DataParallel, compiled):
+        model = network()
+        recalibrate_module(wrap(model), BATCHES)
+        assert residual(stored(model), wanted()) < TOLERANCE
+
+
+def test_a_compiled_part_is_run_without_its_compilation() -> None:
+    model = network()
+    holder = nn.Sequential(compiled(model[:2]), model[2:])
+    recalibrate_module(holder, BATCHES)
+    assert residual(stored(model), wanted()) < TOLERANCE
+
+
+@pytest.mark.parametrize("budget", [None, Budget(memory_bytes=0)], ids=["free", "spilled"])
+def test_inference_tensors_as_batches_and_as_weights(budget: Budget | None) -> None:
+    with torch.inference_mode():
+        model = network()
+        batches = [batch.clone() for batch in BATCHES]
+    done = recalibrate_module(model, batches, budget=budget, compare=True)
+    assert residual(stored(model), wanted()) < TOLERANCE
+    done.undo()
+    assert torch.equal(model[0].get_buffer("running_mean"), torch.zeros(2))
+
+
+class TakesGradients(nn.Module):
+    """A forward that differentiates through a layer (a score or energy network)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            energy = self.body(leaf).square().sum()
+            (slope,) = torch.autograd.grad(energy, leaf)
+        return slope
+
+
+@pytest.mark.parametrize("budget", [None, Budget(memory_bytes=2**20)], ids=["free", "budget"])
+def test_a_forward_that_differentiates_is_measured(budget: Budget | None) -> None:
+    model = TakesGradients()
+    recalibrate_module(model, BATCHES, budget=budget)
+    assert residual(stored(model.body), wanted()) < TOLERANCE
+
+
+def test_saved_tensors_of_a_gradient_are_never_moved_from_under_it() -> None:
+    torch.manual_seed(1)
+    model = TakesGradients()
+    large = [torch.randn(2000, 2) + i for i in range(3)]
+    free = copy.deepcopy(model)
+    recalibrate_module(free, large)
+    # 48 kB wait in each of a few tensors; those that gradients hold stay in memory.
+    recalibrate_module(model, large, budget=Budget(memory_bytes=2 * 2**20))
+    assert residual(stored(model.body), stored(free.body)) == 0
+
+
+def test_checkpointed_parts_are_measured_once() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    model = Checkpointed()
+    recalibrate_module(model, BATCHES)
+    assert residual(stored(model.body), wanted()) < TOLERANCE
+
+
+def test_any_thread_may_run_it() -> None:
+    model = network()
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            recalibrate_module(model, BATCHES)
+        except BaseException as error:  # noqa: BLE001 - carried to the test's thread
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert caught == []
+    assert residual(stored(model), wanted()) < TOLERANCE
+
+
+def test_a_network_on_the_meta_device_is_refused() -> None:
+    with torch.device("meta"):
+        whole, part = network(), nn.BatchNorm1d(2)
+    for model in (whole, nn.Sequential(network(), part)):
+        with pytest.raises(ModelUnsupportedError, match="meta"):
+            recalibrate_module(model, BATCHES)
+
+
+def test_a_vectorised_layer_is_refused_by_name() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm1d(2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.func.vmap(self.bn)(x.unsqueeze(0))
+
+    model = Mapped()
+    with pytest.raises(ModelUnsupportedError, match="'bn'"):
+        recalibrate_module(model, BATCHES)
+    assert torch.equal(model.bn.get_buffer("running_mean"), torch.zeros(2))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_layers_inside_torchscript_are_out_of_reach_and_say_so() -> None:
+    scripted = torch.jit.script(network())
+    with pytest.raises(ModelWithoutBatchNormError, match="TorchScript"):
+        recalibrate_module(scripted, BATCHES)
+    mixed = nn.Sequential(scripted, nn.BatchNorm1d(2))
+    done = recalibrate_module(mixed, BATCHES)
+    assert [layer.status for layer in done.report.layers].count("recalibrated") == 1
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_on_cuda_the_result_is_that_of_the_cpu(method: str) -> None:
+    ours, reference = network().cuda(), network()
+    recalibrate_module(reference, BATCHES, method=method)
+    # Batches come from the CPU and are moved; autocast state and grad mode are per batch there too.
+    done = recalibrate_module(ours, BATCHES, method=method, compare=True)
+    # TF32 is off by default for matrix products; float32 in another order.
+    on_cpu = {n: (mean.cpu(), var.cpu()) for n, (mean, var) in stored(ours).items()}
+    assert residual(on_cpu, stored(reference)) < TOLERANCE
+    assert done.report.stream.samples == len(WHOLE)
+    done.undo()
+    assert not bool(ours[0].get_buffer("running_mean").any())
+
+
+@needs_cuda
+def test_on_cuda_each_batch_keeps_its_autocast_state() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            with torch.autocast("cuda", dtype=torch.float16):
+                y = self.body(x)
+                assert torch.is_autocast_enabled("cuda")
+            assert not torch.is_autocast_enabled("cuda")
+            return y
+
+    recalibrate_module(Mixed().cuda(), BATCHES)
+    assert not torch.is_autocast_enabled("cuda")
