@@ -12,7 +12,7 @@ from bnrecal_client.cli.local import FoldedFile, fold_file
 from bnrecal_client.cli.outputs import check_writable
 from bnrecal_client.cli.show import say, say_json
 from bnrecal_client.cli.summary import parity_line, parity_of
-from bnrecal_client.cli.text import count, size, table
+from bnrecal_client.cli.text import count, file_size, table
 
 __all__ = ["add_command"]
 
@@ -67,7 +67,7 @@ def _lines(folded: FoldedFile, output: Path) -> list[str]:
         f"folded {_folded(folded):,} of {count(len(rows), 'layer')}",
         *([] if known is None else [parity_line(known)]),
         *(f"note: {note}" for note in folded.parity["notes"]),
-        f"wrote model  {output} ({size(output.stat().st_size)})",
+        f"wrote model  {output} ({file_size(output)})",
     ]
 
 

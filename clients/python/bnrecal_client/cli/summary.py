@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.cli.text import count, size, table
+from bnrecal_client.cli.text import count, file_size, table
 from bnrecal_client.result import Outcome
 
 __all__ = ["lines", "parity_line", "parity_of", "summary"]
@@ -116,7 +116,7 @@ def _evaluations(found: Mapping[str, Any] | None) -> list[str]:
 def _files(files: Mapping[str, str]) -> list[str]:
     width = max((len(kind) for kind in files), default=0)
     return [
-        f"wrote {kind.ljust(width)}  {path} ({size(Path(path).stat().st_size)})"
+        f"wrote {kind.ljust(width)}  {path} ({file_size(Path(path))})"
         for kind, path in files.items()
     ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["count", "size", "table"]
+__all__ = ["count", "file_size", "size", "table"]
 
 _STEP = 1000.0
 
@@ -36,6 +38,12 @@ def size(count_bytes: int) -> str:
             return f"{value:.3g} {unit}"
         value /= _STEP
     return f"{value:.3g} GB"
+
+
+def file_size(path: Path) -> str:
+    """Write the size of a file, with that of the data files of a large model beside it."""
+    beside = path.parent.glob(f"{glob.escape(path.name)}.*.data")
+    return size(sum(file.stat().st_size for file in (path, *beside)))
 
 
 def count(number: int, noun: str) -> str:
