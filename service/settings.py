@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="Most memory that all admitted runs may take together; a sealed recalibration "
-        "waits for its share. 0: no limit.",
+        "waits for its share. 0: three quarters of the memory of the machine or its control group.",
     )
     worker_deadline_seconds: float = Field(
         default=6 * 3600.0,

@@ -100,7 +100,13 @@ CREATE INDEX model_by_owner ON model_owner (owner, seq);
 INSERT INTO model_owner (model, owner, created) SELECT id, '', created FROM model ORDER BY seq;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+ALTER TABLE recalibration ADD COLUMN phase_began TEXT;
+ALTER TABLE recalibration ADD COLUMN phase_first INTEGER;
+ALTER TABLE recalibration ADD COLUMN seconds_left REAL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 VERSION = len(MIGRATIONS)
 # The first version with tokens.
 WITH_TOKENS = 2

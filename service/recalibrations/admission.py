@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from service.executor.memory import runs_bytes
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
 from service.recalibrations import changes, store
@@ -22,13 +23,12 @@ def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
     admitted: list[Recalibration] = []
     reserved: int | None = None
     while (found := store.oldest(tx, State.SEALED)) is not None:
-        if settings.runs_memory_bytes:
-            if reserved is None:
-                reserved = _reserved(tx, settings)
-            need = memory_of(found.options, settings)
-            if reserved and reserved + need > settings.runs_memory_bytes:
-                break
-            reserved += need
+        if reserved is None:
+            reserved = _reserved(tx, settings)
+        need = memory_of(found.options, settings)
+        if reserved and reserved + need > runs_bytes(settings):
+            break
+        reserved += need
         admitted.append(changes.advance(tx, found.id, Event.ADMIT))
     return admitted
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from service import clock
 from service.executor.protocol import Progress
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
-from service.recalibrations import store
+from service.recalibrations import pace, store
 from service.recalibrations.schemas import RecalibrationOut
 from service.recalibrations.values import Recalibration
 
@@ -61,7 +62,15 @@ def progress(tx: Transaction, name: str, step: Progress) -> None:
     found = store.find(tx, name)
     if found is None or found.state is not State.RUNNING:
         return
-    store.set_progress(tx, name, phase=step.phase, done=step.done, total=step.total)
+    # The stream's length is known here; the engine reads on until it ends.
+    step = step if step.total is not None else replace(step, total=found.total)
+    if pace.begins_anew(found, step):
+        store.begin_phase(tx, name, done=step.done)
+        found = store.get(tx, name)
+    left = pace.seconds_left(found, step, clock.now())
+    store.set_progress(
+        tx, name, phase=step.phase, done=step.done, total=step.total, seconds_left=left
+    )
     _tell(tx, store.get(tx, name), "progress")
     tx.change(PRUNE, id=name, keep=KEPT_PROGRESS_EVENTS)
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from service.context import Context
 from service.errors import ServiceError
+from service.executor.memory import runs_bytes
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
 from service.recalibrations import admission, changes, recovery, store
@@ -35,6 +36,8 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to take up work, what is queued already included."""
+        allowed = runs_bytes(self._context.settings)
+        _log.info("Runs may take %d bytes together", allowed, extra={"action": "admission"})
         self._wake.set()
         self._loop = asyncio.create_task(self._dispatch(), name="dispatcher")
 

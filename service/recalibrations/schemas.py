@@ -132,11 +132,15 @@ class BatchesOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far the current or last run has come."""
+    """How far the current or last run has come.
+
+    `seconds_left` is what the phase will still take at the rate so far; null while that is unknown.
+    """
 
     phase: str
     done: int
     total: int | None
+    seconds_left: float | None
 
 
 class RecalibrationOut(BaseModel):
@@ -184,7 +188,12 @@ class RecalibrationOut(BaseModel):
 def _progress(found: Recalibration) -> ProgressOut | None:
     if found.phase is None or found.progress_done is None:
         return None
-    return ProgressOut(phase=found.phase, done=found.progress_done, total=found.progress_total)
+    return ProgressOut(
+        phase=found.phase,
+        done=found.progress_done,
+        total=found.progress_total,
+        seconds_left=found.seconds_left if found.state is State.RUNNING else None,
+    )
 
 
 class RecalibrationPage(BaseModel):

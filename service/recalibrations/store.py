@@ -39,9 +39,13 @@ UPDATE recalibration SET state = :state, updated = :now, ended = :ended WHERE id
 """
 # How far the run has come.
 PROGRESS = """
-UPDATE recalibration SET phase = :phase, progress_done = :done, progress_total = :total, updated =
-:now WHERE id = :id
+UPDATE recalibration
+SET phase = :phase, progress_done = :done, progress_total = :total, seconds_left = :left,
+    updated = :now
+WHERE id = :id
 """
+# A phase begins.
+PHASE = "UPDATE recalibration SET phase_began = :now, phase_first = :done WHERE id = :id"
 # The stream is sealed at this count.
 SEAL = "UPDATE recalibration SET total = :total WHERE id = :id"
 # One more run has begun.
@@ -161,9 +165,30 @@ def move(tx: Transaction, name: str, event: Event) -> Recalibration:
     return get(tx, name)
 
 
-def set_progress(tx: Transaction, name: str, *, phase: str, done: int, total: int | None) -> None:
+def set_progress(
+    tx: Transaction,
+    name: str,
+    *,
+    phase: str,
+    done: int,
+    total: int | None,
+    seconds_left: float | None,
+) -> None:
     """Store how far the run has come."""
-    tx.change(PROGRESS, id=name, phase=phase, done=done, total=total, now=clock.now())
+    tx.change(
+        PROGRESS,
+        id=name,
+        phase=phase,
+        done=done,
+        total=total,
+        left=seconds_left,
+        now=clock.now(),
+    )
+
+
+def begin_phase(tx: Transaction, name: str, *, done: int) -> None:
+    """Store that a phase begins, and where it stands."""
+    tx.change(PHASE, id=name, done=done, now=clock.now())
 
 
 def seal(tx: Transaction, name: str, total: int) -> None:
@@ -247,6 +272,9 @@ def _recalibration(row: Row) -> Recalibration:
         phase=_optional_str(row["phase"]),
         progress_done=_optional_int(row["progress_done"]),
         progress_total=_optional_int(row["progress_total"]),
+        phase_began=_optional_str(row["phase_began"]),
+        phase_first=_optional_int(row["phase_first"]),
+        seconds_left=None if row["seconds_left"] is None else float(row["seconds_left"]),
         error=None if row["error"] is None else json.loads(str(row["error"])),
         attempts=_int(row["attempts"]),
         worker_deaths=_int(row["worker_deaths"]),

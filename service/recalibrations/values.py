@@ -27,6 +27,8 @@ class Recalibration:
         received, samples, bytes: of the stored batches.
         total: batches of the whole stream; None while it is open.
         phase, progress_done, progress_total: of the current or last run.
+        phase_began, phase_first: when the phase began (RFC 3339 UTC) and where it stood then.
+        seconds_left: estimate for the phase when its progress was last told; None: not known.
         error: a problem document; None unless it failed.
         attempts: runs that were begun.
         worker_deaths: runs whose worker died.
@@ -49,6 +51,9 @@ class Recalibration:
     phase: str | None
     progress_done: int | None
     progress_total: int | None
+    phase_began: str | None
+    phase_first: int | None
+    seconds_left: float | None
     error: dict[str, Any] | None
     attempts: int
     worker_deaths: int

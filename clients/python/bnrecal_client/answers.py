@@ -211,6 +211,10 @@ def _progress(value: object) -> Progress | None:
     if value is None:
         return None
     obj = member(value, "progress")
+    known = obj.get("seconds_left") is not None
     return Progress(
-        phase=text(obj, "phase"), done=integer(obj, "done"), total=maybe_integer(obj, "total")
+        phase=text(obj, "phase"),
+        done=integer(obj, "done"),
+        total=maybe_integer(obj, "total"),
+        seconds_left=number(obj, "seconds_left") if known else None,
     )

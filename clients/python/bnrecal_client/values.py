@@ -107,12 +107,14 @@ class Progress:
         phase: `model` and `sending` on this side, `queued` and the server's own phases, `fetching`.
         done: units done in this phase (batches, layers or files, as the phase counts).
         total: units in this phase, None while unknown.
+        seconds_left: what the server's phase will take at its rate so far; None while unknown.
         note: a sentence for a person when something is unusual, such as a server that is away.
     """
 
     phase: str
     done: int
     total: int | None = None
+    seconds_left: float | None = None
     note: str | None = None
 
 

@@ -41,6 +41,12 @@ def watching(wanted: WantsProgress) -> Iterator[Notify]:
         yield lambda _: None
 
 
+def _label(progress: Progress) -> str:
+    label = _LABELS.get(progress.phase, progress.phase)
+    left = progress.seconds_left
+    return label if left is None else f"{label} (about {left:,.0f} s left)"
+
+
 @contextmanager
 def _bar() -> Iterator[Notify]:
     # Imported here: rich takes longer to load than everything else that this package needs.
@@ -70,7 +76,7 @@ def _bar() -> Iterator[Notify]:
                 return
             bars.update(
                 task,
-                description=_LABELS.get(progress.phase, progress.phase),
+                description=_label(progress),
                 completed=progress.done,
                 total=progress.total,
             )

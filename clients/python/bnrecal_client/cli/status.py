@@ -43,6 +43,8 @@ def _lines(now: Recalibration) -> list[str]:
     if now.progress is not None and not now.has_ended:
         total = "" if now.progress.total is None else f" of {now.progress.total:,}"
         state += f", {now.progress.phase} {now.progress.done:,}{total}"
+        if now.progress.seconds_left is not None:
+            state += f", about {now.progress.seconds_left:,.0f} s left"
     stream = now.batches
     of = "" if stream.total is None else f" of {stream.total:,}"
     arrived = f"{count(stream.samples, 'sample')}, {size(stream.bytes)}"

@@ -1,0 +1,62 @@
+"""How much memory this process's machine or container has, and how much of it runs may take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from service.settings import Settings
+
+# What stays for the server itself, the disk's cache and everybody else.
+RUNS_SHARE = 0.75
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def machine_bytes() -> int:
+    """Return the memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cgroup_bytes(own: Path = OWN_CGROUP, root: Path = CGROUPS) -> int | None:
+    """Return the smallest limit of the control groups that this process is in; None without one.
+
+    Source: cgroups(7); `memory.max` of version 2, `memory.limit_in_bytes` of version 1.
+    """
+    limits = [int(text) for file in _limit_files(own, root) if (text := _read(file)).isdecimal()]
+    return min(limits, default=None)
+
+
+def runs_bytes(settings: Settings) -> int:
+    """Return how much memory all runs together may take."""
+    return settings.runs_memory_bytes or int(_found_bytes() * RUNS_SHARE)
+
+
+@cache
+def _found_bytes() -> int:
+    machine = machine_bytes()
+    return min(machine, cgroup_bytes() or machine)
+
+
+def _limit_files(own: Path, root: Path) -> Iterator[Path]:
+    """Yield the files that may hold a limit, from this process's group up to the root."""
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            yield folder / name
+            if folder == base:
+                break
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

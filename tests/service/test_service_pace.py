@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from service import clock
+from service.executor.protocol import Job, OnProgress, Progress
+from service.recalibrations import pace, runs
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer
+
+
+class Steady(FakeExecutor):
+    """A run of ten steps of equal length, with a pause of `step_seconds` before each."""
+
+    step_seconds = 0.06
+
+    async def run(self, job: Job, on_progress: OnProgress) -> None:
+        for done in range(11):
+            await on_progress(Progress(phase="reading", done=done, total=None))
+            await asyncio.sleep(self.step_seconds)
+        await super().run(job, on_progress)
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
+    monkeypatch.setattr(runs, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "SHORTEST_SECONDS", 0.1)
+    return Steady()
+
+
+def events(api: Api, name: str, **headers: str) -> list[dict[str, object]]:
+    text = api.get(name, "/events", **headers).text
+    return [
+        json.loads(line.removeprefix("data: "))
+        for line in text.splitlines()
+        if line.startswith("data: ")
+    ]
+
+
+def test_time_left_follows_the_rate_and_is_replayed(start_server: StartServer) -> None:
+    api = start_server()
+    name = api.finished(batches=10)
+    told = [event["progress"] for event in events(api, name)]
+    left = [
+        (one["done"], one["seconds_left"])
+        for one in told
+        if isinstance(one, dict) and one["phase"] == "reading" and one["seconds_left"] is not None
+    ]
+    assert len(left) >= 5
+    for done, seconds in left:
+        # Steps take 60 ms and the ledger's own time; a busy machine takes longer, not shorter.
+        assert 0.9 * (10 - done) * Steady.step_seconds - 0.1 <= seconds <= 20.0
+    assert left[-1] == (10, 0.0)
+    assert left[0][1] > 0
+    assert events(api, name, **{"Last-Event-ID": "0"})[1:] == events(api, name)[1:]
+    ended = api.get(name).json()["progress"]
+    assert ended["seconds_left"] is None
+
+
+def test_the_streams_length_fills_in_what_the_engine_does_not_know(
+    start_server: StartServer,
+) -> None:
+    api = start_server()
+    name = api.finished(batches=10)
+    totals = {
+        one["progress"]["total"]  # type: ignore[index]
+        for one in events(api, name)
+        if one["progress"] and one["phase"] == "reading"
+    }
+    assert totals == {10}
+
+
+@pytest.mark.parametrize(
+    ("first", "done", "total", "expected"),
+    [(0, 5, 10, 10.0), (5, 10, 20, 20.0), (0, 10, 10, 0.0), (0, 0, 10, None), (0, 5, None, None)],
+)
+def test_the_estimate_is_the_rest_at_the_rate_so_far(
+    api: Api, first: int, done: int, total: int | None, expected: float | None
+) -> None:
+    from dataclasses import replace
+
+    from service.recalibrations import store
+    from service.recalibrations.values import Recalibration
+
+    name = api.open()
+    context = api.http._transport._inner.app.state.context  # type: ignore[attr-defined]
+    found: Recalibration = asyncio.run_coroutine_threadsafe(
+        context.ledger.read(lambda tx: store.get(tx, name)),
+        api.http._transport._loop,  # type: ignore[attr-defined]
+    ).result(10)
+    begun = replace(found, phase_began="2026-01-01T00:00:00.000Z", phase_first=first)
+    step = Progress(phase="reading", done=done, total=total)
+    assert pace.seconds_left(begun, step, "2026-01-01T00:00:10.000Z") == expected
+    assert clock.now() > "2026"
+
+
+def test_a_further_attempt_begins_its_phase_anew(api: Api, executor: FakeExecutor) -> None:
+    executor.deaths = 1
+    name = api.finished(batches=10)
+    assert api.get(name).json()["attempts"] == 2
+    for event in events(api, name):
+        progress = event["progress"]
+        assert not isinstance(progress, dict) or (progress["seconds_left"] or 0) < 20.0

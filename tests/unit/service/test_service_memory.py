@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.executor import memory
+from service.executor.memory import cgroup_bytes, runs_bytes
+from service.settings import Settings
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("asked", "machine", "cgroup", "allowed"),
+    [(0, 64, None, 48), (0, 64, 24, 18), (0, 8, 64, 6), (5, 64, 24, 5)],
+)
+def test_without_a_setting_the_machine_or_its_control_group_decides(
+    monkeypatch: pytest.MonkeyPatch, asked: int, machine: int, cgroup: int | None, allowed: int
+) -> None:
+    memory._found_bytes.cache_clear()
+    monkeypatch.setattr(memory, "machine_bytes", lambda: machine * GIB)
+    monkeypatch.setattr(memory, "cgroup_bytes", lambda: cgroup and cgroup * GIB)
+    settings = Settings().model_copy(update={"runs_memory_bytes": asked * GIB})
+    assert runs_bytes(settings) == allowed * GIB
+    memory._found_bytes.cache_clear()
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    (tmp_path / "root/a/b").mkdir(parents=True)
+    (tmp_path / "root/memory/c").mkdir(parents=True)
+    (tmp_path / "root/a/b/memory.max").write_text("max\n")
+    (tmp_path / "root/a/memory.max").write_text("1000\n")
+    (tmp_path / "root/memory.max").write_text("9000\n")
+    (tmp_path / "root/memory/c/memory.limit_in_bytes").write_text("500\n")
+    own.write_text("0::/a/b\n")
+    assert cgroup_bytes(own, tmp_path / "root") == 1000
+    own.write_text("5:cpu,cpuacct:/c\n4:memory:/c\n")
+    assert cgroup_bytes(own, tmp_path / "root") == 500
+    own.write_text("0::/none\n")
+    assert cgroup_bytes(own, tmp_path / "root") == 9000
+    assert cgroup_bytes(tmp_path / "no file", tmp_path / "root") is None
+
+
+def test_the_real_machine_has_memory() -> None:
+    assert memory.machine_bytes() > GIB // 4
+    assert (cgroup_bytes() or 1) > 0
