@@ -212,6 +212,7 @@ def test_a_ledger_of_a_newer_server_is_left_alone(
 ) -> None:
     start_server()
     connection = apsw.Connection(str(settings.data_dir / "ledger.sqlite3"))
+    connection.set_busy_timeout(10_000)  # the server that has just begun may be writing
     connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     connection.close()
     assert admin("list")["code"] == StartError.code
