@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +83,12 @@ def check(answer: httpx.Response) -> bool:
     return False
 
 
-def twice(send: object) -> bool:
-    """Send a request, and once more when it was refused, as a client does."""
-    assert callable(send)
-    return check(send()) or check(send())
+def twice(send: Callable[[], httpx.Response]) -> httpx.Response | None:
+    """Send a request, and once more when it was refused, as a client does; None if in vain."""
+    for _ in range(2):
+        if check(answer := send()):
+            return answer
+    return None
 
 
 def work(api: Api, seen: Seen) -> bool:
@@ -96,11 +98,10 @@ def work(api: Api, seen: Seen) -> bool:
     seen.model = True
     asked = {"model": MODEL, "keep_data": True}
     key = {"Idempotency-Key": "one"}
-    if not twice(lambda: api.http.post("/v1/recalibrations", json=asked, headers=key)):
+    opened = twice(lambda: api.http.post("/v1/recalibrations", json=asked, headers=key))
+    if opened is None:
         return False
-    seen.name = api.http.post("/v1/recalibrations", json=asked, headers=key).json().get("id", "")
-    if not seen.name:
-        return False
+    seen.name = opened.json()["id"]
     for index in sorted(set(range(BATCHES)) - seen.batches):
         if not twice(lambda: api.put(seen.name, index, content(index))):  # noqa: B023 - at once
             return False

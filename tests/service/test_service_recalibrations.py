@@ -21,7 +21,12 @@ def test_a_stream_goes_in_and_a_result_comes_out(api: Api) -> None:
         "bytes": found["batches"]["bytes"],
         "total": 3,
     }
-    assert found["progress"] == {"phase": "verifying", "done": 1, "total": 1}
+    assert found["progress"] == {
+        "phase": "verifying",
+        "done": 1,
+        "total": 1,
+        "seconds_left": None,
+    }
     assert found["attempts"] == 1
     assert found["error"] is None
     assert found["ended"] is not None
