@@ -15,7 +15,7 @@ from service.batches import api as batches_api
 from service.blobs.folder import FolderBlobs
 from service.context import Context
 from service.disk import Disk
-from service.errors import CapacityError, StartError
+from service.errors import CapacityError, ServiceError, StartError
 from service.executor.process import ProcessExecutor
 from service.executor.protocol import Executor
 from service.folder_lock import only_server
@@ -35,7 +35,7 @@ from service.recalibrations import api as recalibrations_api
 from service.recalibrations import event_api, recovery, result_api, retention
 from service.recalibrations.dispatch import Dispatcher
 from service.settings import Settings
-from service.telemetry.metrics import Gauge, Metrics
+from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -133,16 +133,28 @@ async def _take_up(context: Context) -> int:
 
 @contextlib.asynccontextmanager
 async def _background(context: Context) -> AsyncIterator[Dispatcher]:
-    """Keep the dispatcher and the sweeper going."""
+    """Keep the dispatcher and the sweeper going; ask a worker what holds it in, for the log."""
     dispatcher = Dispatcher(context)
-    context.metrics.gauges.append(
-        Gauge("bnrecal_running", "Runs under way.", lambda: {"": dispatcher.running})
-    )
     dispatcher.start()
-    sweeper = asyncio.create_task(retention.sweep_forever(context), name="sweeper")
+    beside = [
+        asyncio.create_task(retention.sweep_forever(context), name="sweeper"),
+        asyncio.create_task(_tell_protections(context), name="protections"),
+    ]
     try:
         yield dispatcher
     finally:
-        sweeper.cancel()
-        await asyncio.wait([sweeper])
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
         await dispatcher.stop()
+
+
+async def _tell_protections(context: Context) -> None:
+    try:
+        await context.executor.protections()
+    except ServiceError as error:
+        _log.warning(
+            "What holds the workers in is not known: %s",
+            error.message,
+            extra={"action": "protections-unknown"},
+        )

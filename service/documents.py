@@ -9,6 +9,9 @@ from pathlib import Path
 from service import lifecycle, problems
 from service.app import create_app
 from service.settings import Settings
+from service.telemetry import figures
+from service.telemetry.actions import ACTIONS
+from service.telemetry.metrics import Metrics
 
 _BEGIN = "<!-- generated: {name} -->\n"
 _END = "<!-- end -->"
@@ -33,12 +36,29 @@ def problems_table() -> str:
     return "\n".join(rows)
 
 
+def metrics_table() -> str:
+    """List every figure of `/metrics`."""
+    rows = ["| name | type | labels | meaning |", "|---|---|---|---|"]
+    for family in (*Metrics().families(), *figures.GAUGES):
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.text} |")
+    return "\n".join(rows)
+
+
+def actions_table() -> str:
+    """List every action that is logged."""
+    rows = ["| `action` | when |", "|---|---|"]
+    return "\n".join(rows + [f"| `{name}` | {text} |" for name, text in ACTIONS.items()])
+
+
 def sections() -> dict[str, str]:
     """Return the generated parts of docs/service.md by name."""
     return {
         "lifecycle": f"```mermaid\n{lifecycle.diagram()}\n```",
         "settings": settings_table(),
         "problems": problems_table(),
+        "metrics": metrics_table(),
+        "actions": actions_table(),
     }
 
 

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 
 from service.context import Context, Ctx
 from service.errors import ForbiddenError, ServiceError
-from service.recalibrations import store as recalibrations
-from service.telemetry import metrics
+from service.telemetry import figures, metrics
 
 router = APIRouter(tags=["health"])
 
@@ -68,7 +67,4 @@ async def get_metrics(context: Ctx) -> Response:
     """Return the server's figures in Prometheus' text format; they tell of everybody's work."""
     if not context.caller.sees_all:
         raise ForbiddenError("the figures tell of everybody's work: use an admin token")
-    counts = await context.ledger.read(recalibrations.counts)
-    states = metrics.Gauge("bnrecal_recalibrations", "Recalibrations, by state.", lambda: counts)
-    text = context.metrics.render() + "".join(f"{line}\n" for line in states.lines())
-    return Response(text, media_type=metrics.MEDIA_TYPE)
+    return Response(await figures.read(context), media_type=metrics.MEDIA_TYPE)

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from bn_ops.version import __version__
 from service import configuration
 from service.admin.ledger import tokens_of
 from service.app import create_app
@@ -83,13 +84,23 @@ class AnnouncedServer(uvicorn.Server):
         if self.started:
             host, port = self._listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            sys.stdout.write(f"bnrecal is listening on http://{shown}:{port}\n")
+            url = f"http://{shown}:{port}"
+            sys.stdout.write(f"bnrecal is listening on {url}\n")
             sys.stdout.flush()
+            self._tell(url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams of events, which would never end by themselves; let the rest finish."""
+        _log.info("The server stops", extra={"action": "stopping"})
         self._app.state.context.signals.close()
         await super().shutdown(sockets)
+
+    def _tell(self, url: str) -> None:
+        settings: Settings = self._app.state.context.settings
+        # Hashes of tokens are no secrets, and no news to a log either.
+        told = settings.model_dump(mode="json", exclude_defaults=True, exclude={"tokens"})
+        extra = {"action": "listening", "url": url, "version": __version__, "settings": told}
+        _log.info("bnrecal %s listens on %s", __version__, url, extra=extra)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

@@ -81,7 +81,7 @@ def _problem_schema() -> dict[str, Any]:
     example = problems.document(
         "batches-missing",
         "2 of 15 batches are missing: [3, 7]",
-        instance="urn:uuid:3f0c9a52-6a35-4c52-8a0a-5a3a5ce0a001",
+        instance="urn:bnrecal:request:3f0c9a52-6a35-4c52-8a0a-5a3a5ce0a001",
         members={"missing": [3, 7]},
     )
     return {

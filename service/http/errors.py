@@ -11,15 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.errors import ServiceError
 from service.http.headers import complete
+from service.telemetry.request_ids import ID_HEADER
 
 _log = logging.getLogger(__name__)
 
-URN = "urn:uuid:"
+URN = "urn:bnrecal:request:"
 _BY_STATUS = {
     404: "not-found",
     405: "method-not-allowed",
@@ -40,6 +42,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _of_ours)
 
 
+class ProblemResponse(JSONResponse):
+    """A problem document; the request's line in the log and the metrics name its code."""
+
+    media_type = problems.MEDIA_TYPE
+
+    def __init__(self, document: dict[str, Any], headers: dict[str, str]) -> None:
+        self._code = document["code"]
+        super().__init__(document, status_code=document["status"], headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        scope.setdefault("state", {})["problem"] = self._code
+        await super().__call__(scope, receive, send)
+
+
 def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
     """Return a problem document as a response."""
     found = dict(headers or {})
@@ -47,11 +64,9 @@ def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> 
         found["Connection"] = "close"
     if document["code"] == "unauthenticated":
         found["WWW-Authenticate"] = "Bearer"
-    response = JSONResponse(
-        document, status_code=document["status"], headers=found, media_type=problems.MEDIA_TYPE
-    )
+    response = ProblemResponse(document, found)
     if "instance" in document:
-        response.headers["X-Request-Id"] = document["instance"].removeprefix(URN)
+        response.headers[ID_HEADER] = document["instance"].removeprefix(URN)
     complete(response.headers)  # a 500 is answered outside the layer that does this
     return response
 

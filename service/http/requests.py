@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import logging
-import uuid
+from dataclasses import dataclass
 from time import perf_counter
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import problems
+from service.telemetry import request_ids
 from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
+# A path names nothing longer; the rest would only fill the log.
+LOGGED_PATH = 256
+# Whatever else a stranger calls a method would be a label of its own.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+OTHER = "(other)"
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What became of a request; nothing sent is what the framework answers with 500."""
+
+    status: int = 500
+    problem: str | None = problems.INTERNAL
 
 
 class RequestLog:
@@ -27,38 +42,49 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = request_ids.choose(Headers(scope=scope).get(request_ids.ID_HEADER))
+        # Never taken back: each request is a task of its own, and the server logs a fault of ours
+        # after we have passed it on.
+        request_ids.current.set(request_id)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         began = perf_counter()
-        status = 500
+        answer = _Answer()
 
         async def note(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                answer.status = message["status"]
+                answer.problem = state.get("problem")
+                MutableHeaders(scope=message)[request_ids.ID_HEADER] = request_id
             await send(message)
 
         try:
-            await self._app(scope, receive, note)
+            with self._metrics.requests_open.one_more():
+                await self._app(scope, receive, note)
         finally:
-            self._write(scope, request_id, status, perf_counter() - began)
+            self._write(scope, answer, perf_counter() - began)
 
-    def _write(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _write(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         # The route's template, not the path: labels must not grow with the data.
         route = getattr(scope.get("route"), "path", UNROUTED)
-        self._metrics.requests.add(1, method=scope["method"], route=route, status=str(status))
-        self._metrics.request_seconds.observe(seconds, route=route)
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        status = str(answer.status)
+        self._metrics.requests.add(1, method=method, route=route, status=status)
+        self._metrics.request_seconds.observe(seconds, method=method, route=route)
+        if answer.problem is not None:
+            self._metrics.problems.add(1, code=answer.problem)
+        caller = scope["state"].get("caller")
         _log.info(
             "%s %s %d",
-            scope["method"],
-            scope["path"],
-            status,
+            method,
+            scope["path"][:LOGGED_PATH],
+            answer.status,
             extra={
                 "action": "request",
-                "request_id": request_id,
                 "route": route,
-                "status": status,
+                "status": answer.status,
                 "seconds": round(seconds, 6),
+                "code": answer.problem,
+                "caller": caller.name if caller is not None else None,
             },
         )

@@ -55,8 +55,9 @@ def _number(last: str | None) -> int:
 async def _stream(context: Context, name: str, after: int) -> AsyncIterator[str]:
     subscription = context.signals.subscribe(name)
     try:
-        async for part in _follow(context, subscription, name, after):
-            yield part
+        with context.metrics.event_streams.one_more():
+            async for part in _follow(context, subscription, name, after):
+                yield part
     finally:
         subscription.close()
 

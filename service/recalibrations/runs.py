@@ -36,7 +36,8 @@ async def run(context: Context, found: Recalibration) -> None:
     _log.info("A run begins", extra={"action": "run-begins", **ids})
     began = monotonic()
     try:
-        await _run(context, found)
+        with context.metrics.running.one_more():
+            await _run(context, found)
     except CapacityError as error:
         _log.warning("A run is put off: %s", error, extra={"action": "run-put-off", **ids})
         refusal = error

@@ -8,12 +8,18 @@ import sys
 from datetime import UTC, datetime
 
 from service.clock import to_text
+from service.telemetry import request_ids
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# The last is uvicorn's message once more, for terminals.
+_OURS = {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OURS
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; whatever `extra` holds becomes a member."""
+    """One JSON object a line; whatever `extra` holds becomes a member.
+
+    The request on whose behalf something is logged is named by `request_id`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
@@ -23,6 +29,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (request_id := request_ids.current.get()) is not None:
+            line["request_id"] = request_id
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

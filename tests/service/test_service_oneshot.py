@@ -135,7 +135,7 @@ def test_a_run_that_fails_is_this_request_s_problem(api: Api, executor: FakeExec
     executor.refusal = "layer-not-finite"
     response = post(api, MODEL, DATA)
     assert (response.status_code, response.json()["code"]) == (422, "layer-not-finite")
-    assert response.json()["instance"].startswith("urn:uuid:")
+    assert response.json()["instance"].startswith("urn:bnrecal:request:")
     name = response.headers["Location"].rpartition("/")[2]
     assert api.get(name).json()["state"] == "failed"
 

@@ -12,7 +12,7 @@ from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
 
 MEMBERS = {"type", "title", "status", "detail", "code", "error", "instance", "retryable"}
-URN = re.compile(r"urn:uuid:[0-9a-f-]{36}")
+URN = re.compile(r"urn:bnrecal:request:[0-9a-f-]{36}")
 
 
 def assert_canonical(response: httpx.Response) -> None:

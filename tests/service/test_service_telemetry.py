@@ -1,12 +1,31 @@
 from __future__ import annotations
 
-import json
-import logging
+import hashlib
+import threading
 
-from service.telemetry.logs import JsonFormatter
-from service.telemetry.metrics import Counter, Gauge, Histogram
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.telemetry import figures
+from service.telemetry.metrics import Counter, Gauge, Histogram, Metrics
 from tests.support.service_fakes import FakeExecutor
-from tests.support.service_http import Api, batch, safetensors
+from tests.support.service_http import Api, StartServer, batch, safetensors
+
+Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def read(api: Api) -> Figures:
+    """Return every sample of `/metrics` by name and labels, as Prometheus' own parser reads it."""
+    response = api.http.get("/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    found: Figures = {}
+    for family in text_string_to_metric_families(response.text):
+        assert family.type != "unknown"
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found
+            found[key] = sample.value
+    return found
 
 
 def test_metrics_count_what_happens(api: Api, executor: FakeExecutor) -> None:
@@ -16,26 +35,95 @@ def test_metrics_count_what_happens(api: Api, executor: FakeExecutor) -> None:
     api.put(failed, 0)
     api.start(failed, 1)
     api.wait(failed)
+    failure = ("bnrecal_failures_total", (("code", "layer-not-finite"),))
     # Figures of a run are noted just after its state.
-    while 'code="layer-not-finite"' not in (text := api.http.get("/metrics").text):
+    while failure not in (found := read(api)):
         pass
-    lines = text.splitlines()
-    assert f"bnrecal_ingest_bytes_total {4 * len(safetensors(x=batch()))}" in lines
-    assert "bnrecal_ingest_batches_total 4" in lines
-    assert 'bnrecal_failures_total{code="layer-not-finite"} 1' in lines
-    assert 'bnrecal_recalibrations{kind="succeeded"} 1' in lines
-    assert 'bnrecal_recalibrations{kind="queued"} 0' in lines
-    route = 'route="/v1/recalibrations/{recalibration}/batches/{index}"'
-    assert f'bnrecal_requests_total{{method="PUT",{route},status="201"}} 4' in lines
-    assert any(line.startswith("bnrecal_ledger_commit_seconds_count") for line in lines)
-    assert name not in text
+    size = 4 * len(safetensors(x=batch()))
+    assert found["bnrecal_ingest_bytes_total", ()] == size
+    assert found["bnrecal_ingest_batches_total", ()] == 4
+    assert found[failure] == 1
+    for state, count in (("succeeded", 1), ("failed", 1), ("queued", 0), ("open", 0)):
+        assert found["bnrecal_recalibrations", (("state", state),)] == count
+        assert found.get(("bnrecal_run_seconds_count", (("state", state),)), 0) == count
+    put = (("method", "PUT"), ("route", "/v1/recalibrations/{recalibration}/batches/{index}"))
+    assert found["bnrecal_requests_total", (*put, ("status", "201"))] == 4
+    assert found["bnrecal_request_seconds_count", put] == 4
+    assert found["bnrecal_ledger_commit_seconds_count", ()] > 4
+    # The batches are gone with their runs; what the model holds is left.
+    model = api.http.get("/v1/models").json()["items"][0]
+    assert found["bnrecal_stored_bytes", ()] in {model["bytes"], model["bytes"] + size // 4}
+    assert name not in api.http.get("/metrics").text
+
+
+def test_what_is_under_way_is_told(api: Api, executor: FakeExecutor) -> None:
+    executor.hold = True
+    name = api.open()
+    api.put(name, 0)
+    api.start(name, 1)
+    api.wait(name, "running")
+    listener = threading.Thread(target=lambda: api.get(name, "/events"))
+    listener.start()
+    while read(api)["bnrecal_event_streams", ()] != 1:
+        pass
+    found = read(api)
+    assert found["bnrecal_running", ()] == 1
+    assert found["bnrecal_requests_open", ()] == 2  # the stream, and this one
+    api.http.post(f"/v1/recalibrations/{name}/cancel")
+    listener.join(10)
+    found = read(api)
+    assert (found["bnrecal_running", ()], found["bnrecal_event_streams", ()]) == (0, 0)
+    assert found["bnrecal_requests_open", ()] == 1
+
+
+def test_everything_that_is_documented_is_told_from_the_start(api: Api) -> None:
+    text = api.http.get("/metrics").text
+    for family in (*Metrics().families(), *figures.GAUGES):
+        assert f"# HELP {family.name} {family.text}\n" in text
+        assert f"# TYPE {family.name} {family.kind}\n" in text
+    found = read(api)
+    for part in ("ledger", "blobs"):
+        assert found["bnrecal_storage_failed", (("part", part),)] == 0
+    assert 0 < found["process_resident_memory_bytes", ()] < 1 << 34
+    assert found["bnrecal_disk_free_bytes", ()] > 0
+
+
+def test_a_rise_of_one_byte_can_be_seen_in_a_large_total() -> None:
+    found = Counter("c", "text")
+    found.add(123_456_789_012_345)
+    found.add(1)
+    assert list(found.lines())[-1] == "c 123456789012346"
 
 
 def test_labels_do_not_grow_with_what_strangers_ask_for(api: Api) -> None:
     for number in range(5):
         api.http.get(f"/nothing/{number}")
-    lines = api.http.get("/metrics").text.splitlines()
-    assert 'bnrecal_requests_total{method="GET",route="(none)",status="404"} 5' in lines
+        api.http.request(f"BREW{number}", "/v1/models")
+    series = {key: value for key, value in read(api).items() if key[0] == "bnrecal_requests_total"}
+    labels = [dict(key[1]) for key in series]
+    assert {one["method"] for one in labels} <= {"GET", "(other)"}
+    assert {one["route"] for one in labels} <= {"(none)", "/v1/models", "/metrics"}
+    unrouted = (("method", "GET"), ("route", "(none)"), ("status", "404"))
+    assert series["bnrecal_requests_total", unrouted] == 5
+    problems = {
+        key: value for key, value in read(api).items() if key[0] == "bnrecal_problems_total"
+    }
+    assert {dict(key[1])["code"]: value for key, value in problems.items()} == {
+        "not-found": 5,
+        "method-not-allowed": 5,
+    }
+
+
+def test_with_tokens_a_stranger_reads_no_figures(start_server: StartServer) -> None:
+    api = start_server(tokens=hashlib.sha256(b"secret").hexdigest())
+    assert api.http.get("/metrics").status_code == 401
+    right = {"Authorization": "Bearer secret"}
+    assert api.http.get("/metrics", headers=right).status_code == 200
+
+
+def test_a_label_that_was_not_declared_is_a_fault() -> None:
+    with pytest.raises(AssertionError):
+        Counter("c", "text", "code").add(1, cod="x")
 
 
 def test_a_histogram_is_cumulative() -> None:
@@ -51,32 +139,15 @@ def test_a_histogram_is_cumulative() -> None:
 
 
 def test_labels_are_escaped() -> None:
-    found = Counter("c", "text")
+    found = Counter("c", "text", "path")
     found.add(2, path='a"b\\c\nd')
     assert list(found.lines())[-1] == 'c{path="a\\"b\\\\c\\nd"} 2'
 
 
-def test_a_gauge_asks_when_somebody_looks() -> None:
-    values = {"": 1.0}
-    found = Gauge("g", "text", lambda: values)
-    values[""] = 7.0
-    assert list(found.lines())[-1] == "g 7"
-
-
-def test_a_log_line_is_json_with_its_action_and_ids() -> None:
-    record = logging.makeLogRecord(
-        {
-            "msg": "A run %s",
-            "args": ("begins",),
-            "levelname": "INFO",
-            "action": "run-begins",
-            "n": 1,
-        }
-    )
-    line = json.loads(JsonFormatter().format(record))
-    assert (line["message"], line["action"], line["n"]) == ("A run begins", "run-begins", 1)
-    assert line["level"] == "info"
-    assert line["time"].endswith("Z")
+def test_a_gauge_shows_what_it_is_given_and_stays_as_it_was() -> None:
+    found = Gauge("g", "text", "state")
+    assert list(found.showing({"open": 7.0}).lines())[-1] == 'g{state="open"} 7'
+    assert len(list(found.lines())) == 2
 
 
 def test_the_server_tells_that_it_lives_and_what_is_in_force(api: Api) -> None:

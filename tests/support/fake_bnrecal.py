@@ -352,7 +352,7 @@ def problem(
         "detail": detail,
         "code": code,
         "error": detail,
-        "instance": "urn:uuid:0",
+        "instance": "urn:bnrecal:request:0",
         **members,
     }
     media = {"Content-Type": "application/problem+json", **(headers or {})}

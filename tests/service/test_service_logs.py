@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.telemetry import request_ids
+from service.telemetry.actions import ACTIONS
+from service.telemetry.logs import JsonFormatter
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer, batch, npy
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "bnr_nobody-may-read-this"
+PAYLOAD = b"bad nobody-may-read-this-either"
+
+
+class Lines(logging.Handler):
+    """Keeps what would be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.setFormatter(JsonFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != "httpx":  # the test's own client
+            self.text.append(self.format(record))
+
+    def of(self, **members: object) -> list[dict[str, Any]]:
+        """Return the lines that hold these members."""
+        found: list[dict[str, Any]] = [json.loads(line) for line in self.text]
+        return [one for one in found if members.items() <= one.items()]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler, root = Lines(), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def actions(tree: ast.AST) -> Iterator[str]:
+    """Yield every action that a module logs."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "action":
+                    assert isinstance(value, ast.Constant)
+                    yield str(value.value)
+
+
+def test_the_list_of_actions_is_what_the_code_logs() -> None:
+    found = [
+        action
+        for path in (ROOT / "service").rglob("*.py")
+        for action in actions(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert sorted(set(found)) == sorted(ACTIONS)
+    assert list(actions(ast.parse("_log.info('x', extra={'action': 'new', **ids})"))) == ["new"]
+
+
+def test_every_call_of_a_log_names_its_action() -> None:
+    for path in (ROOT / "service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_log."):
+                assert any(word.arg == "extra" for word in node.keywords), (path, node.lineno)
+
+
+def test_a_log_line_is_json_with_its_action_and_ids() -> None:
+    members = {"msg": "A run %s", "args": ("begins",), "levelname": "INFO"}
+    record = logging.makeLogRecord(members | {"action": "run-begins", "n": 1})
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["message"], line["action"], line["n"]) == ("A run begins", "run-begins", 1)
+    assert line["level"] == "info"
+    assert line["time"].endswith("Z")
+    assert "request_id" not in line
+
+
+def test_a_request_is_one_line_with_its_id_and_the_code_of_its_problem(
+    api: Api, lines: Lines
+) -> None:
+    response = api.get("rc_none")
+    (line,) = lines.of(action="request", request_id=response.headers["X-Request-Id"])
+    assert (line["status"], line["code"]) == (404, "not-found")
+    assert line["route"] == "/v1/recalibrations/{recalibration}"
+    response = api.http.get("/healthz")
+    (line,) = lines.of(action="request", request_id=response.headers["X-Request-Id"])
+    assert (line["status"], line["code"]) == (200, None)
+
+
+def test_a_request_keeps_the_id_that_it_came_with(api: Api, lines: Lines) -> None:
+    response = api.get("rc_none", **{"X-Request-Id": "from-a.proxy_1"})
+    assert response.headers["X-Request-Id"] == "from-a.proxy_1"
+    assert response.json()["instance"] == "urn:bnrecal:request:from-a.proxy_1"
+    assert len(lines.of(request_id="from-a.proxy_1")) == 1
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "é", '"', "-a", "a\tb", "<script>"])
+def test_what_is_no_id_is_replaced(sent: str) -> None:
+    assert request_ids.choose(sent) != sent
+    assert len(request_ids.choose(sent)) == 36
+
+
+def test_a_fault_of_ours_is_logged_under_the_id_that_the_client_is_told(
+    start_server: StartServer,
+    executor: FakeExecutor,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(_: Path) -> dict[str, object]:
+        logging.getLogger("library").warning("just before")
+        raise RuntimeError
+
+    monkeypatch.setattr(executor, "describe", broken)
+    response = start_server().upload_model()
+    found = lines.of(request_id=response.json()["instance"].rpartition(":")[2])
+    assert [one["message"] for one in found] == ["just before", "POST /v1/models 500"]
+    assert found[-1]["code"] == "internal"
+
+
+def test_no_token_and_no_data_gets_into_a_log(start_server: StartServer, lines: Lines) -> None:
+    sha256 = hashlib.sha256(TOKEN.encode()).hexdigest()
+    api = start_server(tokens=sha256)
+    for right in (f"Bearer {TOKEN}", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
+        api.http.headers["Authorization"] = right
+        api.http.get(f"/v1/models?token={TOKEN}")
+    api.http.headers["Authorization"] = f"Bearer {TOKEN}"
+    api.upload_model(PAYLOAD)
+    name = api.open()
+    api.put(name, 0, npy(batch()), {"Content-Type": "application/x-npy"})
+    api.put(name, 1, PAYLOAD)
+    api.http.post("/v1/recalibrations", json={"model": PAYLOAD.decode()})
+    api.append(name, PAYLOAD, **{"Idempotency-Key": TOKEN})
+    assert len(lines.of(action="request")) >= 8
+    text = "\n".join(lines.text)
+    for secret in (TOKEN, sha256, "nobody-may-read"):
+        assert secret not in text
+
+
+def test_a_long_path_does_not_fill_the_log(api: Api, lines: Lines) -> None:
+    api.http.get("/" + "x" * 10_000)
+    (line,) = lines.of(action="request")
+    assert len(line["message"]) < 300
+
+
+def test_what_holds_the_workers_in_is_asked_at_the_start(
+    start_server: StartServer, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    answer = executor.protections
+
+    async def protections() -> Any:
+        asked.append(True)
+        return await answer()
+
+    monkeypatch.setattr(executor, "protections", protections)
+    api = start_server()
+    assert api.http.get("/healthz").status_code == 200
+    assert asked == [True]
