@@ -163,7 +163,10 @@ def _embed(tensor: onnx.TensorProto, folder: Path) -> None:
 def _opened(tensor: str, name: str, folder: Path) -> Iterator[IO[bytes]]:
     """Open a data file step by step, following no link."""
     parts = _checked_parts(tensor, name)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _refused(tensor, name, "the model's folder cannot be read") from error
     try:
         for index, part in enumerate(parts):
             flags = _FILE if index == len(parts) - 1 else _FOLDER

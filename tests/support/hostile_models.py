@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 INVALID = frozenset({"model-invalid"})
+EXTERNAL = frozenset({"external-data"})
 UNSUPPORTED = frozenset({"model-unsupported"})
 REFUSED = frozenset(
     {
@@ -260,14 +261,14 @@ def _not_text(model: bytes) -> bytes:
 def _graphs() -> Iterator[tuple[str, bytes, frozenset[str]]]:
     evil = helper.make_node("Evil", ["n"], ["y"], domain="evil")
     opsets = [("", 17), ("evil", 1)]
-    yield "external data above the folder", _external("../../../../etc/passwd"), INVALID
-    yield "external data at an absolute path", _external("/etc/passwd"), INVALID
-    yield "external data in /proc", _external("/proc/self/environ"), INVALID
-    yield "external data beside the file", _external("weights", length="12"), INVALID
-    yield "external data in the folder itself", _external("."), INVALID
-    yield "external data at a huge offset", _external("w", offset=str(1 << 62)), INVALID
-    yield "external data of negative length", _external("w", length="-1"), INVALID
-    yield "external data with a NUL", _external("w\0/../../x"), INVALID
+    yield "external data above the folder", _external("../../../../etc/passwd"), EXTERNAL
+    yield "external data at an absolute path", _external("/etc/passwd"), EXTERNAL
+    yield "external data in /proc", _external("/proc/self/environ"), EXTERNAL
+    yield "external data beside the file", _external("weights", length="12"), EXTERNAL
+    yield "external data in the folder itself", _external("."), EXTERNAL
+    yield "external data at a huge offset", _external("w", offset=str(1 << 62)), EXTERNAL
+    yield "external data of negative length", _external("w", length="-1"), EXTERNAL
+    yield "external data with a NUL", _external("w\0/../../x"), EXTERNAL
     yield "foreign domain", bn_model(extra=[evil], opsets=opsets), UNSUPPORTED
     yield "foreign domain in a subgraph", nested(2, evil), UNSUPPORTED | INVALID
     yield (

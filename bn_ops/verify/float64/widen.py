@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from bn_ops.large import bare_copy
 
@@ -18,6 +18,7 @@ Float64Array = NDArray[np.float64]
 
 _NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
+_NUMBER_ATTRIBUTES = frozenset({"value_float", "value_floats"})
 
 
 def widened(
@@ -55,6 +56,7 @@ def _widen_graph(graph: onnx.GraphProto) -> None:
 
 
 def _widen_node(node: onnx.NodeProto) -> None:
+    _widen_constant(node)
     for attribute in node.attribute:
         if attribute.HasField("g"):
             _widen_graph(attribute.g)
@@ -64,6 +66,16 @@ def _widen_node(node: onnx.NodeProto) -> None:
             _widen_tensor(attribute.t)
         if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _NARROW:
             attribute.i = TensorProto.DOUBLE
+
+
+def _widen_constant(node: onnx.NodeProto) -> None:
+    """Store as float64 what stands, as float32, in a Constant node's attributes."""
+    for attribute in node.attribute:
+        if node.op_type != "Constant" or attribute.name not in _NUMBER_ATTRIBUTES:
+            continue
+        scalar = attribute.name == "value_float"
+        array = np.array(attribute.f if scalar else attribute.floats, dtype=np.float64)
+        attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(array)))
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
