@@ -43,7 +43,7 @@ serve: $(STAMP) ## Run the server on 127.0.0.1:8000 with its data in ./bnrecal-d
 bench: $(STAMP) ## Measure ratios against a plain pass and against other tools
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' for fewer)
+soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' for fewer, ARGS=restart)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: $(STAMP) ## Random requests over the OpenAPI document, random bytes to each parser (--seconds 60)

@@ -29,21 +29,20 @@ SURPLUS = """
 SELECT count(*) AS surplus, min(batch_index) AS first FROM batch
 WHERE recalibration = :recalibration AND batch_index >= :total
 """
-# The first gaps: each stored index (or -1) whose successor is missing, and the next stored one.
+# The first gaps: before the first stored index, and behind each whose successor is missing.
 GAPS = """
-WITH known (i) AS (
-    SELECT -1 UNION ALL SELECT batch_index FROM batch
+SELECT 0 AS first, stop FROM (
+    SELECT coalesce(min(batch_index), :total) AS stop FROM batch
     WHERE recalibration = :recalibration AND batch_index < :total
 )
-SELECT i + 1 AS first, coalesce((
-    SELECT min(batch_index) FROM batch
-    WHERE recalibration = :recalibration AND batch_index > known.i AND batch_index < :total
-), :total) AS stop
-FROM known
-WHERE i + 1 < :total AND NOT EXISTS (
-    SELECT 1 FROM batch WHERE recalibration = :recalibration AND batch_index = known.i + 1
+WHERE stop > 0
+UNION ALL
+SELECT i + 1 AS first, next AS stop FROM (
+    SELECT batch_index AS i, lead(batch_index, 1, :total) OVER (ORDER BY batch_index) AS next
+    FROM batch WHERE recalibration = :recalibration AND batch_index < :total
 )
-ORDER BY i LIMIT :limit
+WHERE next > i + 1
+ORDER BY first LIMIT :limit
 """
 
 LARGEST_INDEX = 9_999_999

@@ -106,7 +106,28 @@ ALTER TABLE recalibration ADD COLUMN phase_first INTEGER;
 ALTER TABLE recalibration ADD COLUMN seconds_left REAL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
+# The sum over all recalibrations is asked before each batch: it is kept, not added up anew. One
+# whose data is gone counts nothing.
+_VERSION_4 = """
+CREATE TABLE stored_bytes (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO stored_bytes SELECT 0, coalesce(sum(bytes * (data_removed = 0)), 0) FROM recalibration;
+
+CREATE TRIGGER recalibration_inserted AFTER INSERT ON recalibration BEGIN
+    UPDATE stored_bytes SET bytes = bytes + NEW.bytes * (NEW.data_removed = 0);
+END;
+CREATE TRIGGER recalibration_changed AFTER UPDATE OF bytes, data_removed ON recalibration BEGIN
+    UPDATE stored_bytes SET bytes =
+        bytes + NEW.bytes * (NEW.data_removed = 0) - OLD.bytes * (OLD.data_removed = 0);
+END;
+CREATE TRIGGER recalibration_deleted AFTER DELETE ON recalibration BEGIN
+    UPDATE stored_bytes SET bytes = bytes - OLD.bytes * (OLD.data_removed = 0);
+END;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 VERSION = len(MIGRATIONS)
 # The first version with tokens.
 WITH_TOKENS = 2

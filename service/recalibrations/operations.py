@@ -84,16 +84,23 @@ async def start(context: Context, dispatcher: Dispatcher, name: str, total: int)
         RecalibrationNotOpenError: it was started with another count, or has ended.
     """
 
+    def examine(tx: Transaction) -> None:
+        found = store.get(tx, name)
+        if found.state is State.OPEN:
+            _check_stream(tx, found, total)
+
     def work(tx: Transaction) -> Recalibration:
         found = store.get(tx, name)
         if found.state is not State.OPEN:
             return _already_started(found, total)
-        _check_stream(tx, name, total)
+        _check_stream(tx, found, total)
         store.seal(tx, name, total)
         changes.advance(tx, name, Event.START)
         admission.admit(tx, context.settings)
         return store.get(tx, name)
 
+    # Naming what is missing reads the whole stream: not on the one thread that writes.
+    await context.ledger.read(examine)
     found = await context.ledger.write(work)
     context.signals.notify(name)
     dispatcher.wake()
@@ -174,9 +181,13 @@ def _preprocess(model: StoredModel, form: dict[str, Any] | None) -> dict[str, An
     return preprocess.to_json()
 
 
-def _check_stream(tx: Transaction, name: str, total: int) -> None:
+def _check_stream(tx: Transaction, found: Recalibration, total: int) -> None:
     if total == 0:
         raise StreamEmptyError("the stream has no batch; statistics of nothing are never made up")
+    name = found.id
+    # So many different indices, none beyond the last: there is no gap to look for.
+    if found.received == total == batches.next_index(tx, name):
+        return
     missing = batches.missing(tx, name, total, limit=MISSING_SHOWN)
     if missing:
         raise BatchesMissingError(

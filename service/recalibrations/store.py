@@ -80,7 +80,7 @@ WHERE (ended IS NOT NULL AND ended < :ended_before)
 # How many are in each state.
 COUNTS = "SELECT state, count(*) AS found FROM recalibration GROUP BY state"
 # Bytes of batches that are stored.
-TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM recalibration WHERE data_removed = 0"
+TOTAL = "SELECT bytes FROM stored_bytes"
 
 
 def folder(recalibration: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -11,21 +12,25 @@ import tempfile
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import kills, openapi, parsers, powercut
+from tests.soak import kills, openapi, parsers, powercut, restart
 from tests.support.server_process import ServerProcess
+
+# From the start of the process, interpreter and imports included.
+READY_SECONDS = 2.0
 
 
 def main() -> int:
     """Run what was asked for; the exit status says whether all held."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
-    parser.add_argument("what", nargs="?", choices=("kills", "powercut", "fuzz"), default="kills")
+    ways = {"kills": _kills, "powercut": _power_cuts, "fuzz": _fuzz, "restart": _restart}
+    parser.add_argument("what", nargs="?", choices=tuple(ways), default="kills")
     parser.add_argument("--cuts", type=int, default=50, help="power cuts")
+    parser.add_argument("--batches", type=int, default=1_000_000, help="in the ledger at a restart")
     parser.add_argument("--seconds", type=int, default=60, help="fuzzing of each parser")
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs at random moments")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
     parser.add_argument("--length", type=int, default=120, help="batches in each stream")
     asked = parser.parse_args()
-    ways = {"kills": _kills, "powercut": _power_cuts, "fuzz": _fuzz}
     return ways[asked.what](asked)
 
 
@@ -68,6 +73,14 @@ def _power_cuts(asked: argparse.Namespace) -> int:
     }
     sys.stdout.write(json.dumps(summary, indent=1) + "\n")
     return 0 if right.lost == 0 and careless.lost > 0 else 1
+
+
+def _restart(asked: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="bnrecal-restart-") as folder:
+        found = restart.measure(Path(folder) / "data", asked.batches)
+    told = {"batches": asked.batches, **dataclasses.asdict(found)}
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    return 0 if found.ready < READY_SECONDS else 1
 
 
 def _fuzz(asked: argparse.Namespace) -> int:

@@ -1,0 +1,166 @@
+"""What a request or a start costs does not grow with the number of stored batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.admin.ledger import opened
+from service.app import create_app
+from service.batches import store as batches
+from service.context import Context
+from service.ledger import schema
+from service.ledger.connection import SqliteTransaction
+from service.lifecycle import State
+from service.recalibrations import recovery, retention, store
+from service.recalibrations.operations import _check_stream
+from service.settings import Settings
+from tests.support import large_ledger
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api, StartServer
+from tests.support.service_loop import serving
+
+FEW, MANY = 50, 50_000
+SETTINGS = Settings(data_dir=Path("unused"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Return a data folder with one stream of few batches, and one with one of many."""
+    parent = tmp_path_factory.mktemp("ledgers")
+    made = {size: parent / str(size) for size in (FEW, MANY)}
+    for size, folder in made.items():
+        large_ledger.write(folder, {"r": size})
+    return made
+
+
+def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
+    """Count the instructions that SQLite's machine takes for some work."""
+    taken = 0
+
+    def count() -> bool:
+        nonlocal taken
+        taken += 1
+        return False
+
+    connection.set_progress_handler(count, 1)
+    try:
+        work()
+    finally:
+        connection.set_progress_handler(None)
+    return taken
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(lambda tx, _: store.get(tx, "r"), id="status"),
+        pytest.param(lambda tx, _: store.page(tx, after_seq=0, limit=100), id="list"),
+        pytest.param(lambda tx, n: batches.page(tx, "r", after=n - 20, limit=10), id="page"),
+        pytest.param(lambda tx, _: batches.next_index(tx, "r"), id="append"),
+        pytest.param(lambda tx, n: _check_stream(tx, store.get(tx, "r"), n), id="start"),
+        pytest.param(lambda tx, _: store.total_bytes(tx), id="room for one more"),
+        pytest.param(lambda tx, _: recovery.take_up(tx, SETTINGS), id="recovery"),
+        pytest.param(lambda tx, _: store.oldest(tx, State.QUEUED), id="next run"),
+        pytest.param(lambda tx, _: store.with_needless_data(tx), id="sweep"),
+        pytest.param(lambda tx, _: retention.overdue(tx, SETTINGS), id="expiry"),
+    ],
+)
+def test_the_cost_does_not_grow_with_the_stream(folders: dict[int, Path], work: Any) -> None:
+    def cost(size: int) -> int:
+        with opened(folders[size]) as ledger:
+            tx = SqliteTransaction(ledger.connection)
+            return steps(ledger.connection, lambda: work(tx, size))
+
+    assert cost(MANY) == cost(FEW)
+
+
+def test_a_long_whole_stream_starts_without_a_look_at_each_batch(
+    settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_ledger.write(settings.data_dir, {"few": FEW, "many": MANY})
+    asked: list[int] = []
+
+    def missing(*_: object, **_named: object) -> list[int]:
+        asked.append(1)
+        return [7]
+
+    monkeypatch.setattr(batches, "missing", missing)
+    api = start_server()
+    assert api.start("many", MANY).status_code == 202
+    assert asked == []
+    assert api.start("few", FEW + 1).status_code == 409
+    assert asked == [1]
+
+
+def test_the_server_is_ready_before_the_first_sweep_has_ended(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Context] = []
+
+    async def sweep(context: Context) -> None:
+        begun.append(context)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(retention, "sweep", sweep)
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        assert http.get("/readyz").status_code == 200
+        assert Api(http).open()
+    assert len(begun) == 1
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(1, 32), st.integers(1, 5))
+def test_missing_names_the_first_gaps(stored: set[int], total: int, limit: int) -> None:
+    connection = apsw.Connection(":memory:")
+    for migration in schema.MIGRATIONS:
+        connection.execute(migration)
+    rows = [("r", index, 1, 1, "", "npy", "") for index in stored]
+    connection.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    found = batches.missing(SqliteTransaction(connection), "r", total, limit=limit)
+    assert found == [index for index in range(total) if index not in stored][:limit]
+    connection.close()
+
+
+ADDED_UP = "SELECT coalesce(sum(bytes), 0) FROM recalibration WHERE data_removed = 0"
+
+
+def test_the_kept_sum_is_the_sum(api: Api, settings: Settings) -> None:
+    kept, gone = api.open(keep_data=True), api.open()
+    sums = []
+    with opened(settings.data_dir) as ledger:
+
+        def check() -> None:
+            total = ledger.read(store.total_bytes)
+            assert total == ledger.connection.execute(ADDED_UP).get
+            sums.append(total)
+
+        for name in (kept, gone):
+            api.put(name, 0)
+            check()
+        api.start(gone, 1)
+        api.wait(gone)
+        ledger.write(lambda tx: store.set_data_removed(tx, gone))
+        check()
+        api.http.delete(f"/v1/recalibrations/{kept}")
+        check()
+    one = sums[0]
+    assert sums == [one, 2 * one, one, 0]
+
+
+def test_a_ledger_of_version_3_learns_its_sum(tmp_path: Path) -> None:
+    large_ledger.write(tmp_path / "data", {"a": 3, "b": 4})
+    path = tmp_path / "data" / "ledger.sqlite3"
+    connection = apsw.Connection(str(path))
+    for trigger in ("inserted", "changed", "deleted"):
+        connection.execute(f"DROP TRIGGER recalibration_{trigger}")
+    connection.execute("DROP TABLE stored_bytes; PRAGMA user_version = 3")
+    connection.close()
+    with opened(tmp_path / "data") as ledger:
+        assert ledger.read(store.total_bytes) == 7 * 12

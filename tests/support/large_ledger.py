@@ -1,0 +1,59 @@
+"""A ledger with very many batches, written past the server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from service.admin.ledger import AdminLedger, opened
+from service.batches import store as batches
+from service.ledger.protocol import Transaction
+from service.models import store as models
+from service.recalibrations import changes
+from service.recalibrations import store as recalibrations
+from tests.support.service_fakes import GOOD_MODEL, describe_bytes
+
+MODEL = "a" * 64
+_CREATED = "2026-01-01T00:00:00.000000Z"
+_OPTIONS = {"method": "exact", "estimator": {"name": "replace"}, "layers": []}
+
+
+def write(folder: Path, sizes: dict[str, int]) -> None:
+    """Make a data folder whose ledger holds open recalibrations of so many batches each."""
+    folder.mkdir(parents=True)
+    with opened(folder) as ledger:
+        ledger.write(_insert_model)
+        for name, size in sizes.items():
+            _insert(ledger, name, size)
+
+
+def _insert_model(tx: Transaction) -> None:
+    text = json.dumps(describe_bytes(GOOD_MODEL))
+    models.insert(tx, model=MODEL, size=1, description=text, created=_CREATED)
+    models.grant(tx, MODEL, "", created=_CREATED)
+
+
+def _insert(ledger: AdminLedger, name: str, size: int) -> None:
+    def work(tx: Transaction) -> None:
+        found = recalibrations.insert(
+            tx,
+            name=name,
+            owner="",
+            model=MODEL,
+            inputs=json.dumps(describe_bytes(GOOD_MODEL)["inputs"]),
+            options=json.dumps(_OPTIONS | {"preprocess": None, "memory_bytes": None}),
+            keep_data=False,
+        )
+        changes.created(tx, found)
+        tx.change(
+            "UPDATE recalibration SET received = :n, samples = :n, bytes = 12 * :n WHERE id = :id",
+            id=name,
+            n=size,
+        )
+        constant = {"recalibration": name, "samples": 1, "bytes": 12, "sha256": "b" * 64}
+        rows = (
+            constant | {"index": i, "format": "npy", "blob": f"{i:024x}.npy"} for i in range(size)
+        )
+        ledger.connection.executemany(batches.INSERT, rows)
+
+    ledger.write(work)
