@@ -23,6 +23,7 @@ from service.http import documentation, errors
 from service.http.access import Access, is_loopback
 from service.http.guard import BodyGuard
 from service.http.headers import StrictHeaders
+from service.http.open_bodies import OpenBodies
 from service.http.requests import RequestLog
 from service.http.tokens import Keyring, read_tokens
 from service.http.visibility import visible
@@ -75,7 +76,8 @@ def create_app(
     )
     errors.install(app)
     # The last that is added is the first to see a request.
-    app.add_middleware(BodyGuard, settings=settings)
+    app.state.bodies = OpenBodies()
+    app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))
     app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))
     app.add_middleware(StrictHeaders)

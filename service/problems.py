@@ -39,6 +39,9 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
     {
         # The request.
         "request-error": Problem(400, "The request is at fault"),
+        "request-malformed": Problem(400, "This is no HTTP/1.1 request"),
+        "head-too-large": Problem(431, "The request's head is too large"),
+        "head-slow": Problem(408, "The request's head came too slowly", retryable=True),
         "request-invalid": Problem(422, "A parameter or a body is not what the route takes"),
         "not-found": Problem(404, "There is no such thing"),
         "method-not-allowed": Problem(405, "The route does not take this method"),

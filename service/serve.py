@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
@@ -19,6 +21,7 @@ from service.admin.ledger import tokens_of
 from service.app import create_app
 from service.errors import StartError
 from service.http.access import is_loopback
+from service.http.protocol import strict_protocol
 from service.http.tokens import read_tokens
 from service.settings import Settings
 from service.telemetry import logs
@@ -26,6 +29,8 @@ from service.telemetry import logs
 _log = logging.getLogger(__name__)
 # Connections that wait to be accepted while the loop is busy.
 BACKLOG = 2048
+# From the moment when a shutdown waits no longer for bodies: enough to answer each of them.
+CUT_OFF_SECONDS = 2.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,8 +52,10 @@ def main(arguments: Sequence[str]) -> int:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds + CUT_OFF_SECONDS),
         lifespan="on",
+        http=strict_protocol(settings.body_idle_seconds),
+        ws="none",
     )
     server = AnnouncedServer(config, app, listener)
     # After its orderly shutdown uvicorn raises the signal again; to us that is the end of a day.
@@ -92,7 +99,10 @@ class AnnouncedServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams of events, which would never end by themselves; let the rest finish."""
         _log.info("The server stops", extra={"action": "stopping"})
-        self._app.state.context.signals.close()
+        state = self._app.state
+        state.context.signals.close()
+        seconds = state.context.settings.shutdown_seconds
+        asyncio.get_running_loop().call_later(seconds, state.bodies.close)
         await super().shutdown(sockets)
 
     def _tell(self, url: str) -> None:

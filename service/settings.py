@@ -65,7 +65,10 @@ class Settings(BaseSettings):
         default=256 * GIB, gt=0, description="Most bytes of models and batches stored at one time."
     )
     body_idle_seconds: float = Field(
-        default=30.0, gt=0, description="A body that sends nothing for so long is refused with 408."
+        default=30.0,
+        gt=0,
+        description="A body that sends nothing for so long is refused with 408, and so is a "
+        "request's head that takes so long.",
     )
     body_min_bytes_per_second: int = Field(
         default=16 * 1024,
@@ -140,5 +143,7 @@ class Settings(BaseSettings):
         description="Time between two sweeps for what has expired or is left over.",
     )
     shutdown_seconds: float = Field(
-        default=10.0, gt=0, description="Time that a shutdown gives to requests under way."
+        default=10.0,
+        gt=0,
+        description="Time that a shutdown gives to bodies under way; then they are refused.",
     )

@@ -68,10 +68,11 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_foreign_pages(headers: Headers) -> None:
-    host = _name(f"//{headers.get('host', '')}")
     origin = headers.get("origin")
-    if host not in LOOPBACK_NAMES:
-        raise HostError(f"a server without tokens answers to localhost only, not to {host!r}")
+    # Of two, a proxy may have looked at the other one.
+    for host in [_name(f"//{one}") for one in headers.getlist("host") or [""]]:
+        if host not in LOOPBACK_NAMES:
+            raise HostError(f"a server without tokens answers to localhost only, not to {host!r}")
     if origin is not None and _name(origin) not in LOOPBACK_NAMES:
         raise HostError("a server without tokens takes nothing from pages of other origins")
 

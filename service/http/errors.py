@@ -30,7 +30,9 @@ _BY_STATUS = {
     416: "range-unsatisfiable",
 }
 # After these the rest of the body is not worth reading.
-_CLOSING = frozenset({"too-large", "body-slow", "body-incomplete", "quota-exceeded"})
+_CLOSING = frozenset(
+    {"too-large", "body-slow", "body-incomplete", "quota-exceeded", "shutting-down"}
+)
 
 
 def install(app: FastAPI) -> None:

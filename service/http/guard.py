@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from time import monotonic
 
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import problems
 from service.errors import BodySlowError, MediaTypeError, TooLargeError
 from service.http.errors import instance_of, respond
+from service.http.open_bodies import OpenBodies
 from service.settings import Settings
 
 # JSON bodies are read whole into memory; the largest honest one is a list of layer patterns.
@@ -26,9 +26,10 @@ STREAMED = re.compile(
 class BodyGuard:
     """Wraps `receive`; a refusal is raised where the body is read."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, bodies: OpenBodies) -> None:
         self._app = app
         self._settings = settings
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with a guarded body."""
@@ -43,15 +44,18 @@ class BodyGuard:
             await respond(document)(scope, receive, send)
             return
         limit = None if STREAMED.fullmatch(scope["path"]) else JSON_LIMIT_BYTES
-        guarded = GuardedReceive(receive, self._settings, limit)
+        guarded = GuardedReceive(receive, self._settings, limit, self._bodies)
         await self._app(scope, guarded, send)
 
 
 class GuardedReceive:
     """`receive` with a deadline for each part of the body and a least speed for the whole."""
 
-    def __init__(self, receive: Receive, settings: Settings, limit: int | None) -> None:
+    def __init__(
+        self, receive: Receive, settings: Settings, limit: int | None, bodies: OpenBodies
+    ) -> None:
         self._receive = receive
+        self._bodies = bodies
         self._idle_seconds = settings.body_idle_seconds
         self._least_speed = settings.body_min_bytes_per_second
         self._limit = limit
@@ -65,12 +69,13 @@ class GuardedReceive:
         Raises:
             BodySlowError: nothing came for too long, or too little on the whole.
             TooLargeError: more came than the route takes.
+            ShuttingDownError: the server is going down and waits no longer.
         """
         if self._over:
             return await self._receive()
         began = monotonic()
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with self._bodies.deadline(self._idle_seconds):
                 message = await self._receive()
         except TimeoutError as error:
             raise BodySlowError(f"no part of the body came for {self._idle_seconds:g} s") from error

@@ -14,6 +14,8 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "admission": "At the start: how much memory runs may take together.",
         "protections": "What holds the workers in on this machine.",
         "protections-unknown": "No worker could say what holds it in; `/readyz` asks again.",
+        "connection-refused": "A connection sent no HTTP, too large a head or none in time, and "
+        "was closed; with the problem's code.",
         "request": "A request was answered; with route, status, seconds, the token's name and, of "
         "a problem, its code.",
         "run-begins": "A run begins.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
 from tests.support.service_http import safetensors
 from tests.support.service_process import Server, images, network, running
@@ -102,6 +103,40 @@ def test_a_shutdown_finishes_the_batch_that_is_on_its_way(tmp_path: Path) -> Non
     with running(tmp_path / "data") as server:
         (stored,) = server.api.get(name, "/batches").json()["items"]
         assert stored["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_shutdown_refuses_what_does_not_come_and_ends_in_time(tmp_path: Path) -> None:
+    content = safetensors(x=images(0))
+    with running(tmp_path / "data", shutdown_seconds=0.5) as server:
+        name = server.api.open(network())
+        with connection(server, len(content), name) as opened:
+            opened.sendall(content[:100])
+            time.sleep(0.3)
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            found = answer(opened)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 10  # the body alone would have been waited for 30 s
+    assert found.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"shutting-down"' in found
+    with running(tmp_path / "data") as server:
+        assert server.api.get(name).json()["batches"]["received"] == 0
+        assert server.api.put(name, 0, content).status_code == 201
+
+
+def test_a_shutdown_kills_a_run_that_the_next_start_takes_up(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        server.api.put(name, 0, safetensors(x=images(0)))
+        server.api.start(name, 1)
+        server.api.wait(name, "running")
+        workers = server.workers()
+        assert server.stop() == 0
+        psutil.wait_procs(workers, timeout=5)
+        assert not any(worker.is_running() for worker in workers)
+    with running(tmp_path / "data") as server:
+        found = server.api.wait(name, seconds=60)
+        assert (found["state"], found["attempts"]) == ("succeeded", 1)
 
 
 def test_a_shutdown_ends_streams_of_events_at_once(tmp_path: Path) -> None:

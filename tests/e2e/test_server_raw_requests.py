@@ -1,0 +1,144 @@
+"""What is no request at all, on a real socket: refused in the one shape of errors, and bounded."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.support.service_process import Server, running
+
+HEAD = b"POST /v1/recalibrations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    data: Path = tmp_path_factory.mktemp("raw") / "data"
+    with running(data, body_idle_seconds=0.5) as found:
+        yield found
+
+
+def connect(server: Server) -> socket.socket:
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    return socket.create_connection((address.hostname, address.port or 0), timeout=20)
+
+
+def exchange(server: Server, *parts: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Send bytes; return status, headers and problem of the one answer before the hang-up."""
+    found = b""
+    with connect(server) as opened:
+        try:
+            for part in parts:
+                opened.sendall(part)
+        except OSError:
+            found = b""  # refused meanwhile; the answer is there all the same
+        try:
+            while chunk := opened.recv(1 << 16):
+                found += chunk
+        except ConnectionResetError:
+            assert found
+    head, _, body = found.partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    headers = dict(field.lower().split(": ", 1) for field in fields)
+    return int(line.split()[1]), headers, json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"BREW /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+        HEAD + b"Content-Length: abc\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",  # smuggling
+        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n",
+        b"GET /" + b"x" * 66_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(
+    server: Server, sent: bytes
+) -> None:
+    status, headers, problem = exchange(server, sent)
+    assert (status, problem["code"], problem["status"]) == (400, "request-malformed", 400)
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["connection"] == "close"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert problem["error"] == problem["detail"] != ""
+    assert problem["instance"] == f"urn:bnrecal:request:{headers['x-request-id']}"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"GET /healthz HTTP/1.1\r\nX",
+        CHUNKED + b"2;",  # what may stand behind a chunk's size
+        CHUNKED + b"2\r\n{}\r\n0\r\nX: ",  # what may stand behind the last chunk
+    ],
+)
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(
+    server: Server, start: bytes
+) -> None:
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    status, _, problem = exchange(server, start, *[b"y" * MIB] * 64)
+    assert (status, problem["code"]) == (431, "head-too-large")
+    assert process.memory_info().rss - before < 16 * MIB
+
+
+def test_a_large_body_behind_a_small_head_is_no_large_head(server: Server) -> None:
+    body = b" " * (MIB // 2)
+    for sent in (
+        HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body,
+        CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        + b"1\r\n \r\n" * 50_000
+        + b"0\r\n\r\n",
+    ):
+        status, _, problem = exchange(server, sent)
+        assert (status, problem["code"]) == (422, "request-invalid")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
+def test_a_head_that_does_not_come_is_not_waited_for(server: Server, sent: bytes) -> None:
+    status, _, problem = exchange(server, sent)
+    assert (status, problem["code"], problem["retryable"]) == (408, "head-slow", True)
+
+
+def test_a_second_head_on_a_connection_has_its_own_deadline(server: Server) -> None:
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(server) as opened:
+        for _ in range(2):
+            opened.sendall(whole)
+            found = b""
+            while not found.endswith(b"}"):
+                found += opened.recv(1 << 16)
+            assert found.startswith(b"HTTP/1.1 200 ")
+        opened.sendall(whole[:-1])
+        assert opened.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_offer_of_websockets_is_passed_over(server: Server) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    response = server.http.get("/healthz", headers=upgrade | {"Sec-WebSocket-Key": "AAAA"})
+    assert response.json() == {"status": "ok"}
+
+
+def test_of_two_hosts_both_must_be_this_machine(server: Server) -> None:
+    for hosts in (b"Host: localhost\r\nHost: evil\r\n", b"Host: evil\r\nHost: localhost\r\n"):
+        sent = b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n"
+        status, _, problem = exchange(server, sent)
+        assert (status, problem["code"]) == (403, "host-refused")
