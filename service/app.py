@@ -112,7 +112,11 @@ async def _running(
             context = Context(
                 settings=settings,
                 ledger=ledger,
-                blobs=FolderBlobs(settings.data_dir, system=disk.system),
+                blobs=FolderBlobs(
+                    settings.data_dir,
+                    system=disk.system,
+                    reserve_bytes=settings.disk_reserve_bytes,
+                ),
                 executor=executor,
                 metrics=metrics,
             )

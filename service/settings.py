@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     total_limit_bytes: int = Field(
         default=256 * GIB, gt=0, description="Most bytes of models and batches stored at one time."
     )
+    disk_reserve_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="Uploads are refused with 507 while less of the data folder's file system is "
+        "free: the ledger, runs and results need it.",
+    )
     body_idle_seconds: float = Field(
         default=30.0,
         gt=0,
@@ -136,6 +142,12 @@ class Settings(BaseSettings):
         default=7 * 86400.0,
         gt=0,
         description="An open recalibration that takes no batch for so long is deleted.",
+    )
+    keep_model_seconds: float = Field(
+        default=30 * 86400.0,
+        gt=0,
+        description="A model that was not sent again for so long, and of which its owner keeps no "
+        "recalibration, is deleted.",
     )
     sweep_seconds: float = Field(
         default=300.0,

@@ -39,7 +39,7 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
     """
     with opened(folder) as ledger, _alone(folder) as alone:
         names = ledger.write(lambda tx: _forget(tx, args, alone=alone))
-        unowned = ledger.write(_forget_models)
+        unowned = ledger.write(lambda tx: _forget_models(tx, args))
         for name in names:
             shutil.rmtree(folder / store.folder(name), ignore_errors=True)
         for name in unowned:
@@ -80,7 +80,9 @@ def _chosen(tx: Transaction, args: Namespace) -> list[str]:
     return retention.overdue(tx, args.settings)
 
 
-def _forget_models(tx: Transaction) -> list[str]:
+def _forget_models(tx: Transaction, args: Namespace) -> list[str]:
+    if args.expired:
+        retention.expire_models(tx, args.settings)
     found = models.unowned(tx)
     for name in found:
         models.delete(tx, name)

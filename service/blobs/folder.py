@@ -27,18 +27,20 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class FolderBlobs:
     """Blobs under one root."""
 
-    def __init__(self, root: Path, *, system: System | None = None) -> None:
+    def __init__(self, root: Path, *, system: System | None = None, reserve_bytes: int = 0) -> None:
         """Take a folder into use.
 
         Args:
             root: made when missing; its `staging` folder is emptied.
             system: the system calls; replaced in tests that let them fail.
+            reserve_bytes: drafts leave so much of the disk to the ledger, to runs and results.
 
         Raises:
             StartError: the folder cannot be used.
         """
         self._root = root.absolute()
         self._system = system or System()
+        self._reserve_bytes = reserve_bytes
         self._growing = threading.Lock()
         # Folders whose own names are on the disk for certain. One that was there before us is not
         # among them: the server that made it may have been killed before its fsync.
@@ -113,6 +115,22 @@ class FolderBlobs:
             self._system.replace(source, target)
             self._sync_folder(target.parent)
 
+    def refuse_when_low(self) -> None:
+        """Keep the reserve.
+
+        Raises:
+            StorageFullError: less than it is free.
+        """
+        if self._reserve_bytes == 0:
+            return
+        with translated():
+            free = self._system.free(self._root)
+        if free < self._reserve_bytes:
+            raise StorageFullError(
+                f"less than {self._reserve_bytes} bytes are free on the server's disk; "
+                "nothing was stored"
+            )
+
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and those above it, and make their names durable."""
         if folder in self._durable:
@@ -150,6 +168,7 @@ class FileDraft:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
+        self._blobs.refuse_when_low()
         with translated(), memoryview(data) as view:
             rest = view
             while rest:

@@ -25,6 +25,11 @@ class System:
         """Wait until a file, or the names in a folder, are on the disk."""
         os.fsync(handle)
 
+    def free(self, path: Path) -> int:
+        """Return the bytes that may still be written to the file system of a path."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def replace(self, source: Path, target: Path) -> None:
         """Rename a file, in place of what was there."""
         source.replace(target)

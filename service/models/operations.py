@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ async def upload(
         model = await _receive(draft, body)
         digests.verify(digest, model)
         if (known := await _known(context, model)) is not None:
+            await _touch(context, model)
             return known, False
         async with conversion.as_onnx(context, draft.path) as file:
             description = await _describe(context, file)
@@ -91,8 +93,8 @@ async def delete(context: Context, model: str) -> None:
             await asyncio.to_thread(context.blobs.remove, store.folder(model))
 
 
-async def remove_unowned(context: Context) -> None:
-    """Remove models whose last holder deleted them while somebody's recalibration used them."""
+async def remove_unowned(context: Context) -> list[str]:
+    """Remove models that nobody holds and no recalibration needs; return them."""
 
     def forget(tx: Transaction) -> list[str]:
         found = store.unowned(tx)
@@ -101,8 +103,10 @@ async def remove_unowned(context: Context) -> None:
         return found
 
     async with context.model_files:
-        for model in await context.ledger.write(forget):
+        removed = await context.ledger.write(forget)
+        for model in removed:
             await asyncio.to_thread(context.blobs.remove, store.folder(model))
+    return removed
 
 
 async def _describe(context: Context, file: Path) -> dict[str, Any]:
@@ -119,6 +123,17 @@ async def _known(context: Context, model: str) -> StoredModel | None:
     found = await context.ledger.read(lambda tx: store.find(tx, model, owner=scope))
     path = context.blobs.path(store.key(model))
     return found if found is not None and await asyncio.to_thread(path.exists) else None
+
+
+async def _touch(context: Context, model: str) -> None:
+    """Let the time after which an unused model expires begin anew."""
+    now = datetime.now(UTC)
+    # Often enough that it never expires, seldom enough that few requests wait for a commit.
+    before = now - timedelta(seconds=min(86400.0, context.settings.keep_model_seconds / 2))
+    owner, text = context.caller.name, clock.to_text(now)
+    await context.ledger.write(
+        lambda tx: store.touch(tx, model, owner, now=text, before=clock.to_text(before))
+    )
 
 
 async def _is_there(context: Context, model: str) -> bool:

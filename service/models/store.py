@@ -21,6 +21,17 @@ INSERT INTO model_owner (model, owner, created) VALUES (:id, :owner, :now) ON CO
 """
 # Take a model from an owner.
 REVOKE = "DELETE FROM model_owner WHERE model = :id AND owner = :owner"
+# An owner has sent a model again: it counts as new from time to time, not with each request.
+TOUCH = """
+UPDATE model_owner SET created = :now WHERE model = :id AND owner = :owner AND created < :before
+"""
+# Take from their owners the models that they have not sent for long and keep no recalibration of.
+EXPIRE = """
+DELETE FROM model_owner WHERE created < :before AND NOT EXISTS (
+    SELECT 1 FROM recalibration AS one
+    WHERE one.model = model_owner.model AND one.owner = model_owner.owner
+)
+"""
 # How many hold a model.
 OWNERS = "SELECT count(*) AS owners FROM model_owner WHERE model = :id"
 # Models that nobody holds and no recalibration needs.
@@ -119,6 +130,16 @@ def revoke(tx: Transaction, model: str, owner: str) -> int:
     row = tx.row(OWNERS, id=model)
     assert row is not None
     return int(row["owners"] or 0)
+
+
+def touch(tx: Transaction, model: str, owner: str, *, now: str, before: str) -> None:
+    """Note that an owner has sent a model again, where it was noted before a time."""
+    tx.change(TOUCH, id=model, owner=owner, now=now, before=before)
+
+
+def expire(tx: Transaction, *, before: str) -> None:
+    """Take from their owners what they have not sent since a time and do not use."""
+    tx.change(EXPIRE, before=before)
 
 
 def unowned(tx: Transaction) -> list[str]:

@@ -43,7 +43,11 @@ async def sweep(context: Context) -> None:
     for name in await context.ledger.write(lambda tx: _expire(tx, context)):
         _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
         await asyncio.to_thread(context.blobs.remove, store.folder(name))
-    await models_operations.remove_unowned(context)
+    for model in await models_operations.remove_unowned(context):
+        _log.info(
+            "A model that nobody holds is removed",
+            extra={"action": "model-removed", "model": model},
+        )
     await _remove_orphans(context)
 
 
@@ -67,11 +71,18 @@ def overdue(tx: Transaction, settings: Settings) -> list[str]:
     )
 
 
+def expire_models(tx: Transaction, settings: Settings) -> None:
+    """Take models that are out of use from their owners; then nobody may hold them."""
+    before = datetime.now(UTC) - timedelta(seconds=settings.keep_model_seconds)
+    models.expire(tx, before=clock.to_text(before))
+
+
 def _expire(tx: Transaction, context: Context) -> list[str]:
     idempotency.expire(tx, before=clock.to_text(datetime.now(UTC) - IDEMPOTENCY_KEPT))
     names = overdue(tx, context.settings)
     for name in names:
         store.delete(tx, name)
+    expire_models(tx, context.settings)
     return names
 
 

@@ -28,6 +28,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "queue-failed": "The queue cannot be read now; it is tried again.",
         "give-back-failed": "A shutdown could not queue a run again; the next start does.",
         "expired": "A recalibration was deleted because its time was over.",
+        "model-removed": "A model was deleted that nobody holds any more, or used for long.",
         "sweep-failed": "A sweep for what has expired failed; the next one tries again.",
         "ledger-close-failed": "The ledger could not be closed in good order; nothing is lost.",
     }

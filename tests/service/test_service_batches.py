@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,29 @@ def test_the_number_of_batches_is_held(start_server: StartServer) -> None:
     api = start_server(recalibration_limit_batches=2)
     name = api.open()
     assert [api.put(name, index).status_code for index in range(3)] == [201, 201, 413]
+
+
+def test_a_disk_that_is_nearly_full_says_507_and_everything_else_goes_on(
+    start_server: StartServer, settings: Settings
+) -> None:
+    first = start_server()
+    name = first.open()
+    assert first.put(name, 0).status_code == 201
+    done = first.finished()
+    copy = shutil.copytree(settings.data_dir, settings.data_dir.parent / "low")
+    api = start_server(data_dir=copy, disk_reserve_bytes=1 << 62)
+    for response in (
+        api.put(name, 1),
+        api.upload_model(b"another model"),
+        api.append(name, safetensors(x=batch(9))),
+    ):
+        assert (response.status_code, response.json()["code"]) == (507, "storage-full")
+        assert response.json()["retryable"]
+    assert list((copy / "staging").iterdir()) == []
+    assert api.put(name, 0).status_code == 200  # known already
+    assert api.get(done, "/model").status_code == 200
+    assert api.start(name, 1).status_code == 202
+    assert api.wait(name)["state"] == "succeeded"
 
 
 def test_a_full_server_says_507_and_takes_more_when_something_is_deleted(

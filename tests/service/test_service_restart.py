@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,29 @@ def test_what_has_expired_is_deleted(settings: Settings) -> None:
         assert api.get(name).status_code == 404
 
 
+def test_a_model_that_nobody_uses_expires_and_one_in_use_stays(settings: Settings) -> None:
+    short = settings.model_copy(update={"keep_model_seconds": 0.2, "sweep_seconds": 0.05})
+    with serving(create_app(short, executor=FakeExecutor())) as http:
+        api = Api(http)
+        used = api.get(api.finished()).json()["model"]
+        unused = api.upload_model(b"another model").json()["id"]
+        _until_gone([settings.data_dir / "models" / unused])
+        assert api.http.get(f"/v1/models/{unused}").status_code == 404
+        assert api.http.get(f"/v1/models/{used}").status_code == 200
+        assert api.upload_model(b"another model").status_code == 201
+
+
+def test_a_model_that_is_sent_again_and_again_does_not_expire(settings: Settings) -> None:
+    short = settings.model_copy(update={"keep_model_seconds": 1.0, "sweep_seconds": 0.05})
+    with serving(create_app(short, executor=FakeExecutor())) as http:
+        api = Api(http)
+        assert api.upload_model().status_code == 201
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert api.upload_model().status_code == 200
+            time.sleep(0.02)
+
+
 def test_two_servers_never_share_a_data_folder(settings: Settings) -> None:
     with (
         serving(create_app(settings, executor=FakeExecutor())),
@@ -126,8 +150,6 @@ def test_two_servers_never_share_a_data_folder(settings: Settings) -> None:
 
 
 def _until_gone(paths: list[Path], seconds: float = 5.0) -> None:
-    import time
-
     end = time.monotonic() + seconds
     while any(path.exists() for path in paths):
         assert time.monotonic() < end, [path for path in paths if path.exists()]

@@ -35,6 +35,8 @@ CLIENTS = 3
 # Acknowledged batches before a cut.
 LEAST = 10
 DISK_BYTES = 256 << 20
+# The disk is smaller than what a server would keep free.
+SETTINGS = {"disk_reserve_bytes": 0}
 # include/uapi/linux/ext4.h: EXT4_IOC_SHUTDOWN and EXT4_GOING_FLAGS_NOLOGFLUSH.
 _SHUTDOWN = 0x8004587D
 _WITHOUT_FLUSHING = 2
@@ -85,7 +87,9 @@ def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
     name, losses = "", Losses()
     for number in range(cuts):
         with mounted(disk, mount):
-            server = ServerProcess(mount / "data", module=module, log=folder / "server.log")
+            server = ServerProcess(
+                mount / "data", settings=SETTINGS, module=module, log=folder / "server.log"
+            )
             server.start()
             try:
                 with httpx.Client(base_url=server.url, timeout=60) as http:
@@ -102,7 +106,9 @@ def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
             finally:
                 server.kill()
     with mounted(disk, mount):
-        server = ServerProcess(mount / "data", module=module, log=folder / "server.log")
+        server = ServerProcess(
+            mount / "data", settings=SETTINGS, module=module, log=folder / "server.log"
+        )
         with server, httpx.Client(base_url=server.url, timeout=60) as http:
             losses.lost += _missing(http, name, acknowledged, mount / "data")
     losses.acknowledged = len(acknowledged) + losses.lost

@@ -51,6 +51,33 @@ def test_a_draft_is_seen_by_nobody_until_it_is_committed(blobs: Blobs) -> None:
     assert blobs.path(KEY).read_bytes() == b"content"
 
 
+def test_drafts_leave_the_reserve_and_results_take_it(tmp_path: Path) -> None:
+    class Nearly(System):
+        left = 1000
+
+        def free(self, path: Path) -> int:
+            assert path == tmp_path / "low"
+            return self.left
+
+    system = Nearly()
+    blobs = FolderBlobs(tmp_path / "low", system=system, reserve_bytes=1000)
+    write(blobs, KEY, b"content")
+    draft = blobs.draft()
+    draft.write(b"first")
+    system.left = 999
+    with pytest.raises(StorageFullError, match="1000 bytes are free"):
+        draft.write(b"second")
+    draft.discard()
+    with pytest.raises(StorageFullError):
+        write(blobs, "models/abc/other", b"x")
+    result = blobs.workspace() / "result"
+    result.write_bytes(b"result")
+    blobs.adopt(result, "recalibrations/r/results/model")
+    assert blobs.path("recalibrations/r/results/model").read_bytes() == b"result"
+    system.left = 1000
+    write(blobs, "models/abc/other", b"x")
+
+
 def test_discarding_is_harmless_at_any_time(blobs: Blobs) -> None:
     draft = blobs.draft()
     for _ in range(2):
