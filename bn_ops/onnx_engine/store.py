@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bn_ops.budget import Budget
 from bn_ops.errors import SpillLimitError
+from bn_ops.heap import trim_heap
 
 __all__ = ["TensorStore", "base_of"]
 
@@ -38,9 +39,8 @@ class TensorStore:
     """Tensors by (batch, name).
 
     A run reads the batches of a level in the order in which it stored them, over and over: for that
-        pattern, keeping what
-    came first and spilling the rest loses the least (a least-recently-used rule would miss always).
-    Use as a context manager: the files vanish with it.
+    pattern, keeping what came first and spilling the rest loses the least (a least-recently-used
+    rule would miss always). Use as a context manager: the files vanish with it.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -88,6 +88,8 @@ class TensorStore:
             self.peak_memory_bytes = max(self.peak_memory_bytes, self._memory)
             return
         self._held[key] = self._spill(np.ascontiguousarray(array))
+        # Memory is short: what the C library keeps for itself counts now.
+        trim_heap()
 
     def get(self, batch: int, name: str) -> NDArray[np.generic]:
         """Return a stored tensor; a spilled one is mapped, not read."""

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# A few hundred freed pieces lie under one that is still in use, so that the heap cannot shrink from
+# its end.
+_SCRIPT = """
+from bn_ops.heap import trim_heap
+
+def resident():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+
+pieces = [b"x" * 100_000 for _ in range(500)]
+pieces.append(b"x" * 90_000)
+del pieces[:-1]
+before = resident()
+trim_heap()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc holds memory back so")
+def test_free_memory_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", _SCRIPT], check=True, capture_output=True)
+    assert int(done.stdout) > 25_000_000
