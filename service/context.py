@@ -37,11 +37,15 @@ class Context:
     json_parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def _context(request: Request) -> Context:
+async def context_of(request: Request) -> Context:
+    """Return the context of a request.
+
+    A coroutine, although it waits for nothing: the framework sends plain functions to a thread.
+    """
     context = request.app.state.context
     assert isinstance(context, Context)
     # Whoever was not let in by name sees nothing, should a request ever get past the door.
     return replace(context, caller=request.scope.get("state", {}).get("caller", NOTHING))
 
 
-Ctx = Annotated[Context, Depends(_context)]
+Ctx = Annotated[Context, Depends(context_of)]

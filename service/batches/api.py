@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.routing import APIRoute
 
 from service.batches import operations, store
 from service.batches.operations import Upload
 from service.batches.schemas import BatchOut, BatchPage
 from service.batches.store import StoredBatch
-from service.context import Context, Ctx
+from service.context import Context, Ctx, context_of
 from service.http import digests, media
 from service.http.body import blocks
 from service.http.keys import Key
 from service.http.pages import After, Limit, cut, read_cursor
+from service.http.visibility import visible
 from service.ledger.protocol import Transaction
 from service.recalibrations import store as recalibrations
 
-router = APIRouter(prefix="/v1/recalibrations/{recalibration}/batches", tags=["batches"])
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+# An index as every client writes it, and within bounds.
+_PLAIN_INDEX = re.compile("0|[1-9][0-9]{0,6}")
+
+
+async def _put_quickly(general: Handler, request: Request) -> Response:
+    index = request.path_params["index"]
+    if _PLAIN_INDEX.fullmatch(index) is None:
+        return await general(request)
+    context = await context_of(request)
+    await visible(request, context)
+    recalibration = request.path_params["recalibration"]
+    digest = request.headers.get("content-digest")
+    upload = _upload(context, request, recalibration, index=int(index), digest=digest)
+    batch, new = await operations.put(context, upload)
+    return Response(
+        BatchOut.of(batch).model_dump_json(),
+        status_code=201 if new else 200,
+        media_type="application/json",
+    )
+
+
+class BatchRoute(APIRoute):
+    """Takes the ordinary request for storing a batch past the framework's general machinery.
+
+    Most requests are of this one kind, and small batches cost more in solving dependencies and
+    building a response than in being stored. Whatever is out of the ordinary goes the general way,
+    which the documentation describes; a test holds the answers of both equal.
+    """
+
+    def get_route_handler(self) -> Handler:
+        """Return the short way for PUT."""
+        general = super().get_route_handler()
+        return partial(_put_quickly, general) if self.methods == {"PUT"} else general
+
+
+router = APIRouter(
+    prefix="/v1/recalibrations/{recalibration}/batches", tags=["batches"], route_class=BatchRoute
+)
 
 Recalibration = Annotated[str, Path(description="Id of a recalibration.")]
 Index = Annotated[int, Path(ge=0, le=store.LARGEST_INDEX, description="Place in the stream.")]

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
 Id = Annotated[str, Path(description="Id of a recalibration.")]
 
 
-def _dispatcher(request: Request) -> Dispatcher:
+async def _dispatcher(request: Request) -> Dispatcher:
     dispatcher = request.app.state.dispatcher
     assert isinstance(dispatcher, Dispatcher)
     return dispatcher

@@ -285,3 +285,43 @@ def test_a_full_server_says_507_and_takes_more_when_something_is_deleted(
 def _stored(settings: Settings, name: str) -> list[Path]:
     folder = settings.data_dir / "recalibrations" / name / "batches"
     return sorted(folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (None, {}, 201),
+        (None, {"Content-Digest": "sha-256=:AAAA:"}, 400),
+        (None, {"Content-Type": "text/plain"}, 415),
+        (b"short", {}, 422),
+    ],
+)
+def test_the_short_way_answers_as_the_general_way(
+    api: Api, content: bytes | None, headers: dict[str, str], status: int
+) -> None:
+    def answers(index: str) -> list[object]:
+        name = api.open()
+        path = f"/v1/recalibrations/{name}/batches/{index}"
+        kind = {"Content-Type": "application/vnd.safetensors"} | headers
+        body = safetensors(x=batch(0)) if content is None else content
+        found: list[object] = []
+        for _ in range(2):
+            response = api.http.put(path, content=body, headers=kind)
+            document = response.json()
+            document.pop("instance", None)
+            shown = {k: v for k, v in response.headers.items() if k != "x-request-id"}
+            found += [response.status_code, document, shown]
+        return found
+
+    # An index that begins with a zero is taken by the framework alone.
+    quick, general = answers("7"), answers("07")
+    assert quick == general
+    assert quick[0] == status
+
+
+def test_both_ways_know_no_strangers(api: Api) -> None:
+    for index in ("7", "07"):
+        path = f"/v1/recalibrations/nobody/batches/{index}"
+        kind = {"Content-Type": "application/vnd.safetensors"}
+        response = api.http.put(path, content=safetensors(x=batch(0)), headers=kind)
+        assert (response.status_code, response.json()["code"]) == (404, "not-found")
