@@ -22,6 +22,7 @@ from service.folder_lock import only_server
 from service.http import documentation, errors
 from service.http.access import Access, is_loopback
 from service.http.guard import BodyGuard
+from service.http.head import HeadAsGet
 from service.http.headers import StrictHeaders
 from service.http.open_bodies import OpenBodies
 from service.http.requests import RequestLog
@@ -73,10 +74,13 @@ def create_app(
         # The framework's pages load scripts from a foreign host.
         docs_url=None,
         redoc_url=None,
+        # Behind a proxy that ends TLS, such a redirect would lead a client with its token to http.
+        redirect_slashes=False,
     )
     errors.install(app)
     # The last that is added is the first to see a request.
     app.state.bodies = OpenBodies()
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))
     app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))

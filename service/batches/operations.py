@@ -79,6 +79,8 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     if known is not None:
         sha256 = await ingest.measure(upload.body)
         return _replayed(known, sha256), False
+    if (again := await _replay_after_seal(context, found, upload)) is not None:
+        return again, False
     _require_open(found)
     _require_preprocess(found, upload)
     received, blob = await _receive(context, found, upload)
@@ -147,7 +149,7 @@ def _record(
 ) -> tuple[StoredBatch, bool]:
     """Give a received batch its row, unless the world has changed since it was looked up."""
     name = upload.recalibration
-    if (again := _recall(tx, upload, received)) is not None:
+    if (again := _recall(tx, upload, received.sha256)) is not None:
         return again, False
     found = recalibrations.get(tx, name)
     index = store.next_index(tx, name) if upload.index is None else upload.index
@@ -170,11 +172,25 @@ def _record(
     return batch, True
 
 
-def _recall(tx: Transaction, upload: Upload, received: Received) -> StoredBatch | None:
+async def _replay_after_seal(
+    context: Context, found: Recalibration, upload: Upload
+) -> StoredBatch | None:
+    """Return what a key's lost answer told before the stream was sealed; None where there is none.
+
+    Raises:
+        IdempotencyKeyReusedError: the key came with other content.
+    """
+    if found.state is State.OPEN or upload.key is None:
+        return None
+    sha256 = await ingest.measure(upload.body)
+    return await context.ledger.read(lambda tx: _recall(tx, upload, sha256))
+
+
+def _recall(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
     if upload.key is None:
         return None
-    key = _key(upload, received.sha256)
-    answer = idempotency.recall(tx, scope=_scope(upload), key=key, request=received.sha256)
+    key = _key(upload, sha256)
+    answer = idempotency.recall(tx, scope=_scope(upload), key=key, request=sha256)
     return None if answer is None else store.find(tx, upload.recalibration, int(answer))
 
 

@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from bn_ops.errors import BnOpsError
 from service import problems
-from service.errors import ServiceError
+from service.errors import MediaTypeError, ServiceError
 from service.http.headers import complete
+from service.http.media import media_type
 from service.telemetry.request_ids import ID_HEADER
 
 _log = logging.getLogger(__name__)
@@ -104,11 +105,15 @@ def _methods(request: Request) -> list[str]:
         scope["method"] = method
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
             found.add(method)
+    if "GET" in found:
+        found.add("HEAD")
     return sorted(found)
 
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if (refusal := _no_json(request, error)) is not None:
+        return await _on_purpose(request, refusal)
     faults = [_text(f"{'.'.join(map(str, one['loc']))}: {one['msg']}") for one in error.errors()]
     members = {"faults": faults}
     return respond(
@@ -119,6 +124,16 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
             members=members,
         )
     )
+
+
+def _no_json(request: Request, error: RequestValidationError) -> MediaTypeError | None:
+    """Return what is wrong where a body did not say that it is JSON, so that none was read."""
+    kind = media_type(request)
+    if kind == "application/json" or kind.endswith("+json"):
+        return None
+    if all(one["loc"] != ("body",) or one["type"] == "missing" for one in error.errors()):
+        return None
+    return MediaTypeError(f"this route takes application/json, got {kind[:100]!r}")
 
 
 def _text(found: str) -> str:

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from service.blobs.folder import translated
 from service.errors import NotFoundError, StorageFailedError
 from service.http import digests
+from service.http.head import is_head
 
 CHUNK_BYTES = 1 << 20
 # One range, as every download manager sends it; anything else is answered whole, as the RFC allows.
@@ -58,6 +59,9 @@ async def send(
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
         status = 206
     headers["Content-Length"] = str(len(part))
+    if is_head(request):
+        file.close()
+        return Response(status_code=status, headers=headers, media_type=media_type)
     body = _read(file, part)
     return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
 

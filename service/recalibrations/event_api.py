@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.context import Context, Ctx
 from service.errors import RequestInvalidError
+from service.http.head import is_head
 from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED
 from service.recalibrations import changes, store
@@ -24,6 +25,7 @@ Last = Annotated[
 ]
 # Shorter than the idle limits of common proxies.
 KEEPALIVE_SECONDS = 15.0
+_MEDIA_TYPE = "text/event-stream"
 _DESCRIPTION = "Events `state` and `progress`; the data is the recalibration as it then was."
 
 
@@ -37,11 +39,15 @@ _DESCRIPTION = "Events `state` and `progress`; the data is the recalibration as 
         }
     },
 )
-async def get_events(context: Ctx, recalibration: Id, last_event_id: Last = None) -> Response:
+async def get_events(
+    context: Ctx, request: Request, recalibration: Id, last_event_id: Last = None
+) -> Response:
     """Follow a recalibration until it has ended."""
     after = _number(last_event_id)
     await context.ledger.read(lambda tx: store.get(tx, recalibration))
-    return StreamingResponse(_stream(context, recalibration, after), media_type="text/event-stream")
+    if is_head(request):
+        return StreamingResponse(iter(()), media_type=_MEDIA_TYPE)
+    return StreamingResponse(_stream(context, recalibration, after), media_type=_MEDIA_TYPE)
 
 
 def _number(last: str | None) -> int:

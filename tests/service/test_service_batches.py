@@ -83,6 +83,20 @@ def test_an_append_with_an_idempotency_key_counts_once(api: Api, settings: Setti
     assert len(_stored(settings, name)) == 1
 
 
+def test_an_append_is_answered_again_under_its_key_when_the_stream_is_sealed(api: Api) -> None:
+    name, content, other = api.open(), safetensors(x=batch(0)), safetensors(x=batch(1))
+    first = api.append(name, content, **{"Idempotency-Key": "a"})
+    api.start(name, 1)
+    api.wait(name)
+    again = api.append(name, content, **{"Idempotency-Key": "a"})
+    assert (again.status_code, again.content) == (200, first.content)
+    reused = api.append(name, other, **{"Idempotency-Key": "a"})
+    assert (reused.status_code, reused.json()["code"]) == (422, "idempotency-key-reused")
+    for headers in ({"Idempotency-Key": "b"}, {}):
+        late = api.append(name, content, **headers)
+        assert (late.status_code, late.json()["code"]) == (409, "recalibration-not-open")
+
+
 def test_a_sealed_stream_takes_replays_only(api: Api) -> None:
     name = api.finished(batches=2)
     assert api.put(name, 1).status_code == 200

@@ -251,6 +251,16 @@ def test_recalibrations_come_in_pages(api: Api) -> None:
     assert rest["next"] is None
 
 
+def test_pages_stay_whole_while_some_come_and_others_go(api: Api) -> None:
+    names = [api.open() for _ in range(4)]
+    first = api.http.get("/v1/recalibrations?limit=2").json()
+    for gone in (names[0], names[1], names[2]):
+        api.http.delete(f"/v1/recalibrations/{gone}")
+    new = api.open()
+    rest = api.http.get(f"/v1/recalibrations?limit=2&after={first['next']}").json()
+    assert [one["id"] for one in rest["items"]] == [names[3], new]
+
+
 def test_parallel_clients_are_all_served(api: Api) -> None:
     name = api.open()
     statuses: list[int] = []

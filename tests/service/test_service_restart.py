@@ -12,7 +12,7 @@ from service.lifecycle import Event
 from service.recalibrations import changes, store
 from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
-from tests.support.service_http import Api
+from tests.support.service_http import Api, batch, safetensors
 from tests.support.service_loop import call_once, serving
 
 
@@ -27,6 +27,31 @@ def test_everything_acknowledged_is_there_after_a_restart(settings: Settings) ->
         assert api.put(name, 1).status_code == 200
         assert api.start(name, 3).status_code == 202
         assert api.wait(name)["state"] == "succeeded"
+
+
+def test_idempotency_keys_and_events_outlive_a_restart(settings: Settings) -> None:
+    key = {"Idempotency-Key": "one"}
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        asked = {"model": api.upload_model().json()["id"]}
+        first = http.post("/v1/recalibrations", json=asked, headers=key)
+        name = first.json()["id"]
+        content = safetensors(x=batch())
+        appended = api.append(name, content, **key)
+        api.start(name, 1)
+        api.wait(name)
+        told = api.get(name, "/events").text
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        again = http.post("/v1/recalibrations", json=asked, headers=key)
+        assert (again.status_code, again.content) == (201, first.content)
+        assert api.append(name, content, **key).content == appended.content
+        other = http.post("/v1/recalibrations", json={**asked, "method": "batch"}, headers=key)
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
+        assert api.get(name, "/events").text == told
+        rest = api.get(name, "/events", **{"Last-Event-ID": "3"}).text
+        assert told.endswith(rest)
+        assert rest.startswith("event: state\nid: 4\n")
 
 
 def test_a_run_that_an_orderly_shutdown_cuts_off_goes_on_and_does_not_count(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 
 import pytest
 
@@ -20,6 +23,33 @@ def test_a_model_can_be_checked_cached_and_saved_under_a_name(api: Api, name: st
     etag = response.headers["ETag"]
     assert api.get(name, "/model", **{"If-None-Match": etag}).status_code == 304
     assert api.get(name, "/model", **{"If-None-Match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize("rest", ["/model", "/statistics", "/report", "", "/batches"])
+def test_head_answers_as_get_does_without_the_body(api: Api, name: str, rest: str) -> None:
+    get = api.get(name, rest)
+    head = api.http.head(f"/v1/recalibrations/{name}{rest}")
+    assert (head.status_code, head.content) == (200, b"")
+    ours = {"X-Request-Id", "Date"}
+    assert [(k, v) for k, v in head.headers.items() if k.title() not in ours] == [
+        (k, v) for k, v in get.headers.items() if k.title() not in ours
+    ]
+
+
+def test_head_of_events_ends_at_once_though_nothing_else_has(api: Api) -> None:
+    head = api.http.head(f"/v1/recalibrations/{api.open()}/events")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Type"].startswith("text/event-stream")
+
+
+def test_head_honours_conditions_and_ranges(api: Api, name: str) -> None:
+    path = f"/v1/recalibrations/{name}/model"
+    etag = api.http.head(path).headers["ETag"]
+    assert api.http.head(path, headers={"If-None-Match": etag}).status_code == 304
+    part = api.http.head(path, headers={"Range": "bytes=0-3"})
+    assert (part.status_code, part.headers["Content-Length"], part.content) == (206, "4", b"")
+    assert api.http.head("/v1/recalibrations/rc_0").status_code == 404
+    assert api.http.head(f"/v1/recalibrations/{name}/start").status_code == 405
 
 
 @pytest.mark.parametrize(
@@ -84,6 +114,18 @@ def test_the_report_is_html_when_the_client_would_rather_have_that(
     kind = "text/html" if html else "application/json"
     assert response.headers["Content-Type"].startswith(kind)
     assert response.headers["Vary"] == "Accept"
+
+
+def test_the_page_of_routes_runs_no_script_and_gets_its_own_style(api: Api) -> None:
+    page = api.http.get("/docs")
+    policy = page.headers["Content-Security-Policy"]
+    (style,) = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert policy.endswith("sandbox")
+    assert "<script" not in page.text
 
 
 def test_the_html_report_can_run_no_script(api: Api, name: str) -> None:

@@ -32,6 +32,8 @@ def assert_canonical(response: httpx.Response) -> None:
     [
         # the framework's own
         ("GET", "/nothing", 404),
+        ("GET", "/v1/models/", 404),
+        ("OPTIONS", "/v1/models", 405),
         ("PATCH", "/v1/models", 405),
         ("POST", "/v1/recalibrations", 422),
         ("GET", "/v1/models?limit=0", 422),
@@ -63,6 +65,15 @@ def test_broken_json_has_the_one_shape(api: Api) -> None:
     kind = {"Content-Type": "application/json"}
     response = api.http.post("/v1/recalibrations", content=b"{", headers=kind)
     assert response.status_code == 422
+    assert_canonical(response)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "json"])
+def test_json_that_does_not_say_that_it_is_json_has_the_one_shape(api: Api, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    response = api.http.post("/v1/recalibrations", content=b'{"model": "x"}', headers=headers)
+    assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
+    assert "application/json" in response.json()["detail"]
     assert_canonical(response)
 
 
@@ -111,4 +122,4 @@ def test_details_never_overwrite_the_members_of_the_standard() -> None:
 def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(api: Api) -> None:
     response = api.http.patch("/v1/recalibrations/0")
     assert response.status_code == 405
-    assert response.headers["Allow"] == "DELETE, GET"
+    assert response.headers["Allow"] == "DELETE, GET, HEAD"
