@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.blobs.protocol import Blobs, Draft
+from service.errors import BodyIncompleteError
 from service.formats.body import BatchBody
 from service.http import digests
 
 Check = Callable[[Path], Awaitable[int]]
 """Has a worker read a file; returns its number of samples."""
+
+
+_ENDED = "the request ended before its body did"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +50,9 @@ async def receive(
         # The last block is taken together with the commit: a small batch costs one hop to a thread.
         last = await _all_but_last(intake, body)
         return await asyncio.to_thread(intake.finish, last)
-    finally:
+    except BaseException:
         await _leave_nothing(intake)
+        raise
 
 
 async def receive_opaque(
@@ -65,8 +71,9 @@ async def receive_opaque(
         last = await _all_but_last(intake, body)
         samples = await check(await asyncio.to_thread(intake.complete, last))
         return await asyncio.to_thread(intake.commit, samples)
-    finally:
+    except BaseException:
         await _leave_nothing(intake)
+        raise
 
 
 async def _all_but_last(intake: _Intake, body: AsyncIterator[bytearray]) -> bytearray:
@@ -78,8 +85,7 @@ async def _all_but_last(intake: _Intake, body: AsyncIterator[bytearray]) -> byte
 
 
 async def _leave_nothing(intake: _Intake) -> None:
-    if intake.unfinished:
-        await asyncio.shield(asyncio.to_thread(intake.discard))
+    await asyncio.shield(asyncio.to_thread(intake.discard))
 
 
 async def measure(body: AsyncIterator[bytearray]) -> str:
@@ -91,7 +97,12 @@ async def measure(body: AsyncIterator[bytearray]) -> str:
 
 
 class _Intake:
-    """Everything that blocks; runs in threads, one call at a time."""
+    """Everything that blocks; runs in threads, one call at a time.
+
+    A request that is cancelled does not stop the thread that works for it. So `discard` waits for
+    that, and what comes after it is refused: nothing is written to a handle that may be another
+    file's by then.
+    """
 
     def __init__(
         self, blobs: Blobs, key: str, parser: BatchBody | None, digest: str | None
@@ -103,8 +114,16 @@ class _Intake:
         self._digest = hashlib.sha256()
         self._draft: Draft | None = None
         self._size = 0
+        self._lock = threading.RLock()
+        self._discarded = False
 
     def take(self, block: bytearray) -> None:
+        with self._lock:
+            self._take(block)
+
+    def _take(self, block: bytearray) -> None:
+        if self._discarded:
+            raise BodyIncompleteError(_ENDED)
         if self._parser is not None:
             self._parser.feed(block)
         if self._draft is None:
@@ -115,10 +134,11 @@ class _Intake:
 
     def finish(self, block: bytearray) -> Received:
         assert self._parser is not None
-        self.take(block)
-        self._parser.finish()
-        digests.verify(self._announced, self._digest.hexdigest())
-        return self.commit(self._parser.samples)
+        with self._lock:
+            self._take(block)
+            self._parser.finish()
+            digests.verify(self._announced, self._digest.hexdigest())
+            return self.commit(self._parser.samples)
 
     def complete(self, block: bytearray) -> Path:
         """Take the last block and return where all of it lies."""
@@ -128,15 +148,16 @@ class _Intake:
         return self._draft.path
 
     def commit(self, samples: int) -> Received:
-        assert self._draft is not None  # `take` has made it
-        self._draft.commit(self._key)
-        self._draft = None
+        with self._lock:
+            if self._discarded:
+                raise BodyIncompleteError(_ENDED)
+            assert self._draft is not None  # `take` has made it
+            self._draft.commit(self._key)
+            self._draft = None
         return Received(samples=samples, bytes=self._size, sha256=self._digest.hexdigest())
 
-    @property
-    def unfinished(self) -> bool:
-        return self._draft is not None
-
     def discard(self) -> None:
-        if self._draft is not None:
-            self._draft.discard()
+        with self._lock:
+            self._discarded = True
+            if self._draft is not None:
+                self._draft.discard()
