@@ -64,13 +64,15 @@ class ProcessExecutor:
             return await self._work(spec, _nothing(), _ignore, deadline)
 
     async def convert(self, model: Path, output: Path) -> Path:
-        """Turn a `.pt2` file into an ONNX file."""
-        deadline = self._settings.describe_deadline_seconds
+        """Turn an archive into an ONNX file."""
+        settings = self._settings
+        deadline = settings.describe_deadline_seconds
         spec = Spec(
             kind="convert",
             parent=os.getpid(),
             model=str(model),
             output=str(output),
+            options={"pt2": settings.pt2, "model_limit_bytes": settings.model_limit_bytes},
             limits=self._limits(deadline),
         )
         async with self._describing:

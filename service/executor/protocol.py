@@ -102,7 +102,9 @@ class Executor(Protocol):
         ...
 
     async def convert(self, model: Path, output: Path) -> Path:
-        """Turn a `.pt2` file into an ONNX file in an empty folder; return where it lies.
+        """Turn an archive into an ONNX file in an empty folder; return where it lies.
+
+        It holds a model with its data files, or is a `.pt2` file where the settings allow that.
 
         Raises:
             RefusedError: it cannot be taken, or nothing would hold the worker in.

@@ -10,7 +10,12 @@ from starlette.requests import Request
 
 from service.errors import MediaTypeError
 
-MODEL_TYPES = ("application/octet-stream", "application/x-onnx", "application/onnx")
+MODEL_TYPES = (
+    "application/octet-stream",
+    "application/x-onnx",
+    "application/onnx",
+    "application/zip",
+)
 BATCH_FORMATS = {
     "application/vnd.safetensors": "safetensors",
     "application/octet-stream": "safetensors",

@@ -31,7 +31,10 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 async def upload_model(
     context: Ctx, request: Request, response: Response, content_digest: Digest = None
 ) -> ModelOut:
-    """Upload an ONNX model with its BatchNormalization nodes kept."""
+    """Upload an ONNX model with its BatchNormalization nodes kept.
+
+    A model whose tensors lie in other files is uploaded with them, as one zip archive.
+    """
     media.require_model(request)
     digest = digests.read(content_digest)
     body = blocks(request, limit_bytes=context.settings.model_limit_bytes, what="model")

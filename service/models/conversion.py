@@ -15,16 +15,13 @@ _ZIP = b"PK\x03\x04"
 
 @asynccontextmanager
 async def as_onnx(context: Context, uploaded: Path) -> AsyncIterator[Path]:
-    """Yield the uploaded file, or, where `.pt2` is taken, the ONNX file that it was turned into.
-
-    What begins like an archive and is not taken goes on as it is: the worker that reads models
-    refuses it by name.
+    """Yield the uploaded file, or, where it is an archive, the ONNX file that it was turned into.
 
     Raises:
         RefusedError: the worker does not take it.
         WorkerDiedError, WorkerDeadlineError, CapacityError: no worker could do it.
     """
-    if not context.settings.pt2 or await asyncio.to_thread(_head, uploaded) != _ZIP:
+    if await asyncio.to_thread(_head, uploaded) != _ZIP:
         yield uploaded
         return
     folder = await asyncio.to_thread(context.blobs.workspace)

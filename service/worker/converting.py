@@ -1,4 +1,7 @@
-"""Turn a `.pt2` file into ONNX; the file is a program, so nothing is done outside the sandbox."""
+"""Turn an uploaded archive into one ONNX file: a model with its data files, or a `.pt2` program.
+
+A `.pt2` file is a program, so nothing is done with it outside the sandbox.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from bn_ops.errors import ModelUnsupportedError
+from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
+from bn_ops.large import serialised
 from service.executor.protocol import CONVERTED
+from service.worker import bundles
+from service.worker.describing import describe
 from service.worker.spec import Spec
 
 _NEEDED = ("landlock", "seccomp")
@@ -20,6 +26,20 @@ def convert(spec: Spec, protections: Mapping[str, bool]) -> None:
         ModelUnsupportedError: this server cannot do it safely, or not at all.
         ModelUnsafeError, ModelInvalidError, ExportError: the file cannot be taken.
     """
+    archive, output = Path(spec.model), Path(spec.output)
+    if bundles.holds_model(archive):
+        limit = int(spec.options["model_limit_bytes"])
+        content = bundles.embedded(archive, output, limit_bytes=limit)
+    elif spec.options["pt2"]:
+        content = _exported(spec, protections)
+    else:
+        # Neither: the reader of models knows what it is and says it by name.
+        describe(spec)
+        raise ModelInvalidError("this archive is no model")
+    (output / CONVERTED).write_bytes(content)
+
+
+def _exported(spec: Spec, protections: Mapping[str, bool]) -> bytes:
     missing = [name for name in _NEEDED if not protections.get(name)]
     if missing:
         raise ModelUnsupportedError(
@@ -37,5 +57,4 @@ def convert(spec: Spec, protections: Mapping[str, bool]) -> None:
     # Only now: what is refused is refused before torch is loaded, which takes seconds.
     from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
-    model = export(program)
-    Path(spec.output, CONVERTED).write_bytes(model.SerializeToString(deterministic=True))
+    return serialised(export(program))

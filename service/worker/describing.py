@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import bn_ops
-from bn_ops.errors import ModelInvalidError
+from bn_ops.errors import ExternalDataError, ModelInvalidError
 from bn_ops.layers import LayerInfo
 from bn_ops.signature import TensorInfo
 from service.worker import policy
@@ -22,6 +22,11 @@ def describe(spec: Spec) -> dict[str, Any]:
     policy.check(spec.model)
     try:
         info = bn_ops.describe(spec.model)
+    except ExternalDataError as error:
+        raise ExternalDataError(
+            "the model's tensors lie in other files: send a zip archive of the model and the files "
+            "that it names"
+        ) from error
     except UnicodeDecodeError as error:
         raise ModelInvalidError("this is not an ONNX model: a name in it is no text") from error
     return {

@@ -63,7 +63,7 @@ def _work(
         checking.serve(spec, channel)
         return
     if spec.kind == "convert":
-        from service.worker import converting  # noqa: PLC0415 - torch is optional
+        from service.worker import converting  # noqa: PLC0415 - onnx is loaded inside the sandbox
 
         converting.convert(spec, protections)
         channel.done({})

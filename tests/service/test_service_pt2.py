@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from bn_ops.errors import ModelUnsupportedError
+from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
 from service.errors import RefusedError
 from service.executor.process import ProcessExecutor
 from service.settings import Settings
@@ -18,16 +18,36 @@ from service.worker.converting import convert
 from service.worker.spec import Limits, Spec
 from tests.support.pt2_files import Small, exchanged, runs_code, saved
 from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, UNSAFE, FakeExecutor
-from tests.support.service_http import Api, StartServer
+from tests.support.service_http import StartServer
 
 _PT2 = ARCHIVE + GOOD_MODEL
 
 
-def test_pt2_is_refused_unless_the_operator_allows_it(api: Api, executor: FakeExecutor) -> None:
-    response = api.upload_model(_PT2)
-    assert response.status_code == 422
-    assert response.json()["code"] == "model-invalid"
-    assert executor.converting == 0
+def spec(model: Path, output: Path, *, pt2: bool) -> Spec:
+    limits = Limits(
+        memory_bytes=1,
+        file_bytes=1,
+        cpu_seconds=1,
+        frontier_memory_bytes=1,
+        frontier_spill_bytes=1,
+        threads=1,
+    )
+    options = {"pt2": pt2, "model_limit_bytes": 1 << 20}
+    return Spec(
+        kind="convert",
+        parent=1,
+        output=str(output),
+        limits=limits,
+        model=str(model),
+        options=options,
+    )
+
+
+def test_pt2_is_refused_unless_the_operator_allows_it(tmp_path: Path) -> None:
+    honest = tmp_path / "upload"  # as in staging: no suffix says what it is
+    saved(Small(), (torch.randn(2, 3, 8, 8),), honest)
+    with pytest.raises(ModelInvalidError, match="pt2"):
+        convert(spec(honest, tmp_path, pt2=False), {"landlock": True, "seccomp": True})
 
 
 def test_a_pt2_file_is_known_by_its_own_digest_and_kept_as_onnx(
@@ -61,18 +81,9 @@ def test_an_unsafe_pt2_file_leaves_nothing_behind(
 
 @pytest.mark.parametrize("open_door", ["landlock", "seccomp"])
 def test_nothing_is_loaded_without_the_whole_sandbox(tmp_path: Path, open_door: str) -> None:
-    limits = Limits(
-        memory_bytes=1,
-        file_bytes=1,
-        cpu_seconds=1,
-        frontier_memory_bytes=1,
-        frontier_spill_bytes=1,
-        threads=1,
-    )
-    spec = Spec(kind="convert", parent=1, output=str(tmp_path), limits=limits, model="none.pt2")
     doors = {"landlock": True, "seccomp": True, open_door: False}
     with pytest.raises(ModelUnsupportedError, match=open_door):
-        convert(spec, doors)
+        convert(spec(tmp_path / "none.pt2", tmp_path, pt2=True), doors)
 
 
 def test_a_worker_turns_a_real_file_into_onnx_and_refuses_a_hostile_one(tmp_path: Path) -> None:
@@ -82,7 +93,7 @@ def test_a_worker_turns_a_real_file_into_onnx_and_refuses_a_hostile_one(tmp_path
     hostile = exchanged(
         honest, tmp_path / "bad.pt2", {"data/weights/weight_0.pt": runs_code(marker)}
     )
-    executor = ProcessExecutor(Settings(worker_threads=1))
+    executor = ProcessExecutor(Settings(worker_threads=1, pt2=True))
 
     async def work() -> Path:
         doors = await executor.protections()

@@ -46,7 +46,7 @@ class FakeExecutor:
         runs: jobs that were begun.
         killed: runs that were cancelled.
         describing: models that were read.
-        converting: `.pt2` files that were turned into ONNX.
+        converting: archives that were turned into ONNX.
         checking: batches that were read; one that begins with `bad` is refused, others hold 2.
     """
 

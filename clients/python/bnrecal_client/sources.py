@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from bnrecal_client.bundle import bundled
 from bnrecal_client.errors import ModelError
 from bnrecal_client.wire import Body, FileBody, sha256_hex
 
@@ -94,6 +95,8 @@ def _as_tensors(example: Any) -> Any:
 def read_model(model: ModelSource) -> ModelContent:
     """Find a model's bytes and digest; a file is hashed in pieces and never held whole.
 
+    A model whose tensors lie in files beside it is packed with them into one archive.
+
     Raises:
         ModelError: no such file, or an object of no known kind.
     """
@@ -120,6 +123,8 @@ def read_model(model: ModelSource) -> ModelContent:
 
 def _from_file(path: Path) -> ModelContent:
     try:
+        if (bundle := bundled(path)) is not None:
+            return ModelContent(body=bundle, sha256=sha256_hex(bundle))
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()

@@ -1,0 +1,126 @@
+"""Models whose tensors lie in other files, uploaded as one archive."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx.external_data_helper import convert_model_to_external_data
+
+from bn_ops.errors import ExternalDataError, ModelInvalidError, ModelUnsupportedError
+from service.executor.process import ProcessExecutor
+from service.settings import Settings
+from service.worker import bundles
+from tests.support.hostile_models import bn_model
+from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, FakeExecutor
+from tests.support.service_http import Api
+
+LIMIT = 1 << 20
+
+
+def parts(*, location: str = "net.onnx.data") -> dict[str, bytes]:
+    """Split a model into its graph and the file that its tensors lie in."""
+    model = onnx.load_model_from_string(bn_model())
+    convert_model_to_external_data(model, location=location, size_threshold=0)
+    data = io.BytesIO()
+    for tensor in model.graph.initializer:
+        entry = tensor.external_data.add
+        entry(key="offset", value=str(data.tell()))
+        entry(key="length", value=str(data.write(tensor.raw_data)))
+        tensor.ClearField("raw_data")
+    return {"net.onnx": model.SerializeToString(), location: data.getvalue()}
+
+
+def packed(folder: Path, members: dict[str, bytes]) -> Path:
+    path = folder / "model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def weights(content: bytes) -> dict[str, bytes]:
+    model = onnx.load_model_from_string(content)
+    arrays = (onnx.numpy_helper.to_array(one) for one in model.graph.initializer)
+    names = (one.name for one in model.graph.initializer)
+    return {name: array.tobytes() for name, array in zip(names, arrays, strict=True)}
+
+
+@pytest.mark.parametrize("folder", ["", "net/"])
+@pytest.mark.parametrize("location", ["net.onnx.data", "weights/all.bin"])
+def test_the_tensors_come_from_the_files_beside_the_model(
+    folder: str, location: str, tmp_path: Path
+) -> None:
+    members = {folder + name: data for name, data in parts(location=location).items()}
+    archive = packed(tmp_path, members)
+    assert bundles.holds_model(archive)
+    found = bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
+    assert weights(found) == weights(bn_model())
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_model_that_lies_in_an_archive_alone_is_that_model(tmp_path: Path) -> None:
+    archive = packed(tmp_path, {"m.onnx": bn_model()})
+    found = bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
+    assert weights(found) == weights(bn_model())
+
+
+def test_what_is_no_such_archive_is_refused(tmp_path: Path) -> None:
+    whole = parts()
+    cases: list[tuple[dict[str, bytes], type[Exception], str]] = [
+        ({"net.onnx": whole["net.onnx"]}, ExternalDataError, "no such file beside"),
+        (whole | {"b.onnx": b""}, ModelInvalidError, "2 .onnx files"),
+        (whole | {"net.onnx.data": b"short"}, ExternalDataError, "should hold|ends at"),
+        ({"net.onnx": b"noise"}, ModelInvalidError, "not an ONNX model"),
+        ({"../net.onnx": whole["net.onnx"]}, ModelInvalidError, "leads out"),
+        (whole | {"net.onnx.data/x": b""}, ModelInvalidError, "file and a folder"),
+        (whole | {"more": bytes(LIMIT + 1)}, ModelInvalidError, "unpacks to more"),
+        (parts(location="../net.bin"), ModelInvalidError, "leads out"),
+    ]
+    for members, error, text in cases:
+        archive = packed(tmp_path, members)
+        with pytest.raises(error, match=text):
+            bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
+        assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_name_that_leads_out_of_the_archive_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    members = parts(location="net.onnx.data")
+    members["net.onnx"] = members["net.onnx"].replace(b"net.onnx.data", b"../../secret.")
+    with pytest.raises(ExternalDataError, match="leads out"):
+        bundles.embedded(packed(tmp_path, members), tmp_path, limit_bytes=LIMIT)
+
+
+def test_more_than_one_message_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "exceeds", lambda _: True)
+    with pytest.raises(ModelUnsupportedError, match=r"bn_ops\.adapt"):
+        bundles.embedded(packed(tmp_path, parts()), tmp_path, limit_bytes=LIMIT)
+
+
+def test_an_archive_is_known_by_its_own_digest_and_kept_as_onnx(
+    api: Api, executor: FakeExecutor, settings: Settings
+) -> None:
+    content = ARCHIVE + GOOD_MODEL
+    headers = {"Content-Type": "application/zip"}
+    response = api.http.post("/v1/models", content=content, headers=headers)
+    assert response.status_code == 201
+    name = hashlib.sha256(content).hexdigest()
+    assert response.json()["id"] == name
+    assert (settings.data_dir / "models" / name / "model.onnx").read_bytes() == GOOD_MODEL
+    assert api.upload_model(content).status_code == 200
+    assert executor.converting == 1
+
+
+def test_a_worker_embeds_the_tensors_inside_its_sandbox(tmp_path: Path) -> None:
+    archive, output = packed(tmp_path, parts()), tmp_path / "out"
+    output.mkdir()
+    executor = ProcessExecutor(Settings(worker_threads=1))
+    made = asyncio.run(executor.convert(archive, output))
+    assert weights(made.read_bytes()) == weights(bn_model())
+    assert [one.name for one in output.iterdir()] == [made.name]
