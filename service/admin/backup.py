@@ -20,7 +20,7 @@ from service.admin.check import fault_of
 from service.admin.holdings import Held
 from service.admin.ledger import AdminLedger, opened
 from service.errors import RequestInvalidError, StorageFailedError
-from service.ledger.connection import SqliteTransaction
+from service.ledger.connection import SqliteTransaction, make_private
 from service.ledger.placement import LEDGER_FILE
 
 # Each further try copies only what is missing.
@@ -68,6 +68,7 @@ def _copy(folder: Path, ledger: AdminLedger, target: Path) -> list[Held]:
 
 def _copy_ledger(ledger: AdminLedger, path: Path) -> dict[str, Held]:
     path.unlink(missing_ok=True)
+    make_private(path)
     copy = apsw.Connection(str(path))
     try:
         with copy.backup("main", ledger.connection, "main") as backup:
@@ -84,7 +85,7 @@ def _copy_file(folder: Path, target: Path, held: Held) -> str | None:
     place = target / held.key
     if place.exists():
         return None
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(target, place.parent)
     draft = place.with_name(f"{place.name}.part")
     try:
         shutil.copyfile(folder / held.key, draft)
@@ -97,6 +98,13 @@ def _copy_file(folder: Path, target: Path, held: Held) -> str | None:
     if fault is not None:
         place.unlink()
     return fault
+
+
+def _make_folder(target: Path, folder: Path) -> None:
+    """Make a folder below the target, and those between them, for the owner alone."""
+    if folder != target:
+        _make_folder(target, folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
 
 
 def _prune(target: Path, wanted: dict[str, Held]) -> None:

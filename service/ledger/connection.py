@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -45,6 +46,7 @@ def connect(path: Path, *, vfs: str | None = None) -> apsw.Connection:
         vfs: name of SQLite's layer below it; None for its own.
     """
     refuse_old_sqlite(apsw.sqlite_lib_version())
+    make_private(path)
     connection = apsw.Connection(str(path), vfs=vfs)
     try:
         _prepare(connection)
@@ -52,6 +54,21 @@ def connect(path: Path, *, vfs: str | None = None) -> apsw.Connection:
         connection.close()
         raise
     return connection
+
+
+def make_private(path: Path) -> None:
+    """Make a file that only its owner reads; SQLite gives its own the rights of the umask.
+
+    The folder may be one that others can enter. The WAL gets the rights of the ledger's file. A
+    file that is there is not opened: closing it would drop the locks of this process's connections.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        with contextlib.suppress(OSError):  # it is somebody else's
+            path.chmod(0o600)
+    except OSError:
+        return  # SQLite tells better what is wrong when it opens the file
 
 
 def _prepare(connection: apsw.Connection) -> None:
@@ -108,7 +125,7 @@ def _by_name(cursor: apsw.Cursor, row: apsw.SQLiteValues) -> Row:
     return dict(zip(names, row, strict=True))
 
 
-@contextmanager
+@contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Turn SQLite's errors into this package's, once."""
     try:

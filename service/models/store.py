@@ -133,7 +133,11 @@ def revoke(tx: Transaction, model: str, owner: str) -> int:
 
 
 def touch(tx: Transaction, model: str, owner: str, *, now: str, before: str) -> None:
-    """Note that an owner has sent a model again, where it was noted before a time."""
+    """Note that an owner has sent a model again, where it was noted before a time.
+
+    Whoever sees all may send what another one holds, and holds it from then on as well.
+    """
+    grant(tx, model, owner, created=now)
     tx.change(TOUCH, id=model, owner=owner, now=now, before=before)
 
 

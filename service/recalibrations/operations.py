@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -15,12 +16,17 @@ from service import clock, idempotency
 from service.batches import store as batches
 from service.callers import Caller
 from service.context import Context
-from service.errors import BatchesMissingError, BatchesSurplusError, RecalibrationNotOpenError
+from service.errors import (
+    BatchesMissingError,
+    BatchesSurplusError,
+    RecalibrationNotOpenError,
+    ServiceError,
+)
 from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED, Event, State
 from service.models import store as models
 from service.models.store import StoredModel
-from service.recalibrations import admission, changes, store
+from service.recalibrations import admission, changes, retention, store
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.recalibrations.values import Recalibration
@@ -125,6 +131,8 @@ async def cancel(context: Context, dispatcher: Dispatcher, name: str) -> Recalib
     context.signals.notify(name)
     await dispatcher.kill(name)
     dispatcher.wake()  # what it had reserved is free
+    with contextlib.suppress(ServiceError):  # the next sweep removes what stays
+        await retention.remove_data(context, name)
     return found
 
 

@@ -38,6 +38,9 @@ async def run(context: Context, found: Recalibration) -> None:
     try:
         with context.metrics.running.one_more():
             await _run(context, found)
+    except asyncio.CancelledError:
+        _log.info("A run was killed", extra={"action": "run-killed", **ids})
+        raise
     except CapacityError as error:
         _log.warning("A run is put off: %s", error, extra={"action": "run-put-off", **ids})
         refusal = error

@@ -20,6 +20,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "a problem, its code.",
         "run-begins": "A run begins.",
         "run-ended": "A run is over; with the recalibration's state.",
+        "run-killed": "A run was killed: cancelled, deleted, or cut off by a shutdown.",
         "run-put-off": "The machine cannot do a run now (disk full, no process); it begins again.",
         "run-cut-off": "A run's worker died; it begins again, or fails when that happens again.",
         "run-fault": "A run ended in a fault of ours; with the traceback.",

@@ -172,6 +172,23 @@ def test_a_server_on_a_backup_gives_the_same_results(
     assert admin("backup", target)["status"] == 2  # not over what is there
 
 
+def test_ledger_and_backup_are_their_owner_s_alone_even_in_a_folder_of_everybody(
+    start_server: StartServer, admin: Admin, settings: Settings, tmp_path: Path
+) -> None:
+    for folder in (settings.data_dir, tmp_path / "copy"):
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
+    (settings.data_dir / "ledger.sqlite3").touch(mode=0o644)
+    kept(start_server())
+    assert admin("backup", tmp_path / "copy")["status"] == 0
+    ledgers = list(settings.data_dir.glob("ledger.sqlite3*"))
+    assert len(ledgers) >= 2
+    below = list((tmp_path / "copy").iterdir())
+    assert len(below) == 3
+    for path in ledgers + below:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
 def test_a_backup_under_load_is_consistent(
     api: Api, admin: Admin, tmp_path: Path, executor: FakeExecutor
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
 
@@ -179,6 +180,22 @@ def test_cancel_kills_a_run_and_is_harmless_when_repeated(api: Api, executor: Fa
         assert (response.status_code, response.json()["state"]) == (202, "cancelled")
     assert executor.killed == 1
     assert api.get(name).json()["state"] == "cancelled"
+
+
+def test_cancel_removes_the_uploaded_data_before_it_answers(
+    api: Api, executor: FakeExecutor, settings: Settings
+) -> None:
+    executor.hold = True
+    name = api.open()
+    kept = api.open(keep_data=True)
+    for one in (name, kept):
+        api.put(one, 0)
+        assert api.start(one, 1).status_code == 202
+    api.wait(name, "running")
+    for one in (name, kept):
+        assert api.http.post(f"/v1/recalibrations/{one}/cancel").status_code == 202
+    left = (settings.data_dir / "recalibrations").rglob("batches/*")
+    assert [path.parent.parent.name for path in left] == [kept]
 
 
 def test_a_recalibration_that_has_succeeded_cannot_be_cancelled(api: Api) -> None:

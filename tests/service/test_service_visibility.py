@@ -172,6 +172,16 @@ def test_deleting_a_model_takes_it_from_nobody_else(
     assert not (settings.data_dir / f"models/{model}").exists()
 
 
+def test_a_model_that_an_admin_sends_after_others_is_the_admin_s_too(
+    people: dict[str, Api],
+) -> None:
+    model = people["ann"].upload_model().json()["id"]
+    assert people["ops"].upload_model().status_code == 200
+    assert people["ann"].http.delete(f"/v1/models/{model}").status_code == 204
+    assert people["ann"].http.get(f"/v1/models/{model}").status_code == 404
+    assert people["ops"].http.get(f"/v1/models/{model}").status_code == 200
+
+
 def test_a_model_of_others_cannot_be_recalibrated(people: dict[str, Api]) -> None:
     model = people["ann"].upload_model().json()["id"]
     answers = [
