@@ -14,10 +14,11 @@ from service.ledger.protocol import Transaction
 
 # What was answered under a key.
 ONE = "SELECT request_sha256, response FROM idempotency WHERE scope = :scope AND key = :key"
-# Remember an answer.
+# Remember an answer, instead of one that stands for nothing any more.
 INSERT = """
 INSERT INTO idempotency (scope, key, request_sha256, response, created)
 VALUES (:scope, :key, :request, :response, :now)
+ON CONFLICT (scope, key) DO UPDATE SET response = excluded.response, created = excluded.created
 """
 # Forget old answers.
 EXPIRE = "DELETE FROM idempotency WHERE created < :before"

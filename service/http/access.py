@@ -50,7 +50,7 @@ class Access:
 
     async def _admit(self, ledger: Ledger, headers: Headers) -> Caller:
         keys = await self._keyring.keys(ledger)
-        if keys or self._demanded:
+        if keys or self._demanded or self._keyring.used:
             caller = holder(headers.get("authorization"), keys)
             if caller is None:
                 raise UnauthenticatedError("send a known token as `Authorization: Bearer <token>`")

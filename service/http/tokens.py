@@ -29,12 +29,18 @@ class Key:
 
 
 class Keyring:
-    """All tokens that are let in: those of the settings, which see all, and the ledger's."""
+    """All tokens that are let in: those of the settings, which see all, and the ledger's.
+
+    Attributes:
+        used: whether there was a token at any time since the start. Whose token was the last one to
+            be revoked must not be let in without any.
+    """
 
     def __init__(self, configured: Sequence[bytes]) -> None:
         """Take the hashes of the settings' tokens."""
         self._configured = [Key(sha256=one, caller=EVERYTHING) for one in configured]
         self._keys = self._configured
+        self.used = bool(configured)
         self._read_at = float("-inf")
 
     async def keys(self, ledger: Ledger) -> Sequence[Key]:
@@ -44,6 +50,7 @@ class Keyring:
             found = await ledger.read(store.everyone)
             self._keys = self._configured + [_key(one.token) for one in found]
             self._read_at = began
+            self.used = self.used or bool(self._keys)
         return self._keys
 
 

@@ -14,6 +14,7 @@ from service.executor.protocol import FOLDED
 from service.http.body import blocks
 from service.http.errors import instance_of, respond
 from service.http.files import send
+from service.http.keys import Key
 from service.lifecycle import State
 from service.oneshot import operations
 from service.oneshot.form import MEDIA_TYPE
@@ -65,12 +66,15 @@ def _dispatcher(request: Request) -> Dispatcher:
     openapi_extra={"requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": _FORM}}}},
 )
 async def recalibrate(
-    context: Ctx, runs: Annotated[Dispatcher, Depends(_dispatcher)], request: Request
+    context: Ctx,
+    runs: Annotated[Dispatcher, Depends(_dispatcher)],
+    request: Request,
+    idempotency_key: Key = None,
 ) -> Response:
     """Send model and data in one form, wait, and get the recalibrated model back.
 
     Underneath is an ordinary recalibration, which `Location` names. It is cancelled when the client
-    closes the connection.
+    closes the connection, unless it sent an Idempotency-Key to come back with.
     """
     settings = context.settings
     limit = settings.model_limit_bytes + settings.recalibration_limit_bytes
@@ -82,12 +86,13 @@ async def recalibrate(
         int(announced) if announced.isdecimal() else 0,
     )
     try:
-        name = await operations.begin(context, runs, form)
+        name = await operations.begin(context, runs, form, key=idempotency_key)
     finally:
         await asyncio.shield(asyncio.to_thread(form.discard))
     location = {"Location": f"/v1/recalibrations/{name}"}
     try:
-        found = await operations.ended(context, runs, name, lambda: _gone(request))
+        keep = idempotency_key is not None
+        found = await operations.ended(context, runs, name, lambda: _gone(request), keep=keep)
     except ShuttingDownError as error:
         return respond(problems.from_error(error, instance=instance_of(request.scope)), location)
     if found is None:

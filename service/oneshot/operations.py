@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from service.errors import RequestInvalidError, ServiceError, ShuttingDownError,
 from service.http import media
 from service.http.body import BLOCK_BYTES
 from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED
+from service.lifecycle import ENDED, State
 from service.models import operations as models
 from service.models import store as model_store
-from service.oneshot.form import FormReader
+from service.oneshot.form import File, FormReader
+from service.oneshot.replays import replay
 from service.recalibrations import operations, store
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn
@@ -52,43 +53,74 @@ async def receive(
     return form
 
 
-async def begin(context: Context, dispatcher: Dispatcher, form: FormReader) -> str:
+async def begin(
+    context: Context, dispatcher: Dispatcher, form: FormReader, *, key: str | None
+) -> str:
     """Upload, open, send and start; whatever is refused leaves no recalibration.
+
+    Args:
+        context: where.
+        dispatcher: runs it.
+        form: the whole form.
+        key: the client's Idempotency-Key; the same form again gives the same recalibration.
 
     Returns:
         The recalibration's id.
 
     Raises:
         RequestInvalidError, OptionError: the options make no sense.
+        IdempotencyKeyReusedError: the key came with another form.
         RefusedError, BatchError: the model or a file is at fault.
         CapacityError, QuotaError: a limit was reached.
     """
     asked = read_options(bytes(form.options))
     formats = [media.part_format(file.media_type, file.name) for file in form.data]
     model, _ = await models.upload(context, _blocks(form.finish().draft.path), digest=None)
-    created = await operations.create(
-        context, asked.model_copy(update={"model": model.id}), key=None
-    )
+    asked = asked.model_copy(update={"model": model.id})
+    known = None if key is None else await replay(context, key, asked, form.data)
+    if known is not None and (again := await known.recall(context)) is not None:
+        return await _resume(context, dispatcher, again, len(form.data))
+    created = await operations.create(context, asked, key=None)
     try:
-        for index, (file, kind) in enumerate(zip(form.data, formats, strict=True)):
-            upload = Upload(
-                recalibration=created.id,
-                index=index,
-                format=kind,
-                body=_blocks(file.draft.path),
-                digest=None,
-            )
-            await batches.put(context, upload)
-            await asyncio.to_thread(file.draft.discard)
-        await operations.start(context, dispatcher, created.id, len(form.data))
+        await _send(context, created.id, form.data, formats)
+        name = created.id if known is None else await known.settle(context, created.id)
+        if name != created.id:
+            await _forget(context, dispatcher, created.id)
+        return await _resume(context, dispatcher, name, len(form.data))
     except BaseException:
         await asyncio.shield(_forget(context, dispatcher, created.id))
         raise
-    return created.id
+
+
+async def _send(context: Context, name: str, data: Sequence[File], formats: Sequence[str]) -> None:
+    """Store the files of a form as batches; each is gone from the form then."""
+    for index, (file, kind) in enumerate(zip(data, formats, strict=True)):
+        upload = Upload(
+            recalibration=name,
+            index=index,
+            format=kind,
+            body=_blocks(file.draft.path),
+            digest=None,
+        )
+        await batches.put(context, upload)
+        await asyncio.to_thread(file.draft.discard)
+
+
+async def _resume(context: Context, dispatcher: Dispatcher, name: str, total: int) -> str:
+    """Start it, unless that was done before."""
+    found = await context.ledger.read(lambda tx: store.get(tx, name))
+    if found.state is State.OPEN:
+        await operations.start(context, dispatcher, name, total)
+    return name
 
 
 async def ended(
-    context: Context, dispatcher: Dispatcher, name: str, gone: Callable[[], Awaitable[None]]
+    context: Context,
+    dispatcher: Dispatcher,
+    name: str,
+    gone: Callable[[], Awaitable[None]],
+    *,
+    keep: bool,
 ) -> Recalibration | None:
     """Wait until a recalibration has ended; None when the client has gone, which cancels it.
 
@@ -97,6 +129,7 @@ async def ended(
         dispatcher: kills the worker of a cancelled run.
         name: the recalibration.
         gone: returns when the client has gone.
+        keep: whether it goes on all the same: the client has a key to come back with.
 
     Raises:
         ShuttingDownError: the server goes down; the run goes on with its next start.
@@ -107,8 +140,9 @@ async def ended(
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
-        with contextlib.suppress(ServiceError):  # it has ended in this moment
-            await operations.cancel(context, dispatcher, name)
+        if not keep:
+            with contextlib.suppress(ServiceError):  # it has ended in this moment
+                await operations.cancel(context, dispatcher, name)
         return None
     finally:
         waiting.cancel()

@@ -54,6 +54,22 @@ def test_a_client_that_hangs_up_cancels_the_run(server: Server, form: list[str])
     assert server.api.wait(found[0])["state"] == "cancelled"
 
 
+def test_a_client_with_a_key_can_hang_up_and_come_back(server: Server, form: list[str]) -> None:
+    form = [*form, "-H", "Idempotency-Key: mine", f"{server.url}/v1/recalibrate", "-o"]
+    client = subprocess.Popen([*form, "/dev/null"])
+    try:
+        until = time.monotonic() + 30
+        while not (found := _started(server)) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert found
+    finally:
+        client.kill()
+        client.wait()
+    again = subprocess.run([*form, "-"], capture_output=True, check=True, timeout=60)
+    assert server.api.get(found[0]).json()["state"] == "succeeded"
+    assert again.stdout == server.api.get(found[0], "/model").content
+
+
 def _started(server: Server) -> list[str]:
     items = server.http.get("/v1/recalibrations").json()["items"]
     return [str(one["id"]) for one in items if one["state"] in {"queued", "running"}]

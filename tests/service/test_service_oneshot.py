@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -48,6 +49,53 @@ def test_the_answer_is_the_model_of_an_ordinary_recalibration(api: Api, settings
         response.content == api.get(stepwise, "/model").content == api.get(name, "/model").content
     )
     assert staged(settings) == []
+
+
+def test_the_same_form_under_the_same_key_is_run_once(api: Api, executor: FakeExecutor) -> None:
+    first = post(api, MODEL, DATA, **{"Idempotency-Key": "a"})
+    again = post(api, options({}), DATA, MODEL, **{"Idempotency-Key": "a"})
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert executor.runs == 1
+    for parts in (
+        [MODEL, DATA, options({"method": "batch"})],
+        [MODEL, DATA, DATA],
+        [("model", ("m", GOOD_MODEL + b"2", "")), DATA],
+    ):
+        other = post(api, *parts, **{"Idempotency-Key": "a"})
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
+    assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
+    assert post(api, MODEL, DATA, **{"Idempotency-Key": "b"}).status_code == 200
+    assert executor.runs == 2
+
+
+def test_a_key_whose_recalibration_is_gone_or_failed(api: Api, executor: FakeExecutor) -> None:
+    key = {"Idempotency-Key": "a"}
+    executor.refusal = "layer-not-finite"
+    first = post(api, MODEL, DATA, **key)
+    assert post(api, MODEL, DATA, **key).json()["code"] == "layer-not-finite"
+    assert executor.runs == 1
+    executor.refusal = None
+    assert api.http.delete(first.headers["Location"]).status_code == 204
+    assert post(api, MODEL, DATA, **key).status_code == 200
+    assert post(api, MODEL, DATA, **key).status_code == 200
+    assert executor.runs == 2
+
+
+def test_two_at_once_under_one_key_are_one_run(api: Api, executor: FakeExecutor) -> None:
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(post(api, MODEL, DATA, **{"Idempotency-Key": "a"}))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.status_code for one in answers] == [200] * 4
+    assert len({one.headers["Location"] for one in answers}) == executor.runs == 1
+    assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
 
 
 def test_the_order_of_the_parts_does_not_matter(api: Api) -> None:

@@ -172,6 +172,16 @@ def test_deleting_a_model_takes_it_from_nobody_else(
     assert not (settings.data_dir / f"models/{model}").exists()
 
 
+def test_who_held_the_last_token_is_not_let_in_without_any(
+    api: Api, make: Callable[..., str], settings: Settings
+) -> None:
+    ann = view(api, make("ann"))
+    assert ann.http.get("/v1/models").status_code == 200
+    assert main(["--data-dir", str(settings.data_dir), "tokens", "revoke", "ann"]) == 0
+    for stranger in (ann, api):
+        assert stranger.http.get("/v1/models").status_code == 401
+
+
 def test_a_model_that_an_admin_sends_after_others_is_the_admin_s_too(
     people: dict[str, Api],
 ) -> None:
