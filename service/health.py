@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import apsw
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from service.context import Context, Ctx
 from service.errors import ForbiddenError, ServiceError
@@ -23,6 +23,19 @@ class Health(BaseModel):
 
 class Readiness(BaseModel):
     """What is in force; `failures` is empty when the server can do its work."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ready",
+                    "failures": [],
+                    "sqlite": "3.54.1",
+                    "workers": {"rlimits": True, "landlock": True, "seccomp": True},
+                }
+            ]
+        }
+    )
 
     status: Literal["ready", "not-ready"]
     failures: list[str]

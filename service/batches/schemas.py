@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from service.batches.store import StoredBatch
 
 
 class BatchOut(BaseModel):
     """One stored batch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "index": 0,
+                    "samples": 32,
+                    "bytes": 100480,
+                    "sha256": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+                }
+            ]
+        }
+    )
 
     index: int
     samples: int

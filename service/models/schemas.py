@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from service.models.store import StoredModel
+
+# Without null: the framework leaves it out of the document.
+_EXAMPLE: dict[str, Any] = {
+    "id": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "bytes": 322570,
+    "created": "2026-11-21T09:30:00.000Z",
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 1, 28, 28]}],
+    "outputs": [{"name": "y", "dtype": "float32", "shape": ["N", 10]}],
+    "layers": [
+        {
+            "name": "features.1",
+            "channels": 16,
+            "eps": 1e-05,
+            "affine": True,
+            "input_rank": 4,
+            "reason": "the layer is in training mode",
+        }
+    ],
+    "warnings": [],
+}
 
 
 class TensorOut(BaseModel):
@@ -30,6 +50,8 @@ class LayerOut(BaseModel):
 
 class ModelOut(BaseModel):
     """One uploaded model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
     bytes: int

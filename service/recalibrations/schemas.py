@@ -143,8 +143,42 @@ class ProgressOut(BaseModel):
     seconds_left: float | None
 
 
+# Without null: the framework leaves it out of the document.
+_EXAMPLE: dict[str, Any] = {
+    "id": "rc_3f0c9a526a354c528a0a5a3a5ce0a001",
+    "model": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "state": "failed",
+    "options": {
+        "method": "exact",
+        "estimator": {"name": "replace"},
+        "layers": ["features.*"],
+        "preprocess": {"resize": 256, "crop": 224},
+        "memory_bytes": 2147483648,
+    },
+    "keep_data": False,
+    "batches": {"received": 15, "samples": 480, "bytes": 1507200, "total": 15},
+    "phase": "measuring",
+    "progress": {"phase": "measuring", "done": 3, "total": 9, "seconds_left": 4.2},
+    "error": {
+        "type": "urn:bnrecal:problem:layer-not-finite",
+        "title": "NaN or Inf arises inside the model",
+        "status": 422,
+        "detail": "the input of layer features.4 holds NaN",
+        "code": "layer-not-finite",
+        "error": "the input of layer features.4 holds NaN",
+        "retryable": False,
+    },
+    "attempts": 1,
+    "created": "2026-11-21T09:30:00.000Z",
+    "updated": "2026-11-21T09:31:07.250Z",
+    "ended": "2026-11-21T09:31:07.250Z",
+}
+
+
 class RecalibrationOut(BaseModel):
     """One recalibration."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
     model: str

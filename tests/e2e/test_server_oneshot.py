@@ -42,21 +42,21 @@ def test_one_curl_recalibrates(server: Server, form: list[str], tmp_path: Path) 
 
 
 def test_a_client_that_hangs_up_cancels_the_run(server: Server, form: list[str]) -> None:
-    client = subprocess.Popen([*form, "-o", "/dev/null", f"{server.url}/v1/recalibrate"])
-    try:
-        until = time.monotonic() + 30
-        while not (found := _started(server)) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert found
-    finally:
-        client.kill()
-        client.wait()
-    assert server.api.wait(found[0])["state"] == "cancelled"
+    name = _hang_up(server, *form, "-o", "/dev/null", f"{server.url}/v1/recalibrate")
+    assert server.api.wait(name)["state"] == "cancelled"
 
 
 def test_a_client_with_a_key_can_hang_up_and_come_back(server: Server, form: list[str]) -> None:
     form = [*form, "-H", "Idempotency-Key: mine", f"{server.url}/v1/recalibrate", "-o"]
-    client = subprocess.Popen([*form, "/dev/null"])
+    name = _hang_up(server, *form, "/dev/null")
+    again = subprocess.run([*form, "-"], capture_output=True, check=True, timeout=60)
+    assert server.api.get(name).json()["state"] == "succeeded"
+    assert again.stdout == server.api.get(name, "/model").content
+
+
+def _hang_up(server: Server, *command: str) -> str:
+    """Run curl until its run has begun, kill it, and return the recalibration."""
+    client = subprocess.Popen(command)
     try:
         until = time.monotonic() + 30
         while not (found := _started(server)) and time.monotonic() < until:
@@ -65,9 +65,7 @@ def test_a_client_with_a_key_can_hang_up_and_come_back(server: Server, form: lis
     finally:
         client.kill()
         client.wait()
-    again = subprocess.run([*form, "-"], capture_output=True, check=True, timeout=60)
-    assert server.api.get(found[0]).json()["state"] == "succeeded"
-    assert again.stdout == server.api.get(found[0], "/model").content
+    return found[0]
 
 
 def _started(server: Server) -> list[str]:

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+from pydantic import BaseModel
+
 from service import documents, problems
+from service.batches.schemas import BatchOut
+from service.health import Readiness
 from service.lifecycle import TRANSITIONS, State
+from service.models.schemas import ModelOut
+from service.openinference.schemas import InferOut
+from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut, StartIn
 from service.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -37,6 +46,17 @@ def test_the_diagram_has_one_line_for_each_way() -> None:
 def test_the_committed_openapi_document_is_that_of_the_app() -> None:
     committed = (DOCS / "openapi.json").read_text(encoding="utf-8")
     assert documents.openapi() == committed, "run `python -m service.documents`"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ModelOut, RecalibrationIn, StartIn, RecalibrationOut, BatchOut, Readiness, InferOut],
+)
+def test_the_document_shows_examples_that_are_such_values(kind: type[BaseModel]) -> None:
+    schema = json.loads(documents.openapi())["components"]["schemas"][kind.__name__]
+    (example,) = schema["examples"]
+    found = kind.model_validate(example)
+    assert json.loads(found.model_dump_json(exclude_unset=True)) == example
 
 
 def test_a_page_out_of_date_is_noticed() -> None:
