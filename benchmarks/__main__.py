@@ -14,12 +14,13 @@ import time
 BENCHMARKS = {
     "speed": "exact statistics against a plain pass and against update_bn",
     "folding": "folding against other tools: which cases, what is left, how fast the result is",
+    "ingest": "durable batches per second over HTTP against the limits of disk and hash",
     "accuracy.digits": "estimators on MNIST → scikit-learn digits",
     "accuracy.fashion": "estimators on Fashion-MNIST with corruptions (needs Debian's dataset)",
 }
 
 # What `make bench` runs without arguments; the accuracy ones take longer and need data.
-USUAL = ("speed", "folding")
+USUAL = ("speed", "folding", "ingest")
 
 
 def main() -> int:

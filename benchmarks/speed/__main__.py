@@ -12,13 +12,13 @@ import datetime as dt
 import gc
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import torch
 
+from benchmarks import machine
 from benchmarks.networks import NETWORKS
 from benchmarks.speed.contenders import RATIOS, contenders
 from benchmarks.speed.table import write_table
@@ -68,7 +68,7 @@ def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "cpu": _cpu(),
+        "cpu": machine.cpu(),
         "cores": os.cpu_count(),
         "threads": options.threads,
         "onnxruntime": onnxruntime.__version__,
@@ -79,15 +79,6 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "note": options.note,
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _options() -> argparse.Namespace:

@@ -71,6 +71,12 @@ class ServerProcess:
         assert found, f"the server said {line!r}; see {self._log}"
         self.url, self._port = found[0], int(found[1])
 
+    @property
+    def pid(self) -> int:
+        """The process's id, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes that live."""
         assert self._process is not None

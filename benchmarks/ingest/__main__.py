@@ -1,0 +1,96 @@
+"""How fast batches become durable, beside what the machine can do at most.
+
+    python -m benchmarks.ingest [--seconds 10] [--images 64] [--repeats 3] [--no-whole]
+
+Clients are processes of their own. Writes benchmarks/results/ingest.json and the tables of
+docs/ingest.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.ingest import clients, limits, whole
+from benchmarks.ingest.content import LARGE, SMALL
+from benchmarks.ingest.table import write_tables
+from tests.support.server_process import ServerProcess
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "ingest.json"
+PAGE = ROOT / "docs" / "ingest.md"
+
+# Clients, connections of each, bytes of a batch.
+_STREAMS = ((1, 1, LARGE), (1, 4, LARGE), (4, 1, LARGE), (1, 1, SMALL), (4, 1, SMALL))
+_LIMIT_SECONDS = 2.0
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = _options()
+    results: dict[str, Any] = {"about": _about(options)}
+    with tempfile.TemporaryDirectory(prefix="bnrecal-ingest-", dir=options.folder) as folder:
+        results["limits"] = limits.measure(
+            Path(folder) / "limits", large=LARGE, small=SMALL, seconds=_LIMIT_SECONDS
+        )
+        print(json.dumps(results["limits"], indent=1), flush=True)
+        results["streams"] = _streams(Path(folder), options.seconds)
+    if not options.no_whole:
+        results["whole"] = whole.measure(
+            images=options.images, repeats=options.repeats, threads=os.cpu_count() or 1
+        )
+        print(json.dumps(results["whole"], indent=1), flush=True)
+    options.results.parent.mkdir(exist_ok=True)
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    if options.results == RESULTS:
+        write_tables(PAGE, results)
+
+
+def _streams(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    found = []
+    with ServerProcess(folder / "data") as server:
+        for number, connections, size in _STREAMS:
+            one = clients.stream(
+                server.url,
+                server.pid,
+                clients=number,
+                connections=connections,
+                size=size,
+                seconds=seconds,
+            )
+            print(json.dumps(one), flush=True)
+            found.append(one)
+    return found
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "cpu": machine.cpu(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "seconds": options.seconds,
+        "note": options.note,
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each stream")
+    parser.add_argument("--images", type=int, default=64, help="of the recalibration both ways")
+    parser.add_argument("--repeats", type=int, default=3, help="of the recalibration both ways")
+    parser.add_argument("--no-whole", action="store_true", help="leave the recalibrations out")
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured")
+    parser.add_argument("--note", default="", help="about the machine, for the table")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
