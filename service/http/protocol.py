@@ -28,8 +28,8 @@ class StrictProtocol(HttpToolsProtocol):
     """One connection.
 
     Attributes:
-        head_seconds: how long a request's head may take from its first byte, or a new connection
-            from its beginning.
+        head_seconds: how long a request's head may take, from the beginning of the connection or
+            the end of the last answer on.
     """
 
     head_seconds: ClassVar[float] = 30.0
@@ -38,6 +38,7 @@ class StrictProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._silent = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._head_begun = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and wait for the first head."""
@@ -59,11 +60,13 @@ class StrictProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note a new request."""
         super().on_message_begin()
+        self._head_begun = True
         self._expect_head()
 
     def on_headers_complete(self) -> None:
         """Pass a request on."""
         self._silent = 0
+        self._head_begun = False
         self._head_is_there()
         super().on_headers_complete()
 
@@ -76,6 +79,13 @@ class StrictProtocol(HttpToolsProtocol):
         """Note the end of a body."""
         self._silent = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next head, even while the rest of an answered body still drips in."""
+        idle = not self.pipeline
+        super().on_response_complete()
+        if idle and not self.transport.is_closing():
+            self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
@@ -93,8 +103,12 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._deadline = None
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._head_begun or self.cycle is None:
             self._refuse("head-slow", f"no request's head came within {self.head_seconds:g} s")
+        else:  # nothing is asked that could be answered
+            self.transport.close()
 
     def _refuse(self, code: str, detail: str) -> None:
         """Answer and hang up; where an answer is under way already, only hang up."""

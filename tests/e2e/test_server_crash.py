@@ -99,6 +99,24 @@ def test_a_killed_worker_is_replaced_and_gives_the_same_bytes(
         assert results(server, name) == undisturbed
 
 
+def test_workers_die_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as server:
+        name = server.api.open(network())
+        server.api.put(name, 0, content(0))
+        server.api.start(name, 1)
+        workers = until(server.workers)
+        server.kill()
+        until(lambda: workers if all(map(_dead, workers)) else [])
+
+
+def _dead(process: psutil.Process) -> bool:
+    """Tell whether it has ended; in a container nobody may collect the orphan."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_cancel_kills_the_worker_within_a_second(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         name = server.api.open(network())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,29 @@ def test_a_second_head_on_a_connection_has_its_own_deadline(server: Server) -> N
             assert found.startswith(b"HTTP/1.1 200 ")
         opened.sendall(whole[:-1])
         assert opened.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+
+
+def test_the_rest_of_an_answered_body_is_not_waited_for(server: Server) -> None:
+    with connect(server) as opened:
+        opened.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n")
+        while not opened.recv(1 << 16).endswith(b"}"):
+            pass
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 200:
+                opened.sendall(b"x")
+                sent += 1
+                time.sleep(0.05)
+        assert sent < 200
+
+
+def test_requests_in_one_packet_are_answered_in_turn(server: Server) -> None:
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    found = b""
+    with connect(server) as opened:
+        opened.sendall(whole * 20)
+        while found.count(b'{"status":"ok"}') < 20:
+            found += opened.recv(1 << 16)
 
 
 def test_an_offer_of_websockets_is_passed_over(server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -140,17 +141,37 @@ def test_a_killed_worker_is_reported_with_its_signal(tmp_path: Path, settings: S
         asyncio.run(run())
 
 
-def test_cancelling_the_task_kills_the_worker(tmp_path: Path, settings: Settings) -> None:
+def test_cancelling_the_task_kills_the_worker_at_once(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_job(tmp_path, [images(0)])
+    sent: list[tuple[int, int]] = []
+    killpg = os.killpg
 
-    async def run() -> None:
-        task = asyncio.create_task(ProcessExecutor(settings).run(job, _ignore))
-        await asyncio.to_thread(_first_worker)
+    def spy(group: int, signal_number: int) -> None:
+        sent.append((group, signal_number))
+        killpg(group, signal_number)
+
+    monkeypatch.setattr(os, "killpg", spy)
+
+    async def run() -> int:
+        begun = asyncio.Event()
+
+        async def hold(_: Progress) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(ProcessExecutor(settings).run(job, hold))
+        await begun.wait()
+        (worker,) = _workers()
         task.cancel()
+        await asyncio.sleep(0)  # the task's next step, and no time at all
+        assert sent == [(worker.pid, signal.SIGKILL)]
         with pytest.raises(asyncio.CancelledError):
             await task
+        return worker.pid
 
-    asyncio.run(run())
+    assert not psutil.pid_exists(asyncio.run(run()))
     assert _workers() == []
 
 
