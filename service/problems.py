@@ -45,6 +45,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "request-invalid": Problem(422, "A parameter or a body is not what the route takes"),
         "not-found": Problem(404, "There is no such thing"),
         "method-not-allowed": Problem(405, "The route does not take this method"),
+        "precondition-failed": Problem(412, "The file is not the one that If-Match names"),
         "media-type-unsupported": Problem(415, "The content type or encoding is not taken"),
         "too-large": Problem(413, "The body is over its limit"),
         "quota-exceeded": Problem(413, "A recalibration or a token is over its quota"),

@@ -26,6 +26,7 @@ URN = "urn:bnrecal:request:"
 _BY_STATUS = {
     404: "not-found",
     405: "method-not-allowed",
+    412: "precondition-failed",
     413: "too-large",
     415: "media-type-unsupported",
     416: "range-unsatisfiable",

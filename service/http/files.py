@@ -36,11 +36,15 @@ async def send(
         download: a name under which a browser should save it, or None to show it.
 
     Raises:
+        HTTPException: 412, it is not the one that If-Match names; 416, no byte is in the range.
         NotFoundError: it has just been deleted.
         StorageFailedError: it cannot be opened now.
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    wanted = request.headers.get("if-match")
+    if wanted is not None and not _matches(wanted, etag):
+        raise HTTPException(412, "the file is another one", {"ETag": etag})
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     # Opened before anything is answered: a fault is still a problem document then.

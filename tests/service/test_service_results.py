@@ -25,6 +25,15 @@ def test_a_model_can_be_checked_cached_and_saved_under_a_name(api: Api, name: st
     assert api.get(name, "/model", **{"If-None-Match": '"other"'}).status_code == 200
 
 
+def test_a_file_that_is_another_than_the_client_knows_is_not_sent(api: Api, name: str) -> None:
+    etag = api.get(name, "/model").headers["ETag"]
+    for known in (etag, "*", f'"older", {etag}'):
+        assert api.get(name, "/model", **{"If-Match": known}).status_code == 200
+    response = api.get(name, "/model", **{"If-Match": '"older"', "Range": "bytes=3-"})
+    assert (response.status_code, response.json()["code"]) == (412, "precondition-failed")
+    assert response.headers["ETag"] == etag
+
+
 @pytest.mark.parametrize("rest", ["/model", "/statistics", "/report", "", "/batches"])
 def test_head_answers_as_get_does_without_the_body(api: Api, name: str, rest: str) -> None:
     get = api.get(name, rest)
