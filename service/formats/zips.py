@@ -75,6 +75,8 @@ def members(file: IO[bytes], *, limit_bytes: int) -> list[Member]:
 
 
 def _check(entry: zipfile.ZipInfo) -> None:
+    if not entry.filename:  # zipfile would look at its last letter
+        raise refusal(entry.filename, "has no name")
     kind = stat.S_IFMT(entry.external_attr >> _UNIX_MODE_SHIFT)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise refusal(entry.filename, "is a link or a device, which are never followed")

@@ -95,7 +95,8 @@ def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
                 with httpx.Client(base_url=server.url, timeout=60) as http:
                     if name:
                         losses.lost += _missing(http, name, acknowledged, mount / "data")
-                    else:
+                    # A careless ledger can lose the recalibration, and all its batches with it.
+                    if not name or Api(http).get(name).status_code == httpx.codes.NOT_FOUND:
                         name = Api(http).open(network())
                 first = number * 100_000
                 with _load(server.url, name, acknowledged, first):
