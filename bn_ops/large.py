@@ -157,15 +157,29 @@ class Packed:
     beside: Mapping[str, NDArray[np.generic]]
 
 
-def packed(model: onnx.ModelProto, limit: int | None = None) -> Packed:
+def packed(
+    model: onnx.ModelProto, limit: int | None = None, *, more_outputs: Iterable[str] = ()
+) -> Packed:
     """Serialise a model, its large tensors apart where it does not fit one message.
+
+    Args:
+        model: not changed.
+        limit: `MESSAGE_LIMIT` by default.
+        more_outputs: tensors that are outputs, too.
 
     Raises:
         ModelUnsupportedError: what is left without the tensors of the main graph is too large.
     """
-    if not exceeds(model, limit):
+    more = tuple(more_outputs)
+    whole = not exceeds(model, limit)
+    if whole and not more:
         return Packed(content=bytes(model.SerializeToString()), beside={})
     copy = bare_copy(model)
+    for name in more:
+        copy.graph.output.add(name=name)
+    if whole:
+        copy.graph.initializer.extend(model.graph.initializer)
+        return Packed(content=bytes(copy.SerializeToString()), beside={})
     beside = name_large_tensors(model.graph.initializer, copy.graph)
     return Packed(content=serialised(copy), beside=beside)
 

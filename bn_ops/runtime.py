@@ -90,6 +90,7 @@ def session(
     *,
     threads: int | None = None,
     optimise: bool = True,
+    more_outputs: Sequence[str] = (),
 ) -> Session:
     """Open a model.
 
@@ -98,6 +99,7 @@ def session(
             external files).
         threads: threads within an operator; None lets onnxruntime take every core.
         optimise: onnxruntime's graph optimisations; off when two models are compared.
+        more_outputs: tensors of a `ModelProto` that are outputs, too.
 
     Raises:
         ModelInvalidError: onnxruntime cannot load the model.
@@ -111,14 +113,18 @@ def session(
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     try:
-        inner, beside = open_inner(model, options)
+        inner, beside = open_inner(model, options, more_outputs=more_outputs)
     except EngineError as error:
         raise ModelInvalidError(error.message) from error
     return Session(inner, beside)
 
 
 def open_inner(
-    model: onnx.ModelProto | bytes | str | Path, options: Any, **given: Any
+    model: onnx.ModelProto | bytes | str | Path,
+    options: Any,
+    *,
+    more_outputs: Sequence[str] = (),
+    **given: Any,
 ) -> tuple[Any, Any]:
     """Open onnxruntime's own session; return it with what must live as long as it does.
 
@@ -133,7 +139,7 @@ def open_inner(
     elif isinstance(model, str | Path):
         source = str(model)
     else:
-        parts = packed(model)
+        parts = packed(model, more_outputs=more_outputs)
         source = parts.content
         beside = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in parts.beside.items()}
         if beside:

@@ -21,7 +21,7 @@ from bn_ops.onnx_engine.batch_pass import settle_batches
 from bn_ops.onnx_engine.batchnorm import MEAN, VAR, batchnorm_nodes
 from bn_ops.onnx_engine.describe import require_layers
 from bn_ops.onnx_engine.frontier import OnnxFrontier
-from bn_ops.onnx_engine.prepare import PreparedModel, prepare
+from bn_ops.onnx_engine.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.onnx_engine.signature import model_inputs
 from bn_ops.onnx_engine.trial import OnnxRun
 from bn_ops.progress import ProgressCallback, silent
@@ -29,7 +29,7 @@ from bn_ops.recalibration import Recalibration
 from bn_ops.report import Report, StreamReport
 from bn_ops.reporting import correlation_report, layer_reports, warnings_of
 from bn_ops.signature import Batch
-from bn_ops.statistics import LayerName
+from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.tally import Variance, check_variance
 from bn_ops.version import __version__
 
@@ -91,7 +91,11 @@ def recalibrate_onnx(
     )
     if compare:
         comparison = Comparison(stream.kept, min(stream.samples, COMPARED_SAMPLES))
-        comparison.look(OnnxRun(prepare(source), threads=threads))
+        # In one copy: a large model leaves no room for two.
+        writer = StatisticsWriter(prepared)
+        writer.write(_statistics(prepared, settled))
+        comparison.look(OnnxRun(prepared, threads=threads))
+        writer.write({name: s.statistics for name, s in settled.items()})
         comparison.look(OnnxRun(prepared, threads=threads))
         report = comparison.added_to(report, prepared.layers, settled)
     if labelled is not None:
@@ -155,6 +159,14 @@ class _Run:
             progress=self.progress,
             threads=self.threads,
         )
+
+
+def _statistics(
+    prepared: PreparedModel, names: Iterable[LayerName]
+) -> dict[LayerName, RunningStatistics]:
+    """The statistics that layers had in the source."""
+    found = {name: prepared.eligible[name].statistics for name in names}
+    return {name: statistics for name, statistics in found.items() if statistics is not None}
 
 
 def _changeable(prepared: PreparedModel, chosen: frozenset[LayerName]) -> frozenset[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from bn_ops.errors import EngineError
@@ -91,13 +90,9 @@ class OnnxRun:
         return watched
 
     def _session(self, extra: list[str]) -> Session:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        given = {value.name for value in model.graph.input}
-        model.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in extra if name not in given
-        )
-        return session(model, threads=self._threads)
+        given = {value.name for value in self._model.graph.input}
+        more = [name for name in extra if name not in given]
+        return session(self._model, threads=self._threads, more_outputs=more)
 
     def _real(self, array: NDArray[np.generic], group: Group) -> NDArray[np.generic]:
         """Leave out the rows of filling, where there is one row per sample."""

@@ -95,6 +95,11 @@ class Reference:
             for probe, native in self._runs
         ]
 
+    @property
+    def in_float64(self) -> bool:
+        """Whether some of its outputs were computed in float64."""
+        return any(expected.exact is not None for expected in self._expected)
+
     def judge(
         self, candidate: onnx.ModelProto | Folded, *, tolerance: float | None = None
     ) -> Parity:
@@ -214,14 +219,13 @@ class Reference:
     def _parity(
         self, outputs: tuple[OutputParity, ...], tolerance: float, notes: Iterable[str]
     ) -> Parity:
-        exact = any(expected.exact is not None for expected in self._expected)
         return Parity(
             outputs=outputs,
             samples=self._samples,
             tolerance=tolerance,
             passed=bool(outputs) and all(output.passed for output in outputs),
             max_relative_error=max(output.max_relative_error for output in outputs),
-            reference="float64" if exact else "native",
+            reference="float64" if self.in_float64 else "native",
             notes=(*self._notes, *notes),
         )
 

@@ -12,7 +12,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from bn_ops.large import light_copy
 from bn_ops.verify.float64.operators import FAST_OPERATORS
 from bn_ops.verify.float64.widen import widened
 
@@ -76,10 +75,9 @@ class Float64Model:
             if node.op_type in _DISCONTINUOUS:
                 raise NotExactError(f"the model has a {node.op_type} node")
         self._check_weights(model)
-        wide = widened(model, exact)
-        self._light = light_copy(wide)
+        self._light, self._large = widened(model, exact)
         with _translated():
-            self._evaluator = ReferenceEvaluator(wide, new_ops=list(FAST_OPERATORS))
+            self._evaluator = ReferenceEvaluator(self._light, new_ops=list(FAST_OPERATORS))
 
     def affordable(self, batch: Batch) -> int:
         """Return how many of a batch's samples take about a second; at least one."""
@@ -100,7 +98,8 @@ class Float64Model:
         with _translated(), np.errstate(all="ignore"), warnings.catch_warnings():
             # Of empty tensors and the like; what comes out is compared all the same.
             warnings.simplefilter("ignore", RuntimeWarning)
-            return [np.asarray(item) for item in self._evaluator.run(list(outputs), feeds)]
+            found = self._evaluator.run(list(outputs), {**self._large, **feeds})
+            return [np.asarray(item) for item in found]
 
     def _check_weights(self, model: onnx.ModelProto) -> None:
         elements = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)

@@ -10,10 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bn_ops.large import bare_copy
+from bn_ops.large import light_copy
 
 __all__ = ["widened"]
 
+Array = NDArray[np.generic]
 Float64Array = NDArray[np.float64]
 
 _NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -23,25 +24,36 @@ _NUMBER_ATTRIBUTES = frozenset({"value_float", "value_floats"})
 
 def widened(
     model: onnx.ModelProto, exact: Mapping[str, Float64Array] = MappingProxyType({})
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """Copy a model; stored tensors, constants, casts and the types of ends become float64.
 
     Args:
         model: not changed.
         exact: initializer → value to take instead of the stored one.
+
+    Returns:
+        The copy, in which large tensors are inputs, and what to feed them: in a message and in the
+        evaluator they would lie twice.
     """
-    copy = bare_copy(model)
+    copy = light_copy(model)
+    small = {tensor.name: tensor for tensor in copy.graph.initializer}
+    large: dict[str, Array] = {}
     for tensor in model.graph.initializer:
         value = exact.get(tensor.name)
-        if value is None:
-            copy.graph.initializer.add().CopyFrom(tensor)
-        else:
-            copy.graph.initializer.add().CopyFrom(numpy_helper.from_array(value, tensor.name))
+        if tensor.name not in small:
+            large[tensor.name] = _wide_array(tensor) if value is None else value
+        elif value is not None:
+            small[tensor.name].CopyFrom(numpy_helper.from_array(value, tensor.name))
     _widen_graph(copy.graph)
     for function in copy.functions:
         for node in function.node:
             _widen_node(node)
-    return copy
+    return copy, large
+
+
+def _wide_array(tensor: onnx.TensorProto) -> Array:
+    array = numpy_helper.to_array(tensor)
+    return array.astype(np.float64) if tensor.data_type in _NARROW else array
 
 
 def _widen_graph(graph: onnx.GraphProto) -> None:
@@ -80,5 +92,4 @@ def _widen_constant(node: onnx.NodeProto) -> None:
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
     if tensor.data_type in _NARROW:
-        array = numpy_helper.to_array(tensor).astype(np.float64)
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(_wide_array(tensor), tensor.name))
