@@ -44,6 +44,13 @@ SELECT i + 1 AS first, next AS stop FROM (
 WHERE next > i + 1
 ORDER BY first LIMIT :limit
 """
+# The last ones of a stream, so many at most.
+DELETE_LAST = """
+DELETE FROM batch WHERE recalibration = :recalibration AND batch_index IN (
+    SELECT batch_index FROM batch WHERE recalibration = :recalibration
+    ORDER BY batch_index DESC LIMIT :most
+)
+"""
 
 LARGEST_INDEX = 9_999_999
 
@@ -139,3 +146,8 @@ def _batch(row: Row) -> StoredBatch:
         format=str(row["format"]),
         blob=str(row["blob"]),
     )
+
+
+def delete_last(tx: Transaction, recalibration: str, most: int) -> int:
+    """Delete the rows of the last batches, `most` of them at most; return how many."""
+    return tx.change(DELETE_LAST, recalibration=recalibration, most=most)

@@ -142,14 +142,12 @@ async def delete(context: Context, dispatcher: Dispatcher, name: str) -> None:
     Raises:
         NotFoundError: there is no such recalibration.
     """
-
-    def work(tx: Transaction) -> None:
-        store.get(tx, name)
-        store.delete(tx, name)
-
-    await context.ledger.write(work)
+    forgotten = await context.ledger.write(lambda tx: retention.forget(tx, name))
     context.signals.notify(name)
     await dispatcher.kill(name)
+    if not forgotten:
+        await retention.forget_large(context, name)
+        context.signals.notify(name)
     dispatcher.wake()  # what it had reserved is free
     await asyncio.to_thread(context.blobs.remove, store.folder(name))
 

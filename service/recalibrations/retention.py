@@ -11,14 +11,17 @@ from service.batches import store as batches
 from service.context import Context
 from service.errors import ServiceError
 from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED
+from service.lifecycle import ENDED, Event
 from service.models import operations as models_operations
 from service.models import store as models
-from service.recalibrations import store
+from service.recalibrations import changes, store
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 IDEMPOTENCY_KEPT = timedelta(days=1)
+# Rows that one transaction deletes: a few tens of milliseconds, for which everybody who waits for
+# an acknowledgement waits too.
+ROWS_AT_ONCE = 5000
 
 
 async def remove_data(context: Context, name: str) -> None:
@@ -28,6 +31,30 @@ async def remove_data(context: Context, name: str) -> None:
         return
     await asyncio.to_thread(context.blobs.remove, batches.folder(name))
     await context.ledger.write(lambda tx: store.set_data_removed(tx, name))
+
+
+def forget(tx: Transaction, name: str) -> bool:
+    """Delete a recalibration; one with very many batches is closed instead, and False returned.
+
+    `forget_large` does the rest, outside of this transaction.
+    """
+    found = store.get(tx, name)
+    if found.received <= ROWS_AT_ONCE:
+        store.delete(tx, name)
+        return True
+    if found.state not in ENDED:
+        changes.advance(tx, name, Event.CANCEL)
+    return False
+
+
+async def forget_large(context: Context, name: str) -> None:
+    """Delete a closed recalibration bit by bit, so that other writes come in between.
+
+    Until its own row goes, last, it is there as a cancelled one; a crash leaves it so, to expire.
+    """
+    while await context.ledger.write(lambda tx: batches.delete_last(tx, name, ROWS_AT_ONCE)):
+        pass
+    await context.ledger.write(lambda tx: store.delete(tx, name))
 
 
 async def sweep(context: Context) -> None:
@@ -40,7 +67,9 @@ async def sweep(context: Context) -> None:
         return
     for name in await context.ledger.read(store.with_needless_data):
         await remove_data(context, name)
-    for name in await context.ledger.write(lambda tx: _expire(tx, context)):
+    for name, forgotten in (await context.ledger.write(lambda tx: _expire(tx, context))).items():
+        if not forgotten:
+            await forget_large(context, name)
         _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
         await asyncio.to_thread(context.blobs.remove, store.folder(name))
     for model in await models_operations.remove_unowned(context):
@@ -77,13 +106,11 @@ def expire_models(tx: Transaction, settings: Settings) -> None:
     models.expire(tx, before=clock.to_text(before))
 
 
-def _expire(tx: Transaction, context: Context) -> list[str]:
+def _expire(tx: Transaction, context: Context) -> dict[str, bool]:
     idempotency.expire(tx, before=clock.to_text(datetime.now(UTC) - IDEMPOTENCY_KEPT))
-    names = overdue(tx, context.settings)
-    for name in names:
-        store.delete(tx, name)
+    done = {name: forget(tx, name) for name in overdue(tx, context.settings)}
     expire_models(tx, context.settings)
-    return names
+    return done
 
 
 async def _remove_orphans(context: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from service.batches import store as batches
 from service.context import Context
 from service.ledger import schema
 from service.ledger.connection import SqliteTransaction
+from service.ledger.protocol import Transaction
 from service.lifecycle import State
 from service.recalibrations import recovery, retention, store
 from service.recalibrations.operations import _check_stream
@@ -114,6 +116,45 @@ def test_the_server_is_ready_before_the_first_sweep_has_ended(
         assert http.get("/readyz").status_code == 200
         assert Api(http).open()
     assert len(begun) == 1
+
+
+def until_gone(api: Api, name: str) -> None:
+    deadline = time.monotonic() + 20
+    while api.get(name).status_code != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", ["asked for", "overdue"])
+def test_a_long_stream_is_forgotten_bit_by_bit(
+    way: str, settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 100)
+    large_ledger.write(settings.data_dir, {"few": 100, "many": 1234})
+    removed: list[int] = []
+    delete_last = batches.delete_last
+
+    def counted(tx: Transaction, name: str, most: int) -> int:
+        assert store.get(tx, name).state is State.CANCELLED
+        removed.append(delete_last(tx, name, most))
+        return removed[-1]
+
+    monkeypatch.setattr(batches, "delete_last", counted)
+    if way == "asked for":
+        api = start_server()
+        for name in ("few", "many"):
+            assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
+    else:
+        # Untouched since they were written, which is now.
+        api = start_server(keep_open_seconds=1e-6, sweep_seconds=0.05)
+        for name in ("few", "many"):
+            until_gone(api, name)
+    assert removed == [100] * 12 + [34, 0]
+    for name in ("few", "many"):
+        assert api.get(name).status_code == 404
+    with opened(settings.data_dir) as ledger:
+        assert ledger.read(lambda tx: tx.rows("SELECT * FROM batch")) == []
+        assert ledger.read(store.total_bytes) == 0
 
 
 @given(st.sets(st.integers(0, 30)), st.integers(1, 32), st.integers(1, 5))
