@@ -120,8 +120,8 @@ def test_more_of_the_same_evidence_never_moves_back(estimator: Estimator, case: 
         for times in (1, 4, 16, 256)
     ]
     for less, more in pairwise(gone):
-        # Shrink learns from the same evidence how far anything moves: where that is hardly at all, it
-        # may take back some of a step. A search over 3,000 cases found 4.6 % at most.
+        # Shrink learns from the same evidence how far anything moves: where that is hardly at all,
+        # it may take back some of a step. A search over 3,000 cases found 4.6 % at most.
         assert (more >= less - 0.1).all()
 
 

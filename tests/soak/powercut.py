@@ -3,6 +3,10 @@
 The shutdown drops everything that was not yet written to the device, the file system's own journal
 included, as a cut of the power does. Then the file system is mounted again, which replays what of
 the journal is there, and a server must find every batch that was acknowledged.
+
+A machine without power acknowledges nothing; here the server lives on for a moment. An fsync that
+waits for the journal while that is aborted may return success all the same (seen twice in 80 cuts,
+both answered after the shutdown had begun), so what is acknowledged after that is not counted.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ _TOOLS = ("mkfs.ext4", "mount", "umount")
 
 @dataclass(slots=True, kw_only=True)
 class Losses:
-    """Batches that were acknowledged, and how many of them a cut has taken."""
+    """Batches that were acknowledged before a cut, and how many of them it has taken."""
 
     acknowledged: int = 0
     lost: int = 0
@@ -101,9 +105,11 @@ def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
                 first = number * 100_000
                 with _load(server.url, name, acknowledged, first):
                     time.sleep(chance.uniform(0.0, 0.7))
+                    before = set(acknowledged)
                     shut_down(mount)
-                    # What is on its way is refused now: a false acknowledgement would be caught.
                     time.sleep(0.1)
+                for index in acknowledged.keys() - before:
+                    del acknowledged[index]
             finally:
                 server.kill()
     with mounted(disk, mount):
