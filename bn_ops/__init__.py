@@ -8,8 +8,6 @@ environment variable. Names load on first use, so that a light module (`bn_ops.s
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,9 +25,9 @@ if TYPE_CHECKING:
     from bn_ops.estimators import Shrink as Shrink
     from bn_ops.estimators import estimator_from_json as estimator_from_json
     from bn_ops.exporting import export as export
-    from bn_ops.fold import Folded as Folded
-    from bn_ops.fold import LayerFold as LayerFold
-    from bn_ops.fold import fold as fold
+    from bn_ops.folding import Folded as Folded
+    from bn_ops.folding import LayerFold as LayerFold
+    from bn_ops.folding import fold as fold
     from bn_ops.layers import LayerInfo as LayerInfo
     from bn_ops.layers import ModelInfo as ModelInfo
     from bn_ops.preprocess import Preprocess as Preprocess
@@ -42,9 +40,9 @@ if TYPE_CHECKING:
     from bn_ops.report_html import render_html as render_html
     from bn_ops.statistics import RunningStatistics as RunningStatistics
     from bn_ops.torch_engine import load_statistics as load_statistics
-    from bn_ops.verify import OutputParity as OutputParity
-    from bn_ops.verify import Parity as Parity
-    from bn_ops.verify import verify as verify
+    from bn_ops.verification import OutputParity as OutputParity
+    from bn_ops.verification import Parity as Parity
+    from bn_ops.verification import verify as verify
     from bn_ops.version import __version__ as __version__
 
 __all__ = [
@@ -89,13 +87,13 @@ _HOME = {
     "BnOpsError": "bn_ops.errors",
     "Budget": "bn_ops.budget",
     "CancelledError": "bn_ops.errors",
-    "Folded": "bn_ops.fold",
-    "LayerFold": "bn_ops.fold",
+    "Folded": "bn_ops.folding",
+    "LayerFold": "bn_ops.folding",
     "LayerInfo": "bn_ops.layers",
     "ModelInfo": "bn_ops.layers",
     "Momentum": "bn_ops.estimators",
-    "OutputParity": "bn_ops.verify",
-    "Parity": "bn_ops.verify",
+    "OutputParity": "bn_ops.verification",
+    "Parity": "bn_ops.verification",
     "Preprocess": "bn_ops.preprocess",
     "Prior": "bn_ops.estimators",
     "Progress": "bn_ops.progress",
@@ -110,14 +108,14 @@ _HOME = {
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.estimators",
     "export": "bn_ops.exporting",
-    "fold": "bn_ops.fold",
+    "fold": "bn_ops.folding",
     "image_batches": "bn_ops.preprocess",
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.torch_engine",
     "preprocess_from_json": "bn_ops.preprocess",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.report_html",
-    "verify": "bn_ops.verify",
+    "verify": "bn_ops.verification",
 }
 
 
@@ -128,22 +126,6 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """This package as a module on which `fold` and `verify` stay functions.
-
-    The import system binds a sub-package to its parent when it is first imported, so the packages
-    `bn_ops.fold` and `bn_ops.verify` would hide the functions. `from bn_ops.fold import …` works as
-    ever: it does not look at this attribute.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOME):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from bn_ops.batches import Select
     from bn_ops.budget import Budget
     from bn_ops.estimators import Estimator
-    from bn_ops.fold import Folded
+    from bn_ops.folding import Folded
     from bn_ops.recalibration import Recalibration
     from bn_ops.tally import Variance
-    from bn_ops.verify import Parity
+    from bn_ops.verification import Parity
 
 __all__ = ["Artifact", "adapt"]
 
@@ -117,7 +117,7 @@ def adapt(
 def _finish(
     unfolded: onnx.ModelProto, done: Recalibration[Any], tell: ProgressCallback
 ) -> Artifact:
-    from bn_ops.verify import fold_verified  # noqa: PLC0415 - loads onnxruntime
+    from bn_ops.verification import fold_verified  # noqa: PLC0415 - loads onnxruntime
 
     started = time.perf_counter()
     tell(Progress(phase="folding", done=0, total=1))

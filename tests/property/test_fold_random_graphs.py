@@ -10,7 +10,7 @@ import onnx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bn_ops.fold import fold
+from bn_ops.folding import fold
 from bn_ops.runtime import session
 from tests.conformance.fold.building import Array, Graph
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bn_ops.fold.plan import Outcome, Plan, PutConstant
-from bn_ops.fold.rules.conv import ConvRule
+from bn_ops.folding.plan import Outcome, Plan, PutConstant
+from bn_ops.folding.rules.conv import ConvRule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from bn_ops.fold.affine import ChannelAffine, Float64Array
-    from bn_ops.fold.rules import Walk
+    from bn_ops.folding.affine import ChannelAffine, Float64Array
+    from bn_ops.folding.rules import Walk
 
 Spoil = Callable[[PutConstant], PutConstant | None]
 """Spoils an edit: input 1 of a convolution is its weight, input 2 its bias. None drops it."""

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from bn_ops.fold import fold
+from bn_ops.folding import fold
 from bn_ops.layers import LayerInfo
 from bn_ops.onnx_engine.describe import describe_prepared
 from bn_ops.onnx_engine.prepare import prepare

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from bn_ops.fold import Folded, fold
+from bn_ops.folding import Folded, fold
 from bn_ops.runtime import session
-from bn_ops.verify.float64 import Float64Model, NotExactError
-from bn_ops.verify.witness import rounds_elsewhere
+from bn_ops.verification.float64 import Float64Model, NotExactError
+from bn_ops.verification.witness import rounds_elsewhere
 from tests.conformance.fold.all_cases import ALL_CASES
 from tests.conformance.fold.building import FOLDED, Array, Case
 

@@ -27,7 +27,7 @@ from bn_ops.large import (
 )
 from bn_ops.modelfiles import read_model, write_model
 from bn_ops.runtime import onnxruntime, session
-from bn_ops.verify import fold_verified
+from bn_ops.verification import fold_verified
 from tests.support.networks import images, residual_network
 
 # Between the structure of the network (5 kB) and the whole (28 kB).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,13 +30,23 @@ def test_every_public_name_exists_and_is_listed() -> None:
         assert getattr(bn_ops, name) is not None
 
 
-@pytest.mark.parametrize("name", ["fold", "verify"])
-def test_a_sub_package_does_not_hide_the_function_of_its_name(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "package"), [("fold", "bn_ops.folding"), ("verify", "bn_ops.verification")]
+)
+def test_a_function_stays_one_whatever_was_imported_before(name: str, package: str) -> None:
     code = (
-        f"import bn_ops.{name}; from bn_ops.{name} import {name} as own; import bn_ops; "
-        f"assert bn_ops.{name} is own and callable(own)"
+        f"import {package}; from {package} import {name} as own; import bn_ops; "
+        f"assert bn_ops.{name} is own and callable(own); from bn_ops import {name} as public; "
+        "assert public is own"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+def test_no_module_has_a_public_name() -> None:
+    # The import system would bind the module to the package and so hide the function.
+    modules = {module.name for module in pkgutil.iter_modules(bn_ops.__path__)}
+    assert {"folding", "verification"} <= modules
+    assert modules.isdisjoint(bn_ops.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bn_ops.fold.rules import RULES
+from bn_ops.folding.rules import RULES
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exits import Exit
 from bnrecal_client.cli.summary import lines, summary
@@ -118,9 +117,7 @@ def test_fold_leaves_what_does_not_hold_and_says_why(
     original = onnx.load(MODEL)
     first = next(node for node in original.graph.node if node.op_type == "Conv")
     faulty = FaultyConv(first.name, spoil=thousandth_in_one_channel)
-    # By module, not by path: `bn_ops.fold` as an attribute is the function.
-    run = importlib.import_module("bn_ops.fold.run")
-    monkeypatch.setattr(run, "RULES", {**RULES, "Conv": faulty})
+    monkeypatch.setattr("bn_ops.folding.run.RULES", {**RULES, "Conv": faulty})
     output = tmp_path / "f.onnx"
     assert main(["fold", MODEL, "-o", str(output), "--json"]) == Exit.OK
     told = json.loads(capsys.readouterr().out)

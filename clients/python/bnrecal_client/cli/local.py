@@ -128,7 +128,7 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
     path = _existing(model)
     with _bn_ops("a model is folded in this process"):
         from bn_ops.onnx_engine.load import load_model
-        from bn_ops.verify import fold_verified
+        from bn_ops.verification import fold_verified
 
         folded, parity = fold_verified(load_model(path), batches)
         return FoldedFile(

@@ -1,0 +1,135 @@
+"""Reading tensors that are known before the model runs, exactly, and why some cannot be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from bn_ops.folding.evaluators import EVALUATORS, RawArray
+from bn_ops.folding.names import describe
+from bn_ops.folding.numbers import FLOATS
+from bn_ops.folding.plan import Refusal
+
+if TYPE_CHECKING:
+    from bn_ops.folding.affine import Float64Array
+
+__all__ = ["Constant", "Constants"]
+
+CONSTANT_IR_VERSION = 4
+"""From this IR version on, an initializer that is also a graph input may be overridden by the
+caller. Before it every initializer had to be listed as an input and runtimes hold it constant."""
+
+_LONGEST_CHAIN = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Constant:
+    """A readable tensor of numbers.
+
+    Attributes:
+        array: the value in float64, before any rounding by an earlier fold.
+        dtype: the element type in the file.
+    """
+
+    array: Float64Array
+    dtype: ir.DataType
+
+
+class Constants:
+    """Reads constants of one model and remembers the exact values of those that were folded."""
+
+    def __init__(self, ir_version: int) -> None:
+        self._overridable = ir_version >= CONSTANT_IR_VERSION
+        self._exact: dict[ir.Value, Float64Array] = {}
+
+    def remember(self, value: ir.Value, array: Float64Array) -> None:
+        """Keep the exact value of a folded tensor, so that a next fold does not round twice."""
+        self._exact[value] = array
+
+    def exact(self, graph: ir.Graph) -> dict[str, Float64Array]:
+        """Return the exact values of the graph's folded tensors, by name."""
+        return {
+            name: self._exact[value]
+            for name, value in graph.initializers.items()
+            if value in self._exact
+        }
+
+    def overridable(self, value: ir.Value) -> bool:
+        """Tell whether a caller may pass another value for this initializer."""
+        return self._overridable and value.is_graph_input()
+
+    def read(self, node: ir.Node, index: int) -> Constant | Refusal:
+        """Read the input of a node as floating-point numbers."""
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None:
+            return Refusal(reason=f"{describe(node)} has no input {index}")
+        raw = self._raw(value, _LONGEST_CHAIN)
+        if isinstance(raw, Refusal):
+            return raw
+        dtype = ir.DataType.from_numpy(raw.dtype)
+        if dtype not in FLOATS:
+            return Refusal(reason=f"{value.name!r} is {dtype.name.lower()}, not floating point")
+        exact = self._exact.get(value)
+        return Constant(array=raw.astype(np.float64) if exact is None else exact, dtype=dtype)
+
+    def ints(self, node: ir.Node, index: int) -> tuple[int, ...] | None:
+        """Read an input that holds axes, sizes or pads; None where it is no readable constant."""
+        value = node.inputs[index] if index < len(node.inputs) else None
+        raw = None if value is None else self._raw(value, _LONGEST_CHAIN)
+        if raw is None or isinstance(raw, Refusal) or raw.dtype.kind not in "iu":
+            return None
+        return tuple(int(item) for item in raw.reshape(-1))
+
+    def raw(self, value: ir.Value) -> RawArray | Refusal:
+        """Read a tensor of any element type as it stands in the file."""
+        return self._raw(value, _LONGEST_CHAIN)
+
+    def _raw(self, value: ir.Value, depth: int) -> RawArray | Refusal:
+        if value.is_initializer():
+            return self._initializer(value)
+        if value.is_graph_input():
+            return Refusal(reason=f"{value.name!r} is an input of the graph, not a stored tensor")
+        producer = value.producer()
+        if producer is None:
+            return Refusal(reason=f"{value.name!r} is not stored in the model")
+        return self._computed(value, producer, depth)
+
+    def _initializer(self, value: ir.Value) -> RawArray | Refusal:
+        if self.overridable(value):
+            return Refusal(
+                reason=f"{value.name!r} is also an input of the graph, so a caller may override it"
+            )
+        if value.const_value is None:
+            return Refusal(reason=f"{value.name!r} has no data")
+        return _numpy(value.const_value, value.name)
+
+    def _computed(self, value: ir.Value, node: ir.Node, depth: int) -> RawArray | Refusal:
+        evaluate = EVALUATORS.get(node.op_type) if node.domain == "" else None
+        if evaluate is None or len(node.outputs) != 1 or depth == 0:
+            return Refusal(reason=f"{value.name!r} is computed by {describe(node)}")
+        arrays: list[RawArray | None] = []
+        for item in node.inputs:
+            array = None if item is None else self._raw(item, depth - 1)
+            if isinstance(array, Refusal):
+                return array
+            arrays.append(array)
+        try:
+            found = evaluate(node, arrays)
+        except (ValueError, TypeError, IndexError, KeyError, MemoryError, OverflowError, OSError):
+            found = None
+        if found is None:
+            return Refusal(reason=f"{value.name!r} is computed by {describe(node)}")
+        return found
+
+
+def _numpy(tensor: ir.TensorProtocol, name: str | None) -> RawArray | Refusal:
+    if isinstance(tensor, ir.ExternalTensor):
+        # Where it lies is for the model's reader to check: see `bn_ops.modelfiles`.
+        return Refusal(reason=f"the data of {name!r} cannot be read: they lie in another file")
+    try:
+        return np.asarray(tensor.numpy())
+    except (OSError, ValueError, TypeError):
+        return Refusal(reason=f"the data of {name!r} cannot be read")

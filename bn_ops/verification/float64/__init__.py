@@ -1,0 +1,11 @@
+"""Running a model in float64: onnx's own reference operators, with fast ones for the expensive.
+
+onnxruntime has no float64 convolution on the CPU, so the reference runs in numpy. A model that
+this cannot follow is compared in its own element types instead, and the reason is reported.
+"""
+
+from __future__ import annotations
+
+from bn_ops.verification.float64.evaluate import Float64Model, NotExactError
+
+__all__ = ["Float64Model", "NotExactError"]

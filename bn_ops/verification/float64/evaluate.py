@@ -1,0 +1,183 @@
+"""One model in float64."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from bn_ops.verification.float64.operators import FAST_OPERATORS
+from bn_ops.verification.float64.widen import widened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from bn_ops.signature import Batch
+
+__all__ = ["Float64Model", "NotExactError"]
+
+Array = NDArray[np.generic]
+Float64Array = NDArray[np.float64]
+
+_LARGEST_WORK = 12_000_000_000
+"""Multiplications per run: ResNet-50 on one image takes 4 billion, ResNet-152 11.5. A count, not a
+clock, so that the same model is always verified the same way."""
+
+_LARGEST_MEMORY = 2 << 30
+"""Bytes of all intermediate tensors, none of which the evaluator lets go before the end."""
+
+_USUAL_WORK = 500_000_000
+_USUAL_MEMORY = 256 << 20
+"""Multiplications and bytes up to which more samples than one are run: about a second."""
+
+_DISCONTINUOUS = frozenset(
+    {
+        "Bernoulli",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "Multinomial",
+        "QuantizeLinear",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+"""Operators that draw numbers, or round on purpose: another element type gives another result."""
+
+
+class NotExactError(Exception):
+    """The model has no float64 form here; the message is a clause for a person."""
+
+
+class Float64Model:
+    """A model in float64, run by onnx's reference operators."""
+
+    def __init__(
+        self, model: onnx.ModelProto, exact: Mapping[str, Float64Array] = MappingProxyType({})
+    ) -> None:
+        """Widen the model.
+
+        Args:
+            model: not changed.
+            exact: initializer → value to take instead of the stored one.
+
+        Raises:
+            NotExactError: an operator has no float64 form, or the weights take too much memory.
+        """
+        for node in _nodes(model):
+            if node.op_type in _DISCONTINUOUS:
+                raise NotExactError(f"the model has a {node.op_type} node")
+        self._check_weights(model)
+        self._light, self._large = widened(model, exact)
+        with _translated():
+            self._evaluator = ReferenceEvaluator(self._light, new_ops=list(FAST_OPERATORS))
+
+    def affordable(self, batch: Batch) -> int:
+        """Return how many of a batch's samples take about a second; at least one."""
+        one = {name: _wide(array[:1]) for name, array in batch.items()}
+        work, memory = _cost(self._light, one)
+        given = min((len(array) for array in batch.values()), default=1)
+        most = min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1))
+        return max(1, min(given, most))
+
+    def run(self, outputs: Sequence[str], batch: Batch) -> list[Array]:
+        """Run one batch; floating inputs are widened first.
+
+        Raises:
+            NotExactError: an operator cannot be run in float64, or it would take too long.
+        """
+        feeds = {name: _wide(array) for name, array in batch.items()}
+        self._check_cost(feeds)
+        with _translated(), np.errstate(all="ignore"), warnings.catch_warnings():
+            # Of empty tensors and the like; what comes out is compared all the same.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = self._evaluator.run(list(outputs), {**self._large, **feeds})
+            return [np.asarray(item) for item in found]
+
+    def _check_weights(self, model: onnx.ModelProto) -> None:
+        elements = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+        if 8 * elements > _LARGEST_MEMORY:
+            raise NotExactError(f"its weights would take {8 * elements / 2**30:.1f} GiB")
+
+    def _check_cost(self, feeds: Batch) -> None:
+        work, memory = _cost(self._light, feeds)
+        if work > _LARGEST_WORK or memory > _LARGEST_MEMORY:
+            raise NotExactError(
+                f"it would take {work / 1e9:.0f} billion multiplications and "
+                f"{memory / 2**30:.1f} GiB"
+            )
+
+
+class _translated:  # noqa: N801 - reads as a word in a with statement
+    """Turn whatever the numpy operators raise into one reason."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, NotExactError):
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise NotExactError(first) from error
+
+
+def _wide(array: Array) -> Array:
+    floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float64) if floating else array
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    for function in model.functions:
+        yield from _inside(function.node)
+    yield from _inside(model.graph.node)
+
+
+def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _inside(attribute.g.node)
+
+
+def _cost(light: onnx.ModelProto, feeds: Batch) -> tuple[int, int]:
+    """Count multiplications of convolutions and matrix products, and bytes of all tensors.
+
+    Shapes that inference does not know count as nothing: such models are small or refused later.
+    """
+    sized = onnx.ModelProto()
+    sized.CopyFrom(light)
+    for value in sized.graph.input:
+        if value.name in feeds:
+            shape = value.type.tensor_type.shape
+            del shape.dim[:]
+            for size in feeds[value.name].shape:
+                shape.dim.add(dim_value=size)
+    for value in sized.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(sized).graph
+    shapes = {v.name: _sizes(v) for v in (*inferred.value_info, *inferred.output, *inferred.input)}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    work = sum(_work(node, shapes) for node in inferred.node)
+    return work, 8 * sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _work(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+        return 0
+    weight, source = shapes.get(node.input[1], ()), shapes.get(node.input[0], ())
+    result = shapes.get(node.output[0], ())
+    if node.op_type == "Conv":
+        return int(np.prod(result)) * int(np.prod(weight[1:]))
+    if node.op_type == "ConvTranspose":
+        return int(np.prod(source)) * int(np.prod(weight[1:]))
+    return int(np.prod(result)) * (source[-1] if source else 0)

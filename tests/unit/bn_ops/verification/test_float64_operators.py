@@ -1,0 +1,169 @@
+"""The fast float64 operators against onnx's own loops, and what has no float64 form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+
+from bn_ops.verification.float64 import Float64Model, NotExactError
+from tests.conformance.fold.building import Array, Graph
+
+TOLERANCE = 1e-12  # both sum the same float64 terms, in another order
+
+POOLS: list[dict[str, Any]] = [
+    {"kernel_shape": [2, 2]},
+    {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},
+    {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"},
+]
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {},
+    {"strides": [2, 1], "pads": [1, 0, 2, 1]},
+    {"dilations": [2, 1], "pads": [1, 1, 1, 1]},
+    {"group": 2},
+    {"group": 4},
+    {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    {"auto_pad": "VALID"},
+]
+
+TRANSPOSED: list[dict[str, Any]] = [
+    {},
+    {"strides": [2, 2], "pads": [1, 0, 1, 1], "output_padding": [1, 0]},
+    {"dilations": [2, 1]},
+]
+
+
+def _model(op: str, weights: list[Array], **attrs: Any) -> onnx.ModelProto:
+    graph = Graph(op, dtype="float64", opset=17)
+    x = graph.input("x", (2, 4, 9, 8))
+    graph.output(graph.add(op, x, *(graph.store(w) for w in weights), **attrs), (None,) * 4)
+    return graph.model()
+
+
+def _agrees(model: onnx.ModelProto, shape: tuple[int, ...] = (2, 4, 9, 8)) -> None:
+    batch = {"x": np.random.default_rng(0).standard_normal(shape)}
+    names = [model.graph.output[0].name]
+    ours: Array = Float64Model(model).run(names, batch)[0]
+    theirs = np.asarray(next(iter(ReferenceEvaluator(model).run(names, batch))))
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("attrs", CONVOLUTIONS, ids=str)
+def test_convolution_equals_the_reference(attrs: dict[str, Any]) -> None:
+    random = np.random.default_rng(1)
+    into = 4 // attrs.get("group", 1)
+    _agrees(_model("Conv", [random.standard_normal((8, into, 3, 2)), np.arange(8.0)], **attrs))
+
+
+def test_convolution_of_volumes_equals_the_sum_by_hand() -> None:
+    graph = Graph("volume", dtype="float64")
+    x, weight = graph.input("x", (1, 2, 3, 4, 5)), graph.array(3, 2, 2, 2, 2)
+    graph.output(graph.add("Conv", x, graph.store(weight)))
+    values = np.random.default_rng(0).standard_normal((1, 2, 3, 4, 5))
+    model = graph.model()
+    ours: Array = Float64Model(model).run([model.graph.output[0].name], {"x": values})[0]
+    expected = np.zeros((1, 3, 2, 3, 4))
+    for i, j, k in np.ndindex(2, 3, 4):
+        seen = values[0, :, i : i + 2, j : j + 2, k : k + 2]
+        expected[0, :, i, j, k] = (weight * seen).sum(axis=(1, 2, 3, 4))
+    assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("attrs", TRANSPOSED, ids=str)
+def test_transposed_convolution_equals_the_reference(attrs: dict[str, Any]) -> None:
+    weight = np.random.default_rng(1).standard_normal((4, 3, 3, 2))
+    _agrees(_model("ConvTranspose", [weight, np.arange(3.0)], **attrs))
+
+
+def test_grouped_transposed_convolution_is_one_per_group() -> None:
+    weight = np.random.default_rng(1).standard_normal((4, 3, 3, 2))
+    attrs: dict[str, Any] = {"strides": [2, 1], "pads": [0, 1, 1, 0]}
+    whole = _model("ConvTranspose", [weight], group=2, **attrs)
+    x = np.random.default_rng(0).standard_normal((2, 4, 9, 8))
+    ours: Array = Float64Model(whole).run([whole.graph.output[0].name], {"x": x})[0]
+    parts = []
+    for group in (slice(0, 2), slice(2, 4)):
+        graph = Graph("part", dtype="float64")
+        part = graph.add(
+            "ConvTranspose", graph.input("x", (2, 2, 9, 8)), graph.store(weight[group]), **attrs
+        )
+        graph.output(part)
+        parts += list(ReferenceEvaluator(graph.model()).run(None, {"x": x[:, group]}))
+    expected = np.concatenate(parts, axis=1)
+    assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("attrs", POOLS, ids=str)
+def test_maximum_equals_the_reference(attrs: dict[str, Any]) -> None:
+    _agrees(_model("MaxPool", [], **attrs))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("attrs", POOLS[:2], ids=str)
+def test_average_equals_the_reference(attrs: dict[str, Any], count: int) -> None:
+    _agrees(_model("AveragePool", [], count_include_pad=count, **attrs))
+
+
+def test_normalisation_uses_stored_statistics_at_every_opset() -> None:
+    for opset in (9, 13, 14, 17):
+        graph = Graph("bn", dtype="float64", opset=opset)
+        graph.output(graph.bn(graph.input("x", ("N", 3)), 3))
+        stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.weights.values()}
+        x = np.random.default_rng(0).standard_normal((5, 3))
+        model = graph.model()
+        got: Array = Float64Model(model).run([model.graph.output[0].name], {"x": x})[0]
+        spread = np.sqrt(stored["bn.var"] + float(np.float32(1e-3)))
+        want = stored["bn.gamma"] * (x - stored["bn.mean"]) / spread + stored["bn.beta"]
+        assert np.abs(got - want).max() <= TOLERANCE
+
+
+def test_float16_weights_and_casts_are_widened() -> None:
+    graph = Graph("narrow", dtype="float16")
+    x = graph.input("x", ("N", 3))
+    y = graph.add("MatMul", x, graph.store(graph.array(3, 2), "w"))
+    graph.output(graph.add("Cast", y, to=TensorProto.FLOAT), dtype="float32")
+    model = graph.model()
+    x16 = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float16)
+    got: Array = Float64Model(model).run([model.graph.output[0].name], {"x": x16})[0]
+    weight = onnx.numpy_helper.to_array(graph.weights["w"]).astype(np.float64)
+    assert got.dtype == np.float64
+    assert np.abs(got - x16.astype(np.float64) @ weight).max() <= TOLERANCE
+
+
+def test_quantised_models_have_no_float64_form() -> None:
+    graph = Graph("quantised")
+    levels = graph.store(np.ones((3, 2), dtype=np.int8))
+    weight = graph.add("DequantizeLinear", levels, graph.store(np.array(0.1)))
+    graph.output(graph.add("MatMul", graph.input("x", ("N", 3)), weight))
+    with pytest.raises(NotExactError, match="DequantizeLinear"):
+        Float64Model(graph.model())
+
+
+def test_a_model_that_would_take_too_long_is_declined_before_it_runs() -> None:
+    graph = Graph("heavy")
+    x = graph.input("x", ("N", 64, 4096, 4096))
+    graph.output(graph.conv(x, (64, 64), pads=[1, 1, 1, 1]))
+    model = Float64Model(graph.model())
+    zero = np.broadcast_to(np.zeros((), dtype=np.float32), (1, 64, 512, 512))
+    with pytest.raises(NotExactError, match="billion multiplications"):
+        model.run([graph.outputs[0].name], {"x": np.tile(zero, (2, 1, 1, 1))})
+
+
+def test_pools_that_hang_over_the_edge_are_declined() -> None:
+    model = _model("AveragePool", [], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    with pytest.raises(NotExactError, match="hang over the edge"):
+        Float64Model(model).run([model.graph.output[0].name], {"x": np.zeros((2, 4, 9, 8))})
+
+
+def test_the_model_is_not_changed() -> None:
+    model = _model("MaxPool", [], kernel_shape=[2, 2])
+    before = model.SerializeToString()
+    Float64Model(model)
+    assert model.SerializeToString() == before

@@ -1,0 +1,236 @@
+"""What passes, what fails, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bn_ops.errors import BatchInputError, EngineError, OptionError
+from bn_ops.folding import fold
+from bn_ops.verification import verify
+from tests.conformance.fold.building import Array, Graph
+
+
+def _network(dtype: str = "float32", batch: int | str = "N") -> onnx.ModelProto:
+    graph = Graph("network", dtype=dtype)
+    x = graph.input("x", (batch, 3, 8, 8))
+    y = graph.add("Relu", graph.bn(graph.conv(x, (3, 6)), 6, "first"))
+    y = graph.bn(graph.conv(y, (6, 4)), 4, "second")
+    y = graph.add("Flatten", graph.add("GlobalAveragePool", y))
+    graph.output(graph.add("Gemm", y, graph.store(graph.array(4, 5), "head")))
+    return graph.model()
+
+
+def _batch(samples: int = 4, dtype: str = "float32") -> Array:
+    return np.random.default_rng(0).standard_normal((samples, 3, 8, 8)).astype(dtype)
+
+
+def _with(model: onnx.ModelProto, name: str, array: Array) -> onnx.ModelProto:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+    return changed
+
+
+def _stored(model: onnx.ModelProto, name: str) -> Array:
+    return next(numpy_helper.to_array(t).copy() for t in model.graph.initializer if t.name == name)
+
+
+def test_a_right_fold_passes_against_float64() -> None:
+    model = _network()
+    parity = verify(model, fold(model).model, [_batch(4), _batch(2)])
+    assert parity.passed
+    assert parity.reference == "float64"
+    assert parity.samples == 6
+    assert parity.tolerance == 1e-5
+    assert parity.max_relative_error <= 1e-6
+    assert parity.notes == ()
+    (output,) = parity.outputs
+    assert output.rounding is not None
+    assert output.rounding <= 1e-6
+
+
+def test_a_weight_off_by_a_thousandth_fails() -> None:
+    model = _network()
+    head = _stored(model, "head")
+    head[0, 0] *= 1.001
+    parity = verify(model, _with(model, "head", head), [_batch()])
+    assert not parity.passed
+    assert not parity.outputs[0].passed
+    assert 1e-5 < parity.max_relative_error < 1e-2
+
+
+def test_a_fault_that_only_large_inputs_show_is_found() -> None:
+    clipped = Graph("clipped")
+    x = clipped.input("x", ("N", 3))
+    low, high = clipped.store(np.array(-20.0)), clipped.store(np.array(20.0))
+    clipped.output(clipped.add("Clip", x, low, high, out="y"))
+    whole = Graph("whole")
+    whole.output(whole.add("Identity", whole.input("x", ("N", 3)), out="y"))
+    parity = verify(whole.model(), clipped.model(), [np.ones((2, 3), dtype=np.float32)])
+    assert not parity.passed
+    assert "hundredfold" in parity.outputs[0].worst
+
+
+def test_a_fault_that_only_zeros_show_is_found() -> None:
+    model = Graph("plain")
+    model.output(model.add("Identity", model.input("x", ("N", 3)), out="y"))
+    other = Graph("other")
+    x = other.input("x", ("N", 3))
+    ratio = other.add("Div", other.add("Mul", x, x), x)
+    other.output(other.add("Identity", ratio, out="y"))
+    parity = verify(model.model(), other.model(), [np.ones((2, 3), dtype=np.float32)])
+    assert parity.outputs[0].worst == "zeros"
+    assert math.isinf(parity.max_relative_error)
+
+
+def test_nan_must_stand_where_it_stood() -> None:
+    model = Graph("logarithm")
+    model.output(model.add("Log", model.input("x", ("N", 3)), out="y"))
+    assert verify(model.model(), model.model(), [np.ones((2, 3), dtype=np.float32)]).passed
+    other = Graph("logarithm of magnitudes")
+    x = other.input("x", ("N", 3))
+    other.output(other.add("Log", other.add("Abs", x), out="y"))
+    assert not verify(model.model(), other.model(), [np.ones((2, 3), dtype=np.float32)]).passed
+
+
+def test_float16_is_held_to_its_own_tolerance() -> None:
+    model = _network("float16")
+    parity = verify(model, fold(model).model, [_batch(dtype="float16")])
+    assert parity.tolerance == 2e-3
+    assert parity.passed
+
+
+def test_float64_is_held_to_its_own_tolerance() -> None:
+    graph = Graph("double", dtype="float64")
+    x = graph.input("x", ("N", 6))
+    graph.output(graph.bn(graph.add("Gemm", x, graph.store(graph.array(6, 5))), 5))
+    model = graph.model()
+    parity = verify(model, fold(model).model, [np.random.default_rng(0).standard_normal((4, 6))])
+    assert parity.tolerance == 1e-12
+    assert parity.passed
+
+
+def test_an_output_near_zero_by_construction_is_not_held_to_its_last_digit() -> None:
+    graph = Graph("detector")
+    x = graph.input("x", ("N", 3, 8, 8))
+    y = graph.bn(graph.conv(x, (3, 4)), 4)
+    graph.output(graph.add("Sigmoid", graph.add("Sub", y, graph.store(np.array(11.0)))))
+    model = graph.model()
+    parity = verify(model, fold(model).model, [0.1 * _batch()])
+    (output,) = parity.outputs
+    assert output.rounding is not None
+    assert parity.tolerance < output.max_relative_error <= 4 * output.rounding
+    assert parity.passed
+
+
+def test_what_rounding_cannot_explain_fails_all_the_same() -> None:
+    graph = Graph("detector")
+    x = graph.input("x", ("N", 3, 8, 8))
+    y = graph.bn(graph.conv(x, (3, 4)), 4)
+    graph.output(graph.add("Sigmoid", graph.add("Sub", y, graph.store(np.array(11.0)))))
+    model = graph.model()
+    wrong = _with(model, "bn.beta", _stored(model, "bn.beta") + np.float32(0.05))
+    assert not verify(model, wrong, [0.1 * _batch()]).passed
+
+
+def test_the_tolerance_can_be_given() -> None:
+    model = _network()
+    assert not verify(model, fold(model).model, [_batch()], tolerance=1e-12).passed
+
+
+def test_a_model_of_fixed_batch_size_is_cut_to_it() -> None:
+    model = _network(batch=3)
+    parity = verify(model, fold(model).model, [_batch(4)])
+    assert parity.passed
+    assert parity.samples == 4
+
+
+def test_it_works_without_a_batch() -> None:
+    parity = verify(_network(), fold(_network()).model, [])
+    assert parity.passed
+    assert parity.samples == 0
+
+
+def test_integers_stay_in_the_range_that_was_given() -> None:
+    graph = Graph("embedding")
+    index = graph.input("index", ("N", 4), "int64")
+    rows = graph.add("Gather", graph.store(graph.array(7, 3)), index)
+    graph.output(rows, ("N", 4, 3))
+    batch = {"index": np.array([[6, 0, 3, 1]])}
+    parity = verify(graph.model(), graph.model(), [batch])
+    assert parity.passed
+    assert parity.notes == ()
+
+
+def test_made_up_samples_that_the_reference_refuses_are_left_out_and_noted() -> None:
+    graph = Graph("fragile")
+    x, index = graph.input("x", ("N", 4)), graph.input("index", ("N",), "int64")
+    graph.output(graph.add("Gather", graph.add("Relu", x), index), ("N", 4))
+    batch = {"x": np.ones((3, 4), dtype=np.float32), "index": np.array([2, 2, 2])}
+    parity = verify(graph.model(), graph.model(), [batch])
+    assert parity.passed
+    assert any("not run" in note for note in parity.notes)
+
+
+def test_a_batch_that_the_reference_refuses_is_an_error() -> None:
+    graph = Graph("embedding")
+    rows = graph.add("Gather", graph.store(graph.array(2, 3)), graph.input("i", ("N",), "int64"))
+    graph.output(rows, ("N", 3))
+    with pytest.raises(EngineError):
+        verify(graph.model(), graph.model(), [np.array([5])])
+
+
+def test_discrete_outputs_may_differ_in_a_thousandth_of_their_elements() -> None:
+    graph = Graph("labels")
+    x = graph.input("x", ("N", 6))
+    y = graph.bn(graph.add("Gemm", x, graph.store(graph.array(6, 5))), 5)
+    graph.output(graph.add("ArgMax", y, axis=1, keepdims=0), ("N",), "int64")
+    model = graph.model()
+    batch = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
+    assert verify(model, fold(model).model, [batch]).passed
+    turned = _with(model, "bn.gamma", -_stored(model, "bn.gamma"))
+    assert not verify(model, turned, [batch]).passed
+
+
+def test_random_models_are_compared_in_their_own_element_types() -> None:
+    graph = Graph("random")
+    x = graph.input("x", ("N", 4))
+    graph.output(graph.add("Add", x, graph.add("RandomNormalLike", x)))
+    parity = verify(graph.model(), graph.model(), [np.ones((2, 4), dtype=np.float32)])
+    assert parity.reference == "native"
+    assert "RandomNormalLike" in parity.notes[0]
+
+
+def test_models_with_other_ends_cannot_be_compared() -> None:
+    graph = Graph("other")
+    graph.output(graph.add("Relu", graph.input("x", ("N", 3, 8, 8))))
+    with pytest.raises(OptionError, match="differ in inputs or outputs"):
+        verify(_network(), graph.model(), [_batch()])
+
+
+def test_a_batch_of_the_wrong_input_is_refused() -> None:
+    with pytest.raises(BatchInputError):
+        verify(_network(), _network(), [{"y": _batch()}])
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    model = _network()
+    folded = fold(model).model
+    assert verify(model, folded, [_batch()], seed=7) == verify(model, folded, [_batch()], seed=7)
+
+
+def test_it_can_be_written_as_json_even_when_infinite() -> None:
+    model = _network()
+    broken = _with(model, "head", np.full((4, 5), np.nan, dtype=np.float32))
+    parity = verify(model, broken, [_batch()])
+    text = json.dumps(parity.to_json(), allow_nan=False)
+    assert json.loads(text)["max_relative_error"] is None
+    assert json.loads(text)["passed"] is False
