@@ -34,6 +34,16 @@ def runs_bytes(settings: Settings) -> int:
     return settings.runs_memory_bytes or int(_found_bytes() * RUNS_SHARE)
 
 
+def worker_bytes(asked: int | None, settings: Settings) -> int:
+    """Return how much private memory a worker may take, and a run reserves.
+
+    Args:
+        asked: what its recalibration asked for; None for as much as there may be.
+        settings: say how much that is.
+    """
+    return min(asked or settings.worker_memory_bytes, settings.worker_memory_bytes)
+
+
 @cache
 def _found_bytes() -> int:
     machine = machine_bytes()

@@ -27,6 +27,7 @@ from service.errors import (
     WorkerError,
 )
 from service.executor.checking import MOST_BATCHES, Checker, Checkers
+from service.executor.memory import worker_bytes
 from service.executor.protocol import CONVERTED, Check, Job, OnProgress, Progress
 from service.settings import Settings
 from service.worker.spec import Limits, Spec
@@ -174,7 +175,7 @@ class ProcessExecutor:
 
     def _limits(self, deadline_seconds: float, memory_bytes: int | None = None) -> Limits:
         settings = self._settings
-        memory = min(memory_bytes or settings.worker_memory_bytes, settings.worker_memory_bytes)
+        memory = worker_bytes(memory_bytes, settings)
         return Limits(
             memory_bytes=memory,
             # The largest file is a spilled tensor or a result, both bounded by these two.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from service.executor.memory import runs_bytes
+from service.executor.memory import runs_bytes, worker_bytes
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
 from service.recalibrations import changes, store
@@ -25,7 +25,7 @@ def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
     while (found := store.oldest(tx, State.SEALED)) is not None:
         if reserved is None:
             reserved = _reserved(tx, settings)
-        need = memory_of(found.options, settings)
+        need = _memory_of(found.options, settings)
         if reserved and reserved + need > runs_bytes(settings):
             break
         reserved += need
@@ -33,11 +33,10 @@ def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
     return admitted
 
 
-def memory_of(options: Mapping[str, Any], settings: Settings) -> int:
-    """Return what the worker of a recalibration may take, in bytes."""
-    return int(options.get("memory_bytes") or settings.worker_memory_bytes)
+def _memory_of(options: Mapping[str, Any], settings: Settings) -> int:
+    return worker_bytes(options.get("memory_bytes"), settings)
 
 
 def _reserved(tx: Transaction, settings: Settings) -> int:
     taken = [*store.in_state(tx, State.QUEUED), *store.in_state(tx, State.RUNNING)]
-    return sum(memory_of(one.options, settings) for one in taken)
+    return sum(_memory_of(one.options, settings) for one in taken)

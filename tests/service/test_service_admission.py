@@ -79,6 +79,17 @@ def test_one_that_needs_more_than_there_is_runs_alone(
     assert states(api, names) == ["running", "sealed"]
 
 
+def test_nobody_reserves_more_than_a_worker_can_take(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    executor.hold = True
+    api = start_server(concurrency=3, worker_memory_bytes=4 * GIB, runs_memory_bytes=8 * GIB)
+    names = [sealed(api, memory_bytes=10**15), sealed(api)]
+    for name in names:
+        api.wait(name, "running")
+    assert states(api, names) == ["running", "running"]
+
+
 def test_a_sealed_one_can_be_cancelled_and_keeps_its_model(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
