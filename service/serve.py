@@ -134,10 +134,12 @@ def refuse_open_door(settings: Settings) -> None:
     """Refuse to serve other machines without a token.
 
     Raises:
-        StartError: the address is not a loopback one and no token is configured.
+        StartError: the address is not a loopback one, and no token is configured or the ledger,
+            which may hold one, cannot be read.
     """
-    known = read_tokens(settings) or tokens_of(settings.data_dir)
-    if not is_loopback(settings.host) and not known:
+    if is_loopback(settings.host):
+        return  # before the ledger is opened: the server itself does that in a moment
+    if not read_tokens(settings) and not tokens_of(settings.data_dir):
         raise StartError(
             f"{settings.host} can be reached from other machines: make a token with "
             "`python -m service.admin tokens create NAME`, set BNRECAL_TOKENS or "

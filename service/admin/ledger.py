@@ -6,7 +6,7 @@ Each change is one short transaction; the server's writer waits for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -14,10 +14,16 @@ import apsw
 from service.errors import StartError
 from service.folder_lock import only_server
 from service.ledger import schema
-from service.ledger.connection import SqliteTransaction, connect, translated
+from service.ledger.connection import (
+    SqliteTransaction,
+    connect,
+    opening,
+    schema_version,
+    translated,
+)
 from service.ledger.placement import LEDGER_FILE, refuse_network_file_system
 from service.ledger.protocol import T, Transaction
-from service.ledger.sqlite import migrate
+from service.ledger.sqlite import open_up_to_date
 
 
 class AdminLedger:
@@ -47,6 +53,18 @@ class AdminLedger:
 
 
 @contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Keep servers from starting meanwhile; False when one runs."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_server(folder))
+        except StartError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
 def opened(folder: Path) -> Iterator[AdminLedger]:
     """Open the ledger of a data folder; without a running server its tables are brought up to date.
 
@@ -55,44 +73,40 @@ def opened(folder: Path) -> Iterator[AdminLedger]:
     """
     refuse_network_file_system(folder)
     path = folder / LEDGER_FILE
-    running = False
+    with alone(folder) as ours:
+        connection = open_up_to_date(path) if ours else _as_it_is(path)
     try:
-        with only_server(folder):
-            connection = connect(path)
-            migrate(connection)
-    except StartError:
-        running = path.exists()
-        if not running:
-            raise
-    if running:
-        connection = connect(path)
-    try:
-        if (found := version(connection)) != schema.VERSION:
-            raise StartError(
-                f"the ledger has schema version {found}, this command knows {schema.VERSION}: "
-                "stop the server, or use the command of its version"
-            )
         yield AdminLedger(connection)
     finally:
         connection.close()
 
 
-def version(connection: apsw.Connection) -> int:
-    """Return the version of a ledger's tables."""
-    found = connection.execute("PRAGMA user_version").get
-    return found if isinstance(found, int) else 0
-
-
 def tokens_of(folder: Path) -> int:
-    """Count the tokens in the ledger of a data folder; 0 when there is no ledger."""
+    """Count the tokens in the ledger of a data folder; 0 when there is no ledger.
+
+    Raises:
+        StartError: it cannot be read.
+    """
     path = folder / LEDGER_FILE
     if not path.exists():
         return 0
-    connection = connect(path)
-    try:
-        if version(connection) < schema.WITH_TOKENS:
+    with opening(path), closing(connect(path)) as connection:
+        if schema_version(connection) < schema.WITH_TOKENS:
             return 0
         found = connection.execute("SELECT count(*) FROM token").get
         return found if isinstance(found, int) else 0
-    finally:
+
+
+def _as_it_is(path: Path) -> apsw.Connection:
+    """Open the ledger of a running server, whose tables are not ours to change."""
+    if not path.exists():
+        raise StartError(f"there is no ledger {path} that could be opened")
+    with opening(path):
+        connection = connect(path)
+        if (found := schema_version(connection)) == schema.VERSION:
+            return connection
         connection.close()
+    raise StartError(
+        f"the ledger has schema version {found}, this command knows {schema.VERSION}: "
+        "stop the server, or use the command of its version"
+    )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from service.admin.ledger import opened
-from service.errors import StartError, TransitionError
-from service.folder_lock import only_server
+from service.admin.ledger import alone, opened
+from service.errors import TransitionError
 from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED, State
 from service.models import store as models
@@ -37,26 +34,14 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
         NotFoundError: there is no recalibration of a given id.
         TransitionError: one has not ended, and a server may be working on it.
     """
-    with opened(folder) as ledger, _alone(folder) as alone:
-        names = ledger.write(lambda tx: _forget(tx, args, alone=alone))
+    with opened(folder) as ledger, alone(folder) as ours:
+        names = ledger.write(lambda tx: _forget(tx, args, alone=ours))
         unowned = ledger.write(lambda tx: _forget_models(tx, args))
         for name in names:
             shutil.rmtree(folder / store.folder(name), ignore_errors=True)
         for name in unowned:
             shutil.rmtree(folder / models.folder(name), ignore_errors=True)
     return {"recalibrations": names, "models": unowned}
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Keep servers from starting meanwhile; False when one runs."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_server(folder))
-        except StartError:
-            yield False
-        else:
-            yield True
 
 
 def _forget(tx: Transaction, args: Namespace, *, alone: bool) -> list[str]:

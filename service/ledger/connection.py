@@ -81,6 +81,12 @@ def _prepare(connection: apsw.Connection) -> None:
     connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}; PRAGMA foreign_keys = ON")
 
 
+def schema_version(connection: apsw.Connection) -> int:
+    """Return the version of a ledger's tables; 0 when it has none."""
+    found = connection.execute("PRAGMA user_version").get
+    return found if isinstance(found, int) else 0
+
+
 def close(connection: apsw.Connection) -> None:
     """Close a connection; a disk that fails at the last moment is only told to the log.
 
@@ -134,6 +140,17 @@ def translated() -> Iterator[None]:
         raise StorageFullError("the disk of the ledger is full; nothing was stored") from error
     except apsw.Error as error:
         raise StorageFailedError(f"the ledger failed: {type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into the refusal of whoever cannot begin without a ledger."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise StartError(
+            f"the ledger {path} cannot be used ({type(error).__name__}); is its disk well?"
+        ) from error
 
 
 def poisons(error: ServiceError) -> bool:

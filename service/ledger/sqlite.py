@@ -10,9 +10,15 @@ from pathlib import Path
 
 import apsw
 
-from service.errors import StartError
 from service.ledger import schema
-from service.ledger.connection import SqliteTransaction, close, connect, translated
+from service.ledger.connection import (
+    SqliteTransaction,
+    close,
+    connect,
+    opening,
+    schema_version,
+    translated,
+)
 from service.ledger.placement import refuse_network_file_system
 from service.ledger.protocol import T, Transaction
 from service.ledger.writer import Writer
@@ -45,7 +51,7 @@ class SqliteLedger:
         refuse_network_file_system(path.parent)
         self._path = path
         self._vfs = vfs
-        connection = _open(path, vfs)
+        connection = open_up_to_date(path, vfs=vfs)
         self._writer = Writer(connection, on_commit=on_commit)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="ledger-reader")
         self._local = threading.local()
@@ -91,31 +97,25 @@ class SqliteLedger:
         return connection
 
 
-def _open(path: Path, vfs: str | None) -> apsw.Connection:
-    try:
+def open_up_to_date(path: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the ledger's file and bring its tables up to date.
+
+    Raises:
+        StartError: as `SqliteLedger`.
+    """
+    with opening(path):
         connection = connect(path, vfs=vfs)
         try:
-            migrate(connection)
+            _migrate(connection)
         except BaseException:
             close(connection)
             raise
-    except apsw.Error as error:
-        raise StartError(
-            f"the ledger {path} cannot be used ({type(error).__name__}); is its disk well?"
-        ) from error
     return connection
 
 
-def migrate(connection: apsw.Connection) -> None:
-    """Bring the tables up to date.
-
-    Raises:
-        StartError: they are newer than this code.
-    """
+def _migrate(connection: apsw.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    with_version = connection.execute("PRAGMA user_version").get
-    found = with_version if isinstance(with_version, int) else 0
-    for migration in schema.pending(found):
+    for migration in schema.pending(schema_version(connection)):
         connection.execute(migration)
     connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     connection.execute("COMMIT")

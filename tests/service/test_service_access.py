@@ -83,6 +83,13 @@ def test_an_open_door_without_tokens_stops_the_start() -> None:
     refuse_open_door(Settings(host="127.0.0.1"))
 
 
+def test_only_an_open_door_looks_for_tokens_in_the_ledger(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").write_bytes(b"no database " * 100)
+    refuse_open_door(Settings(data_dir=tmp_path))
+    with pytest.raises(StartError, match="NotADBError"):
+        refuse_open_door(Settings(data_dir=tmp_path, host="0.0.0.0"))
+
+
 def test_the_command_line_refuses_an_open_door(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--host", "0.0.0.0", "--port", "0"]) == 2
     assert "BNRECAL_TOKENS" in capsys.readouterr().err

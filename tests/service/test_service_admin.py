@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from service.admin import check
 from service.admin.command import main
 from service.errors import StartError
+from service.folder_lock import only_server
 from service.ledger import schema
 from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
@@ -233,3 +235,25 @@ def test_a_ledger_of_a_newer_server_is_left_alone(
     connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     connection.close()
     assert admin("list")["code"] == StartError.code
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_damaged_ledger_is_named_and_left_alone(
+    settings: Settings, admin: Admin, *, running: bool
+) -> None:
+    settings.data_dir.mkdir(mode=0o700)
+    path = settings.data_dir / "ledger.sqlite3"
+    path.write_bytes(b"no database " * 100)
+    with only_server(settings.data_dir) if running else nullcontext():
+        found = admin("list")
+    assert (found["status"], found["code"]) == (2, StartError.code)
+    assert "ledger.sqlite3 cannot be used (NotADBError)" in found["error"]
+    assert path.read_bytes() == b"no database " * 100
+
+
+def test_beside_a_server_that_has_no_ledger_yet_none_is_made(
+    settings: Settings, admin: Admin
+) -> None:
+    with only_server(settings.data_dir):
+        assert admin("list")["code"] == StartError.code
+    assert not (settings.data_dir / "ledger.sqlite3").exists()
