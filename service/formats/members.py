@@ -1,7 +1,9 @@
 """What every archive keeps to, whatever its format: few, plain, singly named, bounded members.
 
-An archive is never unpacked to a disk, so a name such as `../x` could do no harm here. It is
-refused all the same: whoever wrote it did not mean a batch.
+The check of names keeps files in their place: `service.worker.bundles` writes a model's members to
+a folder under the names that the archive gives them, and a name such as `../x` would lead out of
+it. Batches are read without being unpacked; a name that leads elsewhere is refused there as well,
+for whoever wrote it did not mean a batch.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from pathlib import Path
 from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
 from bn_ops.large import MESSAGE_LIMIT, exceeds, serialised
 from bn_ops.modelfiles import read_model
-from service.errors import BatchMalformedError
+from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
 from service.formats import zips
-from service.formats.members import Member, shown
+from service.formats.members import MOST_MEMBERS, Member, shown
 
 _MODEL_SUFFIX = ".onnx"
 
@@ -39,7 +39,7 @@ def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
         limit_bytes: most bytes that all members may unpack to.
 
     Raises:
-        ModelInvalidError: no such archive, or no model in it.
+        ModelInvalidError: no such archive, or no model in it, or it unpacks to too much.
         ExternalDataError: a tensor lies in a file that the archive does not hold, or must not name.
         ModelUnsupportedError: it is larger than one message can be.
     """
@@ -48,6 +48,12 @@ def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
         with archive.open("rb") as file:
             model = _unpack(zips.members(file, limit_bytes=limit_bytes), unpacked)
         return _read(model)
+    except BatchUnpackedTooLargeError as error:
+        raise ModelInvalidError(
+            f"the archive unpacks to more than a model may: {limit_bytes} bytes in all, "
+            f"{MOST_MEMBERS} files, {zips.MOST_EXPANSION} times a file's packed size; pack nothing "
+            "but the files that the model names, and those as they are (zip -0)"
+        ) from error
     except BatchMalformedError as error:
         raise ModelInvalidError(error.message) from error
     finally:

@@ -14,6 +14,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from bn_ops.errors import ExternalDataError, ModelInvalidError, ModelUnsupportedError
 from service.executor.process import ProcessExecutor
+from service.formats import members
 from service.settings import Settings
 from service.worker import bundles
 from tests.support.hostile_models import bn_model
@@ -56,8 +57,8 @@ def weights(content: bytes) -> dict[str, bytes]:
 def test_the_tensors_come_from_the_files_beside_the_model(
     folder: str, location: str, tmp_path: Path
 ) -> None:
-    members = {folder + name: data for name, data in parts(location=location).items()}
-    archive = packed(tmp_path, members)
+    moved = {folder + name: data for name, data in parts(location=location).items()}
+    archive = packed(tmp_path, moved)
     assert bundles.holds_model(archive)
     found = bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
     assert weights(found) == weights(bn_model())
@@ -82,19 +83,41 @@ def test_what_is_no_such_archive_is_refused(tmp_path: Path) -> None:
         (whole | {"more": bytes(LIMIT + 1)}, ModelInvalidError, "unpacks to more"),
         (parts(location="../net.bin"), ModelInvalidError, "leads out"),
     ]
-    for members, error, text in cases:
-        archive = packed(tmp_path, members)
+    for content, error, text in cases:
+        archive = packed(tmp_path, content)
         with pytest.raises(error, match=text):
             bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
         assert list(tmp_path.iterdir()) == [archive]
 
 
+def test_an_archive_that_unpacks_to_too_much_is_refused_in_a_model_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = parts() | {f"{number}.bin": b"x" for number in range(4)}
+    with monkeypatch.context() as patched:
+        patched.setattr(members, "MOST_MEMBERS", 5)
+        _is_refused_in_a_model_s_words(packed(tmp_path, many))
+    _is_refused_in_a_model_s_words(packed(tmp_path, parts() | {"more": bytes(LIMIT + 1)}))
+    archive = packed(tmp_path, parts())
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("zeros", bytes(2 * LIMIT))
+    _is_refused_in_a_model_s_words(archive)
+
+
+def _is_refused_in_a_model_s_words(archive: Path) -> None:
+    with pytest.raises(ModelInvalidError, match="unpacks to more than a model may") as caught:
+        bundles.embedded(archive, archive.parent, limit_bytes=LIMIT)
+    assert str(LIMIT) in caught.value.message
+    assert "batch" not in caught.value.message
+    assert "numpy" not in caught.value.message
+
+
 def test_a_name_that_leads_out_of_the_archive_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(1000))
-    members = parts(location="net.onnx.data")
-    members["net.onnx"] = members["net.onnx"].replace(b"net.onnx.data", b"../../secret.")
+    whole = parts(location="net.onnx.data")
+    whole["net.onnx"] = whole["net.onnx"].replace(b"net.onnx.data", b"../../secret.")
     with pytest.raises(ExternalDataError, match="leads out"):
-        bundles.embedded(packed(tmp_path, members), tmp_path, limit_bytes=LIMIT)
+        bundles.embedded(packed(tmp_path, whole), tmp_path, limit_bytes=LIMIT)
 
 
 def test_more_than_one_message_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
