@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from service import idempotency
+from service import idempotency, room
 from service.batches import ingest, store
 from service.batches.ingest import Received
 from service.batches.store import StoredBatch
@@ -26,14 +26,12 @@ from service.errors import (
     RecalibrationNotOpenError,
     ServiceError,
     StorageFailedError,
-    StorageFullError,
 )
 from service.executor.protocol import Check
 from service.formats.body import FORMATS, BatchBody
 from service.formats.pictures import IMAGE_FORMATS
 from service.ledger.protocol import Transaction
 from service.lifecycle import State
-from service.models import store as models
 from service.recalibrations import store as recalibrations
 from service.recalibrations.values import Recalibration
 from service.tokens import store as tokens
@@ -249,8 +247,4 @@ def _require_room(
     if found.received >= limit or index > store.LARGEST_INDEX:
         raise QuotaError(f"a recalibration takes at most {limit} batches", limit=limit)
     tokens.require_bytes(tx, found.owner, received.bytes)
-    total = recalibrations.total_bytes(tx) + models.total_bytes(tx)
-    if total + received.bytes > settings.total_limit_bytes:
-        raise StorageFullError(
-            f"the server keeps at most {settings.total_limit_bytes} bytes; delete what nobody needs"
-        )
+    room.require(tx, settings, received.bytes)

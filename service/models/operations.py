@@ -11,15 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from service import clock
+from service import clock, room
 from service.blobs.protocol import Draft
 from service.context import Context
-from service.errors import ModelInUseError, StorageFullError, WorkerDiedError
+from service.errors import ModelInUseError, WorkerDiedError
 from service.http import digests
 from service.ledger.protocol import Transaction
 from service.models import conversion, store
 from service.models.store import StoredModel
-from service.recalibrations import store as recalibrations
 from service.tokens import store as tokens
 
 
@@ -174,6 +173,4 @@ async def _record(
 
 def _refuse_over_quota(context: Context, tx: Transaction, size: int) -> None:
     tokens.require_bytes(tx, context.caller.name, size)
-    limit = context.settings.total_limit_bytes
-    if store.total_bytes(tx) + recalibrations.total_bytes(tx) + size > limit:
-        raise StorageFullError(f"the server keeps at most {limit} bytes; delete what nobody needs")
+    room.require(tx, context.settings, size)

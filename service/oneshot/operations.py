@@ -11,16 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service import room
 from service.batches import operations as batches
 from service.batches.operations import Upload
 from service.context import Context
-from service.errors import RequestInvalidError, ServiceError, ShuttingDownError, StorageFullError
+from service.errors import RequestInvalidError, ServiceError, ShuttingDownError
 from service.http import media
 from service.http.body import BLOCK_BYTES
-from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED, State
 from service.models import operations as models
-from service.models import store as model_store
 from service.oneshot.form import File, FormReader
 from service.oneshot.replays import replay
 from service.recalibrations import operations, store
@@ -41,7 +40,8 @@ async def receive(
         MediaTypeError, RequestInvalidError, TooLargeError: it is no such form.
         CapacityError: it could not be stored.
     """
-    await context.ledger.read(lambda tx: _require_room(context, tx, announced))
+    # At once what would be refused after hours of sending.
+    await context.ledger.read(lambda tx: room.require(tx, context.settings, announced))
     form = FormReader(content_type, context.settings, context.blobs.draft)
     try:
         async for block in body:
@@ -193,10 +193,3 @@ async def _blocks(path: Path) -> AsyncIterator[bytearray]:
         yield bytearray(block)
         while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
             yield bytearray(block)
-
-
-def _require_room(context: Context, tx: Transaction, announced: int) -> None:
-    """Refuse at once what would be refused after hours of sending."""
-    limit = context.settings.total_limit_bytes
-    if store.total_bytes(tx) + model_store.total_bytes(tx) + announced > limit:
-        raise StorageFullError(f"the server keeps at most {limit} bytes; delete what nobody needs")

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from bn_ops.version import __version__
+from service import room
 from service.context import Context
 from service.ledger.protocol import Transaction
-from service.models import store as models
 from service.recalibrations import store as recalibrations
 from service.telemetry import process
 from service.telemetry.metrics import Family, Gauge, render
@@ -41,8 +41,7 @@ async def read(context: Context) -> str:
 
 
 def _counts(tx: Transaction) -> tuple[dict[str, float], float]:
-    stored = recalibrations.total_bytes(tx) + models.total_bytes(tx)
-    return dict(recalibrations.counts(tx)), stored
+    return dict(recalibrations.counts(tx)), room.stored_bytes(tx)
 
 
 def _free(folder: Path) -> int:
