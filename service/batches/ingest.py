@@ -77,10 +77,25 @@ async def receive_opaque(
 
 
 async def _all_but_last(intake: _Intake, body: AsyncIterator[bytearray]) -> bytearray:
+    """Take each block while the next one comes in; return the last."""
     last = await anext(body)
-    async for block in body:
-        await asyncio.to_thread(intake.take, last)
-        last = block
+    taking: asyncio.Task[None] | None = None
+    try:
+        async for block in body:
+            if taking is not None:
+                await taking
+            taking = asyncio.create_task(asyncio.to_thread(intake.take, last))
+            last = block
+    except Exception:
+        if taking is not None:
+            await taking  # what was wrong first is told
+        raise
+    except asyncio.CancelledError:
+        if taking is not None:
+            await asyncio.gather(taking, return_exceptions=True)
+        raise
+    if taking is not None:
+        await taking
     return last
 
 

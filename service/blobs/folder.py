@@ -165,6 +165,7 @@ class FileDraft:
         with translated():
             self._handle = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._open = True
+        self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
@@ -173,6 +174,8 @@ class FileDraft:
             rest = view
             while rest:
                 rest = rest[self._system.write(self._handle, rest) :]
+            self._system.begin_writing_out(self._handle, self._size, len(view))
+            self._size += len(view)
 
     def commit(self, key: str) -> None:
         """Make the file durable under `key`."""

@@ -64,6 +64,28 @@ def test_what_was_wrong_first_is_told(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def test_a_block_comes_in_while_the_one_before_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for_more = threading.Event()
+    write = FileDraft.write
+
+    def slow_write(self: FileDraft, data: bytes | bytearray | memoryview) -> None:
+        assert asked_for_more.wait(20)
+        write(self, data)
+
+    async def body() -> AsyncIterator[bytearray]:
+        yield bytearray(BODY[:200])
+        yield bytearray(BODY[200:400])
+        asked_for_more.set()
+        yield bytearray(BODY[400:])
+
+    monkeypatch.setattr(FileDraft, "write", slow_write)
+    blobs = FolderBlobs(tmp_path)
+    asyncio.run(ingest.receive(blobs, KEY, body(), parser(), None))
+    assert blobs.path(KEY).read_bytes() == BODY
+
+
 def test_a_cancelled_request_lets_its_thread_end_before_the_file_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
