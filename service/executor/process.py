@@ -87,6 +87,7 @@ class ProcessExecutor:
             kind="adapt",
             parent=os.getpid(),
             model=str(job.model),
+            inputs=job.inputs,
             output=str(job.output),
             batch_folder=str(job.batch_folder),
             total=job.total,

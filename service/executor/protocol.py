@@ -61,6 +61,7 @@ class Job:
 
     Attributes:
         model: the ONNX file.
+        inputs: what a batch holds, in JSON form.
         batch_folder: where the batches lie.
         batches: pages of batches in the order of their indices.
         total: how many batches there are.
@@ -69,6 +70,7 @@ class Job:
     """
 
     model: Path
+    inputs: list[dict[str, Any]]
     batch_folder: Path
     batches: Callable[[], AsyncIterator[list[BatchFile]]]
     total: int

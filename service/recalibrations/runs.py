@@ -78,6 +78,7 @@ async def _run(context: Context, found: Recalibration) -> None:
     try:
         job = Job(
             model=context.blobs.path(models.key(found.model)),
+            inputs=found.inputs,
             batch_folder=context.blobs.path(batches.folder(found.id)),
             batches=lambda: _batches(context, found.id),
             total=found.total or 0,

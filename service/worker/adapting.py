@@ -21,7 +21,7 @@ from service.worker.spec import Spec
 def adapt(spec: Spec, files: Sequence[tuple[str, str]], channel: Channel) -> None:
     """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
     output = Path(spec.output)
-    reader = BatchReader.of(bn_ops.describe(spec.model).inputs, spec)
+    reader = BatchReader.of(spec)
     artifact = bn_ops.adapt(
         spec.model,
         read_batches(Path(spec.batch_folder), files, reader),

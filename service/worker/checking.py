@@ -15,7 +15,6 @@ from typing import IO, Any
 from bn_ops.errors import BatchError, BnOpsError
 from bn_ops.signature import check_batch
 from service.errors import BatchMalformedError, ServiceError
-from service.models.store import parse_inputs
 from service.worker.channel import Channel
 from service.worker.reading import BatchReader
 from service.worker.spec import Spec
@@ -26,7 +25,7 @@ LINE_BYTES = 4096
 
 def serve(spec: Spec, channel: Channel) -> None:
     """Answer one line for each batch until the server closes its end."""
-    reader = BatchReader.of(parse_inputs(spec.inputs), spec)
+    reader = BatchReader.of(spec)
     channel.done({})  # the first answer: loaded, and shut in
     with socket.socket(fileno=os.dup(STDIN)) as requests:
         while True:

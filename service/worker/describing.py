@@ -19,9 +19,9 @@ def describe(spec: Spec) -> dict[str, Any]:
         ModelUnsupportedError: it holds what no model here may hold.
         BnOpsError: as `bn_ops.describe`.
     """
-    policy.check(spec.model)
+    model = policy.read(spec.model)
     try:
-        info = bn_ops.describe(spec.model)
+        info = bn_ops.describe(spec.model if model is None else model)
     except ExternalDataError as error:
         raise ExternalDataError(
             "the model's tensors lie in other files: send a zip archive of the model and the files "

@@ -24,26 +24,33 @@ DEEPEST = 16
 _Key = tuple[str, str, str]
 
 
-def check(path: str) -> None:
-    """Refuse a file that holds what no model here may hold; what is no model at all passes.
+def read(path: str) -> onnx.ModelProto | None:
+    """Return the model in a file; None for what is no model at all.
+
+    Tensors that lie in other files are left there.
 
     Raises:
         ModelUnsupportedError: an operator of a foreign domain, a function that calls itself,
             subgraphs too deep, too many nodes, or an opset of the future.
     """
     try:
-        model = onnx.ModelProto.FromString(Path(path).read_bytes())
+        model: onnx.ModelProto = onnx.ModelProto.FromString(Path(path).read_bytes())
     except (OSError, ValueError, RuntimeError, MemoryError):
-        return  # whoever reads it next says what is wrong, and has the words for it
+        return None  # whoever reads it next says what is wrong, and has the words for it
     except Exception as error:
         if type(error).__name__ != "DecodeError":
             raise
-        return
+        return None
     check_model(model)
+    return model
 
 
 def check_model(model: onnx.ModelProto) -> None:
-    """Likewise, of a model that is read already."""
+    """Refuse a model that holds what no model here may hold.
+
+    Raises:
+        ModelUnsupportedError: as `read`.
+    """
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version > newest:

@@ -23,6 +23,7 @@ from service.formats import pictures, tars, zips
 from service.formats.dtypes import BFLOAT16
 from service.formats.npz import read_npz
 from service.formats.safetensors import SafetensorsHeader
+from service.models.store import parse_inputs
 from service.worker.spec import Spec
 
 Arrays = dict[str, NDArray[Any]]
@@ -43,11 +44,11 @@ class BatchReader:
     preprocess: Preprocess | None = None
 
     @staticmethod
-    def of(inputs: Sequence[TensorInfo], spec: Spec) -> BatchReader:
+    def of(spec: Spec) -> BatchReader:
         """Build the reader that a job describes."""
         form = spec.options.get("preprocess")
         return BatchReader(
-            inputs=tuple(inputs),
+            inputs=parse_inputs(spec.inputs),
             limit_bytes=spec.limits.batch_bytes,
             preprocess=None if form is None else preprocess_from_json(form),
         )

@@ -47,9 +47,9 @@ class Spec:
         output: an empty folder, the only place where the worker may write.
         batch_folder: where the batches lie.
         total: number of batches; as many lines follow.
-        options: of a run `method`, `estimator`, `layers`, `preprocess`; of a conversion `pt2` and
-            `model_limit_bytes`.
-        inputs: what a batch must hold, in JSON form; only for checking, which knows no model.
+        options: of a run `method`, `estimator`, `layers`, `preprocess`; of a check `preprocess`; of
+            a conversion `pt2` and `model_limit_bytes`.
+        inputs: what a batch must hold, in JSON form; of a run and of a check.
         limits: what it may use.
     """
 

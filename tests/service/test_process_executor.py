@@ -44,6 +44,7 @@ def make_job(folder: Path, batches: list[np.ndarray[tuple[int, ...], np.dtype[np
 
     return Job(
         model=folder / "model/model.onnx",
+        inputs=[{"name": "x", "dtype": "float32", "shape": None}],
         batch_folder=folder / "batches",
         batches=pages,
         total=len(files),
