@@ -7,6 +7,7 @@ purpose.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from service import clock
 from service.errors import IdempotencyKeyReusedError, RequestInvalidError
@@ -20,8 +21,10 @@ INSERT INTO idempotency (scope, key, request_sha256, response, created)
 VALUES (:scope, :key, :request, :response, :now)
 ON CONFLICT (scope, key) DO UPDATE SET response = excluded.response, created = excluded.created
 """
-# Forget old answers.
-EXPIRE = "DELETE FROM idempotency WHERE created < :before"
+# Keys of old answers.
+EXPIRED = "SELECT scope, key FROM idempotency WHERE created < :before LIMIT :most"
+# Forget an old answer.
+FORGET = "DELETE FROM idempotency WHERE scope = :scope AND key = :key AND created < :before"
 
 LONGEST_KEY = 255
 
@@ -54,9 +57,16 @@ def remember(tx: Transaction, *, scope: str, key: str, request: str, response: s
     tx.change(INSERT, scope=scope, key=key, request=request, response=response, now=clock.now())
 
 
-def expire(tx: Transaction, *, before: str) -> None:
-    """Forget answers from before a time."""
-    tx.change(EXPIRE, before=before)
+def expired(tx: Transaction, *, before: str, most: int) -> list[tuple[str, str]]:
+    """Return scope and key of answers from before a time, `most` of them at most."""
+    rows = tx.rows(EXPIRED, before=before, most=most)
+    return [(str(row["scope"]), str(row["key"])) for row in rows]
+
+
+def forget(tx: Transaction, answers: Sequence[tuple[str, str]], *, before: str) -> None:
+    """Forget those of these answers that are still from before a time."""
+    for scope, key in answers:
+        tx.change(FORGET, scope=scope, key=key, before=before)
 
 
 def fingerprint(content: bytes) -> str:

@@ -36,7 +36,7 @@ async def remove_data(context: Context, name: str) -> None:
 def forget(tx: Transaction, name: str) -> bool:
     """Delete a recalibration; one with very many batches is closed instead, and False returned.
 
-    `forget_large` does the rest, outside of this transaction.
+    `forget_more` does the rest, in further transactions.
     """
     found = store.get(tx, name)
     if found.received <= ROWS_AT_ONCE:
@@ -52,9 +52,16 @@ async def forget_large(context: Context, name: str) -> None:
 
     Until its own row goes, last, it is there as a cancelled one; a crash leaves it so, to expire.
     """
-    while await context.ledger.write(lambda tx: batches.delete_last(tx, name, ROWS_AT_ONCE)):
+    while await context.ledger.write(lambda tx: forget_more(tx, name)):
         pass
-    await context.ledger.write(lambda tx: store.delete(tx, name))
+
+
+def forget_more(tx: Transaction, name: str) -> bool:
+    """Delete a part of a closed recalibration; False when that was the last."""
+    if batches.delete_last(tx, name, ROWS_AT_ONCE):
+        return True
+    store.delete(tx, name)
+    return False
 
 
 async def sweep(context: Context) -> None:
@@ -67,11 +74,10 @@ async def sweep(context: Context) -> None:
         return
     for name in await context.ledger.read(store.with_needless_data):
         await remove_data(context, name)
-    for name, forgotten in (await context.ledger.write(lambda tx: _expire(tx, context))).items():
-        if not forgotten:
-            await forget_large(context, name)
-        _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
-        await asyncio.to_thread(context.blobs.remove, store.folder(name))
+    await _expire_answers(context)
+    for name in await context.ledger.read(lambda tx: overdue(tx, context.settings)):
+        await _expire(context, name)
+    await context.ledger.write(lambda tx: expire_models(tx, context.settings))
     for model in await models_operations.remove_unowned(context):
         _log.info(
             "A model that nobody holds is removed",
@@ -90,14 +96,19 @@ async def sweep_forever(context: Context) -> None:
         await asyncio.sleep(context.settings.sweep_seconds)
 
 
-def overdue(tx: Transaction, settings: Settings) -> list[str]:
-    """Return the recalibrations whose time is over."""
+def overdue(tx: Transaction, settings: Settings, name: str | None = None) -> list[str]:
+    """Return the recalibrations whose time is over; with a name, that one or none."""
     now = datetime.now(UTC)
     ended = now - timedelta(seconds=settings.keep_ended_seconds)
     untouched = now - timedelta(seconds=settings.keep_open_seconds)
     return store.expired(
-        tx, ended_before=clock.to_text(ended), open_before=clock.to_text(untouched)
+        tx, ended_before=clock.to_text(ended), open_before=clock.to_text(untouched), name=name
     )
+
+
+def forget_overdue(tx: Transaction, settings: Settings, name: str) -> bool | None:
+    """As `forget`; None where its time is not over (any more), or it is gone already."""
+    return forget(tx, name) if overdue(tx, settings, name) else None
 
 
 def expire_models(tx: Transaction, settings: Settings) -> None:
@@ -106,11 +117,29 @@ def expire_models(tx: Transaction, settings: Settings) -> None:
     models.expire(tx, before=clock.to_text(before))
 
 
-def _expire(tx: Transaction, context: Context) -> dict[str, bool]:
-    idempotency.expire(tx, before=clock.to_text(datetime.now(UTC) - IDEMPOTENCY_KEPT))
-    done = {name: forget(tx, name) for name in overdue(tx, context.settings)}
-    expire_models(tx, context.settings)
-    return done
+async def _expire(context: Context, name: str) -> None:
+    """Delete an overdue recalibration, in transactions of its own: others write in between."""
+    forgotten = await context.ledger.write(lambda tx: forget_overdue(tx, context.settings, name))
+    if forgotten is None:
+        return
+    if not forgotten:
+        await forget_large(context, name)
+    _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
+    await asyncio.to_thread(context.blobs.remove, store.folder(name))
+
+
+async def _expire_answers(context: Context) -> None:
+    """Forget old answers, as many at a time as rows of batches; one that comes again stays."""
+    before = clock.to_text(datetime.now(UTC) - IDEMPOTENCY_KEPT)
+
+    def find(tx: Transaction) -> list[tuple[str, str]]:
+        return idempotency.expired(tx, before=before, most=ROWS_AT_ONCE)
+
+    while found := await context.ledger.read(find):
+        some = found
+        await context.ledger.write(
+            lambda tx: idempotency.forget(tx, some, before=before)  # noqa: B023 - awaited at once
+        )
 
 
 async def _remove_orphans(context: Context) -> None:

@@ -74,8 +74,9 @@ WHERE state IN ('succeeded', 'failed', 'cancelled') AND keep_data = 0 AND data_r
 # Ended or abandoned ones whose time is over.
 EXPIRED = """
 SELECT id FROM recalibration
-WHERE (ended IS NOT NULL AND ended < :ended_before)
-   OR (state = 'open' AND updated < :open_before)
+WHERE (:id IS NULL OR id = :id) AND (
+    (ended IS NOT NULL AND ended < :ended_before) OR (state = 'open' AND updated < :open_before)
+)
 """
 # How many are in each state.
 COUNTS = "SELECT state, count(*) AS found FROM recalibration GROUP BY state"
@@ -236,9 +237,11 @@ def with_needless_data(tx: Transaction) -> list[str]:
     return [str(row["id"]) for row in tx.rows(WITH_DATA)]
 
 
-def expired(tx: Transaction, *, ended_before: str, open_before: str) -> list[str]:
-    """Return those whose time is over."""
-    found = tx.rows(EXPIRED, ended_before=ended_before, open_before=open_before)
+def expired(
+    tx: Transaction, *, ended_before: str, open_before: str, name: str | None = None
+) -> list[str]:
+    """Return those whose time is over; with a name, that one or none."""
+    found = tx.rows(EXPIRED, ended_before=ended_before, open_before=open_before, id=name)
     return [str(row["id"]) for row in found]
 
 

@@ -1,23 +1,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
 import pytest
 
-from service.admin import check
+from service.admin import check, purge
 from service.admin.command import main
+from service.app import create_app
 from service.errors import StartError
 from service.folder_lock import only_server
 from service.ledger import schema
 from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
+from tests.support.service_loop import serving
 
 Admin = Callable[..., dict[str, Any]]
 
@@ -128,6 +132,46 @@ def test_purge_deletes_what_has_ended_and_nothing_else(
     assert api.get(open_one).status_code == 200
     assert not (settings.data_dir / f"recalibrations/{ended}").exists()
     assert admin("check")["faults"] == []
+
+
+def test_beside_a_server_models_are_left_to_its_sweep(
+    settings: Settings, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        name = kept(Api(http))
+        model = settings.data_dir / "models" / Api(http).get(name).json()["model"]
+        monkeypatch.setenv("BNRECAL_KEEP_ENDED_SECONDS", "0.001")
+        monkeypatch.setenv("BNRECAL_KEEP_MODEL_SECONDS", "0.001")
+        found = admin("purge", "--expired")
+        assert (found["recalibrations"], found["models"]) == ([name], [])
+        assert model.is_dir()
+    assert admin("purge", "--expired")["models"] == [model.name]
+    assert not model.exists()
+
+
+def test_a_model_that_is_sent_again_while_a_purge_runs_is_kept(
+    api: Api, admin: Admin, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = kept(api)
+    path = settings.data_dir / "models" / api.get(name).json()["model"] / "model.onnx"
+
+    def remove(folder: Path, *, ignore_errors: bool) -> None:
+        assert api.upload_model().status_code in {200, 201}
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(purge, "shutil", SimpleNamespace(rmtree=remove))
+    monkeypatch.setenv("BNRECAL_KEEP_ENDED_SECONDS", "0.001")
+    monkeypatch.setenv("BNRECAL_KEEP_MODEL_SECONDS", "0.001")
+    assert admin("purge", "--expired")["recalibrations"] == [name]
+    assert path.is_file()
+    assert admin("check")["faults"] == []
+
+
+def test_nothing_is_purged_when_one_of_the_ids_is_not_there(api: Api, admin: Admin) -> None:
+    name = kept(api)
+    assert admin("purge", "--id", name, "--id", "rc_none")["code"] == "not-found"
+    assert api.get(name).status_code == 200
+    assert admin("purge", "--id", name, "--id", name)["recalibrations"] == [name]
 
 
 def test_purge_takes_an_open_one_only_from_a_folder_at_rest(

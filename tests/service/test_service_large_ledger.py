@@ -13,13 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.admin.ledger import opened
+from service import idempotency
+from service.admin.command import main
+from service.admin.ledger import AdminLedger, opened
 from service.app import create_app
 from service.batches import store as batches
 from service.context import Context
 from service.ledger import schema
 from service.ledger.connection import SqliteTransaction
 from service.ledger.protocol import Transaction
+from service.ledger.sqlite import SqliteLedger
 from service.lifecycle import State
 from service.recalibrations import recovery, retention, store
 from service.recalibrations.operations import _check_stream
@@ -155,6 +158,58 @@ def test_a_long_stream_is_forgotten_bit_by_bit(
     with opened(settings.data_dir) as ledger:
         assert ledger.read(lambda tx: tx.rows("SELECT * FROM batch")) == []
         assert ledger.read(store.total_bytes) == 0
+
+
+@pytest.mark.parametrize("way", ["purge", "sweep"])
+def test_no_transaction_deletes_more_rows_than_others_can_wait_for(
+    way: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 100)
+    large_ledger.write(settings.data_dir, {"a": 100, "b": 100, "c": 234})
+    with opened(settings.data_dir) as ledger:
+        ledger.write(_remember_much)
+    changed: list[int] = []
+    for kind in (AdminLedger, SqliteLedger):
+        monkeypatch.setattr(kind, "write", counting(kind.write, changed))
+    if way == "purge":
+        monkeypatch.setenv("BNRECAL_KEEP_OPEN_SECONDS", "1e-6")
+        assert main(["--data-dir", str(settings.data_dir), "purge", "--expired"]) == 0
+    else:
+        sweep_until_gone(settings)
+    # Beside the batches: the recalibration, its events, the sum of bytes.
+    assert 100 <= max(changed) <= 105
+
+
+def counting(write: Callable[..., Any], changed: list[int]) -> Callable[..., Any]:
+    """Note how many rows each piece of work changes, those that go by cascade included."""
+
+    def counted(ledger: object, work: Callable[[SqliteTransaction], Any]) -> Any:
+        def noted(tx: SqliteTransaction) -> Any:
+            before = tx._connection.total_changes()
+            found = work(tx)
+            changed.append(tx._connection.total_changes() - before)
+            return found
+
+        return write(ledger, noted)
+
+    return counted
+
+
+def _remember_much(tx: Transaction) -> None:
+    for number in range(250):
+        idempotency.remember(tx, scope="s", key=str(number), request="r", response="x")
+    tx.change("UPDATE idempotency SET created = '2026-01-01T00:00:00.000000Z'")
+    idempotency.remember(tx, scope="s", key="young", request="r", response="x")
+
+
+def sweep_until_gone(settings: Settings) -> None:
+    overdue = settings.model_copy(update={"keep_open_seconds": 1e-6, "sweep_seconds": 0.05})
+    with serving(create_app(overdue, executor=FakeExecutor())) as http:
+        for name in "abc":
+            until_gone(Api(http), name)
+    with opened(settings.data_dir) as ledger:
+        rows = ledger.read(lambda tx: tx.rows("SELECT key FROM idempotency"))
+    assert [row["key"] for row in rows] == ["young"]
 
 
 @given(st.sets(st.integers(0, 30)), st.integers(1, 32), st.integers(1, 5))
