@@ -12,7 +12,6 @@ back at it, so a storage is moved whole or not at all.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import tempfile
 import weakref
@@ -30,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bn_ops.budget import Budget
 from bn_ops.errors import SpillLimitError
+from bn_ops.heap import trim_heap
 
 __all__ = ["SpillFiles", "Watch"]
 
@@ -199,7 +199,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook
         self._moved_bytes += nbytes
         if self._moved_bytes >= min(_TRIM_BYTES, self._memory_bytes // _TRIM_SHARE):
             self._moved_bytes = 0
-            _trim()
+            trim_heap()
 
     def _move(self, held: _Held) -> bool:
         """Point all tensors of a storage at a file, or none; tell which."""
@@ -215,13 +215,6 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook
             _point(tensors, old)
             held.movable = False
         return held.movable
-
-
-def _trim() -> None:
-    # Other C libraries lack it and return what is freed by themselves.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
