@@ -9,7 +9,7 @@ tensors apart from its structure. How it lies in files is `bn_ops.modelfiles`' m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MESSAGE_LIMIT",
     "Packed",
+    "add_naming_large",
     "bare_copy",
     "exceeds",
     "inlined",
@@ -30,7 +31,7 @@ __all__ = [
     "model_digest",
     "name_large_tensors",
     "packed",
-    "place_beside",
+    "raw_bytes",
     "serialised",
     "tensor_digest",
 ]
@@ -44,6 +45,20 @@ _SMALL_BYTES = 1024
 _STRUCTURE_BYTES = 64 << 20
 """What nodes, names and small tensors take at most, generously, before a model is measured."""
 
+_VALUES = {
+    "raw_data": 1,
+    "float_data": 4,
+    "int32_data": 4,
+    "int64_data": 8,
+    "double_data": 8,
+    "uint64_data": 8,
+}
+"""Fields in which a tensor may hold its numbers, and bytes of one of their elements."""
+
+_VARINT_BYTES = 10
+"""Bytes that an integer outside `raw_data` takes at most; a negative one takes them. Source:
+protobuf's documentation, "Encoding"."""
+
 
 def exceeds(model: onnx.ModelProto, limit: int | None = None) -> bool:
     """Tell whether a model is too large for one message of at most `limit` bytes.
@@ -52,20 +67,50 @@ def exceeds(model: onnx.ModelProto, limit: int | None = None) -> bool:
         model: not changed.
         limit: `MESSAGE_LIMIT` by default.
     """
+    from google.protobuf.message import EncodeError  # noqa: PLC0415 - onnx brings it
+
     most = MESSAGE_LIMIT if limit is None else limit
-    tensors = sum(_payload(tensor) for tensor in model.graph.initializer)
-    if tensors > most:
+    counts = [_counts(tensor) for tensor in model.graph.initializer]
+    if sum(map(_payload, counts)) > most:
         return True
     # Measuring a message serialises it, which is not worth it where there is room to spare.
-    if tensors + _STRUCTURE_BYTES <= most:
+    if sum(map(_encoded, counts)) + _STRUCTURE_BYTES <= most:
         return False
-    return int(model.ByteSize()) > most
+    try:
+        return int(model.ByteSize()) > most
+    except EncodeError:
+        return True
 
 
-def _payload(tensor: onnx.TensorProto) -> int:
-    narrow = len(tensor.float_data) + len(tensor.int32_data)
-    wide = len(tensor.double_data) + len(tensor.int64_data) + len(tensor.uint64_data)
-    return len(tensor.raw_data) + 4 * narrow + 8 * wide
+def _counts(tensor: onnx.TensorProto) -> dict[str, int]:
+    """Count the elements of each field that holds numbers."""
+    return {name: len(getattr(tensor, name)) for name in _VALUES}
+
+
+def _payload(counts: Mapping[str, int]) -> int:
+    """Bytes of a tensor's numbers."""
+    return sum(count * _VALUES[name] for name, count in counts.items())
+
+
+def _encoded(counts: Mapping[str, int]) -> int:
+    """Bytes that they take in a message at most."""
+    return sum(
+        count * (_VARINT_BYTES if "int" in name else _VALUES[name])
+        for name, count in counts.items()
+    )
+
+
+def _is_large(tensor: onnx.TensorProto, keep: int = _SMALL_BYTES) -> bool:
+    return _payload(_counts(tensor)) > keep
+
+
+def raw_bytes(tensor: onnx.TensorProto) -> bytes:
+    """Return a tensor's numbers as `raw_data` holds them, whatever field they lie in."""
+    from onnx import numpy_helper  # noqa: PLC0415 - the light modules load without it
+
+    if not tensor.HasField("raw_data"):
+        tensor = numpy_helper.from_array(numpy_helper.to_array(tensor))
+    return bytes(tensor.raw_data)
 
 
 def serialised(model: onnx.ModelProto, limit: int | None = None) -> bytes:
@@ -101,23 +146,34 @@ def bare_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     copy = onnx.ModelProto()
-    _copy_fields(model, copy, but="graph")
+    _copy_fields(model, copy, but={"graph"})
     copy.graph.SetInParent()
-    _copy_fields(model.graph, copy.graph, but="initializer")
+    _copy_fields(model.graph, copy.graph, but={"initializer"})
     return copy
 
 
-def _copy_fields(source: Any, target: Any, *, but: str) -> None:
-    for descriptor, value in source.ListFields():
-        name = descriptor.name
-        if name == but:
+def _copy_fields(source: Any, target: Any, *, but: Collection[str]) -> None:
+    # Not `ListFields`: it makes a copy of each value, that of large data too.
+    for field in source.DESCRIPTOR.fields:
+        if field.name in but:
             continue
-        if hasattr(value, "extend"):
-            getattr(target, name).extend(value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(target, name).CopyFrom(value)
-        else:
-            setattr(target, name, value)
+        if field.is_repeated:
+            _copy_elements(getattr(source, field.name), getattr(target, field.name))
+        elif source.HasField(field.name):
+            value = getattr(source, field.name)
+            if field.message_type is not None:
+                getattr(target, field.name).CopyFrom(value)
+            else:
+                setattr(target, field.name, value)
+
+
+def _copy_elements(source: Any, target: Any) -> None:
+    if not hasattr(target, "add"):
+        target.extend(source)
+        return
+    for element in source:
+        # Not `extend`: it serialises what it copies.
+        target.add().CopyFrom(element)
 
 
 def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_BYTES) -> onnx.ModelProto:
@@ -134,7 +190,7 @@ def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_BYTES) -> onnx.Mode
     copy = bare_copy(model)
     given = {value.name for value in copy.graph.input}
     for tensor in model.graph.initializer:
-        if len(tensor.raw_data) <= keep:
+        if not _is_large(tensor, keep):
             copy.graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in given:
             copy.graph.input.append(
@@ -178,7 +234,7 @@ def packed(
     for name in more:
         copy.graph.output.add(name=name)
     if whole:
-        copy.graph.initializer.extend(model.graph.initializer)
+        _copy_elements(model.graph.initializer, copy.graph.initializer)
         return Packed(content=bytes(copy.SerializeToString()), beside={})
     beside = name_large_tensors(model.graph.initializer, copy.graph)
     return Packed(content=serialised(copy), beside=beside)
@@ -191,24 +247,31 @@ def name_large_tensors(
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     large: dict[str, NDArray[np.generic]] = {}
-    for tensor in tensors:
-        if len(tensor.raw_data) <= _SMALL_BYTES:
-            graph.initializer.add().CopyFrom(tensor)
-            continue
+    for tensor, named in add_naming_large(tensors, graph):
         large[tensor.name] = onnx.numpy_helper.to_array(tensor)
-        named = graph.initializer.add()
-        place_beside(tensor, named)
         named.external_data.add(key="location", value="in memory")
     return large
 
 
-def place_beside(tensor: onnx.TensorProto, named: onnx.TensorProto) -> None:
-    """Write into `named` what a tensor is, but for its data, which lies elsewhere."""
+def add_naming_large(
+    tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto
+) -> Iterator[tuple[onnx.TensorProto, onnx.TensorProto]]:
+    """Add tensors to a graph, the large ones without their data.
+
+    Yields:
+        Each large tensor, and what stands in the graph for it: where its data lie is to be written
+        there.
+    """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
-    _copy_fields(tensor, named, but="raw_data")
-    named.data_location = onnx.TensorProto.EXTERNAL
-    del named.external_data[:]
+    for tensor in tensors:
+        named = graph.initializer.add()
+        if not _is_large(tensor):
+            named.CopyFrom(tensor)
+            continue
+        _copy_fields(tensor, named, but={*_VALUES, "external_data"})
+        named.data_location = onnx.TensorProto.EXTERNAL
+        yield tensor, named
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -226,29 +289,33 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [value for value in result.graph.input if value.name in given]
     del result.graph.input[:]
     result.graph.input.extend(kept)
-    for tensor in model.graph.initializer:
-        result.graph.initializer.add().CopyFrom(tensor)
+    _copy_elements(model.graph.initializer, result.graph.initializer)
     return result
 
 
-def tensor_digest(tensor: onnx.TensorProto) -> str:
+def tensor_digest(tensor: onnx.TensorProto, limit: int | None = None) -> str:
     """sha256 of a tensor's deterministic serialisation, which is not made as a whole.
 
     A message is its fields in the order of their numbers; that of the data is hashed from where it
-    lies. Source: protobuf's documentation, "Encoding".
+    lies. Source: protobuf's documentation, "Encoding". Numbers in other fields than `raw_data` that
+    do not fit one message of `limit` bytes are hashed as if they lay there.
     """
-    number = tensor.DESCRIPTOR.fields_by_name["raw_data"].number
+    most = MESSAGE_LIMIT if limit is None else limit
+    raw = tensor.HasField("raw_data")
+    moved = not raw and _encoded(_counts(tensor)) > most
     head = type(tensor)()
-    _copy_fields(tensor, head, but="raw_data")
+    _copy_fields(tensor, head, but=_VALUES if moved else {"raw_data"})
     tail = type(tensor)()
     tail.CopyFrom(head)
-    for descriptor, _ in tensor.ListFields():
-        (head if descriptor.number > number else tail).ClearField(descriptor.name)
+    number = tensor.DESCRIPTOR.fields_by_name["raw_data"].number
+    for field, _ in tail.ListFields():
+        (head if field.number > number else tail).ClearField(field.name)
     digest = hashlib.sha256(head.SerializeToString(deterministic=True))
-    if tensor.HasField("raw_data"):
+    if raw or moved:
+        data = raw_bytes(tensor)
         digest.update(_varint(number << 3 | _LENGTH_DELIMITED))
-        digest.update(_varint(len(tensor.raw_data)))
-        digest.update(tensor.raw_data)
+        digest.update(_varint(len(data)))
+        digest.update(data)
     digest.update(tail.SerializeToString(deterministic=True))
     return digest.hexdigest()
 

@@ -27,7 +27,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bn_ops.errors import ExternalDataError, ModelInvalidError
 from bn_ops.files import draft, write_atomically
-from bn_ops.large import MESSAGE_LIMIT, bare_copy, exceeds, place_beside, serialised
+from bn_ops.large import (
+    MESSAGE_LIMIT,
+    add_naming_large,
+    bare_copy,
+    exceeds,
+    raw_bytes,
+    serialised,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -37,9 +44,6 @@ __all__ = ["read_model", "require_embedded", "write_model"]
 _ALIGNMENT = 4096
 """Bytes that data start at a multiple of, so that runtimes can map them into memory. Source: ONNX,
 `docs/ExternalData.md`."""
-
-_SMALL_BYTES = 1024
-"""Tensors up to this stay in the `.onnx`, where shape inference reads them."""
 
 _DIGITS = 16
 """Hexadecimal digits of the content's sha256 in a data file's name."""
@@ -104,12 +108,11 @@ def write_model(model: onnx.ModelProto, path: Path, *, limit: int | None = None)
         ModelUnsupportedError: it is too large even without the tensors of its main graph.
     """
     data: str | None = None
+    named = model
     if exceeds(model, limit):
         named = bare_copy(model)
         data = _write_data(model.graph.initializer, named.graph, path)
-        write_atomically(path, serialised(named))
-    else:
-        write_atomically(path, serialised(model, limit))
+    write_atomically(path, serialised(named))
     _remove_stale(path, data)
 
 
@@ -218,7 +221,15 @@ def _extent(tensor: onnx.TensorProto, told: dict[str, str], size: int) -> tuple[
     return offset, length
 
 
-_PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+_PACKED_BITS = {
+    "INT4": 4,
+    "UINT4": 4,
+    "FLOAT4E2M1": 4,
+    "INT2": 2,
+    "UINT2": 2,
+    "FLOAT6E2M3": 6,
+    "FLOAT6E3M2": 6,
+}
 """Element types of which several share a byte."""
 
 
@@ -231,14 +242,9 @@ def _write_data(tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto, pat
     digest = hashlib.sha256()
     written: list[tuple[onnx.TensorProto, int, int]] = []
     with draft(path.parent, path.name) as found:
-        for tensor in tensors:
-            named = graph.initializer.add()
-            if len(tensor.raw_data) <= _SMALL_BYTES:
-                named.CopyFrom(tensor)
-                continue
-            place_beside(tensor, named)
-            offset = _append(found.file, tensor.raw_data, digest)
-            written.append((named, offset, len(tensor.raw_data)))
+        for tensor, named in add_naming_large(tensors, graph):
+            data = raw_bytes(tensor)
+            written.append((named, _append(found.file, data, digest), len(data)))
         name = f"{path.name}.{digest.hexdigest()[:_DIGITS]}.data"
         found.publish(path.parent / name)
     for named, offset, length in written:

@@ -65,6 +65,16 @@ def network() -> onnx.ModelProto:
     return onnx.load_model_from_string(_NETWORK)
 
 
+def in_typed_fields(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model, its tensors held as `onnx.helper.make_tensor` holds lists of numbers."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).reshape(-1).tolist()
+        typed = onnx.helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, values)
+        tensor.CopyFrom(typed)
+    assert not any(tensor.HasField("raw_data") for tensor in model.graph.initializer)
+    return model
+
+
 @pytest.fixture(scope="module")
 def ordinary() -> bn_ops.Artifact:
     return bn_ops.adapt(network(), BATCHES)
@@ -84,6 +94,29 @@ def test_adapting_a_large_model_gives_the_same(ordinary: bn_ops.Artifact) -> Non
     assert artifact.report.parity is not None
     assert artifact.report.parity.passed
     assert [e.status for e in artifact.report.fold or ()] == ["folded"] * 6
+
+
+def test_adapting_a_large_model_whose_numbers_lie_in_typed_fields_gives_the_same(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    wanted = bn_ops.adapt(in_typed_fields(network()), BATCHES)
+    request.getfixturevalue("low")
+    artifact = bn_ops.adapt(in_typed_fields(network()), BATCHES)
+    assert artifact.model.graph == wanted.model.graph
+    assert artifact.unfolded.graph == wanted.unfolded.graph
+    frozen, expected = artifact.report.frozen, wanted.report.frozen
+    assert frozen.sha256_before == frozen.sha256_after
+    differing = {
+        name for name, sha256 in frozen.tensors.items() if expected.tensors[name] != sha256
+    }
+    sizes = {tensor.name: tensor.ByteSize() for tensor in network().graph.initializer}
+    assert differing == {name for name, size in sizes.items() if size > LIMIT} != set()
+    artifact.save(tmp_path / "model.onnx")
+    artifact.save_unfolded(tmp_path / "unfolded.onnx")
+    assert len(list(tmp_path.glob("unfolded.onnx.*.data"))) == 1
+    values = {t.name: numpy_helper.to_array(t) for t in artifact.unfolded.graph.initializer}
+    for tensor in read_model(tmp_path / "unfolded.onnx").graph.initializer:
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), values[tensor.name])
 
 
 @pytest.mark.usefixtures("low")
@@ -146,8 +179,36 @@ def test_a_tensors_digest_is_that_of_its_serialisation(elements: int) -> None:
         assert tensor_digest(tensor) == whole
 
 
-def test_a_light_copy_has_the_same_shapes() -> None:
-    model = network()
+def test_a_typed_tensor_that_fits_no_message_has_the_digest_of_a_raw_one() -> None:
+    raw = numpy_helper.from_array(np.arange(50, dtype=np.int64), "w")
+    raw.doc_string = "behind the data"
+    typed = onnx.helper.make_tensor("w", onnx.TensorProto.INT64, [50], list(range(50)))
+    typed.doc_string = raw.doc_string
+    assert tensor_digest(typed, 400) == tensor_digest(raw)
+    assert tensor_digest(typed, 4000) != tensor_digest(raw)
+
+
+_NEGATIVE = onnx.helper.make_tensor("w", onnx.TensorProto.INT64, [1000], [-1] * 1000)
+_POSITIVE = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1000], [1.5] * 1000)
+
+
+@pytest.mark.parametrize("tensor", [_NEGATIVE, _POSITIVE], ids=["int64", "float"])
+def test_what_integers_take_in_a_message_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tensor: onnx.TensorProto
+) -> None:
+    monkeypatch.setattr(large, "_STRUCTURE_BYTES", 50)
+    graph = onnx.GraphProto(initializer=[tensor])
+    model = onnx.ModelProto(graph=graph)
+    size = model.ByteSize()
+    assert [exceeds(model, size + more) for more in (-1, 0, 1)] == [True, False, False]
+
+
+@pytest.mark.parametrize("model", [network, lambda: in_typed_fields(network())])
+def test_a_light_copy_has_the_same_shapes(model: Callable[[], onnx.ModelProto]) -> None:
+    _has_the_same_shapes(model())
+
+
+def _has_the_same_shapes(model: onnx.ModelProto) -> None:
     light = light_copy(model)
     assert light.ByteSize() < model.ByteSize() / 2
     assert not exceeds(light, LIMIT)

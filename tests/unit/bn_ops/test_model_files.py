@@ -63,6 +63,33 @@ def test_a_large_model_is_written_in_two_files_and_read_as_it_was(tmp_path: Path
     np.testing.assert_array_equal(found, wanted)
 
 
+_KINDS = [
+    name
+    for name, _ in onnx.TensorProto.DataType.items()
+    if name not in {"UNDEFINED", "STRING", "FLOAT8E8M0"}  # the last has no zero
+]
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_numbers_of_every_type_are_written_beside_whatever_field_holds_them(
+    tmp_path: Path, kind: str
+) -> None:
+    number = onnx.TensorProto.DataType.Value(kind)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(number)
+    values = np.random.default_rng(0).integers(0, 2, 3001).astype(dtype)
+    if kind == "FLOAT":
+        values = np.random.default_rng(0).standard_normal(3001).astype(np.float32)
+    typed = onnx.helper.make_tensor("w", number, [3001], values.tolist())
+    assert not typed.HasField("raw_data")
+    raw = onnx.numpy_helper.from_array(values, "w")
+    for name, tensor in {"typed": typed, "raw": raw}.items():
+        model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
+        write_model(model, tmp_path / name, limit=100)
+        assert list(tmp_path.glob(f"{name}.*.data"))
+        (found,) = read_model(tmp_path / name).graph.initializer
+        assert found == raw
+
+
 def test_a_small_model_is_one_file(tmp_path: Path) -> None:
     model, path = residual_network(), tmp_path / "model.onnx"
     write_model(model, path)
