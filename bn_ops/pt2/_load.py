@@ -39,14 +39,18 @@ def load_pt2(path: str | Path) -> ExportedProgram:
         ModelInvalidError: no such file, a damaged one, or one that torch cannot load.
         ModelUnsafeError: a part that could run code, or that nobody has checked.
     """
-    archive = read_archive(Path(path))
+    return _loaded(_rewritten(Path(path)))
+
+
+def _rewritten(path: Path) -> bytes:
+    """Return an archive of checked parts only; the one that was read is forgotten here."""
+    archive = read_archive(path)
     program = clean_program(archive.program)
     _check_operators(operators(program))
-    return _loaded(_archive(archive, program))
+    return _written(archive, program)
 
 
-def _archive(archive: Archive, program: Mapping[str, Any]) -> bytes:
-    """Write an archive of checked parts only."""
+def _written(archive: Archive, program: Mapping[str, Any]) -> bytes:
     names = archive.payloads
     parts: dict[str, bytes] = {
         MODEL: _text(program),

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
 from bn_ops.pt2._refusal import refused
-from bn_ops.pt2._tensors import clean_tensor
+from bn_ops.pt2._tensors import clean_path, clean_tensor
 
 __all__ = ["clean_payloads"]
-
-_PATH = re.compile(r"[A-Za-z_][\w.]{0,511}")
 
 
 def clean_payloads(table: Any, members: Collection[str], folder: str) -> dict[str, Any]:
@@ -30,7 +27,9 @@ def clean_payloads(table: Any, members: Collection[str], folder: str) -> dict[st
     config = table.get("config") if isinstance(table, dict) else None
     if not isinstance(config, dict):
         raise ModelInvalidError("the .pt2 file has no table of its tensors")
-    return {"config": {_name(name): _entry(one, members, folder) for name, one in config.items()}}
+    return {
+        "config": {clean_path(name): _entry(one, members, folder) for name, one in config.items()}
+    }
 
 
 def _entry(entry: Any, members: Collection[str], folder: str) -> dict[str, Any]:
@@ -47,9 +46,3 @@ def _entry(entry: Any, members: Collection[str], folder: str) -> dict[str, Any]:
         "use_pickle": False,
         "tensor_meta": clean_tensor(entry.get("tensor_meta")),
     }
-
-
-def _name(name: str) -> str:
-    if not _PATH.fullmatch(name):
-        raise refused("the name of a tensor", name)
-    return name

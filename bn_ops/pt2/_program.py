@@ -15,13 +15,12 @@ from typing import Any
 from bn_ops.errors import ModelInvalidError
 from bn_ops.pt2._expressions import clean_symbol
 from bn_ops.pt2._refusal import refused
-from bn_ops.pt2._tensors import clean_size, clean_tensor
+from bn_ops.pt2._tensors import clean_path, clean_size, clean_tensor
 from bn_ops.pt2._trees import clean_tree
 
 __all__ = ["clean_program", "operators"]
 
 _NAME = re.compile(r"[A-Za-z_]\w{0,511}")
-_PATH = re.compile(r"[A-Za-z_][\w.]{0,511}")
 # Values of modes, roundings, norms: "floor", "reflect", "mean".
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_, \->]{0,63}|")
 _OPERATOR = re.compile(
@@ -33,7 +32,6 @@ _OPERATOR = re.compile(
 _STACK = "nn_module_stack"
 _MODULE = r"[\w.@]{1,512},[\w.@]{0,512},[\w.]{1,512}"
 _MODULES = re.compile(rf"{_MODULE}(;{_MODULE}){{0,99}}")
-_DEEPEST = 100
 
 
 def clean_program(program: Any) -> dict[str, Any]:
@@ -48,16 +46,16 @@ def clean_program(program: Any) -> dict[str, Any]:
     module = program["graph_module"]
     return {
         "graph_module": {
-            "graph": _clean(module.get("graph"), _GRAPH),
-            "signature": _clean(module.get("signature"), _SIGNATURE),
+            "graph": _graph(module.get("graph")),
+            "signature": _signature(module.get("signature")),
             "module_call_graph": _root_call(module.get("module_call_graph")),
             "metadata": {},
             "treespec_namedtuple_fields": {},
         },
-        "opset_version": _clean(program.get("opset_version"), _OPSETS),
-        "range_constraints": _clean(program.get("range_constraints"), _RANGES),
-        "schema_version": _clean(program.get("schema_version"), _VERSION),
-        "verifiers": _clean(program.get("verifiers", []), _each(_word)),
+        "opset_version": _opsets(program.get("opset_version")),
+        "range_constraints": _ranges(program.get("range_constraints")),
+        "schema_version": _version(program.get("schema_version")),
+        "verifiers": _words(program.get("verifiers", [])),
         "torch_version": "",
         "guards_code": [],
     }
@@ -65,7 +63,8 @@ def clean_program(program: Any) -> dict[str, Any]:
 
 def operators(program: Mapping[str, Any]) -> set[str]:
     """Return the operators of a program that `clean_program` returned."""
-    return {node["target"] for node in program["graph_module"]["graph"]["nodes"]}
+    nodes = program["graph_module"]["graph"].get("nodes", [])
+    return {node["target"] for node in nodes if "target" in node}
 
 
 def _root_call(entries: Any) -> list[dict[str, Any]]:
@@ -73,31 +72,26 @@ def _root_call(entries: Any) -> list[dict[str, Any]]:
     root = [e for e in entries if isinstance(e, dict) and e.get("fqn") == ""] if entries else []
     if len(root) != 1:
         raise ModelInvalidError("the .pt2 file does not say how its network is called")
-    return [_clean(root[0], _CALL)]
+    return [_call(root[0])]
 
 
 _Rule = Callable[[Any], Any]
-_Rules = Mapping[str, _Rule]
-_Kind = _Rules | _Rule
 
 
-def _clean(value: Any, kind: _Kind, depth: int = 0) -> Any:
-    """Apply a rule, or the rules of an object's keys; a key without a rule is refused."""
-    if callable(kind):
-        return kind(value)
-    if depth > _DEEPEST:
-        raise ModelInvalidError("the .pt2 file holds a graph within a graph within …")
-    if not isinstance(value, dict):
-        raise ModelInvalidError(f"the .pt2 file holds {str(value)[:80]!r} where an object belongs")
-    unknown = sorted(value.keys() - kind.keys())
-    if unknown:
-        raise refused("a part of another kind", unknown[0])
-    return {key: _clean(part, kind[key], depth + 1) for key, part in value.items()}
+def _object(rules: Mapping[str, _Rule]) -> _Rule:
+    """Build a rule for an object from those of its keys; a key without one is refused."""
 
+    def clean(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ModelInvalidError(
+                f"the .pt2 file holds {str(value)[:80]!r} where an object belongs"
+            )
+        unknown = sorted(value.keys() - rules.keys())
+        if unknown:
+            raise refused("a part of another kind", unknown[0])
+        return {key: rules[key](part) for key, part in value.items()}
 
-def _object(rules: Callable[[], _Rules]) -> _Rule:
-    """Build a rule for an object; its keys' rules are looked up late, so that they may recur."""
-    return lambda value: _clean(value, rules())
+    return clean
 
 
 def _each(rule: _Rule) -> _Rule:
@@ -170,106 +164,105 @@ def _empty(value: Any) -> dict[str, Any]:
 
 
 _name = _matching(_NAME, "a name that is none")
-_name_or_none = _matching(re.compile(_NAME.pattern + "|"), "a name that is none")
-_path = _matching(_PATH, "the name of a tensor")
 _word = _matching(_WORD, "text as an argument")
 _operator = _matching(_OPERATOR, "an operator of another kind")
 
-_TENSOR: _Rules = {"name": _name}
-_tensor = _object(lambda: _TENSOR)
-_SYMBOLIC: _Rules = {"as_name": _name, "as_int": _integer, "as_float": _float, "as_bool": _boolean}
-_symbolic = _object(lambda: _SYMBOLIC)
-_OPTIONAL: _Rules = {"as_tensor": _tensor, "as_none": _boolean}
-_optional = _object(lambda: _OPTIONAL)
-_COMPLEX: _Rules = {"real": _float, "imag": _float}
+_words = _each(_word)
+
+_tensor = _object({"name": _name})
+_symbolic = _object({"as_name": _name, "as_int": _integer, "as_float": _float, "as_bool": _boolean})
+_optional = _object({"as_tensor": _tensor, "as_none": _boolean})
 
 # Not here, and so refused: graphs, operators, custom objects and nested containers as arguments.
-_ARGUMENT: _Rules = {
-    "as_none": _boolean,
-    "as_tensor": _tensor,
-    "as_tensors": _each(_tensor),
-    "as_int": _integer,
-    "as_ints": _each(_integer),
-    "as_float": _float,
-    "as_floats": _each(_float),
-    "as_string": _word,
-    "as_sym_int": _symbolic,
-    "as_sym_ints": _each(_symbolic),
-    "as_sym_float": _symbolic,
-    "as_sym_floats": _each(_symbolic),
-    "as_sym_bool": _symbolic,
-    "as_scalar_type": _integer,
-    "as_memory_format": _integer,
-    "as_layout": _integer,
-    "as_device": _cpu,
-    "as_bool": _boolean,
-    "as_bools": _each(_boolean),
-    "as_optional_tensor": _optional,
-    "as_optional_tensors": _each(_optional),
-    "as_complex": _object(lambda: _COMPLEX),
-}
-_argument = _object(lambda: _ARGUMENT)
-
-_INPUT: _Rules = {"name": _name, "arg": _argument, "kind": _maybe(_integer)}
-_NODE: _Rules = {
-    "target": _operator,
-    "inputs": _each(_object(lambda: _INPUT)),
-    "outputs": _each(_argument),
-    "metadata": _notes,
-    "is_hop_single_tensor_return": _maybe(_boolean),
-    "name": _maybe(_name),
-}
-_EXPRESSION_OR_TRUTH: _Rules = {"as_bool": _boolean}
-_EXPRESSION_OR_FLOAT: _Rules = {"as_float": _float}
-_GRAPH: _Rules = {
-    "inputs": _each(_argument),
-    "outputs": _each(_argument),
-    "nodes": _each(_object(lambda: _NODE)),
-    "tensor_values": _named(_name, clean_tensor),
-    "sym_int_values": _named(_name, clean_size),
-    "sym_bool_values": _named(_name, _object(lambda: _EXPRESSION_OR_TRUTH)),
-    "sym_float_values": _named(_name, _object(lambda: _EXPRESSION_OR_FLOAT)),
-    "is_single_tensor_return": _boolean,
-    "custom_obj_values": _empty,
-}
-
-_CONSTANT: _Rules = {
-    "as_none": _boolean,
-    "as_int": _integer,
-    "as_float": _float,
-    "as_string": _word,
-    "as_bool": _boolean,
-}
-_TENSOR_OR_NONE: _Rules = {"name": _name_or_none}
-_INPUT_SPEC: _Rules = {
-    "user_input": _object(lambda: {"arg": _argument}),
-    "parameter": _object(lambda: {"arg": _tensor, "parameter_name": _path}),
-    "buffer": _object(lambda: {"arg": _tensor, "buffer_name": _path, "persistent": _boolean}),
-    "tensor_constant": _object(lambda: {"arg": _tensor, "tensor_constant_name": _path}),
-    "constant_input": _object(lambda: {"name": _name, "value": _object(lambda: _CONSTANT)}),
-}
-_OUTPUT_SPEC: _Rules = {
-    "user_output": _object(lambda: {"arg": _argument}),
-    "loss_output": _object(lambda: {"arg": _tensor}),
-    "buffer_mutation": _object(lambda: {"arg": _tensor, "buffer_name": _path}),
-}
-_SIGNATURE: _Rules = {
-    "input_specs": _each(_object(lambda: _INPUT_SPEC)),
-    "output_specs": _each(_object(lambda: _OUTPUT_SPEC)),
-}
-_CALL_SIGNATURE: _Rules = {
-    "inputs": _each(_argument),
-    "outputs": _each(_argument),
-    "in_spec": clean_tree,
-    "out_spec": clean_tree,
-    "forward_arg_names": _maybe(_each(_name)),
-}
-_CALL: _Rules = {
-    "fqn": _matching(re.compile(""), "a call"),
-    "signature": _object(lambda: _CALL_SIGNATURE),
-}
-_OPSETS: _Rule = _named(_name, _integer)
-_RANGES: _Rule = _named(
-    clean_symbol, _object(lambda: {"min_val": _maybe(_integer), "max_val": _maybe(_integer)})
+# So no object holds another of its kind, and what nests too deep is refused as it is parsed.
+_argument = _object(
+    {
+        "as_none": _boolean,
+        "as_tensor": _tensor,
+        "as_tensors": _each(_tensor),
+        "as_int": _integer,
+        "as_ints": _each(_integer),
+        "as_float": _float,
+        "as_floats": _each(_float),
+        "as_string": _word,
+        "as_sym_int": _symbolic,
+        "as_sym_ints": _each(_symbolic),
+        "as_sym_float": _symbolic,
+        "as_sym_floats": _each(_symbolic),
+        "as_sym_bool": _symbolic,
+        "as_scalar_type": _integer,
+        "as_memory_format": _integer,
+        "as_layout": _integer,
+        "as_device": _cpu,
+        "as_bool": _boolean,
+        "as_bools": _each(_boolean),
+        "as_optional_tensor": _optional,
+        "as_optional_tensors": _each(_optional),
+        "as_complex": _object({"real": _float, "imag": _float}),
+    }
 )
-_VERSION: _Rules = {"major": _integer, "minor": _integer}
+
+_input = _object({"name": _name, "arg": _argument, "kind": _maybe(_integer)})
+_node = _object(
+    {
+        "target": _operator,
+        "inputs": _each(_input),
+        "outputs": _each(_argument),
+        "metadata": _notes,
+        "is_hop_single_tensor_return": _maybe(_boolean),
+        "name": _maybe(_name),
+    }
+)
+_graph = _object(
+    {
+        "inputs": _each(_argument),
+        "outputs": _each(_argument),
+        "nodes": _each(_node),
+        "tensor_values": _named(_name, clean_tensor),
+        "sym_int_values": _named(_name, clean_size),
+        "sym_bool_values": _named(_name, _object({"as_bool": _boolean})),
+        "sym_float_values": _named(_name, _object({"as_float": _float})),
+        "is_single_tensor_return": _boolean,
+        "custom_obj_values": _empty,
+    }
+)
+
+_constant = _object(
+    {
+        "as_none": _boolean,
+        "as_int": _integer,
+        "as_float": _float,
+        "as_string": _word,
+        "as_bool": _boolean,
+    }
+)
+_input_spec = _object(
+    {
+        "user_input": _object({"arg": _argument}),
+        "parameter": _object({"arg": _tensor, "parameter_name": clean_path}),
+        "buffer": _object({"arg": _tensor, "buffer_name": clean_path, "persistent": _boolean}),
+        "tensor_constant": _object({"arg": _tensor, "tensor_constant_name": clean_path}),
+        "constant_input": _object({"name": _name, "value": _constant}),
+    }
+)
+_output_spec = _object(
+    {
+        "user_output": _object({"arg": _argument}),
+        "loss_output": _object({"arg": _tensor}),
+        "buffer_mutation": _object({"arg": _tensor, "buffer_name": clean_path}),
+    }
+)
+_signature = _object({"input_specs": _each(_input_spec), "output_specs": _each(_output_spec)})
+_call_signature = _object(
+    {
+        "inputs": _each(_argument),
+        "outputs": _each(_argument),
+        "in_spec": clean_tree,
+        "out_spec": clean_tree,
+        "forward_arg_names": _maybe(_each(_name)),
+    }
+)
+_call = _object({"fqn": _matching(re.compile(""), "a call"), "signature": _call_signature})
+_opsets = _named(_name, _integer)
+_ranges = _named(clean_symbol, _object({"min_val": _maybe(_integer), "max_val": _maybe(_integer)}))
+_version = _object({"major": _integer, "minor": _integer})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
 from bn_ops.pt2._expressions import clean_expression
+from bn_ops.pt2._refusal import refused
 
-__all__ = ["clean_size", "clean_tensor"]
+__all__ = ["clean_path", "clean_size", "clean_tensor"]
+
+_PATH = re.compile(r"[A-Za-z_][\w.]{0,511}")
 
 _FIELDS = frozenset(
     {"dtype", "sizes", "requires_grad", "device", "strides", "storage_offset", "layout"}
@@ -15,6 +19,17 @@ _FIELDS = frozenset(
 # Of a size, an offset or a type: no product of them wraps around in 64 bits unnoticed.
 _LARGEST = 1 << 48
 _STRIDED = 7
+
+
+def clean_path(value: Any) -> str:
+    """Return the path of a tensor in its network.
+
+    Raises:
+        ModelUnsafeError: it is none.
+    """
+    if not isinstance(value, str) or not _PATH.fullmatch(value):
+        raise refused("the name of a tensor", value)
+    return value
 
 
 def clean_tensor(meta: Any) -> dict[str, Any]:

@@ -31,7 +31,10 @@ def clean_tree(text: Any) -> str:
     version, tree = _pair(strict_json(text, "the nesting of inputs"))
     if type(version) is not int:
         raise ModelInvalidError("the .pt2 file does not say how its inputs nest")
-    return json.dumps([version, _node(tree)])
+    try:
+        return json.dumps([version, _node(tree)])
+    except RecursionError as error:
+        raise ModelInvalidError("the .pt2 file nests its inputs too deep") from error
 
 
 def _pair(found: Any) -> tuple[Any, Any]:
@@ -43,7 +46,9 @@ def _pair(found: Any) -> tuple[Any, Any]:
 def _node(node: Any) -> dict[str, Any]:
     if not isinstance(node, dict) or set(node) != {"type", "context", "children_spec"}:
         raise ModelInvalidError("the .pt2 file does not say how its inputs nest")
-    kind, context = node["type"], node["context"]
+    kind, context, children = node["type"], node["context"], node["children_spec"]
+    if not isinstance(kind, str | None) or not isinstance(children, list):
+        raise ModelInvalidError("the .pt2 file does not say how its inputs nest")
     if kind in _MAPPINGS:
         keys = strict_json(context, "the keys of an input") if isinstance(context, str) else None
         if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
@@ -54,5 +59,5 @@ def _node(node: Any) -> dict[str, Any]:
     return {
         "type": kind,
         "context": context,
-        "children_spec": [_node(child) for child in node["children_spec"]],
+        "children_spec": [_node(child) for child in children],
     }

@@ -152,6 +152,13 @@ def _set_tree(kind: str, context: Any) -> Change:
     return change
 
 
+def _nested(depth: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {"as_none": True}
+    for _ in range(depth):
+        inner = {"as_optional_tensor": inner}
+    return inner
+
+
 def _custom_object(program: Any) -> None:
     _graph(program)["custom_obj_values"] = {"o": {"name": "o", "class_fqn": "a.b"}}
 
@@ -188,6 +195,7 @@ _CHANGES: dict[str, Change] = {
     "an operator as an argument": _set_argument({"as_operator": "torch.load"}),
     "a custom object as an argument": _set_argument({"as_custom_obj": {"name": "o"}}),
     "text with code as an argument": _set_argument({"as_string": "__import__('os')"}),
+    "an argument within an argument": _set_argument(_nested(300)),
     "a defaultdict": _set_tree("collections.defaultdict", '["os", "system", []]'),
     "a named tuple": _set_tree("collections.namedtuple", '"os.terminal_size"'),
     "a class of its own": _set_tree("builtins.type", None),
@@ -228,6 +236,44 @@ def test_json_that_parsers_may_read_differently_is_refused(
 ) -> None:
     path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: text.encode()})
     with pytest.raises(ModelInvalidError, match="no JSON"):
+        load_pt2(path)
+
+
+_TREES = {
+    "no list of children": '[1, {"type": null, "context": null, "children_spec": 5}]',
+    "a list as a class": '[1, {"type": [], "context": null, "children_spec": []}]',
+    "no children at all": '[1, {"type": null, "context": null}]',
+    "too deep": "[1, "
+    + '{"type": "builtins.list", "context": null, "children_spec": [' * 9_000
+    + "]}" * 9_000
+    + "]",
+    "a number": "7",
+}
+
+
+@pytest.mark.parametrize("what", _TREES)
+def test_what_is_no_nesting_of_inputs_is_refused(honest: Path, tmp_path: Path, what: str) -> None:
+    def change(program: Any) -> None:
+        call = program["graph_module"]["module_call_graph"][0]
+        call["signature"]["in_spec"] = _TREES[what]
+
+    path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: edited(change)})
+    with pytest.raises(ModelInvalidError, match=r"how its inputs nest|no JSON|too deep"):
+        load_pt2(path)
+
+
+def _no_nodes(program: Any) -> None:
+    del _graph(program)["nodes"]
+
+
+def _no_operator(program: Any) -> None:
+    del _graph(program)["nodes"][0]["target"]
+
+
+@pytest.mark.parametrize("change", [_no_nodes, _no_operator])
+def test_a_graph_that_lacks_a_part_is_refused(honest: Path, tmp_path: Path, change: Change) -> None:
+    path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: edited(change)})
+    with pytest.raises(ModelInvalidError, match="torch cannot load"):
         load_pt2(path)
 
 
