@@ -38,9 +38,7 @@ OWNERS = "SELECT count(*) AS owners FROM model_owner WHERE model = :id"
 UNOWNED = """
 SELECT id FROM model
 WHERE id NOT IN (SELECT model FROM model_owner)
-  AND id NOT IN (
-    SELECT model FROM recalibration WHERE state IN ('open', 'sealed', 'queued', 'running')
-  )
+  AND id NOT IN (SELECT model FROM recalibration WHERE ended IS NULL)
 """
 # One model as its owner knows it: nothing tells that others held it before.
 OWN_ONE = """
@@ -62,8 +60,7 @@ DELETE = "DELETE FROM model WHERE id = :id"
 # Recalibrations that still need a model.
 USERS = """
 SELECT count(*) AS users FROM recalibration
-WHERE model = :id AND state IN ('open', 'sealed', 'queued', 'running')
-  AND (:owner IS NULL OR owner = :owner)
+WHERE model = :id AND ended IS NULL AND (:owner IS NULL OR owner = :owner)
 """
 # Bytes of all models.
 TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM model"

@@ -33,7 +33,8 @@ SELECT * FROM recalibration WHERE owner = :owner AND seq > :after ORDER BY seq L
 OLDEST = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq LIMIT 1"
 # All in a state.
 IN_STATE = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq"
-# Move to another state.
+# Move to another state. `ended` stands in each row whose state has no way out and in no other, so
+# that queries tell by it what has ended.
 MOVE = """
 UPDATE recalibration SET state = :state, updated = :now, ended = :ended WHERE id = :id
 """
@@ -69,7 +70,7 @@ DATA_REMOVED = "UPDATE recalibration SET data_removed = 1 WHERE id = :id"
 # Ended ones whose data is still there although nobody asked to keep it.
 WITH_DATA = """
 SELECT id FROM recalibration
-WHERE state IN ('succeeded', 'failed', 'cancelled') AND keep_data = 0 AND data_removed = 0
+WHERE ended IS NOT NULL AND keep_data = 0 AND data_removed = 0
 """
 # Ended or abandoned ones whose time is over.
 EXPIRED = """

@@ -29,8 +29,7 @@ SELECT (SELECT coalesce(sum(bytes), 0) FROM recalibration
 """
 # Recalibrations of an owner that have not ended.
 OPEN = """
-SELECT count(*) AS found FROM recalibration
-WHERE owner = :owner AND state IN ('open', 'sealed', 'queued', 'running')
+SELECT count(*) AS found FROM recalibration WHERE owner = :owner AND ended IS NULL
 """
 
 

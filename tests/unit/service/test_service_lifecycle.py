@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import itertools
 
+import apsw
 import pytest
 
 from service.errors import TransitionError
+from service.ledger import schema
+from service.ledger.connection import SqliteTransaction
 from service.lifecycle import ENDED, TRANSITIONS, Event, State, after
+from service.models import store as models
+from service.recalibrations import store
 
 # Written down a second time on purpose: a change of the table must be meant.
 WAYS = {
@@ -44,3 +49,21 @@ def test_every_state_is_in_the_table_and_can_be_reached() -> None:
 
 def test_ended_states_have_no_way_out() -> None:
     assert {"succeeded", "failed", "cancelled"} == ENDED
+
+
+def test_the_ledger_knows_when_a_state_has_no_way_out() -> None:
+    """`ended` is what queries go by, from each way of the table."""
+    connection = apsw.Connection(":memory:")
+    for migration in schema.MIGRATIONS:
+        connection.execute(migration)
+    tx = SqliteTransaction(connection)
+    content = {"inputs": "[]", "options": "{}"}
+    store.insert(tx, name="r", owner="", model="m", keep_data=False, **content)
+    for state, ways in TRANSITIONS.items():
+        for event, target in ways.items():
+            tx.change("UPDATE recalibration SET state = :state, ended = NULL", state=state)
+            store.move(tx, "r", event)
+            assert (store.get(tx, "r").ended is not None) == (target in ENDED)
+            assert (models.users(tx, "m") == 0) == (target in ENDED)
+            assert (store.with_needless_data(tx) == ["r"]) == (target in ENDED)
+    connection.close()
