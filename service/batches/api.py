@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
 
 from service.batches import operations, store
@@ -17,8 +17,8 @@ from service.batches.store import StoredBatch
 from service.context import Context, Ctx, context_of
 from service.http import digests, media
 from service.http.body import blocks
-from service.http.keys import Key
 from service.http.pages import After, Limit, cut, read_cursor
+from service.http.parameters import Digest, Key, RecalibrationId
 from service.http.visibility import visible
 from service.ledger.protocol import Transaction
 from service.recalibrations import store as recalibrations
@@ -63,9 +63,7 @@ router = APIRouter(
     prefix="/v1/recalibrations/{recalibration}/batches", tags=["batches"], route_class=BatchRoute
 )
 
-Recalibration = Annotated[str, Path(description="Id of a recalibration.")]
 Index = Annotated[int, Path(ge=0, le=store.LARGEST_INDEX, description="Place in the stream.")]
-Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {"requestBody": {"required": True, "content": dict.fromkeys(media.BATCH_FORMATS, _BINARY)}}
 
@@ -81,7 +79,7 @@ async def put_batch(
     context: Ctx,
     request: Request,
     response: Response,
-    recalibration: Recalibration,
+    recalibration: RecalibrationId,
     index: Index,
     content_digest: Digest = None,
 ) -> BatchOut:
@@ -103,7 +101,7 @@ async def append_batch(
     context: Ctx,
     request: Request,
     response: Response,
-    recalibration: Recalibration,
+    recalibration: RecalibrationId,
     content_digest: Digest = None,
     idempotency_key: Key = None,
 ) -> BatchOut:
@@ -117,7 +115,7 @@ async def append_batch(
 
 @router.get("")
 async def list_batches(
-    context: Ctx, recalibration: Recalibration, after: After = None, limit: Limit = 100
+    context: Ctx, recalibration: RecalibrationId, after: After = None, limit: Limit = 100
 ) -> BatchPage:
     """List what has arrived, in the order of the stream, so that a client can resume."""
     cursor = read_cursor(after, start=-1)

@@ -23,7 +23,6 @@ from service.errors import (
     BatchConflictError,
     PreprocessMissingError,
     QuotaError,
-    RecalibrationNotOpenError,
     ServiceError,
     StorageFailedError,
 )
@@ -79,7 +78,7 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
         return _replayed(known, sha256), False
     if (again := await _replay_after_seal(context, found, upload)) is not None:
         return again, False
-    _require_open(found)
+    found.require_open()
     _require_preprocess(found, upload)
     received, blob = await _receive(context, found, upload)
     try:
@@ -154,7 +153,7 @@ def _record(
     known = store.find(tx, name, index)
     if known is not None:
         return _replayed(known, received.sha256), False
-    _require_open(found)
+    found.require_open()
     _require_room(context, tx, found, index, received)
     batch = StoredBatch(
         index=index,
@@ -220,13 +219,6 @@ def _replayed(known: StoredBatch, sha256: str) -> StoredBatch:
             stored=known.sha256,
         )
     return known
-
-
-def _require_open(found: Recalibration) -> None:
-    if found.state is not State.OPEN:
-        raise RecalibrationNotOpenError(
-            f"the recalibration is {found.state} and takes no new batch", state=str(found.state)
-        )
 
 
 def _require_preprocess(found: Recalibration, upload: Upload) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from service.context import Ctx
 from service.http import digests, media
 from service.http.body import blocks
 from service.http.pages import After, Limit, cut, read_cursor
+from service.http.parameters import Digest
 from service.models import operations, store
 from service.models.schemas import ModelOut, ModelPage
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 ModelId = Annotated[str, Path(description="SHA-256 of the model's bytes, hexadecimal.")]
-Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from service import problems
 from service.context import Ctx
@@ -14,12 +14,11 @@ from service.executor.protocol import FOLDED
 from service.http.body import blocks
 from service.http.errors import instance_of, respond
 from service.http.files import send
-from service.http.keys import Key
+from service.http.parameters import Key, Runs
 from service.lifecycle import State
 from service.oneshot import operations
 from service.oneshot.form import MEDIA_TYPE
 from service.recalibrations import results
-from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.values import Recalibration
 
 router = APIRouter(prefix="/v1", tags=["recalibrations"])
@@ -53,12 +52,6 @@ _ONNX = {
 }
 
 
-def _dispatcher(request: Request) -> Dispatcher:
-    dispatcher = request.app.state.dispatcher
-    assert isinstance(dispatcher, Dispatcher)
-    return dispatcher
-
-
 @router.post(
     "/recalibrate",
     response_class=Response,
@@ -67,7 +60,7 @@ def _dispatcher(request: Request) -> Dispatcher:
 )
 async def recalibrate(
     context: Ctx,
-    runs: Annotated[Dispatcher, Depends(_dispatcher)],
+    runs: Runs,
     request: Request,
     idempotency_key: Key = None,
 ) -> Response:

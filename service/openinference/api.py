@@ -11,10 +11,10 @@ from service import health
 from service.batches import operations
 from service.batches.operations import Upload
 from service.context import Context, Ctx
-from service.errors import CapacityError, RecalibrationNotOpenError
+from service.errors import CapacityError
 from service.http import digests
 from service.http.body import blocks
-from service.lifecycle import State
+from service.http.parameters import Digest, RecalibrationId
 from service.openinference import body, schemas
 from service.openinference.schemas import (
     InferOut,
@@ -30,8 +30,6 @@ from service.recalibrations.values import Recalibration
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-Id = Annotated[str, Path(description="Id of a recalibration.")]
-Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
 HeaderLength = Annotated[
     str | None,
     Header(alias=body.HEADER_LENGTH, description="Bytes of the JSON when binary data follows."),
@@ -81,27 +79,24 @@ async def get_ready(context: Ctx) -> ReadyOut:
 
 @router.get(MODEL)
 @router.get(VERSIONED, dependencies=OneVersion)
-async def get_metadata(context: Ctx, recalibration: Id) -> ModelMetadata:
+async def get_metadata(context: Ctx, recalibration: RecalibrationId) -> ModelMetadata:
     """Describe a recalibration as a model."""
     return schemas.metadata(await _find(context, recalibration))
 
 
 @router.get(f"{MODEL}/config")
 @router.get(f"{VERSIONED}/config", dependencies=OneVersion)
-async def get_config(context: Ctx, recalibration: Id) -> ModelConfig:
+async def get_config(context: Ctx, recalibration: RecalibrationId) -> ModelConfig:
     """Describe a recalibration the way Triton's clients want it."""
     return schemas.config(await _find(context, recalibration))
 
 
 @router.get(f"{MODEL}/ready")
 @router.get(f"{VERSIONED}/ready", dependencies=OneVersion)
-async def get_model_ready(context: Ctx, recalibration: Id) -> ModelReadyOut:
+async def get_model_ready(context: Ctx, recalibration: RecalibrationId) -> ModelReadyOut:
     """Tell whether a recalibration takes batches; an error says why not."""
     found = await _find(context, recalibration)
-    if found.state is not State.OPEN:
-        raise RecalibrationNotOpenError(
-            f"the recalibration is {found.state} and takes no new batch", state=str(found.state)
-        )
+    found.require_open()
     return ModelReadyOut(name=found.id, ready=True)
 
 
@@ -111,7 +106,7 @@ async def infer(
     *,
     context: Ctx,
     request: Request,
-    recalibration: Id,
+    recalibration: RecalibrationId,
     content_digest: Digest = None,
     header_length: HeaderLength = None,
 ) -> InferOut:

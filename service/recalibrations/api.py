@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Response
 
 from service.context import Ctx
-from service.http.keys import Key
 from service.http.pages import After, Limit, cut, read_cursor
+from service.http.parameters import Key, RecalibrationId, Runs
 from service.recalibrations import operations, store
-from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import (
     RecalibrationIn,
     RecalibrationOut,
@@ -19,17 +16,6 @@ from service.recalibrations.schemas import (
 )
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
-
-Id = Annotated[str, Path(description="Id of a recalibration.")]
-
-
-async def _dispatcher(request: Request) -> Dispatcher:
-    dispatcher = request.app.state.dispatcher
-    assert isinstance(dispatcher, Dispatcher)
-    return dispatcher
-
-
-Runs = Annotated[Dispatcher, Depends(_dispatcher)]
 
 
 @router.post("", status_code=201)
@@ -57,20 +43,20 @@ async def list_recalibrations(
 
 
 @router.get("/{recalibration}")
-async def get_recalibration(context: Ctx, recalibration: Id) -> RecalibrationOut:
+async def get_recalibration(context: Ctx, recalibration: RecalibrationId) -> RecalibrationOut:
     """Return state, progress, counts and error."""
     return RecalibrationOut.of(await context.ledger.read(lambda tx: store.get(tx, recalibration)))
 
 
 @router.delete("/{recalibration}", status_code=204)
-async def delete_recalibration(context: Ctx, runs: Runs, recalibration: Id) -> None:
+async def delete_recalibration(context: Ctx, runs: Runs, recalibration: RecalibrationId) -> None:
     """Delete a recalibration with all its data; a run under way is killed."""
     await operations.delete(context, runs, recalibration)
 
 
 @router.post("/{recalibration}/start", status_code=202)
 async def start_recalibration(
-    context: Ctx, runs: Runs, recalibration: Id, asked: StartIn
+    context: Ctx, runs: Runs, recalibration: RecalibrationId, asked: StartIn
 ) -> RecalibrationOut:
     """Seal the stream and queue the run."""
     found = await operations.start(context, runs, recalibration, asked.batches)
@@ -78,6 +64,8 @@ async def start_recalibration(
 
 
 @router.post("/{recalibration}/cancel", status_code=202)
-async def cancel_recalibration(context: Ctx, runs: Runs, recalibration: Id) -> RecalibrationOut:
+async def cancel_recalibration(
+    context: Ctx, runs: Runs, recalibration: RecalibrationId
+) -> RecalibrationOut:
     """Cancel; a run under way is killed."""
     return RecalibrationOut.of(await operations.cancel(context, runs, recalibration))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.context import Context, Ctx
 from service.errors import RequestInvalidError
 from service.http.head import is_head
+from service.http.parameters import RecalibrationId
 from service.ledger.protocol import Transaction
 from service.lifecycle import ENDED
 from service.recalibrations import changes, store
@@ -19,7 +20,6 @@ from service.signals import Subscription
 
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}", tags=["recalibrations"])
 
-Id = Annotated[str, Path(description="Id of a recalibration.")]
 Last = Annotated[
     str | None, Header(alias="Last-Event-ID", description="Number of the last event that was seen.")
 ]
@@ -40,7 +40,7 @@ _DESCRIPTION = "Events `state` and `progress`; the data is the recalibration as 
     },
 )
 async def get_events(
-    context: Ctx, request: Request, recalibration: Id, last_event_id: Last = None
+    context: Ctx, request: Request, recalibration: RecalibrationId, last_event_id: Last = None
 ) -> Response:
     """Follow a recalibration until it has ended."""
     after = _number(last_event_id)

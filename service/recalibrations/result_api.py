@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.context import Context, Ctx
 from service.executor.protocol import (
@@ -16,11 +16,11 @@ from service.executor.protocol import (
 )
 from service.http import accept
 from service.http.files import send
+from service.http.parameters import RecalibrationId
 from service.recalibrations import results
 
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}", tags=["results"])
 
-Id = Annotated[str, Path(description="Id of a recalibration.")]
 Variant = Annotated[
     Literal["folded", "unfolded"], Query(description="With BatchNorm folded away, or kept.")
 ]
@@ -34,7 +34,7 @@ def _file(media_type: str) -> dict[int | str, dict[str, object]]:
 
 @router.get("/model", response_class=Response, responses=_file("application/x-onnx"))
 async def get_result_model(
-    context: Ctx, request: Request, recalibration: Id, variant: Variant = "folded"
+    context: Ctx, request: Request, recalibration: RecalibrationId, variant: Variant = "folded"
 ) -> Response:
     """Return the recalibrated model."""
     return await _send(
@@ -48,7 +48,9 @@ async def get_result_model(
 
 
 @router.get("/statistics", response_class=Response, responses=_file("application/vnd.safetensors"))
-async def get_statistics(context: Ctx, request: Request, recalibration: Id) -> Response:
+async def get_statistics(
+    context: Ctx, request: Request, recalibration: RecalibrationId
+) -> Response:
     """Return the new running statistics, two float64 tensors for each layer."""
     return await _send(
         context,
@@ -73,7 +75,7 @@ async def get_statistics(context: Ctx, request: Request, recalibration: Id) -> R
         }
     },
 )
-async def get_report(context: Ctx, request: Request, recalibration: Id) -> Response:
+async def get_report(context: Ctx, request: Request, recalibration: RecalibrationId) -> Response:
     """Return the report as JSON, or as HTML when the Accept header prefers it."""
     html = accept.prefers_html(request.headers.get("accept"))
     name, media_type = (REPORT_HTML, "text/html") if html else (REPORT_JSON, "application/json")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bn_ops.signature import TensorInfo
+from service.errors import RecalibrationNotOpenError
 from service.lifecycle import State
 from service.models.store import parse_inputs
 
@@ -65,3 +66,14 @@ class Recalibration:
     def tensors(self) -> tuple[TensorInfo, ...]:
         """Return what a batch must hold."""
         return parse_inputs(self.inputs)
+
+    def require_open(self) -> None:
+        """Refuse a new batch once the stream is sealed.
+
+        Raises:
+            RecalibrationNotOpenError: it is.
+        """
+        if self.state is not State.OPEN:
+            raise RecalibrationNotOpenError(
+                f"the recalibration is {self.state} and takes no new batch", state=str(self.state)
+            )
