@@ -29,12 +29,17 @@ FORGET = "DELETE FROM idempotency WHERE scope = :scope AND key = :key AND create
 LONGEST_KEY = 255
 
 
+def scope_of(route: str, owner: str) -> str:
+    """Return what a key belongs to: another owner's answer under the same key must not come out."""
+    return f"{route} {owner}".strip()
+
+
 def recall(tx: Transaction, *, scope: str, key: str, request: str) -> str | None:
     """Return what was answered under a key; None when it is new.
 
     Args:
         tx: the transaction.
-        scope: what the key belongs to, such as a route.
+        scope: what the key belongs to: `scope_of` a route, or one thing's own route.
         key: the client's key.
         request: fingerprint of the request.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from service.admin import holdings
 from service.admin.holdings import Held
 from service.admin.ledger import AdminLedger, opened
+from service.checksums import sha256_of
 
 # A running server renames a file before its row is committed, and removes a row before its file;
 # what is still wrong after so long is wrong.
@@ -50,16 +50,6 @@ def fault_of(folder: Path, held: Held, *, digests: bool) -> str | None:
     except OSError as error:
         return f"{held.key} cannot be read: {error.strerror}"
     return None
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _look(folder: Path, ledger: AdminLedger, *, digests: bool) -> tuple[int, list[str]]:

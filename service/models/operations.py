@@ -43,7 +43,7 @@ async def upload(
     try:
         model = await _receive(draft, body)
         digests.verify(digest, model)
-        if (known := await _known(context, model)) is not None:
+        if (known := await _whole(context, model, context.caller.scope)) is not None:
             await _touch(context, model)
             return known, False
         async with conversion.as_onnx(context, draft.path) as file:
@@ -53,7 +53,7 @@ async def upload(
             async with context.model_files:
                 # The same bytes may have come meanwhile. Their file must stay the one that it is: a
                 # worker's sandbox lets it open that file and no other that takes its name.
-                if not await _is_there(context, model):
+                if await _whole(context, model) is None:
                     await asyncio.to_thread(_keep, context, draft, file, store.key(model))
                 return await _record(context, model, size, description)
     finally:
@@ -116,10 +116,12 @@ async def _describe(context: Context, file: Path) -> dict[str, Any]:
     return await context.executor.describe(file)
 
 
-async def _known(context: Context, model: str) -> StoredModel | None:
-    """Return a model of the caller that is there, row and file: a disk may have lost the file."""
-    scope = context.caller.scope
-    found = await context.ledger.read(lambda tx: store.find(tx, model, owner=scope))
+async def _whole(context: Context, model: str, owner: str | None = None) -> StoredModel | None:
+    """Return a model that is there, row and file: a disk may have lost the file.
+
+    With an owner, only where it holds the model.
+    """
+    found = await context.ledger.read(lambda tx: store.find(tx, model, owner=owner))
     path = context.blobs.path(store.key(model))
     return found if found is not None and await asyncio.to_thread(path.exists) else None
 
@@ -133,13 +135,6 @@ async def _touch(context: Context, model: str) -> None:
     await context.ledger.write(
         lambda tx: store.touch(tx, model, owner, now=text, before=clock.to_text(before))
     )
-
-
-async def _is_there(context: Context, model: str) -> bool:
-    """Tell whether a model is there, whoever holds it."""
-    found = await context.ledger.read(lambda tx: store.find(tx, model))
-    path = context.blobs.path(store.key(model))
-    return found is not None and await asyncio.to_thread(path.exists)
 
 
 async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service import idempotency
+from service.checksums import sha256_of
 from service.context import Context
 from service.ledger.protocol import Transaction
 from service.oneshot.form import File
@@ -59,15 +59,10 @@ async def replay(
     context: Context, key: str, asked: RecalibrationIn, data: Sequence[File]
 ) -> Replay:
     """Look at a whole form; `asked` names its model."""
-    digests = [await asyncio.to_thread(_digest, file) for file in data]
+    digests = [await asyncio.to_thread(sha256_of, file.draft.path) for file in data]
     told = "\n".join([asked.model_dump_json(), *digests])
     return Replay(
-        scope=f"POST /v1/recalibrate {context.caller.name}".strip(),
+        scope=idempotency.scope_of("POST /v1/recalibrate", context.caller.name),
         key=key,
         request=idempotency.fingerprint(told.encode()),
     )
-
-
-def _digest(file: File) -> str:
-    with file.draft.path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 from service import clock
 from service.executor.protocol import Progress
 from service.ledger.protocol import Transaction
-from service.lifecycle import Event, State
+from service.lifecycle import Event
 from service.recalibrations import pace, store
 from service.recalibrations.schemas import RecalibrationOut
 from service.recalibrations.values import Recalibration
@@ -59,8 +59,7 @@ def fail(tx: Transaction, name: str, problem: Mapping[str, Any]) -> Recalibratio
 
 def progress(tx: Transaction, name: str, step: Progress) -> None:
     """Write down how far a run has come; nothing when it no longer runs."""
-    found = store.find(tx, name)
-    if found is None or found.state is not State.RUNNING:
+    if (found := store.find_running(tx, name)) is None:
         return
     # The stream's length is known here; the engine reads on until it ends.
     step = step if step.total is not None else replace(step, total=found.total)

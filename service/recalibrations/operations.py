@@ -52,8 +52,7 @@ async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -
     """
     name = clock.new_recalibration_id()
     request = idempotency.fingerprint(asked.model_dump_json().encode())
-    # A key is its owner's: another owner's answer under the same key must not come out.
-    scope = f"{_CREATE} {context.caller.name}".strip()
+    scope = idempotency.scope_of(_CREATE, context.caller.name)
 
     def answered(tx: Transaction) -> str | None:
         if key is None:

@@ -31,8 +31,7 @@ def take_up(tx: Transaction, settings: Settings) -> int:
 
 def after_death(tx: Transaction, name: str, cause: Exception, settings: Settings) -> None:
     """After a worker's death: queue the run again, or fail it when that happens again and again."""
-    found = store.find(tx, name)
-    if found is None or found.state is not State.RUNNING:
+    if (found := store.find_running(tx, name)) is None:
         return
     store.count_death(tx, name)
     deaths = found.worker_deaths + 1
@@ -50,8 +49,7 @@ def after_refusal(tx: Transaction, name: str, cause: ServiceError, settings: Set
 
     That is no fault of the work, so it counts as an attempt and not as a death.
     """
-    found = store.find(tx, name)
-    if found is None or found.state is not State.RUNNING:
+    if (found := store.find_running(tx, name)) is None:
         return
     if found.attempts >= settings.attempts:
         changes.fail(tx, name, problems.from_error(cause))
@@ -61,8 +59,7 @@ def after_refusal(tx: Transaction, name: str, cause: ServiceError, settings: Set
 
 def give_back(tx: Transaction, name: str) -> None:
     """At an orderly shutdown: queue the run again without counting it."""
-    found = store.find(tx, name)
-    if found is None or found.state is not State.RUNNING:
+    if store.find_running(tx, name) is None:
         return
     store.uncount_attempt(tx, name)
     changes.advance(tx, name, Event.INTERRUPT)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.blobs.folder import translated
 from service.blobs.protocol import Blobs
+from service.checksums import sha256_of
 from service.errors import (
     NotFoundError,
     RecalibrationFailedError,
@@ -46,9 +46,9 @@ def adopt(blobs: Blobs, recalibration: str, output: Path) -> list[Result]:
     found = []
     for name in RESULTS:
         file = output / name
-        with translated(), file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            size = stream.tell()
+        with translated():
+            digest = sha256_of(file)
+            size = file.stat().st_size
         found.append(Result(name=name, bytes=size, sha256=digest))
         blobs.adopt(file, key(recalibration, name))
     return found

@@ -16,7 +16,7 @@ from service.context import Context
 from service.errors import CapacityError, RefusedError, ServiceError, WorkerDeadlineError
 from service.executor.protocol import BatchFile, Job, OnProgress, Progress
 from service.ledger.protocol import Transaction
-from service.lifecycle import Event, State
+from service.lifecycle import Event
 from service.models import store as models
 from service.recalibrations import changes, recovery, results, retention, store
 from service.recalibrations.results import Result
@@ -97,7 +97,7 @@ async def _keep(context: Context, name: str, output: Path) -> None:
 
 
 def _finish(tx: Transaction, name: str, kept: list[Result]) -> None:
-    if not _still_running(tx, name):
+    if store.find_running(tx, name) is None:
         return
     for result in kept:
         results.insert(tx, name, result)
@@ -105,13 +105,8 @@ def _finish(tx: Transaction, name: str, kept: list[Result]) -> None:
 
 
 def _fail(tx: Transaction, name: str, problem: dict[str, object]) -> None:
-    if _still_running(tx, name):
+    if store.find_running(tx, name) is not None:
         changes.fail(tx, name, problem)
-
-
-def _still_running(tx: Transaction, name: str) -> bool:
-    found = store.find(tx, name)
-    return found is not None and found.state is State.RUNNING
 
 
 async def _batches(context: Context, name: str) -> AsyncIterator[list[BatchFile]]:

@@ -132,6 +132,12 @@ def get(tx: Transaction, name: str, *, owner: str | None = None) -> Recalibratio
     return found
 
 
+def find_running(tx: Transaction, name: str) -> Recalibration | None:
+    """Return one that runs; None where it does not (any more), or is gone."""
+    found = find(tx, name)
+    return found if found is not None and found.state is State.RUNNING else None
+
+
 def page(
     tx: Transaction, *, after_seq: int, limit: int, owner: str | None = None
 ) -> list[Recalibration]:
