@@ -27,6 +27,7 @@ from bnrecal_client import (
     ModelError,
     NotFoundError,
     Patience,
+    Progress,
     RecalibrationFailed,
     Result,
 )
@@ -129,6 +130,23 @@ def test_a_kill_between_any_two_batches_changes_nothing(tmp_path: Path, expected
         assert len(timers) == 2
         assert [batch.samples for batch in received] in ([], [7, 16, 1, 16, 5])
         assert_same(result, expected)
+
+
+def test_a_kill_with_several_batches_on_their_way_changes_nothing(tmp_path: Path) -> None:
+    batches = [digits(size, seed) for seed, size in enumerate([7, 16, 1, 16, 5, 9, 9, 9, 9, 9])]
+    timers: list[threading.Timer] = []
+    with ServerProcess(tmp_path / "data") as server, Client(server.url) as client:
+
+        def kill(progress: Progress) -> None:
+            if progress.phase == "sending" and progress.done == 3 and not timers:
+                server.kill()
+                timers.append(threading.Timer(0.5, server.start))
+                timers[0].start()
+
+        disturbed = client.recalibrate(MODEL, batches, progress=kill, connections=4)
+        timers[0].join()
+        assert disturbed.report["stream"]["samples"] == 90
+        assert_same(disturbed, client.recalibrate(MODEL, iter(batches), progress=False))
 
 
 def test_a_kill_during_the_run_changes_nothing(tmp_path: Path, expected: Result) -> None:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,9 @@ class FakeServer:
         self.never_ends = False
         self.page = 1000
         self.on_request: Callable[[str], None] = lambda _: None
+        # Called beside other requests, and free to wait for them.
+        self.on_arrival: Callable[[str], None] = lambda _: None
+        self._one_at_a_time = threading.Lock()
 
     @property
     def transport(self) -> httpx.MockTransport:
@@ -108,6 +112,11 @@ class FakeServer:
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         line = f"{request.method} {request.url.path}"
+        self.on_arrival(line)
+        with self._one_at_a_time:
+            return self._handle(request, line)
+
+    def _handle(self, request: httpx.Request, line: str) -> httpx.Response:
         self.on_request(line)
         self.requests.append(line)
         fault = self._fault(line)

@@ -17,10 +17,11 @@ import httpx
 
 from bnrecal_client import plans
 from bnrecal_client.drivers import AsyncSleep, play_async
+from bnrecal_client.effects import Plan
 from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
-from bnrecal_client.retrying import Link, Plan
+from bnrecal_client.retrying import Link
 from bnrecal_client.run import Run, recalibrate
 from bnrecal_client.settings import Patience, headers, server_url, timeout
 from bnrecal_client.sources import ModelSource, read_model
@@ -81,6 +82,7 @@ class AsyncClient:
         progress: WantsProgress = None,
         resume: str | None = None,
         unfolded: bool = False,
+        connections: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the waiting, not the call's I/O
         poll: float = 1.0,
     ) -> Result:
@@ -95,7 +97,9 @@ class AsyncClient:
         )
         with watching(progress) as notify:
             link = replace(self._link, notify=notify)
-            return await self._play(recalibrate(link, Source(batches, select), run))
+            return await self._play(
+                recalibrate(link, Source(batches, select, connections=connections), run)
+            )
 
     def attach(self, recalibration: str) -> AsyncHandle:
         """As `Client.attach`; asks the server nothing, so it need not be awaited."""

@@ -13,10 +13,11 @@ import httpx
 
 from bnrecal_client import plans
 from bnrecal_client.drivers import Sleep, play
+from bnrecal_client.effects import Plan
 from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
-from bnrecal_client.retrying import Link, Plan
+from bnrecal_client.retrying import Link
 from bnrecal_client.run import Run, recalibrate
 from bnrecal_client.settings import Patience, headers, server_url, timeout
 from bnrecal_client.sources import ModelSource, read_model
@@ -76,6 +77,7 @@ class Client:
         progress: WantsProgress = None,
         resume: str | None = None,
         unfolded: bool = False,
+        connections: int | None = None,
         timeout: float | None = None,
         poll: float = 1.0,
     ) -> Result:
@@ -86,8 +88,8 @@ class Client:
                 ExportedProgram, which is exported here with the first batch as its example. None
                 only with `resume`.
             batches: iterable of arrays, tensors, tuples (in the order of the model's inputs) or
-                dicts (by input name); or `Images`, with `preprocess`. Read once, one batch in
-                memory at a time.
+                dicts (by input name); or `Images`, with `preprocess`. Read once, at most
+                `connections` batches in memory.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
             estimator: `"replace"` (default), `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the
                 JSON form.
@@ -98,6 +100,9 @@ class Client:
             resume: id of a recalibration to go on with; what it holds already is checked and not
                 sent again.
             unfolded: fetch the recalibrated model with its BatchNorm kept, too.
+            connections: how many batches are sent at once, 1 to 16. None: 4 where `batches` can be
+                read again (a list, a DataLoader), 1 for an iterator or an asynchronous iterable,
+                which then is read no faster than the server stores it.
             timeout: seconds to wait for the server's work once all is sent; None means no limit.
             poll: longest pause between two questions for the state, in seconds.
 
@@ -118,7 +123,9 @@ class Client:
         )
         with watching(progress) as notify:
             link = replace(self._link, notify=notify)
-            return self._play(recalibrate(link, Source(batches, select), run))
+            return self._play(
+                recalibrate(link, Source(batches, select, connections=connections), run)
+            )
 
     def attach(self, recalibration: str) -> Handle:
         """Return a handle on a recalibration that exists already; asks the server nothing yet."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO, TypeVar
 
 import anyio
 import anyio.to_thread
 import httpx
 
+from bnrecal_client.abreast import Tasks, Threads
+from bnrecal_client.effects import Await, Call, Effect, Pause, Plan, Post, Pull, Send
 from bnrecal_client.errors import OptionError
-from bnrecal_client.retrying import Call, Effect, Pause, Plan, Pull, Send
 from bnrecal_client.wire import FileBody, LinkBrokenError, Request, Response
 
 __all__ = ["AsyncSleep", "Sleep", "play", "play_async"]
@@ -25,11 +27,12 @@ _CHUNK_BYTES = 1 << 18
 
 def play(plan: Plan[T], http: httpx.Client, sleep: Sleep) -> T:
     """Play a plan to its end. Whatever a step raises is raised inside the plan, at its place."""
+    threads = Threads(partial(_send, http))
     try:
         effect = next(plan)
         while True:
             try:
-                outcome = _perform(effect, http, sleep)
+                outcome = _perform(effect, http, sleep, threads)
             except BaseException as error:  # noqa: BLE001 - the plan decides, Ctrl-C included
                 effect = plan.throw(error)
             else:
@@ -39,15 +42,32 @@ def play(plan: Plan[T], http: httpx.Client, sleep: Sleep) -> T:
         return value
     finally:
         plan.close()
+        threads.close()
 
 
 async def play_async(plan: Plan[T], http: httpx.AsyncClient, sleep: AsyncSleep) -> T:
     """Play a plan to its end on an event loop; slow steps run in a worker thread."""
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            try:
+                return await _steps(plan, http, sleep, Tasks(partial(_send_async, http), group))
+            except BaseException as error:
+                failure = error  # the group wraps what passes through it
+                raise
+    except BaseException:
+        if failure is None:
+            raise
+    assert failure is not None
+    raise failure
+
+
+async def _steps(plan: Plan[T], http: httpx.AsyncClient, sleep: AsyncSleep, tasks: Tasks) -> T:
     try:
         effect = next(plan)
         while True:
             try:
-                outcome = await _perform_async(effect, http, sleep)
+                outcome = await _perform_async(effect, http, sleep, tasks)
             except BaseException as error:  # noqa: BLE001 - the plan decides, cancellation included
                 effect = plan.throw(error)
             else:
@@ -59,28 +79,46 @@ async def play_async(plan: Plan[T], http: httpx.AsyncClient, sleep: AsyncSleep) 
         plan.close()
 
 
-def _perform(effect: Effect, http: httpx.Client, sleep: Sleep) -> object:
-    if isinstance(effect, Send):
-        return _send(effect.request, http)
-    if isinstance(effect, Pause):
-        sleep(effect.seconds)
-        return None
-    if isinstance(effect, Call):
-        return effect.function()
+def _perform(effect: Effect, http: httpx.Client, sleep: Sleep, threads: Threads) -> object:
+    match effect:
+        case Send(request):
+            return _send(http, request)
+        case Await(seconds):
+            return threads.arrived(seconds)
+        case Call(function):
+            return function()
+        case Pull():
+            return _pull(effect)
+        case Post():
+            threads.post(effect)
+        case Pause(seconds):
+            sleep(seconds)
+    return None
+
+
+async def _perform_async(
+    effect: Effect, http: httpx.AsyncClient, sleep: AsyncSleep, tasks: Tasks
+) -> object:
+    match effect:
+        case Send(request):
+            return await _send_async(http, request)
+        case Await(seconds):
+            return await tasks.arrived(seconds)
+        case Call(function):
+            return await anyio.to_thread.run_sync(function)
+        case Pull():
+            return await _pull_async(effect)
+        case Post():
+            tasks.post(effect)
+        case Pause(seconds):
+            await sleep(seconds)
+    return None
+
+
+def _pull(effect: Pull) -> object:
     if isinstance(effect.source, Iterator):
         return next(effect.source, effect.end)
     raise OptionError("an asynchronous iterable of batches needs AsyncClient")
-
-
-async def _perform_async(effect: Effect, http: httpx.AsyncClient, sleep: AsyncSleep) -> object:
-    if isinstance(effect, Send):
-        return await _send_async(effect.request, http)
-    if isinstance(effect, Pause):
-        await sleep(effect.seconds)
-        return None
-    if isinstance(effect, Call):
-        return await anyio.to_thread.run_sync(effect.function)
-    return await _pull_async(effect)
 
 
 async def _pull_async(effect: Pull) -> object:
@@ -90,7 +128,7 @@ async def _pull_async(effect: Pull) -> object:
     return await anyio.to_thread.run_sync(lambda: next(source, end))
 
 
-def _send(request: Request, http: httpx.Client) -> Response:
+def _send(http: httpx.Client, request: Request) -> Response:
     with _foreign_errors():
         if not isinstance(request.body, FileBody):
             return _whole(http.send(_build(request, http, request.body)))
@@ -98,7 +136,7 @@ def _send(request: Request, http: httpx.Client) -> Response:
             return _whole(http.send(_build(request, http, file)))
 
 
-async def _send_async(request: Request, http: httpx.AsyncClient) -> Response:
+async def _send_async(http: httpx.AsyncClient, request: Request) -> Response:
     with _foreign_errors():
         body = request.body
         content = _chunks(body) if isinstance(body, FileBody) else body

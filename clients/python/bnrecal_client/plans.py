@@ -9,6 +9,7 @@ from typing import TypeVar
 from bnrecal_client import answers, calls
 from bnrecal_client.backoff import poll_s
 from bnrecal_client.batches import EncodedBatch, encode
+from bnrecal_client.effects import Call, Pause, Plan
 from bnrecal_client.errors import (
     RecalibrationCancelled,
     RecalibrationFailed,
@@ -18,7 +19,7 @@ from bnrecal_client.images import Images
 from bnrecal_client.options import Options
 from bnrecal_client.problems import error_of
 from bnrecal_client.result import Result, decode_statistics
-from bnrecal_client.retrying import Call, Link, Pause, Plan, exchange
+from bnrecal_client.retrying import Link, exchange
 from bnrecal_client.sources import ModelContent
 from bnrecal_client.values import ModelDescription, Progress, Recalibration, StoredBatch
 from bnrecal_client.wire import Request, Response

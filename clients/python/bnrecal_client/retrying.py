@@ -1,9 +1,5 @@
 """One request until it has an answer, or until patience ends.
 
-Theory of operation: the core is made of *plans*, generators that yield what they want done
-(`Send`, `Pause`, `Call`, `Pull`) and are given the outcome. They do no I/O, so the same plan
-serves the synchronous and the asynchronous client, and a test can play it step by step.
-
 =============================================  =====================================================
 what happened                                  what follows
 =============================================  =====================================================
@@ -23,62 +19,25 @@ it ends after `first_contact_s`: then a wrong address is likelier than a restart
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from bnrecal_client.answers import problem
 from bnrecal_client.backoff import Backoff, retry_after_s
+from bnrecal_client.effects import Pause, Plan, Send
 from bnrecal_client.errors import ServerUnreachable, UnexpectedAnswerError
 from bnrecal_client.problems import Problem
 from bnrecal_client.settings import Patience
 from bnrecal_client.values import Progress
 from bnrecal_client.wire import LinkBrokenError, Request, Response
 
-__all__ = ["Call", "Contact", "Effect", "Link", "Pause", "Plan", "Pull", "Send", "exchange"]
-
-T = TypeVar("T")
+__all__ = ["Contact", "Link", "exchange"]
 
 _AGAIN = frozenset({408, 429, 502, 503, 504})
 _DAMAGED = frozenset({"digest-mismatch", "body-incomplete"})
 _GATEWAY = frozenset({502, 503, 504})
 _SERVER_FAULT = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Ask the driver for one try of a request; the outcome is a Response or LinkBrokenError."""
-
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Ask the driver to wait."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Ask the driver to run something slow, such as hashing; the outcome is its value."""
-
-    function: Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """Ask the driver for the next item of the caller's stream, or `end` after the last."""
-
-    source: Iterator[object] | AsyncIterator[object]
-    end: object
-
-
-Effect = Send | Pause | Call | Pull
-# The outcome's type depends on the effect, which Generator cannot say; `exchange` and the other
-# small wrappers narrow it in one place each.
-Plan = Generator[Effect, Any, T]
 
 
 @dataclass(slots=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bnrecal_client import plans
+from bnrecal_client.effects import Effect, Plan
 from bnrecal_client.errors import BnrecalError, ConflictError, Interrupted, OptionError
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
-from bnrecal_client.retrying import Effect, Link, Plan
+from bnrecal_client.retrying import Link
 from bnrecal_client.sources import ModelContent, ModelSource, export, is_module, read_model
 from bnrecal_client.stream import Source, send_all
 from bnrecal_client.values import ModelDescription, Recalibration

@@ -1,4 +1,8 @@
-"""Sending a stream: read once, one batch in memory, what the server holds already is skipped."""
+"""Sending a stream: read once, a few batches on their way, what the server holds is skipped.
+
+A batch has its index and its bytes before the next one is read: the server sees one stream however
+its batches overtake one another, and an iterable may use its arrays again.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from typing import Any
 
 from bnrecal_client import answers, calls, plans
 from bnrecal_client.batches import EncodedBatch, encode
+from bnrecal_client.effects import Plan, Pull
 from bnrecal_client.errors import ConflictError, InputError, OptionError
-from bnrecal_client.retrying import Link, Plan, Pull, exchange
+from bnrecal_client.retrying import Link, exchange
 from bnrecal_client.values import Progress, StoredBatch
+from bnrecal_client.window import Window
 
 __all__ = ["Batches", "Select", "Source", "send_all"]
 
@@ -20,6 +26,9 @@ Batches = Iterable[Any] | AsyncIterable[Any]
 Select = Callable[[Any], Any]
 
 _END = object()
+# Enough to keep the client, the server and its disk busy at once: docs/ingest.md.
+_CONNECTIONS = 4
+_MOST_CONNECTIONS = 16  # httpx keeps 20 open
 
 
 class Source:
@@ -27,9 +36,12 @@ class Source:
 
     Attributes:
         total: number of batches where the iterable knows it, else None.
+        connections: how many batches are sent at once.
     """
 
-    def __init__(self, batches: Batches, select: Select | None) -> None:
+    def __init__(
+        self, batches: Batches, select: Select | None, *, connections: int | None = None
+    ) -> None:
         if isinstance(batches, str | bytes | Mapping) or hasattr(batches, "__array__"):
             raise OptionError(
                 f"batches takes an iterable of batches, got one {type(batches).__name__}: "
@@ -37,6 +49,9 @@ class Source:
             )
         self.total = _length(batches)
         self._items = _iterator(batches)
+        # What can be read only once may be alive: it is read no faster than it is stored.
+        again = isinstance(self._items, Iterator) and self._items is not batches
+        self.connections = _checked(connections, default=_CONNECTIONS if again else 1)
         self._select = select
         self._seen: list[object] = []
 
@@ -96,25 +111,61 @@ def send_all(
 ) -> Plan[int]:
     """Send every batch that the server does not hold; return how many the stream has.
 
+    At most `source.connections` batches are in memory.
+
     Raises:
         InputError: the stream is empty, or a batch cannot be encoded.
         ConflictError: the server holds another batch under an index.
     """
     held = _Held(link, recalibration) if resume else None
+    window = Window(source.connections, link.clock)
+    stored = _Counter(link, source.total)
     index = 0
-    while (item := (yield from source.next())) is not _END:
-        link.notify(Progress(phase="sending", done=index, total=source.total))
-        body = yield from plans.compute(partial(encode, item, inputs, index=index))
-        stored = None if held is None else (yield from held.at(index))
-        if stored is None:
-            yield from plans.send(link, recalibration, index, body)
-        else:
-            _check_same(stored, body, recalibration)
-        index += 1
+    try:
+        while True:
+            yield from window.room()
+            if (item := (yield from source.next())) is _END:
+                break
+            body = yield from plans.compute(partial(encode, item, inputs, index=index))
+            known = None if held is None else (yield from held.at(index))
+            if known is None:
+                yield from window.begin(_send_one(link, recalibration, index, body, stored))
+            else:
+                _check_same(known, body, recalibration)
+                stored.add()
+            index += 1
+    except Exception:
+        # What was read before goes out as if it had gone alone; its failure, if any, came first.
+        yield from window.drain()
+        raise
+    yield from window.drain()
     if index == 0:
         raise InputError("the stream of batches is empty", code="stream-empty")
-    link.notify(Progress(phase="sending", done=index, total=index))
     return index
+
+
+class _Counter:
+    """Tells how many batches the server has."""
+
+    def __init__(self, link: Link, total: int | None) -> None:
+        self._link = link
+        self._total = total
+        self._stored = 0
+        self._tell()
+
+    def add(self) -> None:
+        self._stored += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        self._link.notify(Progress(phase="sending", done=self._stored, total=self._total))
+
+
+def _send_one(
+    link: Link, recalibration: str, index: int, body: EncodedBatch, stored: _Counter
+) -> Plan[None]:
+    yield from plans.send(link, recalibration, index, body)
+    stored.add()
 
 
 def _check_same(stored: StoredBatch, body: EncodedBatch, recalibration: str) -> None:
@@ -125,6 +176,16 @@ def _check_same(stored: StoredBatch, body: EncodedBatch, recalibration: str) -> 
             code="batch-conflict",
             recalibration=recalibration,
         )
+
+
+def _checked(connections: int | None, *, default: int) -> int:
+    if connections is None:
+        return default
+    if not 1 <= connections <= _MOST_CONNECTIONS:
+        raise OptionError(
+            f"connections is {connections!r}: give a number from 1 to {_MOST_CONNECTIONS}"
+        )
+    return connections
 
 
 def _length(batches: Batches) -> int | None:

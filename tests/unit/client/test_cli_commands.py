@@ -58,6 +58,16 @@ def desk(
         yield Desk(tmp_path, server, url, capsys)
 
 
+def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
+    code, _, told = desk.recalibrate("--connections", 99)
+    assert (code, told.count("\n")) == (2, 1)
+    assert "connections is 99: give a number from 1 to 16" in told
+    assert desk.recalibrate("--connections", 3, "--batch-size", 1)[0] == 0
+    assert len(desk.server.recalibrations["rc_00"].batches) == 10
+    code, _, told = desk.run("recalibrate", desk.model, desk.data, "--connections", 3)
+    assert (code, "with --server" in told) == (2, True)
+
+
 def test_a_run_writes_every_file_that_was_asked_for(desk: Desk) -> None:
     code, out, err = desk.recalibrate(
         *("--batch-size", 4, "-o", "f.onnx", "--unfolded", "u.onnx", "--statistics"),

