@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from bn_ops.batches import Select
-from bn_ops.errors import BatchInputError, BatchShapeError, EngineError, OptionError
+from bn_ops.errors import (
+    BatchInputError,
+    BatchShapeError,
+    BnOpsError,
+    EngineError,
+    OptionError,
+)
 from bn_ops.signature import all_finite, not_finite
 
 __all__ = [
@@ -22,7 +28,6 @@ __all__ = [
     "Item",
     "as_arguments",
     "device_of",
-    "forward_error",
     "items_of",
     "key_word",
     "run_item",
@@ -189,15 +194,24 @@ def _check_signature(module: torch.nn.Module, value: Any, index: int) -> None:
 
 
 def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> object:
-    """Run the module on a batch, in the caller's way or as its arguments."""
-    if call is not None:
-        return call(module, item.value)
-    args, kwargs = as_arguments(module, item.value)
-    return module(*args, **kwargs)
+    """Run the module on a batch, in the caller's way or as its arguments.
+
+    Raises:
+        EngineError: the forward failed; the cause is chained. Errors of this package that arise
+            where a layer is watched pass as they are.
+    """
+    try:
+        if call is not None:
+            return call(module, item.value)
+        args, kwargs = as_arguments(module, item.value)
+        return module(*args, **kwargs)
+    except BnOpsError:
+        raise
+    except Exception as error:
+        raise _forward_error(item, error) from error
 
 
-def forward_error(item: Item, error: Exception) -> EngineError:
-    """Build the error for a forward that failed."""
+def _forward_error(item: Item, error: Exception) -> EngineError:
     text = f"{type(error).__name__}: {error}"
     memory = isinstance(error, MemoryError) or "alloc" in text or "out of memory" in text
     return EngineError(

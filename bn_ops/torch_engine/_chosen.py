@@ -16,7 +16,7 @@ from bn_ops.torch_engine._snapshot import overwrite
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ChosenLayers"]
+__all__ = ["ChosenLayers", "check_devices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,6 @@ class ChosenLayers:
         adopt_untracked: bool,
         functional: Sequence[TorchLayer] = (),
     ) -> ChosenLayers:
-        _check_devices(module)
         found = [*find_layers(module, adopt_untracked=adopt_untracked), *functional]
         eligible = [layer.name for layer in found if layer.reason is None]
         if not eligible:
@@ -70,7 +69,12 @@ class ChosenLayers:
         return restore
 
 
-def _check_devices(module: torch.nn.Module) -> None:
+def check_devices(module: torch.nn.Module) -> None:
+    """Check that a module holds numbers to run with.
+
+    Raises:
+        ModelUnsupportedError: a tensor is on the meta device.
+    """
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.device.type == "meta":
             raise ModelUnsupportedError(

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import greenlet  # type: ignore[import-untyped]
 
-from bn_ops.errors import BnOpsError
 from bn_ops.moments import Moments
-from bn_ops.torch_engine._calls import Item, forward_error
+from bn_ops.torch_engine._calls import Item
 from bn_ops.torch_engine._layers import TorchLayer
 from bn_ops.torch_engine._thread_state import ThreadState
 
@@ -72,9 +71,5 @@ class Traveller:
         self._inside.apply()
         try:
             self._forward(self.item)
-        except BnOpsError:
-            raise
-        except Exception as error:
-            raise forward_error(self.item, error) from error
         finally:
             self._outside.apply()

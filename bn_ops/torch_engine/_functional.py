@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from bn_ops.errors import BnOpsError
-from bn_ops.torch_engine._calls import Call, Item, forward_error, run_item
+from bn_ops.torch_engine._calls import Call, Item, run_item
 from bn_ops.torch_engine._frozen import FrozenForm
 from bn_ops.torch_engine._layers import ROOT_LAYER, TorchLayer, find_layers
 from bn_ops.torch_engine._observation import Arrival, fits, observed
@@ -104,6 +103,8 @@ def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _NormCall
 class FunctionalCalls:
     """Watches functional calls in a run; enter `watching()` around each forward.
 
+    Made when layers without statistics have been given theirs: those are known by address.
+
     Args:
         module: the root.
         layers: the layers of the run; those that are no modules are watched here.
@@ -117,10 +118,11 @@ class FunctionalCalls:
         self, module: torch.nn.Module, layers: Iterable[TorchLayer], arrived: Arrival
     ) -> None:
         self._layers = {id(layer.mean): layer for layer in layers if layer.functional}
-        self._known = {id(layer.mean) for layer in find_layers(module) if layer.tracked}
+        known = find_layers(module)
+        self._known = {id(layer.mean) for layer in known if layer.tracked}
         self._paths = {id(buffer): path for path, buffer in module.named_buffers()}
         self._arrived = arrived
-        self._mode = _Intercept(self._told) if may_be_functional(module) else None
+        self._mode = _Intercept(self._told) if may_be_functional(module, known) else None
         self.strangers: dict[str, None] = {}
 
     def watching(self) -> AbstractContextManager[object]:
@@ -137,13 +139,9 @@ class FunctionalCalls:
             self._arrived(layer, call.x)
 
 
-def may_be_functional(module: torch.nn.Module) -> bool:
+def may_be_functional(module: torch.nn.Module, known: Iterable[TorchLayer]) -> bool:
     """Tell whether a tree holds two vectors of one length that no known layer owns."""
-    owned = {
-        id(tensor)
-        for layer in find_layers(module)
-        for tensor in layer.module.buffers(recurse=False)
-    }
+    owned = {id(tensor) for layer in known for tensor in layer.module.buffers(recurse=False)}
     lengths = Counter(
         tensor.numel()
         for tensor in _vectors(module)
@@ -160,24 +158,20 @@ def _vectors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
                 yield value
 
 
-def find_functional(module: torch.nn.Module, item: Item, call: Call | None) -> list[TorchLayer]:
+def find_functional(
+    module: torch.nn.Module, item: Item, call: Call | None, known: Sequence[TorchLayer]
+) -> list[TorchLayer]:
     """Run one batch through the module in eval mode; return the functional layers that it reaches.
 
     Raises:
         EngineError: the module's forward failed.
     """
-    known = find_layers(module)
     finder = _Finder(module, {layer.name for layer in known})
     finder.seen = {id(layer.mean) for layer in known if layer.tracked}
     with observed(module, [], lambda *_: None), torch.no_grad():
         finder.follow()
-        try:
-            with _Intercept(finder.told):
-                run_item(module, item, call)
-        except BnOpsError:
-            raise
-        except Exception as error:
-            raise forward_error(item, error) from error
+        with _Intercept(finder.told):
+            run_item(module, item, call)
     return finder.found
 
 

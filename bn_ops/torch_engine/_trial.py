@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.errors import BnOpsError
 from bn_ops.torch_engine._calibration import unique_names
-from bn_ops.torch_engine._calls import Call, Item, forward_error, key_word, run_item
+from bn_ops.torch_engine._calls import Call, Item, key_word, run_item
 from bn_ops.torch_engine._functional import FunctionalCalls
 from bn_ops.torch_engine._layers import TorchLayer
 from bn_ops.torch_engine._moments import measure_tensor
@@ -57,23 +56,15 @@ class ModuleRun:
                 with parked(state.neutral()):
                     reached(layer.name, measure_tensor(x))
 
-        calls = FunctionalCalls(self._module, watched, arrived)
         with observed(self._module, watched, arrived):
+            calls = FunctionalCalls(self._module, watched, arrived)
             state.without_grad().apply()
             for item in batches:
                 running.append(item)
                 with calls.watching():
-                    output = self._output(item)
+                    output = run_item(self._module, item, self._call)
                 running.clear()
                 made(_named(output))
-
-    def _output(self, item: Item) -> object:
-        try:
-            return run_item(self._module, item, self._call)
-        except BnOpsError:
-            raise
-        except Exception as error:
-            raise forward_error(item, error) from error
 
 
 def _named(output: object) -> dict[str, NDArray[np.generic]]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from bn_ops.errors import BnOpsError
 from bn_ops.estimators import Estimator
 from bn_ops.frontier import Settlement, check_finite
 from bn_ops.layers import LayerInfo
 from bn_ops.progress import Progress, ProgressCallback
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.tally import Tally, Variance, settle_tally
-from bn_ops.torch_engine._calls import Call, Item, forward_error, run_item
+from bn_ops.torch_engine._calls import Call, Item, run_item
 from bn_ops.torch_engine._functional import FunctionalCalls
 from bn_ops.torch_engine._layers import TorchLayer, write
 from bn_ops.torch_engine._moments import measure_tensor
@@ -41,11 +40,12 @@ def settle_batches(
     variance: Variance,
     call: Call | None,
     progress: ProgressCallback,
-) -> dict[LayerName, Settlement]:
+) -> tuple[dict[LayerName, Settlement], tuple[str, ...]]:
     """Measure every layer in one pass. Modified: the module, while it runs; nothing after.
 
     Returns:
-        The settled layers in the order in which they were first reached.
+        The settled layers in the order in which they were first reached, and the statistics of
+        functional calls that are no layer of this run.
 
     Raises:
         LayerNotFiniteError: NaN or Inf arises inside the network.
@@ -69,22 +69,14 @@ def settle_batches(
             lent = RunningStatistics(mean=moments.mean, var=moments.var_population)
             write({layer.name: layer}, {layer.name: lent})
 
-    calls = FunctionalCalls(module, layers.values(), arrived)
     with observed(module, tuple(layers.values()), arrived):
+        calls = FunctionalCalls(module, layers.values(), arrived)
         state.without_grad().apply()
         for item in items:
             reading.append(item.index)
             with calls.watching():
-                _run(module, item, call)
+                run_item(module, item, call)
             reading.clear()
             progress(Progress(phase="measuring", done=item.index + 1, total=None))
-    return {name: settle_tally(infos[name], tally) for name, tally in tallies.items()}
-
-
-def _run(module: torch.nn.Module, item: Item, call: Call | None) -> None:
-    try:
-        run_item(module, item, call)
-    except BnOpsError:
-        raise
-    except Exception as error:
-        raise forward_error(item, error) from error
+    settled = {name: settle_tally(infos[name], tally) for name, tally in tallies.items()}
+    return settled, tuple(calls.strangers)

@@ -87,9 +87,9 @@ class TorchFrontier:
         self._inside, self._neutral = state.without_grad(), state.neutral()
         device = device_of(self._module) or torch.device("cpu")
         self._waiting = Waiting(self._budget, device)
-        self._functional = FunctionalCalls(self._module, self._layers.values(), self._arrived)
         with ExitStack() as stack:
             stack.enter_context(observed(self._module, self._layers.values(), self._arrived))
+            self._functional = FunctionalCalls(self._module, self._layers.values(), self._arrived)
             stack.callback(self._abandon_all)
             self._cleanup = stack.pop_all()
         return self

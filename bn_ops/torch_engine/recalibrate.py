@@ -22,7 +22,7 @@ from bn_ops.reporting import correlation_report, warnings_of
 from bn_ops.statistics import LayerName, RunningStatistics
 from bn_ops.tally import Variance, check_variance
 from bn_ops.torch_engine._calls import Call, Item, device_of, items_of
-from bn_ops.torch_engine._chosen import ChosenLayers
+from bn_ops.torch_engine._chosen import ChosenLayers, check_devices
 from bn_ops.torch_engine._digests import tensor_digests
 from bn_ops.torch_engine._functional import find_functional, may_be_functional
 from bn_ops.torch_engine._layers import TorchLayer, find_layers, layer_info
@@ -100,6 +100,7 @@ def recalibrate_module(
         SpillLimitError: the waiting activations fit neither memory nor files.
     """
     check_variance(variance)
+    check_devices(module)
     items = items_of(module, batches, select=select, adapt=call is None)
     functional, items = _functional(module, items, call)
     run = _Run(
@@ -153,10 +154,11 @@ def _functional(
     module: torch.nn.Module, items: Iterator[Item], call: Call | None
 ) -> tuple[list[TorchLayer], Iterator[Item]]:
     """Look for layers that are no modules, with the first sample; return the whole stream too."""
-    first = next(items, None) if may_be_functional(module) else None
+    known = find_layers(module)
+    first = next(items, None) if may_be_functional(module, known) else None
     if first is None:
         return [], items
-    found = find_functional(module, first if call else first_samples(first, 1), call)
+    found = find_functional(module, first if call else first_samples(first, 1), call, known)
     return found, chain([first], items)
 
 
@@ -202,7 +204,7 @@ class _Run:
         )
 
     def batch(self, variance: Variance) -> None:
-        self.settled = settle_batches(
+        self.settled, strangers = settle_batches(
             self._module,
             self.stream,
             layers=self.chosen.chosen,
@@ -212,6 +214,7 @@ class _Run:
             call=self._call,
             progress=self._progress,
         )
+        self._warnings = self._left_alone(strangers)
 
     def exact(self, *, budget: Budget | None, shared_passes: int, shared_tolerance: float) -> None:
         with TorchFrontier(
@@ -226,11 +229,15 @@ class _Run:
         ) as frontier:
             self.settled = settle(frontier, self.chosen.infos, self._estimator)
         self._residuals = frontier.residuals
-        found = {layer.form.mean for layer in self.chosen.found if layer.functional}
         self._warnings = [
             *unsettled_warnings(frontier.residuals, shared_tolerance),
-            *stranger_warnings([path for path in frontier.strangers if path not in found]),
+            *self._left_alone(frontier.strangers),
         ]
+
+    def _left_alone(self, strangers: Iterable[str]) -> list[str]:
+        """Warn of functional calls that no layer stands for, be it one that was left out."""
+        found = {layer.form.mean for layer in self.chosen.found if layer.functional}
+        return stranger_warnings([path for path in strangers if path not in found])
 
     @property
     def statistics(self) -> dict[LayerName, RunningStatistics]:

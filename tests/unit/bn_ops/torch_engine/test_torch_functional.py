@@ -13,9 +13,10 @@ from torch.nn import functional
 
 import bn_ops
 from bn_ops.budget import Budget
-from bn_ops.errors import EngineError, ModelWithoutBatchNormError
+from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
 from bn_ops.torch_engine import recalibrate_module
 from bn_ops.torch_engine._functional import may_be_functional
+from bn_ops.torch_engine._layers import find_layers
 from tests.support.torch_oracle import exact_statistics
 
 
@@ -118,9 +119,10 @@ def test_the_name_is_that_of_the_export() -> None:
         torch.testing.assert_close(found.mean, exported.statistics[name].mean, atol=1e-5, rtol=1e-5)
 
 
-def test_patterns_leave_functional_layers_out_without_a_warning() -> None:
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_patterns_leave_functional_layers_out_without_a_warning(method: str) -> None:
     model = network(lambda c: Norm(c, operator=False))
-    done = recalibrate_module(model, [images()], layers=["!1"])
+    done = recalibrate_module(model, [images()], layers=["!1"], method=method)
     assert {layer.name: layer.status for layer in done.report.layers} == {
         "1": "left_out",
         "4": "recalibrated",
@@ -152,10 +154,11 @@ class Sometimes(nn.Module):
         return functional.batch_norm(y, *self.plain)
 
 
-def test_calls_that_cannot_be_layers_are_named() -> None:
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_calls_that_cannot_be_layers_are_named(method: str) -> None:
     x = torch.randn(6, 2)
     model = Sometimes()
-    done = recalibrate_module(model, [x, x + 5])
+    done = recalibrate_module(model, [x, x + 5], method=method)
     assert list(done.statistics) == ["bn"]
     (warning,) = (text for text in done.report.warnings if "functional" in text)
     assert "late.mu" in warning
@@ -164,8 +167,28 @@ def test_calls_that_cannot_be_layers_are_named() -> None:
 
 
 def test_networks_without_loose_vectors_are_not_run_to_look_for_calls() -> None:
-    assert not may_be_functional(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
-    assert may_be_functional(Norm(2, operator=True))
+    plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    assert not may_be_functional(plain, find_layers(plain))
+    assert may_be_functional(Norm(2, operator=True), [])
+
+
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_a_layer_that_is_given_statistics_is_no_functional_call(method: str) -> None:
+    torch.manual_seed(0)
+    untracked = nn.BatchNorm2d(1, track_running_stats=False)
+    model = nn.Sequential(untracked, Norm(1, operator=False))
+    done = recalibrate_module(model, [images()], method=method, adopt_untracked=True)
+    assert list(done.statistics) == ["0", "1"]
+    assert not any("functional" in warning for warning in done.report.warnings)
+
+
+def test_a_network_on_the_meta_device_is_refused_before_it_is_run() -> None:
+    with torch.device("meta"):
+        model = network(lambda channels: Norm(channels, operator=False))
+    ran: list[object] = []
+    with pytest.raises(ModelUnsupportedError, match="meta"):
+        recalibrate_module(model, [images()], call=lambda _, batch: ran.append(batch))
+    assert not ran
 
 
 def test_a_forward_that_fails_in_the_search_changes_nothing() -> None:
