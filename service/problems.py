@@ -124,8 +124,9 @@ def code_of(error: ServiceError | BnOpsError) -> str:
 def document(
     code: str, detail: str, *, instance: str | None = None, members: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write a problem document."""
+    """Write a problem document; what it repeats of a request is made text that can be sent."""
     problem = TABLE[code]
+    detail = _text(detail)
     found: dict[str, Any] = {
         "type": TYPE_PREFIX + code,
         "title": problem.title,
@@ -138,8 +139,15 @@ def document(
     if instance is not None:
         found["instance"] = instance
     reserved = found.keys() | {"instance"}
-    extra = {key: value for key, value in (members or {}).items() if key not in reserved}
+    extra = {key: _text(value) for key, value in (members or {}).items() if key not in reserved}
     return found | extra
+
+
+def _text(found: Any) -> Any:
+    """Write half of a surrogate pair, which a client's JSON can spell, as an escape."""
+    if isinstance(found, str):
+        return found.encode(errors="backslashreplace").decode()
+    return [_text(one) for one in found] if isinstance(found, list) else found
 
 
 def from_error(error: ServiceError | BnOpsError, *, instance: str | None = None) -> dict[str, Any]:

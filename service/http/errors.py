@@ -115,7 +115,7 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     if (refusal := _no_json(request, error)) is not None:
         return await _on_purpose(request, refusal)
-    faults = [_text(f"{'.'.join(map(str, one['loc']))}: {one['msg']}") for one in error.errors()]
+    faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     members = {"faults": faults}
     return respond(
         problems.document(
@@ -135,11 +135,6 @@ def _no_json(request: Request, error: RequestValidationError) -> MediaTypeError 
     if all(one["loc"] != ("body",) or one["type"] == "missing" for one in error.errors()):
         return None
     return MediaTypeError(f"this route takes application/json, got {kind[:100]!r}")
-
-
-def _text(found: str) -> str:
-    """Write half of a surrogate pair, which a client's JSON can spell, as an escape."""
-    return found.encode(errors="backslashreplace").decode()
 
 
 async def _of_ours(request: Request, error: Exception) -> JSONResponse:

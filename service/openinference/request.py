@@ -13,7 +13,7 @@ from typing import Any
 
 from service.errors import BatchMalformedError, RequestInvalidError, TooLargeError
 from service.formats.dtypes import itemsize
-from service.formats.safetensors import MAX_RANK
+from service.formats.layout import MAX_RANK
 from service.openinference import numbers
 from service.openinference.datatypes import NUMPY, refuse_unknown, safetensors_tag
 
@@ -67,8 +67,8 @@ def parse(text: bytes | bytearray) -> InferRequest:
     table = _object(text)
     name = table.get("id", "")
     inputs = table.get("inputs")
-    if not isinstance(name, str | None):
-        raise RequestInvalidError("`id` is a string")
+    if not isinstance(name, str | None) or not _is_text(name or ""):
+        raise RequestInvalidError("`id` is a string, of whole characters")
     if not isinstance(inputs, list) or not inputs:
         raise RequestInvalidError("`inputs` is a list of at least one tensor")
     tensors = tuple(_tensor(one) for one in inputs)
@@ -104,6 +104,11 @@ def _object(text: bytes | bytearray) -> dict[str, Any]:
     return found
 
 
+def _is_text(value: str) -> bool:
+    """Tell whether a string holds no half of a surrogate pair, which nothing can store or send."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def _tensor(value: object) -> Tensor:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise RequestInvalidError("each of `inputs` is an object with a `name`")
@@ -119,26 +124,23 @@ def _tensor(value: object) -> Tensor:
             "send it in the request",
             input=name,
         )
-    expected = math.prod(shape) * itemsize(NUMPY[datatype])
-    data = _data(name, datatype, shape, value, parameters)
-    length = expected if data is None else len(data)
-    return Tensor(name=name, datatype=datatype, shape=shape, length=length, data=data)
+    size = parameters.get("binary_data_size")
+    if size is not None:
+        length = _binary_length(name, datatype, shape, size)
+        return Tensor(name=name, datatype=datatype, shape=shape, length=length, data=None)
+    data = numbers.to_bytes(name, datatype, shape, value.get("data"))
+    return Tensor(name=name, datatype=datatype, shape=shape, length=len(data), data=data)
 
 
-def _data(
-    name: str, datatype: str, shape: tuple[int, ...], value: dict[str, Any], given: dict[str, Any]
-) -> bytes | None:
-    """Return the bytes of JSON data; None when the data is binary and of the right length."""
-    size = given.get("binary_data_size")
-    if size is None:
-        return numbers.to_bytes(name, datatype, shape, value.get("data"))
+def _binary_length(name: str, datatype: str, shape: tuple[int, ...], announced: object) -> int:
+    """Return how many bytes of binary data follow; they must be as many as are announced."""
     expected = math.prod(shape) * itemsize(NUMPY[datatype])
-    if type(size) is not int or size != expected:
+    if type(announced) is not int or announced != expected:
         raise BatchMalformedError(
-            f"input {name!r} announces {size!r} bytes, its shape and datatype make {expected}",
+            f"input {name!r} announces {announced!r} bytes, its shape and datatype make {expected}",
             input=name,
         )
-    return None
+    return expected
 
 
 def _shape(name: str, value: object) -> tuple[int, ...]:

@@ -117,6 +117,11 @@ REFUSED: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
     "deep options": ([MODEL, DATA, ("options", (None, b"[" * 9999, ""))], 422, "request-invalid"),
     "a model in the options": ([MODEL, DATA, options({"model": "a"})], 422, "request-invalid"),
     "unknown options": ([MODEL, DATA, options({"magic": 1})], 422, "request-invalid"),
+    "options with half a pair of surrogates": (
+        [MODEL, DATA, ("options", (None, b'{"\\ud800": 1, "layers": ["\\udfff"]}', ""))],
+        422,
+        "request-invalid",
+    ),
     "a wrong estimator": (
         [MODEL, DATA, options({"estimator": {"name": "magic"}})],
         422,

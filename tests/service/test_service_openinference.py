@@ -202,6 +202,7 @@ def test_a_refused_datatype_says_what_is_taken(api: Api) -> None:
         (b'{"inputs": []}', b"", "request-invalid"),
         (b'{"inputs": 3}', b"", "request-invalid"),
         (b'{"id": 3, "inputs": [{}]}', b"", "request-invalid"),
+        (json.dumps({"id": "\ud800", "inputs": [GOOD]}).encode(), b"", "request-invalid"),
         (b"[" * 5000, b"", "request-invalid"),
         (b'{"a":' * 5000, b"", "request-invalid"),
         (b"\xff\xfe{}", b"", "request-invalid"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def test_an_unknown_refusal_of_a_worker_is_still_a_refusal() -> None:
 def test_details_never_overwrite_the_members_of_the_standard() -> None:
     found = problems.document("not-found", "gone", members={"status": 200, "batch": 1})
     assert (found["status"], found["batch"]) == (404, 1)
+
+
+def test_half_a_surrogate_pair_in_what_is_told_becomes_an_escape(api: Api) -> None:
+    found = problems.document(
+        "not-found", "\ud800", members={"a": "\udfff", "b": ["\ud800"], "c": 1}
+    )
+    assert [found[one] for one in ("detail", "error", "a", "b", "c")] == [
+        "\\ud800",
+        "\\ud800",
+        "\\udfff",
+        ["\\ud800"],
+        1,
+    ]
+    tensor = {"name": "\ud800", "datatype": "FP32", "shape": "x"}
+    response = api.http.post(
+        f"/v2/models/{api.open()}/infer", content=json.dumps({"inputs": [tensor]})
+    )
+    assert (response.status_code, response.json()["input"]) == (422, "\\ud800")
 
 
 def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(api: Api) -> None:
