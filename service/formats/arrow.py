@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
 from service.formats.dtypes import KNOWN
+from service.formats.layout import MAX_RANK
 from service.formats.members import shown
 
 Arrays = dict[str, NDArray[Any]]
 # A stream may end without it; but then nobody can tell that it was not cut off.
 END = b"\xff\xff\xff\xff\0\0\0\0"
-MAX_RANK = 32
 
 
 def read_arrow(file: IO[bytes], *, limit_bytes: int) -> Iterator[Arrays]:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from bn_ops.signature import ArrayHeader
 
+MAX_RANK = 32
+"""Most axes of an array: as many as numpy took when its file format was made; networks have five.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:

@@ -16,12 +16,11 @@ import warnings
 from bn_ops.signature import ArrayHeader
 from service.errors import BatchMalformedError
 from service.formats.dtypes import KNOWN, itemsize
-from service.formats.layout import Layout, Segment
+from service.formats.layout import MAX_RANK, Layout, Segment
 
 MAGIC = b"\x93NUMPY"
 # numpy's own limit for untrusted headers.
 HEADER_LIMIT_BYTES = 10_000
-MAX_RANK = 32
 MAX_BYTES = 1 << 60
 _LENGTH_WIDTH = {1: 2, 2: 4, 3: 4}
 _PREFIX = len(MAGIC) + 2

@@ -15,14 +15,13 @@ from typing import Any
 from bn_ops.signature import ArrayHeader
 from service.errors import BatchMalformedError
 from service.formats.dtypes import SAFETENSORS, itemsize
-from service.formats.layout import Layout, Segment
+from service.formats.layout import MAX_RANK, Layout, Segment
 
 LENGTH_BYTES = 8
 # A batch has a handful of inputs; the format's own limit of 100 MB would let a header alone fill
 # the memory.
 HEADER_LIMIT_BYTES = 1 << 18
 SHORTEST_HEADER_BYTES = 2
-MAX_RANK = 32
 MAX_BYTES = 1 << 60
 
 

@@ -111,9 +111,9 @@ def folder(model: str) -> str:
     return f"models/{model}"
 
 
-def insert(tx: Transaction, *, model: str, size: int, description: str, created: str) -> bool:
-    """Store a model; False when it was there."""
-    return bool(tx.change(INSERT, id=model, bytes=size, description=description, created=created))
+def insert(tx: Transaction, *, model: str, size: int, description: str, created: str) -> None:
+    """Store a model; harmless when it is there."""
+    tx.change(INSERT, id=model, bytes=size, description=description, created=created)
 
 
 def grant(tx: Transaction, model: str, owner: str, *, created: str) -> bool:

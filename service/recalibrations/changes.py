@@ -63,10 +63,11 @@ def progress(tx: Transaction, name: str, step: Progress) -> None:
         return
     # The stream's length is known here; the engine reads on until it ends.
     step = step if step.total is not None else replace(step, total=found.total)
+    left = None
     if pace.begins_anew(found, step):
         store.begin_phase(tx, name, done=step.done)
-        found = store.get(tx, name)
-    left = pace.seconds_left(found, step, clock.now())
+    else:
+        left = pace.seconds_left(found, step, clock.now())
     store.set_progress(
         tx, name, phase=step.phase, done=step.done, total=step.total, seconds_left=left
     )

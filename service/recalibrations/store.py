@@ -229,9 +229,9 @@ def count_batch(tx: Transaction, name: str, *, samples: int, size: int) -> None:
     tx.change(COUNT_BATCH, id=name, samples=samples, bytes=size, now=clock.now())
 
 
-def delete(tx: Transaction, name: str) -> bool:
-    """Forget one; False when it was not there."""
-    return bool(tx.change(DELETE, id=name))
+def delete(tx: Transaction, name: str) -> None:
+    """Forget one; harmless when it is not there."""
+    tx.change(DELETE, id=name)
 
 
 def set_data_removed(tx: Transaction, name: str) -> None:

@@ -1,7 +1,6 @@
 """What the server tells a worker: one line of JSON, then, for a run, one line for each batch.
 
-A worker that checks batches is sent one line and one open file for each, as they come in.
-
+A worker that checks batches gets each of them later, as a line of JSON with an open file beside it.
 Values only; nothing here is ever unpickled. The server writes it with `to_line`, the worker reads
 it with `from_line`.
 """
@@ -43,7 +42,7 @@ class Spec:
         kind: read a model, turn one into ONNX, run a recalibration, check batches as they come in,
             or say what holds the worker in.
         parent: process id of the server; the worker does not outlive it.
-        model: path of the ONNX file.
+        model: path of the ONNX file; of a conversion, of the archive.
         output: an empty folder, the only place where the worker may write.
         batch_folder: where the batches lie.
         total: number of batches; as many lines follow.
