@@ -124,8 +124,7 @@ async def _running(
                 executor=executor,
                 metrics=metrics,
             )
-            interrupted = await _take_up(context)
-            _log.info("%d runs are taken up again", interrupted, extra={"action": "taken-up"})
+            await _take_up(context)
             async with _background(context) as dispatcher:
                 yield context, dispatcher
         finally:
@@ -133,12 +132,15 @@ async def _running(
             ledger.close()
 
 
-async def _take_up(context: Context) -> int:
+async def _take_up(context: Context) -> None:
     """Queue what the last server left running; a ledger that fails already is not served from."""
     try:
-        return await context.ledger.write(lambda tx: recovery.take_up(tx, context.settings))
+        found = await context.ledger.write(lambda tx: recovery.take_up(tx, context.settings))
     except CapacityError as error:
         raise StartError(f"the ledger cannot be written: {error.message}") from error
+    for one in found:
+        context.metrics.count_failure(one.error)
+    _log.info("%d runs are taken up again", len(found), extra={"action": "taken-up"})
 
 
 @contextlib.asynccontextmanager

@@ -7,26 +7,27 @@ from service.errors import ServiceError, WorkerDiedError
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event, State
 from service.recalibrations import changes, store
+from service.recalibrations.values import Recalibration
 from service.settings import Settings
 
 
-def take_up(tx: Transaction, settings: Settings) -> int:
-    """At the start of a server: queue what ran when the last one ended; return how many.
+def take_up(tx: Transaction, settings: Settings) -> list[Recalibration]:
+    """At the start of a server: queue what ran when the last one ended; return it as it is then.
 
     What was begun too often, whoever died each time, ends `failed` instead: it may be what kills
     us.
     """
-    interrupted = store.in_state(tx, State.RUNNING)
-    for found in interrupted:
-        if found.attempts >= settings.attempts:
-            cause = WorkerDiedError(
-                f"the run was begun {found.attempts} times and was cut off each time",
-                attempts=found.attempts,
-            )
-            changes.fail(tx, found.id, problems.from_error(cause))
-        else:
-            changes.advance(tx, found.id, Event.INTERRUPT)
-    return len(interrupted)
+    return [_take_up(tx, found, settings) for found in store.in_state(tx, State.RUNNING)]
+
+
+def _take_up(tx: Transaction, found: Recalibration, settings: Settings) -> Recalibration:
+    if found.attempts < settings.attempts:
+        return changes.advance(tx, found.id, Event.INTERRUPT)
+    cause = WorkerDiedError(
+        f"the run was begun {found.attempts} times and was cut off each time",
+        attempts=found.attempts,
+    )
+    return changes.fail(tx, found.id, problems.from_error(cause))
 
 
 def after_death(tx: Transaction, name: str, cause: Exception, settings: Settings) -> None:

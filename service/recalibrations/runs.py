@@ -67,8 +67,8 @@ async def run(context: Context, found: Recalibration) -> None:
         extra={"action": "run-ended", "state": state, "seconds": monotonic() - began, **ids},
     )
     context.metrics.run_seconds.observe(monotonic() - began, state=str(state))
-    if ended is not None and ended.error is not None:
-        context.metrics.failures.add(1, code=str(ended.error["code"]))
+    if ended is not None:
+        context.metrics.count_failure(ended.error)
     context.signals.notify(found.id)
     await retention.remove_data(context, found.id)
 

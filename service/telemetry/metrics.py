@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 Labels = tuple[tuple[str, str], ...]
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -172,6 +172,11 @@ class Metrics:
         )
         self.failures = Counter("bnrecal_failures_total", "Failed recalibrations.", "code")
         self.commit_seconds = Histogram("bnrecal_ledger_commit_seconds", "Time of a ledger commit.")
+
+    def count_failure(self, problem: Mapping[str, Any] | None) -> None:
+        """Count a recalibration that has failed; None: it has not."""
+        if problem is not None:
+            self.failures.add(1, code=str(problem["code"]))
 
     def families(self) -> list[Family]:
         """Return them in the order in which they are written."""

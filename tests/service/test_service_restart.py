@@ -106,7 +106,9 @@ def test_a_run_that_was_cut_off_too_often_fails_with_the_cause(settings: Setting
     crash_while_running(few, name)
     with serving(create_app(few, executor=FakeExecutor())) as http:
         found = Api(http).get(name).json()
+        figures = http.get("/metrics").text
     assert found["state"] == "failed"
+    assert 'bnrecal_failures_total{code="worker-died"} 1\n' in figures
     assert found["error"]["code"] == "worker-died"
     assert found["error"]["attempts"] == 1
 
