@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bn_ops.recalibration import Recalibration
     from bn_ops.tally import Variance
 
-__all__ = ["describe", "inspect", "is_program", "is_torch", "recalibrate"]
+__all__ = ["describe", "inspect", "is_torch", "recalibrate"]
 
 _METHODS = ("exact", "batch")
 _ENGINES = ("auto", "onnx", "torch")
@@ -168,7 +168,7 @@ def is_torch(model: object) -> bool:
     )
 
 
-def is_program(model: object) -> bool:
+def _is_program(model: object) -> bool:
     """Tell whether a model is a `torch.export.ExportedProgram`, without importing torch."""
     kind = type(model)
     return kind.__name__ == "ExportedProgram" and kind.__module__.startswith("torch.export")
@@ -180,7 +180,7 @@ def _as_onnx(model: Any) -> Any:
         from bn_ops.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
 
         model = load_pt2(model)
-    if is_program(model):
+    if _is_program(model):
         from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
         return export(model)

@@ -124,7 +124,6 @@ def open_inner(
     options: Any,
     *,
     more_outputs: Sequence[str] = (),
-    **given: Any,
 ) -> tuple[Any, Any]:
     """Open onnxruntime's own session; return it with what must live as long as it does.
 
@@ -145,5 +144,5 @@ def open_inner(
         if beside:
             options.add_external_initializers(list(beside), list(beside.values()))
     with translated("loading the model"):
-        inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], **given)
+        inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     return inner, beside
