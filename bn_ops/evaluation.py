@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from bn_ops.batches import as_array
 from bn_ops.errors import BatchError, OptionError
 from bn_ops.report import EvaluationReport, Report
-from bn_ops.trial import Run, is_floating
+from bn_ops.signature import is_floating
+from bn_ops.trial import Run
 
 __all__ = ["Evaluation", "evaluation_warnings", "sign_test"]
 

@@ -34,6 +34,7 @@ __all__ = [
     "raw_bytes",
     "serialised",
     "tensor_digest",
+    "within_message",
 ]
 
 MESSAGE_LIMIT = 2**31 - 1
@@ -174,6 +175,11 @@ def _copy_elements(source: Any, target: Any) -> None:
     for element in source:
         # Not `extend`: it serialises what it copies.
         target.add().CopyFrom(element)
+
+
+def within_message(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return what stands for a model where only its structure is looked at: itself, if it fits."""
+    return light_copy(model) if exceeds(model) else model
 
 
 def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_BYTES) -> onnx.ModelProto:

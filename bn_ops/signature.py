@@ -19,7 +19,7 @@ from bn_ops.errors import (
     BatchShapeError,
 )
 
-__all__ = ["ArrayHeader", "Batch", "TensorInfo", "check_batch", "check_headers"]
+__all__ = ["ArrayHeader", "Batch", "TensorInfo", "check_batch", "check_headers", "is_floating"]
 
 Batch = Mapping[str, NDArray[np.generic]]
 """Named input arrays; the first axis of each counts the samples."""
@@ -103,6 +103,11 @@ def check_batch(inputs: Sequence[TensorInfo], arrays: Batch, *, batch: int | Non
         if not all_finite(array):
             raise not_finite(name, batch=batch)
     return samples
+
+
+def is_floating(dtype: np.dtype[np.generic]) -> bool:
+    """Tell whether an element type is a floating one, bfloat16 included."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def all_finite(array: NDArray[np.generic]) -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.moments import Moments, merge
+from bn_ops.signature import is_floating
 from bn_ops.statistics import Float64Array, LayerName
 
-__all__ = ["Made", "Reached", "Run", "Trial", "is_floating", "try_out"]
+__all__ = ["Made", "Reached", "Run", "Trial", "try_out"]
 
 _TABLE_RANK = 2
 _FEWEST_CLASSES = 2
@@ -78,8 +79,3 @@ def try_out(run: Run[BatchT_contra], batches: Iterable[BatchT_contra]) -> Trial:
 def _is_table(array: NDArray[np.generic]) -> bool:
     wide = array.ndim == _TABLE_RANK and array.shape[1] >= _FEWEST_CLASSES
     return wide and is_floating(array.dtype)
-
-
-def is_floating(dtype: np.dtype[np.generic]) -> bool:
-    """Tell whether an element type is a floating one, bfloat16 included."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"

@@ -17,7 +17,7 @@ from bn_ops.exporting._program import traced
 from bn_ops.exporting._retrained import evaluated
 from bn_ops.exporting._signature import name_inputs, name_outputs
 from bn_ops.exporting._translation import to_onnx_ir
-from bn_ops.large import exceeds, light_copy
+from bn_ops.large import within_message
 
 __all__ = ["export"]
 
@@ -83,7 +83,7 @@ def export(
 def _checked(model: ir.Model) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     try:
-        onnx.checker.check_model(light_copy(proto) if exceeds(proto) else proto, full_check=True)
+        onnx.checker.check_model(within_message(proto), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the exporter wrote a file that the ONNX checker refuses: {error}"

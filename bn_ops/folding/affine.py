@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+
+from bn_ops.statistics import Float64Array
 
 __all__ = ["MATRIX", "ChannelAffine", "Float64Array", "along"]
 
-Float64Array = NDArray[np.float64]
 
 MATRIX = 2
 """Rank of a matrix."""

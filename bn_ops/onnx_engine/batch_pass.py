@@ -19,7 +19,7 @@ from bn_ops.estimators import Estimator
 from bn_ops.frontier import Settlement, check_finite
 from bn_ops.layers import LayerInfo
 from bn_ops.moments import Moments, measure
-from bn_ops.onnx_engine.batchnorm import MEAN, VAR, batchnorm_nodes
+from bn_ops.onnx_engine.batchnorm import statistics_tensors
 from bn_ops.onnx_engine.cut import cut_segment
 from bn_ops.onnx_engine.graph import GraphIndex, index_graph
 from bn_ops.onnx_engine.plan import Segment, make_plan
@@ -78,7 +78,8 @@ class _TrainPass:
         self._model = prepared.model
         index = index_graph(prepared.model.graph)
         self._plan = make_plan(index, layers)
-        self._slots = _slots(prepared.model, layers)
+        own = statistics_tensors(prepared.model.graph)
+        self._slots = {name: own[name] for name in layers}
         lent = {tensor for slots in self._slots.values() for tensor in slots}
         self._index = _without(index, lent)
         self._segments = [self._with_lent(segment, index) for segment in self._plan.segments]
@@ -126,16 +127,6 @@ class _TrainPass:
         nodes = [index.graph.node[position] for position in segment.nodes]
         names = [slot for node in nodes for slot in self._slots.get(node.name, ())]
         return replace(segment, inputs=(*segment.inputs, *sorted(names)))
-
-
-def _slots(
-    model: onnx.ModelProto, layers: frozenset[LayerName]
-) -> dict[LayerName, tuple[str, str]]:
-    return {
-        node.name: (node.input[MEAN], node.input[VAR])
-        for _, node in batchnorm_nodes(model.graph)
-        if node.name in layers
-    }
 
 
 def _without(index: GraphIndex, names: set[str]) -> GraphIndex:

@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from bn_ops.layers import LayerInfo
 from bn_ops.onnx_engine.graph import GraphIndex, bodies, is_standard
-from bn_ops.statistics import RunningStatistics
+from bn_ops.statistics import LayerName, RunningStatistics
 
-__all__ = ["batchnorm_nodes", "hidden_layers", "is_batchnorm", "layer_info", "layer_name"]
+__all__ = [
+    "batchnorm_nodes",
+    "hidden_layers",
+    "is_batchnorm",
+    "layer_info",
+    "layer_name",
+    "statistics_tensors",
+]
 
 # BatchNormalization's inputs, by position.
 INPUT, SCALE, SHIFT, MEAN, VAR = range(5)
@@ -36,6 +43,11 @@ def batchnorm_nodes(graph: onnx.GraphProto) -> Iterator[tuple[int, onnx.NodeProt
     for position, node in enumerate(graph.node):
         if is_batchnorm(node):
             yield position, node
+
+
+def statistics_tensors(graph: onnx.GraphProto) -> dict[LayerName, tuple[str, str]]:
+    """Return the names of each layer's mean and variance; layers must have names of their own."""
+    return {node.name: (node.input[MEAN], node.input[VAR]) for _, node in batchnorm_nodes(graph)}
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float) -> float:

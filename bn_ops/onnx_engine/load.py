@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bn_ops.errors import BnOpsError, ModelInvalidError
-from bn_ops.large import exceeds, light_copy
+from bn_ops.large import within_message
 from bn_ops.modelfiles import read_model, require_embedded
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_model(source: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
     require_embedded(model)
     try:
         # The checker serialises what it checks; the data of large tensors are none of its business.
-        onnx.checker.check_model(light_copy(model) if exceeds(model) else model)
+        onnx.checker.check_model(within_message(model))
     except Exception as error:
         raise ModelInvalidError(f"the ONNX checker refuses the model: {error}") from error
     return model

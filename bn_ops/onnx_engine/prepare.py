@@ -19,6 +19,7 @@ from bn_ops.onnx_engine.batchnorm import (
     hidden_layers,
     layer_info,
     layer_name,
+    statistics_tensors,
 )
 from bn_ops.onnx_engine.graph import GraphIndex, index_graph, reads
 from bn_ops.statistics import LayerName, RunningStatistics
@@ -112,8 +113,7 @@ def _own_statistics(model: onnx.ModelProto, layers: Mapping[LayerName, LayerInfo
     """Give each layer initialisers for mean and variance that nothing else reads.
 
     Exporters merge equal initialisers: a freshly initialised network has one running_mean for all
-        its layers. Writing
-    into a shared one would change a tensor that is frozen, or another layer.
+    its layers. Writing into a shared one would change a tensor that is frozen, or another layer.
     """
     graph = model.graph
     index = index_graph(graph)
@@ -161,8 +161,8 @@ class StatisticsWriter:
         graph = prepared.model.graph
         tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._own = {
-            node.name: (tensors.get(node.input[MEAN]), tensors.get(node.input[VAR]))
-            for _, node in batchnorm_nodes(graph)
+            name: (tensors.get(mean), tensors.get(var))
+            for name, (mean, var) in statistics_tensors(graph).items()
         }
 
     def write(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Finding", "compare", "is_floating", "rounding", "share"]
+from bn_ops.signature import is_floating
+
+__all__ = ["Finding", "compare", "rounding", "share"]
 
 Array = NDArray[np.generic]
-
-
-def is_floating(array: Array) -> bool:
-    """Tell whether an array holds floating-point numbers, bfloat16 included."""
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +54,7 @@ def share(finding: Finding) -> float:
 def _against(native: Array, candidate: Array, truth: Array) -> Finding:
     if native.shape != candidate.shape or truth.shape != candidate.shape:
         return Finding(largest=np.inf, mean=np.inf, scale=1.0)
-    if not (is_floating(native) and is_floating(candidate)):
+    if not (is_floating(native.dtype) and is_floating(candidate.dtype)):
         differing = float(np.mean(native != candidate)) if native.size else 0.0
         return Finding(largest=differing, mean=differing, scale=1.0, discrete=True)
     ours, own, want = (part.astype(np.float64) for part in (candidate, native, truth))

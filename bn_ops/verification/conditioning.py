@@ -18,6 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from bn_ops.large import bare_copy
+from bn_ops.signature import is_floating
+
 if TYPE_CHECKING:
     from bn_ops.signature import Batch
 
@@ -37,12 +40,14 @@ _BITS: dict[int, type[np.unsignedinteger]] = {2: np.uint16, 4: np.uint32, 8: np.
 def shaken_model(model: onnx.ModelProto, generator: np.random.Generator) -> onnx.ModelProto:
     """Copy a model with each weight moved by one unit in the last place, up or down at random."""
     weights = set(_weights(model.graph))
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
+    copy = bare_copy(model)
+    for tensor in model.graph.initializer:
+        added = copy.graph.initializer.add()
         if tensor.name in weights and tensor.data_location != onnx.TensorProto.EXTERNAL:
             moved = _shaken(numpy_helper.to_array(tensor), generator)
-            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+            added.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+        else:
+            added.CopyFrom(tensor)
     return copy
 
 
@@ -59,7 +64,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _shaken(array: Array, generator: np.random.Generator) -> Array:
     """Move by one unit; zeros, and numbers at either end of the range, stay as they are."""
-    if not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
+    if not is_floating(array.dtype):
         return array
     finfo = ml_dtypes.finfo(array.dtype)  # type: ignore[no-untyped-call]  # untyped package
     magnitude = np.abs(array.astype(np.float64))

@@ -9,11 +9,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.signature import is_floating
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bn_ops.signature import Batch, TensorInfo
-from bn_ops.verification.compare import is_floating
 
 __all__ = ["Probe", "made_up"]
 
@@ -121,7 +122,7 @@ def _times(batch: Batch, factor: float) -> Batch:
 
 
 def _scaled(array: Array, factor: float) -> Array:
-    if not is_floating(array):
+    if not is_floating(array.dtype):
         return array
     largest = float(ml_dtypes.finfo(array.dtype).max)  # type: ignore[no-untyped-call]  # untyped package
     return np.clip(array.astype(np.float64) * factor, -largest, largest).astype(array.dtype)

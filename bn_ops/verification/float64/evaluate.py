@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from bn_ops.signature import is_floating
+from bn_ops.statistics import Float64Array
 from bn_ops.verification.float64.operators import FAST_OPERATORS
 from bn_ops.verification.float64.widen import widened
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Float64Model", "NotExactError"]
 
 Array = NDArray[np.generic]
-Float64Array = NDArray[np.float64]
 
 _LARGEST_WORK = 12_000_000_000
 """Multiplications per run: ResNet-50 on one image takes 4 billion, ResNet-152 11.5. A count, not a
@@ -128,8 +129,7 @@ class _translated:  # noqa: N801 - reads as a word in a with statement
 
 
 def _wide(array: Array) -> Array:
-    floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return array.astype(np.float64) if floating else array
+    return array.astype(np.float64) if is_floating(array.dtype) else array
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
+from bn_ops.statistics import Float64Array
 from bn_ops.verification.float64.windows import Window, average, convolve, maximum, transposed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["FAST_OPERATORS"]
-
-Float64Array = NDArray[np.float64]
 
 
 class BatchNormalization(OpRun):

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bn_ops.large import light_copy
+from bn_ops.statistics import Float64Array
 
 __all__ = ["widened"]
 
 Array = NDArray[np.generic]
-Float64Array = NDArray[np.float64]
 
 _NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
