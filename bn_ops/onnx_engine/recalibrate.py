@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from bn_ops.evaluation import Evaluation
 from bn_ops.frontier import Settlement, settle
 from bn_ops.layers import select_layers
 from bn_ops.onnx_engine.batch_pass import settle_batches
-from bn_ops.onnx_engine.batchnorm import MEAN, VAR, batchnorm_nodes
+from bn_ops.onnx_engine.batchnorm import statistics_tensors
 from bn_ops.onnx_engine.describe import require_layers
 from bn_ops.onnx_engine.frontier import OnnxFrontier
 from bn_ops.onnx_engine.prepare import PreparedModel, StatisticsWriter, prepare
@@ -90,20 +90,13 @@ def recalibrate_onnx(
         warnings=warnings_of(reports, stream.samples, correlation),
     )
     if compare:
-        comparison = Comparison(stream.kept, min(stream.samples, COMPARED_SAMPLES))
-        # In one copy: a large model leaves no room for two.
-        writer = StatisticsWriter(prepared)
-        writer.write(_statistics(prepared, settled))
-        comparison.look(OnnxRun(prepared, threads=threads))
-        writer.write({name: s.statistics for name, s in settled.items()})
-        comparison.look(OnnxRun(prepared, threads=threads))
-        report = comparison.added_to(report, prepared.layers, settled)
+        report = run.compared(report, settled)
     if labelled is not None:
         labelled.judge(OnnxRun(prepared, threads=threads))
         report = labelled.added_to(report)
     return Recalibration(
         model=prepared.model,
-        statistics={name: s.statistics for name, s in settled.items()},
+        statistics=_statistics(settled),
         report=report,
         calibration=tuple(stream.kept),
     )
@@ -160,22 +153,32 @@ class _Run:
             threads=self.threads,
         )
 
+    def compared(self, report: Report, settled: Mapping[LayerName, Settlement]) -> Report:
+        """Add how the network ran on the first samples before and after; the model is as after."""
+        stream, prepared = self.stream, self.prepared
+        comparison = Comparison(stream.kept, min(stream.samples, COMPARED_SAMPLES))
+        # In one copy: a large model leaves no room for two.
+        writer = StatisticsWriter(prepared)
+        for statistics in (_source_statistics(prepared, settled), _statistics(settled)):
+            writer.write(statistics)
+            comparison.look(OnnxRun(prepared, threads=self.threads))
+        return comparison.added_to(report, prepared.layers, settled)
 
-def _statistics(
+
+def _statistics(settled: Mapping[LayerName, Settlement]) -> dict[LayerName, RunningStatistics]:
+    return {name: settlement.statistics for name, settlement in settled.items()}
+
+
+def _source_statistics(
     prepared: PreparedModel, names: Iterable[LayerName]
 ) -> dict[LayerName, RunningStatistics]:
-    """The statistics that layers had in the source."""
     found = {name: prepared.eligible[name].statistics for name in names}
     return {name: statistics for name, statistics in found.items() if statistics is not None}
 
 
 def _changeable(prepared: PreparedModel, chosen: frozenset[LayerName]) -> frozenset[str]:
-    return frozenset(
-        node.input[slot]
-        for _, node in batchnorm_nodes(prepared.model.graph)
-        if node.name in chosen
-        for slot in (MEAN, VAR)
-    )
+    tensors = statistics_tensors(prepared.model.graph)
+    return frozenset(tensor for name in chosen for tensor in tensors[name])
 
 
 class _Stream:

@@ -124,6 +124,18 @@ def recalibrate_module(
             shared_passes=shared_passes,
             shared_tolerance=shared_tolerance,
         )
+    return _stored(run, method=method, layers=layers, compare=compare, labelled=labelled)
+
+
+def _stored(
+    run: _Run,
+    *,
+    method: str,
+    layers: Sequence[str] | None,
+    compare: bool,
+    labelled: Evaluation[Item] | None,
+) -> Recalibration[torch.nn.Module]:
+    """Write the new statistics, and report; if anything fails, put the old ones back."""
     kept = run.stream.kept
     comparison = Comparison(kept, sum(item.samples for item in kept)) if compare else None
     if comparison is not None:
@@ -142,7 +154,7 @@ def recalibrate_module(
         restore()
         raise
     return Recalibration(
-        model=module,
+        model=run.module,
         statistics=run.statistics,
         report=report,
         calibration=calibration,
@@ -186,7 +198,7 @@ class _Run:
         progress: ProgressCallback,
     ) -> None:
         self._started = time.perf_counter()
-        self._module = module
+        self.module = module
         self._estimator = estimator
         self._call = call
         self._progress = progress
@@ -200,12 +212,12 @@ class _Run:
     def read(self, items: Iterator[Item]) -> None:
         """Take the stream that the method will read."""
         self.stream = CountedStream(
-            module=self._module, items=items, own_call=self._call is not None
+            module=self.module, items=items, own_call=self._call is not None
         )
 
     def batch(self, variance: Variance) -> None:
         self.settled, strangers = settle_batches(
-            self._module,
+            self.module,
             self.stream,
             layers=self.chosen.chosen,
             infos=self.chosen.infos,
@@ -218,7 +230,7 @@ class _Run:
 
     def exact(self, *, budget: Budget | None, shared_passes: int, shared_tolerance: float) -> None:
         with TorchFrontier(
-            self._module,
+            self.module,
             self.stream,
             layers=self.chosen.chosen.values(),
             call=self._call,
@@ -249,7 +261,7 @@ class _Run:
         reports = torch_layer_reports(self.chosen, self.settled, self._residuals)
         correlation = correlation_report(self.stream.series.correlation())
         samples = self.stream.samples
-        before, after = self._digests, tensor_digests(self._module, self.chosen.chosen.values())
+        before, after = self._digests, tensor_digests(self.module, self.chosen.chosen.values())
         return Report(
             bnrecal=__version__,
             engine="torch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,31 @@ def add_command(commands: Any) -> None:
         "the new domain, fold BatchNorm into the weights, verify, and write the result.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
+    _add_data(parser)
+    _add_statistics(parser)
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help=".npy of classes (whole numbers) for the first samples of DATA: the report then holds "
+        "the error before and after; only without --server",
+    )
+    parser.add_argument(
+        "--connections",
+        type=arguments.positive,
+        metavar="N",
+        help="batches sent to the server at once, 1 to 16 (default 4)",
+    )
+    parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
+    arguments.add_server(parser, required=False)
+    arguments.add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    """Add what is read, and how."""
     parser.add_argument(
         "data",
         metavar="DATA",
@@ -51,6 +76,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="use only the first N samples"
     )
+
+
+def _add_statistics(parser: ArgumentParser) -> None:
+    """Add how moments become statistics, and of which layers."""
     parser.add_argument("--method", choices=METHODS, default="exact", help="default %(default)s")
     parser.add_argument(
         "--estimator",
@@ -64,25 +93,6 @@ def add_command(commands: Any) -> None:
         metavar="GLOB",
         help="layers to recalibrate; '!GLOB' leaves out; default all",
     )
-    parser.add_argument(
-        "--labels",
-        metavar="FILE",
-        type=Path,
-        help=".npy of classes (whole numbers) for the first samples of DATA: the report then holds "
-        "the error before and after; only without --server",
-    )
-    parser.add_argument(
-        "--connections",
-        type=arguments.positive,
-        metavar="N",
-        help="batches sent to the server at once, 1 to 16 (default 4)",
-    )
-    parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
-    arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
-    arguments.add_server(parser, required=False)
-    arguments.add_common(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: Namespace) -> None:
