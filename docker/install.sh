@@ -11,7 +11,7 @@ python3 -m pip --python "$bin/python" install --no-compile "$@"
 # Data and tests that no server reads.
 site=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$site/onnx/backend/test/data"
-find "$site/sympy" -type d -name tests -prune -exec rm -rf {} +
+find "$site" -type d -name tests -prune -exec rm -rf {} +
 
 # The root file system is read-only later: what is not compiled now is compiled at every start.
 # compileall instead of pip, because it uses all cores and comes after the removal.

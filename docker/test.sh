@@ -70,7 +70,15 @@ check_hardening() {
     inside grep -q '^CapEff:[[:space:]]0*$' /proc/1/status || fail "the server holds capabilities"
     inside grep -q '^NoNewPrivs:[[:space:]]1$' /proc/1/status || fail "it may gain privileges"
     ! inside python -c 'import torch' 2> /dev/null || fail "torch is in the image"
+    inside python -c '
+import json, urllib.request
+workers = json.load(urllib.request.urlopen("http://127.0.0.1:8000/readyz"))["workers"]
+shut = [name for name, value in workers.items() if value is True]
+doors = {"rlimits", "parent_death_signal", "no_new_privs", "landlock", "seccomp"}
+assert doors <= set(shut), workers
+' || fail "a door of the workers is open"
     echo "hardened: uid 10001, root read-only, no capability, no new privilege, no network, no torch"
+    echo "workers: rlimits, parent death signal, no_new_privs, landlock and seccomp in force"
 }
 
 run_digits() {
