@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.batches.inputs import KnownInputs
 from service.blobs.protocol import Blobs
 from service.callers import EVERYTHING, NOTHING, Caller
 from service.executor.protocol import Executor
@@ -31,6 +32,7 @@ class Context:
     blobs: Blobs
     executor: Executor
     caller: Caller = EVERYTHING
+    inputs: KnownInputs = field(default_factory=KnownInputs)
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
     model_files: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from service.admin import holdings
-from service.admin.check import fault_of
+from service.admin.check import faults_of
 from service.admin.holdings import Held
 from service.admin.ledger import AdminLedger, opened
 from service.errors import RequestInvalidError, StorageFailedError
@@ -47,26 +47,26 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
         if any(target.iterdir()):
             raise RequestInvalidError(f"{target} is not empty")
         with opened(folder) as ledger:
-            held = _copy(folder, ledger, target)
+            files = _copy(folder, ledger, target)
         _sync(target)
     except OSError as error:
         raise StorageFailedError(f"the copy failed: {error.strerror}") from error
-    return {"backup": str(target), "files": len(held), "bytes": sum(one.bytes for one in held)}
+    size = sum(one.bytes for held in files.values() for one in held)
+    return {"backup": str(target), "files": len(files), "bytes": size}
 
 
-def _copy(folder: Path, ledger: AdminLedger, target: Path) -> list[Held]:
+def _copy(folder: Path, ledger: AdminLedger, target: Path) -> dict[str, list[Held]]:
     faults: list[str] = []
     for _ in range(TRIES):
         wanted = _copy_ledger(ledger, target / LEDGER_FILE)
-        found = [_copy_file(folder, target, held) for held in wanted.values()]
-        faults = [fault for fault in found if fault is not None]
+        faults = [fault for held in wanted.values() for fault in _copy_file(folder, target, held)]
         if not faults:
             _prune(target, wanted)
-            return list(wanted.values())
+            return wanted
     raise StorageFailedError(f"{len(faults)} files cannot be copied, the first: {faults[0]}")
 
 
-def _copy_ledger(ledger: AdminLedger, path: Path) -> dict[str, Held]:
+def _copy_ledger(ledger: AdminLedger, path: Path) -> dict[str, list[Held]]:
     path.unlink(missing_ok=True)
     make_private(path)
     copy = apsw.Connection(str(path))
@@ -80,24 +80,28 @@ def _copy_ledger(ledger: AdminLedger, path: Path) -> dict[str, Held]:
         copy.close()
 
 
-def _copy_file(folder: Path, target: Path, held: Held) -> str | None:
-    """Copy one file unless it is there; return what is wrong with it, or None."""
-    place = target / held.key
-    if place.exists():
-        return None
+def _copy_file(folder: Path, target: Path, held: list[Held]) -> list[str]:
+    """Copy one file unless it is there; return what is wrong with it.
+
+    A pack may have grown since an earlier try copied it: then it is copied again.
+    """
+    key = held[0].key
+    place = target / key
+    if place.exists() and not faults_of(target, held, digests=False):
+        return []
     _make_folder(target, place.parent)
     draft = place.with_name(f"{place.name}.part")
     try:
-        shutil.copyfile(folder / held.key, draft)
+        shutil.copyfile(folder / key, draft)
     except FileNotFoundError:
-        return f"{held.key} is missing"
+        return [f"{key} is missing"]
     with draft.open("rb") as stream:
         os.fsync(stream.fileno())
     draft.replace(place)
-    fault = fault_of(target, held, digests=True)
-    if fault is not None:
+    faults = faults_of(target, held, digests=True)
+    if faults:
         place.unlink()
-    return fault
+    return faults
 
 
 def _make_folder(target: Path, folder: Path) -> None:
@@ -107,7 +111,7 @@ def _make_folder(target: Path, folder: Path) -> None:
         folder.mkdir(exist_ok=True, mode=0o700)
 
 
-def _prune(target: Path, wanted: dict[str, Held]) -> None:
+def _prune(target: Path, wanted: dict[str, list[Held]]) -> None:
     """Remove what an earlier try has copied and the last ledger no longer knows."""
     for key in list(holdings.present(target)):
         if key not in wanted:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from argparse import Namespace
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from service.admin import holdings
 from service.admin.holdings import Held
 from service.admin.ledger import AdminLedger, opened
-from service.checksums import sha256_of
 
 # A running server renames a file before its row is committed, and removes a row before its file;
 # what is still wrong after so long is wrong.
@@ -36,19 +39,33 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
     return {"files": files, "digests": "compared" if digests else "not read", "faults": faults}
 
 
-def fault_of(folder: Path, held: Held, *, digests: bool) -> str | None:
-    """Return what is wrong with one file; None when nothing is."""
-    path = folder / held.key
+def faults_of(folder: Path, held: Sequence[Held], *, digests: bool) -> list[str]:
+    """Return what is wrong with one file and the things that must lie in it."""
+    key = held[0].key
     try:
-        size = path.stat().st_size
+        with (folder / key).open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            found = (_fault_of(stream, size, one, digests=digests) for one in held)
+            return [fault for fault in found if fault is not None]
+    except FileNotFoundError:
+        return [f"{key} is missing"]
+    except OSError as error:
+        return [f"{key} cannot be read: {error.strerror}"]
+
+
+def _fault_of(stream: BufferedReader, size: int, held: Held, *, digests: bool) -> str | None:
+    if held.start is None:
         if size != held.bytes:
             return f"{held.key} has {size} bytes, the ledger says {held.bytes}"
-        if digests and sha256_of(path) != held.sha256:
+        if digests and hashlib.file_digest(stream, "sha256").hexdigest() != held.sha256:
             return f"{held.key} has another content than the ledger says"
-    except FileNotFoundError:
-        return f"{held.key} is missing"
-    except OSError as error:
-        return f"{held.key} cannot be read: {error.strerror}"
+        return None
+    end = held.start + held.bytes
+    if size < end:
+        return f"{held.key} has {size} bytes, the ledger says {end} at least"
+    stream.seek(held.start)
+    if digests and hashlib.sha256(stream.read(held.bytes)).hexdigest() != held.sha256:
+        return f"{held.key} has another content from byte {held.start} on than the ledger says"
     return None
 
 
@@ -63,8 +80,8 @@ def _look(folder: Path, ledger: AdminLedger, *, digests: bool) -> tuple[int, lis
         for row in ledger.connection.execute("PRAGMA foreign_key_check")
     ]
     wanted = ledger.read(holdings.expected)
-    found = (fault_of(folder, held, digests=digests) for held in wanted.values())
-    faults += [fault for fault in found if fault is not None]
+    for held in wanted.values():
+        faults += faults_of(folder, held, digests=digests)
     faults += [
         f"{key} has no row in the ledger"
         for key in sorted(holdings.present(folder))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.batches import store as batches
-from service.ledger.protocol import Transaction
+from service.ledger.protocol import Row, Transaction
 from service.models import store as models
 from service.recalibrations import results
 
@@ -15,7 +15,8 @@ from service.recalibrations import results
 MODELS = "SELECT id, bytes FROM model"
 # The batches' files.
 BATCHES = """
-SELECT recalibration, blob, batch.bytes, sha256 FROM batch JOIN recalibration ON id = recalibration
+SELECT recalibration, blob, start, batch.bytes, sha256
+FROM batch JOIN recalibration ON id = recalibration
 WHERE data_removed = 0
 """
 # The results' files.
@@ -25,25 +26,36 @@ FOLDERS = ("models", "recalibrations")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """One file: its key below the data folder, its size, and its SHA-256 in hexadecimal."""
+    """What must lie in a file.
+
+    Attributes:
+        key: the file's, below the data folder.
+        bytes: size.
+        sha256: in hexadecimal.
+        start: where it begins in the file, which is a pack; None where it is all of the file.
+    """
 
     key: str
     bytes: int
     sha256: str
+    start: int | None = None
 
 
-def expected(tx: Transaction) -> dict[str, Held]:
-    """Return what the ledger says must be there, by key."""
-    found = [_held(models.key(str(row["id"])), row["bytes"], row["id"]) for row in tx.rows(MODELS)]
+def expected(tx: Transaction) -> dict[str, list[Held]]:
+    """Return what the ledger says must be there, by key; only a pack holds more than one thing."""
+    found = [_held(models.key(str(row["id"])), row, row["id"]) for row in tx.rows(MODELS)]
     found += [
-        _held(batches.key(str(row["recalibration"]), str(row["blob"])), row["bytes"], row["sha256"])
+        _held(batches.key(str(row["recalibration"]), str(row["blob"])), row, row["sha256"])
         for row in tx.rows(BATCHES)
     ]
     found += [
-        _held(results.key(str(row["recalibration"]), str(row["name"])), row["bytes"], row["sha256"])
+        _held(results.key(str(row["recalibration"]), str(row["name"])), row, row["sha256"])
         for row in tx.rows(RESULTS)
     ]
-    return {one.key: one for one in found}
+    files: dict[str, list[Held]] = {}
+    for one in found:
+        files.setdefault(one.key, []).append(one)
+    return files
 
 
 def present(folder: Path) -> Iterator[str]:
@@ -54,5 +66,11 @@ def present(folder: Path) -> Iterator[str]:
                 yield path.relative_to(folder).as_posix()
 
 
-def _held(key: str, size: object, sha256: object) -> Held:
-    return Held(key=key, bytes=int(str(size)), sha256=str(sha256))
+def _held(key: str, row: Row, sha256: object) -> Held:
+    start = row.get("start")
+    return Held(
+        key=key,
+        bytes=int(str(row["bytes"])),
+        sha256=str(sha256),
+        start=None if start is None else int(str(start)),
+    )

@@ -138,11 +138,13 @@ def _upload(
     key: str | None = None,
 ) -> Upload:
     limit = context.settings.batch_limit_bytes
+    announced = request.headers.get("content-length", "")
     return Upload(
         recalibration=recalibration,
         index=index,
         format=media.batch_format(request),
         body=blocks(request, limit_bytes=limit, what="batch"),
         digest=digests.read(digest),
+        announced=int(announced) if announced.isdecimal() else None,
         key=key,
     )

@@ -1,7 +1,8 @@
 """What can be done with batches.
 
-A batch is acknowledged when its file is durable and, after that, its row. The index decides
-identity; the digest only tells a replay from a conflict.
+A batch is acknowledged when its bytes are durable and, after that, its row. The index decides
+identity; the digest only tells a replay from a conflict. Small arrays share packs and the ledger's
+wait for the disk; everything else is a file of its own.
 """
 
 from __future__ import annotations
@@ -10,22 +11,17 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from service import idempotency, room
 from service.batches import ingest, store
 from service.batches.ingest import Received
+from service.batches.recording import recall, record, replayed
 from service.batches.store import StoredBatch
+from service.batches.upload import Upload
 from service.context import Context
-from service.errors import (
-    BatchConflictError,
-    PreprocessMissingError,
-    QuotaError,
-    ServiceError,
-    StorageFailedError,
-)
+from service.errors import PreprocessMissingError, ServiceError, StorageFailedError
 from service.executor.protocol import Check
 from service.formats.body import FORMATS, BatchBody
 from service.formats.pictures import IMAGE_FORMATS
@@ -33,31 +29,11 @@ from service.ledger.protocol import Transaction
 from service.lifecycle import State
 from service.recalibrations import store as recalibrations
 from service.recalibrations.values import Recalibration
-from service.tokens import store as tokens
 
+__all__ = ["Upload", "put"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """One batch as it comes in.
-
-    Attributes:
-        recalibration: whose stream it belongs to.
-        index: its place; None appends it.
-        format: one of the formats in `service.http.media`.
-        body: blocks of bytes.
-        digest: SHA-256 that the client announced, or None.
-        key: the client's Idempotency-Key; only for appends.
-        key_with_content: whether the key names a batch only together with its content, so that a
-            key that comes again with other content is another batch and no conflict.
-    """
-
-    recalibration: str
-    index: int | None
-    format: str
-    body: AsyncIterator[bytearray]
-    digest: str | None
-    key: str | None = None
-    key_with_content: bool = False
+# Checked and hashed without a hop to a thread, which would cost more: half a millisecond at most.
+LARGEST_PACKED_BYTES = 128 << 10
 
 
 async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
@@ -72,10 +48,63 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
         BatchMalformedError, BatchError, RefusedError: it is no batch for this recalibration.
         WorkerDiedError, WorkerDeadlineError: a worker could not read it.
     """
+    upload, small = await _look_inside(upload)
+    if small is None:
+        batch, new = await _put_file(context, upload)
+    else:
+        batch, new = await _put_packed(context, upload, small)
+    if new:
+        context.metrics.ingest_bytes.add(batch.bytes)
+        context.metrics.ingest_batches.add(1)
+    context.signals.notify(upload.recalibration)
+    return batch, new
+
+
+async def _look_inside(upload: Upload) -> tuple[Upload, bytearray | None]:
+    """Return the whole body where it is small arrays; else None, and nothing of it is lost."""
+    if upload.format not in FORMATS or (upload.announced or 0) > LARGEST_PACKED_BYTES:
+        return upload, None
+    first = await anext(upload.body)
+    if len(first) > LARGEST_PACKED_BYTES:
+        return replace(upload, body=_chained([first], upload.body)), None
+    second = await anext(upload.body, None)
+    if second is not None:
+        return replace(upload, body=_chained([first, second], upload.body)), None
+    return upload, first
+
+
+async def _chained(
+    blocks: list[bytearray], rest: AsyncIterator[bytearray]
+) -> AsyncIterator[bytearray]:
+    while blocks:
+        yield blocks.pop(0)
+    async for block in rest:
+        yield block
+
+
+async def _put_packed(
+    context: Context, upload: Upload, content: bytearray
+) -> tuple[StoredBatch, bool]:
+    """Store a small batch: its bytes in a pack, its row beside it, with one wait for both."""
+    inputs = await context.inputs.of(context.ledger, upload.recalibration)
+    limit = context.settings.batch_limit_bytes
+    parser = BatchBody(upload.format, inputs, batch=upload.index, limit_bytes=limit)
+    received = ingest.receive_whole(content, parser, upload.digest)
+    packs = context.blobs.packs
+
+    def keep(tx: Transaction) -> tuple[str, int]:
+        tx.before_commit(packs.settle)
+        place = packs.append(store.folder(upload.recalibration), content)
+        return place.name, place.start
+
+    return await context.ledger.write(lambda tx: record(context, tx, upload, received, keep))
+
+
+async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     found, known = await context.ledger.read(lambda tx: _look_up(tx, upload))
     if known is not None:
         sha256 = await ingest.measure(upload.body)
-        return _replayed(known, sha256), False
+        return replayed(known, sha256), False
     if (again := await _replay_after_seal(context, found, upload)) is not None:
         return again, False
     found.require_open()
@@ -83,7 +112,7 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     received, blob = await _receive(context, found, upload)
     try:
         batch, new = await context.ledger.write(
-            lambda tx: _record(context, tx, upload, received, blob)
+            lambda tx: record(context, tx, upload, received, lambda _tx: (blob, None))
         )
     except StorageFailedError:
         # The commit may be on the disk all the same: a row without its file would be a loss.
@@ -91,12 +120,8 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     except ServiceError:
         await _remove(context, upload, blob)
         raise
-    if new:
-        context.metrics.ingest_bytes.add(batch.bytes)
-        context.metrics.ingest_batches.add(1)
-    else:
+    if not new:
         await _remove(context, upload, blob)
-    context.signals.notify(upload.recalibration)
     return batch, new
 
 
@@ -141,34 +166,6 @@ async def _remove(context: Context, upload: Upload, blob: str) -> None:
         await asyncio.to_thread(context.blobs.remove, store.key(upload.recalibration, blob))
 
 
-def _record(
-    context: Context, tx: Transaction, upload: Upload, received: Received, blob: str
-) -> tuple[StoredBatch, bool]:
-    """Give a received batch its row, unless the world has changed since it was looked up."""
-    name = upload.recalibration
-    if (again := _recall(tx, upload, received.sha256)) is not None:
-        return again, False
-    found = recalibrations.get(tx, name)
-    index = store.next_index(tx, name) if upload.index is None else upload.index
-    known = store.find(tx, name, index)
-    if known is not None:
-        return _replayed(known, received.sha256), False
-    found.require_open()
-    _require_room(context, tx, found, index, received)
-    batch = StoredBatch(
-        index=index,
-        samples=received.samples,
-        bytes=received.bytes,
-        sha256=received.sha256,
-        format=upload.format,
-        blob=blob,
-    )
-    store.insert(tx, name, batch)
-    recalibrations.count_batch(tx, name, samples=batch.samples, size=batch.bytes)
-    _remember(tx, upload, batch)
-    return batch, True
-
-
 async def _replay_after_seal(
     context: Context, found: Recalibration, upload: Upload
 ) -> StoredBatch | None:
@@ -180,45 +177,7 @@ async def _replay_after_seal(
     if found.state is State.OPEN or upload.key is None:
         return None
     sha256 = await ingest.measure(upload.body)
-    return await context.ledger.read(lambda tx: _recall(tx, upload, sha256))
-
-
-def _recall(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
-    if upload.key is None:
-        return None
-    key = _key(upload, sha256)
-    answer = idempotency.recall(tx, scope=_scope(upload), key=key, request=sha256)
-    return None if answer is None else store.find(tx, upload.recalibration, int(answer))
-
-
-def _remember(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
-    if upload.key is not None:
-        idempotency.remember(
-            tx,
-            scope=_scope(upload),
-            key=_key(upload, batch.sha256),
-            request=batch.sha256,
-            response=str(batch.index),
-        )
-
-
-def _key(upload: Upload, sha256: str) -> str:
-    key = upload.key or ""
-    return idempotency.fingerprint(f"{sha256} {key}".encode()) if upload.key_with_content else key
-
-
-def _scope(upload: Upload) -> str:
-    return f"POST /v1/recalibrations/{upload.recalibration}/batches"
-
-
-def _replayed(known: StoredBatch, sha256: str) -> StoredBatch:
-    if known.sha256 != sha256:
-        raise BatchConflictError(
-            f"batch {known.index} is stored with SHA-256 {known.sha256}, this one has {sha256}",
-            batch=known.index,
-            stored=known.sha256,
-        )
-    return known
+    return await context.ledger.read(lambda tx: recall(tx, upload, sha256))
 
 
 def _require_preprocess(found: Recalibration, upload: Upload) -> None:
@@ -226,17 +185,3 @@ def _require_preprocess(found: Recalibration, upload: Upload) -> None:
         raise PreprocessMissingError(
             f"{found.id} takes arrays: open a recalibration with preprocess to send images"
         )
-
-
-def _require_room(
-    context: Context, tx: Transaction, found: Recalibration, index: int, received: Received
-) -> None:
-    settings = context.settings
-    if found.bytes + received.bytes > settings.recalibration_limit_bytes:
-        limit = settings.recalibration_limit_bytes
-        raise QuotaError(f"a recalibration takes at most {limit} bytes", limit=limit)
-    limit = min(settings.recalibration_limit_batches, store.LARGEST_INDEX + 1)
-    if found.received >= limit or index > store.LARGEST_INDEX:
-        raise QuotaError(f"a recalibration takes at most {limit} batches", limit=limit)
-    tokens.require_bytes(tx, found.owner, received.bytes)
-    room.require(tx, settings, received.bytes)

@@ -12,8 +12,8 @@ SELECT * FROM batch WHERE recalibration = :recalibration AND batch_index = :inde
 """
 # A new batch.
 INSERT = """
-INSERT INTO batch (recalibration, batch_index, samples, bytes, sha256, format, blob)
-VALUES (:recalibration, :index, :samples, :bytes, :sha256, :format, :blob)
+INSERT INTO batch (recalibration, batch_index, samples, bytes, sha256, format, blob, start)
+VALUES (:recalibration, :index, :samples, :bytes, :sha256, :format, :blob, :start)
 """
 # A page of batches in the order of the stream.
 PAGE = """
@@ -66,6 +66,7 @@ class StoredBatch:
         sha256: digest of the body, hexadecimal.
         format: one of the formats in `service.http.media`.
         blob: its file's name; random, so that the loser of a race overwrites nobody.
+        start: where it begins in that file, which is a pack; None where the file is its own.
     """
 
     index: int
@@ -74,6 +75,7 @@ class StoredBatch:
     sha256: str
     format: str
     blob: str
+    start: int | None = None
 
 
 def folder(recalibration: str) -> str:
@@ -103,6 +105,7 @@ def insert(tx: Transaction, recalibration: str, batch: StoredBatch) -> None:
         sha256=batch.sha256,
         format=batch.format,
         blob=batch.blob,
+        start=batch.start,
     )
 
 
@@ -145,6 +148,7 @@ def _batch(row: Row) -> StoredBatch:
         sha256=str(row["sha256"]),
         format=str(row["format"]),
         blob=str(row["blob"]),
+        start=None if row["start"] is None else int(row["start"]),
     )
 
 

@@ -9,7 +9,6 @@ further commits, because nobody knows any more which names are on the disk.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import shutil
@@ -17,11 +16,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.blobs.packs import FolderPacks
 from service.blobs.system import System
+from service.blobs.translation import name_of, translated
 from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
 
 STAGING = "staging"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FolderBlobs:
@@ -50,16 +50,22 @@ class FolderBlobs:
             self._root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._root / STAGING, ignore_errors=True)
             self._system.mkdir(self._root / STAGING)
-            self._sync_folder(self._root)
+            self.sync_folder(self._root)
             with contextlib.suppress(PermissionError):  # a mount point in a folder of others
-                self._sync_folder(self._root.parent)
+                self.sync_folder(self._root.parent)
         except OSError as error:
-            raise StartError(f"the data folder {root} cannot be used ({_name(error)})") from error
+            raise StartError(f"the data folder {root} cannot be used ({name_of(error)})") from error
         self._durable.add(self._root)
+        self._packs = FolderPacks(self, self._system)
+
+    @property
+    def packs(self) -> FolderPacks:
+        """The packs of small blobs."""
+        return self._packs
 
     def draft(self) -> FileDraft:
         """Begin a file."""
-        self._refuse_after_failure()
+        self.refuse_after_failure()
         return FileDraft(self, self._system, self._root / STAGING / secrets.token_hex(16))
 
     def workspace(self) -> Path:
@@ -106,14 +112,12 @@ class FolderBlobs:
 
     def place(self, source: Path, key: str) -> None:
         """Rename an fsynced file to its key and fsync the folders that gained a name."""
-        self._refuse_after_failure()
+        self.refuse_after_failure()
         target = self._root / key
         with translated():
-            # Held, so that nobody relies on a folder whose own name is not on the disk yet.
-            with self._growing:
-                self._make_folder(target.parent)
+            self.make_folder(target.parent)
             self._system.replace(source, target)
-            self._sync_folder(target.parent)
+            self.sync_folder(target.parent)
 
     def refuse_when_low(self) -> None:
         """Keep the reserve.
@@ -131,26 +135,45 @@ class FolderBlobs:
                 "nothing was stored"
             )
 
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, and make their names durable.
+
+        Raises:
+            OSError: that failed.
+        """
+        # Held, so that nobody relies on a folder whose own name is not on the disk yet.
+        with self._growing:
+            self._make_folder(folder)
+
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder and those above it, and make their names durable."""
         if folder in self._durable:
             return
         self._make_folder(folder.parent)
         self._system.mkdir(folder)
-        self._sync_folder(folder.parent)
+        self.sync_folder(folder.parent)
         self._durable.add(folder)
 
-    def _sync_folder(self, folder: Path) -> None:
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in a folder durable; when that fails, nothing is taken any more.
+
+        Raises:
+            OSError: it failed.
+        """
         handle = self._system.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._system.fsync(handle)
         except OSError as error:
-            self.failure = f"fsync of a folder failed ({_name(error)}); restart the server"
+            self.failure = f"fsync of a folder failed ({name_of(error)}); restart the server"
             raise
         finally:
             os.close(handle)
 
-    def _refuse_after_failure(self) -> None:
+    def refuse_after_failure(self) -> None:
+        """Take nothing once a folder could not be made durable.
+
+        Raises:
+            StorageFailedError: that happened.
+        """
         if self.failure is not None:
             raise StorageFailedError(self.failure)
 
@@ -201,18 +224,3 @@ class FileDraft:
             # The bytes were fsynced, or are thrown away: there is nothing left to fail.
             with contextlib.suppress(OSError):
                 os.close(self._handle)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn the operating system's errors into this package's, once."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFullError("no space is left for blobs; nothing was stored") from error
-        raise StorageFailedError(f"a blob could not be stored ({_name(error)})") from error
-
-
-def _name(error: OSError) -> str:
-    return errno.errorcode.get(error.errno or 0, "unknown error")

@@ -7,6 +7,7 @@ them in a thread.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -32,8 +33,42 @@ class Draft(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a small blob lies: in the pack of this name, from this byte on."""
+
+    name: str
+    start: int
+
+
+class Packs(Protocol):
+    """Files that hold many small blobs, one behind the other; used by one thread at a time."""
+
+    def append(self, folder: str, data: bytes | bytearray) -> Place:
+        """Append a blob to a pack of a folder; nothing is durable before `settle`.
+
+        Raises:
+            StorageFullError, StorageFailedError: it could not be written.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Make all that was appended durable.
+
+        Raises:
+            StorageFullError, StorageFailedError: nobody knows what of it is on the disk; the next
+                blobs begin new packs.
+        """
+        ...
+
+
 class Blobs(Protocol):
     """Files that are whole and durable, or not there."""
+
+    @property
+    def packs(self) -> Packs:
+        """The packs of small blobs."""
+        ...
 
     def draft(self) -> Draft:
         """Begin a file."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from service.blobs.folder import translated
+from service.blobs.translation import translated
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
 from service.executor.protocol import Check
 

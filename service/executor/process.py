@@ -17,7 +17,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.blobs.folder import STAGING, translated
+from service.blobs.folder import STAGING
+from service.blobs.translation import translated
 from service.errors import (
     CapacityError,
     RefusedError,
@@ -30,7 +31,7 @@ from service.executor.checking import MOST_BATCHES, Checker, Checkers
 from service.executor.memory import worker_bytes
 from service.executor.protocol import CONVERTED, Check, Job, OnProgress, Progress
 from service.settings import Settings
-from service.worker.spec import Limits, Spec
+from service.worker.spec import Limits, Piece, Spec
 
 _log = logging.getLogger(__name__)
 # One line holds the description of a whole model: some hundred bytes for each layer.
@@ -270,7 +271,11 @@ async def _feed(process: Process, spec: Spec, lines: AsyncIterator[bytes]) -> No
 
 async def _lines(job: Job) -> AsyncIterator[bytes]:
     async for page in job.batches():
-        yield b"".join(json.dumps([one.name, one.format]).encode() + b"\n" for one in page)
+        pieces = (
+            Piece(name=one.name, format=one.format, start=one.start, bytes=one.bytes)
+            for one in page
+        )
+        yield b"".join(piece.to_line() for piece in pieces)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -27,11 +27,15 @@ class BatchFile:
         index: its place in the stream.
         name: its file's name in the folder of batches.
         format: one of the formats in `service.http.media`.
+        start: where it begins in that file, which is a pack; None where the file is its own.
+        bytes: its size.
     """
 
     index: int
     name: str
     format: str
+    start: int | None
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

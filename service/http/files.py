@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from service.blobs.folder import translated
+from service.blobs.translation import translated
 from service.errors import NotFoundError, StorageFailedError
 from service.http import digests
 from service.http.head import is_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -106,8 +106,17 @@ def close(connection: apsw.Connection) -> None:
 class SqliteTransaction:
     """`Transaction` on an apsw connection."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(
+        self, connection: apsw.Connection, before: dict[Callable[[], None], None] | None = None
+    ) -> None:
+        """Work on a connection inside a transaction that somebody else begins and ends.
+
+        Args:
+            connection: where it is.
+            before: gathers what must be done before the commit; None where nothing may.
+        """
         self._connection = connection
+        self._before = before
 
     def rows(self, query: str, **parameters: Value) -> list[Row]:
         """Run a query and return its rows, each by column name."""
@@ -124,6 +133,11 @@ class SqliteTransaction:
         """Run a change and return how many rows it touched."""
         self._connection.execute(query, parameters)
         return self._connection.changes()
+
+    def before_commit(self, action: Callable[[], None]) -> None:
+        """Have something done before the commit, once however often it is asked for."""
+        assert self._before is not None
+        self._before[action] = None
 
 
 def _by_name(cursor: apsw.Cursor, row: apsw.SQLiteValues) -> Row:

@@ -25,6 +25,14 @@ class Transaction(Protocol):
         """Run a change and return how many rows it touched."""
         ...
 
+    def before_commit(self, action: Callable[[], None]) -> None:
+        """Have something made durable that the rows speak of, once, before they are.
+
+        When it raises, nothing is committed, and whoever shares the commit is refused with the same
+        error. Inside `Ledger.write` only.
+        """
+        ...
+
 
 class Ledger(Protocol):
     """Runs work against the ledger.

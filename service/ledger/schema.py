@@ -127,7 +127,12 @@ CREATE TRIGGER recalibration_deleted AFTER DELETE ON recalibration BEGIN
 END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# Where a batch begins in a pack; null where its file is its own.
+_VERSION_5 = """
+ALTER TABLE batch ADD COLUMN start INTEGER;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 VERSION = len(MIGRATIONS)
 # The first version with tokens.
 WITH_TOKENS = 2

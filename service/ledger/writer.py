@@ -7,7 +7,7 @@ the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -89,6 +89,8 @@ class Writer:
         try:
             with translated():
                 answers = self._transact(group)
+        except _UnsettledError as unsettled:
+            _refuse(group, unsettled.cause)
         except ServiceError as error:
             if poisons(error):
                 self.failure = f"{error.message}; restart the server"
@@ -103,8 +105,10 @@ class Writer:
     def _transact(self, group: list[_Job]) -> list[tuple[Any, Exception | None]]:
         began = perf_counter()
         self._connection.execute("BEGIN IMMEDIATE")
+        before: dict[Callable[[], None], None] = {}
         try:
-            answers = [self._attempt(job) for job in group]
+            answers = [self._attempt(job, before) for job in group]
+            _settle(before)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -113,10 +117,12 @@ class Writer:
         self._on_commit(perf_counter() - began)
         return answers
 
-    def _attempt(self, job: _Job) -> tuple[Any, Exception | None]:
+    def _attempt(
+        self, job: _Job, before: dict[Callable[[], None], None]
+    ) -> tuple[Any, Exception | None]:
         self._connection.execute("SAVEPOINT job")
         try:
-            result = job.work(SqliteTransaction(self._connection))
+            result = job.work(SqliteTransaction(self._connection, before))
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError):
             raise  # the whole transaction is in doubt, not this piece of work
         except Exception as refusal:  # noqa: BLE001 - handed to whoever asked, unchanged
@@ -124,6 +130,22 @@ class Writer:
             return None, refusal
         self._connection.execute("RELEASE job")
         return result, None
+
+
+class _UnsettledError(Exception):
+    """What had to be durable before the commit is not; the ledger itself is well."""
+
+    def __init__(self, cause: ServiceError) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+def _settle(before: Iterable[Callable[[], None]]) -> None:
+    try:
+        for action in before:
+            action()
+    except ServiceError as error:
+        raise _UnsettledError(error) from error
 
 
 def _refuse(group: list[_Job], error: ServiceError) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.blobs.folder import translated
 from service.blobs.protocol import Blobs
+from service.blobs.translation import translated
 from service.checksums import sha256_of
 from service.errors import (
     NotFoundError,

@@ -12,6 +12,7 @@ from time import monotonic
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.batches import store as batches
+from service.batches.store import StoredBatch
 from service.context import Context
 from service.errors import CapacityError, RefusedError, ServiceError, WorkerDeadlineError
 from service.executor.protocol import BatchFile, Job, OnProgress, Progress
@@ -118,8 +119,18 @@ async def _batches(context: Context, name: str) -> AsyncIterator[list[BatchFile]
         )
         if not page:
             return
-        yield [BatchFile(index=one.index, name=one.blob, format=one.format) for one in page]
+        yield [_file(one) for one in page]
         after = page[-1].index
+
+
+def _file(batch: StoredBatch) -> BatchFile:
+    return BatchFile(
+        index=batch.index,
+        name=batch.blob,
+        format=batch.format,
+        start=batch.start,
+        bytes=batch.bytes,
+    )
 
 
 def _reporter(context: Context, name: str) -> OnProgress:

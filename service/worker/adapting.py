@@ -15,10 +15,10 @@ from bn_ops.statistics import RunningStatistics
 from service.executor.protocol import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
 from service.worker.channel import Channel
 from service.worker.reading import BatchReader, read_batches
-from service.worker.spec import Spec
+from service.worker.spec import Piece, Spec
 
 
-def adapt(spec: Spec, files: Sequence[tuple[str, str]], channel: Channel) -> None:
+def adapt(spec: Spec, files: Sequence[Piece], channel: Channel) -> None:
     """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
     output = Path(spec.output)
     reader = BatchReader.of(spec)

@@ -7,7 +7,6 @@ the process still has one thread; only then are the libraries loaded, and last a
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import traceback
 
@@ -15,7 +14,7 @@ from bn_ops.errors import BnOpsError
 from service.errors import ServiceError, StorageFullError, WorkerError
 from service.worker import limits, sandbox
 from service.worker.channel import Channel
-from service.worker.spec import Spec
+from service.worker.spec import Piece, Spec
 
 
 def main() -> int:
@@ -25,7 +24,7 @@ def main() -> int:
     limits.die_with(spec.parent)
     limits.be_the_first_to_go()
     limits.apply(spec.limits)
-    files = [_file(sys.stdin.buffer.readline()) for _ in range(spec.total)]
+    files = [Piece.from_line(sys.stdin.buffer.readline()) for _ in range(spec.total)]
     try:
         protections = sandbox.enter(spec)
         _work(spec, files, channel, protections)
@@ -51,9 +50,7 @@ def _refuse(channel: Channel, error: Exception) -> None:
     channel.refuse(WorkerError.code, text, {})
 
 
-def _work(
-    spec: Spec, files: list[tuple[str, str]], channel: Channel, protections: dict[str, bool]
-) -> None:
+def _work(spec: Spec, files: list[Piece], channel: Channel, protections: dict[str, bool]) -> None:
     if spec.kind == "probe":
         channel.done(protections)
         return
@@ -76,8 +73,3 @@ def _work(
         return
     adapting.adapt(spec, files, channel)
     channel.done({})
-
-
-def _file(line: bytes) -> tuple[str, str]:
-    name, kind = json.loads(line)
-    return str(name), str(kind)

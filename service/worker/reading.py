@@ -24,7 +24,7 @@ from service.formats.dtypes import BFLOAT16
 from service.formats.npz import read_npz
 from service.formats.safetensors import SafetensorsHeader
 from service.models.store import parse_inputs
-from service.worker.spec import Spec
+from service.worker.spec import Piece, Spec
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -94,19 +94,26 @@ class BatchReader:
             yield {self.inputs[0].name: array}
 
 
-def read_batches(
-    folder: Path, files: Sequence[tuple[str, str]], reader: BatchReader
-) -> Iterator[Arrays]:
+def read_batches(folder: Path, pieces: Sequence[Piece], reader: BatchReader) -> Iterator[Arrays]:
     """Yield stored batches one by one.
 
     Args:
         folder: where they lie.
-        files: name and format of each, in the order of the stream.
+        pieces: where each lies, in the order of the stream.
         reader: knows the model's inputs.
     """
-    for index, (name, kind) in enumerate(files):
-        with (folder / name).open("rb") as file:
-            yield from reader.read(file, kind, batch=index)
+    for index, piece in enumerate(pieces):
+        with _opened(folder, piece) as file:
+            yield from reader.read(file, piece.format, batch=index)
+
+
+def _opened(folder: Path, piece: Piece) -> IO[bytes]:
+    file = (folder / piece.name).open("rb")
+    if piece.start is None:
+        return file
+    with file:  # a piece of a pack is small
+        file.seek(piece.start)
+        return io.BytesIO(file.read(piece.bytes))
 
 
 def _read_npy(file: IO[bytes]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ it with `from_line`.
 
 from __future__ import annotations
 
+import builtins
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -71,3 +72,30 @@ class Spec:
         """Read what `to_line` wrote."""
         fields = json.loads(line)
         return Spec(**(fields | {"limits": Limits(**fields["limits"])}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Where one stored batch lies.
+
+    Attributes:
+        name: of its file in the folder of batches.
+        format: one of the formats in `service.http.media`.
+        start: where it begins in that file; None where the file is its own.
+        bytes: its size.
+    """
+
+    name: str
+    format: str
+    start: int | None
+    bytes: int
+
+    def to_line(self) -> builtins.bytes:
+        """Write it as one line."""
+        return json.dumps([self.name, self.format, self.start, self.bytes]).encode() + b"\n"
+
+    @staticmethod
+    def from_line(line: builtins.bytes) -> Piece:
+        """Read what `to_line` wrote."""
+        name, kind, start, size = json.loads(line)
+        return Piece(name=name, format=kind, start=start, bytes=size)

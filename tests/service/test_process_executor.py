@@ -32,11 +32,19 @@ def make_job(folder: Path, batches: list[np.ndarray[tuple[int, ...], np.dtype[np
         (folder / name).mkdir(parents=True)
     (folder / "model/model.onnx").write_bytes(network(repeats=2))
     files = []
+    pack = folder / "batches" / "some.pack"
+    pack.write_bytes(b"what a crash has left")
     for index, array in enumerate(batches):
         kind = "npy" if index % 2 else "safetensors"
         path = folder / "batches" / f"{index}.{kind}"
         np.save(path, array) if index % 2 else save_file({"x": array}, path)
-        files.append(BatchFile(index=index, name=path.name, format=kind))
+        size, start = path.stat().st_size, None
+        if index % 3 == 0:
+            start = pack.stat().st_size
+            pack.write_bytes(pack.read_bytes() + path.read_bytes())
+            path.unlink()
+            path = pack
+        files.append(BatchFile(index=index, name=path.name, format=kind, start=start, bytes=size))
 
     async def pages() -> AsyncIterator[list[BatchFile]]:
         for start in range(0, len(files), PAGES):

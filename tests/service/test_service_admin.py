@@ -20,7 +20,7 @@ from service.folder_lock import only_server
 from service.ledger import schema
 from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
-from tests.support.service_http import Api, StartServer
+from tests.support.service_http import Api, StartServer, batch, safetensors
 from tests.support.service_loop import serving
 
 Admin = Callable[..., dict[str, Any]]
@@ -44,8 +44,13 @@ def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(api: Api) -> str:
-    """Return a recalibration that has ended and whose data stays."""
-    return api.finished(batches=2, keep_data=True)
+    """Return a recalibration that has ended and whose data stays: two in a pack, one in a file."""
+    name = api.open(keep_data=True)
+    for index, samples in enumerate((2, 20_000, 2)):
+        assert api.put(name, index, safetensors(x=batch(index, samples))).status_code == 201
+    api.start(name, 3)
+    api.wait(name)
+    return name
 
 
 def test_a_list_tells_what_is_kept_and_how_large_it_is(
@@ -89,7 +94,7 @@ def _turn(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["models", "batches", "results"])
+@pytest.mark.parametrize("kind", ["/models/", ".pack", ".safetensors", "/results/"])
 @pytest.mark.parametrize(
     ("harm", "said"), [(_cut, "bytes"), (_turn, "another content"), (Path.unlink, "is missing")]
 )
@@ -103,7 +108,7 @@ def test_each_harm_to_a_file_is_named(
     said: str,
 ) -> None:
     kept(api)
-    path = next(path for path in blobs(settings) if f"/{kind}/" in path.as_posix())
+    path = next(path for path in blobs(settings) if kind in path.as_posix())
     harm(path)
     found = admin("check")
     assert found["status"] == 1

@@ -3,17 +3,55 @@ from __future__ import annotations
 import base64
 import hashlib
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service.batches import operations
 from service.settings import Settings
-from tests.support.service_fakes import TWO_INPUTS
+from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS
 from tests.support.service_http import Api, StartServer, batch, npy, safetensors, with_header
 
 NPY = {"Content-Type": "application/x-npy"}
+
+
+@pytest.fixture(params=["in a pack", "in a file"], autouse=True)
+def _kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a batch lies is nothing that anybody could tell from the answers."""
+    if request.param == "in a file":
+        monkeypatch.setattr(operations, "LARGEST_PACKED_BYTES", -1)
+
+
+def test_small_batches_lie_in_a_pack_and_large_ones_in_files(
+    start_server: StartServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [safetensors(x=batch(seed, samples)) for seed, samples in enumerate((2, 9, 3, 10))]
+    monkeypatch.setattr(operations, "LARGEST_PACKED_BYTES", len(contents[2]))
+    api = start_server()
+    name = api.open(keep_data=True)
+    for index, content in enumerate(contents):
+        assert api.put(name, index, content).status_code == 201
+    folder = settings.data_dir / "recalibrations" / name / "batches"
+    kept = {path.suffix: path.read_bytes() for path in folder.iterdir()}
+    assert kept[".pack"] == contents[0] + contents[2]
+    assert sorted(path.suffix for path in folder.iterdir()) == [".pack", *[".safetensors"] * 2]
+    api.start(name, 4)
+    assert api.wait(name)["state"] == "succeeded"
+    # The fake result is the digest of model and batches in their order.
+    whole_stream = GOOD_MODEL + b"".join(contents)
+    assert api.get(name, "/model").json()["digest"] == hashlib.sha256(whole_stream).hexdigest()
+
+
+def test_a_body_of_unknown_length_is_kept_as_any_other(api: Api) -> None:
+    name = api.open()
+    content = safetensors(x=batch(0, 20_000))
+    pieces = (content[start : start + 50_000] for start in range(0, len(content), 50_000))
+    kind = {"Content-Type": "application/vnd.safetensors"}
+    path = f"/v1/recalibrations/{name}/batches/0"
+    sent = api.http.put(path, content=pieces, headers=kind)
+    assert (sent.status_code, sent.json()["bytes"]) == (201, len(content))
+    assert api.put(name, 0, content).status_code == 200
 
 
 def test_a_stored_batch_is_described_and_counted(api: Api) -> None:
@@ -46,7 +84,7 @@ def test_other_content_under_the_same_index_is_a_conflict(api: Api, settings: Se
     assert (response.status_code, response.json()["code"]) == (409, "batch-conflict")
     assert response.json()["batch"] == 0
     assert api.get(name, "/batches").json()["items"] == [first]
-    assert len(_stored(settings, name)) == 1
+    assert _stored(settings, name) == first["bytes"]
 
 
 def test_the_same_content_under_two_indices_counts_twice(api: Api) -> None:
@@ -80,7 +118,7 @@ def test_an_append_with_an_idempotency_key_counts_once(api: Api, settings: Setti
     assert (first.status_code, again.status_code) == (201, 200)
     assert again.json() == first.json()
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
-    assert len(_stored(settings, name)) == 1
+    assert _stored(settings, name) == first.json()["bytes"]
 
 
 def test_an_append_is_answered_again_under_its_key_when_the_stream_is_sealed(api: Api) -> None:
@@ -163,7 +201,7 @@ def test_a_batch_that_does_not_fit_is_refused_and_changes_nothing(
     assert {key: problem[key] for key in member} == member
     assert api.get(name, "/batches").json()["items"] == []
     assert api.get(name).json()["batches"]["received"] == 0
-    assert _stored(settings, name) == []
+    assert _stored(settings, name) == 0
     assert list((settings.data_dir / "staging").iterdir()) == []
 
 
@@ -204,7 +242,7 @@ def test_a_body_that_is_not_its_digest_is_refused_and_not_stored(
     digest = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
     response = api.put(name, 0, headers={"Content-Digest": f"sha-512=:AA==:, sha-256=:{digest}:"})
     assert (response.status_code, response.json()["code"]) == (400, "digest-mismatch")
-    assert _stored(settings, name) == []
+    assert _stored(settings, name) == 0
 
 
 def test_a_body_that_is_its_digest_is_stored(api: Api) -> None:
@@ -250,7 +288,7 @@ def test_quotas_are_held(start_server: StartServer, settings: Settings) -> None:
     name = api.open()
     assert [api.put(name, index).status_code for index in range(3)] == [201, 201, 413]
     assert api.put(name, 2).json()["code"] == "quota-exceeded"
-    assert len(_stored(settings, name)) == 2
+    assert _stored(settings, name) == 2 * size
 
 
 def test_the_number_of_batches_is_held(start_server: StartServer) -> None:
@@ -296,9 +334,10 @@ def test_a_full_server_says_507_and_takes_more_when_something_is_deleted(
     assert api.put(second, 0).status_code == 201
 
 
-def _stored(settings: Settings, name: str) -> list[Path]:
+def _stored(settings: Settings, name: str) -> int:
+    """Return how many bytes lie in the files of a stream."""
     folder = settings.data_dir / "recalibrations" / name / "batches"
-    return sorted(folder.iterdir()) if folder.exists() else []
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ from tests.support.service_loop import serving
 # apsw reports an error that SQLite itself passed over (in a checkpoint) as unraisable.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-BATCHES = 2
+# Two in a pack and one in a file.
+BATCHES = 3
+SAMPLES = (2, 20_000, 2)
 MODEL = hashlib.sha256(GOOD_MODEL).hexdigest()
 KINDS = [
     ("open", errno.EMFILE),
@@ -69,7 +71,7 @@ class Seen:
 
 
 def content(index: int) -> bytes:
-    return safetensors(x=batch(index))
+    return safetensors(x=batch(index, SAMPLES[index]))
 
 
 def check(answer: httpx.Response) -> bool:

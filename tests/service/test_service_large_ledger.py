@@ -218,7 +218,7 @@ def test_missing_names_the_first_gaps(stored: set[int], total: int, limit: int) 
     for migration in schema.MIGRATIONS:
         connection.execute(migration)
     rows = [("r", index, 1, 1, "", "npy", "") for index in stored]
-    connection.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", rows)
     found = batches.missing(SqliteTransaction(connection), "r", total, limit=limit)
     assert found == [index for index in range(total) if index not in stored][:limit]
     connection.close()
@@ -256,7 +256,8 @@ def test_a_ledger_of_version_3_learns_its_sum(tmp_path: Path) -> None:
     connection = apsw.Connection(str(path))
     for trigger in ("inserted", "changed", "deleted"):
         connection.execute(f"DROP TRIGGER recalibration_{trigger}")
-    connection.execute("DROP TABLE stored_bytes; PRAGMA user_version = 3")
+    connection.execute("DROP TABLE stored_bytes; ALTER TABLE batch DROP COLUMN start")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
     with opened(tmp_path / "data") as ledger:
         assert ledger.read(store.total_bytes) == 7 * 12

@@ -29,7 +29,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.soak.streams import until
+from service.admin import holdings
+from service.admin.check import faults_of
+from service.admin.ledger import opened
+from tests.soak.streams import LARGE_SAMPLES, SAMPLES, until
 from tests.support.server_process import ServerProcess
 from tests.support.service_http import Api, safetensors
 from tests.support.service_process import images, network
@@ -38,7 +41,9 @@ RIGHT, CARELESS = "service", "tests.soak.careless_server"
 CLIENTS = 3
 # Acknowledged batches before a cut.
 LEAST = 10
-DISK_BYTES = 256 << 20
+# The others lie in packs, these in files of their own.
+LARGE_EVERY = 8
+DISK_BYTES = 1 << 30
 # The disk is smaller than what a server would keep free.
 SETTINGS = {"disk_reserve_bytes": 0}
 # include/uapi/linux/ext4.h: EXT4_IOC_SHUTDOWN and EXT4_GOING_FLAGS_NOLOGFLUSH.
@@ -163,7 +168,8 @@ def _load(url: str, name: str, acknowledged: dict[int, str], first: int) -> Iter
     def send(index: int) -> None:
         with httpx.Client(base_url=url, timeout=10) as http:
             while not over.is_set():
-                content = safetensors(x=images(index))
+                samples = LARGE_SAMPLES if index % LARGE_EVERY == 0 else SAMPLES
+                content = safetensors(x=images(index, samples))
                 with contextlib.suppress(httpx.TransportError):
                     if Api(http).put(name, index, content).status_code == httpx.codes.CREATED:
                         acknowledged[index] = hashlib.sha256(content).hexdigest()
@@ -190,14 +196,13 @@ def _missing(http: httpx.Client, name: str, acknowledged: dict[int, str], data: 
         where = {"limit": "1000"} | ({} if page["next"] == "-1" else {"after": str(page["next"])})
         page = http.get(f"/v1/recalibrations/{name}/batches", params=where).json()
         listed |= {one["index"]: one["sha256"] for one in page["items"]}  # type: ignore[attr-defined]
-    files = {
-        hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in (data / "recalibrations" / name / "batches").glob("*")
-    }
+    with opened(data) as ledger:
+        held = [one for file in ledger.read(holdings.expected).values() for one in file]
+    whole = {one.sha256 for one in held if not faults_of(data, [one], digests=True)}
     gone = [
         index
         for index, digest in acknowledged.items()
-        if listed.get(index) != digest or digest not in files
+        if listed.get(index) != digest or digest not in whole
     ]
     for index in gone:
         del acknowledged[index]

@@ -51,9 +51,8 @@ def _insert(ledger: AdminLedger, name: str, size: int) -> None:
             n=size,
         )
         constant = {"recalibration": name, "samples": 1, "bytes": 12, "sha256": "b" * 64}
-        rows = (
-            constant | {"index": i, "format": "npy", "blob": f"{i:024x}.npy"} for i in range(size)
-        )
+        constant |= {"format": "npy", "blob": f"{0:024x}.pack"}
+        rows = (constant | {"index": i, "start": 12 * i} for i in range(size))
         ledger.connection.executemany(batches.INSERT, rows)
 
     ledger.write(work)

@@ -111,5 +111,7 @@ async def _digest(job: Job) -> str:
     digest = hashlib.sha256(job.model.read_bytes())
     async for page in job.batches():
         for batch in page:
-            digest.update((job.batch_folder / batch.name).read_bytes())
+            start = batch.start or 0
+            content = (job.batch_folder / batch.name).read_bytes()
+            digest.update(content[start : start + batch.bytes])
     return digest.hexdigest()

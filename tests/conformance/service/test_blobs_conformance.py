@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from service.blobs import packs
 from service.blobs.folder import FolderBlobs
-from service.blobs.protocol import Blobs
+from service.blobs.protocol import Blobs, Place
 from service.blobs.system import System
 from service.errors import StartError, StorageFailedError, StorageFullError
 
@@ -130,6 +131,75 @@ def test_removing_is_harmless_when_nothing_is_there(blobs: Blobs) -> None:
     assert list(blobs.names("never")) == []
 
 
+FOLDER = "recalibrations/r/batches"
+
+
+def packed(blobs: Blobs, place: Place, size: int) -> bytes:
+    return blobs.path(f"{FOLDER}/{place.name}").read_bytes()[place.start : place.start + size]
+
+
+def test_small_blobs_lie_one_behind_the_other_and_outlive_the_process(
+    reopen: Callable[[], Blobs],
+) -> None:
+    blobs = reopen()
+    places = [blobs.packs.append(FOLDER, content) for content in (b"one", bytearray(b"three"))]
+    blobs.packs.settle()
+    places.append(blobs.packs.append(FOLDER, b"two"))
+    blobs.packs.settle()
+    assert [place.start for place in places] == [0, 3, 8]
+    assert len({place.name for place in places}) == 1
+    again = reopen()
+    found = [packed(again, place, size) for place, size in zip(places, (3, 5, 3), strict=True)]
+    assert found == [b"one", b"three", b"two"]
+
+
+def test_a_new_process_writes_to_no_pack_of_an_earlier_one(reopen: Callable[[], Blobs]) -> None:
+    """Behind what a crash has left, nobody knows where anything begins."""
+    first = reopen()
+    old = first.packs.append(FOLDER, b"old")
+    first.packs.settle()
+    second = reopen()
+    new = second.packs.append(FOLDER, b"new")
+    second.packs.settle()
+    assert old.name != new.name
+    assert packed(second, old, 3) == b"old"
+
+
+def test_folders_have_packs_of_their_own_and_take_them_along(blobs: Blobs) -> None:
+    blobs.packs.append(FOLDER, b"here")
+    other = blobs.packs.append("recalibrations/s/batches", b"there")
+    blobs.packs.settle()
+    blobs.remove(FOLDER)
+    assert list(blobs.names(FOLDER)) == []
+    assert list(blobs.names("recalibrations/s/batches")) == [other.name]
+
+
+def test_a_pack_is_followed_by_another_before_it_grows_without_bounds(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "LARGEST_PACK_BYTES", 10)
+    places = []
+    for _ in range(4):
+        places.append(blobs.packs.append(FOLDER, b"123456"))
+        blobs.packs.settle()
+    assert [place.start for place in places] == [0, 6, 0, 6]
+    assert all(packed(blobs, place, 6) == b"123456" for place in places)
+
+
+def test_packs_of_more_folders_than_are_remembered_are_whole(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "MOST_FOLDERS", 2)
+    for round_ in range(2):
+        for number in range(5):
+            blobs.packs.append(f"recalibrations/{number}/batches", b"%d%d" % (round_, number))
+        blobs.packs.settle()
+    for number in range(5):
+        folder = f"recalibrations/{number}/batches"
+        contents = [blobs.path(f"{folder}/{name}").read_bytes() for name in blobs.names(folder)]
+        assert b"".join(sorted(contents)) == b"0%d1%d" % (number, number)
+
+
 class Disk(System):
     """Records what it was asked to make durable, and fails on demand."""
 
@@ -180,6 +250,69 @@ def test_a_failed_fsync_of_the_file_refuses_this_file_alone(
     assert list(blobs.names("staging")) == []
     assert blobs.failure is None
     write(blobs, KEY, b"x")
+
+
+def test_a_pack_is_made_durable_before_its_name_and_its_name_only_once(tmp_path: Path) -> None:
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs.packs.append(FOLDER, b"x")
+    disk.calls.clear()
+    blobs.packs.append(FOLDER, b"y")
+    blobs.packs.settle()
+    folder = tmp_path / FOLDER
+    (name,) = [path.name for path in folder.iterdir()]
+    assert disk.calls == [str(folder / name), str(folder)]
+    disk.calls.clear()
+    blobs.packs.append(FOLDER, b"z")
+    blobs.packs.settle()
+    assert disk.calls == [str(folder / name)]
+
+
+def test_after_a_failed_fsync_a_pack_is_not_written_to_again(tmp_path: Path) -> None:
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, system=disk)
+    first = blobs.packs.append(FOLDER, b"x")
+    disk.calls.clear()
+    disk.fail_at = 0
+    with pytest.raises(StorageFailedError):
+        blobs.packs.settle()
+    assert blobs.failure is None
+    second = blobs.packs.append(FOLDER, b"y")
+    blobs.packs.settle()
+    assert second.name != first.name
+    assert packed(blobs, second, 1) == b"y"
+
+
+def test_a_write_that_fails_midway_leaves_its_pack_to_those_before(tmp_path: Path) -> None:
+    class Full(System):
+        left = 5
+
+        def write(self, handle: int, data: memoryview) -> int:
+            if self.left == 0:
+                raise OSError(errno.ENOSPC, "as asked")
+            taken = super().write(handle, data[: self.left])
+            self.left -= taken
+            return taken
+
+    system = Full()
+    blobs = FolderBlobs(tmp_path, system=system)
+    first = blobs.packs.append(FOLDER, b"abc")
+    with pytest.raises(StorageFullError):
+        blobs.packs.append(FOLDER, b"defg")
+    system.left = 100
+    second = blobs.packs.append(FOLDER, b"hij")
+    blobs.packs.settle()
+    assert (packed(blobs, first, 3), packed(blobs, second, 3)) == (b"abc", b"hij")
+    assert (second.name, second.start) != (first.name, 3)
+
+
+def test_handles_of_packs_are_closed(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(5):
+        blobs.packs.append(f"recalibrations/{number}/batches", b"x")
+    blobs.packs.settle()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("place", [1, 2, 3])

@@ -101,6 +101,46 @@ def test_a_read_sees_one_moment(ledger: Ledger) -> None:
     assert asyncio.run(ledger.read(count)) == 1
 
 
+def test_what_must_be_durable_first_is_done_once_before_the_commit(ledger: Ledger) -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(asyncio.run(ledger.read(count)))
+
+    def work(name: str) -> Callable[[Transaction], None]:
+        def insert_after_look(tx: Transaction) -> None:
+            tx.before_commit(look)
+            tx.change(INSERT, id=name)
+            tx.before_commit(look)
+
+        return insert_after_look
+
+    async def both() -> None:
+        await ledger.write(work("a"))
+        await ledger.write(work("b"))
+
+    asyncio.run(both())
+    # Each time, the rows that speak of it were not there yet.
+    assert seen == [0, 1]
+
+
+def test_what_cannot_be_made_durable_first_keeps_its_rows_out_and_hurts_nobody_later(
+    ledger: Ledger,
+) -> None:
+    def settle() -> None:
+        raise StorageFailedError("the pack's disk is ill")
+
+    def work(tx: Transaction) -> None:
+        tx.change(INSERT, id="a")
+        tx.before_commit(settle)
+
+    with pytest.raises(StorageFailedError, match="ill"):
+        asyncio.run(ledger.write(work))
+    assert asyncio.run(ledger.read(count)) == 0
+    assert ledger.failure is None
+    assert asyncio.run(ledger.write(insert("a"))) == 1
+
+
 def test_many_writers_share_commits(tmp_path: Path) -> None:
     commits: list[float] = []
     ledger = SqliteLedger(tmp_path / "ledger.sqlite3", on_commit=commits.append)

@@ -1,0 +1,124 @@
+"""The row of a batch: what decides whether it is new, a replay, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service import idempotency, room
+from service.batches import store
+from service.batches.ingest import Received
+from service.batches.store import StoredBatch
+from service.batches.upload import Upload
+from service.context import Context
+from service.errors import BatchConflictError, QuotaError
+from service.ledger.protocol import Transaction
+from service.recalibrations import store as recalibrations
+from service.recalibrations.values import Recalibration
+from service.tokens import store as tokens
+
+Keep = Callable[[Transaction], tuple[str, int | None]]
+"""Puts the bytes of a batch that is new where they stay; returns `blob` and `start`."""
+
+
+def record(
+    context: Context, tx: Transaction, upload: Upload, received: Received, keep: Keep
+) -> tuple[StoredBatch, bool]:
+    """Give a received batch its row, unless it is a replay or the world says no.
+
+    Args:
+        context: of the request.
+        tx: the transaction in which all of this is true.
+        upload: what was sent.
+        received: what has come in.
+        keep: called when the batch is new.
+
+    Raises:
+        NotFoundError, RecalibrationNotOpenError, BatchConflictError, IdempotencyKeyReusedError,
+        QuotaError, StorageFullError: as `service.batches.operations.put`.
+    """
+    name = upload.recalibration
+    if (again := recall(tx, upload, received.sha256)) is not None:
+        return again, False
+    found = recalibrations.get(tx, name)
+    index = store.next_index(tx, name) if upload.index is None else upload.index
+    known = store.find(tx, name, index)
+    if known is not None:
+        return replayed(known, received.sha256), False
+    found.require_open()
+    _require_room(context, tx, found, index, received)
+    blob, start = keep(tx)
+    batch = StoredBatch(
+        index=index,
+        samples=received.samples,
+        bytes=received.bytes,
+        sha256=received.sha256,
+        format=upload.format,
+        blob=blob,
+        start=start,
+    )
+    store.insert(tx, name, batch)
+    recalibrations.count_batch(tx, name, samples=batch.samples, size=batch.bytes)
+    _remember(tx, upload, batch)
+    return batch, True
+
+
+def recall(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
+    """Return the batch that was stored under the upload's key; None where there is none.
+
+    Raises:
+        IdempotencyKeyReusedError: the key came with other content.
+    """
+    if upload.key is None:
+        return None
+    key = _key(upload, sha256)
+    answer = idempotency.recall(tx, scope=_scope(upload), key=key, request=sha256)
+    return None if answer is None else store.find(tx, upload.recalibration, int(answer))
+
+
+def _remember(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
+    if upload.key is not None:
+        idempotency.remember(
+            tx,
+            scope=_scope(upload),
+            key=_key(upload, batch.sha256),
+            request=batch.sha256,
+            response=str(batch.index),
+        )
+
+
+def _key(upload: Upload, sha256: str) -> str:
+    key = upload.key or ""
+    return idempotency.fingerprint(f"{sha256} {key}".encode()) if upload.key_with_content else key
+
+
+def _scope(upload: Upload) -> str:
+    return f"POST /v1/recalibrations/{upload.recalibration}/batches"
+
+
+def replayed(known: StoredBatch, sha256: str) -> StoredBatch:
+    """Return what is stored already.
+
+    Raises:
+        BatchConflictError: it has another content.
+    """
+    if known.sha256 != sha256:
+        raise BatchConflictError(
+            f"batch {known.index} is stored with SHA-256 {known.sha256}, this one has {sha256}",
+            batch=known.index,
+            stored=known.sha256,
+        )
+    return known
+
+
+def _require_room(
+    context: Context, tx: Transaction, found: Recalibration, index: int, received: Received
+) -> None:
+    settings = context.settings
+    if found.bytes + received.bytes > settings.recalibration_limit_bytes:
+        limit = settings.recalibration_limit_bytes
+        raise QuotaError(f"a recalibration takes at most {limit} bytes", limit=limit)
+    limit = min(settings.recalibration_limit_batches, store.LARGEST_INDEX + 1)
+    if found.received >= limit or index > store.LARGEST_INDEX:
+        raise QuotaError(f"a recalibration takes at most {limit} batches", limit=limit)
+    tokens.require_bytes(tx, found.owner, received.bytes)
+    room.require(tx, settings, received.bytes)
