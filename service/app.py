@@ -21,6 +21,7 @@ from service.executor.protocol import Executor
 from service.folder_lock import only_server
 from service.http import documentation, errors
 from service.http.access import Access, is_loopback
+from service.http.crowd import Crowd
 from service.http.guard import BodyGuard
 from service.http.head import HeadAsGet
 from service.http.headers import StrictHeaders
@@ -84,6 +85,7 @@ def create_app(
     app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))
     app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))
+    app.add_middleware(Crowd, most=settings.connections)
     app.add_middleware(StrictHeaders)
     app.add_middleware(RequestLog, metrics=metrics)
     for module in (

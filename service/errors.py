@@ -28,6 +28,7 @@
     ├── CapacityError                this machine cannot do it now
     │   ├── StorageFullError         no space left, or the total quota is reached
     │   ├── StorageFailedError       a write or fsync failed; nothing was acknowledged
+    │   ├── CrowdedError             as many requests are under way as may be
     │   └── ShuttingDownError        the server is going down
     ├── WorkerError                  the worker process
     │   ├── RefusedError             it refused the work, with a code of bn_ops
@@ -233,6 +234,12 @@ class StorageFailedError(CapacityError):
     """A write or an fsync failed; nothing was acknowledged."""
 
     code = "storage-failed"
+
+
+class CrowdedError(CapacityError):
+    """As many requests are under way as may be."""
+
+    code = "crowded"
 
 
 class ShuttingDownError(CapacityError):

@@ -75,6 +75,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "capacity-error": Problem(503, "The server cannot do it now", retryable=True),
         "storage-full": Problem(507, "No space is left", retryable=True),
         "storage-failed": Problem(503, "Storage failed; nothing was acknowledged", retryable=True),
+        "crowded": Problem(503, "Too many requests are under way", retryable=True),
         "shutting-down": Problem(503, "The server is going down", retryable=True),
         "service-error": Problem(500, "The server failed"),
         INTERNAL: Problem(500, "The server failed"),

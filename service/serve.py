@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import math
+import resource
 import signal
 import socket
 import sys
@@ -21,12 +22,14 @@ from service.admin.ledger import tokens_of
 from service.app import create_app
 from service.errors import StartError
 from service.http.access import is_loopback
-from service.http.protocol import strict_protocol
+from service.http.connections import bounded_protocol
 from service.http.tokens import read_tokens
 from service.settings import Settings
 from service.telemetry import logs
 
 _log = logging.getLogger(__name__)
+# The ledger, workers' pipes, the folders of blobs, and room for what libraries open.
+OTHER_FILES = 256
 # Connections that wait to be accepted while the loop is busy.
 BACKLOG = 2048
 # From the moment when a shutdown waits no longer for bodies: enough to answer each of them.
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"bnrecal does not start: {error}\n")
         return 2
     logs.configure(settings.log_level)
+    _allow_files(2 * settings.connections + OTHER_FILES)
     _tell_of_unknown_variables()
     config = uvicorn.Config(
         app,
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         backlog=BACKLOG,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds + CUT_OFF_SECONDS),
         lifespan="on",
-        http=strict_protocol(settings.body_idle_seconds),
+        http=bounded_protocol(settings.connections, settings.body_idle_seconds),
         ws="none",
     )
     server = AnnouncedServer(config, app, listener)
@@ -63,6 +67,21 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, _leave)
     server.run(sockets=[listener])
     return 0 if server.started else 2
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process open so many files, or as many as it may; each upload takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning(
+            "%d files may be open at one time, so many connections may need %d",
+            allowed,
+            wanted,
+            extra={"action": "few-files", "allowed": allowed, "wanted": wanted},
+        )
 
 
 def _tell_of_unknown_variables() -> None:

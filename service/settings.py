@@ -82,6 +82,14 @@ class Settings(BaseSettings):
         description="A body that is slower on average, after the first idle time, is refused: 408.",
     )
 
+    connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Most connections at one time. Beyond it those that wait for a request are "
+        "closed, the oldest first; where each has a request under way, further ones are refused "
+        "with 503, but for the probes'.",
+    )
+
     concurrency: int = Field(default=1, ge=1, description="Recalibrations that run at one time.")
     runs_memory_bytes: int = Field(
         default=0,

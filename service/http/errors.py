@@ -33,7 +33,7 @@ _BY_STATUS = {
 }
 # After these the rest of the body is not worth reading.
 _CLOSING = frozenset(
-    {"too-large", "body-slow", "body-incomplete", "quota-exceeded", "shutting-down"}
+    {"too-large", "body-slow", "body-incomplete", "quota-exceeded", "crowded", "shutting-down"}
 )
 
 
@@ -68,6 +68,8 @@ def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> 
         found["Connection"] = "close"
     if document["code"] == "unauthenticated":
         found["WWW-Authenticate"] = "Bearer"
+    if document["code"] == "crowded":
+        found["Retry-After"] = "1"
     response = ProblemResponse(document, found)
     if "instance" in document:
         response.headers[ID_HEADER] = document["instance"].removeprefix(URN)

@@ -124,11 +124,6 @@ class StrictProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def strict_protocol(head_seconds: float) -> type[StrictProtocol]:
-    """Return the protocol with a deadline for heads; uvicorn makes the objects by itself."""
-    return type("BoundStrictProtocol", (StrictProtocol,), {"head_seconds": head_seconds})
-
-
 def _answer(code: str, detail: str, request_id: str) -> bytes:
     """Write a whole response."""
     response = respond(problems.document(code, detail, instance=f"{URN}{request_id}"))

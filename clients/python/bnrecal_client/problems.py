@@ -98,6 +98,7 @@ CLASSES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "quota-exceeded": LimitError,
         "storage-full": LimitError,
         "storage-failed": ServerError,
+        "crowded": ServerUnreachable,
         "shutting-down": ServerUnreachable,
     }
 )

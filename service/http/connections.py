@@ -1,0 +1,135 @@
+"""How many connections there are, and none that only takes room.
+
+Whoever connects comes in as long as anybody is idle: the connection that has waited longest for a
+request is closed for it, as any server may close one between two requests. Where none is idle, a
+few more are let in all the same, for probes: `service.http.crowd` refuses what else they ask.
+
+A client that takes nothing of its answer would hold its connection, and the request behind it, for
+ever; so it is hung up on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.http.protocol import StrictProtocol
+
+# Beyond the limit, for probes while every other connection is busy.
+PROBES = 16
+
+
+class BoundedProtocol(StrictProtocol):
+    """One connection of a server that has a bound.
+
+    Attributes:
+        most: connections at one time.
+        stall_seconds: how long a client may take nothing of its answer.
+        held: the connections that are open.
+        waiting: those of them that wait for a request's head, the longest first.
+    """
+
+    most: ClassVar[int]
+    stall_seconds: ClassVar[float]
+    held: ClassVar[set[BoundedProtocol]]
+    waiting: ClassVar[dict[BoundedProtocol, None]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, if need be in the place of another one."""
+        self.held.add(self)
+        super().connection_made(transport)
+        if len(self.held) > self.most:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self.held.discard(self)
+        self._unset_stall()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until the client takes more of its answer, but not for ever."""
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(self.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._unset_stall()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Note an answer that is written but not yet taken."""
+        super().on_response_complete()
+        if left := self.transport.get_write_buffer_size():
+            self.loop.call_later(self.stall_seconds, self._look_again, left)
+
+    def _expect_head(self) -> None:
+        self.waiting.setdefault(self)
+        super()._expect_head()
+
+    def _head_is_there(self) -> None:
+        self.waiting.pop(self, None)
+        super()._head_is_there()
+
+    def _make_room(self) -> None:
+        """Close the connection that has been idle longest; this one where no other is."""
+        idle = (one for one in self.waiting if one is not self and one.is_idle)
+        oldest = next(idle, self)
+        if oldest is self and len(self.held) <= self.most + PROBES:
+            return
+        self.held.discard(oldest)
+        oldest.leave()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way: one may be, while the head of the next comes in."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        return cycle is None or cycle.response_complete
+
+    def leave(self) -> None:
+        """Hang up, once what is written has been taken."""
+        self._head_is_there()
+        self.transport.close()
+
+    def _look_again(self, left: int) -> None:
+        """Hang up on who takes nothing of the end of an answer, after which nothing is written."""
+        size = self.transport.get_write_buffer_size()
+        if not self.transport.is_closing() or not size:
+            return
+        if size == left:
+            self.transport.abort()
+        else:
+            self.loop.call_later(self.stall_seconds, self._look_again, size)
+
+    def _unset_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+
+def bounded_protocol(most: int, idle_seconds: float) -> type[BoundedProtocol]:
+    """Return the protocol of one server; uvicorn makes the objects by itself.
+
+    Args:
+        most: connections at one time.
+        idle_seconds: how long a request's head may take, and how long a client may take nothing of
+            its answer.
+    """
+    return type(
+        "OneServersProtocol",
+        (BoundedProtocol,),
+        {
+            "head_seconds": idle_seconds,
+            "most": most,
+            "stall_seconds": idle_seconds,
+            "held": set(),
+            "waiting": {},
+        },
+    )
