@@ -80,7 +80,7 @@ def after(state: State, event: Event) -> State:
         return TRANSITIONS[state][event]
     except KeyError:
         raise TransitionError(
-            f"a recalibration that is {state} does not take the event {event!r}",
+            f"a recalibration that is {state} does not take the event {event}",
             state=str(state),
             event=str(event),
         ) from None

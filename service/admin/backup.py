@@ -30,7 +30,7 @@ TRIES = 10
 def add_command(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("backup", help="copy everything, while the server runs")
-    parser.add_argument("target", type=Path, help="an empty or new folder")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="an empty or new folder")
     parser.set_defaults(run=run)
 
 

@@ -54,8 +54,12 @@ def _row(value: Any) -> str:
 
 def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description="Look after a server's data folder.")
-    parser.add_argument("--config", type=Path, help="the server's settings file (BNRECAL_CONFIG)")
-    parser.add_argument("--data-dir", type=Path, help="the data folder (BNRECAL_DATA_DIR)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the server's settings file (BNRECAL_CONFIG)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="FOLDER", help="the data folder (BNRECAL_DATA_DIR)"
+    )
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (tokens, listing, purge, check, backup):

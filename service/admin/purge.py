@@ -28,7 +28,7 @@ def add_command(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--expired", action="store_true", help="those whose time is over")
     which.add_argument("--ended", action="store_true", help="all that have ended")
-    which.add_argument("--id", action="append", help="this one; may be repeated")
+    which.add_argument("--id", action="append", metavar="ID", help="this one; may be repeated")
     parser.set_defaults(run=run)
 
 

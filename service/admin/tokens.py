@@ -24,14 +24,20 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("tokens", help="make, list and revoke tokens")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     making = actions.add_parser("create", help="make a token; it is printed once")
-    making.add_argument("name", help="letters, digits, dots, dashes: the owner of what it makes")
+    making.add_argument(
+        "name", metavar="NAME", help="letters, digits, dots, dashes: the owner of what it makes"
+    )
     making.add_argument("--admin", action="store_true", help="sees what others own")
-    making.add_argument("--limit-bytes", type=int, help="most bytes that its owner keeps")
-    making.add_argument("--limit-open", type=int, help="most recalibrations that have not ended")
+    making.add_argument(
+        "--limit-bytes", type=int, metavar="N", help="most bytes that its owner keeps"
+    )
+    making.add_argument(
+        "--limit-open", type=int, metavar="N", help="most recalibrations that have not ended"
+    )
     making.set_defaults(run=create)
     actions.add_parser("list", help="list the tokens").set_defaults(run=show)
     revoking = actions.add_parser("revoke", help="take a token back; what it made stays")
-    revoking.add_argument("name")
+    revoking.add_argument("name", metavar="NAME", help="as `tokens list` shows it")
     revoking.set_defaults(run=revoke)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import safetensors.numpy
 
 import bnrecal_client.errors as tree
+from bnrecal_client import __version__
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exits import Exit, exit_of
 from bnrecal_client.errors import BatchError, BnrecalError, RecalibrationFailed
@@ -169,6 +171,33 @@ def test_a_command_line_that_cannot_be_read_is_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == Exit.USAGE
+
+
+def test_the_version_is_that_of_the_client(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"bnrecal {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["recalibrate", "inspect", "fold", "serve", "status", "fetch", "cancel"]
+)
+def test_the_help_of_every_command_says_what_it_does_and_what_each_option_means(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage, about, *rest = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith(f"usage: bnrecal {command} ")
+    assert about.endswith(".")
+    for paragraph in rest:
+        lines = paragraph.splitlines()[1:]
+        for line, following in zip(lines, [*lines[1:], ""], strict=True):
+            # An argument has its meaning beside it or, deeply indented, below it.
+            alone = re.match(r" {2}\S+( \S+)*$", line)
+            assert not alone or following.startswith(" " * 10), line
 
 
 def test_an_error_is_an_object_with_json(desk: Desk) -> None:

@@ -181,3 +181,16 @@ def test_columns_line_up() -> None:
     assert table(["a", "n"], [["long", "5"], ["x", "10"]], right=frozenset({1})) == (
         "a      n\nlong   5\nx     10"
     )
+
+
+def test_a_model_without_batchnorm_is_said_to_have_nothing_to_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fold", MODEL, "-o", "once.onnx"]) == Exit.OK
+    capsys.readouterr()
+    assert main(["fold", "once.onnx", "-o", "twice.onnx"]) == Exit.OK
+    told, wrote = capsys.readouterr().out.splitlines()
+    assert told.endswith("there is nothing to fold")
+    assert wrote.startswith("wrote model  twice.onnx (")
+    assert Path("twice.onnx").read_bytes() == Path("once.onnx").read_bytes()

@@ -14,7 +14,11 @@ __all__ = ["add_command"]
 
 def add_command(commands: Any) -> None:
     """Add the sub-command."""
-    parser = commands.add_parser("cancel", help="stop a recalibration for good")
+    parser = commands.add_parser(
+        "cancel",
+        help="stop a recalibration for good",
+        description="Stop a recalibration for good; what was uploaded for it is removed.",
+    )
     parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
     arguments.add_server(parser, required=True)
     arguments.add_common(parser)

@@ -21,6 +21,7 @@ Array = NDArray[np.generic]
 _POSITIONAL = "arr_"
 _LOCAL_HEADER_BYTES = 30
 _NPY_VERSION_2 = (2, 0)
+_SHAPES_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +80,17 @@ def open_table(path: Path) -> Table:
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(
-            f"{path} holds arrays of the shapes {sorted(shapes)}; all need the same first axis, "
+            f"{path} holds arrays of the shapes {_some(shapes)}; all need the same first axis, "
             "which counts samples"
         )
     return Table(path=path, samples=lengths.pop(), read=read)
+
+
+def _some(shapes: list[tuple[int, ...]]) -> str:
+    """Name a few different shapes, enough to see what is wrong."""
+    different = sorted(set(shapes))
+    named = ", ".join(map(str, different[:_SHAPES_NAMED]))
+    return named if len(different) <= _SHAPES_NAMED else f"{named}, …"
 
 
 Opened = tuple[list[tuple[int, ...]], Callable[[], Any]]

@@ -59,6 +59,9 @@ def run(args: Namespace) -> None:
 
 
 def _lines(folded: FoldedFile, output: Path) -> list[str]:
+    if not folded.layers:
+        told = f"wrote model  {output} ({file_size(output)}), as it was but for what nothing reads"
+        return ["the model has no BatchNormalization node: there is nothing to fold", told]
     rows = [[f["name"], f["status"], f["rule"] or f["reason"] or ""] for f in folded.layers]
     known = parity_of({"parity": folded.parity})
     return [

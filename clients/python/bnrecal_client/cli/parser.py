@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
+from bnrecal_client import __version__
 from bnrecal_client.cli import admin, cancel, fetch, fold, inspect, recalibrate, serve, status
 
 __all__ = ["build_parser"]
@@ -21,7 +22,8 @@ def build_parser() -> ArgumentParser:
         description="Recalibrate a network's BatchNorm layers for a new domain.",
         epilog=_CODES,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (recalibrate, inspect, fold, serve, admin, status, fetch, cancel):
+    for module in (recalibrate, inspect, fold, serve, status, fetch, cancel, admin):
         module.add_command(commands)
     return parser

@@ -71,7 +71,11 @@ def _add_data(parser: ArgumentParser) -> None:
         help="JSON file that says what is done to each image (resize, crop, mean, std, …)",
     )
     parser.add_argument(
-        "--batch-size", type=arguments.positive, default=32, metavar="N", help="default %(default)s"
+        "--batch-size",
+        type=arguments.positive,
+        default=32,
+        metavar="N",
+        help="samples per batch (default %(default)s)",
     )
     parser.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="use only the first N samples"
@@ -80,7 +84,12 @@ def _add_data(parser: ArgumentParser) -> None:
 
 def _add_statistics(parser: ArgumentParser) -> None:
     """Add how moments become statistics, and of which layers."""
-    parser.add_argument("--method", choices=METHODS, default="exact", help="default %(default)s")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="exact",
+        help="exact: layer by layer in eval mode; batch: one train-mode pass (default %(default)s)",
+    )
     parser.add_argument(
         "--estimator",
         default="replace",
@@ -91,7 +100,7 @@ def _add_statistics(parser: ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="GLOB",
-        help="layers to recalibrate; '!GLOB' leaves out; default all",
+        help="layers to recalibrate; '!GLOB' leaves out (default all)",
     )
 
 

@@ -22,7 +22,12 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to bind; 0 picks a free one (default 8000)")
-    parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="default ./bnrecal-data")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where everything is kept (default ./bnrecal-data)",
+    )
     parser.add_argument("--debug", action="store_true", help="show where an error arose")
     parser.set_defaults(run=run)
 

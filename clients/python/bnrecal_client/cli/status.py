@@ -16,7 +16,11 @@ __all__ = ["add_command", "as_json"]
 
 def add_command(commands: Any) -> None:
     """Add the sub-command."""
-    parser = commands.add_parser("status", help="ask for a recalibration's state")
+    parser = commands.add_parser(
+        "status",
+        help="ask for a recalibration's state",
+        description="Tell a recalibration's state, how far it is, and what has arrived for it.",
+    )
     parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
     arguments.add_server(parser, required=True)
     arguments.add_common(parser)
