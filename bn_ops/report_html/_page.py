@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bn_ops.json_form import Json
 from bn_ops.report_html._activations import activations_section, evaluation_section
 from bn_ops.report_html._evidence import (
     parity_section,
@@ -94,7 +95,7 @@ def _summary(report: Fields) -> Markup:
     return tag(
         "dl",
         card("Recalibrated", f"{len(done)} of {len(layers)} layers", _most_moved(done)),
-        card("Samples", whole(stream.get("samples")), f"in {whole(stream.get('batches'))} batches"),
+        card("Samples", whole(stream.get("samples")), _in_batches(stream.get("batches"))),
         _fold_card(report),
         _parity_card(report),
         card(
@@ -106,6 +107,10 @@ def _summary(report: Fields) -> Markup:
         card("Time", f"{sum(seconds):.2f} s", "all phases together"),
         class_="cards",
     )
+
+
+def _in_batches(count: Json | None) -> str:
+    return "in 1 batch" if count == 1 else f"in {whole(count)} batches"
 
 
 def _most_moved(done: Sequence[Fields]) -> str:

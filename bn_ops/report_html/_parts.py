@@ -60,15 +60,18 @@ def card(title: str, value: str, below: str, *, good: bool | None = None) -> Mar
 
 
 def bar(near: float | None, far: float | None, end: float, label: str) -> Markup:
-    """Draw two bars from the same origin, one over the other, below their label.
+    """Draw two bars from the same origin, the shorter over the longer, below their label.
 
     Args:
         near: value of the strong bar.
-        far: value of the pale bar behind it, or None for no such bar.
+        far: value of the pale bar, or None for no such bar.
         end: value of the full width.
         label: the values in words.
     """
-    parts = [_rectangle(far, end, "far"), _rectangle(near, end, "near")]
+    longest_first = sorted(
+        [("far", far), ("near", near)], key=lambda one: one[1] or 0.0, reverse=True
+    )
+    parts = [_rectangle(value, end, kind) for kind, value in longest_first]
     drawing = tag("svg", *parts, class_="bar", width=_BAR_WIDTH, height=8, aria_hidden="true")
     return join([tag("span", label, class_="figures"), drawing])
 

@@ -25,6 +25,7 @@ from bn_ops.report import (
     StreamReport,
 )
 from bn_ops.report_html import REPORT_CONTENT_SECURITY_POLICY, render_html
+from bn_ops.report_html._parts import bar
 
 VOID = {"meta", "link", "br"}
 
@@ -306,3 +307,11 @@ def test_numbers_that_are_missing_become_dashes() -> None:
 
 def test_an_empty_report_still_renders() -> None:
     assert "BatchNorm recalibration report" in _words(render_html({}))
+
+
+@pytest.mark.parametrize(("near", "far"), [(0.5, 1.0), (1.0, 0.5), (0.5, 0.0)])
+def test_no_bar_is_hidden_behind_the_other(near: float, far: float) -> None:
+    drawn = re.findall(r'<rect width="([\d.]+)"[^>]* class="(near|far)"', bar(near, far, 1.0, "x"))
+    widths = [float(width) for width, _ in drawn]
+    assert widths == sorted(widths, reverse=True)
+    assert {kind for _, kind in drawn} == {"near", "far"}
