@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bn_ops.json_form import Json
 from bn_ops.report_html._activations import activations_section, evaluation_section
 from bn_ops.report_html._evidence import (
     parity_section,
@@ -109,7 +108,7 @@ def _summary(report: Fields) -> Markup:
     )
 
 
-def _in_batches(count: Json | None) -> str:
+def _in_batches(count: object) -> str:
     return "in 1 batch" if count == 1 else f"in {whole(count)} batches"
 
 
