@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import problems
 from service.http.errors import URN, respond
+from service.http.joined import JoinedWrites
 from service.telemetry import request_ids
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and wait for the first head."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

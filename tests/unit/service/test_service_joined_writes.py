@@ -1,0 +1,83 @@
+"""Writes of one turn of the loop leave together, and none is lost or late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from service.http.joined import JoinedWrites
+
+
+class Transport:
+    """Remembers what was written at once."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def writelines(self, data: Iterable[bytes]) -> None:
+        assert not self.closed
+        self.written.append(b"".join(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def played(*turns: Callable[[JoinedWrites, Transport], None]) -> list[bytes]:
+    """Do one thing in each turn of the loop; return what was written at once."""
+    transport = Transport()
+
+    async def play() -> None:
+        joined = JoinedWrites(cast("asyncio.Transport", transport))
+        for turn in turns:
+            turn(joined, transport)
+            await asyncio.sleep(0)
+
+    asyncio.run(play())
+    return transport.written
+
+
+def test_what_is_written_in_one_turn_leaves_at_once() -> None:
+    def answer(joined: JoinedWrites, _: Transport) -> None:
+        joined.write(b"head ")
+        joined.write(b"body")
+
+    assert played(answer, lambda *_: None, answer) == [b"head body", b"head body"]
+
+
+def test_a_stream_is_not_held_back() -> None:
+    def part(joined: JoinedWrites, transport: Transport) -> None:
+        assert len(transport.written) == sum(len(one) for one in transport.written)
+        joined.write(b".")
+
+    assert played(part, part, part) == [b"."] * 3
+
+
+def test_closing_writes_first_what_is_waiting() -> None:
+    def refuse(joined: JoinedWrites, transport: Transport) -> None:
+        joined.write(b"400")
+        joined.close()
+        assert (transport.written, transport.closed) == ([b"400"], True)
+
+    assert played(refuse) == [b"400"]
+
+
+def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
+    def write(joined: JoinedWrites, transport: Transport) -> None:
+        joined.write(b"late")
+        transport.close()
+
+    assert played(write) == []
+
+
+def test_everything_else_is_the_transports() -> None:
+    def look(joined: JoinedWrites, transport: Transport) -> None:
+        assert not joined.is_closing()
+        transport.close()
+        assert joined.is_closing()
+
+    assert played(look) == []
