@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from bn_ops.version import __version__
 from service import health
 from service.batches import api as batches_api
+from service.batches.short_way import ShortWay
 from service.blobs.folder import FolderBlobs
 from service.context import Context
 from service.disk import Disk
@@ -81,6 +82,7 @@ def create_app(
     errors.install(app)
     # The last that is added is the first to see a request.
     app.state.bodies = OpenBodies()
+    app.add_middleware(ShortWay)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))
