@@ -108,20 +108,23 @@ def adapt(
         **torch_options,
     )
     try:
-        return _finish(_as_onnx(model, done, example_inputs), done, tell)
+        return _finish(_as_onnx(model, done, example_inputs), done, tell, threads)
     except BaseException:
         done.undo()
         raise
 
 
 def _finish(
-    unfolded: onnx.ModelProto, done: Recalibration[Any], tell: ProgressCallback
+    unfolded: onnx.ModelProto,
+    done: Recalibration[Any],
+    tell: ProgressCallback,
+    threads: int | None,
 ) -> Artifact:
     from bn_ops.verification import fold_verified  # noqa: PLC0415 - loads onnxruntime
 
     started = time.perf_counter()
     tell(Progress(phase="folding", done=0, total=1))
-    folded, parity = fold_verified(unfolded, done.calibration)
+    folded, parity = fold_verified(unfolded, done.calibration, threads=threads)
     tell(Progress(phase="verifying", done=1, total=1))
     report = replace(
         done.report,

@@ -33,7 +33,7 @@ def fold_verified(
     *,
     leftovers: Leftovers = "keep",
     tolerance: float | None = None,
-    threads: int = DEFAULT_THREADS,
+    threads: int | None = DEFAULT_THREADS,
     seed: int = DEFAULT_SEED,
 ) -> tuple[Folded, Parity]:
     """Fold a model and prove that it computes what it did.
@@ -46,7 +46,7 @@ def fold_verified(
         batches: calibration samples; kept in memory while this runs.
         leftovers: as for `bn_ops.fold`.
         tolerance: as for `bn_ops.verify`.
-        threads: threads within an operator.
+        threads: threads within an operator; None means every core.
         seed: of the random samples.
 
     Returns:

@@ -50,7 +50,7 @@ def _element_type(value: onnx.ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type
 
 
-def open_model(model: onnx.ModelProto, *, threads: int) -> Session:
+def open_model(model: onnx.ModelProto, *, threads: int | None) -> Session:
     """Open a model in onnxruntime as it stands, without graph optimisations.
 
     Raises:

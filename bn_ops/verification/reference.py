@@ -70,12 +70,12 @@ class Reference:
     Args:
         model: the unfolded model; not changed.
         batches: calibration samples.
-        threads: threads within an operator.
+        threads: threads within an operator; None means every core.
         seed: of the random samples.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, batches: Iterable[Any], *, threads: int, seed: int
+        self, model: onnx.ModelProto, batches: Iterable[Any], *, threads: int | None, seed: int
     ) -> None:
         self._model = model
         self._threads = threads

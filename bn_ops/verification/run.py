@@ -26,7 +26,7 @@ def verify(
     batches: Iterable[Any],
     *,
     tolerance: float | None = None,
-    threads: int = DEFAULT_THREADS,
+    threads: int | None = DEFAULT_THREADS,
     seed: int = DEFAULT_SEED,
 ) -> Parity:
     """Run two models on the same samples and tell how far apart their outputs are.
@@ -41,7 +41,7 @@ def verify(
             samples are run.
         tolerance: allowed relative error; None takes 1e-5 for float32, 2e-3 for float16, 1e-12 for
             float64 models, and more where rounding alone moves the reference by more.
-        threads: threads within an operator.
+        threads: threads within an operator; None means every core.
         seed: of the random samples.
 
     Raises:

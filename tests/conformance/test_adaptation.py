@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,9 @@ import torch
 from torch import nn
 
 import bn_ops
+from bn_ops import runtime
 from bn_ops.errors import BatchNotFiniteError, OptionError
-from bn_ops.runtime import session
+from bn_ops.runtime import open_inner, session
 from tests.support.networks import images, residual_network
 from tests.support.oracle import oracle_statistics, residual, stored_statistics
 
@@ -26,6 +28,18 @@ def artifact() -> bn_ops.Artifact:
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return np.asarray(session(model.SerializeToString()).run(None, {"x": x})[0])
+
+
+def test_no_step_takes_more_threads_than_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def noted(model: Any, options: Any, **given: Any) -> tuple[Any, Any]:
+        opened.append(options.intra_op_num_threads)
+        return open_inner(model, options, **given)
+
+    monkeypatch.setattr(runtime, "open_inner", noted)
+    bn_ops.adapt(residual_network(), [images(4)], threads=1)
+    assert set(opened) == {1}
 
 
 def test_the_folded_model_computes_what_the_unfolded_one_does(artifact: bn_ops.Artifact) -> None:

@@ -1,7 +1,8 @@
-"""Convolution and pooling in float64, one kernel position at a time.
+"""Convolution and pooling in float64, a few kernel positions at a time.
 
 Each position is a strided view of the padded input and one matrix product or sum over it, so that
-the work runs in BLAS and no column matrix is built. Layout is (N, C, *spatial) throughout.
+the work runs in BLAS and no column matrix of the whole kernel is built. Layout is (N, C, *spatial)
+throughout.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["Window", "average", "convolve", "maximum", "transposed"]
+
+_Tap = tuple[tuple[int, ...], tuple[slice, ...]]
+
+_MOST_JOINED = 64
+"""Terms of a sum from which on BLAS gains no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +78,7 @@ class Window:
         amounts = [(0, 0), (0, 0), *((self.pads[i], self.pads[i + rank]) for i in range(rank))]
         return np.pad(array, amounts, constant_values=fill)
 
-    def taps(self, outputs: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    def taps(self, outputs: Sequence[int]) -> Iterator[_Tap]:
         """Yield each kernel position with where it reads in the padded input."""
         for tap in itertools.product(*(range(size) for size in self.kernel)):
             starts = [
@@ -109,13 +115,29 @@ def convolve(x: Float64Array, weight: Float64Array, window: Window, groups: int)
     """Convolve; weight has shape (C_out, C_in/groups, *kernel)."""
     outputs = window.outputs(x.shape[2:])
     padded = window.padded(x, 0.0)
-    batch, out = x.shape[0], weight.shape[0]
+    batch, out, channels = x.shape[0], weight.shape[0], weight.shape[1]
     total = np.zeros((batch, groups, out // groups, int(np.prod(outputs))))
     split = weight.reshape(groups, out // groups, *weight.shape[1:])
-    for tap, where in window.taps(outputs):
-        seen = padded[where].reshape(batch, groups, x.shape[1] // groups, -1)
-        total += np.matmul(split[_tap(tap)], seen)
+    # A product over one channel is no sum; matmul takes twice the time for it.
+    product = np.multiply if channels == 1 else np.matmul
+    for taps in _joined(list(window.taps(outputs)), channels, out // groups):
+        seen = [padded[where].reshape(batch, groups, channels, -1) for _, where in taps]
+        total += product(_side_by_side([split[_tap(tap)] for tap, _ in taps]), _side_by_side(seen))
     return total.reshape(batch, out, *outputs)
+
+
+def _joined(taps: list[_Tap], channels: int, out: int) -> Iterator[list[_Tap]]:
+    """Join kernel positions while what is read for them is no larger than what is written.
+
+    The first layer of a network sums over three channels at a position, which is far too little for
+    BLAS: 64 kernels of 7x7 on one image of 224x224 take a third of the time this way.
+    """
+    count = max(1, min(_MOST_JOINED, out) // channels) if channels > 1 else 1
+    return (taps[start : start + count] for start in range(0, len(taps), count))
+
+
+def _side_by_side(parts: list[Float64Array]) -> Float64Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
 def transposed(

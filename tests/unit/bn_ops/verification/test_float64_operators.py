@@ -55,11 +55,14 @@ def _agrees(model: onnx.ModelProto, shape: tuple[int, ...] = (2, 4, 9, 8)) -> No
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
 
 
+# Fewer kernels than channels, and as many that some positions of the kernel, not a divisor of all
+# six, or all of them are summed at once.
+@pytest.mark.parametrize("kernels", [4, 8, 20, 80])
 @pytest.mark.parametrize("attrs", CONVOLUTIONS, ids=str)
-def test_convolution_equals_the_reference(attrs: dict[str, Any]) -> None:
+def test_convolution_equals_the_reference(attrs: dict[str, Any], kernels: int) -> None:
     random = np.random.default_rng(1)
-    into = 4 // attrs.get("group", 1)
-    _agrees(_model("Conv", [random.standard_normal((8, into, 3, 2)), np.arange(8.0)], **attrs))
+    weight = random.standard_normal((kernels, 4 // attrs.get("group", 1), 3, 2))
+    _agrees(_model("Conv", [weight, np.arange(float(kernels))], **attrs))
 
 
 def test_convolution_of_volumes_equals_the_sum_by_hand() -> None:
