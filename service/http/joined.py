@@ -29,6 +29,11 @@ class JoinedWrites:
         self._flush()
         self._transport.close()
 
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that have not left yet."""
+        waiting = sum(map(len, self._waiting))
+        return waiting + self._transport.get_write_buffer_size()
+
     def __getattr__(self, name: str) -> Any:
         """Leave everything else to the transport."""
         return getattr(self._transport, name)

@@ -23,6 +23,9 @@ class Transport:
     def close(self) -> None:
         self.closed = True
 
+    def get_write_buffer_size(self) -> int:
+        return 100
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -72,6 +75,14 @@ def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
         transport.close()
 
     assert played(write) == []
+
+
+def test_what_waits_has_not_left_yet() -> None:
+    def write(joined: JoinedWrites, _: Transport) -> None:
+        joined.write(b"answer")
+        assert joined.get_write_buffer_size() == 106
+
+    assert played(write) == [b"answer"]
 
 
 def test_everything_else_is_the_transports() -> None:
