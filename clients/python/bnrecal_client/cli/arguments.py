@@ -14,6 +14,7 @@ from bnrecal_client.settings import Patience
 __all__ = [
     "add_common",
     "add_outputs",
+    "add_recalibration",
     "add_server",
     "connect",
     "outputs_of",
@@ -45,6 +46,13 @@ def add_server(parser: ArgumentParser, *, required: bool) -> None:
         default=Patience().outage_s,
         help="how long a server that is away is tried again (default %(default)g)",
     )
+
+
+def add_recalibration(parser: ArgumentParser) -> None:
+    """Add what every sub-command about one recalibration at a server takes."""
+    parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
+    add_server(parser, required=True)
+    add_common(parser)
 
 
 def connect(args: Namespace) -> Client:

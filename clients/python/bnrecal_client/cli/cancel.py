@@ -19,9 +19,7 @@ def add_command(commands: Any) -> None:
         help="stop a recalibration for good",
         description="Stop a recalibration for good; what was uploaded for it is removed.",
     )
-    parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
-    arguments.add_server(parser, required=True)
-    arguments.add_common(parser)
+    arguments.add_recalibration(parser)
     parser.set_defaults(run=run)
 
 

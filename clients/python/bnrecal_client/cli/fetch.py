@@ -19,14 +19,12 @@ def add_command(commands: Any) -> None:
         help="wait for a recalibration to end and write its files",
         description="Wait for a started recalibration to end, then write its files.",
     )
-    parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
     parser.add_argument(
         "--timeout", type=arguments.seconds, metavar="SECONDS", help="wait no longer than this"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     arguments.add_outputs(parser, "ID.onnx in the current folder")
-    arguments.add_server(parser, required=True)
-    arguments.add_common(parser)
+    arguments.add_recalibration(parser)
     parser.set_defaults(run=run)
 
 

@@ -21,9 +21,7 @@ def add_command(commands: Any) -> None:
         help="ask for a recalibration's state",
         description="Tell a recalibration's state, how far it is, and what has arrived for it.",
     )
-    parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
-    arguments.add_server(parser, required=True)
-    arguments.add_common(parser)
+    arguments.add_recalibration(parser)
     parser.set_defaults(run=run)
 
 
