@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -34,10 +33,10 @@ __all__ = [
     "Page",
     "batch",
     "batches",
-    "content",
     "expect",
     "model",
     "models",
+    "page",
     "problem",
     "recalibration",
     "report",
@@ -97,14 +96,21 @@ def problem_of(obj: Mapping[str, object], *, status: int | None = None) -> Probl
     )
 
 
-def content(response: Response) -> bytes:
-    """Return a download's bytes."""
-    return expect(response, 200).body
-
-
-def report(body: bytes) -> dict[str, Any]:
+def report(response: Response) -> dict[str, Any]:
     """Read the report's JSON form."""
-    return dict(member(json.loads(body), "report"))
+    return dict(member(expect(response, 200).json(), "report"))
+
+
+def page(response: Response) -> str:
+    """Read the report as a page.
+
+    Raises:
+        UnexpectedAnswerError: it is no UTF-8.
+    """
+    try:
+        return expect(response, 200).body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnexpectedAnswerError(f"the report's page is no text: {error}") from error
 
 
 def model(response: Response) -> ModelDescription:

@@ -19,13 +19,13 @@ from bnrecal_client import plans
 from bnrecal_client.drivers import AsyncSleep, play_async
 from bnrecal_client.effects import Plan
 from bnrecal_client.images import Images
+from bnrecal_client.modelcontent import AnyModel, read_model
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
 from bnrecal_client.retrying import Link
 from bnrecal_client.run import Run, recalibrate
 from bnrecal_client.settings import Patience, headers, server_url, timeout
-from bnrecal_client.sources import ModelSource, read_model
-from bnrecal_client.stream import Batches, Select, Source
+from bnrecal_client.stream import Batches, Reader, Select
 from bnrecal_client.values import ModelDescription, Recalibration, StoredBatch
 from bnrecal_client.watching import WantsProgress, watching
 
@@ -71,7 +71,7 @@ class AsyncClient:
 
     async def recalibrate(
         self,
-        model: ModelSource | None,
+        model: AnyModel | None,
         batches: Batches,
         *,
         method: str = "exact",
@@ -98,14 +98,14 @@ class AsyncClient:
         with watching(progress) as notify:
             link = replace(self._link, notify=notify)
             return await self._play(
-                recalibrate(link, Source(batches, select, connections=connections), run)
+                recalibrate(link, Reader(batches, select, connections=connections), run)
             )
 
     def attach(self, recalibration: str) -> AsyncHandle:
         """As `Client.attach`; asks the server nothing, so it need not be awaited."""
         return AsyncHandle(self, recalibration)
 
-    async def upload(self, model: ModelSource) -> ModelDescription:
+    async def upload(self, model: AnyModel) -> ModelDescription:
         """As `Client.upload`."""
         content = await self._play(plans.compute(lambda: read_model(model)))
         return await self._play(plans.upload(self._link, content))

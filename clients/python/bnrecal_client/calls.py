@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
+from bnrecal_client.errors import OptionError
 from bnrecal_client.wire import Body, Request, content_digest
 
 __all__ = [
@@ -151,9 +152,15 @@ def _page(after: str | None) -> dict[str, str]:
 
 
 def _post_json(path: str, value: Mapping[str, object], headers: Mapping[str, str]) -> Request:
+    try:
+        body = json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"the options {dict(value)!r} cannot be written as JSON: {error}"
+        ) from error
     return Request(
         method="POST",
         path=path,
         headers={"Content-Type": "application/json", **headers},
-        body=json.dumps(value, separators=(",", ":"), sort_keys=True).encode("utf-8"),
+        body=body.encode("utf-8"),
     )

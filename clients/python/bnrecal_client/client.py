@@ -15,13 +15,13 @@ from bnrecal_client import plans
 from bnrecal_client.drivers import Sleep, play
 from bnrecal_client.effects import Plan
 from bnrecal_client.images import Images
+from bnrecal_client.modelcontent import AnyModel, read_model
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
 from bnrecal_client.retrying import Link
 from bnrecal_client.run import Run, recalibrate
 from bnrecal_client.settings import Patience, headers, server_url, timeout
-from bnrecal_client.sources import ModelSource, read_model
-from bnrecal_client.stream import Batches, Select, Source
+from bnrecal_client.stream import Batches, Reader, Select
 from bnrecal_client.values import ModelDescription, Recalibration, StoredBatch
 from bnrecal_client.watching import WantsProgress, watching
 
@@ -66,7 +66,7 @@ class Client:
 
     def recalibrate(
         self,
-        model: ModelSource | None,
+        model: AnyModel | None,
         batches: Batches,
         *,
         method: str = "exact",
@@ -124,14 +124,14 @@ class Client:
         with watching(progress) as notify:
             link = replace(self._link, notify=notify)
             return self._play(
-                recalibrate(link, Source(batches, select, connections=connections), run)
+                recalibrate(link, Reader(batches, select, connections=connections), run)
             )
 
     def attach(self, recalibration: str) -> Handle:
         """Return a handle on a recalibration that exists already; asks the server nothing yet."""
         return Handle(self, recalibration)
 
-    def upload(self, model: ModelSource) -> ModelDescription:
+    def upload(self, model: AnyModel) -> ModelDescription:
         """Upload a model (not a module), unless the server holds these bytes already."""
         return self._play(plans.upload(self._link, read_model(model)))
 

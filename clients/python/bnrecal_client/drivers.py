@@ -116,16 +116,16 @@ async def _perform_async(
 
 
 def _pull(effect: Pull) -> object:
-    if isinstance(effect.source, Iterator):
-        return next(effect.source, effect.end)
+    if isinstance(effect.items, Iterator):
+        return next(effect.items, effect.end)
     raise OptionError("an asynchronous iterable of batches needs AsyncClient")
 
 
 async def _pull_async(effect: Pull) -> object:
-    source, end = effect.source, effect.end
-    if isinstance(source, AsyncIterator):
-        return await anext(source, end)
-    return await anyio.to_thread.run_sync(lambda: next(source, end))
+    items, end = effect.items, effect.end
+    if isinstance(items, AsyncIterator):
+        return await anext(items, end)
+    return await anyio.to_thread.run_sync(lambda: next(items, end))
 
 
 def _send(http: httpx.Client, request: Request) -> Response:

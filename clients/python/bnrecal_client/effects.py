@@ -76,7 +76,7 @@ class Call:
 class Pull:
     """Ask for the next item of the caller's stream, or `end` after the last."""
 
-    source: Iterator[object] | AsyncIterator[object]
+    items: Iterator[object] | AsyncIterator[object]
     end: object
 
 

@@ -14,7 +14,7 @@ from bnrecal_client.bundle import bundled
 from bnrecal_client.errors import ModelError
 from bnrecal_client.wire import Body, FileBody, sha256_hex
 
-__all__ = ["ModelContent", "ModelSource", "SerializableModel", "export", "is_module", "read_model"]
+__all__ = ["AnyModel", "ModelContent", "SerializableModel", "export", "is_module", "read_model"]
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class SerializableModel(Protocol):
 
 
 # An nn.Module and an ExportedProgram are `object` to a package that does not know torch.
-ModelSource = str | os.PathLike[str] | bytes | SerializableModel | object
+AnyModel = str | os.PathLike[str] | bytes | SerializableModel | object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _as_tensors(example: Any) -> Any:
     return torch.as_tensor(example)
 
 
-def read_model(model: ModelSource) -> ModelContent:
+def read_model(model: AnyModel) -> ModelContent:
     """Find a model's bytes and digest; a file is hashed in pieces and never held whole.
 
     A model whose tensors lie in files beside it is packed with them into one archive.

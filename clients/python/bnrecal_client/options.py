@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -135,13 +136,20 @@ def _prior(arguments: list[str]) -> dict[str, object]:
 
 def _momentum(arguments: list[str]) -> dict[str, object]:
     (momentum,) = arguments
-    return {"name": "momentum", "momentum": float(momentum)}
+    return {"name": "momentum", "momentum": _finite(momentum)}
 
 
 def _count(said: str) -> int | float:
     """A prior may weigh as much as a fraction of a sample; whole numbers stay whole."""
-    value = float(said)
+    value = _finite(said)
     return int(value) if value.is_integer() else value
+
+
+def _finite(said: str) -> float:
+    value = float(said)
+    if not math.isfinite(value):
+        raise ValueError(said)  # JSON has no such number
+    return value
 
 
 _PARSERS = {

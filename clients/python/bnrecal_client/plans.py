@@ -16,11 +16,11 @@ from bnrecal_client.errors import (
     TimedOut,
 )
 from bnrecal_client.images import Images
+from bnrecal_client.modelcontent import ModelContent
 from bnrecal_client.options import Options
 from bnrecal_client.problems import error_of
 from bnrecal_client.result import Result, decode_statistics
 from bnrecal_client.retrying import Link, exchange
-from bnrecal_client.sources import ModelContent
 from bnrecal_client.values import ModelDescription, Progress, Recalibration, StoredBatch
 from bnrecal_client.wire import Request, Response
 
@@ -173,18 +173,18 @@ def fetch(link: Link, recalibration: str, *, unfolded: bool) -> Plan[Result]:
     ]
     if unfolded:
         wanted.append(calls.model_file(recalibration, "unfolded"))
-    got: list[bytes] = []
+    got: list[Response] = []
     for done, request in enumerate(wanted):
         link.notify(Progress(phase="fetching", done=done, total=len(wanted)))
-        got.append(answers.content((yield from exchange(link, request))))
+        got.append(answers.expect((yield from exchange(link, request)), 200))
     link.notify(Progress(phase="fetching", done=len(wanted), total=len(wanted)))
     return Result(
         recalibration=recalibration,
         report=answers.report(got[0]),
-        report_html=got[1].decode("utf-8"),
-        statistics=decode_statistics(got[2]),
-        model=got[3],
-        unfolded=got[4] if unfolded else None,
+        report_html=answers.page(got[1]),
+        statistics=decode_statistics(got[2].body),
+        model=got[3].body,
+        unfolded=got[4].body if unfolded else None,
     )
 
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from bnrecal_client import plans
 from bnrecal_client.effects import Effect, Plan
 from bnrecal_client.errors import BnrecalError, ConflictError, Interrupted, OptionError
+from bnrecal_client.modelcontent import AnyModel, ModelContent, export, is_module, read_model
 from bnrecal_client.options import Options
 from bnrecal_client.result import Result
 from bnrecal_client.retrying import Link
-from bnrecal_client.sources import ModelContent, ModelSource, export, is_module, read_model
-from bnrecal_client.stream import Source, send_all
+from bnrecal_client.stream import Reader, send_all
 from bnrecal_client.values import ModelDescription, Recalibration
 
 __all__ = ["Run", "recalibrate"]
@@ -36,7 +36,7 @@ class Run:
         key: Idempotency-Key for creating.
     """
 
-    model: ModelSource | None
+    model: AnyModel | None
     options: Options
     resume: str | None
     unfolded: bool
@@ -47,7 +47,7 @@ class Run:
     @classmethod
     def of(
         cls,
-        model: ModelSource | None,
+        model: AnyModel | None,
         options: Options,
         *,
         resume: str | None,
@@ -73,19 +73,19 @@ class Run:
         )
 
 
-def recalibrate(link: Link, source: Source, run: Run) -> Plan[Result]:
+def recalibrate(link: Link, reader: Reader, run: Run) -> Plan[Result]:
     """Do it all; whatever ends it early leaves a recalibration that can be resumed.
 
     Raises:
         Interrupted: Ctrl-C, once there is a recalibration.
         BnrecalError: as the parts of it.
     """
-    now, inputs = yield from _begin(link, source, run)
-    return (yield from _resumable(now.id, _finish(link, source, run, now, inputs)))
+    now, inputs = yield from _begin(link, reader, run)
+    return (yield from _resumable(now.id, _finish(link, reader, run, now, inputs)))
 
 
-def _begin(link: Link, source: Source, run: Run) -> Plan[tuple[Recalibration, tuple[str, ...]]]:
-    content = yield from _content(run, source)
+def _begin(link: Link, reader: Reader, run: Run) -> Plan[tuple[Recalibration, tuple[str, ...]]]:
+    content = yield from _content(run, reader)
     if run.resume is None:
         assert content is not None
         model = yield from plans.upload(link, content)
@@ -98,23 +98,23 @@ def _begin(link: Link, source: Source, run: Run) -> Plan[tuple[Recalibration, tu
 
 
 def _finish(
-    link: Link, source: Source, run: Run, now: Recalibration, inputs: tuple[str, ...]
+    link: Link, reader: Reader, run: Run, now: Recalibration, inputs: tuple[str, ...]
 ) -> Plan[Result]:
     if now.state == "open":
         resume = run.resume is not None
-        count = yield from send_all(link, now.id, source, inputs, resume=resume)
+        count = yield from send_all(link, now.id, reader, inputs, resume=resume)
         yield from plans.start(link, now.id, count)
     yield from plans.wait(link, now.id, timeout_s=run.timeout_s, poll_longest_s=run.poll_longest_s)
     return (yield from plans.fetch(link, now.id, unfolded=run.unfolded))
 
 
-def _content(run: Run, source: Source) -> Plan[ModelContent | None]:
+def _content(run: Run, reader: Reader) -> Plan[ModelContent | None]:
     """Find the model's bytes; a module is exported with the first batch as its example."""
     model = run.model
     if model is None:
         return None
     if is_module(model):
-        example = yield from source.peek()
+        example = yield from reader.peek()
         module = model
         model = yield from plans.compute(lambda: export(module, example))
     found = model

@@ -18,7 +18,7 @@ from bnrecal_client.retrying import Link, exchange
 from bnrecal_client.values import Progress, StoredBatch
 from bnrecal_client.window import Window
 
-__all__ = ["Batches", "Select", "Source", "send_all"]
+__all__ = ["Batches", "Reader", "Select", "send_all"]
 
 Batches = Iterable[Any] | AsyncIterable[Any]
 """What a caller passes: arrays, tensors, tuples, dicts; or pairs, together with `select=`."""
@@ -31,7 +31,7 @@ _CONNECTIONS = 4
 _MOST_CONNECTIONS = 16  # httpx keeps 20 open
 
 
-class Source:
+class Reader:
     """The caller's iterable, read once; one item may be looked at before it is read.
 
     Attributes:
@@ -107,24 +107,24 @@ class _Held:
 
 
 def send_all(
-    link: Link, recalibration: str, source: Source, inputs: tuple[str, ...], *, resume: bool
+    link: Link, recalibration: str, reader: Reader, inputs: tuple[str, ...], *, resume: bool
 ) -> Plan[int]:
     """Send every batch that the server does not hold; return how many the stream has.
 
-    At most `source.connections` batches are in memory.
+    At most `reader.connections` batches are in memory.
 
     Raises:
         InputError: the stream is empty, or a batch cannot be encoded.
         ConflictError: the server holds another batch under an index.
     """
     held = _Held(link, recalibration) if resume else None
-    window = Window(source.connections, link.clock)
-    stored = _Counter(link, source.total)
+    window = Window(reader.connections, link.clock)
+    stored = _Counter(link, reader.total)
     index = 0
     try:
         while True:
             yield from window.room()
-            if (item := (yield from source.next())) is _END:
+            if (item := (yield from reader.next())) is _END:
                 break
             body = yield from plans.compute(partial(encode, item, inputs, index=index))
             known = None if held is None else (yield from held.at(index))

@@ -75,3 +75,11 @@ def test_what_is_no_json_is_told() -> None:
     page = Response(status=200, headers={"content-type": "text/html"}, body=b"<h1>")
     with pytest.raises(UnexpectedAnswerError, match="200 with text/html where JSON was due"):
         answers.model(page)
+
+
+def test_a_report_that_is_no_text_or_no_json_is_noticed() -> None:
+    damaged = Response(status=200, headers={"content-type": "text/html"}, body=b"\xff\xfe")
+    with pytest.raises(UnexpectedAnswerError, match="no text"):
+        answers.page(damaged)
+    with pytest.raises(UnexpectedAnswerError, match="where JSON was due"):
+        answers.report(damaged)

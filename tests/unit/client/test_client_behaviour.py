@@ -564,7 +564,7 @@ def test_exporting_leaves_the_name_export_of_the_library_callable() -> None:
     pytest.importorskip("torch")
     code = (
         "import torch, bn_ops\n"
-        "from bnrecal_client.sources import export\n"
+        "from bnrecal_client.modelcontent import export\n"
         "export(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)),"
         " torch.ones(2, 3))\n"
         "assert callable(bn_ops.export)\n"

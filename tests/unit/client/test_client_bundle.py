@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnrecal_client.bundle import bundled
 from bnrecal_client.errors import ModelError
-from bnrecal_client.sources import read_model
+from bnrecal_client.modelcontent import read_model
 from service.worker import bundles
 from tests.support.hostile_models import bn_model
 

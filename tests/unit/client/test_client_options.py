@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnrecal_client import OptionError
+from bnrecal_client import OptionError, calls
 from bnrecal_client.options import Options, parse_estimator
 
 
@@ -26,7 +26,11 @@ def test_an_estimator_has_one_form(said: str | dict[str, object], form: object) 
 
 
 @pytest.mark.parametrize(
-    "said", ["", "Prior:16", "prior", "prior:x", "prior:16:mix", "replace:1", "momentum", "16"]
+    "said",
+    [
+        *("", "Prior:16", "prior", "prior:x", "prior:16:mix", "replace:1", "momentum", "16"),
+        *("momentum:nan", "prior:inf", "prior:-inf"),
+    ],
 )
 def test_what_names_no_estimator_is_refused(said: str) -> None:
     with pytest.raises(OptionError, match="prior:SAMPLES"):
@@ -64,3 +68,16 @@ def test_defaults_that_a_server_fills_in_are_no_difference() -> None:
     }
     assert options.differences(stored) == []
     assert options.differences({**stored, "layers": ["a"]}) == ["layers"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_options_that_json_cannot_hold_are_refused_before_they_are_sent(value: object) -> None:
+    with pytest.raises(OptionError, match="cannot be written as JSON"):
+        calls.create(
+            model="m",
+            method="exact",
+            estimator={"name": "momentum", "momentum": value},
+            layers=None,
+            preprocess=None,
+            key="k",
+        )

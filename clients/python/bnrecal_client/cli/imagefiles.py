@@ -19,7 +19,7 @@ _ARCHIVES = frozenset({".tar", ".zip"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ImageFile:
     """One file with images.
 
     Attributes:
@@ -38,12 +38,12 @@ class ImageSet:
     """Image files as one stream of batches; iterating reads files when they are due.
 
     Attributes:
-        sources: the files, in order.
+        files: the files, in order.
         batch_size: images per batch; only the last is smaller.
         samples: how many images are used.
     """
 
-    sources: tuple[Source, ...]
+    files: tuple[ImageFile, ...]
     batch_size: int
     samples: int
 
@@ -52,7 +52,7 @@ class ImageSet:
         return (self.samples + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[Images]:
-        every = chain.from_iterable(source.read(source.path) for source in self.sources)
+        every = chain.from_iterable(one.read(one.path) for one in self.files)
         images = islice(every, self.samples)
         while items := tuple(islice(images, self.batch_size)):
             yield Images(items=items)
@@ -64,42 +64,42 @@ def open_images(paths: Sequence[Path], *, batch_size: int, limit: int | None) ->
     Raises:
         InputError: nothing there, or a file is no image or archive.
     """
-    sources = tuple(source for path in paths for source in _sources(path))
-    held = sum(source.samples for source in sources)
+    files = tuple(one for path in paths for one in _files(path))
+    held = sum(one.samples for one in files)
     if not held:
         raise InputError(f"there is no image ({_kinds()}) in {', '.join(map(str, paths))}")
     samples = held if limit is None else min(held, limit)
-    return ImageSet(sources=sources, batch_size=batch_size, samples=samples)
+    return ImageSet(files=files, batch_size=batch_size, samples=samples)
 
 
-def _sources(path: Path) -> Iterator[Source]:
-    """Return a path's source; a folder stands for all in it and below, sorted by their path."""
+def _files(path: Path) -> Iterator[ImageFile]:
+    """Return the files of a path; a folder stands for all in it and below, sorted by their path."""
     if path.is_dir():
         known = SUFFIXES | _ARCHIVES
         for child in sorted(path.rglob("*")):
             hidden = any(part.startswith(".") for part in child.relative_to(path).parts)
             if child.suffix.lower() in known and not hidden and child.is_file():
-                yield _source(child)
+                yield _image_file(child)
     elif not path.is_file():
         raise InputError(f"there is no data file {path}")
     else:
-        yield _source(path)
+        yield _image_file(path)
 
 
-def _source(path: Path) -> Source:
+def _image_file(path: Path) -> ImageFile:
     kind = path.suffix.lower()
     try:
         if kind == ".tar":
-            return Source(path=path, samples=sum(1 for _ in _tar(path, skip=True)), read=_tar)
+            return ImageFile(path=path, samples=sum(1 for _ in _tar(path, skip=True)), read=_tar)
         if kind == ".zip":
             with zipfile.ZipFile(path) as archive:
                 names = [one.filename for one in archive.infolist() if _is_image(one.filename)]
-            return Source(path=path, samples=len(names), read=_zip)
+            return ImageFile(path=path, samples=len(names), read=_zip)
     except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} cannot be read as {kind}: {error}") from error
     if kind not in SUFFIXES:
         raise InputError(f"{path} is none of {_kinds()}; --preprocess goes with images only")
-    return Source(path=path, samples=1, read=_file)
+    return ImageFile(path=path, samples=1, read=_file)
 
 
 def _file(path: Path) -> Iterator[_Named]:
