@@ -33,6 +33,14 @@ def connection(server: Server, length: int, name: str) -> socket.socket:
     return opened
 
 
+def until_under_way(server: Server) -> None:
+    """Wait until the server works on a batch, besides telling how much it works on."""
+    end = time.monotonic() + 20
+    while "bnrecal_requests_open 2" not in server.http.get("/metrics").text:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def answer(opened: socket.socket) -> bytes:
     found = b""
     while chunk := opened.recv(1 << 16):
@@ -94,7 +102,7 @@ def test_a_shutdown_finishes_the_batch_that_is_on_its_way(tmp_path: Path) -> Non
         name = server.api.open(network())
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:100])
-            time.sleep(0.3)
+            until_under_way(server)
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
             opened.sendall(content[100:])
@@ -111,7 +119,7 @@ def test_a_shutdown_refuses_what_does_not_come_and_ends_in_time(tmp_path: Path) 
         name = server.api.open(network())
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:100])
-            time.sleep(0.3)
+            until_under_way(server)
             began = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             found = answer(opened)

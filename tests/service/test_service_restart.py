@@ -161,9 +161,11 @@ def test_a_model_that_is_sent_again_and_again_does_not_expire(settings: Settings
     with serving(create_app(short, executor=FakeExecutor())) as http:
         api = Api(http)
         assert api.upload_model().status_code == 201
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
-            assert api.upload_model().status_code == 200
+        began = last = time.monotonic()
+        while (now := time.monotonic()) < began + 1.5:
+            # On a machine that stood still for so long it has expired in between, and rightly.
+            assert api.upload_model().status_code == 200 or time.monotonic() - last > 0.5
+            last = now
             time.sleep(0.02)
 
 

@@ -69,16 +69,22 @@ def _bar() -> Iterator[Notify]:
     # result stays on the screen.
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("starting", total=None)
+        shown = ""
 
         def notify(progress: Progress) -> None:
+            nonlocal shown
             if progress.note is not None:
-                bars.update(task, description=f"waiting for the server ({progress.note})")
-                return
-            bars.update(
-                task,
-                description=_label(progress),
-                completed=progress.done,
-                total=progress.total,
-            )
+                what = f"waiting for the server ({progress.note})"
+                bars.update(task, description=what, refresh=True)
+            else:
+                bars.update(
+                    task,
+                    description=_label(progress),
+                    completed=progress.done,
+                    total=progress.total,
+                    # A new phase is shown even if it is over before the next regular refresh.
+                    refresh=progress.phase != shown,
+                )
+            shown = progress.phase
 
         yield notify

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -558,15 +556,3 @@ class TestAsyncClient(ClientBehaviour):
 
         asyncio.run(whole())
         assert self.server.recalibrations == {}
-
-
-def test_exporting_leaves_the_name_export_of_the_library_callable() -> None:
-    pytest.importorskip("torch")
-    code = (
-        "import torch, bn_ops\n"
-        "from bnrecal_client.modelcontent import export\n"
-        "export(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)),"
-        " torch.ones(2, 3))\n"
-        "assert callable(bn_ops.export)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 STEPS = """
 from bnrecal_client import Progress
 from bnrecal_client.watching import watching
-import time
 with watching(None) as notify:
     for step in (
         Progress(phase="sending", done=3, total=9),
@@ -26,7 +25,6 @@ with watching(None) as notify:
         Progress(phase="a phase of a newer server [bold]", done=1, total=2),
     ):
         notify(step)
-        time.sleep(0.25)
 print("the result")
 """
 
