@@ -77,7 +77,7 @@ def test_a_server_killed_during_the_run_takes_it_up_again_to_the_same_bytes(
         workers = until(server.workers)
         server.kill()
         # The kernel ends the worker with its server: nobody writes any more.
-        psutil.wait_procs(workers, timeout=5)
+        psutil.wait_procs(workers, timeout=20)
         assert not any(worker.is_running() for worker in workers)
     with running(data) as server:
         found = server.api.wait(name, seconds=60)

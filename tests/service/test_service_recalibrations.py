@@ -306,7 +306,7 @@ def test_a_long_stream_reaches_the_worker_in_order(api: Api) -> None:
     assert first["digest"] == json.loads(api.get(other, "/model").content)["digest"]
 
 
-def _until(true: Any, seconds: float = 5.0) -> None:
+def _until(true: Any, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

@@ -178,7 +178,7 @@ def test_two_servers_never_share_a_data_folder(settings: Settings) -> None:
         pass
 
 
-def _until_gone(paths: list[Path], seconds: float = 5.0) -> None:
+def _until_gone(paths: list[Path], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while any(path.exists() for path in paths):
         assert time.monotonic() < end, [path for path in paths if path.exists()]

@@ -94,7 +94,7 @@ class Api:
     def get(self, name: str, rest: str = "", **headers: str) -> httpx.Response:
         return self.http.get(f"/v1/recalibrations/{name}{rest}", headers=headers)
 
-    def wait(self, name: str, *states: str, seconds: float = 20.0) -> dict[str, Any]:
+    def wait(self, name: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
         """Wait until a recalibration is in one of these states (by default: has ended)."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
