@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from bn_ops.signature import ArrayHeader
@@ -23,6 +25,8 @@ LENGTH_BYTES = 8
 HEADER_LIMIT_BYTES = 1 << 18
 SHORTEST_HEADER_BYTES = 2
 MAX_BYTES = 1 << 60
+# Longer ones would fill the memory that is kept for others.
+REMEMBERED_HEADER_BYTES = 4096
 
 
 class SafetensorsHeader:
@@ -67,6 +71,16 @@ def parse(header: bytes) -> Layout:
     Raises:
         BatchMalformedError: it is not JSON, repeats a name, or its offsets do not fit its shapes.
     """
+    return _remembered(header) if len(header) <= REMEMBERED_HEADER_BYTES else _parse(header)
+
+
+# The batches of a stream have the same header, all but the last.
+@lru_cache(maxsize=64)
+def _remembered(header: bytes) -> Layout:
+    return _parse(header)
+
+
+def _parse(header: bytes) -> Layout:
     table = _table(header)
     table.pop("__metadata__", None)
     entries = sorted((_entry(name, value) for name, value in table.items()), key=lambda e: e[0])
@@ -76,7 +90,7 @@ def parse(header: bytes) -> Layout:
             raise _bad(segment.name, f"begins at {begin}, the array before it ends at {end}")
         end = stop
     return Layout(
-        headers={segment.name: array for _, segment, array in entries},
+        headers=MappingProxyType({segment.name: array for _, segment, array in entries}),
         segments=tuple(segment for _, segment, _ in entries),
     )
 
