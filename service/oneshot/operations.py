@@ -26,9 +26,7 @@ from service.recalibrations import operations, store
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn
 from service.recalibrations.values import Recalibration
-
-# A waiter looks again after so long even if nobody has woken it.
-LOOK_SECONDS = 15.0
+from service.recalibrations.waiting import until_ended
 
 
 async def receive(
@@ -168,17 +166,10 @@ def read_options(content: bytes) -> RecalibrationIn:
 
 
 async def _wait(context: Context, name: str) -> Recalibration:
-    subscription = context.signals.subscribe(name)
-    try:
-        while True:
-            found = await context.ledger.read(lambda tx: store.get(tx, name))
-            if found.state in ENDED:
-                return found
-            if context.signals.closed:
-                raise ShuttingDownError("the server is going down; the run goes on when it is back")
-            await subscription.wait(LOOK_SECONDS)
-    finally:
-        subscription.close()
+    found = await until_ended(context, name)
+    if found.state not in ENDED:
+        raise ShuttingDownError("the server is going down; the run goes on when it is back")
+    return found
 
 
 async def _forget(context: Context, dispatcher: Dispatcher, name: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from service.context import Ctx
 from service.http.pages import After, Limit, cut, read_cursor
@@ -14,8 +16,20 @@ from service.recalibrations.schemas import (
     RecalibrationPage,
     StartIn,
 )
+from service.recalibrations.waiting import until_ended
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
+
+# Shorter than the idle limits of common proxies and clients.
+LONGEST_WAIT_SECONDS = 20.0
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=LONGEST_WAIT_SECONDS,
+        description="Seconds to wait for its end before the answer.",
+    ),
+]
 
 
 @router.post("", status_code=201)
@@ -43,9 +57,11 @@ async def list_recalibrations(
 
 
 @router.get("/{recalibration}")
-async def get_recalibration(context: Ctx, recalibration: RecalibrationId) -> RecalibrationOut:
+async def get_recalibration(
+    context: Ctx, recalibration: RecalibrationId, wait: Wait = 0.0
+) -> RecalibrationOut:
     """Return state, progress, counts and error."""
-    return RecalibrationOut.of(await context.ledger.read(lambda tx: store.get(tx, recalibration)))
+    return RecalibrationOut.of(await until_ended(context, recalibration, seconds=wait))
 
 
 @router.delete("/{recalibration}", status_code=204)

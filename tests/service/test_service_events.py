@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 from tests.support.service_fakes import FakeExecutor
@@ -56,3 +57,40 @@ def test_events_of_nothing_and_after_nonsense_are_refused(api: Api) -> None:
     assert api.get("rc_0", "/events").status_code == 404
     response = api.get(api.open(), "/events", **{"Last-Event-ID": "x"})
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
+
+
+def test_a_question_waits_for_the_end(api: Api, executor: FakeExecutor) -> None:
+    executor.hold = True
+    name = api.open()
+    api.put(name, 0)
+    api.start(name, 1)
+    api.wait(name, "running")
+    seen: list[tuple[str, float]] = []
+
+    def ask() -> None:
+        began = time.monotonic()
+        state = api.get(name, "?wait=20").json()["state"]
+        seen.append((state, time.monotonic() - began))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    time.sleep(0.3)
+    assert seen == []
+    api.http.post(f"/v1/recalibrations/{name}/cancel")
+    asker.join(10)
+    ((state, seconds),) = seen
+    assert state == "cancelled"
+    assert 0.3 <= seconds < 10
+    began = time.monotonic()
+    assert api.get(name, "?wait=20").json()["state"] == "cancelled"
+    assert time.monotonic() - began < 5
+
+
+def test_a_question_waits_no_longer_than_it_says(api: Api) -> None:
+    name = api.open()
+    began = time.monotonic()
+    assert api.get(name, "?wait=0.3").json()["state"] == "open"
+    assert 0.3 <= time.monotonic() - began < 5
+    assert api.get("rc_0", "?wait=20").status_code == 404
+    for value in ("-1", "20.1", "inf", "nan", "x", ""):
+        assert api.get(name, f"?wait={value}").json()["code"] == "request-invalid"

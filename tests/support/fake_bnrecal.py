@@ -100,6 +100,8 @@ class FakeServer:
         self.token: str | None = None
         self.fails_with: dict[str, Any] | None = None
         self.never_ends = False
+        # Called with the seconds for which a status may wait; as it is, the server is one of old.
+        self.on_wait: Callable[[float], None] = lambda _: None
         self.page = 1000
         self.on_request: Callable[[str], None] = lambda _: None
         # Called beside other requests, and free to wait for them.
@@ -253,6 +255,8 @@ class FakeServer:
         }
 
     def _status(self, request: httpx.Request, body: bytes, stored: Stored) -> httpx.Response:
+        if "wait" in request.url.params:
+            self.on_wait(float(request.url.params["wait"]))
         if stored.state in {"queued", "running"} and not self.never_ends:
             stored.asked += 1
             stored.state = "running" if stored.asked < 3 else "succeeded"

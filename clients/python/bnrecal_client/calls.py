@@ -29,6 +29,8 @@ __all__ = [
 
 _RECALIBRATIONS = "/v1/recalibrations"
 _PAGE = "1000"
+_LONGEST_WAIT_S = 20.0
+"""The server refuses to wait longer, in seconds."""
 
 
 def upload(body: Body, sha256: str) -> Request:
@@ -76,9 +78,15 @@ def create(
     return _post_json(_RECALIBRATIONS, wanted, {"Idempotency-Key": key})
 
 
-def status(recalibration: str) -> Request:
-    """Describe a recalibration."""
-    return Request(method="GET", path=_recalibration(recalibration))
+def status(recalibration: str, *, wait_s: float = 0.0) -> Request:
+    """Describe a recalibration.
+
+    Args:
+        recalibration: its id.
+        wait_s: how long the server waits for its end before it answers, in seconds.
+    """
+    params = {"wait": str(min(wait_s, _LONGEST_WAIT_S))} if wait_s else {}
+    return Request(method="GET", path=_recalibration(recalibration), params=params)
 
 
 def send(recalibration: str, index: int, body: bytes, sha256: str, media_type: str) -> Request:

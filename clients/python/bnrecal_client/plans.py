@@ -91,9 +91,10 @@ def create(link: Link, model: str, options: Options, key: str) -> Plan[Recalibra
     return answers.recalibration((yield from exchange(link, request)))
 
 
-def status(link: Link, recalibration: str) -> Plan[Recalibration]:
-    """Ask for the state."""
-    return answers.recalibration((yield from exchange(link, calls.status(recalibration))))
+def status(link: Link, recalibration: str, *, wait_s: float = 0.0) -> Plan[Recalibration]:
+    """Ask for the state; with `wait_s`, the server waits so many seconds for the end first."""
+    request = calls.status(recalibration, wait_s=wait_s)
+    return answers.recalibration((yield from exchange(link, request)))
 
 
 def send(link: Link, recalibration: str, index: int, batch: EncodedBatch) -> Plan[StoredBatch]:
@@ -141,17 +142,24 @@ def wait(
 ) -> Plan[Recalibration]:
     """Ask for the state until it has ended.
 
+    The pauses between two questions are spent at the server, which answers at once when the end
+    comes. One that does not know how to wait answers at once in any case: then we pause.
+
     Raises:
         TimedOut: it has not ended in time.
         RecalibrationFailed: it has ended without a result.
     """
     started = link.clock()
     asked = 0
+    pause = 0.0
     while True:
-        now = yield from status(link, recalibration)
+        began = link.clock()
+        now = yield from status(link, recalibration, wait_s=min(pause, link.silence_s / 2))
         link.notify(now.progress or Progress(phase=now.phase or now.state, done=0))
         if now.has_ended:
             return _succeeded(now)
+        if (left := pause - (link.clock() - began)) > 0:
+            yield Pause(left)
         pause = poll_s(asked, longest_s=poll_longest_s)
         if timeout_s is not None and link.clock() - started + pause > timeout_s:
             raise TimedOut(
@@ -159,7 +167,6 @@ def wait(
                 "the server: attach to it again, or cancel it",
                 recalibration=recalibration,
             )
-        yield Pause(pause)
         asked += 1
 
 

@@ -55,6 +55,7 @@ class Link:
         url: the address, for messages.
         patience_s: how long one request is tried again, in seconds.
         first_contact_s: likewise until the server has answered once.
+        silence_s: limit of one silence in the middle of a request, in seconds.
         backoff: the pauses.
         clock: monotonic seconds.
         contact: shared by all runs of one client.
@@ -64,6 +65,7 @@ class Link:
     url: str
     patience_s: float = 120.0
     first_contact_s: float = 5.0
+    silence_s: float = 120.0
     backoff: Backoff = field(default_factory=Backoff)
     clock: Callable[[], float] = time.monotonic
     contact: Contact = field(default_factory=Contact)
@@ -76,6 +78,7 @@ class Link:
             url=url,
             patience_s=patience.outage_s,
             first_contact_s=min(patience.first_contact_s, patience.outage_s),
+            silence_s=patience.silence_s,
             backoff=patience.backoff,
             clock=clock,
         )

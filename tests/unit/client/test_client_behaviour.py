@@ -389,6 +389,23 @@ class ClientBehaviour(ABC):
         assert self.time.slept[0] == 0.05
         assert self.time.slept[-1] == 2.0
 
+    def test_pauses_are_spent_at_a_server_that_waits(self) -> None:
+        waited: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waited.append(seconds)
+            self.time.now += seconds
+
+        self.server.never_ends = True
+        self.server.on_wait = wait
+        with pytest.raises(TimedOut):
+            self.verbs().recalibrate(MODEL, stream(), progress=False, timeout=200, poll=50.0)
+        assert waited[0] == 0.05
+        assert max(waited) == 20.0
+        # Beyond what a server waits for, we pause.
+        assert self.time.slept[-1] == pytest.approx(30.0, rel=1e-9)
+        assert self.time.now <= 200
+
     def test_a_token_is_sent_and_a_missing_one_is_told(self) -> None:
         self.server.token = "s3cret"
         assert self.verbs(token="s3cret").models() == ()
