@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from html import escape
 from typing import Any
 
@@ -15,8 +16,9 @@ from service import problems
 
 _METHODS = ("get", "put", "post", "delete")
 _STYLE = (
+    ":root{color-scheme:light dark}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "td{padding:.2rem 1rem .2rem 0;vertical-align:top}code{white-space:nowrap}"
+    "dt{margin-top:.9rem}dd{margin:0 0 0 1.5rem}code{overflow-wrap:anywhere}"
 )
 
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -65,17 +67,23 @@ def build(app: FastAPI) -> dict[str, Any]:
 def page(document: dict[str, Any]) -> str:
     """Return a page without any script that lists the routes."""
     rows = "".join(
-        f"<tr><td><code>{method.upper()} {escape(path)}</code></td>"
-        f"<td>{escape(operation.get('description', ''))}</td></tr>"
+        f"<dt><code>{method.upper()} {escape(path)}</code></dt>"
+        f"<dd>{_prose(operation.get('description', ''))}</dd>"
         for path, item in document["paths"].items()
         for method, operation in item.items()
     )
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>bnrecal API</title>"
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width,initial-scale=1">'
+        "<title>bnrecal API</title>"
         f"<style>{_STYLE}</style><h1>bnrecal {escape(document['info']['version'])}</h1>"
-        "<p>The whole description is <code>/openapi.json</code>.</p>"
-        f"<table>{rows}</table></html>\n"
+        '<p>The whole description is <a href="/openapi.json"><code>/openapi.json</code></a>.</p>'
+        f"<dl>{rows}</dl></html>\n"
     )
+
+
+def _prose(description: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(description))
 
 
 def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -94,6 +94,8 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
         return await _on_purpose(request, error.__cause__)
     code = _BY_STATUS.get(error.status_code, "request-error")
     detail = f"{request.method} {request.url.path}: {error.detail}"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"there is no {request.method} {request.url.path}; /docs lists the routes"
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))

@@ -162,3 +162,8 @@ def test_the_page_of_routes_lists_them_without_any_script(api: Api) -> None:
     for path in api.http.get("/openapi.json").json()["paths"]:
         assert path in page
     assert "<script" not in page
+    assert "`" not in page
+
+
+def test_who_asks_for_no_route_is_told_where_they_stand(api: Api) -> None:
+    assert api.http.get("/").json()["detail"] == "there is no GET /; /docs lists the routes"
