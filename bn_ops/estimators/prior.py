@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,8 +33,8 @@ class Prior:
     mixture: bool = False
 
     def __post_init__(self) -> None:
-        counts = not isinstance(self.samples, bool) and math.isfinite(self.samples)
-        if not (counts and self.samples >= 0):
+        # Compared as it is: a whole number may be larger than any float, and then `isfinite` fails.
+        if isinstance(self.samples, bool) or not 0 <= self.samples <= sys.float_info.max:
             raise OptionError(f"Prior needs a finite number of samples ≥ 0, got {self.samples}")
 
     def __call__(self, source: RunningStatistics, moments: Moments) -> RunningStatistics:

@@ -63,6 +63,8 @@ def test_the_json_form_brings_the_same_estimator_back(estimator: Estimator) -> N
         ({"name": "prior"}, "'prior' does not take"),
         ({"name": "prior", "samples": -1}, "≥ 0"),
         ({"name": "prior", "samples": float("nan")}, "≥ 0"),
+        ({"name": "prior", "samples": float("inf")}, "≥ 0"),
+        ({"name": "prior", "samples": 10**400}, "≥ 0"),
         ({"name": "prior", "samples": "16"}, "numbers"),
         ({"name": "prior", "samples": True}, "samples"),
         ({"name": "momentum", "momentum": 0}, r"\(0, 1\]"),
