@@ -9,6 +9,7 @@ tensors apart from its structure. How it lies in files is `bn_ops.modelfiles`' m
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ __all__ = [
 MESSAGE_LIMIT = 2**31 - 1
 """Bytes of a protobuf message; Source: protobuf's documentation, "Proto Limits"."""
 
-_SMALL_BYTES = 1024
+_SMALL_ELEMENTS = 256
 """Tensors up to this stay in the structure: shapes and axes, which shape inference reads."""
 
 _STRUCTURE_BYTES = 64 << 20
@@ -101,8 +102,13 @@ def _encoded(counts: Mapping[str, int]) -> int:
     )
 
 
-def _is_large(tensor: onnx.TensorProto, keep: int = _SMALL_BYTES) -> bool:
-    return _payload(_counts(tensor)) > keep
+def _is_large(tensor: onnx.TensorProto, keep: int = _SMALL_ELEMENTS) -> bool:
+    """Tell by its shape: whoever looks at data gets a copy of them."""
+    import onnx  # noqa: PLC0415 - the light modules of this package load without it
+
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return keep < 0  # strings have no bytes to lie beside a model
+    return bool(math.prod(tensor.dims) > keep)
 
 
 def raw_bytes(tensor: onnx.TensorProto) -> bytes:
@@ -182,14 +188,14 @@ def within_message(model: onnx.ModelProto) -> onnx.ModelProto:
     return light_copy(model) if exceeds(model) else model
 
 
-def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_BYTES) -> onnx.ModelProto:
+def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_ELEMENTS) -> onnx.ModelProto:
     """Copy a model with its large tensors as mere inputs.
 
     Whatever looks only at structure takes such a copy: the checker, shape inference.
 
     Args:
         model: not changed.
-        keep: bytes up to which a tensor stays a tensor.
+        keep: elements up to which a tensor stays a tensor.
     """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 

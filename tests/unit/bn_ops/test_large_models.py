@@ -220,6 +220,16 @@ def _has_the_same_shapes(model: onnx.ModelProto) -> None:
     assert shapes(light) == shapes(model)
 
 
+def test_words_stay_in_the_structure_however_many() -> None:
+    words = numpy_helper.from_array(np.full(300, "word", dtype=object), "w")
+    numbers = numpy_helper.from_array(np.zeros(300, np.float32), "n")
+    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[words, numbers]))
+    parts = packed(model, 100)
+    assert list(parts.beside) == ["n"]
+    (kept, _) = onnx.load_model_from_string(parts.content).graph.initializer
+    assert kept == words
+
+
 def test_functions_of_a_large_model_are_inlined(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     layer = next(node for node in model.graph.node if node.op_type == "Relu")
