@@ -21,6 +21,11 @@ def blame(response: httpx.Response) -> str:
     return code
 
 
+def shortly(value: str) -> str:
+    """Name a case."""
+    return value[:40]
+
+
 def headers(**values: str) -> dict[bytes, bytes]:
     """Write headers byte by byte, as no honest library would."""
     found = {name.replace("_", "-").encode(): text for name, text in values.items()}
@@ -48,6 +53,7 @@ def headers(**values: str) -> dict[bytes, bytes]:
         '"layers": ["[["]',
         '"layers": ["\\u0000"]',
     ],
+    ids=shortly,
 )
 def test_numbers_and_names_beyond_all_bounds_are_refused(api: Api, options: str) -> None:
     model = api.upload_model().json()["id"]
@@ -142,6 +148,7 @@ def test_paths_and_queries_of_every_shape_are_answered(api: Api) -> None:
         ("Inference_Header_Content_Length", LONG),
         ("Inference_Header_Content_Length", "\xb2"),
     ],
+    ids=shortly,
 )
 def test_headers_of_every_shape_are_answered(api: Api, name: str, value: str) -> None:
     one = f"/v1/recalibrations/{api.open()}"
