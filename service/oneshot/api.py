@@ -14,6 +14,7 @@ from service.executor.protocol import FOLDED
 from service.http.body import blocks
 from service.http.errors import instance_of, respond
 from service.http.files import send
+from service.http.leaving import gone
 from service.http.parameters import Key, Runs
 from service.lifecycle import State
 from service.oneshot import operations
@@ -85,7 +86,7 @@ async def recalibrate(
     location = {"Location": f"/v1/recalibrations/{name}"}
     try:
         keep = idempotency_key is not None
-        found = await operations.ended(context, runs, name, lambda: _gone(request), keep=keep)
+        found = await operations.ended(context, runs, name, lambda: gone(request), keep=keep)
     except ShuttingDownError as error:
         return respond(problems.from_error(error, instance=instance_of(request.scope)), location)
     if found is None:
@@ -103,11 +104,6 @@ async def recalibrate(
     )
     response.headers.update(location)
     return response
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _problem(request: Request, found: Recalibration) -> dict[str, Any]:

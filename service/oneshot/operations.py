@@ -26,7 +26,7 @@ from service.recalibrations import operations, store
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn
 from service.recalibrations.values import Recalibration
-from service.recalibrations.waiting import until_ended
+from service.recalibrations.waiting import until_ended_or_gone
 
 
 async def receive(
@@ -132,19 +132,15 @@ async def ended(
     Raises:
         ShuttingDownError: the server goes down; the run goes on with its next start.
     """
-    waiting = asyncio.create_task(_wait(context, name))
-    leaving = asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
+    found = await until_ended_or_gone(context, name, gone)
+    if found is None:
         if not keep:
             with contextlib.suppress(ServiceError):  # it has ended in this moment
                 await operations.cancel(context, dispatcher, name)
         return None
-    finally:
-        waiting.cancel()
-        leaving.cancel()
+    if found.state not in ENDED:
+        raise ShuttingDownError("the server is going down; the run goes on when it is back")
+    return found
 
 
 def read_options(content: bytes) -> RecalibrationIn:
@@ -163,13 +159,6 @@ def read_options(content: bytes) -> RecalibrationIn:
         raise RequestInvalidError(f"options: {'; '.join(faults)}", faults=faults) from error
     except (ValueError, RecursionError) as error:
         raise RequestInvalidError("options are no JSON") from error
-
-
-async def _wait(context: Context, name: str) -> Recalibration:
-    found = await until_ended(context, name)
-    if found.state not in ENDED:
-        raise ShuttingDownError("the server is going down; the run goes on when it is back")
-    return found
 
 
 async def _forget(context: Context, dispatcher: Dispatcher, name: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.context import Ctx
+from service.http.leaving import gone
 from service.http.pages import After, Limit, cut, read_cursor
 from service.http.parameters import Key, RecalibrationId, Runs
 from service.recalibrations import operations, store
@@ -16,7 +17,7 @@ from service.recalibrations.schemas import (
     RecalibrationPage,
     StartIn,
 )
-from service.recalibrations.waiting import until_ended
+from service.recalibrations.waiting import until_ended, until_ended_or_gone
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
 
@@ -58,10 +59,15 @@ async def list_recalibrations(
 
 @router.get("/{recalibration}")
 async def get_recalibration(
-    context: Ctx, recalibration: RecalibrationId, wait: Wait = 0.0
+    context: Ctx, request: Request, recalibration: RecalibrationId, wait: Wait = 0.0
 ) -> RecalibrationOut:
     """Return state, progress, counts and error."""
-    return RecalibrationOut.of(await until_ended(context, recalibration, seconds=wait))
+    found = None
+    if wait:
+        found = await until_ended_or_gone(
+            context, recalibration, lambda: gone(request), seconds=wait
+        )
+    return RecalibrationOut.of(found or await until_ended(context, recalibration, seconds=0))
 
 
 @router.delete("/{recalibration}", status_code=204)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from service.context import Context
@@ -36,3 +38,17 @@ async def until_ended(context: Context, name: str, *, seconds: float = math.inf)
             await subscription.wait(min(left, LOOK_SECONDS))
     finally:
         subscription.close()
+
+
+async def until_ended_or_gone(
+    context: Context, name: str, gone: Callable[[], Awaitable[None]], *, seconds: float = math.inf
+) -> Recalibration | None:
+    """As `until_ended`; None as soon as `gone` returns: nobody is there to be told."""
+    waiting = asyncio.create_task(until_ended(context, name, seconds=seconds))
+    leaving = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        leaving.cancel()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.support.service_process import Server, running
+from tests.support.service_process import Server, network, running
 
 MOST = 4
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -91,6 +91,18 @@ def test_where_all_are_busy_only_probes_are_answered(server: Server) -> None:
         for one in busy:
             one.sendall(b" " * 98)
             assert one.recv(1 << 16).startswith(b"HTTP/1.1 422 ")
+
+
+def test_who_waits_for_an_end_and_goes_leaves_its_place(server: Server) -> None:
+    name = server.api.open(network())
+    for _ in range(3):
+        with ExitStack() as stack:
+            for one in [stack.enter_context(connect(server)) for _ in range(MOST - 1)]:
+                one.sendall(GET % f"/v1/recalibrations/{name}?wait=20".encode())
+            time.sleep(0.2)
+        time.sleep(0.2)
+        assert server.http.get("/v1/models").status_code == 200
+    assert "\nbnrecal_requests_open 1\n" in server.http.get("/metrics").text
 
 
 def test_who_takes_nothing_of_its_answers_is_hung_up_on(server: Server) -> None:
