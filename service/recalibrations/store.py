@@ -49,8 +49,10 @@ WHERE id = :id
 PHASE = "UPDATE recalibration SET phase_began = :now, phase_first = :done WHERE id = :id"
 # The stream is sealed at this count.
 SEAL = "UPDATE recalibration SET total = :total WHERE id = :id"
-# One more run has begun.
-COUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts + 1 WHERE id = :id"
+# One more run has begun, and its phases with it: the time between two attempts is nobody's pace.
+COUNT_ATTEMPT = """
+UPDATE recalibration SET attempts = attempts + 1, phase_began = NULL WHERE id = :id
+"""
 # A run that was given back in order does not count.
 UNCOUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts - 1 WHERE id = :id"
 # One more worker has died.
