@@ -10,7 +10,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "listening": "The server takes requests; with its address and the settings that were told.",
         "stopping": "The server takes no more requests and finishes those under way.",
         "unknown-variable": "A variable of the environment begins with BNRECAL_ and is no setting.",
-        "few-files": "The system allows too few open files for so many connections; with both counts.",
+        "few-files": "The system allows fewer open files than so many connections may need.",
         "taken-up": "The start found so many runs that were cut off, and queued them.",
         "admission": "At the start: how much memory runs may take together.",
         "protections": "What holds the workers in on this machine.",
