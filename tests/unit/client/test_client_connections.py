@@ -139,8 +139,10 @@ def test_an_iterator_goes_over_one_unless_more_are_asked_for(
     verbs: Verbs, watched: Watched
 ) -> None:
     batches = stream(8)
-    check_statistics(verbs.recalibrate(MODEL, iter(batches), progress=False), batches)
+    lazy = Lazy(batches, watched)
+    check_statistics(verbs.recalibrate(MODEL, iter(lazy), progress=False), batches)
     assert watched.most == 1
+    assert lazy.ahead == [0] * 8
     watched.gate = together(2)
     result = verbs.recalibrate(MODEL, iter(batches), progress=False, connections=2)
     check_statistics(result, batches)
@@ -333,6 +335,9 @@ def test_ctrl_c_waits_for_no_answer(watched: Watched) -> None:
     with pytest.raises(Interrupted, match="rc_00"):
         watched.client().recalibrate(MODEL, batches, progress=False)
     assert watched.sent == []  # none of the four had its answer
+    left = [one for one in threading.enumerate() if one.name == "bnrecal-client"]
+    assert all(one.daemon for one in left)  # the program can end without them
+    assert len(left) >= 4
     released.set()
     watched.gate = lambda _: None
     result = watched.client().recalibrate(MODEL, batches, progress=False, resume="rc_00")
