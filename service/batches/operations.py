@@ -32,7 +32,6 @@ from service.recalibrations.values import Recalibration
 
 __all__ = ["Upload", "put"]
 
-# Checked and hashed without a hop to a thread, which would cost more: half a millisecond at most.
 LARGEST_PACKED_BYTES = 128 << 10
 
 
@@ -89,11 +88,11 @@ async def _put_packed(
     inputs = await context.inputs.of(context.ledger, upload.recalibration)
     limit = context.settings.batch_limit_bytes
     parser = BatchBody(upload.format, inputs, batch=upload.index, limit_bytes=limit)
-    received = ingest.receive_whole(content, parser, upload.digest)
+    received = await ingest.receive_whole(content, parser, upload.digest)
     packs = context.blobs.packs
 
     def keep(tx: Transaction) -> tuple[str, int]:
-        tx.before_commit(packs.settle)
+        tx.join(packs)
         place = packs.append(store.folder(upload.recalibration), content)
         return place.name, place.start
 

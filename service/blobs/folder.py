@@ -118,6 +118,8 @@ class FolderBlobs:
             self.make_folder(target.parent)
             self._system.replace(source, target)
             self.sync_folder(target.parent)
+        # Another thread may have seen the fsync fail that makes the same names durable.
+        self.refuse_after_failure()
 
     def refuse_when_low(self) -> None:
         """Keep the reserve.

@@ -2,9 +2,12 @@
 
 A file of its own costs a small blob two waits for the disk, one for its bytes and one for its name.
 In a pack, all that come together share one wait, and only a pack's first needs its name on the
-disk. A pack grows at its end and is never changed otherwise; it goes with its folder. What a crash
-leaves at its end belongs to no row of the ledger, and a new server begins new packs, so that
-nothing is ever written behind bytes that nobody knows.
+disk.
+
+A pack takes part in the transaction that stores the rows of its blobs: it is settled just before
+the commit, and without one it loses what was appended. Otherwise it only grows, and goes with its
+folder. What a crash leaves at its end belongs to no row of the ledger, and a new server begins new
+packs, so that nothing is ever written behind bytes that nobody knows.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from typing import TYPE_CHECKING
 from service.blobs.protocol import Place
 from service.blobs.system import System
 from service.blobs.translation import translated
-from service.errors import ServiceError
 
 if TYPE_CHECKING:
     from service.blobs.folder import FolderBlobs
@@ -35,7 +37,7 @@ class _Pack:
     name: str
     handle: int
     size: int
-    is_new: bool
+    settled: int  # bytes that belong to rows of the ledger; a new pack has none
 
 
 class FolderPacks:
@@ -58,7 +60,7 @@ class FolderPacks:
             try:
                 self._write(pack, data)
             except OSError:
-                self._leave(folder)  # how much of it was written is of no interest
+                self._cut(pack, start)
                 raise
         if pack.size >= LARGEST_PACK_BYTES:
             self._leave(folder)
@@ -66,23 +68,42 @@ class FolderPacks:
 
     def settle(self) -> None:
         """Make all that was appended durable."""
-        packs, self._unsettled = self._unsettled, []
+        if not self._unsettled:
+            return
+        with translated():
+            for pack in self._unsettled:
+                self._system.fsync(pack.handle)
+            for folder in dict.fromkeys(one.folder for one in self._unsettled if not one.settled):
+                self._blobs.sync_folder(self._blobs.path(folder))
+        # Another thread may have seen the fsync fail that makes the same names durable.
+        self._blobs.refuse_after_failure()
+        self._close()
+
+    def abandon(self) -> None:
+        """Cut off what was appended and not settled, and begin new packs from now on."""
+        for pack in self._unsettled:
+            self._names.pop(pack.folder, None)
+            # What stays belongs to no row, and goes with its folder.
+            with contextlib.suppress(OSError):
+                if pack.settled:
+                    self._system.truncate(pack.handle, pack.settled)
+                else:
+                    self._system.unlink(self._blobs.path(f"{pack.folder}/{pack.name}"))
+        self._close()
+
+    def _close(self) -> None:
+        for pack in self._unsettled:
+            with contextlib.suppress(OSError):
+                os.close(pack.handle)
+        self._unsettled.clear()
         self._growing.clear()
+
+    def _cut(self, pack: _Pack, size: int) -> None:
+        """Take back what was written of a blob, or write nothing more behind it."""
         try:
-            with translated():
-                for pack in packs:
-                    self._system.fsync(pack.handle)
-                for folder in dict.fromkeys(pack.folder for pack in packs if pack.is_new):
-                    self._blobs.sync_folder(self._blobs.path(folder))
-        except ServiceError:
-            # What of these packs is on the disk nobody knows any more.
-            for pack in packs:
-                self._names.pop(pack.folder, None)
-            raise
-        finally:
-            for pack in packs:
-                with contextlib.suppress(OSError):
-                    os.close(pack.handle)
+            self._system.truncate(pack.handle, size)
+        except OSError:
+            self._leave(pack.folder)
 
     def _open(self, folder: str) -> _Pack:
         pack = self._again(folder) or self._begin(folder)
@@ -101,14 +122,14 @@ class FolderPacks:
         path = self._blobs.path(f"{folder}/{name}")
         handle = self._system.open(path, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(handle).st_size
-        return _Pack(folder=folder, name=name, handle=handle, size=size, is_new=False)
+        return _Pack(folder=folder, name=name, handle=handle, size=size, settled=size)
 
     def _begin(self, folder: str) -> _Pack:
         self._blobs.make_folder(self._blobs.path(folder))
         name = f"{secrets.token_hex(12)}.pack"
         path = self._blobs.path(f"{folder}/{name}")
         handle = self._system.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
-        return _Pack(folder=folder, name=name, handle=handle, size=0, is_new=True)
+        return _Pack(folder=folder, name=name, handle=handle, size=0, settled=0)
 
     def _write(self, pack: _Pack, data: bytes | bytearray) -> None:
         with memoryview(data) as view:

@@ -56,9 +56,12 @@ class Packs(Protocol):
         """Make all that was appended durable.
 
         Raises:
-            StorageFullError, StorageFailedError: nobody knows what of it is on the disk; the next
-                blobs begin new packs.
+            StorageFullError, StorageFailedError: nobody knows what of it is on the disk.
         """
+        ...
+
+    def abandon(self) -> None:
+        """Take back what was appended and not settled; harmless when there is nothing."""
         ...
 
 

@@ -33,6 +33,10 @@ class System:
         """Wait until a file, or the names in a folder, are on the disk."""
         os.fsync(handle)
 
+    def truncate(self, handle: int, size: int) -> None:
+        """Cut a file off."""
+        os.ftruncate(handle, size)
+
     def free(self, path: Path) -> int:
         """Return the bytes that may still be written to the file system of a path."""
         found = os.statvfs(path)

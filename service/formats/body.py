@@ -16,7 +16,7 @@ from service.errors import BatchMalformedError
 from service.formats.dtypes import all_finite, itemsize
 from service.formats.layout import Layout, Segment
 from service.formats.npy import NpyHeader
-from service.formats.safetensors import SafetensorsHeader
+from service.formats.safetensors import SafetensorsHeader, has_short_header
 
 
 class HeaderReader(Protocol):
@@ -55,6 +55,10 @@ class BatchBody:
         self._header: HeaderReader = FORMATS[kind](tuple(info.name for info in self._inputs))
         self._scan: SegmentScan | None = None
         self.samples = 0
+
+    def is_quick(self, start: bytes | bytearray) -> bool:
+        """Tell by a body's first bytes whether its header is of a usual size."""
+        return self._kind != "safetensors" or has_short_header(start)
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes.

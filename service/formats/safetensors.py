@@ -25,8 +25,9 @@ LENGTH_BYTES = 8
 HEADER_LIMIT_BYTES = 1 << 18
 SHORTEST_HEADER_BYTES = 2
 MAX_BYTES = 1 << 60
-# Longer ones would fill the memory that is kept for others.
-REMEMBERED_HEADER_BYTES = 4096
+# Twenty inputs or so. Longer ones can take a hundred times as long to read, and would fill the
+# memory in which headers are kept.
+SHORT_HEADER_BYTES = 4096
 
 
 class SafetensorsHeader:
@@ -65,13 +66,18 @@ class SafetensorsHeader:
         return length
 
 
+def has_short_header(start: bytes | bytearray) -> bool:
+    """Tell by a body's first bytes whether its header is one that takes no time to speak of."""
+    return int.from_bytes(start[:LENGTH_BYTES], "little") <= SHORT_HEADER_BYTES
+
+
 def parse(header: bytes) -> Layout:
     """Read and check a header's JSON.
 
     Raises:
         BatchMalformedError: it is not JSON, repeats a name, or its offsets do not fit its shapes.
     """
-    return _remembered(header) if len(header) <= REMEMBERED_HEADER_BYTES else _parse(header)
+    return _remembered(header) if len(header) <= SHORT_HEADER_BYTES else _parse(header)
 
 
 # The batches of a stream have the same header, all but the last.
@@ -134,9 +140,11 @@ def _entry(name: str, value: object) -> tuple[tuple[int, int], Segment, ArrayHea
     dtype = SAFETENSORS[tag]
     shape = _integers(name, "shape", value["shape"])
     offsets = _integers(name, "data_offsets", value["data_offsets"])
+    if len(shape) > MAX_RANK:  # before they are multiplied
+        raise _bad(name, f"has {len(shape)} axes, allowed are {MAX_RANK}")
     length = math.prod(shape) * itemsize(dtype)
     fits = len(offsets) == 2 and offsets[1] - offsets[0] == length  # noqa: PLR2004 - begin, end
-    if len(shape) > MAX_RANK or not fits:
+    if not fits:
         raise _bad(name, f"has offsets that do not fit its shape ({length} bytes)")
     segment = Segment(name=name, dtype=dtype, length=length)
     return (offsets[0], offsets[1]), segment, ArrayHeader(dtype=dtype, shape=shape)

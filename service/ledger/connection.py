@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 
 from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
-from service.ledger.protocol import Row, Value
+from service.ledger.protocol import Partner, Row, Value
 
 _log = logging.getLogger(__name__)
 # 3.7.0 to 3.51.2 can corrupt a WAL database when a reset of the log meets a checkpoint; 3.51.3 has
@@ -104,19 +104,24 @@ def close(connection: apsw.Connection) -> None:
 
 
 class SqliteTransaction:
-    """`Transaction` on an apsw connection."""
+    """`Transaction` on an apsw connection.
+
+    Attributes:
+        joined: whether a partner has joined.
+    """
 
     def __init__(
-        self, connection: apsw.Connection, before: dict[Callable[[], None], None] | None = None
+        self, connection: apsw.Connection, partners: dict[Partner, None] | None = None
     ) -> None:
         """Work on a connection inside a transaction that somebody else begins and ends.
 
         Args:
             connection: where it is.
-            before: gathers what must be done before the commit; None where nothing may.
+            partners: gathers who joins; None where nobody may.
         """
         self._connection = connection
-        self._before = before
+        self._partners = partners
+        self.joined = False
 
     def rows(self, query: str, **parameters: Value) -> list[Row]:
         """Run a query and return its rows, each by column name."""
@@ -134,10 +139,11 @@ class SqliteTransaction:
         self._connection.execute(query, parameters)
         return self._connection.changes()
 
-    def before_commit(self, action: Callable[[], None]) -> None:
-        """Have something done before the commit, once however often it is asked for."""
-        assert self._before is not None
-        self._before[action] = None
+    def join(self, partner: Partner) -> None:
+        """Let what a partner stores belong to this transaction."""
+        assert self._partners is not None
+        self._partners[partner] = None
+        self.joined = True
 
 
 def _by_name(cursor: apsw.Cursor, row: apsw.SQLiteValues) -> Row:

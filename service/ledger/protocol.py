@@ -10,6 +10,22 @@ Row = Mapping[str, Value]
 T = TypeVar("T")
 
 
+class Partner(Protocol):
+    """What stores elsewhere that which the rows speak of."""
+
+    def settle(self) -> None:
+        """Make durable what was stored since the last time.
+
+        Raises:
+            StorageFullError, StorageFailedError: nobody knows what of it is durable.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Take back what was not settled; harmless when there is nothing."""
+        ...
+
+
 class Transaction(Protocol):
     """One consistent view; inside `Ledger.write` also one unit of change."""
 
@@ -25,11 +41,11 @@ class Transaction(Protocol):
         """Run a change and return how many rows it touched."""
         ...
 
-    def before_commit(self, action: Callable[[], None]) -> None:
-        """Have something made durable that the rows speak of, once, before they are.
+    def join(self, partner: Partner) -> None:
+        """Let what a partner stores belong to this unit of change.
 
-        When it raises, nothing is committed, and whoever shares the commit is refused with the same
-        error. Inside `Ledger.write` only.
+        It is settled once before the commit, and abandoned where there is none. When it cannot be
+        settled, only the work that joined it is refused. Inside `Ledger.write` only.
         """
         ...
 
@@ -37,8 +53,8 @@ class Transaction(Protocol):
 class Ledger(Protocol):
     """Runs work against the ledger.
 
-    Work is a plain function of a transaction: it may run on any thread, must not block on anything
-    else, and must not keep the transaction.
+    Work is a plain function of a transaction: it may run on any thread, and again when its changes
+    were undone; it must not block on anything else, and must not keep the transaction.
     """
 
     async def write(self, work: Callable[[Transaction], T]) -> T:

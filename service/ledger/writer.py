@@ -19,14 +19,14 @@ import apsw
 
 from service.errors import ServiceError, StorageFailedError
 from service.ledger.connection import SqliteTransaction, close, poisons, translated
-from service.ledger.protocol import Transaction
+from service.ledger.protocol import Partner, Transaction
 
 # More would only make the first in the group wait longer: one fsync is by then a small part of the
 # group's time.
 LARGEST_GROUP = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
     work: Callable[[Transaction], Any]
     future: Future[Any]
@@ -90,7 +90,8 @@ class Writer:
             with translated():
                 answers = self._transact(group)
         except _UnsettledError as unsettled:
-            _refuse(group, unsettled.cause)
+            _refuse(unsettled.jobs, unsettled.cause)
+            self._commit([job for job in group if job not in unsettled.jobs])
         except ServiceError as error:
             if poisons(error):
                 self.failure = f"{error.message}; restart the server"
@@ -105,47 +106,62 @@ class Writer:
     def _transact(self, group: list[_Job]) -> list[tuple[Any, Exception | None]]:
         began = perf_counter()
         self._connection.execute("BEGIN IMMEDIATE")
-        before: dict[Callable[[], None], None] = {}
+        partners: dict[Partner, None] = {}
+        joined: list[_Job] = []
         try:
-            answers = [self._attempt(job, before) for job in group]
-            _settle(before)
+            answers = [self._attempt(job, partners, joined) for job in group]
+            _settle(partners, joined)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            # What was settled stays: a commit that failed may be on the disk all the same.
+            _abandon(partners)
             raise
         self._on_commit(perf_counter() - began)
         return answers
 
     def _attempt(
-        self, job: _Job, before: dict[Callable[[], None], None]
+        self, job: _Job, partners: dict[Partner, None], joined: list[_Job]
     ) -> tuple[Any, Exception | None]:
         self._connection.execute("SAVEPOINT job")
+        tx = SqliteTransaction(self._connection, partners)
         try:
-            result = job.work(SqliteTransaction(self._connection, before))
+            result = job.work(tx)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError):
             raise  # the whole transaction is in doubt, not this piece of work
         except Exception as refusal:  # noqa: BLE001 - handed to whoever asked, unchanged
             self._connection.execute("ROLLBACK TO job; RELEASE job")
             return None, refusal
         self._connection.execute("RELEASE job")
+        if tx.joined:
+            joined.append(job)
         return result, None
 
 
 class _UnsettledError(Exception):
     """What had to be durable before the commit is not; the ledger itself is well."""
 
-    def __init__(self, cause: ServiceError) -> None:
+    def __init__(self, cause: ServiceError, jobs: list[_Job]) -> None:
         super().__init__(cause.message)
         self.cause = cause
+        self.jobs = jobs
 
 
-def _settle(before: Iterable[Callable[[], None]]) -> None:
+def _settle(partners: Iterable[Partner], joined: list[_Job]) -> None:
+    if not joined:  # all who joined were refused
+        _abandon(partners)
+        return
     try:
-        for action in before:
-            action()
+        for partner in partners:
+            partner.settle()
     except ServiceError as error:
-        raise _UnsettledError(error) from error
+        raise _UnsettledError(error, joined) from error
+
+
+def _abandon(partners: Iterable[Partner]) -> None:
+    for partner in partners:
+        partner.abandon()
 
 
 def _refuse(group: list[_Job], error: ServiceError) -> None:

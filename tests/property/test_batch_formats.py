@@ -174,6 +174,7 @@ HOSTILE = [
     {"x": entry(0, 4, shape=[1 << 70, 0])},
     {"x": entry(0, 4, shape="1")},
     {"x": entry(0, 4, shape=[1] * 33)},
+    {"x": entry(0, 4, shape=[1 << 60] * 400)},
     # unknown members and types
     {"x": entry(0, 4) | {"more": 1}},
     {"x": entry(0, 1, dtype="F8_E4M3")},

@@ -43,6 +43,14 @@ def test_small_batches_lie_in_a_pack_and_large_ones_in_files(
     assert api.get(name, "/model").json()["digest"] == hashlib.sha256(whole_stream).hexdigest()
 
 
+@pytest.mark.parametrize("shape", [[1] * 60_000, [1 << 60] * 400], ids=["long", "huge"])
+def test_a_header_that_would_take_long_is_refused_as_any_other(api: Api, shape: list[int]) -> None:
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}
+    response = api.put(api.open(), 0, with_header({"x": entry}, bytes(4)))
+    assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
+    assert "axes" in response.json()["detail"]
+
+
 def test_a_body_of_unknown_length_is_kept_as_any_other(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch(0, 20_000))

@@ -268,22 +268,67 @@ def test_a_pack_is_made_durable_before_its_name_and_its_name_only_once(tmp_path:
     assert disk.calls == [str(folder / name)]
 
 
-def test_after_a_failed_fsync_a_pack_is_not_written_to_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1])
+def test_after_a_failed_fsync_of_a_new_pack_nothing_of_it_is_left(
+    tmp_path: Path, place: int
+) -> None:
+    disk = Disk()
+    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs.packs.append(FOLDER, b"x")
+    disk.calls.clear()
+    disk.fail_at = place
+    with pytest.raises(StorageFailedError):
+        blobs.packs.settle()
+    blobs.packs.abandon()
+    assert list(blobs.names(FOLDER)) == []
+    # The names in a folder concern everybody, a pack only itself.
+    assert (blobs.failure is None) == (place == 0)
+
+
+def test_after_a_failed_fsync_a_pack_has_what_it_had_and_gets_no_more(tmp_path: Path) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     first = blobs.packs.append(FOLDER, b"x")
+    blobs.packs.settle()
     disk.calls.clear()
     disk.fail_at = 0
-    with pytest.raises(StorageFailedError):
-        blobs.packs.settle()
-    assert blobs.failure is None
-    second = blobs.packs.append(FOLDER, b"y")
+    for _ in range(5):
+        blobs.packs.append(FOLDER, b"refused")
+        disk.calls.clear()
+        with pytest.raises(StorageFailedError):
+            blobs.packs.settle()
+        blobs.packs.abandon()
+    assert [blobs.path(f"{FOLDER}/{name}").read_bytes() for name in blobs.names(FOLDER)] == [b"x"]
+    disk.fail_at = None
+    last = blobs.packs.append(FOLDER, b"y")
     blobs.packs.settle()
-    assert second.name != first.name
-    assert packed(blobs, second, 1) == b"y"
+    assert last.name != first.name
+    assert (packed(blobs, first, 1), packed(blobs, last, 1)) == (b"x", b"y")
 
 
-def test_a_write_that_fails_midway_leaves_its_pack_to_those_before(tmp_path: Path) -> None:
+def test_what_is_abandoned_is_gone_and_what_was_settled_stays(blobs: Blobs) -> None:
+    kept = blobs.packs.append(FOLDER, b"kept")
+    blobs.packs.settle()
+    blobs.packs.abandon()
+    blobs.packs.append(FOLDER, b"undone")
+    blobs.packs.append("recalibrations/s/batches", b"undone")
+    blobs.packs.abandon()
+    assert blobs.path(f"{FOLDER}/{kept.name}").read_bytes() == b"kept"
+    assert list(blobs.names(FOLDER)) == [kept.name]
+    assert list(blobs.names("recalibrations/s/batches")) == []
+
+
+def test_a_folder_that_goes_with_an_undone_append_hurts_nobody(blobs: Blobs) -> None:
+    blobs.packs.append(FOLDER, b"undone")
+    blobs.packs.abandon()
+    blobs.remove("recalibrations/r")
+    place = blobs.packs.append("recalibrations/s/batches", b"x")
+    blobs.packs.settle()
+    assert blobs.failure is None
+    assert blobs.path(f"recalibrations/s/batches/{place.name}").read_bytes() == b"x"
+
+
+def test_a_write_that_fails_midway_is_cut_off(tmp_path: Path) -> None:
     class Full(System):
         left = 5
 
@@ -297,13 +342,14 @@ def test_a_write_that_fails_midway_leaves_its_pack_to_those_before(tmp_path: Pat
     system = Full()
     blobs = FolderBlobs(tmp_path, system=system)
     first = blobs.packs.append(FOLDER, b"abc")
-    with pytest.raises(StorageFullError):
-        blobs.packs.append(FOLDER, b"defg")
+    for _ in range(5):
+        with pytest.raises(StorageFullError):
+            blobs.packs.append(FOLDER, b"defg")
     system.left = 100
     second = blobs.packs.append(FOLDER, b"hij")
     blobs.packs.settle()
-    assert (packed(blobs, first, 3), packed(blobs, second, 3)) == (b"abc", b"hij")
-    assert (second.name, second.start) != (first.name, 3)
+    assert (first.name, second.start) == (second.name, 3)
+    assert [path.read_bytes() for path in (tmp_path / FOLDER).iterdir()] == [b"abchij"]
 
 
 def test_handles_of_packs_are_closed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,44 +102,106 @@ def test_a_read_sees_one_moment(ledger: Ledger) -> None:
     assert asyncio.run(ledger.read(count)) == 1
 
 
-def test_what_must_be_durable_first_is_done_once_before_the_commit(ledger: Ledger) -> None:
-    seen: list[int] = []
+class Store:
+    """A partner that remembers what was asked of it."""
 
-    def look() -> None:
-        seen.append(asyncio.run(ledger.read(count)))
+    def __init__(self, look: Callable[[], int], *, ill: bool = False) -> None:
+        self._look = look
+        self._ill = ill
+        self.happened: list[str] = []
 
-    def work(name: str) -> Callable[[Transaction], None]:
-        def insert_after_look(tx: Transaction) -> None:
-            tx.before_commit(look)
-            tx.change(INSERT, id=name)
-            tx.before_commit(look)
+    def settle(self) -> None:
+        self.happened.append(f"settle beside {self._look()}")
+        if self._ill:
+            raise StorageFailedError("the partner's disk is ill")
 
-        return insert_after_look
+    def abandon(self) -> None:
+        self.happened.append("abandon")
+
+
+@pytest.fixture
+def look(ledger: Ledger) -> Callable[[], int]:
+    return lambda: asyncio.run(ledger.read(count))
+
+
+def joining(partner: Store, name: str) -> Callable[[Transaction], None]:
+    def work(tx: Transaction) -> None:
+        tx.join(partner)
+        tx.change(INSERT, id=name)
+        tx.join(partner)
+
+    return work
+
+
+def test_a_partner_is_settled_once_before_the_commit(
+    ledger: Ledger, look: Callable[[], int]
+) -> None:
+    store = Store(look)
 
     async def both() -> None:
-        await ledger.write(work("a"))
-        await ledger.write(work("b"))
+        await ledger.write(joining(store, "a"))
+        await ledger.write(joining(store, "b"))
 
     asyncio.run(both())
-    # Each time, the rows that speak of it were not there yet.
-    assert seen == [0, 1]
+    # Each time, the rows that speak of what it stores were not there yet.
+    assert store.happened == ["settle beside 0", "settle beside 1"]
 
 
-def test_what_cannot_be_made_durable_first_keeps_its_rows_out_and_hurts_nobody_later(
-    ledger: Ledger,
+def test_a_partner_that_cannot_be_settled_costs_its_own_work_and_no_other(
+    ledger: Ledger, look: Callable[[], int]
 ) -> None:
-    def settle() -> None:
-        raise StorageFailedError("the pack's disk is ill")
+    store = Store(look, ill=True)
+    begun, hold = threading.Event(), threading.Event()
 
-    def work(tx: Transaction) -> None:
-        tx.change(INSERT, id="a")
-        tx.before_commit(settle)
+    def slow(tx: Transaction) -> None:
+        begun.set()
+        assert hold.wait(10)  # so that all others share the next commit
+        tx.change(INSERT, id="first")
 
-    with pytest.raises(StorageFailedError, match="ill"):
-        asyncio.run(ledger.write(work))
-    assert asyncio.run(ledger.read(count)) == 0
+    async def work() -> list[object]:
+        first = asyncio.ensure_future(ledger.write(slow))
+        assert await asyncio.to_thread(begun.wait, 10)
+        jobs = [insert("a"), joining(store, "joined"), insert("b"), insert("a")]
+        others = [asyncio.ensure_future(ledger.write(job)) for job in jobs]
+        await asyncio.sleep(0)
+        hold.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    answers = [type(one).__name__ for one in asyncio.run(work())]
+    assert answers == ["NoneType", "int", "StorageFailedError", "int", "ConstraintError"]
+    assert store.happened == ["settle beside 1", "abandon"]
+    assert look() == 3
     assert ledger.failure is None
-    assert asyncio.run(ledger.write(insert("a"))) == 1
+
+
+def test_a_partner_of_refused_work_is_not_waited_for(
+    ledger: Ledger, look: Callable[[], int]
+) -> None:
+    store = Store(look, ill=True)
+
+    def refuse(tx: Transaction) -> None:
+        tx.join(store)
+        raise NotFoundError("no")
+
+    with pytest.raises(NotFoundError):
+        asyncio.run(ledger.write(refuse))
+    assert store.happened == ["abandon"]
+
+
+def test_a_partner_loses_what_it_stored_for_a_transaction_that_was_undone(
+    ledger: Ledger, look: Callable[[], int]
+) -> None:
+    store = Store(look)
+
+    def full(tx: Transaction) -> None:
+        tx.join(store)
+        tx.change(INSERT, id="a")
+        raise apsw.FullError("full")
+
+    with pytest.raises(StorageFullError):
+        asyncio.run(ledger.write(full))
+    assert store.happened == ["abandon"]
+    assert look() == 0
 
 
 def test_many_writers_share_commits(tmp_path: Path) -> None:
