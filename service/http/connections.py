@@ -11,14 +11,17 @@ ever; so it is hung up on.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from service.http.joined import JoinedWrites
 from service.http.protocol import StrictProtocol
 
 # Beyond the limit, for probes while every other connection is busy.
 PROBES = 16
+# So often it is looked in a stall's time whether a client takes anything.
+LOOKS = 4
 
 
 class BoundedProtocol(StrictProtocol):
@@ -56,19 +59,43 @@ class BoundedProtocol(StrictProtocol):
     def pause_writing(self) -> None:
         """Wait until the client takes more of its answer, but not for ever."""
         super().pause_writing()
-        if self._stall is None:
-            self._stall = self.loop.call_later(self.stall_seconds, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self._unset_stall()
-        super().resume_writing()
+        self._watch()
 
     def on_response_complete(self) -> None:
         """Note an answer that is written but not yet taken."""
         super().on_response_complete()
-        if left := self.transport.get_write_buffer_size():
-            self.loop.call_later(self.stall_seconds, self._look_again, left)
+        self._watch()
+
+    def _watch(self) -> None:
+        """See that the client takes something of what is written, as long as anything is left."""
+        if self._stall is None:
+            self._look_later(self._joined.taken_bytes, self.loop.time())
+
+    def _look_later(self, taken: int, since: float) -> None:
+        delay = self.stall_seconds / LOOKS
+        self._stall = self.loop.call_later(delay, self._look_again, taken, since)
+
+    def _look_again(self, before: int, since: float) -> None:
+        """Hang up on who has taken nothing for too long.
+
+        Args:
+            before: bytes that had been taken when anything was taken last.
+            since: when that was, in the loop's time.
+        """
+        self._stall = None
+        taken, now = self._joined.taken_bytes, self.loop.time()
+        if not self._joined.get_write_buffer_size():
+            return
+        if taken != before:
+            self._look_later(taken, now)
+        elif now - since < self.stall_seconds:
+            self._look_later(before, since)
+        else:
+            self._joined.abort()
+
+    @property
+    def _joined(self) -> JoinedWrites:
+        return cast("JoinedWrites", self.transport)
 
     def _expect_head(self) -> None:
         self.waiting.setdefault(self)
@@ -97,16 +124,6 @@ class BoundedProtocol(StrictProtocol):
         """Hang up, once what is written has been taken."""
         self._head_is_there()
         self.transport.close()
-
-    def _look_again(self, left: int) -> None:
-        """Hang up on who takes nothing of the end of an answer, after which nothing is written."""
-        size = self.transport.get_write_buffer_size()
-        if not self.transport.is_closing() or not size:
-            return
-        if size == left:
-            self.transport.abort()
-        else:
-            self.loop.call_later(self.stall_seconds, self._look_again, size)
 
     def _unset_stall(self) -> None:
         if self._stall is not None:

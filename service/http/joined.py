@@ -17,12 +17,19 @@ class JoinedWrites:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._waiting: list[bytes] = []
+        self._written = 0
+
+    @property
+    def taken_bytes(self) -> int:
+        """What has left so far, for the other side or its system."""
+        return self._written - self.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         """Write at the end of the loop's turn."""
         if not self._waiting:
             self._loop.call_soon(self._flush)
         self._waiting.append(data)
+        self._written += len(data)
 
     def close(self) -> None:
         """Write what is waiting, then close."""

@@ -79,8 +79,9 @@ def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
 
 def test_what_waits_has_not_left_yet() -> None:
     def write(joined: JoinedWrites, _: Transport) -> None:
+        before = joined.taken_bytes
         joined.write(b"answer")
-        assert joined.get_write_buffer_size() == 106
+        assert (joined.get_write_buffer_size(), joined.taken_bytes) == (106, before)
 
     assert played(write) == [b"answer"]
 
