@@ -141,6 +141,7 @@ def _translated(name: str, batch: int | None) -> Iterator[None]:
     where = f"the image {name!r}" if batch is None else f"batch {batch}, image {name!r}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from PIL import UnidentifiedImageError  # noqa: PLC0415
         from PIL.Image import DecompressionBombError, DecompressionBombWarning  # noqa: PLC0415
 
         warnings.simplefilter("error", DecompressionBombWarning)
@@ -156,9 +157,11 @@ def _translated(name: str, batch: int | None) -> Iterator[None]:
             raise
         except Exception as error:
             kinds = ", ".join(FORMATS)
+            # Pillow's own words for an unknown format are an address in memory.
+            unknown = isinstance(error, UnidentifiedImageError)
+            told = "unknown format" if unknown else f"{type(error).__name__}: {str(error)[:100]}"
             raise ImageError(
-                f"{where} cannot be decoded ({type(error).__name__}: {str(error)[:100]}); "
-                f"whole {kinds} images are taken",
+                f"{where} cannot be decoded ({told}); whole {kinds} images are taken",
                 batch=batch,
                 image=name,
             ) from error

@@ -180,7 +180,7 @@ async def _replay_after_seal(
 
 
 def _require_preprocess(found: Recalibration, upload: Upload) -> None:
-    if upload.format in IMAGE_FORMATS and found.options.get("preprocess") is None:
+    if upload.format in IMAGE_FORMATS and found.image_input() is None:
         raise PreprocessMissingError(
             f"{found.id} takes arrays: open a recalibration with preprocess to send images"
         )

@@ -16,7 +16,9 @@ FORMATS: Mapping[str, str] = MappingProxyType({"jpeg": "JPEG", "png": "PNG", "we
 """Batch formats that are one image each, and Pillow's names of them."""
 IMAGE_FORMATS = frozenset({*FORMATS, "tar", "zip"})
 """Batch formats that hold images."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+UNTOLD_SUFFIX = ".image"
+"""Of a member that is one of `FORMATS`, without saying which."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", UNTOLD_SUFFIX})
 
 
 def is_image(name: str) -> bool:

@@ -111,20 +111,22 @@ async def infer(
     header_length: HeaderLength = None,
 ) -> InferOut:
     """Append the inputs as one batch; when this answers, it is on the disk."""
-    await _find(context, recalibration)  # before anything large is parsed
+    found = await _find(context, recalibration)  # before anything large is parsed
     settings = context.settings
     limit = settings.batch_limit_bytes + settings.infer_json_limit_bytes
     incoming = await body.read(
         blocks(request, limit_bytes=limit, what="inference request"),
         body.read_header_length(header_length),
+        image_input=found.image_input(),
         json_limit_bytes=settings.infer_json_limit_bytes,
+        batch_limit_bytes=settings.batch_limit_bytes,
         parsing=context.json_parsing,
         digest=digests.read(content_digest),
     )
     upload = Upload(
         recalibration=recalibration,
         index=None,
-        format="safetensors",
+        format=incoming.format,
         body=incoming.batch,
         digest=None,
         key=incoming.request.id or None,

@@ -1,6 +1,7 @@
-"""An inference request on its way from the wire into the safetensors form of a batch.
+"""An inference request on its way from the wire into the form in which a batch is stored.
 
 Binary tensors are passed on as they come, never collected: their bytes are what safetensors wants.
+Images become a tar archive as they come.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from dataclasses import dataclass
 from service.errors import BatchMalformedError, RequestInvalidError, TooLargeError
 from service.http import digests
 from service.http.body import BLOCK_BYTES
+from service.openinference.image_tar import ImageTar
 from service.openinference.request import InferRequest, parse, safetensors_header
 
+Parts = AsyncGenerator[bytes | bytearray, None]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
-    """A request whose JSON part has arrived; `batch` yields the batch's bytes."""
+    """A request whose JSON part has arrived; `batch` yields the bytes of a batch in `format`."""
 
     request: InferRequest
+    format: str
     batch: AsyncIterator[bytearray]
 
 
@@ -44,7 +48,9 @@ async def read(
     blocks: AsyncIterator[bytearray],
     header_length: int | None,
     *,
+    image_input: str | None,
     json_limit_bytes: int,
+    batch_limit_bytes: int,
     parsing: asyncio.Lock,
     digest: str | None,
 ) -> Incoming:
@@ -53,13 +59,16 @@ async def read(
     Args:
         blocks: the body.
         header_length: length of the JSON part; None when it is the whole.
+        image_input: the input that images feed; None where the recalibration takes arrays only.
         json_limit_bytes: most bytes of the JSON part.
+        batch_limit_bytes: most bytes of an archive of images.
         parsing: held while the JSON is parsed, so that many large requests do not add up.
         digest: SHA-256 of the whole body that the client announced.
 
     Raises:
-        TooLargeError, RequestInvalidError, BatchMalformedError: as `parse`; or the JSON part is
-            too long, or longer than the body.
+        TooLargeError, RequestInvalidError, BatchMalformedError, PreprocessMissingError,
+        BatchInputError: as `parse`; or the JSON part is too long, or longer than the body; or the
+            images make too large a batch.
     """
     if header_length is not None and header_length > json_limit_bytes:
         raise _too_large(json_limit_bytes)
@@ -77,10 +86,14 @@ async def read(
     if header_length is not None and len(text) < header_length:
         raise RequestInvalidError(f"{HEADER_LENGTH} is longer than the body")
     async with parsing:
-        request = await asyncio.to_thread(parse, text)
+        request = await asyncio.to_thread(parse, text, image_input=image_input)
     if request.binary_length and header_length is None:
         raise RequestInvalidError(f"binary data needs the header {HEADER_LENGTH}")
-    return Incoming(request=request, batch=_batch(request, rest, hashed))
+    parts = _in_order(request, rest, hashed)
+    if (images := request.images) is None:
+        return Incoming(request=request, format="safetensors", batch=_batch(request, parts))
+    archive = ImageTar(images.name, images.shape[0], images.length, limit_bytes=batch_limit_bytes)
+    return Incoming(request=request, format="tar", batch=_archive(archive, parts))
 
 
 class _Hashed:
@@ -106,12 +119,10 @@ class _Hashed:
         return block
 
 
-async def _batch(
-    request: InferRequest, rest: bytearray, blocks: AsyncIterator[bytearray]
-) -> AsyncIterator[bytearray]:
+async def _batch(request: InferRequest, parts: Parts) -> AsyncIterator[bytearray]:
     """Yield a safetensors file in blocks; the last is held back until the body has ended."""
     held = bytearray(safetensors_header(request))
-    async with aclosing(_in_order(request, rest, blocks)) as parts:
+    async with aclosing(parts):
         async for part in parts:
             if len(held) >= BLOCK_BYTES:
                 yield held
@@ -120,9 +131,22 @@ async def _batch(
     yield held
 
 
+async def _archive(archive: ImageTar, parts: Parts) -> AsyncIterator[bytearray]:
+    """Yield a tar archive in blocks; the last is held back until the body has ended.
+
+    Many small images are many headers: they are made in a thread.
+    """
+    async with aclosing(parts):
+        async for part in parts:
+            filled = archive.feed(part)
+            while (block := await asyncio.to_thread(next, filled, None)) is not None:
+                yield block
+    yield archive.finish()
+
+
 async def _in_order(
     request: InferRequest, rest: bytearray, blocks: AsyncIterator[bytearray]
-) -> AsyncGenerator[bytes | bytearray, None]:
+) -> Parts:
     """Yield the tensors' bytes in their order, from the JSON and from the wire."""
     for tensor in request.tensors:
         if tensor.data is not None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from service.errors import BatchMalformedError
 from service.formats.dtypes import BFLOAT16, SAFETENSORS
+from service.openinference.faults import unfit
 
 NUMPY: Mapping[str, str] = MappingProxyType(
     {
@@ -28,6 +28,8 @@ NUMPY: Mapping[str, str] = MappingProxyType(
         "FP64": "float64",
     }
 )
+IMAGES = "BYTES"
+"""The type whose elements are encoded images here."""
 # JSON has no number of 16 bits: the protocol lets these travel as binary data only.
 BINARY_ONLY = frozenset({"FP16", "BF16"})
 _OIP = {dtype: name for name, dtype in NUMPY.items()}
@@ -36,7 +38,7 @@ _TAGS = {dtype: tag for tag, dtype in SAFETENSORS.items()}
 
 def from_numpy(dtype: str) -> str:
     """Return the protocol's name of one of numpy's element types."""
-    return _OIP.get(dtype, "BYTES")
+    return _OIP.get(dtype, IMAGES)
 
 
 def safetensors_tag(datatype: str) -> str:
@@ -44,16 +46,20 @@ def safetensors_tag(datatype: str) -> str:
     return _TAGS[NUMPY[datatype]]
 
 
-def refuse_unknown(name: str, datatype: object) -> str:
+def refuse_unknown(name: str, datatype: object, *, images: bool) -> str:
     """Return a datatype that is taken.
+
+    Args:
+        name: the input's name, for messages.
+        datatype: what the request says.
+        images: whether the recalibration takes images, for messages.
 
     Raises:
         BatchMalformedError: it is none; the message says what is taken.
     """
-    if isinstance(datatype, str) and datatype in NUMPY:
+    if isinstance(datatype, str) and (datatype in NUMPY or datatype == IMAGES):
         return datatype
-    raise BatchMalformedError(
-        f"input {name!r} has the datatype {str(datatype)[:40]!r}; taken are {list(NUMPY)}",
-        input=name,
-        accepted=list(NUMPY),
+    accepted = [*NUMPY, IMAGES] if images else list(NUMPY)
+    raise unfit(
+        name, f"has the datatype {str(datatype)[:40]!r}; taken are {accepted}", accepted=accepted
     )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BatchMalformedError
 from service.openinference.datatypes import BINARY_ONLY, NUMPY
+from service.openinference.faults import unfit
 
 Numbers = NDArray[Any]
 
@@ -34,15 +34,15 @@ def to_bytes(name: str, datatype: str, shape: tuple[int, ...], data: object) -> 
             element type.
     """
     if datatype in BINARY_ONLY:
-        raise _bad(name, f"is {datatype}, which JSON cannot carry: send it as binary data")
+        raise unfit(name, f"is {datatype}, which JSON cannot carry: send it as binary data")
     if not isinstance(data, list):
-        raise _bad(name, "has no list of `data`")
+        raise unfit(name, "has no list of `data`")
     try:
         found = np.asarray(data)
     except (ValueError, OverflowError) as error:
-        raise _bad(name, "has ragged data, or numbers beyond 64 bits") from error
+        raise unfit(name, "has ragged data, or numbers beyond 64 bits") from error
     if found.shape not in (shape, (math.prod(shape),)):
-        raise _bad(name, f"says shape {list(shape)}, its data has {list(found.shape)}")
+        raise unfit(name, f"says shape {list(shape)}, its data has {list(found.shape)}")
     dtype = np.dtype(NUMPY[datatype])
     if dtype == np.uint64 and found.dtype.kind == "f":
         found = _large(data, found)
@@ -59,17 +59,17 @@ def _large(data: object, found: Numbers) -> Numbers:
 
 def _floating(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
     if found.dtype.kind not in "fiu":
-        raise _bad(name, f"holds what is no number; {dtype} is wanted")
+        raise unfit(name, f"holds what is no number; {dtype} is wanted")
     with np.errstate(over="ignore"):  # becomes Inf, which is refused by name
         return found.astype(dtype)
 
 
 def _integer(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
     if found.dtype.kind not in "iu":
-        raise _bad(name, f"holds what is no 64-bit integer; {dtype} is wanted")
+        raise unfit(name, f"holds what is no 64-bit integer; {dtype} is wanted")
     bounds = np.iinfo(dtype)
     if found.size and not (bounds.min <= int(found.min()) and int(found.max()) <= bounds.max):
-        raise _bad(name, f"holds integers beyond {dtype}")
+        raise unfit(name, f"holds integers beyond {dtype}")
     return found
 
 
@@ -78,13 +78,9 @@ def _truth(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
         return found
     if found.dtype.kind in "iu" and bool(((found == 0) | (found == 1)).all()):
         return found.astype(dtype)
-    raise _bad(name, "holds what is no truth value")
+    raise unfit(name, "holds what is no truth value")
 
 
 _CASTS: Mapping[str, Callable[[str, Numbers, np.dtype[Any]], Numbers]] = MappingProxyType(
     {"f": _floating, "i": _integer, "u": _integer, "b": _truth}
 )
-
-
-def _bad(name: str, fault: str) -> BatchMalformedError:
-    return BatchMalformedError(f"input {name!r} {fault}", input=name)

@@ -11,11 +11,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import BatchMalformedError, RequestInvalidError, TooLargeError
+from bn_ops.errors import BatchInputError
+from service.errors import RequestInvalidError, TooLargeError
 from service.formats.dtypes import itemsize
 from service.formats.layout import MAX_RANK
-from service.openinference import numbers
-from service.openinference.datatypes import NUMPY, refuse_unknown, safetensors_tag
+from service.openinference import images, numbers
+from service.openinference.datatypes import IMAGES, NUMPY, refuse_unknown, safetensors_tag
+from service.openinference.faults import unfit
 
 # A parsed list takes 64 bytes where its text takes two, a number only up to 32: with these few
 # lists and strings the parsed form stays within ten times the text.
@@ -32,7 +34,7 @@ class Tensor:
         name: the input's name.
         datatype: the protocol's element type.
         shape: its sizes.
-        length: bytes of its data.
+        length: bytes of its data; of images, with the length before each.
         data: the bytes when they came as JSON; None when they follow as binary data.
     """
 
@@ -55,11 +57,21 @@ class InferRequest:
         """Bytes that must follow the JSON."""
         return sum(tensor.length for tensor in self.tensors if tensor.data is None)
 
+    @property
+    def images(self) -> Tensor | None:
+        """The one input, where it holds images."""
+        return self.tensors[0] if self.tensors[0].datatype == IMAGES else None
 
-def parse(text: bytes | bytearray) -> InferRequest:
+
+def parse(text: bytes | bytearray, *, image_input: str | None) -> InferRequest:
     """Read the JSON of a request.
 
+    Args:
+        text: the JSON.
+        image_input: the input that images feed; None where the recalibration takes arrays only.
+
     Raises:
+        PreprocessMissingError, BatchInputError: images come where none are taken.
         RequestInvalidError: it is no JSON object of the protocol.
         TooLargeError: it nests more lists than any honest request.
         BatchMalformedError: an input's data does not fit what it says of itself.
@@ -71,9 +83,11 @@ def parse(text: bytes | bytearray) -> InferRequest:
         raise RequestInvalidError("`id` is a string, of whole characters")
     if not isinstance(inputs, list) or not inputs:
         raise RequestInvalidError("`inputs` is a list of at least one tensor")
-    tensors = tuple(_tensor(one) for one in inputs)
+    tensors = tuple(_tensor(one, image_input) for one in inputs)
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise RequestInvalidError("`inputs` has a name twice")
+    if len(tensors) > 1 and any(tensor.datatype == IMAGES for tensor in tensors):
+        raise BatchInputError(f"images come alone; the request has {len(tensors)} inputs")
     return InferRequest(id=name or "", tensors=tensors)
 
 
@@ -93,7 +107,8 @@ def safetensors_header(request: InferRequest) -> bytes:
 def _object(text: bytes | bytearray) -> dict[str, Any]:
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS or text.count(b'"') > MOST_QUOTES:
         raise TooLargeError(
-            "the JSON nests too many lists: send `data` as one flat list, or as binary data"
+            "the JSON has too many lists or strings: send `data` as one flat list, or as binary "
+            "data"
         )
     try:
         found = json.loads(text)
@@ -109,37 +124,44 @@ def _is_text(value: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _tensor(value: object) -> Tensor:
+def _tensor(value: object, image_input: str | None) -> Tensor:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise RequestInvalidError("each of `inputs` is an object with a `name`")
     name = value["name"]
-    datatype = refuse_unknown(name, value.get("datatype"))
+    datatype = refuse_unknown(name, value.get("datatype"), images=image_input is not None)
     shape = _shape(name, value.get("shape"))
+    if datatype == IMAGES:
+        images.require_place(name, image_input)
+        images.require_shape(name, shape)
     parameters = value.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise RequestInvalidError(f"input {name!r} has `parameters` that are no object")
     if "shared_memory_region" in parameters:
-        raise BatchMalformedError(
-            f"input {name!r} lies in shared memory, which this server does not read: "
-            "send it in the request",
-            input=name,
+        raise unfit(
+            name, "lies in shared memory, which this server does not read: send it in the request"
         )
     size = parameters.get("binary_data_size")
     if size is not None:
         length = _binary_length(name, datatype, shape, size)
         return Tensor(name=name, datatype=datatype, shape=shape, length=length, data=None)
-    data = numbers.to_bytes(name, datatype, shape, value.get("data"))
+    data = _from_json(name, datatype, shape, value.get("data"))
     return Tensor(name=name, datatype=datatype, shape=shape, length=len(data), data=data)
+
+
+def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: object) -> bytes:
+    """Return the binary form of data that came in the JSON."""
+    if datatype == IMAGES:
+        return images.from_json(name, shape, data)
+    return numbers.to_bytes(name, datatype, shape, data)
 
 
 def _binary_length(name: str, datatype: str, shape: tuple[int, ...], announced: object) -> int:
     """Return how many bytes of binary data follow; they must be as many as are announced."""
+    if datatype == IMAGES:
+        return images.require_length(name, shape[0], announced)
     expected = math.prod(shape) * itemsize(NUMPY[datatype])
     if type(announced) is not int or announced != expected:
-        raise BatchMalformedError(
-            f"input {name!r} announces {announced!r} bytes, its shape and datatype make {expected}",
-            input=name,
-        )
+        raise unfit(name, f"announces {announced!r} bytes, its shape and datatype make {expected}")
     return expected
 
 
@@ -149,7 +171,5 @@ def _shape(name: str, value: object) -> tuple[int, ...]:
         or not 0 < len(value) <= MAX_RANK
         or not all(type(size) is int and 0 <= size <= LARGEST_AXIS for size in value)
     ):
-        raise BatchMalformedError(
-            f"input {name!r} has a shape that is no list of sizes", input=name
-        )
+        raise unfit(name, "has a shape that is no list of sizes")
     return tuple(value)

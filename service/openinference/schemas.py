@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from bn_ops.signature import TensorInfo
 from service.batches.store import StoredBatch
-from service.openinference.datatypes import from_numpy
+from service.openinference.datatypes import IMAGES, from_numpy
 from service.recalibrations.values import Recalibration
 
 VERSION = "1"
 PLATFORM = "bnrecal_recalibration"
 # What `config` calls the types: the protocol's names, of which one differs.
-_CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
+_CONFIG_TYPES = {IMAGES: "TYPE_STRING"}
 
 
 class ServerOut(BaseModel):
@@ -152,7 +152,10 @@ INFER_SCHEMA: dict[str, Any] = {
                     "datatype": {"type": "string"},
                     "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
                     "parameters": {"type": "object"},
-                    "data": {"type": "array", "description": "Nested or flat."},
+                    "data": {
+                        "type": "array",
+                        "description": "Nested or flat; images (BYTES) as base64 text.",
+                    },
                 },
                 "required": ["name", "datatype", "shape"],
             },
@@ -172,10 +175,7 @@ def metadata(found: Recalibration) -> ModelMetadata:
         name=found.id,
         versions=[VERSION],
         platform=PLATFORM,
-        inputs=[
-            TensorMetadata(name=one.name, datatype=from_numpy(one.dtype), shape=_sizes(one))
-            for one in found.tensors()
-        ],
+        inputs=_inputs(found),
         outputs=list(OUTPUTS),
     )
 
@@ -191,6 +191,16 @@ def config(found: Recalibration) -> ModelConfig:
         input=[_config(one) for one in described.inputs],
         output=[_config(one) for one in described.outputs],
     )
+
+
+def _inputs(found: Recalibration) -> list[TensorMetadata]:
+    """Write what is taken; where images feed the input, arrays are taken all the same."""
+    if (name := found.image_input()) is not None:
+        return [TensorMetadata(name=name, datatype=IMAGES, shape=[-1])]
+    return [
+        TensorMetadata(name=one.name, datatype=from_numpy(one.dtype), shape=_sizes(one))
+        for one in found.tensors()
+    ]
 
 
 def _sizes(info: TensorInfo) -> list[int]:

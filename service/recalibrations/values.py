@@ -67,6 +67,12 @@ class Recalibration:
         """Return what a batch must hold."""
         return parse_inputs(self.inputs)
 
+    def image_input(self) -> str | None:
+        """Return the name of the input that images feed; None where only arrays are taken."""
+        if self.options.get("preprocess") is None:
+            return None
+        return str(self.inputs[0]["name"])  # with preprocess, a model has one input
+
     def require_open(self) -> None:
         """Refuse a new batch once the stream is sealed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import subprocess
 import sys
@@ -16,9 +17,12 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.support import kserve_client
+from tests.support.picture import encoded, picture
 from tests.support.service_http import safetensors
+from tests.support.service_oip import framed, images_ahead, infer_binary
 from tests.support.service_process import Server, images, network, running
 
+GREY = {"resize": 8, "crop": 8, "colour": "grey"}
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/openinference.md").read_text(encoding="utf-8")
 
@@ -77,6 +81,61 @@ def test_statistics_of_inferences_equal_those_of_batches_bit_for_bit(
     assert server.api.get(put, "/model").content == server.api.get(fed, "/model").content
 
 
+def of_images(found: Any, sent: list[bytes], *, binary: bool) -> Any:
+    """Fill an input of either client; JSON carries text alone, hence base64."""
+    content = sent if binary else [base64.b64encode(one) for one in sent]
+    found.set_data_from_numpy(np.array(content, dtype=np.object_), binary_data=binary)
+    return found
+
+
+def test_images_of_both_clients_are_the_batches_that_the_protocols_text_gives(
+    server: Server, client: triton.InferenceServerClient
+) -> None:
+    """What runs give on such batches is compared, with archives, in the tests of the service."""
+    fed, told, plain = (server.api.open(network(), preprocess=GREY) for _ in range(3))
+    inference_client, types = kserve_client.load()
+    metadata = client.get_model_metadata(fed)["inputs"][0]
+    assert (metadata["datatype"], metadata["shape"]) == ("BYTES", [-1])
+    assert client.get_model_config(fed)["input"][0]["data_type"] == "TYPE_STRING"
+
+    async def tell(sent: list[bytes], *, binary: bool) -> list[int]:
+        config = inference_client.RESTConfig(protocol="v2")
+        async with inference_client.InferenceRESTClient(config) as kserve:
+            one = of_images(types.InferInput("x", [len(sent)], "BYTES"), sent, binary=binary)
+            request = types.InferRequest(model_name=told, infer_inputs=[one])
+            answer = await kserve.infer(server.url, request, model_name=told)
+            return [output.data[0] for output in answer.outputs[:2]]
+
+    for index in range(2):
+        kinds = ("PNG", "JPEG", "WEBP", "PNG")[: 3 + index]
+        sent = [encoded(picture(30, 20 + n, n), kind) for n, kind in enumerate(kinds)]
+        # One request as binary data, one as JSON.
+        one = triton.InferInput(metadata["name"], [len(sent)], "BYTES")
+        result = client.infer(fed, [of_images(one, sent, binary=index == 0)])
+        assert result.as_numpy("samples").tolist() == [len(sent)]
+        assert asyncio.run(tell(sent, binary=index == 1)) == [index, len(sent)]
+        head = {"inputs": [images_ahead("x", *sent)]}
+        assert infer_binary(server.api, plain, head, framed(*sent)).status_code == 200
+    listed = [server.api.get(one, "/batches").json()["items"] for one in (fed, told, plain)]
+    assert listed[0] == listed[1] == listed[2]
+    assert len(listed[0]) == 2
+
+
+def test_tritonclient_is_told_what_is_wrong_with_images(
+    server: Server, client: triton.InferenceServerClient
+) -> None:
+    sent = [encoded(picture()), b"no image"]
+    one = of_images(triton.InferInput("x", [2], "BYTES"), sent, binary=True)
+    with pytest.raises(InferenceServerException, match="open one with preprocess"):
+        client.infer(server.api.open(network()), [one])
+    name = server.api.open(network(), preprocess=GREY)
+    with pytest.raises(InferenceServerException, match=r"'00000001\.image' cannot .*unknown"):
+        client.infer(name, [one])
+    one.set_data_from_numpy(np.array(["AAAA", "no text!"], dtype=np.object_), binary_data=False)
+    with pytest.raises(InferenceServerException, match="place 1 what is no base64"):
+        client.infer(name, [one])
+
+
 def test_tritonclient_is_told_what_is_wrong(
     server: Server, client: triton.InferenceServerClient
 ) -> None:
@@ -116,15 +175,28 @@ def test_kserves_client_feeds_a_recalibration(server: Server) -> None:
     assert items[0]["sha256"] == items[1]["sha256"]
 
 
-def test_the_mirroring_example_of_the_page_runs(server: Server, tmp_path: Path) -> None:
-    found = re.search(r"<!-- executed: mirror -->\n```python\n(.*?)```", PAGE, flags=re.DOTALL)
+def run_example(server: Server, name: str, folder: Path) -> str:
+    """Run one of the page's programs against this server; return what it prints."""
+    found = re.search(rf"<!-- executed: {name} -->\n```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert found is not None
-    (tmp_path / "model.onnx").write_bytes(network())
-    np.save(tmp_path / "traffic.npy", images(5, samples=40))
+    (folder / "model.onnx").write_bytes(network())
     code = found.group(1).replace("http://127.0.0.1:8000", server.url)
     code = code.replace('"127.0.0.1:8000"', f'"{server.url.removeprefix("http://")}"')
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_mirroring_example_of_the_page_runs(server: Server, tmp_path: Path) -> None:
+    np.save(tmp_path / "traffic.npy", images(5, samples=40))
+    run_example(server, "mirror", tmp_path)
     assert (tmp_path / "recalibrated.onnx").stat().st_size > 0
+
+
+def test_the_example_with_images_runs(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.png").write_bytes(encoded(picture(30, 20, number)))
+    assert run_example(server, "images", tmp_path) == "[3]\n"

@@ -141,7 +141,7 @@ GOOD: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data"
         ({"shape": [0, 3], "data": []}, "batch-shape"),
         ({"data": [1, 2, 1e300]}, "batch-not-finite"),
         # what the request says of itself
-        ({"datatype": "BYTES", "data": ["a", "b", "c"]}, "batch-malformed"),
+        ({"datatype": "BYTES", "data": ["a", "b", "c"]}, "preprocess-missing"),
         ({"datatype": "FP16"}, "batch-malformed"),
         ({"datatype": "float32"}, "batch-malformed"),
         ({"datatype": None}, "batch-malformed"),
@@ -188,7 +188,7 @@ def test_nan_is_refused_by_the_inputs_name(api: Api) -> None:
 
 
 def test_a_refused_datatype_says_what_is_taken(api: Api) -> None:
-    response = infer(api, api.open(), GOOD | {"datatype": "BYTES", "data": ["/9j/"] * 3})
+    response = infer(api, api.open(), GOOD | {"datatype": "FLOAT"})
     assert "FP32" in response.json()["accepted"]
     assert "BYTES" not in response.json()["accepted"]
 

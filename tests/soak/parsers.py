@@ -21,9 +21,11 @@ from service.formats.npz import read_npz
 from service.http import accept, digests
 from service.http.pages import read_cursor
 from service.oneshot.form import FormReader
+from service.openinference.image_tar import ImageTar
 from service.openinference.request import parse, safetensors_header
 from service.settings import Settings
 from service.worker.spec import Spec
+from tests.support.service_oip import framed
 
 _INPUTS = (TensorInfo(name="x", dtype="float32", shape=("N", 3)),)
 _LIMIT = 1 << 20
@@ -66,7 +68,29 @@ def _tar(data: bytes) -> None:
 
 
 def _infer(data: bytes) -> None:
-    safetensors_header(parse(data))
+    request = parse(data, image_input="x")
+    if request.images is None:
+        safetensors_header(request)
+
+
+def _images(data: bytes) -> None:
+    """Read images whole and in pieces: both must come to the same archive or refusal."""
+    archives = {_archive(data, size) for size in _PIECES}
+    assert len(archives) == 1
+    (archive,) = archives
+    if isinstance(archive, bytes):
+        found = list(tars.members(io.BytesIO(archive), limit_bytes=_LIMIT))
+        assert b"".join(framed(one.read()) for one in found) == data
+
+
+def _archive(data: bytes, size: int) -> bytes | str:
+    try:
+        tar = ImageTar("x", 2, len(data), limit_bytes=_LIMIT)
+        pieces = (data[start : start + size] for start in range(0, len(data), size))
+        blocks = [bytes(block) for piece in pieces for block in tar.feed(piece)]
+        return b"".join([*blocks, tar.finish()])
+    except ServiceError as error:
+        return str(error)
 
 
 class _Nowhere:
@@ -119,6 +143,7 @@ PARSERS: Mapping[str, Callable[[bytes], object]] = {
     "tar": _tar,
     "form": _form,
     "infer": _infer,
+    "images": _images,
 }
 
 
@@ -171,6 +196,18 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
             b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3],'
             b' "parameters": {"binary_data_size": 12}}], "parameters": {}}'
         ),
+        (
+            b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2, 1],'
+            b' "data": [["AA=="], "AAAA"]}]}'
+        ),
+        (
+            b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2],'
+            b' "parameters": {"binary_data_size": 12}}]}'
+        ),
+    ),
+    "images": (
+        framed(b"first") + framed(b"second"),
+        framed(bytes(512)) + b"\xff\xff\xff\xff" + bytes(9),
     ),
 }
 # The worker's line comes from the server alone: there it is enough not to hang or run anything.

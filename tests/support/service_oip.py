@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -33,6 +34,23 @@ def as_binary(name: str, array: NDArray[Any]) -> dict[str, Any]:
     """Write an input whose data follows the JSON."""
     found = {key: value for key, value in as_json(name, array).items() if key != "data"}
     return found | {"parameters": {"binary_data_size": array.nbytes}}
+
+
+def framed(*images: bytes) -> bytes:
+    """Write images as BYTES travel as binary data: each behind its length."""
+    return b"".join(len(one).to_bytes(4, "little") + one for one in images)
+
+
+def images_in_json(name: str, *images: bytes) -> dict[str, Any]:
+    """Write an input of images with its data in the JSON."""
+    data = [base64.b64encode(one).decode() for one in images]
+    return {"name": name, "datatype": "BYTES", "shape": [len(images)], "data": data}
+
+
+def images_ahead(name: str, *images: bytes) -> dict[str, Any]:
+    """Write an input of images that follow the JSON."""
+    size = {"binary_data_size": len(framed(*images))}
+    return {"name": name, "datatype": "BYTES", "shape": [len(images)], "parameters": size}
 
 
 def infer(api: Api, name: str, *inputs: dict[str, Any], **members: Any) -> httpx.Response:

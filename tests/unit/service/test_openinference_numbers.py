@@ -54,7 +54,7 @@ def test_sixteen_bits_travel_as_binary_data_only(datatype: str) -> None:
         f'{{"inputs": [{{"name": "x", "datatype": "{datatype}", "shape": [2, 2],'
         ' "parameters": {"binary_data_size": 8}}]}'
     )
-    request = parse(text.encode())
+    request = parse(text.encode(), image_input=None)
     assert request.binary_length == 8
     assert f'"dtype": "{safetensors_tag(datatype)}"'.encode() in safetensors_header(request)
 

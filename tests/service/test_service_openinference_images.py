@@ -1,0 +1,223 @@
+"""Encoded images as inferences: read by a real worker before they are acknowledged."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.app import create_app
+from service.settings import Settings
+from tests.support import hostile_archives as hostile
+from tests.support.picture import encoded, picture, vast
+from tests.support.service_http import Api
+from tests.support.service_loop import serving
+from tests.support.service_oip import (
+    as_binary,
+    framed,
+    images_ahead,
+    images_in_json,
+    infer,
+    infer_binary,
+    values,
+)
+from tests.support.service_process import images, network
+
+PREPROCESS = {"resize": 8, "crop": 8, "colour": "grey"}
+TAR = {"Content-Type": "application/x-tar"}
+SENT = [
+    encoded(picture(40, 30, 1)),
+    encoded(picture(30, 30, 2), "JPEG"),
+    encoded(picture(20, 50, 3), "WEBP", lossless=True),
+]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        worker_threads=1,
+        batch_limit_bytes=4 << 20,
+        infer_json_limit_bytes=1 << 20,
+    )
+
+
+@pytest.fixture(scope="module")
+def api(settings: Settings) -> Iterator[Api]:
+    with serving(create_app(settings)) as http:
+        yield Api(http)
+
+
+@pytest.fixture(scope="module")
+def name(api: Api) -> str:
+    """A recalibration for everything that is refused."""
+    return api.open(network(), preprocess=PREPROCESS)
+
+
+def send(api: Api, name: str, *sent: bytes, **members: Any) -> httpx.Response:
+    head = {"inputs": [images_ahead("x", *sent)], **members}
+    return infer_binary(api, name, head, framed(*sent))
+
+
+def stored(settings: Settings, name: str) -> list[Path]:
+    return list((settings.data_dir / f"recalibrations/{name}/batches").glob("*"))
+
+
+def nothing_stays(api: Api, settings: Settings, name: str) -> bool:
+    return (
+        api.get(name).json()["batches"]["received"] == 0
+        and stored(settings, name) == []
+        and [one for one in (settings.data_dir / "staging").iterdir() if one.is_file()] == []
+    )
+
+
+def results(api: Api, name: str, batches: int) -> list[bytes]:
+    assert api.start(name, batches).status_code == 202
+    assert api.wait(name)["state"] == "succeeded"
+    return [api.get(name, what).content for what in ("/model", "/statistics")]
+
+
+def test_images_of_inferences_give_what_the_same_images_give_in_an_archive(api: Api) -> None:
+    pictures = [encoded(picture(30 + n, 20, n)) for n in range(7)]
+    groups = [pictures[:3], pictures[3:4], pictures[4:]]
+    fed, put = (api.open(network(), preprocess=PREPROCESS) for _ in range(2))
+    for index, group in enumerate(groups):
+        found = values(send(api, fed, *group))
+        assert found == {"batch_index": index, "samples": len(group), "new": True}
+        archive = hostile.tarred({f"{n}.png": one for n, one in enumerate(group)})
+        assert api.put(put, index, archive, TAR).status_code == 201
+    assert results(api, fed, 3) == results(api, put, 3)
+
+
+def test_they_are_stored_as_an_archive_in_their_order(api: Api, settings: Settings) -> None:
+    name = api.open(network(), preprocess=PREPROCESS)
+    assert values(send(api, name, *SENT)) == {"batch_index": 0, "samples": 3, "new": True}
+    (file,) = stored(settings, name)
+    with tarfile.open(file) as archive:
+        members = archive.getmembers()
+        assert [one.name for one in members] == [f"{n:08}.image" for n in range(3)]
+        found = [archive.extractfile(one) for one in members]
+        assert [one.read() for one in found if one is not None] == SENT
+    (listed,) = api.get(name, "/batches").json()["items"]
+    assert (listed["samples"], listed["bytes"]) == (3, file.stat().st_size)
+    # It may be sent again as what it is.
+    assert api.put(name, 0, file.read_bytes(), TAR).status_code == 200
+
+
+def test_rows_of_one_base64_and_binary_data_are_the_same_batch(api: Api) -> None:
+    name = api.open(network(), preprocess=PREPROCESS)
+    flat = images_in_json("x", *SENT)
+    column = flat | {"shape": [3, 1]}
+    nested = column | {"data": [[one] for one in flat["data"]]}
+    ahead = images_ahead("x", *SENT) | {"shape": [3, 1]}
+    for place, one in enumerate((flat, column, nested)):
+        assert values(infer(api, name, one))["batch_index"] == place
+    assert values(infer_binary(api, name, {"inputs": [ahead]}, framed(*SENT)))["batch_index"] == 3
+    assert len({one["sha256"] for one in api.get(name, "/batches").json()["items"]}) == 1
+
+
+def test_an_id_with_the_same_images_counts_once(api: Api) -> None:
+    name = api.open(network(), preprocess=PREPROCESS)
+    first = values(send(api, name, *SENT, id="same"))
+    again = values(send(api, name, *SENT, id="same"))
+    in_json = values(infer(api, name, images_in_json("x", *SENT), id="same"))
+    other = values(send(api, name, *SENT[::-1], id="same"))
+    assert [one["new"] for one in (first, again, in_json, other)] == [True, False, False, True]
+    assert [one["batch_index"] for one in (first, again, in_json, other)] == [0, 0, 0, 1]
+    assert values(send(api, name, *SENT))["new"] is True
+    assert api.start(name, 3).status_code == 202
+    # A lost answer is told after the stream was sealed; anything new is refused.
+    assert values(send(api, name, *SENT, id="same"))["new"] is False
+    assert send(api, name, SENT[0], id="same").json()["code"] == "recalibration-not-open"
+
+
+def test_arrays_are_taken_beside_images(api: Api) -> None:
+    name, x = api.open(network(), preprocess=PREPROCESS), images(0)
+    found = infer_binary(api, name, {"inputs": [as_binary("x", x)]}, x.tobytes())
+    assert values(found)["samples"] == 8
+    assert values(send(api, name, *SENT))["batch_index"] == 1
+
+
+def test_a_recalibration_for_images_names_them_as_its_input(api: Api, name: str) -> None:
+    metadata = api.http.get(f"/v2/models/{name}").json()
+    assert metadata["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1]}]
+    config = api.http.get(f"/v2/models/{name}/config").json()
+    assert config["input"] == [{"name": "x", "data_type": "TYPE_STRING", "dims": [-1]}]
+
+
+def test_images_need_a_recalibration_that_says_what_to_do_with_them(
+    api: Api, settings: Settings
+) -> None:
+    name = api.open(network())
+    unreadable = images_in_json("x") | {"shape": [2, 2], "data": ["no", "base64", 7, None]}
+    for response in (send(api, name, *SENT), infer(api, name, unreadable)):
+        assert (response.status_code, response.json()["code"]) == (422, "preprocess-missing")
+    assert nothing_stays(api, settings, name)
+
+
+PNG = SENT[0]
+X = images_ahead("x", PNG)
+REFUSED: dict[str, tuple[dict[str, Any], bytes, str]] = {
+    "an element longer than the rest": (X, b"\xff\xff\xff\xff" + PNG, "batch-malformed"),
+    "an element shorter than the rest": (X, b"\1\0\0\0" + PNG, "batch-malformed"),
+    "an element without a byte": (X, bytes(4) + PNG, "batch-malformed"),
+    "bytes behind the data": (X, framed(PNG) + b"\0", "batch-malformed"),
+    "an end before the data's": (X, framed(PNG)[:-1], "batch-malformed"),
+    "nothing": (X, b"", "batch-malformed"),
+    "another count": (X | {"shape": [2]}, framed(PNG), "batch-malformed"),
+    "a count beyond all": (X | {"shape": [10**9]}, framed(PNG), "batch-malformed"),
+    "no image": (X | {"shape": [0]}, framed(PNG), "batch-malformed"),
+    "a shape of pixels": (X | {"shape": [1, 3, 8, 8]}, framed(PNG), "batch-malformed"),
+    "no announced size": (X | {"parameters": {}}, framed(PNG), "batch-malformed"),
+    "an announced truth": (X | {"parameters": {"binary_data_size": True}}, b"", "batch-malformed"),
+    "a negative size": (X | {"parameters": {"binary_data_size": -5}}, b"", "batch-malformed"),
+    "another input": (X | {"name": "y"}, framed(PNG), "batch-input"),
+    "half a letter": (X | {"name": "\ud800"}, framed(PNG), "batch-input"),
+    "what is no image": (images_ahead("x", b"text"), framed(b"text"), "image-invalid"),
+    "half an image": (images_ahead("x", PNG[:99]), framed(PNG[:99]), "image-invalid"),
+    "a vast image": (images_ahead("x", vast()), framed(vast()), "image-invalid"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_images_that_do_not_fit_are_refused_and_leave_nothing(
+    api: Api, settings: Settings, name: str, what: str
+) -> None:
+    head, data, code = REFUSED[what]
+    response = infer_binary(api, name, {"inputs": [head]}, data)
+    found = response.json()
+    assert (response.status_code, found["code"]) == (422, code), found
+    assert found["error"] == found["detail"] != ""
+    assert nothing_stays(api, settings, name)
+
+
+def test_a_bad_image_is_told_by_its_place(api: Api, name: str) -> None:
+    found = send(api, name, PNG, PNG[:60], PNG).json()
+    assert (found["code"], found["image"]) == ("image-invalid", "00000001.image")
+    found = infer_binary(api, name, {"inputs": [X | {"shape": [2]}]}, framed(PNG)).json()
+    assert "holds 1 images, its shape says 2" in found["detail"]
+
+
+def test_images_come_alone(api: Api, name: str) -> None:
+    mask = as_binary("mask", np.zeros((1, 3), np.float32))
+    response = infer_binary(api, name, {"inputs": [X, mask]}, framed(PNG) + bytes(12))
+    assert (response.status_code, response.json()["code"]) == (422, "batch-input")
+
+
+def test_images_over_the_limits_are_refused(api: Api, settings: Settings, name: str) -> None:
+    large = X | {"parameters": {"binary_data_size": 4 << 20}}
+    small = b"".join(framed(b"i") for _ in range(4100))  # 20 KB that would be stored as 4.2 MB
+    many = {"shape": [4100], "parameters": {"binary_data_size": len(small)}}
+    long = bytes(900_000)  # 1.2 MB of base64
+    for response in (
+        infer_binary(api, name, {"inputs": [large]}, framed(PNG)),
+        infer_binary(api, name, {"inputs": [X | many]}, small),
+        infer(api, name, images_in_json("x", long)),
+    ):
+        assert (response.status_code, response.json()["code"]) == (413, "too-large")
+    assert nothing_stays(api, settings, name)
