@@ -16,7 +16,7 @@ from tests.support.service_http import safetensors
 from tests.support.service_process import Server, images, network, running
 
 BATCHES = 6
-KILLS = 5
+KILLS = 3
 
 
 def content(index: int) -> bytes:
