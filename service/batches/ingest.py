@@ -47,7 +47,7 @@ async def receive(
     """
     intake = _Intake(blobs, key, parser, digest)
     try:
-        # The last block is taken together with the commit: a small batch costs one hop to a thread.
+        # The last block is taken together with the commit: one of a single block costs one hop.
         last = await _all_but_last(intake, body)
         return await asyncio.to_thread(intake.finish, last)
     except BaseException:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from bn_ops.signature import TensorInfo
 from service.batches import ingest, store
 from service.batches.ingest import Received
 from service.batches.recording import recall, record, replayed
 from service.batches.store import StoredBatch
 from service.batches.upload import Upload
+from service.blobs.protocol import Place
 from service.context import Context
 from service.errors import PreprocessMissingError, ServiceError, StorageFailedError
 from service.executor.protocol import Check
@@ -32,6 +34,7 @@ from service.recalibrations.values import Recalibration
 
 __all__ = ["Upload", "put"]
 
+# What is packed is held in memory, and checked and hashed at once.
 LARGEST_PACKED_BYTES = 128 << 10
 
 
@@ -86,15 +89,13 @@ async def _put_packed(
 ) -> tuple[StoredBatch, bool]:
     """Store a small batch: its bytes in a pack, its row beside it, with one wait for both."""
     inputs = await context.inputs.of(context.ledger, upload.recalibration)
-    limit = context.settings.batch_limit_bytes
-    parser = BatchBody(upload.format, inputs, batch=upload.index, limit_bytes=limit)
+    parser = _parser(context, inputs, upload)
     received = await ingest.receive_whole(content, parser, upload.digest)
     packs = context.blobs.packs
 
-    def keep(tx: Transaction) -> tuple[str, int]:
+    def keep(tx: Transaction) -> Place:
         tx.join(packs)
-        place = packs.append(store.folder(upload.recalibration), content)
-        return place.name, place.start
+        return packs.append(store.folder(upload.recalibration), content)
 
     return await context.ledger.write(lambda tx: record(context, tx, upload, received, keep))
 
@@ -109,9 +110,10 @@ async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool
     found.require_open()
     _require_preprocess(found, upload)
     received, blob = await _receive(context, found, upload)
+    place = Place(name=blob, start=None)
     try:
         batch, new = await context.ledger.write(
-            lambda tx: record(context, tx, upload, received, lambda _tx: (blob, None))
+            lambda tx: record(context, tx, upload, received, lambda _tx: place)
         )
     except StorageFailedError:
         # The commit may be on the disk all the same: a row without its file would be a loss.
@@ -135,15 +137,15 @@ async def _receive(context: Context, found: Recalibration, upload: Upload) -> tu
     blob = f"{secrets.token_hex(12)}.{upload.format}"
     key = store.key(found.id, blob)
     if upload.format in FORMATS:
-        parser = BatchBody(
-            upload.format,
-            found.tensors(),
-            batch=upload.index,
-            limit_bytes=context.settings.batch_limit_bytes,
-        )
+        parser = _parser(context, found.tensors(), upload)
         return await ingest.receive(context.blobs, key, upload.body, parser, upload.digest), blob
     check = partial(_check, context, found, upload)
     return await ingest.receive_opaque(context.blobs, key, upload.body, check, upload.digest), blob
+
+
+def _parser(context: Context, inputs: Sequence[TensorInfo], upload: Upload) -> BatchBody:
+    limit = context.settings.batch_limit_bytes
+    return BatchBody(upload.format, inputs, batch=upload.index, limit_bytes=limit)
 
 
 async def _check(context: Context, found: Recalibration, upload: Upload, file: Path) -> int:

@@ -9,6 +9,7 @@ from service.batches import store
 from service.batches.ingest import Received
 from service.batches.store import StoredBatch
 from service.batches.upload import Upload
+from service.blobs.protocol import Place
 from service.context import Context
 from service.errors import BatchConflictError, QuotaError
 from service.ledger.protocol import Transaction
@@ -16,8 +17,8 @@ from service.recalibrations import store as recalibrations
 from service.recalibrations.values import Recalibration
 from service.tokens import store as tokens
 
-Keep = Callable[[Transaction], tuple[str, int | None]]
-"""Puts the bytes of a batch that is new where they stay; returns `blob` and `start`."""
+Keep = Callable[[Transaction], Place]
+"""Puts the bytes of a batch that is new where they stay."""
 
 
 def record(
@@ -46,15 +47,15 @@ def record(
         return replayed(known, received.sha256), False
     found.require_open()
     _require_room(context, tx, found, index, received)
-    blob, start = keep(tx)
+    place = keep(tx)
     batch = StoredBatch(
         index=index,
         samples=received.samples,
         bytes=received.bytes,
         sha256=received.sha256,
         format=upload.format,
-        blob=blob,
-        start=start,
+        blob=place.name,
+        start=place.start,
     )
     store.insert(tx, name, batch)
     recalibrations.count_batch(tx, name, samples=batch.samples, size=batch.bytes)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.blobs.packs import FolderPacks
-from service.blobs.system import System
+from service.blobs.system import System, write_all
 from service.blobs.translation import name_of, translated
 from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
 
@@ -195,12 +195,10 @@ class FileDraft:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
         self._blobs.refuse_when_low()
-        with translated(), memoryview(data) as view:
-            rest = view
-            while rest:
-                rest = rest[self._system.write(self._handle, rest) :]
-            self._system.begin_writing_out(self._handle, self._size, len(view))
-            self._size += len(view)
+        with translated():
+            written = write_all(self._system, self._handle, data)
+            self._system.begin_writing_out(self._handle, self._size, written)
+        self._size += written
 
     def commit(self, key: str) -> None:
         """Make the file durable under `key`."""

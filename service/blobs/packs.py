@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.blobs.protocol import Place
-from service.blobs.system import System
+from service.blobs.system import System, write_all
 from service.blobs.translation import translated
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class FolderPacks:
             pack = self._growing.get(folder) or self._open(folder)
             start = pack.size
             try:
-                self._write(pack, data)
+                pack.size += write_all(self._system, pack.handle, data)
             except OSError:
                 self._cut(pack, start)
                 raise
@@ -130,13 +130,6 @@ class FolderPacks:
         path = self._blobs.path(f"{folder}/{name}")
         handle = self._system.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         return _Pack(folder=folder, name=name, handle=handle, size=0, settled=0)
-
-    def _write(self, pack: _Pack, data: bytes | bytearray) -> None:
-        with memoryview(data) as view:
-            rest = view
-            while rest:
-                rest = rest[self._system.write(pack.handle, rest) :]
-            pack.size += len(view)
 
     def _leave(self, folder: str) -> None:
         """Let the next blob begin a new pack."""

@@ -35,10 +35,10 @@ class Draft(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a small blob lies: in the pack of this name, from this byte on."""
+    """Where a blob lies: the file's name, and the first byte; None where the file is its own."""
 
     name: str
-    start: int
+    start: int | None
 
 
 class Packs(Protocol):

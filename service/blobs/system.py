@@ -53,3 +53,12 @@ class System:
     def unlink(self, path: Path) -> None:
         """Remove a file; harmless when it is not there."""
         path.unlink(missing_ok=True)
+
+
+def write_all(system: System, handle: int, data: bytes | bytearray | memoryview) -> int:
+    """Write all of the bytes, in as many calls as it takes; return how many they are."""
+    with memoryview(data) as view:
+        rest = view
+        while rest:
+            rest = rest[system.write(handle, rest) :]
+        return len(view)

@@ -135,6 +135,7 @@ FOLDER = "recalibrations/r/batches"
 
 
 def packed(blobs: Blobs, place: Place, size: int) -> bytes:
+    assert place.start is not None
     return blobs.path(f"{FOLDER}/{place.name}").read_bytes()[place.start : place.start + size]
 
 
