@@ -31,7 +31,7 @@ from service.executor.checking import MOST_BATCHES, Checker, Checkers
 from service.executor.memory import worker_bytes
 from service.executor.protocol import CONVERTED, Check, Job, OnProgress, Progress
 from service.settings import Settings
-from service.worker.spec import Limits, Piece, Spec
+from service.worker.spec import Limits, Spec
 
 _log = logging.getLogger(__name__)
 # One line holds the description of a whole model: some hundred bytes for each layer.
@@ -271,11 +271,7 @@ async def _feed(process: Process, spec: Spec, lines: AsyncIterator[bytes]) -> No
 
 async def _lines(job: Job) -> AsyncIterator[bytes]:
     async for page in job.batches():
-        pieces = (
-            Piece(name=one.name, format=one.format, start=one.start, bytes=one.bytes)
-            for one in page
-        )
-        yield b"".join(piece.to_line() for piece in pieces)
+        yield b"".join(piece.to_line() for piece in page)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.worker.spec import Piece
+
 FOLDED = "folded.onnx"
 CONVERTED = "model.onnx"
 UNFOLDED = "unfolded.onnx"
@@ -17,25 +19,6 @@ STATISTICS = "statistics.safetensors"
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 RESULTS = (FOLDED, UNFOLDED, STATISTICS, REPORT_JSON, REPORT_HTML)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchFile:
-    """One stored batch as a worker needs it.
-
-    Attributes:
-        index: its place in the stream.
-        name: its file's name in the folder of batches.
-        format: one of the formats in `service.http.media`.
-        start: where it begins in that file, which is a pack; None where the file is its own.
-        bytes: its size.
-    """
-
-    index: int
-    name: str
-    format: str
-    start: int | None
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +59,7 @@ class Job:
     model: Path
     inputs: list[dict[str, Any]]
     batch_folder: Path
-    batches: Callable[[], AsyncIterator[list[BatchFile]]]
+    batches: Callable[[], AsyncIterator[list[Piece]]]
     total: int
     options: Mapping[str, Any]
     output: Path

@@ -15,13 +15,14 @@ from service.batches import store as batches
 from service.batches.store import StoredBatch
 from service.context import Context
 from service.errors import CapacityError, RefusedError, ServiceError, WorkerDeadlineError
-from service.executor.protocol import BatchFile, Job, OnProgress, Progress
+from service.executor.protocol import Job, OnProgress, Progress
 from service.ledger.protocol import Transaction
 from service.lifecycle import Event
 from service.models import store as models
 from service.recalibrations import changes, recovery, results, retention, store
 from service.recalibrations.results import Result
 from service.recalibrations.values import Recalibration
+from service.worker.spec import Piece
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
@@ -110,7 +111,7 @@ def _fail(tx: Transaction, name: str, problem: dict[str, object]) -> None:
         changes.fail(tx, name, problem)
 
 
-async def _batches(context: Context, name: str) -> AsyncIterator[list[BatchFile]]:
+async def _batches(context: Context, name: str) -> AsyncIterator[list[Piece]]:
     after = -1
     while True:
         start = after
@@ -119,18 +120,12 @@ async def _batches(context: Context, name: str) -> AsyncIterator[list[BatchFile]
         )
         if not page:
             return
-        yield [_file(one) for one in page]
+        yield [_piece(one) for one in page]
         after = page[-1].index
 
 
-def _file(batch: StoredBatch) -> BatchFile:
-    return BatchFile(
-        index=batch.index,
-        name=batch.blob,
-        format=batch.format,
-        start=batch.start,
-        bytes=batch.bytes,
-    )
+def _piece(batch: StoredBatch) -> Piece:
+    return Piece(name=batch.blob, format=batch.format, start=batch.start, bytes=batch.bytes)
 
 
 def _reporter(context: Context, name: str) -> OnProgress:

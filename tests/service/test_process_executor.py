@@ -19,9 +19,9 @@ from safetensors.numpy import load_file, save_file
 
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
 from service.executor.process import ProcessExecutor
-from service.executor.protocol import RESULTS, BatchFile, Job, Progress
+from service.executor.protocol import RESULTS, Job, Progress
 from service.settings import Settings
-from service.worker.spec import Limits, Spec
+from service.worker.spec import Limits, Piece, Spec
 from tests.support.service_process import images, network
 
 PAGES = 2
@@ -44,9 +44,9 @@ def make_job(folder: Path, batches: list[np.ndarray[tuple[int, ...], np.dtype[np
             pack.write_bytes(pack.read_bytes() + path.read_bytes())
             path.unlink()
             path = pack
-        files.append(BatchFile(index=index, name=path.name, format=kind, start=start, bytes=size))
+        files.append(Piece(name=path.name, format=kind, start=start, bytes=size))
 
-    async def pages() -> AsyncIterator[list[BatchFile]]:
+    async def pages() -> AsyncIterator[list[Piece]]:
         for start in range(0, len(files), PAGES):
             yield files[start : start + PAGES]
 
