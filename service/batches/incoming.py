@@ -7,7 +7,7 @@ from starlette.requests import Request
 from service.batches.upload import Upload
 from service.context import Context
 from service.http import digests, media
-from service.http.body import blocks
+from service.http.body import announced_bytes, blocks
 
 
 def upload_of(
@@ -27,13 +27,12 @@ def upload_of(
         TooLargeError: while the body is read; it is larger than a batch may be.
     """
     limit = context.settings.batch_limit_bytes
-    announced = request.headers.get("content-length", "")
     return Upload(
         recalibration=recalibration,
         index=index,
         format=media.batch_format(request),
         body=blocks(request, limit_bytes=limit, what="batch"),
         digest=digests.read(digest),
-        announced=int(announced) if announced.isdecimal() else None,
+        announced=announced_bytes(request),
         key=key,
     )

@@ -15,13 +15,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bn_ops.errors import BnOpsError
-from service import problems
 from service.batches import operations
 from service.batches.incoming import upload_of
 from service.batches.schemas import BatchOut
 from service.context import context_of
 from service.errors import ServiceError
-from service.http.errors import instance_of, respond
+from service.http.errors import refused
 from service.http.visibility import visible
 
 # An index as every client writes it, and within bounds.
@@ -60,7 +59,7 @@ class ShortWay:
         try:
             response = await _stored(request)
         except (ServiceError, BnOpsError) as error:
-            response = respond(problems.from_error(error, instance=instance_of(scope)))
+            response = refused(scope, error)
         await response(scope, receive, send)
 
 

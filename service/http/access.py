@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import problems
 from service.callers import EVERYTHING, Caller
 from service.errors import HostError, ServiceError, UnauthenticatedError
-from service.http.errors import instance_of, respond
+from service.http.errors import refused
 from service.http.tokens import Keyring, holder
 from service.ledger.protocol import Ledger
 
@@ -42,8 +41,7 @@ class Access:
                 ledger = scope["app"].state.context.ledger
                 caller = await self._admit(ledger, Headers(scope=scope))
             except ServiceError as refusal:
-                document = problems.from_error(refusal, instance=instance_of(scope))
-                await respond(document)(scope, receive, send)
+                await refused(scope, refusal)(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)

@@ -13,6 +13,12 @@ from service.errors import BodyIncompleteError, TooLargeError
 BLOCK_BYTES = 1 << 20
 
 
+def announced_bytes(request: Request) -> int | None:
+    """Return the bytes that a body is said to have; None where nobody has said so."""
+    announced = request.headers.get("content-length", "")
+    return int(announced) if announced.isdecimal() else None
+
+
 async def blocks(request: Request, *, limit_bytes: int, what: str) -> AsyncIterator[bytearray]:
     """Yield the body in blocks of about a mebibyte; at least one, and only the last is short.
 
@@ -20,8 +26,7 @@ async def blocks(request: Request, *, limit_bytes: int, what: str) -> AsyncItera
         TooLargeError: the body is, or says that it is, longer than `limit_bytes`.
         BodyIncompleteError: the connection ended before the body did.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit_bytes:
+    if (announced_bytes(request) or 0) > limit_bytes:
         raise _too_large(what, limit_bytes)
     block = bytearray()
     seen = 0

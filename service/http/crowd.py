@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import problems
 from service.errors import CrowdedError
 from service.http.access import OPEN_PATHS
-from service.http.errors import instance_of, respond
+from service.http.errors import refused
 
 
 class Crowd:
@@ -25,8 +24,7 @@ class Crowd:
             return
         if self._under_way >= self._most:
             refusal = CrowdedError(f"{self._most} requests are under way, which is the limit")
-            document = problems.from_error(refusal, instance=instance_of(scope))
-            await respond(document)(scope, receive, send)
+            await refused(scope, refusal)(scope, receive, send)
             return
         self._under_way += 1
         try:

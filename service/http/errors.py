@@ -83,9 +83,16 @@ def instance_of(scope: Any) -> str | None:
     return None if found is None else f"{URN}{found}"
 
 
+def refused(
+    scope: Scope, error: ServiceError | BnOpsError, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Return an error of ours as the answer to a request."""
+    return respond(problems.from_error(error, instance=instance_of(scope)), headers)
+
+
 async def _on_purpose(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError | BnOpsError)
-    return respond(problems.from_error(error, instance=instance_of(request.scope)))
+    return refused(request.scope, error)
 
 
 async def _of_framework(request: Request, error: Exception) -> JSONResponse:

@@ -8,9 +8,8 @@ from time import monotonic
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import problems
 from service.errors import BodySlowError, MediaTypeError, TooLargeError
-from service.http.errors import instance_of, respond
+from service.http.errors import refused
 from service.http.open_bodies import OpenBodies
 from service.settings import Settings
 
@@ -40,8 +39,7 @@ class BodyGuard:
         if encoding != "identity":
             # A few kilobytes can decode to terabytes; tensors hardly shrink anyway.
             refusal = MediaTypeError(f"bodies are taken unencoded, not as {encoding[:40]!r}")
-            document = problems.from_error(refusal, instance=instance_of(scope))
-            await respond(document)(scope, receive, send)
+            await refused(scope, refusal)(scope, receive, send)
             return
         limit = None if STREAMED.fullmatch(scope["path"]) else JSON_LIMIT_BYTES
         guarded = GuardedReceive(receive, self._settings, limit, self._bodies)

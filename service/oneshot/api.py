@@ -11,8 +11,8 @@ from service import problems
 from service.context import Ctx
 from service.errors import RecalibrationFailedError, ShuttingDownError
 from service.executor.protocol import FOLDED
-from service.http.body import blocks
-from service.http.errors import instance_of, respond
+from service.http.body import announced_bytes, blocks
+from service.http.errors import instance_of, refused, respond
 from service.http.files import send
 from service.http.leaving import gone
 from service.http.parameters import Key, Runs
@@ -72,12 +72,11 @@ async def recalibrate(
     """
     settings = context.settings
     limit = settings.model_limit_bytes + settings.recalibration_limit_bytes
-    announced = request.headers.get("content-length", "")
     form = await operations.receive(
         context,
         request.headers.get("content-type", ""),
         blocks(request, limit_bytes=limit, what="form"),
-        int(announced) if announced.isdecimal() else 0,
+        announced_bytes(request) or 0,
     )
     try:
         name = await operations.begin(context, runs, form, key=idempotency_key)
@@ -88,7 +87,7 @@ async def recalibrate(
         keep = idempotency_key is not None
         found = await operations.ended(context, runs, name, lambda: gone(request), keep=keep)
     except ShuttingDownError as error:
-        return respond(problems.from_error(error, instance=instance_of(request.scope)), location)
+        return refused(request.scope, error, location)
     if found is None:
         return Response(status_code=499, headers=location)  # nobody reads it; the log does
     if found.state is not State.SUCCEEDED:
