@@ -80,16 +80,8 @@ def create_app(
         redirect_slashes=False,
     )
     errors.install(app)
-    # The last that is added is the first to see a request.
     app.state.bodies = OpenBodies()
-    app.add_middleware(ShortWay)
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
-    keyring = Keyring(read_tokens(settings))
-    app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))
-    app.add_middleware(Crowd, most=settings.connections)
-    app.add_middleware(StrictHeaders)
-    app.add_middleware(RequestLog, metrics=metrics)
+    _add_layers(app, settings, metrics)
     for module in (
         models_api,
         recalibrations_api,
@@ -103,6 +95,18 @@ def create_app(
         app.include_router(module.router)
     documentation.install(app)
     return app
+
+
+def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Put the layers around the routes; the last that is added is the first to see a request."""
+    app.add_middleware(ShortWay)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
+    keyring = Keyring(read_tokens(settings))
+    app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))
+    app.add_middleware(Crowd, most=settings.connections)
+    app.add_middleware(StrictHeaders)
+    app.add_middleware(RequestLog, metrics=metrics)
 
 
 @contextlib.asynccontextmanager

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 
 from service.errors import BatchMalformedError, TooLargeError
 from service.formats.pictures import UNTOLD_SUFFIX
+from service.http.body import BLOCK_BYTES
 from service.openinference.faults import unfit
 from service.openinference.images import PREFIX_BYTES
 
-# Blocks of this size are handed on; only the last is shorter.
-BLOCK_BYTES = 1 << 20
 _UNIT = tarfile.BLOCKSIZE
 _END = bytes(2 * _UNIT)
 _TEMPLATE = tarfile.TarInfo(f"{0:08}{UNTOLD_SUFFIX}").tobuf(tarfile.USTAR_FORMAT)
