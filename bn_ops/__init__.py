@@ -1,7 +1,7 @@
 """bn_ops: exact BatchNorm recalibration, folding and verification.
 
 Arrays, torch modules and ONNX graphs in, values out. This package knows no HTTP, no database and no
-environment variable. Names load on first use, so that a light module (`bn_ops.signature`,
+environment variable. Names load on first use, so that a light module (`bn_ops.core.signature`,
 `bn_ops.errors`) can be imported without onnx, onnxruntime or torch.
 """
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from bn_ops.api import describe as describe
     from bn_ops.api import inspect as inspect
     from bn_ops.api import recalibrate as recalibrate
-    from bn_ops.budget import Budget as Budget
+    from bn_ops.core.estimators import Momentum as Momentum
+    from bn_ops.core.estimators import Prior as Prior
+    from bn_ops.core.estimators import Replace as Replace
+    from bn_ops.core.estimators import Shrink as Shrink
+    from bn_ops.core.estimators import estimator_from_json as estimator_from_json
+    from bn_ops.core.layers import LayerInfo as LayerInfo
+    from bn_ops.core.layers import ModelInfo as ModelInfo
+    from bn_ops.core.statistics import RunningStatistics as RunningStatistics
+    from bn_ops.diagnostics.html import render_html as render_html
+    from bn_ops.diagnostics.report import Report as Report
+    from bn_ops.engines.torch import load_statistics as load_statistics
     from bn_ops.errors import BnOpsError as BnOpsError
     from bn_ops.errors import CancelledError as CancelledError
-    from bn_ops.estimators import Momentum as Momentum
-    from bn_ops.estimators import Prior as Prior
-    from bn_ops.estimators import Replace as Replace
-    from bn_ops.estimators import Shrink as Shrink
-    from bn_ops.estimators import estimator_from_json as estimator_from_json
     from bn_ops.exporting import export as export
     from bn_ops.folding import Folded as Folded
     from bn_ops.folding import LayerFold as LayerFold
     from bn_ops.folding import fold as fold
-    from bn_ops.layers import LayerInfo as LayerInfo
-    from bn_ops.layers import ModelInfo as ModelInfo
+    from bn_ops.options import Budget as Budget
     from bn_ops.preprocess import Preprocess as Preprocess
     from bn_ops.preprocess import Resize as Resize
     from bn_ops.preprocess import image_batches as image_batches
     from bn_ops.preprocess import preprocess_from_json as preprocess_from_json
     from bn_ops.progress import Progress as Progress
-    from bn_ops.recalibration import Recalibration as Recalibration
-    from bn_ops.report import Report as Report
-    from bn_ops.report_html import render_html as render_html
-    from bn_ops.statistics import RunningStatistics as RunningStatistics
-    from bn_ops.torch_engine import load_statistics as load_statistics
+    from bn_ops.result import Recalibration as Recalibration
     from bn_ops.verification import OutputParity as OutputParity
     from bn_ops.verification import Parity as Parity
     from bn_ops.verification import verify as verify
@@ -85,36 +85,36 @@ __all__ = [
 _HOME = {
     "Artifact": "bn_ops.adaptation",
     "BnOpsError": "bn_ops.errors",
-    "Budget": "bn_ops.budget",
+    "Budget": "bn_ops.options",
     "CancelledError": "bn_ops.errors",
     "Folded": "bn_ops.folding",
     "LayerFold": "bn_ops.folding",
-    "LayerInfo": "bn_ops.layers",
-    "ModelInfo": "bn_ops.layers",
-    "Momentum": "bn_ops.estimators",
+    "LayerInfo": "bn_ops.core.layers",
+    "ModelInfo": "bn_ops.core.layers",
+    "Momentum": "bn_ops.core.estimators",
     "OutputParity": "bn_ops.verification",
     "Parity": "bn_ops.verification",
     "Preprocess": "bn_ops.preprocess",
-    "Prior": "bn_ops.estimators",
+    "Prior": "bn_ops.core.estimators",
     "Progress": "bn_ops.progress",
-    "Recalibration": "bn_ops.recalibration",
-    "Replace": "bn_ops.estimators",
-    "Report": "bn_ops.report",
+    "Recalibration": "bn_ops.result",
+    "Replace": "bn_ops.core.estimators",
+    "Report": "bn_ops.diagnostics.report",
     "Resize": "bn_ops.preprocess",
-    "RunningStatistics": "bn_ops.statistics",
-    "Shrink": "bn_ops.estimators",
+    "RunningStatistics": "bn_ops.core.statistics",
+    "Shrink": "bn_ops.core.estimators",
     "__version__": "bn_ops.version",
     "adapt": "bn_ops.adaptation",
     "describe": "bn_ops.api",
-    "estimator_from_json": "bn_ops.estimators",
+    "estimator_from_json": "bn_ops.core.estimators",
     "export": "bn_ops.exporting",
     "fold": "bn_ops.folding",
     "image_batches": "bn_ops.preprocess",
     "inspect": "bn_ops.api",
-    "load_statistics": "bn_ops.torch_engine",
+    "load_statistics": "bn_ops.engines.torch",
     "preprocess_from_json": "bn_ops.preprocess",
     "recalibrate": "bn_ops.api",
-    "render_html": "bn_ops.report_html",
+    "render_html": "bn_ops.diagnostics.html",
     "verify": "bn_ops.verification",
 }
 

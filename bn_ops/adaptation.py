@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import is_torch, recalibrate
+from bn_ops.core.statistics import LayerName, RunningStatistics
+from bn_ops.diagnostics.report import FoldReport, OutputReport, ParityReport, Report
 from bn_ops.errors import OptionError
-from bn_ops.modelfiles import write_model
+from bn_ops.onnx_files.read_write import write_model
 from bn_ops.progress import Progress, ProgressCallback, silent
-from bn_ops.report import FoldReport, OutputReport, ParityReport, Report
-from bn_ops.statistics import LayerName, RunningStatistics
 
 if TYPE_CHECKING:
     import onnx
 
-    from bn_ops.batches import Select
-    from bn_ops.budget import Budget
-    from bn_ops.estimators import Estimator
+    from bn_ops.core.batches import Select
+    from bn_ops.core.estimators import Estimator
+    from bn_ops.core.train_accumulator import Variance
     from bn_ops.folding import Folded
-    from bn_ops.recalibration import Recalibration
-    from bn_ops.tally import Variance
+    from bn_ops.options import Budget
+    from bn_ops.result import Recalibration
     from bn_ops.verification import Parity
 
 __all__ = ["Artifact", "adapt"]
@@ -48,7 +48,7 @@ class Artifact:
     def save(self, path: str | Path) -> None:
         """Write the folded model to a file, atomically and durably.
 
-        A model above 2 GiB gets its tensors beside it; see `bn_ops.modelfiles`.
+        A model above 2 GiB gets its tensors beside it; see `bn_ops.onnx_files.read_write`.
 
         Raises:
             OSError: the file cannot be written; what stood there is untouched.

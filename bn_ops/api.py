@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bn_ops.core.estimators import Estimator, Replace
+from bn_ops.engines.onnx.describe import describe_prepared
+from bn_ops.engines.onnx.engine import recalibrate_onnx
+from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.errors import ModelUnsupportedError, OptionError
-from bn_ops.estimators import Estimator, Replace
-from bn_ops.onnx_engine.describe import describe_prepared
-from bn_ops.onnx_engine.load import load_model
-from bn_ops.onnx_engine.prepare import prepare
-from bn_ops.onnx_engine.recalibrate import recalibrate_onnx
+from bn_ops.onnx_files.load import load_model
 
 if TYPE_CHECKING:
-    from bn_ops.batches import Select
-    from bn_ops.budget import Budget
-    from bn_ops.layers import LayerInfo, ModelInfo
+    from bn_ops.core.batches import Select
+    from bn_ops.core.layers import LayerInfo, ModelInfo
+    from bn_ops.core.train_accumulator import Variance
+    from bn_ops.options import Budget
     from bn_ops.progress import ProgressCallback
-    from bn_ops.recalibration import Recalibration
-    from bn_ops.tally import Variance
+    from bn_ops.result import Recalibration
 
 __all__ = ["describe", "inspect", "is_torch", "recalibrate"]
 
@@ -51,7 +51,7 @@ def inspect(model: Any) -> list[LayerInfo]:
         ModelError: as `describe`.
     """
     if is_torch(model):
-        from bn_ops.torch_engine import describe_module  # noqa: PLC0415 - torch is optional
+        from bn_ops.engines.torch import describe_module  # noqa: PLC0415 - torch is optional
 
         return list(describe_module(model))
     return list(describe(model).layers)
@@ -97,13 +97,13 @@ def recalibrate(
         select: applied to each item of the stream first, for `(input, label)` pairs.
         threads: threads within an operator (ONNX); None means every core.
         variance: for `method="batch"`, how batches become one variance: `population`, `unbiased`
-            or `mean_of_batches` (see `bn_ops.tally.Variance`).
+            or `mean_of_batches` (see `bn_ops.core.train_accumulator.Variance`).
         compare: run the first 32 samples through the network before and after, so that the report
             holds activations by depth and how a classification head's answers changed.
         evaluate: `(inputs, labels)` pairs, labels as whole numbers, one class per sample (or per
             position): the report then holds the error before and after. Read first, kept until the
             end; `select` does not apply. Labels never enter the statistics.
-        **torch_options: see `bn_ops.torch_engine.recalibrate_module`.
+        **torch_options: see `bn_ops.engines.torch.recalibrate_module`.
 
     Raises:
         BatchError: a batch does not fit or holds NaN or Inf; names batch and input.
@@ -117,7 +117,7 @@ def recalibrate(
     if is_torch(model):
         if engine == "onnx":
             raise OptionError('engine="onnx" needs an ONNX model: bn_ops.export makes one')
-        from bn_ops.torch_engine import recalibrate_module  # noqa: PLC0415 - torch is optional
+        from bn_ops.engines.torch import recalibrate_module  # noqa: PLC0415 - torch is optional
 
         return recalibrate_module(
             model,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bn_ops.statistics import Float64Array, RunningStatistics
+from bn_ops.core.statistics import Float64Array, RunningStatistics
 
 __all__ = [
     "batch_statistics",

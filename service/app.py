@@ -13,25 +13,16 @@ from bn_ops.version import __version__
 from service import health
 from service.batches import api as batches_api
 from service.batches.short_way import ShortWay
-from service.blobs.folder import FolderBlobs
 from service.context import Context
-from service.disk import Disk
 from service.errors import CapacityError, ServiceError, StartError
-from service.executor.process import ProcessExecutor
-from service.executor.protocol import Executor
-from service.folder_lock import only_server
-from service.http import documentation, errors
-from service.http.access import Access, is_loopback
-from service.http.crowd import Crowd
-from service.http.guard import BodyGuard
-from service.http.head import HeadAsGet
-from service.http.headers import StrictHeaders
-from service.http.open_bodies import OpenBodies
-from service.http.requests import RequestLog
-from service.http.tokens import Keyring, read_tokens
-from service.http.visibility import visible
-from service.ledger.placement import LEDGER_FILE
-from service.ledger.sqlite import SqliteLedger
+from service.middleware.authentication import Access, is_loopback
+from service.middleware.body_limits import BodyGuard
+from service.middleware.concurrency_limit import Crowd
+from service.middleware.head import HeadAsGet
+from service.middleware.keyring import Keyring, read_tokens
+from service.middleware.open_bodies import OpenBodies
+from service.middleware.request_log import RequestLog
+from service.middleware.security_headers import StrictHeaders
 from service.models import api as models_api
 from service.oneshot import api as oneshot_api
 from service.openinference import api as openinference_api
@@ -39,7 +30,17 @@ from service.recalibrations import api as recalibrations_api
 from service.recalibrations import event_api, recovery, result_api, retention
 from service.recalibrations.dispatch import Dispatcher
 from service.settings import Settings
+from service.storage.blobs.folder import FolderBlobs
+from service.storage.disk import Disk
+from service.storage.folder_lock import only_server
+from service.storage.ledger.filesystem_check import LEDGER_FILE
+from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
+from service.web import openapi as documentation
+from service.web import problem_responses as errors
+from service.web.visibility import visible
+from service.workers.process_pool import ProcessExecutor
+from service.workers.protocol import Executor
 
 _log = logging.getLogger(__name__)
 

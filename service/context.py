@@ -9,13 +9,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.batches.inputs import KnownInputs
-from service.blobs.protocol import Blobs
 from service.callers import EVERYTHING, NOTHING, Caller
-from service.executor.protocol import Executor
-from service.ledger.protocol import Ledger
 from service.settings import Settings
 from service.signals import Signals
+from service.storage.blobs.protocol import Blobs
+from service.storage.ledger.protocol import Ledger
 from service.telemetry.metrics import Metrics
+from service.workers.protocol import Executor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

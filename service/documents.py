@@ -6,10 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from service import lifecycle, problems
+from service import metrics_endpoint as figures
+from service import problems
 from service.app import create_app
+from service.repositories import lifecycle
 from service.settings import Settings
-from service.telemetry import figures
 from service.telemetry.actions import ACTIONS
 from service.telemetry.metrics import Metrics
 

@@ -8,9 +8,10 @@ import apsw
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
+from service import metrics_endpoint as figures
 from service.context import Context, Ctx
 from service.errors import ForbiddenError, ServiceError
-from service.telemetry import figures, metrics
+from service.telemetry import metrics
 
 router = APIRouter(tags=["health"])
 

@@ -1,7 +1,7 @@
 """Every setting of the server, in one frozen object that is built once and passed in.
 
 Each is read from the environment as `BNRECAL_<NAME>` or from a file as `<name>`, by
-`service.configuration`; docs/service.md lists them and a test holds that list complete.
+`service.settings_loading`; docs/service.md lists them and a test holds that list complete.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from benchmarks.accuracy.methods import (
 )
 from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
-from bn_ops.estimators import Replace
-from bn_ops.harm import prediction_signals
+from bn_ops.core.estimators import Replace
+from bn_ops.diagnostics.predictions import prediction_signals
 from examples.digits.data import LabelledImages
 from examples.digits.train import MnistResNet
 

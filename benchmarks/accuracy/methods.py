@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bn_ops.estimators import Estimator
-from bn_ops.frontier import settle_layer
-from bn_ops.layers import LayerInfo
-from bn_ops.moments import measure
-from bn_ops.statistics import RunningStatistics
+from bn_ops.core.estimators import Estimator
+from bn_ops.core.frontier import settle_layer
+from bn_ops.core.layers import LayerInfo
+from bn_ops.core.moments import measure
+from bn_ops.core.statistics import RunningStatistics
 from examples.digits.train import MnistResNet
 
 __all__ = [

@@ -20,7 +20,7 @@ from benchmarks.accuracy.methods import (
     source_statistics,
     store,
 )
-from bn_ops.estimators import Estimator, Prior, Replace, Shrink
+from bn_ops.core.estimators import Estimator, Prior, Replace, Shrink
 from examples.digits.data import LabelledImages
 from examples.digits.train import MnistResNet
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 from tests.conformance.fold.building import Array, Case
 
 if TYPE_CHECKING:

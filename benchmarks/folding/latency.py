@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 
 if TYPE_CHECKING:
     from pathlib import Path

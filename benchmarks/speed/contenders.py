@@ -13,7 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 import bn_ops
 from benchmarks.networks import build
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 
 if TYPE_CHECKING:
     import onnx

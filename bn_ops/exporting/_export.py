@@ -17,7 +17,7 @@ from bn_ops.exporting._program import traced
 from bn_ops.exporting._retrained import evaluated
 from bn_ops.exporting._signature import name_inputs, name_outputs
 from bn_ops.exporting._translation import to_onnx_ir
-from bn_ops.large import within_message
+from bn_ops.onnx_files.large_models import within_message
 
 __all__ = ["export"]
 

@@ -10,8 +10,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from bn_ops.errors import OptionError
-from bn_ops.torch_engine._calibration import argument_names
-from bn_ops.torch_engine._calls import as_arguments, to_tensors
+from bn_ops.torch_modules.arguments import as_arguments, to_tensors
+from bn_ops.torch_modules.calibration import argument_names
 
 __all__ = ["ExampleCall"]
 

@@ -11,9 +11,9 @@ import torch
 from bn_ops.exporting._failures import translated_errors
 from bn_ops.exporting._inputs import ExampleCall
 from bn_ops.exporting._quiet import quiet
-from bn_ops.torch_engine._frozen import frozen_eps, normalise
-from bn_ops.torch_engine._modes import set_eval
-from bn_ops.torch_engine._snapshot import unchanged
+from bn_ops.torch_modules.frozen_batchnorm import frozen_eps, normalise
+from bn_ops.torch_modules.modes import set_eval
+from bn_ops.torch_modules.module_state import unchanged
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

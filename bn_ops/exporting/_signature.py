@@ -9,8 +9,8 @@ import onnx_ir as ir
 from torch.utils import _pytree as pytree
 
 from bn_ops.exporting._inputs import ExampleCall
-from bn_ops.torch_engine._calibration import unique_names
-from bn_ops.torch_engine._calls import key_word
+from bn_ops.torch_modules.arguments import key_word
+from bn_ops.torch_modules.calibration import unique_names
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

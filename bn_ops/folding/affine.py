@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bn_ops.statistics import Float64Array
+from bn_ops.core.statistics import Float64Array
 
 __all__ = ["MATRIX", "ChannelAffine", "Float64Array", "along"]
 

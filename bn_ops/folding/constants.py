@@ -127,7 +127,7 @@ class Constants:
 
 def _numpy(tensor: ir.TensorProtocol, name: str | None) -> RawArray | Refusal:
     if isinstance(tensor, ir.ExternalTensor):
-        # Where it lies is for the model's reader to check: see `bn_ops.modelfiles`.
+        # Where it lies is for the model's reader to check: see `bn_ops.onnx_files.read_write`.
         return Refusal(reason=f"the data of {name!r} cannot be read: they lie in another file")
     try:
         return np.asarray(tensor.numpy())

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from bn_ops.errors import OptionError
-from bn_ops.modelfiles import write_model
+from bn_ops.onnx_files.read_write import write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +75,7 @@ class Folded:
     def save(self, path: str | Path) -> None:
         """Write the folded model to a file, atomically and durably.
 
-        A model above 2 GiB gets its tensors beside it; see `bn_ops.modelfiles`.
+        A model above 2 GiB gets its tensors beside it; see `bn_ops.onnx_files.read_write`.
 
         Raises:
             OSError: the file cannot be written; what stood there is untouched.

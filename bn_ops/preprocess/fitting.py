@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bn_ops.core.signature import ArrayHeader, TensorInfo, check_headers
 from bn_ops.errors import BatchError, OptionError
 from bn_ops.preprocess.value import Preprocess
-from bn_ops.signature import ArrayHeader, TensorInfo, check_headers
 
 __all__ = ["check_preprocess"]
 

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.core.json_form import Json, jsonable
 from bn_ops.errors import OptionError
-from bn_ops.json_form import Json, jsonable
 
 __all__ = ["COLOURS", "MOST_PIXELS", "Preprocess", "Resize"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.signature import is_floating
+from bn_ops.core.signature import is_floating
 
 __all__ = ["Finding", "compare", "rounding", "share"]
 

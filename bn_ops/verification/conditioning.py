@@ -18,11 +18,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bn_ops.large import bare_copy
-from bn_ops.signature import is_floating
+from bn_ops.core.signature import is_floating
+from bn_ops.onnx_files.large_models import bare_copy
 
 if TYPE_CHECKING:
-    from bn_ops.signature import Batch
+    from bn_ops.core.signature import Batch
 
 __all__ = ["shaken_batch", "shaken_model"]
 

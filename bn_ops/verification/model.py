@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from bn_ops.runtime import Session, session
+from bn_ops.onnx_files.session import Session, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.signature import is_floating
+from bn_ops.core.signature import is_floating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from bn_ops.signature import Batch, TensorInfo
+    from bn_ops.core.signature import Batch, TensorInfo
 
 __all__ = ["Probe", "made_up"]
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.batches import named_batches
+from bn_ops.core.batches import named_batches
+from bn_ops.core.signature import is_floating
+from bn_ops.engines.onnx.rebatch import demanded_size, regroup
+from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError, OptionError
 from bn_ops.folding.result import Folded
-from bn_ops.onnx_engine.regroup import demanded_size, regroup
-from bn_ops.onnx_engine.signature import model_inputs
-from bn_ops.signature import is_floating
 from bn_ops.verification.compare import Finding, compare, rounding, share
 from bn_ops.verification.conditioning import shaken_batch, shaken_model
 from bn_ops.verification.float64 import Float64Model, NotExactError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from bn_ops.signature import Batch
+    from bn_ops.core.signature import Batch
     from bn_ops.verification.witness import Witness
 
 __all__ = ["Reference"]

@@ -20,8 +20,8 @@ from service.admin.check import faults_of
 from service.admin.holdings import Held
 from service.admin.ledger import AdminLedger, opened
 from service.errors import RequestInvalidError, StorageFailedError
-from service.ledger.connection import SqliteTransaction, make_private
-from service.ledger.placement import LEDGER_FILE
+from service.storage.ledger.connection import SqliteTransaction, make_private
+from service.storage.ledger.filesystem_check import LEDGER_FILE
 
 # Each further try copies only what is missing.
 TRIES = 10

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service import configuration
+from service import settings_loading as configuration
 from service.admin import backup, check, listing, purge, tokens
 from service.errors import ServiceError, StartError
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.batches import store as batches
-from service.ledger.protocol import Row, Transaction
-from service.models import store as models
 from service.recalibrations import results
+from service.repositories import batches, models
+from service.storage.ledger.protocol import Row, Transaction
 
 # The models' files.
 MODELS = "SELECT id, bytes FROM model"

@@ -12,18 +12,18 @@ from pathlib import Path
 import apsw
 
 from service.errors import StartError
-from service.folder_lock import only_server
-from service.ledger import schema
-from service.ledger.connection import (
+from service.storage.folder_lock import only_server
+from service.storage.ledger import schema
+from service.storage.ledger.connection import (
     SqliteTransaction,
     connect,
     opening,
     schema_version,
     translated,
 )
-from service.ledger.placement import LEDGER_FILE, refuse_network_file_system
-from service.ledger.protocol import T, Transaction
-from service.ledger.sqlite import open_up_to_date
+from service.storage.ledger.filesystem_check import LEDGER_FILE, refuse_network_file_system
+from service.storage.ledger.protocol import T, Transaction
+from service.storage.ledger.sqlite import open_up_to_date
 
 
 class AdminLedger:

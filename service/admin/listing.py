@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from service.admin.ledger import opened
-from service.ledger.protocol import Transaction
+from service.storage.ledger.protocol import Transaction
 
 # Recalibrations with what they keep.
 RECALIBRATIONS = """

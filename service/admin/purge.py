@@ -15,11 +15,12 @@ from typing import Any
 
 from service.admin.ledger import AdminLedger, alone, opened
 from service.errors import TransitionError
-from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED, State
-from service.models import store as models
-from service.recalibrations import retention, store
-from service.recalibrations.values import Recalibration
+from service.recalibrations import retention
+from service.repositories import models
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED, State
+from service.repositories.records import Recalibration
+from service.storage.ledger.protocol import Transaction
 
 
 def add_command(commands: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from service.admin.ledger import opened
 from service.errors import RequestInvalidError
-from service.tokens import store
-from service.tokens.store import StoredToken, Token
+from service.repositories import tokens as store
+from service.repositories.tokens import StoredToken, Token
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Tells scanners of leaked secrets, and people, what it is.

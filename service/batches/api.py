@@ -6,16 +6,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.batches import operations, store
+from service.batches import operations
 from service.batches.incoming import upload_of
 from service.batches.schemas import BatchOut, BatchPage
-from service.batches.store import StoredBatch
 from service.context import Ctx
-from service.http import media
-from service.http.pages import After, Limit, cut, read_cursor
-from service.http.parameters import Digest, Key, RecalibrationId
-from service.ledger.protocol import Transaction
-from service.recalibrations import store as recalibrations
+from service.repositories import batches as store
+from service.repositories import recalibrations
+from service.repositories.batches import StoredBatch
+from service.storage.ledger.protocol import Transaction
+from service.web import media_types as media
+from service.web.pagination import After, Limit, cut, read_cursor
+from service.web.parameters import Digest, Key, RecalibrationId
 
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}/batches", tags=["batches"])
 

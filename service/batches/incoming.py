@@ -6,8 +6,9 @@ from starlette.requests import Request
 
 from service.batches.upload import Upload
 from service.context import Context
-from service.http import digests, media
-from service.http.body import announced_bytes, blocks
+from service.web import content_digest as digests
+from service.web import media_types as media
+from service.web.request_body import announced_bytes, blocks
 
 
 def upload_of(

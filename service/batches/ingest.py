@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.blobs.protocol import Blobs, Draft
 from service.errors import BodyIncompleteError
 from service.formats.body import BatchBody
-from service.http import digests
+from service.storage.blobs.protocol import Blobs, Draft
+from service.web import content_digest as digests
 
 Check = Callable[[Path], Awaitable[int]]
 """Has a worker read a file; returns its number of samples."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bn_ops.signature import TensorInfo
-from service.ledger.protocol import Ledger
-from service.recalibrations import store
+from bn_ops.core.signature import TensorInfo
+from service.repositories import recalibrations as store
+from service.storage.ledger.protocol import Ledger
 
 # Streams that are remembered; any other is asked for in the ledger.
 MOST_STREAMS = 1024

@@ -15,22 +15,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bn_ops.signature import TensorInfo
-from service.batches import ingest, store
+from bn_ops.core.signature import TensorInfo
+from service.batches import ingest
 from service.batches.ingest import Received
 from service.batches.recording import recall, record, replayed
-from service.batches.store import StoredBatch
 from service.batches.upload import Upload
-from service.blobs.protocol import Place
 from service.context import Context
 from service.errors import PreprocessMissingError, ServiceError, StorageFailedError
-from service.executor.protocol import Check
 from service.formats.body import FORMATS, BatchBody
 from service.formats.pictures import IMAGE_FORMATS
-from service.ledger.protocol import Transaction
-from service.lifecycle import State
-from service.recalibrations import store as recalibrations
-from service.recalibrations.values import Recalibration
+from service.repositories import batches as store
+from service.repositories import recalibrations
+from service.repositories.batches import StoredBatch
+from service.repositories.lifecycle import State
+from service.repositories.records import Recalibration
+from service.storage.blobs.protocol import Place
+from service.storage.ledger.protocol import Transaction
+from service.workers.protocol import Check
 
 __all__ = ["Upload", "put"]
 
@@ -149,7 +150,7 @@ def _parser(context: Context, inputs: Sequence[TensorInfo], upload: Upload) -> B
 
 
 async def _check(context: Context, found: Recalibration, upload: Upload, file: Path) -> int:
-    """Have a worker read a batch; see `service.executor.protocol.Executor.check`."""
+    """Have a worker read a batch; see `service.workers.protocol.Executor.check`."""
     return await context.executor.check(
         Check(
             recalibration=found.id,

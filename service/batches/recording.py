@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service import idempotency, room
-from service.batches import store
 from service.batches.ingest import Received
-from service.batches.store import StoredBatch
 from service.batches.upload import Upload
-from service.blobs.protocol import Place
 from service.context import Context
 from service.errors import BatchConflictError, QuotaError
-from service.ledger.protocol import Transaction
-from service.recalibrations import store as recalibrations
-from service.recalibrations.values import Recalibration
-from service.tokens import store as tokens
+from service.repositories import batches as store
+from service.repositories import idempotency, recalibrations, tokens
+from service.repositories import usage as room
+from service.repositories.batches import StoredBatch
+from service.repositories.records import Recalibration
+from service.storage.blobs.protocol import Place
+from service.storage.ledger.protocol import Transaction
 
 Keep = Callable[[Transaction], Place]
 """Puts the bytes of a batch that is new where they stay."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from service.batches.store import StoredBatch
+from service.repositories.batches import StoredBatch
 
 
 class BatchOut(BaseModel):

@@ -20,8 +20,8 @@ from service.batches.incoming import upload_of
 from service.batches.schemas import BatchOut
 from service.context import context_of
 from service.errors import ServiceError
-from service.http.errors import refused
-from service.http.visibility import visible
+from service.web.problem_responses import refused
+from service.web.visibility import visible
 
 # An index as every client writes it, and within bounds.
 _PATH = re.compile(

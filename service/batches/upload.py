@@ -13,7 +13,7 @@ class Upload:
     Attributes:
         recalibration: whose stream it belongs to.
         index: its place; None appends it.
-        format: one of the formats in `service.http.media`.
+        format: one of the formats in `service.web.media_types`.
         body: blocks of bytes.
         digest: SHA-256 that the client announced, or None.
         announced: bytes that the body will have, or None where nobody has said so.

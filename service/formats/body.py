@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from bn_ops.signature import TensorInfo, check_headers, not_finite
+from bn_ops.core.signature import TensorInfo, check_headers, not_finite
 from service.errors import BatchMalformedError
 from service.formats.dtypes import all_finite, itemsize
 from service.formats.layout import Layout, Segment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bn_ops.signature import ArrayHeader
+from bn_ops.core.signature import ArrayHeader
 
 MAX_RANK = 32
 """Most axes of an array: as many as numpy took when its file format was made; networks have five.

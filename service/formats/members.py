@@ -1,9 +1,9 @@
 """What every archive keeps to, whatever its format: few, plain, singly named, bounded members.
 
-The check of names keeps files in their place: `service.worker.bundles` writes a model's members to
-a folder under the names that the archive gives them, and a name such as `../x` would lead out of
-it. Batches are read without being unpacked; a name that leads elsewhere is refused there as well,
-for whoever wrote it did not mean a batch.
+The check of names keeps files in their place: `service.workers.child.model_archive` writes a
+model's members to a folder under the names that the archive gives them, and a name such as `../x`
+would lead out of it. Batches are read without being unpacked; a name that leads elsewhere is
+refused there as well, for whoever wrote it did not mean a batch.
 """
 
 from __future__ import annotations

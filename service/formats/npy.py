@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 
-from bn_ops.signature import ArrayHeader
+from bn_ops.core.signature import ArrayHeader
 from service.errors import BatchMalformedError
 from service.formats.dtypes import KNOWN, itemsize
 from service.formats.layout import MAX_RANK, Layout, Segment

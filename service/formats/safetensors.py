@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from bn_ops.signature import ArrayHeader
+from bn_ops.core.signature import ArrayHeader
 from service.errors import BatchMalformedError
 from service.formats.dtypes import SAFETENSORS, itemsize
 from service.formats.layout import MAX_RANK, Layout, Segment

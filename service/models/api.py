@@ -7,12 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from service.context import Ctx
-from service.http import digests, media
-from service.http.body import blocks
-from service.http.pages import After, Limit, cut, read_cursor
-from service.http.parameters import Digest
-from service.models import operations, store
+from service.models import operations
 from service.models.schemas import ModelOut, ModelPage
+from service.repositories import models as store
+from service.web import content_digest as digests
+from service.web import media_types as media
+from service.web.pagination import After, Limit, cut, read_cursor
+from service.web.parameters import Digest
+from service.web.request_body import blocks
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

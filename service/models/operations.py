@@ -11,15 +11,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from service import clock, room
-from service.blobs.protocol import Draft
+from service import clock
 from service.context import Context
 from service.errors import ModelInUseError, WorkerDiedError
-from service.http import digests
-from service.ledger.protocol import Transaction
-from service.models import conversion, store
-from service.models.store import StoredModel
-from service.tokens import store as tokens
+from service.models import conversion
+from service.repositories import models as store
+from service.repositories import tokens
+from service.repositories import usage as room
+from service.repositories.models import StoredModel
+from service.storage.blobs.protocol import Draft
+from service.storage.ledger.protocol import Transaction
+from service.web import content_digest as digests
 
 
 async def upload(

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from service.models.store import StoredModel
+from service.repositories.models import StoredModel
 
 # Without null: the framework leaves it out of the document.
 _EXAMPLE: dict[str, Any] = {

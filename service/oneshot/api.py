@@ -10,17 +10,17 @@ from fastapi import APIRouter, Request, Response
 from service import problems
 from service.context import Ctx
 from service.errors import RecalibrationFailedError, ShuttingDownError
-from service.executor.protocol import FOLDED
-from service.http.body import announced_bytes, blocks
-from service.http.errors import instance_of, refused, respond
-from service.http.files import send
-from service.http.leaving import gone
-from service.http.parameters import Key, Runs
-from service.lifecycle import State
 from service.oneshot import operations
 from service.oneshot.form import MEDIA_TYPE
 from service.recalibrations import results
-from service.recalibrations.values import Recalibration
+from service.repositories.lifecycle import State
+from service.repositories.records import Recalibration
+from service.web.disconnect import gone
+from service.web.file_response import send
+from service.web.parameters import Key, Runs
+from service.web.problem_responses import instance_of, refused, respond
+from service.web.request_body import announced_bytes, blocks
+from service.workers.protocol import FOLDED
 
 router = APIRouter(prefix="/v1", tags=["recalibrations"])
 

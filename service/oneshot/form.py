@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.blobs.protocol import Draft
 from service.errors import MediaTypeError, RequestInvalidError, TooLargeError
 from service.settings import Settings
+from service.storage.blobs.protocol import Draft
 
 MODEL, DATA, OPTIONS = "model", "data", "options"
 MEDIA_TYPE = "multipart/form-data"

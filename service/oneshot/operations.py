@@ -11,22 +11,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service import room
 from service.batches import operations as batches
 from service.batches.operations import Upload
 from service.context import Context
 from service.errors import RequestInvalidError, ServiceError, ShuttingDownError
-from service.http import media
-from service.http.body import BLOCK_BYTES
-from service.lifecycle import ENDED, State
 from service.models import operations as models
 from service.oneshot.form import File, FormReader
 from service.oneshot.replays import replay
-from service.recalibrations import operations, store
+from service.recalibrations import operations
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn
-from service.recalibrations.values import Recalibration
 from service.recalibrations.waiting import until_ended_or_gone
+from service.repositories import recalibrations as store
+from service.repositories import usage as room
+from service.repositories.lifecycle import ENDED, State
+from service.repositories.records import Recalibration
+from service.web import media_types as media
+from service.web.request_body import BLOCK_BYTES
 
 
 async def receive(

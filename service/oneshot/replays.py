@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service import idempotency
-from service.checksums import sha256_of
 from service.context import Context
-from service.ledger.protocol import Transaction
 from service.oneshot.form import File
-from service.recalibrations import store
 from service.recalibrations.schemas import RecalibrationIn
+from service.repositories import idempotency
+from service.repositories import recalibrations as store
+from service.storage.checksums import sha256_of
+from service.storage.ledger.protocol import Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

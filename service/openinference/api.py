@@ -12,9 +12,6 @@ from service.batches import operations
 from service.batches.operations import Upload
 from service.context import Context, Ctx
 from service.errors import CapacityError
-from service.http import digests
-from service.http.body import blocks
-from service.http.parameters import Digest, RecalibrationId
 from service.openinference import body, schemas
 from service.openinference.schemas import (
     InferOut,
@@ -25,8 +22,11 @@ from service.openinference.schemas import (
     ReadyOut,
     ServerOut,
 )
-from service.recalibrations import store
-from service.recalibrations.values import Recalibration
+from service.repositories import recalibrations as store
+from service.repositories.records import Recalibration
+from service.web import content_digest as digests
+from service.web.parameters import Digest, RecalibrationId
+from service.web.request_body import blocks
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 

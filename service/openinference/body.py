@@ -13,10 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.errors import BatchMalformedError, RequestInvalidError, TooLargeError
-from service.http import digests
-from service.http.body import BLOCK_BYTES
 from service.openinference.image_tar import ImageTar
 from service.openinference.request import InferRequest, parse, safetensors_header
+from service.web import content_digest as digests
+from service.web.request_body import BLOCK_BYTES
 
 Parts = AsyncGenerator[bytes | bytearray, None]
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from service.errors import BatchMalformedError, TooLargeError
 from service.formats.pictures import UNTOLD_SUFFIX
-from service.http.body import BLOCK_BYTES
 from service.openinference.faults import unfit
 from service.openinference.images import PREFIX_BYTES
+from service.web.request_body import BLOCK_BYTES
 
 _UNIT = tarfile.BLOCKSIZE
 _END = bytes(2 * _UNIT)

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from bn_ops.signature import TensorInfo
-from service.batches.store import StoredBatch
+from bn_ops.core.signature import TensorInfo
 from service.openinference.datatypes import IMAGES, from_numpy
-from service.recalibrations.values import Recalibration
+from service.repositories.batches import StoredBatch
+from service.repositories.records import Recalibration
 
 VERSION = "1"
 PLATFORM = "bnrecal_recalibration"

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from service.executor.memory import runs_bytes, worker_bytes
-from service.ledger.protocol import Transaction
-from service.lifecycle import Event, State
-from service.recalibrations import changes, store
-from service.recalibrations.values import Recalibration
+from service.recalibrations import events as changes
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import Event, State
+from service.repositories.records import Recalibration
 from service.settings import Settings
+from service.storage.ledger.protocol import Transaction
+from service.workers.memory import runs_bytes, worker_bytes
 
 
 def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:

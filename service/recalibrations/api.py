@@ -7,10 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from service.context import Ctx
-from service.http.leaving import gone
-from service.http.pages import After, Limit, cut, read_cursor
-from service.http.parameters import Key, RecalibrationId, Runs
-from service.recalibrations import operations, store
+from service.recalibrations import operations
 from service.recalibrations.schemas import (
     RecalibrationIn,
     RecalibrationOut,
@@ -18,6 +15,10 @@ from service.recalibrations.schemas import (
     StartIn,
 )
 from service.recalibrations.waiting import until_ended, until_ended_or_gone
+from service.repositories import recalibrations as store
+from service.web.disconnect import gone
+from service.web.pagination import After, Limit, cut, read_cursor
+from service.web.parameters import Key, RecalibrationId, Runs
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
 

@@ -8,12 +8,14 @@ from functools import partial
 
 from service.context import Context
 from service.errors import ServiceError
-from service.executor.memory import runs_bytes
-from service.ledger.protocol import Transaction
-from service.lifecycle import Event, State
-from service.recalibrations import admission, changes, recovery, store
+from service.recalibrations import admission, recovery
+from service.recalibrations import events as changes
 from service.recalibrations.runs import run
-from service.recalibrations.values import Recalibration
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import Event, State
+from service.repositories.records import Recalibration
+from service.storage.ledger.protocol import Transaction
+from service.workers.memory import runs_bytes
 
 _log = logging.getLogger(__name__)
 # A ledger that refuses for a moment (disk full) is asked again after so long.

@@ -10,13 +10,14 @@ from fastapi.responses import StreamingResponse
 
 from service.context import Context, Ctx
 from service.errors import RequestInvalidError
-from service.http.head import is_head
-from service.http.parameters import RecalibrationId
-from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED
-from service.recalibrations import changes, store
-from service.recalibrations.changes import StoredEvent
+from service.middleware.head import is_head
+from service.recalibrations import events as changes
+from service.recalibrations.events import StoredEvent
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED
 from service.signals import Subscription
+from service.storage.ledger.protocol import Transaction
+from service.web.parameters import RecalibrationId
 
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}", tags=["recalibrations"])
 

@@ -7,13 +7,12 @@ import contextlib
 import json
 from typing import Any
 
+from bn_ops.core.estimators import estimator_from_json
+from bn_ops.core.layers import select_layers
 from bn_ops.errors import StreamEmptyError
-from bn_ops.estimators import estimator_from_json
-from bn_ops.layers import select_layers
 from bn_ops.preprocess import check_preprocess, preprocess_from_json
 from bn_ops.preprocess.images import require_pillow
-from service import clock, idempotency
-from service.batches import store as batches
+from service import clock
 from service.callers import Caller
 from service.context import Context
 from service.errors import (
@@ -22,15 +21,16 @@ from service.errors import (
     RecalibrationNotOpenError,
     ServiceError,
 )
-from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED, Event, State
-from service.models import store as models
-from service.models.store import StoredModel
-from service.recalibrations import admission, changes, retention, store
+from service.recalibrations import admission, retention
+from service.recalibrations import events as changes
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
-from service.recalibrations.values import Recalibration
-from service.tokens import store as tokens
+from service.repositories import batches, idempotency, models, tokens
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED, Event, State
+from service.repositories.models import StoredModel
+from service.repositories.records import Recalibration
+from service.storage.ledger.protocol import Transaction
 
 MISSING_SHOWN = 100
 _CREATE = "POST /v1/recalibrations"

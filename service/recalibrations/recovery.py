@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from service import problems
 from service.errors import ServiceError, WorkerDiedError
-from service.ledger.protocol import Transaction
-from service.lifecycle import Event, State
-from service.recalibrations import changes, store
-from service.recalibrations.values import Recalibration
+from service.recalibrations import events as changes
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import Event, State
+from service.repositories.records import Recalibration
 from service.settings import Settings
+from service.storage.ledger.protocol import Transaction
 
 
 def take_up(tx: Transaction, settings: Settings) -> list[Recalibration]:

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from service.context import Context, Ctx
-from service.executor.protocol import (
+from service.recalibrations import results
+from service.web import negotiation as accept
+from service.web.file_response import send
+from service.web.parameters import RecalibrationId
+from service.workers.protocol import (
     FOLDED,
     REPORT_HTML,
     REPORT_JSON,
     STATISTICS,
     UNFOLDED,
 )
-from service.http import accept
-from service.http.files import send
-from service.http.parameters import RecalibrationId
-from service.recalibrations import results
 
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}", tags=["results"])
 

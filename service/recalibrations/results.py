@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.blobs.protocol import Blobs
-from service.blobs.translation import translated
-from service.checksums import sha256_of
 from service.errors import (
     NotFoundError,
     RecalibrationFailedError,
     RecalibrationNotFinishedError,
 )
-from service.executor.protocol import RESULTS
-from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED, State
-from service.recalibrations import store
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED, State
+from service.storage.blobs.protocol import Blobs
+from service.storage.checksums import sha256_of
+from service.storage.ledger.protocol import Transaction
+from service.storage.os_errors import translated
+from service.workers.protocol import RESULTS
 
 # A result; a run that begins again replaces what an earlier one left.
 INSERT = """

@@ -6,16 +6,16 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
-from service import clock, idempotency
-from service.batches import store as batches
+from service import clock
 from service.context import Context
 from service.errors import ServiceError
-from service.ledger.protocol import Transaction
-from service.lifecycle import ENDED, Event
 from service.models import operations as models_operations
-from service.models import store as models
-from service.recalibrations import changes, store
+from service.recalibrations import events as changes
+from service.repositories import batches, idempotency, models
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED, Event
 from service.settings import Settings
+from service.storage.ledger.protocol import Transaction
 
 _log = logging.getLogger(__name__)
 IDEMPOTENCY_KEPT = timedelta(days=1)

@@ -11,18 +11,19 @@ from time import monotonic
 
 from bn_ops.errors import BnOpsError
 from service import problems
-from service.batches import store as batches
-from service.batches.store import StoredBatch
 from service.context import Context
 from service.errors import CapacityError, RefusedError, ServiceError, WorkerDeadlineError
-from service.executor.protocol import Job, OnProgress, Progress
-from service.ledger.protocol import Transaction
-from service.lifecycle import Event
-from service.models import store as models
-from service.recalibrations import changes, recovery, results, retention, store
+from service.recalibrations import events as changes
+from service.recalibrations import recovery, results, retention
 from service.recalibrations.results import Result
-from service.recalibrations.values import Recalibration
-from service.worker.spec import Piece
+from service.repositories import batches, models
+from service.repositories import recalibrations as store
+from service.repositories.batches import StoredBatch
+from service.repositories.lifecycle import Event
+from service.repositories.records import Recalibration
+from service.storage.ledger.protocol import Transaction
+from service.workers.messages import Piece
+from service.workers.protocol import Job, OnProgress, Progress
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from service.lifecycle import State
-from service.recalibrations.values import Recalibration
+from service.repositories.lifecycle import State
+from service.repositories.records import Recalibration
 
 # Far beyond any real model; keeps a hostile list from costing quadratic time against the layers.
 _MOST_PATTERNS = 1000

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from service.context import Context
-from service.lifecycle import ENDED
-from service.recalibrations import store
-from service.recalibrations.values import Recalibration
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED
+from service.repositories.records import Recalibration
 
 # A waiter looks again after so long even if nobody has woken it.
 LOOK_SECONDS = 15.0

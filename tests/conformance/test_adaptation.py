@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import bn_ops
-from bn_ops import runtime
 from bn_ops.errors import BatchNotFiniteError, OptionError
-from bn_ops.runtime import open_inner, session
+from bn_ops.onnx_files import session as runtime
+from bn_ops.onnx_files.session import open_inner, session
 from tests.support.networks import images, residual_network
 from tests.support.oracle import oracle_statistics, residual, stored_statistics
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bnrecal_client import errors
-from bnrecal_client.cli.exits import Exit
+from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.cli.parser import build_parser
 from tests.support.server_process import ServerProcess
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bnrecal_client import Client, Images
 from bnrecal_client.cli import main
-from bnrecal_client.cli.exits import Exit
+from bnrecal_client.cli.exit_codes import Exit
 from tests.support.hostile_archives import tarred, zipped
 from tests.support.picture import encoded, picture
 from tests.support.server_process import ServerProcess

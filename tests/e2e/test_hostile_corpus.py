@@ -55,7 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
         assert found.http.get("/healthz").status_code == 200
         workers = process.children(recursive=True)
-        assert all("service.worker" in one.cmdline() for one in workers)
+        assert all("service.workers.child" in one.cmdline() for one in workers)
         assert listening(process) == sockets
         assert tree(folder, but="data") == outside
         assert not LEFT.exists()

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import BnOpsError
-from bn_ops.signature import TensorInfo
 from service.errors import BatchMalformedError, ServiceError
 from service.formats.body import BatchBody
 from service.formats.safetensors import parse

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bn_ops.estimators import Estimator, Momentum, Prior, Replace, Shrink
-from bn_ops.moments import Moments, measure, merge_all
-from bn_ops.statistics import RunningStatistics
+from bn_ops.core.estimators import Estimator, Momentum, Prior, Replace, Shrink
+from bn_ops.core.moments import Moments, measure, merge_all
+from bn_ops.core.statistics import RunningStatistics
 
 ESTIMATORS: tuple[Estimator, ...] = (
     Replace(),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bn_ops.folding import fold
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 from tests.conformance.fold.building import Array, Graph
 
 BOUNDED = settings(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import EngineError
-from bn_ops.torch_engine import recalibrate_module
 from tests.support.torch_oracle import residual, stored
 from tests.support.zoo import ZOO, Animal, split
 

@@ -18,10 +18,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
-from service.executor.process import ProcessExecutor
-from service.executor.protocol import RESULTS, Job, Progress
 from service.settings import Settings
-from service.worker.spec import Limits, Piece, Spec
+from service.workers.messages import Limits, Piece, Spec
+from service.workers.process_pool import ProcessExecutor
+from service.workers.protocol import RESULTS, Job, Progress
 from tests.support.service_process import images, network
 
 PAGES = 2
@@ -220,7 +220,7 @@ def test_a_worker_needs_its_parent() -> None:
         threads=1,
     )
     spec = Spec(kind="probe", parent=1, output="/", limits=limits)
-    command = [sys.executable, "-I", "-m", "service.worker"]
+    command = [sys.executable, "-I", "-m", "service.workers.child"]
     done = subprocess.run(
         command, input=spec.to_line(), capture_output=True, timeout=30, check=False
     )
@@ -236,7 +236,7 @@ def _first_worker() -> psutil.Process:
     end = time.monotonic() + 20
     while time.monotonic() < end:
         for worker in _workers():
-            if "service.worker" in worker.cmdline():
+            if "service.workers.child" in worker.cmdline():
                 return worker
         time.sleep(0.005)
     raise AssertionError("no worker was started")

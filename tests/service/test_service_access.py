@@ -7,9 +7,9 @@ import pytest
 
 from service.callers import EVERYTHING
 from service.errors import StartError
-from service.http.access import is_loopback
-from service.http.tokens import Key, holder, read_tokens
-from service.serve import main, refuse_open_door
+from service.middleware.authentication import is_loopback
+from service.middleware.keyring import Key, holder, read_tokens
+from service.server import main, refuse_open_door
 from service.settings import Settings
 from tests.support.service_http import Api, StartServer
 

@@ -16,9 +16,9 @@ from service.admin import check, purge
 from service.admin.command import main
 from service.app import create_app
 from service.errors import StartError
-from service.folder_lock import only_server
-from service.ledger import schema
 from service.settings import Settings
+from service.storage.folder_lock import only_server
+from service.storage.ledger import schema
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
 from tests.support.service_loop import serving

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.executor.process import ProcessExecutor
 from service.settings import Settings
+from service.workers.process_pool import ProcessExecutor
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
 

@@ -13,10 +13,10 @@ import pytest
 from onnx.external_data_helper import convert_model_to_external_data
 
 from bn_ops.errors import ExternalDataError, ModelInvalidError, ModelUnsupportedError
-from service.executor.process import ProcessExecutor
 from service.formats import members
 from service.settings import Settings
-from service.worker import bundles
+from service.workers.child import model_archive as bundles
+from service.workers.process_pool import ProcessExecutor
 from tests.support.hostile_models import bn_model
 from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api

@@ -18,9 +18,9 @@ import pytest
 from bn_ops import image_batches, preprocess_from_json
 from service.app import create_app
 from service.errors import RefusedError, WorkerDeadlineError
-from service.executor.process import ProcessExecutor
-from service.executor.protocol import Check
 from service.settings import Settings
+from service.workers.process_pool import ProcessExecutor
+from service.workers.protocol import Check
 from tests.support import hostile_archives as hostile
 from tests.support.picture import encoded, picture, vast
 from tests.support.service_http import Api, safetensors

@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import idempotency
 from service.admin.command import main
 from service.admin.ledger import AdminLedger, opened
 from service.app import create_app
-from service.batches import store as batches
 from service.context import Context
-from service.ledger import schema
-from service.ledger.connection import SqliteTransaction
-from service.ledger.protocol import Transaction
-from service.ledger.sqlite import SqliteLedger
-from service.lifecycle import State
-from service.recalibrations import recovery, retention, store
+from service.recalibrations import recovery, retention
 from service.recalibrations.operations import _check_stream
+from service.repositories import batches, idempotency
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import State
 from service.settings import Settings
+from service.storage.ledger import schema
+from service.storage.ledger.connection import SqliteTransaction
+from service.storage.ledger.protocol import Transaction
+from service.storage.ledger.sqlite import SqliteLedger
 from tests.support import large_ledger
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from service import clock
-from service.executor.protocol import Job, OnProgress, Progress
-from service.recalibrations import pace, runs
+from service.recalibrations import eta as pace
+from service.recalibrations import runs
+from service.workers.protocol import Job, OnProgress, Progress
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
 
@@ -83,8 +84,8 @@ def test_the_estimate_is_the_rest_at_the_rate_so_far(
 ) -> None:
     from dataclasses import replace
 
-    from service.recalibrations import store
-    from service.recalibrations.values import Recalibration
+    from service.repositories import recalibrations as store
+    from service.repositories.records import Recalibration
 
     name = api.open()
     context = api.http._transport._inner.app.state.context  # type: ignore[attr-defined]

@@ -12,10 +12,10 @@ import torch
 
 from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
 from service.errors import RefusedError
-from service.executor.process import ProcessExecutor
 from service.settings import Settings
-from service.worker.converting import convert
-from service.worker.spec import Limits, Spec
+from service.workers.child.convert import convert
+from service.workers.messages import Limits, Spec
+from service.workers.process_pool import ProcessExecutor
 from tests.support.pt2_files import Small, exchanged, runs_code, saved
 from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, UNSAFE, FakeExecutor
 from tests.support.service_http import StartServer

@@ -7,10 +7,11 @@ import pytest
 
 from service.app import create_app
 from service.errors import StartError
-from service.ledger.sqlite import SqliteLedger
-from service.lifecycle import Event
-from service.recalibrations import changes, store
+from service.recalibrations import events as changes
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import Event
 from service.settings import Settings
+from service.storage.ledger.sqlite import SqliteLedger
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, batch, safetensors
 from tests.support.service_loop import call_once, serving

@@ -6,7 +6,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.telemetry import figures
+from service import metrics_endpoint as figures
 from service.telemetry.metrics import Counter, Gauge, Histogram, Metrics
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors

@@ -14,8 +14,8 @@ import pytest
 from service.admin.command import main
 from service.app import create_app
 from service.errors import StartError
-from service.http import tokens as http_tokens
-from service.serve import refuse_open_door
+from service.middleware import keyring as http_tokens
+from service.server import refuse_open_door
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors

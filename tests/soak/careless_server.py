@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from service.ledger import connection
-from service.serve import main
+from service.server import main
+from service.storage.ledger import connection
 
 if __name__ == "__main__":
     connection.SYNCHRONOUS = "NORMAL"

@@ -11,20 +11,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bn_ops.core.estimators import estimator_from_json
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import BnOpsError
-from bn_ops.estimators import estimator_from_json
-from bn_ops.signature import TensorInfo
 from service.errors import ServiceError
 from service.formats import tars, zips
 from service.formats.body import BatchBody
 from service.formats.npz import read_npz
-from service.http import accept, digests
-from service.http.pages import read_cursor
 from service.oneshot.form import FormReader
 from service.openinference.image_tar import ImageTar
 from service.openinference.request import parse, safetensors_header
 from service.settings import Settings
-from service.worker.spec import Spec
+from service.web import content_digest as digests
+from service.web import negotiation as accept
+from service.web.pagination import read_cursor
+from service.workers.messages import Spec
 from tests.support.service_oip import framed
 
 _INPUTS = (TensorInfo(name="x", dtype="float32", shape=("N", 3)),)

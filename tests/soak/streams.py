@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnrecal_client import Client, Patience, Result
-from bnrecal_client.backoff import Backoff
+from bnrecal_client._workflows.backoff import Backoff
 from bnrecal_client.result import encode_statistics
 from tests.support.service_process import images
 

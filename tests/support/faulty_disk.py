@@ -11,8 +11,8 @@ from pathlib import Path
 
 import apsw
 
-from service.blobs.system import System
-from service.disk import Disk
+from service.storage.blobs.os_calls import System
+from service.storage.disk import Disk
 
 _names = itertools.count()
 # What SQLite itself makes of an errno; ENOSPC at a write is the one that it tells apart.

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 from service.admin.ledger import AdminLedger, opened
-from service.batches import store as batches
-from service.ledger.protocol import Transaction
-from service.models import store as models
-from service.recalibrations import changes
-from service.recalibrations import store as recalibrations
+from service.recalibrations import events as changes
+from service.repositories import batches, models, recalibrations
+from service.storage.ledger.protocol import Transaction
 from tests.support.service_fakes import GOOD_MODEL, describe_bytes
 
 MODEL = "a" * 64

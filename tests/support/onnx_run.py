@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 
 if TYPE_CHECKING:
     import onnx

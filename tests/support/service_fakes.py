@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedError, WorkerDiedError
-from service.executor.protocol import CONVERTED, RESULTS, Check, Job, OnProgress, Progress
+from service.workers.protocol import CONVERTED, RESULTS, Check, Job, OnProgress, Progress
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"

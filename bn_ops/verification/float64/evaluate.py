@@ -12,15 +12,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from bn_ops.signature import is_floating
-from bn_ops.statistics import Float64Array
+from bn_ops.core.signature import is_floating
+from bn_ops.core.statistics import Float64Array
 from bn_ops.verification.float64.operators import FAST_OPERATORS
 from bn_ops.verification.float64.widen import widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from bn_ops.signature import Batch
+    from bn_ops.core.signature import Batch
 
 __all__ = ["Float64Model", "NotExactError"]
 

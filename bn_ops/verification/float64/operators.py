@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-from bn_ops.statistics import Float64Array
+from bn_ops.core.statistics import Float64Array
 from bn_ops.verification.float64.windows import Window, average, convolve, maximum, transposed
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bn_ops.large import light_copy
-from bn_ops.statistics import Float64Array
+from bn_ops.core.statistics import Float64Array
+from bn_ops.onnx_files.large_models import light_copy
 
 __all__ = ["widened"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bn_ops.statistics import Float64Array
+from bn_ops.core.statistics import Float64Array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

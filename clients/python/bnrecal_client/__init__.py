@@ -17,9 +17,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnrecal_client._workflows.backoff import Backoff as Backoff
     from bnrecal_client.async_client import AsyncClient as AsyncClient
     from bnrecal_client.async_client import AsyncHandle as AsyncHandle
-    from bnrecal_client.backoff import Backoff as Backoff
     from bnrecal_client.client import Client as Client
     from bnrecal_client.client import Handle as Handle
     from bnrecal_client.errors import AccessError as AccessError
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from bnrecal_client.errors import TimedOut as TimedOut
     from bnrecal_client.errors import UnexpectedAnswerError as UnexpectedAnswerError
     from bnrecal_client.images import Images as Images
+    from bnrecal_client.models import LayerInfo as LayerInfo
+    from bnrecal_client.models import ModelDescription as ModelDescription
+    from bnrecal_client.models import Progress as Progress
+    from bnrecal_client.models import Recalibration as Recalibration
+    from bnrecal_client.models import StoredBatch as StoredBatch
+    from bnrecal_client.models import Stream as Stream
+    from bnrecal_client.models import TensorInfo as TensorInfo
     from bnrecal_client.problems import Problem as Problem
     from bnrecal_client.result import Result as Result
-    from bnrecal_client.settings import Patience as Patience
-    from bnrecal_client.values import LayerInfo as LayerInfo
-    from bnrecal_client.values import ModelDescription as ModelDescription
-    from bnrecal_client.values import Progress as Progress
-    from bnrecal_client.values import Recalibration as Recalibration
-    from bnrecal_client.values import StoredBatch as StoredBatch
-    from bnrecal_client.values import Stream as Stream
-    from bnrecal_client.values import TensorInfo as TensorInfo
+    from bnrecal_client.retry_policy import Patience as Patience
 
 __version__ = "0.1.0"
 
@@ -93,7 +93,7 @@ _HOME = {
     "AccessError": "bnrecal_client.errors",
     "AsyncClient": "bnrecal_client.async_client",
     "AsyncHandle": "bnrecal_client.async_client",
-    "Backoff": "bnrecal_client.backoff",
+    "Backoff": "bnrecal_client._workflows.backoff",
     "BatchError": "bnrecal_client.errors",
     "BnrecalError": "bnrecal_client.errors",
     "Client": "bnrecal_client.client",
@@ -102,24 +102,24 @@ _HOME = {
     "Images": "bnrecal_client.images",
     "InputError": "bnrecal_client.errors",
     "Interrupted": "bnrecal_client.errors",
-    "LayerInfo": "bnrecal_client.values",
+    "LayerInfo": "bnrecal_client.models",
     "LimitError": "bnrecal_client.errors",
-    "ModelDescription": "bnrecal_client.values",
+    "ModelDescription": "bnrecal_client.models",
     "ModelError": "bnrecal_client.errors",
     "NotFoundError": "bnrecal_client.errors",
     "OptionError": "bnrecal_client.errors",
-    "Patience": "bnrecal_client.settings",
+    "Patience": "bnrecal_client.retry_policy",
     "Problem": "bnrecal_client.problems",
-    "Progress": "bnrecal_client.values",
-    "Recalibration": "bnrecal_client.values",
+    "Progress": "bnrecal_client.models",
+    "Recalibration": "bnrecal_client.models",
     "RecalibrationCancelled": "bnrecal_client.errors",
     "RecalibrationFailed": "bnrecal_client.errors",
     "Result": "bnrecal_client.result",
     "ServerError": "bnrecal_client.errors",
     "ServerUnreachable": "bnrecal_client.errors",
-    "StoredBatch": "bnrecal_client.values",
-    "Stream": "bnrecal_client.values",
-    "TensorInfo": "bnrecal_client.values",
+    "StoredBatch": "bnrecal_client.models",
+    "Stream": "bnrecal_client.models",
+    "TensorInfo": "bnrecal_client.models",
     "TimedOut": "bnrecal_client.errors",
     "UnexpectedAnswerError": "bnrecal_client.errors",
 }

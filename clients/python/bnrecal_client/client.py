@@ -11,19 +11,19 @@ from typing import Self, TypeVar
 
 import httpx
 
-from bnrecal_client import plans
-from bnrecal_client.drivers import Sleep, play
-from bnrecal_client.effects import Plan
+from bnrecal_client._encoding.model_source import AnyModel, read_model
+from bnrecal_client._runtime.drivers import Sleep, play
+from bnrecal_client._runtime.effects import Plan
+from bnrecal_client._workflows import operations as plans
+from bnrecal_client._workflows.recalibrate import Run, recalibrate
+from bnrecal_client._workflows.retry import Link
+from bnrecal_client._workflows.upload_stream import Batches, Reader, Select
 from bnrecal_client.images import Images
-from bnrecal_client.modelcontent import AnyModel, read_model
+from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
 from bnrecal_client.options import Options
+from bnrecal_client.progress import WantsProgress, watching
 from bnrecal_client.result import Result
-from bnrecal_client.retrying import Link
-from bnrecal_client.run import Run, recalibrate
-from bnrecal_client.settings import Patience, headers, server_url, timeout
-from bnrecal_client.stream import Batches, Reader, Select
-from bnrecal_client.values import ModelDescription, Recalibration, StoredBatch
-from bnrecal_client.watching import WantsProgress, watching
+from bnrecal_client.retry_policy import Patience, headers, server_url, timeout
 
 __all__ = ["Client", "Handle"]
 

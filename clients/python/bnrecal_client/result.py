@@ -15,8 +15,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.errors import UnexpectedAnswerError
-from bnrecal_client.files import write_atomic
 
 __all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import bn_ops
-from bn_ops.batches import as_array
-from bn_ops.torch_engine import recalibrate_module
+from bn_ops.core.batches import as_array
+from bn_ops.engines.torch import recalibrate_module
 from tests.support.torch_oracle import population, residual, stored
 
 NARROW = [torch.bfloat16, torch.float16]

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from bn_ops.budget import Budget
+from bn_ops.core.estimators import Replace
+from bn_ops.core.frontier import settle
+from bn_ops.engines.onnx import OnnxFrontier, prepare
+from bn_ops.engines.onnx.frontier import Cut
 from bn_ops.errors import CancelledError, LayerNotFiniteError, OptionError, SpillLimitError
-from bn_ops.estimators import Replace
-from bn_ops.frontier import settle
-from bn_ops.onnx_engine import OnnxFrontier, prepare
-from bn_ops.onnx_engine.frontier import Cut
+from bn_ops.options import Budget
 from bn_ops.progress import Progress, ProgressCallback, silent
 from tests.support.networks import GraphBuilder, images, residual_network
 from tests.support.oracle import Observed, oracle_statistics, residual

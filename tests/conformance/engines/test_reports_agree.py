@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import bn_ops
+from bn_ops.diagnostics.report import Report
 from bn_ops.errors import OptionError
-from bn_ops.recalibration import Recalibration
-from bn_ops.report import Report
+from bn_ops.result import Recalibration
 from tests.support.torch_oracle import double_copy, exact_statistics
 
 # float32 in two runtimes, through three layers.

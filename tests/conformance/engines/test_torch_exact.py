@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bn_ops.torch_engine import recalibrate_module
+from bn_ops.engines.torch import recalibrate_module
 from tests.support.torch_oracle import exact_statistics, observed_statistics, residual, stored
 from tests.support.zoo import ZOO, Animal, split
 

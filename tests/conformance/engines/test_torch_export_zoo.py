@@ -9,11 +9,11 @@ import onnx
 import pytest
 import torch
 
+from bn_ops.core.layers import LayerInfo
+from bn_ops.engines.onnx.describe import describe_prepared
+from bn_ops.engines.onnx.prepare import prepare
+from bn_ops.engines.torch import describe_module
 from bn_ops.folding import fold
-from bn_ops.layers import LayerInfo
-from bn_ops.onnx_engine.describe import describe_prepared
-from bn_ops.onnx_engine.prepare import prepare
-from bn_ops.torch_engine import describe_module
 from tests.support.onnx_run import run_onnx
 from tests.support.zoo import ZOO, Animal, Inputs
 from tests.support.zoo_exports import exported_model

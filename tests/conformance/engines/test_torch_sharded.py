@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from bn_ops.estimators import Replace
-from bn_ops.frontier import ShardedFrontier, settle
-from bn_ops.torch_engine import TorchFrontier
-from bn_ops.torch_engine._calls import items_of
-from bn_ops.torch_engine._layers import find_layers, layer_info
+from bn_ops.core.estimators import Replace
+from bn_ops.core.frontier import ShardedFrontier, settle
+from bn_ops.engines.torch import TorchFrontier
+from bn_ops.engines.torch.layers import find_layers, layer_info
+from bn_ops.torch_modules.arguments import items_of
 from tests.support.zoo import ZOO, Animal, split
 
 ANIMALS = [a for a in ZOO if a.name in {"residual", "dense", "inception", "double_input"}]

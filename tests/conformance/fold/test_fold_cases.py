@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from bn_ops.folding import Folded, fold
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 from bn_ops.verification.float64 import Float64Model, NotExactError
 from bn_ops.verification.witness import rounds_elsewhere
 from tests.conformance.fold.all_cases import ALL_CASES

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.folding import Folded, fold
-from bn_ops.onnx_engine.signature import model_inputs
 from tests.conformance.fold.building import Array
 from tests.support.onnx_run import run_onnx
 

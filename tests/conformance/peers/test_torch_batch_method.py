@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from bn_ops.core.estimators import Momentum, Prior
+from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import BatchShapeError, OptionError
-from bn_ops.estimators import Momentum, Prior
 from bn_ops.reference import paper_population_statistics
-from bn_ops.torch_engine import recalibrate_module
 from tests.support.peer_formulas import moving_average, precise_bn, reestimate
 from tests.support.torch_oracle import residual, stored
 from tests.support.zoo import ZOO, Animal, split

@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 import bn_ops
+from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import BatchNotFiniteError, StreamEmptyError
-from bn_ops.torch_engine import recalibrate_module
 from tests.support.peer_formulas import moving_average, precise_bn, reestimate, without_len
 from tests.support.torch_oracle import exact_statistics, residual, stored
 from tests.support.zoo_blocks import FrozenBatchNorm2d

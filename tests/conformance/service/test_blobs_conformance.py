@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from service.blobs import packs
-from service.blobs.folder import FolderBlobs
-from service.blobs.protocol import Blobs, Place
-from service.blobs.system import System
 from service.errors import StartError, StorageFailedError, StorageFullError
+from service.storage.blobs import packs
+from service.storage.blobs.folder import FolderBlobs
+from service.storage.blobs.os_calls import System
+from service.storage.blobs.protocol import Blobs, Place
 
 OPEN: dict[str, Callable[[Path], Blobs]] = {"folder": FolderBlobs}
 KEY = "models/abc/model.onnx"

@@ -12,11 +12,12 @@ import apsw
 import pytest
 
 from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
-from service.ledger import placement, schema
-from service.ledger.connection import connect, refuse_old_sqlite
-from service.ledger.protocol import Ledger, Transaction
-from service.ledger.sqlite import SqliteLedger
-from service.ledger.writer import Writer
+from service.storage.ledger import filesystem_check as placement
+from service.storage.ledger import schema
+from service.storage.ledger.connection import connect, refuse_old_sqlite
+from service.storage.ledger.protocol import Ledger, Transaction
+from service.storage.ledger.sqlite import SqliteLedger
+from service.storage.ledger.writer import Writer
 
 OPEN: dict[str, Callable[[Path], Ledger]] = {
     "sqlite": lambda folder: SqliteLedger(folder / "ledger.sqlite3")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import bn_ops.correlation
-from bn_ops.correlation import Correlation, SampleSeries, sample_features, watched
+import bn_ops.diagnostics.autocorrelation
+from bn_ops.diagnostics.autocorrelation import Correlation, SampleSeries, sample_features, watched
 
 
 def seen(x: np.ndarray, size: int = 7) -> Correlation | None:
@@ -76,7 +76,7 @@ def test_a_stream_sorted_by_class_is_suspicious_until_it_is_shuffled() -> None:
 def test_the_cut_into_batches_does_not_matter(
     most_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bn_ops.correlation, "_MOST_BLOCKS", most_blocks)
+    monkeypatch.setattr(bn_ops.diagnostics.autocorrelation, "_MOST_BLOCKS", most_blocks)
     x = walk(np.random.default_rng(3), 333, 0.5)
     assert seen(x, 1) == seen(x, 10) == seen(x, 333)
 
@@ -84,7 +84,7 @@ def test_the_cut_into_batches_does_not_matter(
 def test_joined_blocks_say_what_single_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     x = walk(np.random.default_rng(4), 256, 0.6)
     fine = seen(x)
-    monkeypatch.setattr(bn_ops.correlation, "_MOST_BLOCKS", 32)
+    monkeypatch.setattr(bn_ops.diagnostics.autocorrelation, "_MOST_BLOCKS", 32)
     coarse = seen(x)
     assert fine is not None
     assert coarse is not None
@@ -121,7 +121,7 @@ def test_watching_a_stream_passes_it_through() -> None:
 
 
 def test_a_suspicious_stream_is_reported_and_warned_of() -> None:
-    from bn_ops.reporting import correlation_report, warnings_of
+    from bn_ops.diagnostics.build_report import correlation_report, warnings_of
 
     moving = correlation_report(seen(walk(np.random.default_rng(6), 400, 0.9)))
     steady = correlation_report(seen(images(np.random.default_rng(6), 400)))

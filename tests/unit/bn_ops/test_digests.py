@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bn_ops.digests import STRUCTURE, FrozenDigests, combined
-from bn_ops.large import model_digest
-from bn_ops.onnx_engine.prepare import PreparedModel, prepare
-from bn_ops.report import FrozenReport
+from bn_ops.diagnostics.report import FrozenReport
+from bn_ops.engines.onnx.prepare import PreparedModel, prepare
+from bn_ops.onnx_files.digests import STRUCTURE, FrozenDigests, combined
+from bn_ops.onnx_files.large_models import model_digest
 
 _STATISTICS = frozenset({"mean", "var"})
 

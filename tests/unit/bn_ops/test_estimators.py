@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bn_ops.core.estimators import Estimator, Momentum, Prior, Replace, estimator_from_json, guard
+from bn_ops.core.moments import measure
+from bn_ops.core.statistics import RunningStatistics
 from bn_ops.errors import OptionError
-from bn_ops.estimators import Estimator, Momentum, Prior, Replace, estimator_from_json, guard
-from bn_ops.moments import measure
-from bn_ops.statistics import RunningStatistics
 
 SOURCE = RunningStatistics(mean=np.array([0.0, 2.0, -1.0]), var=np.array([1.0, 4.0, 0.25]))
 DATA = np.random.default_rng(0).normal([[[1.0]], [[0.0]], [[5.0]]], 1.5, (3, 3, 7)).swapaxes(0, 1)

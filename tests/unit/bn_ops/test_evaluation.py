@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from bn_ops.evaluation import evaluation_warnings, sign_test
-from bn_ops.report import EvaluationReport
+from bn_ops.diagnostics.labelled_error import evaluation_warnings, sign_test
+from bn_ops.diagnostics.report import EvaluationReport
 
 
 def exact(broken: int, mended: int) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bn_ops.diagnostics.build_report import prediction_report, prediction_warnings
+from bn_ops.diagnostics.predictions import PredictionSignals, prediction_signals, softmax
 from bn_ops.errors import OptionError
-from bn_ops.harm import PredictionSignals, prediction_signals, softmax
-from bn_ops.reporting import prediction_report, prediction_warnings
 
 
 def sure_of(classes: list[int], among: int = 4) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 # A few hundred freed pieces lie under one that is still in use, so that the heap cannot shrink from
 # its end.
 _SCRIPT = """
-from bn_ops.heap import trim_heap
+from bn_ops.engines.malloc import trim_heap
 
 def resident():
     for line in open("/proc/self/status"):

@@ -13,9 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 import bn_ops
-from bn_ops import large
 from bn_ops.errors import ModelUnsupportedError
-from bn_ops.large import (
+from bn_ops.onnx_files import large_models as large
+from bn_ops.onnx_files.large_models import (
     bare_copy,
     exceeds,
     inlined,
@@ -25,8 +25,8 @@ from bn_ops.large import (
     serialised,
     tensor_digest,
 )
-from bn_ops.modelfiles import read_model, write_model
-from bn_ops.runtime import onnxruntime, session
+from bn_ops.onnx_files.read_write import read_model, write_model
+from bn_ops.onnx_files.session import onnxruntime, session
 from bn_ops.verification import fold_verified
 from tests.support.networks import images, residual_network
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bn_ops.core.layers import select_layers
 from bn_ops.errors import LayerPatternError, OptionError
-from bn_ops.layers import select_layers
 
 NAMES = ["stem.bn", "layer1.0.bn1", "layer1.0.bn2", "layer2.0.bn1"]
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 import bn_ops
-from bn_ops import modelfiles
 from bn_ops.errors import ExternalDataError, ModelInvalidError
-from bn_ops.modelfiles import read_model, write_model
-from bn_ops.runtime import session
+from bn_ops.onnx_files import read_write as modelfiles
+from bn_ops.onnx_files.read_write import read_model, write_model
+from bn_ops.onnx_files.session import session
 from tests.support.networks import images, residual_network
 
 # Far below the network's 20 kB, so that its larger tensors go beside it.

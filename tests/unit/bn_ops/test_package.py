@@ -57,9 +57,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
-        ("import bn_ops, bn_ops.signature, bn_ops.errors", {"onnx", "onnxruntime", "torch"}),
+        ("import bn_ops, bn_ops.core.signature, bn_ops.errors", {"onnx", "onnxruntime", "torch"}),
         ("from bn_ops import recalibrate, adapt, fold, verify, describe", {"torch"}),
-        ("import bn_ops.signature", {"fastapi", "service", "apsw", "bnrecal_client"}),
+        ("import bn_ops.core.signature", {"fastapi", "service", "apsw", "bnrecal_client"}),
         (
             "from bn_ops import recalibrate, adapt, fold, verify",
             {"fastapi", "service", "apsw", "bnrecal_client"},

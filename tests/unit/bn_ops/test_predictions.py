@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from bn_ops.predictions import compare_heads
-from bn_ops.trial import Made, Reached, Trial, try_out
+from bn_ops.diagnostics.forward_trial import Made, Reached, Trial, try_out
+from bn_ops.diagnostics.prediction_counts import compare_heads
 
 Outputs = Mapping[str, np.ndarray]
 

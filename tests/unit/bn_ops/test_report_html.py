@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from bn_ops.json_form import Json
-from bn_ops.report import (
+from bn_ops.core.json_form import Json
+from bn_ops.diagnostics.html import REPORT_CONTENT_SECURITY_POLICY, render_html
+from bn_ops.diagnostics.html._parts import bar
+from bn_ops.diagnostics.report import (
     ActivationReport,
     ActivationSummary,
     CorrelationReport,
@@ -24,8 +26,6 @@ from bn_ops.report import (
     Report,
     StreamReport,
 )
-from bn_ops.report_html import REPORT_CONTENT_SECURITY_POLICY, render_html
-from bn_ops.report_html._parts import bar
 
 VOID = {"meta", "link", "br"}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bn_ops.core.moments import Moments, measure, merge, merge_all
 from bn_ops.errors import OptionError
-from bn_ops.moments import Moments, measure, merge, merge_all
 
 # float32 holds a value to 6e-8; sums of pieces add a few of those.
 RELATIVE = 1e-6

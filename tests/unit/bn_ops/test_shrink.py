@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bn_ops.estimators import Replace, Shrink, estimator_from_json, guard
-from bn_ops.estimators.shrink import log_gamma_moments, shift_weights
-from bn_ops.moments import Moments, measure
-from bn_ops.statistics import RunningStatistics
+from bn_ops.core.estimators import Replace, Shrink, estimator_from_json, guard
+from bn_ops.core.estimators.shrink import log_gamma_moments, shift_weights
+from bn_ops.core.moments import Moments, measure
+from bn_ops.core.statistics import RunningStatistics
 
 CHANNELS = 32
 SOURCE = RunningStatistics(mean=np.linspace(-2, 2, CHANNELS), var=np.geomspace(0.1, 10, CHANNELS))

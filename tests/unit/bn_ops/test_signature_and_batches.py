@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bn_ops.batches import named_batches
+from bn_ops.core.batches import named_batches
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import (
     BatchDtypeError,
     BatchError,
@@ -18,7 +19,6 @@ from bn_ops.errors import (
     InputError,
     OptionError,
 )
-from bn_ops.signature import TensorInfo
 
 IMAGE = TensorInfo(name="image", dtype="float32", shape=("N", 3, "H", None))
 SCALE = TensorInfo(name="scale", dtype="int64", shape=(None,))

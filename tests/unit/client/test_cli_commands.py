@@ -20,7 +20,7 @@ import safetensors.numpy
 import bnrecal_client.errors as tree
 from bnrecal_client import __version__
 from bnrecal_client.cli import main
-from bnrecal_client.cli.exits import Exit, exit_of
+from bnrecal_client.cli.exit_codes import Exit, exit_of
 from bnrecal_client.errors import BatchError, BnrecalError, RecalibrationFailed
 from tests.support.fake_bnrecal import MODEL, FakeServer, Fault
 from tests.support.fake_http import listening

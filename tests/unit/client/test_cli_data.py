@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bnrecal_client import InputError
-from bnrecal_client.cli.cutting import DataSet, open_data
-from bnrecal_client.cli.datafiles import open_table
+from bnrecal_client.cli.data.array_batches import DataSet, open_data
+from bnrecal_client.cli.data.array_files import open_table
 
 X = np.arange(70, dtype=np.float32).reshape(10, 7)
 

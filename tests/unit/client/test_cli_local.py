@@ -11,9 +11,9 @@ import pytest
 
 from bn_ops.folding.rules import RULES
 from bnrecal_client.cli import main
-from bnrecal_client.cli.exits import Exit
+from bnrecal_client.cli.exit_codes import Exit
+from bnrecal_client.cli.formatting import count, size, table
 from bnrecal_client.cli.summary import lines, summary
-from bnrecal_client.cli.text import count, size, table
 from bnrecal_client.result import Result
 from tests.support.fold_faults import FaultyConv, thousandth_in_one_channel
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from bnrecal_client import UnexpectedAnswerError, answers
-from bnrecal_client.wire import Response
+from bnrecal_client import UnexpectedAnswerError
+from bnrecal_client._http import responses as answers
+from bnrecal_client._http.messages import Response
 
 MODEL = {
     "id": "a",

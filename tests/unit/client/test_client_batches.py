@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from bnrecal_client import BatchError
-from bnrecal_client.batches import encode, named_arrays
+from bnrecal_client._encoding.batches import encode, named_arrays
 
 
 def decoded(batch: object, inputs: tuple[str, ...] = ("x",)) -> dict[str, NDArray[Any]]:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from bnrecal_client.bundle import bundled
+from bnrecal_client._encoding.external_data import bundled
+from bnrecal_client._encoding.model_source import read_model
 from bnrecal_client.errors import ModelError
-from bnrecal_client.modelcontent import read_model
-from service.worker import bundles
+from service.workers.child import model_archive as bundles
 from tests.support.hostile_models import bn_model
 
 LIMIT = 1 << 24

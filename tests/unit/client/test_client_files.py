@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bnrecal_client.files import write_atomic
+from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.result import Result
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bnrecal_client import BatchError, Images, InputError, OptionError
-from bnrecal_client.batches import encode
-from bnrecal_client.cli.imagefiles import open_images
-from bnrecal_client.cli.recalibrate import _read_preprocess
+from bnrecal_client._encoding.batches import encode
+from bnrecal_client.cli.commands.recalibrate import _read_preprocess
+from bnrecal_client.cli.data.image_files import open_images
 from bnrecal_client.options import Options
 
 

@@ -27,7 +27,7 @@ def loaded_after(code: str) -> list[str]:
 
 
 def test_importing_every_module_loads_nothing_heavy() -> None:
-    assert "bnrecal_client.cli.recalibrate" in MODULES
+    assert "bnrecal_client.cli.commands.recalibrate" in MODULES
     assert loaded_after("\n".join(f"import {module}" for module in MODULES)) == []
 
 

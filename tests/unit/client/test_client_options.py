@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bnrecal_client import OptionError, calls
+from bnrecal_client import OptionError
+from bnrecal_client._http import requests as calls
 from bnrecal_client.options import Options, parse_estimator
 
 

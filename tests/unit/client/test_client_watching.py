@@ -9,14 +9,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from bnrecal_client import Progress
-from bnrecal_client.watching import watching
+from bnrecal_client.progress import watching
 
 if TYPE_CHECKING:
     import pytest
 
 STEPS = """
 from bnrecal_client import Progress
-from bnrecal_client.watching import watching
+from bnrecal_client.progress import watching
 with watching(None) as notify:
     for step in (
         Progress(phase="sending", done=3, total=9),

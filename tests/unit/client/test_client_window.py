@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrecal_client.effects import Arrived, Await, Effect, Pause, Plan, Post, Send
-from bnrecal_client.window import Window
-from bnrecal_client.wire import Request, Response
+from bnrecal_client._http.messages import Request, Response
+from bnrecal_client._runtime.concurrency import Window
+from bnrecal_client._runtime.effects import Arrived, Await, Effect, Pause, Plan, Post, Send
 
 OK = Response(status=200, headers={}, body=b"")
 

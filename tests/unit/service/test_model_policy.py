@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 
 from bn_ops.errors import ModelUnsupportedError
-from service.worker import policy
+from service.workers.child import model_policy as policy
 from tests.support.hostile_models import MODELS, bn_model, function, nested, with_functions
 
 

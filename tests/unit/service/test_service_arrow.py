@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import BnOpsError
-from bn_ops.signature import TensorInfo
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError, ServiceError
 from service.formats.arrow import read_arrow
-from service.worker.checking import count
-from service.worker.reading import BatchReader
+from service.workers.child.read_batches import BatchReader
+from service.workers.child.validate import count
 
 X = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
 

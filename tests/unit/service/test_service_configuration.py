@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from service.configuration import read, unknown_variables
 from service.errors import StartError
-from service.serve import main, read_settings
+from service.server import main, read_settings
 from service.settings import Settings
+from service.settings_loading import read, unknown_variables
 
 PAGE = (Path(__file__).parents[3] / "docs" / "service.md").read_text(encoding="utf-8")
 SECRET = "bnr_a-token-and-no-hash"

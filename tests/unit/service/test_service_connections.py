@@ -12,7 +12,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service.http.connections import bounded_protocol
+from service.uvicorn_protocol.connection_limit import bounded_protocol
 
 STALL_SECONDS = 0.05
 

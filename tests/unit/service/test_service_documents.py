@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from service import documents, problems
 from service.batches.schemas import BatchOut
 from service.health import Readiness
-from service.lifecycle import TRANSITIONS, State
 from service.models.schemas import ModelOut
 from service.openinference.schemas import InferOut
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut, StartIn
+from service.repositories.lifecycle import TRANSITIONS, State
 from service.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"

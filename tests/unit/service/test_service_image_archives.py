@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bn_ops import Preprocess
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import BnOpsError, ImageError
-from bn_ops.signature import TensorInfo
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError, ServiceError
-from service.worker.checking import count
-from service.worker.reading import BatchReader
+from service.workers.child.read_batches import BatchReader
+from service.workers.child.validate import count
 from tests.support import hostile_archives as hostile
 from tests.support.picture import encoded, picture
 

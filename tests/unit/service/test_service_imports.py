@@ -28,14 +28,14 @@ def loaded(statement: str) -> set[str]:
 
 
 def test_the_server_loads_no_parser_of_models() -> None:
-    assert FORBIDDEN.isdisjoint(loaded("import service.serve, service.documents"))
+    assert FORBIDDEN.isdisjoint(loaded("import service.server, service.documents"))
 
 
 @pytest.mark.parametrize("module", ["onnx", "sqlite3", "PIL"])
 def test_the_probe_would_notice(module: str) -> None:
-    assert module in loaded(f"import service.serve, {module}") & FORBIDDEN
+    assert module in loaded(f"import service.server, {module}") & FORBIDDEN
 
 
 def test_the_worker_loads_nothing_of_http_or_the_ledger() -> None:
-    modules = loaded("import service.worker.main, service.worker.adapting")
+    modules = loaded("import service.workers.child.main, service.workers.child.recalibrate")
     assert {"fastapi", "starlette", "uvicorn", "apsw", "pydantic"}.isdisjoint(modules)

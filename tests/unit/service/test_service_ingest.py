@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bn_ops.signature import TensorInfo
+from bn_ops.core.signature import TensorInfo
 from service.batches import ingest
-from service.blobs.folder import FileDraft, FolderBlobs
 from service.errors import BatchMalformedError, BodyIncompleteError
 from service.formats.body import BatchBody
+from service.storage.blobs.folder import FileDraft, FolderBlobs
 from tests.support.service_http import batch, safetensors
 
 INPUTS = (TensorInfo(name="x", dtype="float32", shape=("N", 3)),)

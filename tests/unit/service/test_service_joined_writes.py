@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from service.http.joined import JoinedWrites
+from service.uvicorn_protocol.write_coalescing import JoinedWrites
 
 
 class Transport:

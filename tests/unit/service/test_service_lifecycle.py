@@ -6,11 +6,11 @@ import apsw
 import pytest
 
 from service.errors import TransitionError
-from service.ledger import schema
-from service.ledger.connection import SqliteTransaction
-from service.lifecycle import ENDED, TRANSITIONS, Event, State, after
-from service.models import store as models
-from service.recalibrations import store
+from service.repositories import models
+from service.repositories import recalibrations as store
+from service.repositories.lifecycle import ENDED, TRANSITIONS, Event, State, after
+from service.storage.ledger import schema
+from service.storage.ledger.connection import SqliteTransaction
 
 # Written down a second time on purpose: a change of the table must be meant.
 WAYS = {

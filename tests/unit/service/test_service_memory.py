@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service.executor import memory
-from service.executor.memory import cgroup_bytes, runs_bytes
 from service.settings import Settings
+from service.workers import memory
+from service.workers.memory import cgroup_bytes, runs_bytes
 
 GIB = 1 << 30
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import BnOpsError
-from bn_ops.signature import TensorInfo
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError, ServiceError
 from service.formats.npz import read_npz
-from service.worker.checking import count
-from service.worker.reading import BatchReader
+from service.workers.child.read_batches import BatchReader
+from service.workers.child.validate import count
 from tests.support import hostile_archives as hostile
 from tests.support.service_http import npy
 

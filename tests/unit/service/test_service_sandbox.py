@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.worker import landlock, seccomp
-from service.worker.spec import Limits, Spec
+from service.workers.child import landlock, seccomp
+from service.workers.messages import Limits, Spec
 
 LIMITS = Limits(
     memory_bytes=1 << 30,
@@ -24,8 +24,9 @@ LIMITS = Limits(
 PROBE = """
 import json, os, sys
 from pathlib import Path
-from service.worker import limits, sandbox
-from service.worker.spec import Spec
+from service.workers.child import resource_limits as limits
+from service.workers.child import sandbox
+from service.workers.messages import Spec
 spec = Spec.from_line(sys.stdin.buffer.readline())
 limits.apply(spec.limits)
 {before}

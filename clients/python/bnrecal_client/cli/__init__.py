@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         # Imported here, so that Ctrl-C while numpy and httpx load ends as calmly as later.
-        from bnrecal_client.cli.entry import run
+        from bnrecal_client.cli.main import run
     except KeyboardInterrupt:
         print("bnrecal: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         return 7

@@ -9,7 +9,7 @@ from pathlib import Path
 from bnrecal_client.cli.outputs import Outputs
 from bnrecal_client.client import Client
 from bnrecal_client.errors import OptionError
-from bnrecal_client.settings import Patience
+from bnrecal_client.retry_policy import Patience
 
 __all__ = [
     "add_common",

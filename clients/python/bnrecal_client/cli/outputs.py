@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnrecal_client.cli.local import LocalResult
+from bnrecal_client.cli.in_process import LocalResult
 from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from bnrecal_client import __version__
-from bnrecal_client.cli import admin, cancel, fetch, fold, inspect, recalibrate, serve, status
+from bnrecal_client.cli.commands import (
+    admin,
+    cancel,
+    fetch,
+    fold,
+    inspect,
+    recalibrate,
+    serve,
+    status,
+)
 
 __all__ = ["build_parser"]
 

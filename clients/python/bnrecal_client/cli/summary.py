@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.cli.text import count, file_size, table
+from bnrecal_client.cli.formatting import count, file_size, table
 from bnrecal_client.result import Outcome
 
 __all__ = ["lines", "parity_line", "parity_of", "summary"]

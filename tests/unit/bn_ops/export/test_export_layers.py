@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from bn_ops.engines.torch import recalibrate_module
 from bn_ops.exporting import export
-from bn_ops.torch_engine import recalibrate_module
 from tests.support.onnx_run import run_onnx
 from tests.support.torch_oracle import stored
 from tests.support.zoo import ZOO

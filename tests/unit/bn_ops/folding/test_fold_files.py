@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bn_ops.errors import ModelInvalidError, OptionError
 from bn_ops.folding import Folded, detect_already_folded, fold
-from bn_ops.runtime import session
+from bn_ops.onnx_files.session import session
 from tests.conformance.fold.building import Array, Graph
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

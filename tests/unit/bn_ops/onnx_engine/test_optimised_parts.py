@@ -9,18 +9,18 @@ import onnx
 import pytest
 from onnx import helper
 
-from bn_ops.blocked import reduce_blocked
+from bn_ops.core.moments import join, measure
+from bn_ops.engines.onnx.graph import index_graph
+from bn_ops.engines.onnx.groups import grouped
+from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
+from bn_ops.engines.onnx.optimized.layout_check import blocked_channels
+from bn_ops.engines.onnx.optimized.markers import find_layers, mark_layers
+from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_blocked
+from bn_ops.engines.onnx.optimized.optimize import optimise
+from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
+from bn_ops.engines.onnx.plan import make_plan
+from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.errors import OptionError
-from bn_ops.moments import join, measure
-from bn_ops.onnx_engine.buffers import BufferPool
-from bn_ops.onnx_engine.graph import index_graph
-from bn_ops.onnx_engine.groups import grouped
-from bn_ops.onnx_engine.marking import find_layers, mark_layers
-from bn_ops.onnx_engine.optimise import optimise
-from bn_ops.onnx_engine.plan import make_plan
-from bn_ops.onnx_engine.prepare import prepare
-from bn_ops.onnx_engine.samplewise import mixes_samples
-from bn_ops.onnx_engine.trust import blocked_channels
 from tests.support.networks import GraphBuilder, images, residual_network
 
 

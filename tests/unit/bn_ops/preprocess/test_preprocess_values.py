@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bn_ops import Preprocess, Resize, image_batches, preprocess_from_json
+from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import ImageError, OptionError
 from bn_ops.preprocess import check_preprocess, image_arrays, images, pixels
-from bn_ops.signature import TensorInfo
 from tests.support import picture as oracle
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

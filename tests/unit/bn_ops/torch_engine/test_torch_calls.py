@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import BatchError, BatchInputError, BatchShapeError, EngineError, OptionError
-from bn_ops.torch_engine import recalibrate_module
 
 
 class Flexible(nn.Module):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from bn_ops.budget import Budget
+from bn_ops.engines.torch import recalibrate_module
+from bn_ops.engines.torch.visit_order import VisitOrder
 from bn_ops.errors import (
     CancelledError,
     EngineError,
@@ -20,9 +21,8 @@ from bn_ops.errors import (
     ModelUnsupportedError,
     SpillLimitError,
 )
+from bn_ops.options import Budget
 from bn_ops.progress import Progress
-from bn_ops.torch_engine import recalibrate_module
-from bn_ops.torch_engine._order import VisitOrder
 from tests.support.torch_oracle import exact_statistics, residual, stored
 from tests.support.zoo_blocks import conv_bn
 

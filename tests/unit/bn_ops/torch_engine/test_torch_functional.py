@@ -12,11 +12,11 @@ from torch._C import _len_torch_function_stack
 from torch.nn import functional
 
 import bn_ops
-from bn_ops.budget import Budget
+from bn_ops.engines.torch import recalibrate_module
+from bn_ops.engines.torch.functional import may_be_functional
+from bn_ops.engines.torch.layers import find_layers
 from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
-from bn_ops.torch_engine import recalibrate_module
-from bn_ops.torch_engine._functional import may_be_functional
-from bn_ops.torch_engine._layers import find_layers
+from bn_ops.options import Budget
 from tests.support.torch_oracle import exact_statistics
 
 

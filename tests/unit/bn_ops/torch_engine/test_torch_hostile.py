@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bn_ops.budget import Budget
+from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
-from bn_ops.torch_engine import recalibrate_module
+from bn_ops.options import Budget
 from tests.support.torch_oracle import exact_statistics, residual, stored
 
 BATCHES = [torch.randn(4, 2, generator=torch.Generator().manual_seed(i)) + i for i in range(3)]

@@ -11,22 +11,22 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from bn_ops.errors import (
-    ModelInvalidError,
-    ModelUnsupportedError,
-    ModelWithoutBatchNormError,
-    OptionError,
-)
-from bn_ops.statistics import RunningStatistics
-from bn_ops.torch_engine import (
+from bn_ops.core.statistics import RunningStatistics
+from bn_ops.engines.torch import (
     FrozenForm,
     describe_module,
     load_statistics,
     recalibrate_module,
     register_frozen,
 )
-from bn_ops.torch_engine._frozen import frozen_eps
-from bn_ops.torch_engine._layers import find_layers, write
+from bn_ops.engines.torch.layers import find_layers, write
+from bn_ops.errors import (
+    ModelInvalidError,
+    ModelUnsupportedError,
+    ModelWithoutBatchNormError,
+    OptionError,
+)
+from bn_ops.torch_modules.frozen_batchnorm import frozen_eps
 from tests.support.torch_oracle import stored
 from tests.support.zoo_blocks import BatchNormAct2d, FrozenBatchNorm2d
 
@@ -115,7 +115,7 @@ class Foreign(nn.Module):
 
 
 def test_a_lookalike_with_other_names_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bn_ops.torch_engine import _frozen
+    from bn_ops.torch_modules import frozen_batchnorm as _frozen
 
     monkeypatch.setattr(_frozen, "_REGISTERED", {})
     model = nn.Sequential(Foreign())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bn_ops.moments import Moments, measure
-from bn_ops.torch_engine._moments import _on_device, measure_tensor
+from bn_ops.core.moments import Moments, measure
+from bn_ops.engines.torch.moments import _on_device, measure_tensor
 
 SHAPES = [(3, 5), (1, 4), (4, 3, 1), (4, 3, 7), (2, 3, 40), (3, 5, 9, 11), (2, 4, 3, 8, 9)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bn_ops.core.statistics import RunningStatistics
 from bn_ops.reference import (
     batch_statistics,
     moving_average,
@@ -14,7 +15,6 @@ from bn_ops.reference import (
     population_statistics,
     train_step,
 )
-from bn_ops.statistics import RunningStatistics
 
 RNG = np.random.default_rng(0)
 BATCHES = [RNG.normal(size=(4, 3, 5)) + i for i in range(3)]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from bn_ops.budget import Budget
+from bn_ops.engines.torch import recalibrate_module
+from bn_ops.engines.torch.frontier import TorchFrontier
+from bn_ops.engines.torch.layers import find_layers
+from bn_ops.engines.torch.spill import SpillFiles, Watch
 from bn_ops.errors import SpillLimitError
-from bn_ops.torch_engine import recalibrate_module
-from bn_ops.torch_engine._calls import items_of
-from bn_ops.torch_engine._layers import find_layers
-from bn_ops.torch_engine._spill import SpillFiles, Watch
-from bn_ops.torch_engine.frontier import TorchFrontier
+from bn_ops.options import Budget
+from bn_ops.torch_modules.arguments import items_of
 from tests.support.torch_oracle import stored
 from tests.support.zoo import ZOO, Animal, split
 
@@ -133,8 +133,8 @@ def test_nothing_is_spilled_while_there_is_room() -> None:
 _PEAK = """
 import resource, sys, torch
 from torch import nn
-from bn_ops.budget import Budget
-from bn_ops.torch_engine import recalibrate_module
+from bn_ops.options import Budget
+from bn_ops.engines.torch import recalibrate_module
 
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.BatchNorm2d(16)).eval()

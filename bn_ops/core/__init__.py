@@ -1,0 +1,1 @@
+"""The mathematics: moments, estimators and the loop over layers, on numpy alone."""

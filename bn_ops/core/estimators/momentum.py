@@ -1,0 +1,45 @@
+"""Momentum: one step of an exponential moving average, for comparison with other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bn_ops.core.moments import Moments
+from bn_ops.core.statistics import RunningStatistics
+from bn_ops.errors import OptionError
+
+__all__ = ["Momentum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Momentum:
+    """Move a fraction m of the way from the source to the target's moments.
+
+    new = (1 - m)·old + m·target. The whole stream is one step here, so (1 - m) of the source
+    remains however long the stream is; that is what the tools that use it do per batch, and why it
+    is offered for comparison only.
+
+    Args:
+        momentum: m in (0, 1], PyTorch's convention (weight of the new value).
+
+    Source: Ioffe & Szegedy 2015, section 3.1 (moving averages); PyTorch `BatchNorm` documentation.
+    """
+
+    momentum: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum <= 1:
+            raise OptionError(f"Momentum needs a weight in (0, 1], got {self.momentum}")
+
+    def __call__(self, source: RunningStatistics, moments: Moments) -> RunningStatistics:
+        """Return the averaged statistics."""
+        m = self.momentum
+        return RunningStatistics(
+            mean=(1 - m) * source.mean + m * moments.mean,
+            var=(1 - m) * source.var + m * moments.var_population,
+        )
+
+    def to_json(self) -> Mapping[str, str | int | float | bool]:
+        """Return the JSON form."""
+        return {"name": "momentum", "momentum": self.momentum}

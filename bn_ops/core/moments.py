@@ -1,0 +1,249 @@
+"""Moments: what was measured of a layer's input, per channel, mergeable and exact to float64.
+
+Each sample is reduced on its own in float32 (or wider), which bounds the length of every float32
+sum by one sample's positions; everything across samples is float64. So a sample contributes the
+same numbers whatever batch it came in, and merging in the order of the stream gives the same bits
+on one worker or many.
+
+Source of the merge: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
+Sample Variances" (1979), equations 2.1. Source of the sample-wise sums: the delta method for a
+ratio of cluster totals (Cochran, "Sampling Techniques", 3rd ed., section 9A.1), a sample being the
+cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.core.row_reduction import reduce_rows
+from bn_ops.core.statistics import Float64Array
+from bn_ops.errors import OptionError
+
+__all__ = [
+    "Evidence",
+    "Moments",
+    "from_samples",
+    "join",
+    "measure",
+    "merge",
+    "merge_all",
+    "per_sample",
+]
+
+# (N, C) is the least that a layer can have.
+_LEAST_RANK = 2
+
+_LEAST_UNBIASED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Sums over samples of each sample's own first two moments around a fixed centre.
+
+    With c the centre, a_i the mean over positions of (x - c) and e_i the mean of (x - c)², of
+    sample i, the five sums give clustered standard errors of the pooled mean and variance.
+
+    Attributes:
+        center: c, shape (C,), float64.
+        a, e, aa, ae, ee: Σa_i, Σe_i, Σa_i², Σa_i·e_i, Σe_i², each of shape (C,), float64.
+    """
+
+    center: Float64Array
+    a: Float64Array
+    e: Float64Array
+    aa: Float64Array
+    ae: Float64Array
+    ee: Float64Array
+
+    def recentered(self, center: Float64Array, samples: int) -> Evidence:
+        """Return the same sums around another centre (exact algebra, no data needed)."""
+        # With d = new - old: a' = a - d, e' = e - 2·d·a + d².
+        d = center - self.center
+        dd = d * d
+        return Evidence(
+            center=center,
+            a=self.a - samples * d,
+            e=self.e - 2 * d * self.a + samples * dd,
+            aa=self.aa - 2 * d * self.a + samples * dd,
+            ae=self.ae - d * self.e - 2 * d * self.aa + 3 * dd * self.a - samples * d * dd,
+            ee=self.ee
+            - 4 * d * self.ae
+            + 4 * dd * self.aa
+            + 2 * dd * self.e
+            - 4 * d * dd * self.a
+            + samples * dd * dd,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Pooled moments of a layer's input over samples and positions.
+
+    Attributes:
+        samples: n, number of samples (first-axis entries).
+        count: number of values per channel: samples times positions.
+        mean: shape (C,), float64.
+        sum_sq_dev: Σ(x - mean)², shape (C,), float64 (Welford's M2; divide to get a variance).
+        evidence: sample-wise sums for standard errors.
+    """
+
+    samples: int
+    count: int
+    mean: Float64Array
+    sum_sq_dev: Float64Array
+    evidence: Evidence
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return int(self.mean.shape[0])
+
+    @property
+    def var_population(self) -> Float64Array:
+        """sum_sq_dev / count: what train-mode normalisation uses (Ioffe & Szegedy, Alg. 1)."""
+        return self.sum_sq_dev / self.count
+
+    @property
+    def var_unbiased(self) -> Float64Array:
+        """sum_sq_dev / (count - 1): what PyTorch buffers hold (Ioffe & Szegedy, Alg. 2).
+
+        Raises:
+            OptionError: with one value per channel there is no unbiased variance.
+        """
+        if self.count < _LEAST_UNBIASED:
+            raise OptionError("an unbiased variance needs at least two values per channel")
+        return self.sum_sq_dev / (self.count - 1)
+
+
+def measure(x: NDArray[np.generic]) -> Moments:
+    """Measure one batch of a layer's input.
+
+    Args:
+        x: floating array, layout (N, C, *spatial), N ≥ 1; any strides.
+
+    Returns:
+        Moments of the N samples. Non-finite values propagate to mean and sum_sq_dev: the caller
+        checks them, since only the caller knows the layer's name.
+    """
+    if x.ndim < _LEAST_RANK or x.shape[0] == 0:
+        raise OptionError(f"moments need the layout (N, C, *spatial) with N ≥ 1, got {x.shape}")
+    mean, sq_dev = per_sample(x)
+    positions = int(np.prod(x.shape[2:], dtype=np.int64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return from_samples(mean, sq_dev, positions)
+
+
+def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Moments:
+    """Pool per-sample moments of one batch.
+
+    Args:
+        mean: (N, C), float64, each sample's mean over positions.
+        sq_dev: (N, C), float64, each sample's Σ(x - its mean)² over positions.
+        positions: values per sample and channel.
+    """
+    samples = mean.shape[0]
+    pooled = mean.mean(axis=0)
+    a = mean - pooled
+    e = sq_dev / positions + a * a
+    return Moments(
+        samples=samples,
+        count=samples * positions,
+        mean=pooled,
+        sum_sq_dev=positions * e.sum(axis=0),
+        evidence=Evidence(
+            center=pooled,
+            a=a.sum(axis=0),
+            e=e.sum(axis=0),
+            aa=np.einsum("nc,nc->c", a, a),
+            ae=np.einsum("nc,nc->c", a, e),
+            ee=np.einsum("nc,nc->c", e, e),
+        ),
+    )
+
+
+def per_sample(
+    x: NDArray[np.generic], *, workers: int | None = None
+) -> tuple[Float64Array, Float64Array]:
+    """Reduce each (sample, channel) row on its own.
+
+    Args:
+        x: (N, C, *spatial), any floating dtype. float16 and bfloat16 are widened before any sum.
+        workers: as `reduce_rows`.
+
+    Returns:
+        (mean, sq_dev): two (N, C) float64 arrays; sq_dev is Σ(x - mean)² of the row.
+    """
+    samples, channels = x.shape[:2]
+    mean, sq_dev = reduce_rows(x.reshape(samples * channels, -1), workers=workers)
+    return mean.reshape(samples, channels), sq_dev.reshape(samples, channels)
+
+
+def merge(left: Moments, right: Moments) -> Moments:
+    """Merge the moments of two disjoint sets of samples (Chan, Golub, LeVeque 1979, eq. 2.1).
+
+    Associative and commutative up to float64 rounding; to get the same bits, merge in the same
+    order (the order of the stream).
+    """
+    if left.channels != right.channels:
+        raise OptionError(f"cannot merge {left.channels} with {right.channels} channels")
+    count = left.count + right.count
+    delta = right.mean - left.mean
+    moved = right.evidence.recentered(left.evidence.center, right.samples)
+    kept = left.evidence
+    return Moments(
+        samples=left.samples + right.samples,
+        count=count,
+        mean=left.mean + delta * (right.count / count),
+        sum_sq_dev=left.sum_sq_dev
+        + right.sum_sq_dev
+        + delta * delta * (left.count * right.count / count),
+        evidence=Evidence(
+            center=kept.center,
+            a=kept.a + moved.a,
+            e=kept.e + moved.e,
+            aa=kept.aa + moved.aa,
+            ae=kept.ae + moved.ae,
+            ee=kept.ee + moved.ee,
+        ),
+    )
+
+
+def merge_all(parts: Iterable[Moments]) -> Moments:
+    """Merge at least one part, in the order given."""
+    return reduce(merge, parts)
+
+
+def join(parts: Sequence[Moments]) -> Moments:
+    """Join the moments of tensors that are joined along the channel axis, from the same samples.
+
+    Raises:
+        OptionError: the parts are not of the same samples and positions.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({(part.samples, part.count) for part in parts}) != 1:
+        raise OptionError("only moments of the same samples and positions can be joined")
+
+    def joined(values: Iterable[Float64Array]) -> Float64Array:
+        return np.concatenate(list(values))
+
+    evidence = [part.evidence for part in parts]
+    return Moments(
+        samples=parts[0].samples,
+        count=parts[0].count,
+        mean=joined(part.mean for part in parts),
+        sum_sq_dev=joined(part.sum_sq_dev for part in parts),
+        evidence=Evidence(
+            center=joined(e.center for e in evidence),
+            a=joined(e.a for e in evidence),
+            e=joined(e.e for e in evidence),
+            aa=joined(e.aa for e in evidence),
+            ae=joined(e.ae for e in evidence),
+            ee=joined(e.ee for e in evidence),
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What a report says beyond the new statistics."""

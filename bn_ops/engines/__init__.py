@@ -1,0 +1,1 @@
+"""The engines that run a network over a stream: onnxruntime and torch."""

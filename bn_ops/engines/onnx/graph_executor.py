@@ -1,0 +1,154 @@
+"""The plain cut: segments of the model as it is, each batch through it whole.
+
+It takes any graph. Nothing is assumed about what an operator does with the first axis, so batches
+run as they came, in the stream's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.core.moments import Moments, measure
+from bn_ops.core.signature import Batch
+from bn_ops.core.statistics import LayerName, RunningStatistics
+from bn_ops.engines.onnx.accumulator import Tally
+from bn_ops.engines.onnx.graph import index_graph
+from bn_ops.engines.onnx.plan import Segment, make_plan
+from bn_ops.engines.onnx.prepare import PreparedModel
+from bn_ops.engines.onnx.rebatch import demanded_size, regroup
+from bn_ops.engines.onnx.segment_model import cut_segment
+from bn_ops.engines.onnx.signature import model_inputs
+from bn_ops.engines.onnx.tensor_store import TensorStore
+from bn_ops.errors import EngineError, ModelUnsupportedError
+from bn_ops.onnx_files.session import Session, session
+from bn_ops.progress import Progress
+
+__all__ = ["PlainCut"]
+
+_Tensors = Mapping[str, NDArray[np.generic]]
+
+
+class PlainCut:
+    """Runs a prepared model segment by segment; the model holds what was settled."""
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        batches: Iterable[Batch],
+        *,
+        layers: Iterable[LayerName],
+        store: TensorStore,
+        progress: Callable[[Progress], None],
+        threads: int | None,
+    ) -> None:
+        self._prepared = prepared
+        self._batches = batches
+        self._plan = make_plan(index_graph(prepared.model.graph), layers, split=True)
+        self._tally = Tally(self._plan)
+        self._store = store
+        self._progress = progress
+        self._threads = threads
+        self._level = 0
+        self._size = demanded_size(model_inputs(prepared.model))
+        self._real: list[int | None] = []
+
+    def advance(self) -> Mapping[LayerName, Moments]:
+        """Run every batch through the next segment; return the moments of its layers."""
+        if self._level == len(self._plan.segments):
+            return {}
+        segment = self._plan.segments[self._level]
+        run = _SegmentRun(self._prepared, segment, self._threads)
+        for batch, tensors in self._arriving(segment):
+            made = run(tensors)
+            self._measure(batch, segment, {**tensors, **made})
+            self._keep(batch, segment, tensors, made)
+            self._report(batch)
+        self._level += 1
+        return self._tally.layers(segment)
+
+    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+        """Do nothing: the segments are cut from the prepared model, which holds the statistics."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to end."""
+
+    def _arriving(self, segment: Segment) -> Iterable[tuple[int, _Tensors]]:
+        """Yield each batch's inputs of a segment: the stream itself first, the store later."""
+        if self._level == 0:
+            for batch, group in enumerate(regroup(self._batches, self._size)):
+                self._real.append(group.samples if group.filled else None)
+                yield batch, group.arrays
+            return
+        for batch in range(len(self._real)):
+            yield batch, {name: self._store.get(batch, name) for name in segment.inputs}
+
+    def _measure(self, batch: int, segment: Segment, tensors: _Tensors) -> None:
+        for tensor in segment.reduced:
+            found = measure(self._without_filling(batch, tensor, tensors[tensor]))
+            # Batches that were cut anew have other numbers than the caller's.
+            self._tally.add(tensor, found, batch=batch if self._size is None else None)
+
+    def _without_filling(
+        self, batch: int, name: str, tensor: NDArray[np.generic]
+    ) -> NDArray[np.generic]:
+        real = self._real[batch]
+        if real is None:
+            return tensor
+        if tensor.shape[0] != self._size:
+            raise ModelUnsupportedError(
+                f"the model takes exactly {self._size} samples at a time, and the input of layer "
+                f"{self._tally.owner(name)!r} no longer has one row per sample, so the last {real} "
+                f"samples cannot be told from filling: send a multiple of {self._size} samples"
+            )
+        return tensor[:real]
+
+    def _keep(self, batch: int, segment: Segment, tensors: _Tensors, made: _Tensors) -> None:
+        if self._level == 0:
+            for name in tensors.keys() & self._plan.stored - segment.released:
+                # A copy: the stream may fill the same array with its next batch.
+                self._store.put(batch, name, tensors[name].copy())
+        else:
+            for name in segment.released:
+                self._store.drop(batch, name)
+        for name, array in made.items():
+            if name in self._plan.stored:
+                self._store.put(batch, name, array)
+
+    def _report(self, batch: int) -> None:
+        if self._level == 0:
+            self._progress(Progress(phase="reading", done=batch + 1, total=None))
+        else:
+            total = len(self._real) * (len(self._plan.segments) - 1)
+            done = len(self._real) * (self._level - 1) + batch + 1
+            self._progress(Progress(phase="measuring", done=done, total=total))
+
+
+class _SegmentRun:
+    """Runs one segment; opens its session at the first batch, when the element types are known."""
+
+    def __init__(self, prepared: PreparedModel, segment: Segment, threads: int | None) -> None:
+        self._prepared = prepared
+        self._segment = segment
+        self._threads = threads
+        self._session: Session | None = None
+
+    def __call__(self, tensors: _Tensors) -> _Tensors:
+        outputs = self._segment.outputs
+        if not outputs:
+            return {}
+        feeds = {name: tensors[name] for name in self._segment.inputs}
+        if self._session is None:
+            self._session = self._open(feeds)
+        made = self._session.run(outputs, feeds)
+        for name, array in zip(outputs, made, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise EngineError(f"{name!r} is no tensor; sequences cannot wait at the frontier")
+        return dict(zip(outputs, made, strict=True))
+
+    def _open(self, feeds: _Tensors) -> Session:
+        model = self._prepared.model
+        cut = cut_segment(model, index_graph(model.graph), self._segment, feeds)
+        return session(cut, threads=self._threads)

@@ -1,0 +1,1 @@
+"""Segments cut from onnxruntime's own optimized graph."""

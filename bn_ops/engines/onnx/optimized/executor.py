@@ -1,0 +1,210 @@
+"""The optimised cut: segments of onnxruntime's own optimised graph, samples spread over threads."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.core.moments import Moments, from_samples, per_sample
+from bn_ops.core.signature import Batch
+from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
+from bn_ops.engines.onnx.accumulator import Tally
+from bn_ops.engines.onnx.groups import grouped
+from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
+from bn_ops.engines.onnx.optimized.model import OptimisedModel
+from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_blocked
+from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
+from bn_ops.engines.onnx.plan import Segment
+from bn_ops.engines.onnx.tensor_store import TensorStore
+from bn_ops.errors import EngineError
+from bn_ops.progress import Progress
+
+__all__ = ["OptimisedCut"]
+
+_Arrays = Mapping[str, NDArray[np.generic]]
+_Reduced = dict[str, tuple[Float64Array, Float64Array]]
+
+# Bytes that one run reads and writes, about: what a segment makes is then still in the processor's
+# cache when its moments are taken, and Python's cost per run stays below a hundredth.
+_RUN_BYTES = 8 << 20
+
+# What a thread needs besides, in runs: onnxruntime's tensors within a segment, copies of rows that
+# are reduced twice, and what the C library holds back of all that. Measured.
+_WORKING_RUNS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """A group on its way through a segment."""
+
+    number: int
+    inputs: _Arrays
+    outputs: _Arrays
+    parts: list[Future[_Reduced]]
+
+
+class OptimisedCut:
+    """Runs the optimised graph segment by segment, and holds what was settled."""
+
+    def __init__(
+        self,
+        model: OptimisedModel,
+        batches: Iterable[Batch],
+        *,
+        store: TensorStore,
+        progress: Callable[[Progress], None],
+        threads: int | None,
+    ) -> None:
+        self._model = model
+        self._batches = batches
+        self._tally = Tally(model.plan)
+        self._store = store
+        self._progress = progress
+        self._threads = threads or len(os.sched_getaffinity(0))
+        working = store.share_of_budget(self._threads * _WORKING_RUNS * _RUN_BYTES)
+        self._pool = BufferPool(lambda nbytes: store.has_room(nbytes + working))
+        self._workers = ThreadPoolExecutor(self._threads, "segments")
+        self._level = 0
+        self._groups: list[tuple[tuple[int, ...], int, tuple[tuple[int, ...], ...]]] = []
+        self._reported = 0
+
+    def advance(self) -> Mapping[LayerName, Moments]:
+        """Run every sample through the next segment; return the moments of its layers."""
+        if self._level == len(self._model.plan.segments):
+            return {}
+        segment = self._model.plan.segments[self._level]
+        self._run_level(segment)
+        self._model.close_runner(self._level)
+        self._level += 1
+        return self._tally.layers(segment)
+
+    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+        """Write the layers' scale and shift."""
+        self._model.settle(statistics)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._workers.shutdown()
+
+    def _run_level(self, segment: Segment) -> None:
+        waiting: deque[_Pending] = deque()
+        running = 0
+        self._reported = 0
+        try:
+            for number, inputs in self._arriving(segment):
+                waiting.append(self._start(segment, number, inputs))
+                del inputs  # it would keep a group's memory until the next one came
+                running += len(waiting[-1].parts)
+                while running > 2 * self._threads and len(waiting) > 1:
+                    running -= len(waiting[0].parts)
+                    self._finish(segment, waiting.popleft())
+            while waiting:
+                self._finish(segment, waiting.popleft())
+        finally:
+            # Nothing may be freed that a thread still writes to.
+            wait([part for group in waiting for part in group.parts])
+
+    def _arriving(self, segment: Segment) -> Iterator[tuple[int, _Arrays]]:
+        if self._level > 0:
+            for number in range(len(self._groups)):
+                yield number, {name: self._store.get(number, name) for name in segment.inputs}
+            return
+        for number, group in enumerate(grouped(self._batches)):
+            self._groups.append((group.batches, group.ends, self._model.try_shapes(group.arrays)))
+            yield number, group.arrays
+
+    def _start(self, segment: Segment, number: int, inputs: _Arrays) -> _Pending:
+        batches, _, signature = self._groups[number]
+        samples = len(batches)
+        kinds = self._model.kinds(signature)
+        outputs = {
+            name: self._pool.take((samples, *kinds[name].shape), kinds[name].dtype)
+            for name in segment.outputs
+        }
+        arrays = [*(inputs[name] for name in segment.inputs), *outputs.values()]
+        per_sample_bytes = sum(a.nbytes for a in arrays) // samples
+        step = min(max(1, _RUN_BYTES // max(per_sample_bytes, 1)), -(-samples // 2))
+        runner = self._model.runner(self._level)
+        parts = [
+            self._workers.submit(self._part, runner, inputs, outputs, slice(start, start + step))
+            for start in range(0, samples, step)
+        ]
+        return _Pending(number=number, inputs=inputs, outputs=outputs, parts=parts)
+
+    def _part(
+        self, runner: SegmentRunner | None, inputs: _Arrays, outputs: _Arrays, part: slice
+    ) -> _Reduced:
+        """Run some samples through a segment and reduce them while they are in the cache."""
+        cut = {name: array[part] for name, array in outputs.items()}
+        if runner is not None:
+            runner.run({n: inputs[n][part] for n in runner.segment.inputs}, cut)
+        segment = self._model.plan.segments[self._level]
+        seen = {**inputs, **outputs}
+        return {name: self._reduce(name, seen[name][part]) for name in segment.reduced}
+
+    def _reduce(self, name: str, tensor: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
+        layout = self._model.layout(name)
+        if layout is None:
+            return per_sample(tensor, workers=1)
+        if tensor.dtype != np.float32:
+            raise EngineError(f"{name!r} is blocked and {tensor.dtype}; blocks are float32")
+        block, channels = layout
+        narrow: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
+        return reduce_blocked(narrow, block=block, channels=channels or tensor.shape[1])
+
+    def _finish(self, segment: Segment, group: _Pending) -> None:
+        reduced = [part.result() for part in group.parts]
+        for name in segment.reduced:
+            mean = np.concatenate([part[name][0] for part in reduced])
+            sq_dev = np.concatenate([part[name][1] for part in reduced])
+            self._count(name, mean, sq_dev, group)
+        self._release(segment, group)
+        self._keep(segment, group)
+        self._report(group.number)
+
+    def _count(self, name: str, mean: Float64Array, sq_dev: Float64Array, group: _Pending) -> None:
+        seen = {**group.inputs, **group.outputs}[name]
+        positions = int(np.prod(seen.shape[2:], dtype=np.int64))
+        bad = ~(np.isfinite(mean) & np.isfinite(sq_dev)).all(axis=1)
+        batch = self._groups[group.number][0][int(np.argmax(bad))] if bad.any() else None
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = from_samples(mean, sq_dev, positions)
+        self._tally.add(name, found, batch=batch)
+
+    def _release(self, segment: Segment, group: _Pending) -> None:
+        if self._level == 0:
+            return
+        for name in segment.released:
+            array = self._store.drop(group.number, name)
+            if array is not None:
+                self._pool.give_back(array)
+
+    def _keep(self, segment: Segment, group: _Pending) -> None:
+        stored = self._model.plan.stored
+        if self._level == 0:
+            for name in group.inputs.keys() & stored - segment.released:
+                self._store.put(group.number, name, group.inputs[name])
+        for name, array in group.outputs.items():
+            if name not in stored:
+                self._pool.give(array)
+                continue
+            held = self._pool.make_room()
+            self._store.put(group.number, name, array, in_memory=held)
+            (self._pool.hand_over if held else self._pool.give)(array)
+
+    def _report(self, number: int) -> None:
+        levels = len(self._model.plan.segments) - 1
+        every = sum(ends for _, ends, _ in self._groups)
+        for _ in range(self._groups[number][1]):
+            self._reported += 1
+            if self._level == 0:
+                self._progress(Progress(phase="reading", done=self._reported, total=None))
+            else:
+                done = every * (self._level - 1) + self._reported
+                self._progress(Progress(phase="measuring", done=done, total=every * levels))

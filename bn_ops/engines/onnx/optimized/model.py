@@ -1,0 +1,198 @@
+"""An optimised graph ready to run: planned, tried out, and with its layers' scale and shift."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.core.layers import LayerInfo
+from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
+from bn_ops.engines.onnx.batchnorm import SCALE, SHIFT, batchnorm_nodes
+from bn_ops.engines.onnx.graph import index_graph
+from bn_ops.engines.onnx.optimized.optimize import OptimisedGraph, optimise
+from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
+from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
+from bn_ops.engines.onnx.plan import Plan, plan_targets
+from bn_ops.engines.onnx.prepare import PreparedModel
+from bn_ops.errors import EngineError
+
+__all__ = ["Kind", "OptimisedModel", "open_optimised"]
+
+_Arrays = Mapping[str, NDArray[np.generic]]
+_Signature = tuple[tuple[int, ...], ...]
+
+# Samples that a new shape is tried out with: two, so that a first axis that is lost shows.
+_TRIED = 2
+
+_RANK = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Shape of one sample of a tensor, and its element type."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Affine:
+    """γ, β and epsilon of a layer."""
+
+    scale: Float64Array
+    shift: Float64Array
+    eps: float
+
+
+class OptimisedModel:
+    """The optimised graph of a prepared model, cut at its layers.
+
+    Args:
+        graph: the optimised graph.
+        block: channels per block of the blocked layout.
+        layers: the marked layers' descriptions.
+        affine: their γ and β.
+    """
+
+    def __init__(
+        self,
+        graph: OptimisedGraph,
+        block: int,
+        layers: Mapping[LayerName, LayerInfo],
+        affine: Mapping[LayerName, _Affine],
+    ) -> None:
+        self._graph = graph
+        self._block = block
+        self._affine = affine
+        self._weights = dict(graph.weights)
+        found = graph.layers
+        self._index = index_graph(graph.model.graph)
+        self.plan: Plan = plan_targets(
+            self._index,
+            {name: layer.target for name, layer in found.items()},
+            split=True,
+        )
+        self._blocked = {
+            part: layers[name].channels if len(parts) == 1 else None
+            for segment in self.plan.segments
+            for name, parts in segment.parts.items()
+            if found[name].blocked
+            for part in parts
+        }
+        self._runners: dict[int, SegmentRunner] = {}
+        self._kinds: dict[_Signature, Mapping[str, Kind]] = {}
+        self.settle({n: s for n, i in layers.items() if (s := i.statistics) is not None})
+
+    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+        """Write scale γ/√(var + ε) and shift β - mean·scale of the given layers."""
+        for name, new in statistics.items():
+            layer, affine = self._graph.layers[name], self._affine[name]
+            # As the deployed model will hold them: float32.
+            mean, var = (v.astype(np.float32).astype(np.float64) for v in (new.mean, new.var))
+            scale = affine.scale / np.sqrt(var + affine.eps)
+            self._write(layer.scale, scale)
+            self._write(layer.shift, affine.shift - mean * scale)
+
+    def _write(self, name: str, values: Float64Array) -> None:
+        padded = np.zeros(self._graph.weights[name].shape, np.float32)
+        padded.reshape(-1)[: values.size] = values
+        self._weights[name] = padded
+
+    def runner(self, level: int) -> SegmentRunner | None:
+        """Return what runs a segment, with every layer below it settled; None if nothing does."""
+        return self._runners.get(level)
+
+    def close_runner(self, level: int) -> None:
+        """Let go of a segment's session: nothing runs through it any more."""
+        self._runners.pop(level, None)
+
+    def layout(self, tensor: str) -> tuple[int, int | None] | None:
+        """Return a measured tensor's block and channels (None: no padding), or None if plain."""
+        return (self._block, self._blocked[tensor]) if tensor in self._blocked else None
+
+    def kinds(self, signature: _Signature) -> Mapping[str, Kind]:
+        """Return shape and element type of the tensors that segments make."""
+        return self._kinds[signature]
+
+    def try_shapes(self, arrays: _Arrays) -> _Signature:
+        """Run a sample of a new shape through every segment, to learn what they make.
+
+        Raises:
+            EngineError: a segment fails, or its outputs have no row per sample.
+        """
+        signature = tuple(arrays[name].shape[1:] for name in sorted(arrays))
+        if signature not in self._kinds:
+            held = {n: np.repeat(a[:1], _TRIED, axis=0) for n, a in arrays.items()}
+            kinds: dict[str, Kind] = {}
+            for level, segment in enumerate(self.plan.segments):
+                for name, array in self._try_segment(level, held).items():
+                    if array.shape[:1] != (_TRIED,):
+                        raise EngineError(f"{name!r} has no row per sample")
+                    held[name] = array
+                    kinds[name] = Kind(shape=array.shape[1:], dtype=array.dtype)
+                for name in segment.released:
+                    held.pop(name, None)
+            self._kinds[signature] = kinds
+        return signature
+
+    def _try_segment(self, level: int, held: _Arrays) -> _Arrays:
+        segment = self.plan.segments[level]
+        if not segment.outputs:
+            return {}
+        inputs = {name: held[name] for name in segment.inputs}
+        if level not in self._runners:
+            self._runners[level] = SegmentRunner(
+                self._graph, self._index, segment, inputs, self._weights
+            )
+        return self._runners[level].try_out(inputs)
+
+
+def open_optimised(
+    prepared: PreparedModel, layers: Collection[LayerName], *, block: int
+) -> OptimisedModel | str:
+    """Optimise and plan a prepared model.
+
+    Returns:
+        The model, or why it has to be cut plainly.
+
+    Raises:
+        EngineError: onnxruntime refuses the marked model.
+    """
+    infos = {layer.name: layer for layer in prepared.layers if layer.name in layers}
+    affine = _affine(prepared, infos)
+    for name, info in infos.items():
+        if info.input_rank != _RANK or name not in affine:
+            return f"layer {name!r} is not a float32 layer of rank 4"
+    graph = optimise(prepared, layers)
+    if graph is None:
+        return "the optimiser changed a layer"
+    model = OptimisedModel(graph, block, infos, affine)
+    nodes = graph.model.graph.node
+    used = [nodes[p] for segment in model.plan.segments for p in segment.nodes]
+    mixing = mixes_samples(used, graph.weights)
+    return model if mixing is None else f"{mixing} may mix samples"
+
+
+def _affine(
+    prepared: PreparedModel, layers: Mapping[LayerName, LayerInfo]
+) -> dict[LayerName, _Affine]:
+    """γ and β of the layers that hold them, and their statistics, in float32."""
+    index = index_graph(prepared.model.graph)
+    found = {}
+    for _, node in batchnorm_nodes(prepared.model.graph):
+        info = layers.get(node.name)
+        values = [index.constant(name) for name in node.input[1:]]
+        if info is None or any(v is None or v.dtype != np.float32 for v in values):
+            continue
+        scale, shift = (values[slot - 1] for slot in (SCALE, SHIFT))
+        assert scale is not None
+        assert shift is not None
+        found[node.name] = _Affine(
+            scale=scale.astype(np.float64).reshape(-1),
+            shift=shift.astype(np.float64).reshape(-1),
+            eps=info.eps,
+        )
+    return found

@@ -1,0 +1,213 @@
+"""Cutting a graph at its BatchNorm layers into segments that run one after the other.
+
+The level of a tensor is the largest number of recalibrated layers on a path to it. A recalibrated
+layer raises the level by one, so all layers whose inputs are of level k can be measured once those
+of lower levels are settled. Segment k holds the nodes of level k; tensors that a later segment
+reads wait at the frontier. Nodes that no recalibrated layer depends on, the network's head for one,
+are in no segment and never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bn_ops.core.statistics import LayerName
+from bn_ops.engines.onnx.batchnorm import INPUT, batchnorm_nodes
+from bn_ops.engines.onnx.graph import GraphIndex, is_standard, reads
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Plan", "Segment", "Target", "make_plan", "plan_targets"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A layer as the plan sees it.
+
+    Attributes:
+        position: the node that the layer raises the level at.
+        tensor: its input.
+    """
+
+    position: int
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """The nodes between two frontiers.
+
+    Attributes:
+        nodes: positions in the graph, in topological order.
+        inputs: tensors from the frontier (or fed) that the segment reads.
+        outputs: tensors that the segment makes and somebody needs: to measure, or later.
+        measured: layer that can be settled after the segment → the tensor that is its input;
+            several layers may share one.
+        parts: the same layers → the tensors that together are their input, in the order of their
+            channels; some may have been reduced in earlier segments.
+        reduced: the parts whose moments are taken in this segment.
+        released: frontier tensors that nobody reads after this segment.
+    """
+
+    nodes: tuple[int, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    measured: Mapping[LayerName, str]
+    parts: Mapping[LayerName, tuple[str, ...]]
+    reduced: tuple[str, ...]
+    released: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Segments in order, and what later ones read.
+
+    Attributes:
+        segments: at least one, when there is a layer to measure.
+        stored: tensors that wait at the frontier after the segment that makes them.
+    """
+
+    segments: tuple[Segment, ...]
+    stored: frozenset[str]
+
+
+def make_plan(index: GraphIndex, layers: Iterable[LayerName], *, split: bool = False) -> Plan:
+    """Plan the segments that measure the given layers.
+
+    Args:
+        index: the prepared graph.
+        layers: names as in the prepared graph.
+        split: whether joined tensors are measured in parts, each of them once.
+    """
+    chosen = set(layers)
+    return plan_targets(
+        index,
+        {
+            node.name: Target(position=position, tensor=node.input[INPUT])
+            for position, node in batchnorm_nodes(index.graph)
+            if node.name in chosen
+        },
+        split=split,
+    )
+
+
+def plan_targets(index: GraphIndex, targets: Mapping[LayerName, Target], *, split: bool) -> Plan:
+    """Plan the segments that measure the given nodes' inputs; `split` as in `make_plan`."""
+    parts = {
+        layer: tuple(_parts(index, target.tensor)) if split else (target.tensor,)
+        for layer, target in targets.items()
+    }
+    flow = _flow(index, targets.values())
+    depth = max((flow.measured_at(t.tensor) for t in targets.values()), default=-1) + 1
+    return Plan(
+        segments=tuple(_segment(index, level, flow, targets, parts) for level in range(depth)),
+        stored=frozenset(t for t, last in flow.last_read.items() if last > flow.made_at[t]),
+    )
+
+
+def _parts(index: GraphIndex, tensor: str) -> Iterator[str]:
+    """Yield what a tensor is joined from along the channel axis, or the tensor itself.
+
+    A densely connected network joins the same tensors over and over: measured as parts, each value
+    is read once and not once per layer.
+    """
+    position = index.producer.get(tensor)
+    node = None if position is None else index.graph.node[position]
+    if node is not None and node.op_type == "Concat" and is_standard(node) and _joins(index, node):
+        for part in node.input:
+            yield from _parts(index, part)
+    else:
+        yield tensor
+
+
+def _joins(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    constant = any(name in index.initializers for name in node.input)
+    return not constant and next((a.i for a in node.attribute if a.name == "axis"), 0) == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flow:
+    """When tensors are made and read.
+
+    Attributes:
+        nodes: position of each node that a measured layer depends on → its level.
+        made_at: tensor → level that makes it; -1 for what is fed. Constants are not in it.
+        last_read: tensor → the last level that reads it.
+    """
+
+    nodes: Mapping[int, int]
+    made_at: Mapping[str, int]
+    last_read: Mapping[str, int]
+
+    def measured_at(self, tensor: str) -> int:
+        """Level at which a tensor is measured: what is fed is measured in segment 0."""
+        return max(self.made_at[tensor], 0)
+
+
+def _flow(index: GraphIndex, targets: Collection[Target]) -> _Flow:
+    levels = _levels(index, {target.position for target in targets})
+    nodes = {p: levels[p] for p in _ancestors(index, (target.tensor for target in targets))}
+    made_at = {t: nodes[p] for p in nodes for t in index.graph.node[p].output if t}
+    made_at |= dict.fromkeys(index.feeds, -1)
+    last_read: dict[str, int] = {}
+    for position, level in nodes.items():
+        for name in reads(index.graph.node[position]):
+            if name in made_at:
+                last_read[name] = max(last_read.get(name, -1), level)
+    return _Flow(nodes=nodes, made_at=made_at, last_read=last_read)
+
+
+def _levels(index: GraphIndex, raising: Collection[int]) -> list[int]:
+    """Level of each node: of the tensors that it makes."""
+    of_tensor: dict[str, int] = {}
+    levels = []
+    for position, node in enumerate(index.graph.node):
+        level = max((of_tensor.get(name, 0) for name in reads(node)), default=0)
+        if position in raising:
+            # Only what the layer normalises waits for it: an optimiser may have fused a later
+            # tensor's addition into the layer's node.
+            level = max(level, of_tensor.get(node.input[INPUT], 0) + 1)
+        levels.append(level)
+        of_tensor.update(dict.fromkeys(node.output, level))
+    return levels
+
+
+def _ancestors(index: GraphIndex, tensors: Iterable[str]) -> list[int]:
+    """Positions of every node that one of the tensors depends on, in topological order."""
+    found: set[int] = set()
+    waiting = list(tensors)
+    while waiting:
+        position = index.producer.get(waiting.pop())
+        if position is not None and position not in found:
+            found.add(position)
+            waiting.extend(reads(index.graph.node[position]))
+    return sorted(found)
+
+
+def _segment(
+    index: GraphIndex,
+    level: int,
+    flow: _Flow,
+    targets: Mapping[LayerName, Target],
+    parts: Mapping[LayerName, tuple[str, ...]],
+) -> Segment:
+    nodes = tuple(position for position, at in flow.nodes.items() if at == level)
+    own = {t for p in nodes for t in index.graph.node[p].output if t}
+    inputs = {t for p in nodes for t in reads(index.graph.node[p])} & flow.made_at.keys() - own
+    wanted = dict.fromkeys(part for tensors in parts.values() for part in tensors)
+    reduced = tuple(part for part in wanted if flow.measured_at(part) == level)
+    settled = {n: t.tensor for n, t in targets.items() if flow.measured_at(t.tensor) == level}
+    later = {t for t in own if flow.last_read.get(t, level) > level}
+    seen = inputs | (set(reduced) - own)
+    return Segment(
+        nodes=nodes,
+        inputs=tuple(sorted(inputs)),
+        outputs=tuple(sorted(later | (set(reduced) & own))),
+        measured=settled,
+        parts={layer: parts[layer] for layer in settled},
+        reduced=reduced,
+        released=frozenset(t for t in seen if flow.last_read.get(t, level) <= level),
+    )

@@ -1,0 +1,174 @@
+"""A private copy of a model in which each layer has a name and statistics of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import numpy_helper
+
+from bn_ops.core.layers import LayerInfo
+from bn_ops.core.statistics import LayerName, RunningStatistics
+from bn_ops.engines.onnx.batchnorm import (
+    INPUT,
+    MEAN,
+    VAR,
+    batchnorm_nodes,
+    hidden_layers,
+    layer_info,
+    layer_name,
+    statistics_tensors,
+)
+from bn_ops.engines.onnx.graph import GraphIndex, index_graph, reads
+from bn_ops.onnx_files.large_models import inlined, light_copy
+
+__all__ = ["PreparedModel", "StatisticsWriter", "prepare", "standard_opset"]
+
+# Before this IR version every initialiser had to be listed among the inputs too.
+_INITIALIZERS_STAND_ALONE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedModel:
+    """A model that the engine owns.
+
+    Attributes:
+        model: the copy; functions inlined, layers uniquely named, statistics un-shared.
+        layers: every layer, in graph order; those in bodies last.
+    """
+
+    model: onnx.ModelProto
+    layers: tuple[LayerInfo, ...]
+
+    @property
+    def eligible(self) -> Mapping[LayerName, LayerInfo]:
+        """The layers that can be recalibrated, by name."""
+        return {layer.name: layer for layer in self.layers if layer.reason is None}
+
+
+def prepare(source: onnx.ModelProto) -> PreparedModel:
+    """Copy a model and make its layers addressable; the source is not changed."""
+    model = inlined(source)
+    _name_layers(model.graph)
+    layers = _describe(model)
+    prepared = PreparedModel(model=model, layers=layers)
+    _own_statistics(model, prepared.eligible)
+    return prepared
+
+
+def _name_layers(graph: onnx.GraphProto) -> None:
+    """Write each layer's name into its node, so that every later step sees the same one."""
+    taken: Counter[str] = Counter()
+    for _, node in batchnorm_nodes(graph):
+        name = layer_name(node)
+        taken[name] += 1
+        # Node names need not be unique in ONNX; a report that says "bn" twice helps nobody.
+        node.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+
+
+def standard_opset(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operator set that the model imports."""
+    return next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)
+
+
+def _describe(model: onnx.ModelProto) -> tuple[LayerInfo, ...]:
+    index = index_graph(model.graph)
+    opset = standard_opset(model)
+    ranks = _ranks(model)
+    fed = _fed(index)
+    own = [
+        layer_info(
+            node,
+            index,
+            opset=opset,
+            input_rank=ranks.get(node.input[INPUT]),
+            fed=node.input[INPUT] in fed,
+        )
+        for _, node in batchnorm_nodes(model.graph)
+    ]
+    return (*own, *hidden_layers(model.graph))
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(light_copy(model)).graph
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
+def _fed(index: GraphIndex) -> set[str]:
+    """Tensors whose value depends on what a caller feeds."""
+    fed = set(index.feeds)
+    for node in index.graph.node:
+        if any(name in fed for name in reads(node)):
+            fed.update(node.output)
+    return fed
+
+
+def _own_statistics(model: onnx.ModelProto, layers: Mapping[LayerName, LayerInfo]) -> None:
+    """Give each layer initialisers for mean and variance that nothing else reads.
+
+    Exporters merge equal initialisers: a freshly initialised network has one running_mean for all
+    its layers. Writing into a shared one would change a tensor that is frozen, or another layer.
+    """
+    graph = model.graph
+    index = index_graph(graph)
+    readers = Counter(name for node in graph.node for name in reads(node))
+    readers.update(value.name for value in graph.output)
+    taken = set(index.initializers) | set(index.producer) | {v.name for v in graph.input}
+    for _, node in batchnorm_nodes(graph):
+        if node.name not in layers:
+            continue
+        for slot, suffix in ((MEAN, "running_mean"), (VAR, "running_var")):
+            tensor = node.input[slot]
+            if tensor in index.initializers and readers[tensor] == 1:
+                continue
+            value = index.constant(tensor)
+            if value is not None:
+                node.input[slot] = fresh = _unused_name(taken, f"{node.name}.{suffix}")
+                _add_initializer(model, numpy_helper.from_array(value.reshape(-1), fresh))
+
+
+def _add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    model.graph.initializer.append(tensor)
+    if model.ir_version < _INITIALIZERS_STAND_ALONE:
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+
+
+def _unused_name(taken: set[str], wanted: str) -> str:
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
+
+
+class StatisticsWriter:
+    """Stores new statistics in a prepared copy, in the dtype that the model has for them.
+
+    Where each layer keeps its own is looked up once: a network is settled in as many steps as it
+    has levels.
+    """
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        graph = prepared.model.graph
+        tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._own = {
+            name: (tensors.get(mean), tensors.get(var))
+            for name, (mean, var) in statistics_tensors(graph).items()
+        }
+
+    def write(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+        """Store the statistics of some layers."""
+        for name, new in statistics.items():
+            for tensor, value in zip(self._own[name], (new.mean, new.var), strict=True):
+                if tensor is not None:
+                    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                    tensor.CopyFrom(numpy_helper.from_array(value.astype(dtype), tensor.name))

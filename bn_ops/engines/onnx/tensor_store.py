@@ -1,0 +1,157 @@
+"""Where tensors wait at the frontier: in memory up to a budget, then in files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.engines.malloc import trim_heap
+from bn_ops.errors import SpillLimitError
+from bn_ops.options import Budget
+
+__all__ = ["TensorStore", "base_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spilled:
+    path: Path
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def base_of(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return the array whose memory a view keeps alive."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+class TensorStore:
+    """Tensors by (batch, name).
+
+    A run reads the batches of a level in the order in which it stored them, over and over: for that
+    pattern, keeping what came first and spilling the rest loses the least (a least-recently-used
+    rule would miss always). Use as a context manager: the files vanish with it.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held: dict[tuple[int, str], NDArray[np.generic] | _Spilled] = {}
+        self._memory = 0
+        self._spilled = 0
+        self._folder: Path | None = None
+        self._written = 0
+        self.peak_memory_bytes = 0
+        self.peak_spill_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def has_room(self, nbytes: int) -> bool:
+        """Tell whether so many more bytes fit into the memory budget."""
+        return self._memory + nbytes <= self._budget.memory_bytes
+
+    def share_of_budget(self, nbytes: int) -> int:
+        """Return so many bytes, or a quarter of the memory budget where that is less."""
+        return min(nbytes, self._budget.memory_bytes // 4)
+
+    def put(
+        self, batch: int, name: str, array: NDArray[np.generic], *, in_memory: bool = True
+    ) -> None:
+        """Store a tensor, in memory where that is wanted and the budget has room, else in a file.
+
+        Raises:
+            SpillLimitError: neither the memory budget nor the spill limit, or the disk, has room.
+        """
+        key = (batch, name)
+        nbytes = base_of(array).nbytes
+        if in_memory and self.has_room(nbytes):
+            self._held[key] = array
+            self._memory += nbytes
+            self.peak_memory_bytes = max(self.peak_memory_bytes, self._memory)
+            return
+        self._held[key] = self._spill(np.ascontiguousarray(array))
+        # Memory is short: what the C library keeps for itself counts now.
+        trim_heap()
+
+    def get(self, batch: int, name: str) -> NDArray[np.generic]:
+        """Return a stored tensor; a spilled one is mapped, not read."""
+        held = self._held[batch, name]
+        if isinstance(held, _Spilled):
+            return np.memmap(held.path, dtype=held.dtype, mode="r", shape=held.shape)
+        return held
+
+    def drop(self, batch: int, name: str) -> NDArray[np.generic] | None:
+        """Forget a tensor; return its array, for its memory to be used again, if it had any."""
+        held = self._held.pop((batch, name))
+        if isinstance(held, _Spilled):
+            self._spilled -= held.nbytes
+            held.path.unlink()
+            return None
+        self._memory -= base_of(held).nbytes
+        return held
+
+    def close(self) -> None:
+        """Forget everything and remove the files."""
+        for held in self._held.values():
+            if isinstance(held, _Spilled):
+                with contextlib.suppress(OSError):
+                    held.path.unlink()
+        self._held.clear()
+        self._memory = self._spilled = 0
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+            self._folder = None
+
+    def _spill(self, array: NDArray[np.generic]) -> _Spilled:
+        if self._spilled + array.nbytes > self._budget.spill_bytes:
+            raise SpillLimitError(
+                "the tensors at the frontier need more than "
+                f"{self._budget.memory_bytes:,} bytes of memory and "
+                f"{self._budget.spill_bytes:,} bytes of files; "
+                "raise the budget or send fewer samples"
+            )
+        path = self._new_path()
+        try:
+            # Written, not mapped for writing: a full disk is then an error here and not a SIGBUS at
+            # some later store.
+            with path.open("wb") as file:
+                file.write(array.reshape(-1).view(np.uint8).data)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise SpillLimitError(f"cannot spill to {path.parent}: {error}") from error
+        self._spilled += array.nbytes
+        self.peak_spill_bytes = max(self.peak_spill_bytes, self._spilled)
+        return _Spilled(path=path, dtype=array.dtype, shape=array.shape, nbytes=array.nbytes)
+
+    def _new_path(self) -> Path:
+        if self._folder is None:
+            try:
+                self._folder = Path(
+                    tempfile.mkdtemp(
+                        prefix=f"bnrecal-{os.getpid()}-", dir=self._budget.spill_folder
+                    )
+                )
+            except OSError as error:
+                raise SpillLimitError(f"cannot make a folder to spill to: {error}") from error
+        self._written += 1
+        return self._folder / f"{self._written}.bin"

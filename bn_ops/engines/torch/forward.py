@@ -1,0 +1,84 @@
+"""Running a module, as it stands, to see its outputs and what reaches its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
+
+from bn_ops.diagnostics.forward_trial import Made, Reached
+from bn_ops.engines.torch.functional import FunctionalCalls
+from bn_ops.engines.torch.layers import TorchLayer
+from bn_ops.engines.torch.moments import measure_tensor
+from bn_ops.engines.torch.observation import observed
+from bn_ops.engines.torch.thread_state import ThreadState, parked
+from bn_ops.torch_modules.arguments import Call, Item, key_word, run_item
+from bn_ops.torch_modules.calibration import unique_names
+
+__all__ = ["ModuleRun"]
+
+
+class ModuleRun:
+    """Implements `bn_ops.diagnostics.forward_trial.Run` for a module in eval mode.
+
+    Args:
+        module: the module, with the statistics that it is to run with. Modified: only meanwhile.
+        layers: what is watched; those without running statistics are not.
+        call: the caller's own way to run a batch; what it returns is taken for the output.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, layers: Iterable[TorchLayer], call: Call | None
+    ) -> None:
+        self._module = module
+        self._layers = tuple(layers)
+        self._call = call
+
+    def __call__(
+        self, batches: Iterable[Item], *, made: Made, reached: Reached | None = None
+    ) -> None:
+        """Run each batch; see `bn_ops.diagnostics.forward_trial.Run`.
+
+        Raises:
+            EngineError: the module's forward failed.
+        """
+        state = ThreadState.current()
+        running: list[Item] = []
+        # Asked anew each time: a layer may have been given statistics since.
+        layers = [layer for layer in self._layers if layer.reason is None and layer.tracked]
+        watched = layers if reached else []
+
+        def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
+            if reached is not None and running:
+                with parked(state.neutral()):
+                    reached(layer.name, measure_tensor(x))
+
+        with observed(self._module, watched, arrived):
+            calls = FunctionalCalls(self._module, watched, arrived)
+            state.without_grad().apply()
+            for item in batches:
+                running.append(item)
+                with calls.watching():
+                    output = run_item(self._module, item, self._call)
+                running.clear()
+                made(_named(output))
+
+
+def _named(output: object) -> dict[str, NDArray[np.generic]]:
+    """Name the tensors of an output as `bn_ops.export` names them; 16-bit floats are widened."""
+    leaves = [
+        (("output", *(key_word(key) for key in path)), leaf)
+        for path, leaf in pytree.tree_flatten_with_path(output)[0]
+        if isinstance(leaf, torch.Tensor)
+    ]
+    names = unique_names([path for path, _ in leaves])
+    return {name: _array(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.generic]:
+    tensor = tensor.detach().cpu()
+    narrow = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return np.asarray((tensor.float() if narrow else tensor).numpy())

@@ -1,0 +1,90 @@
+"""Watch a module's layers: eval mode and a pre-hook on each, until the context is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from bn_ops.engines.torch.layers import TorchLayer, adopt
+from bn_ops.engines.torch.thread_state import ThreadState
+from bn_ops.errors import ModelUnsupportedError
+from bn_ops.torch_modules.modes import set_eval
+from bn_ops.torch_modules.module_state import Snapshot
+
+__all__ = ["Arrival", "fits", "observed"]
+
+# (N, C) is the least that a layer can have.
+_LEAST_RANK = 2
+
+Arrival = Callable[[TorchLayer, torch.Tensor], None]
+"""Told each time a layer is called, with the layer's input, before it normalises."""
+
+
+@contextmanager
+def observed(
+    module: torch.nn.Module, layers: Iterable[TorchLayer], arrived: Arrival
+) -> Iterator[None]:
+    """Put the tree in eval mode and watch the layers; put everything back on leaving.
+
+    Dropout is off, and modules that the caller has frozen stay what they are. Modes, hooks,
+    attributes, buffers and the thread's torch state are restored bit for bit, whatever happens.
+    """
+    state = ThreadState.current()
+    thread = threading.get_ident()
+    with ExitStack() as stack:
+        stack.callback(state.apply)
+        stack.callback(Snapshot(module).restore)
+        if _is_compiled(module):
+            # A compiled forward would run around the hooks.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        state.neutral().apply()
+        set_eval(module)
+        adopt(layers)
+        for layer in layers:
+            if layer.functional:
+                continue
+            # Registered last, so that it sees what the caller's own pre-hooks return.
+            hook = _hook(layer, arrived, thread)
+            layer.module.register_forward_pre_hook(hook, with_kwargs=True)
+        yield
+
+
+def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., None]:
+    def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != thread:
+            raise ModelUnsupportedError(
+                f"layer {layer.name!r} was called from another thread (DataParallel?): "
+                "recalibrate the module on one device, outside of its wrapper"
+            )
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(x, torch.Tensor) and fits(layer, x):
+            _check_storage(layer, x)
+            arrived(layer, x)
+
+    return hook
+
+
+def fits(layer: TorchLayer, x: torch.Tensor) -> bool:
+    """Tell whether the layer takes this input; what it does not take it refuses by itself."""
+    return x.ndim >= _LEAST_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
+
+
+def _check_storage(layer: TorchLayer, x: torch.Tensor) -> None:
+    try:
+        x.data_ptr()
+    except RuntimeError as error:
+        raise ModelUnsupportedError(
+            f"layer {layer.name!r} was called inside a transformation of torch.func (vmap, grad), "
+            "where its input has no values of its own: call it outside of the transformation"
+        ) from error
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    return any(
+        hasattr(child, "_orig_mod") or getattr(child, "_compiled_call_impl", None) is not None
+        for child in module.modules()
+    )

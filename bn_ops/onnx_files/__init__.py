@@ -1,0 +1,1 @@
+"""ONNX files: loading, writing, digests, external data, sessions."""

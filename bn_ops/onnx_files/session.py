@@ -1,0 +1,148 @@
+"""onnxruntime, behind one door: no telemetry, quiet, and its errors translated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bn_ops.errors import EngineError, ModelInvalidError
+from bn_ops.onnx_files.large_models import packed
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+__all__ = ["Session", "onnxruntime", "open_inner", "session", "translated"]
+
+# onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings speak of initialisers and
+# provider choices that a user of this package cannot act on.
+_LOG_ERRORS_ONLY = 3
+
+# onnx.TensorProto.BFLOAT16, without loading onnx for it.
+_ONNX_BFLOAT16 = 16
+
+
+@cache
+def onnxruntime() -> ModuleType:
+    """Import onnxruntime with its telemetry off.
+
+    From 1.29 it is on by default on Linux and writes id files under the user's cache folder; the
+    variable is read once, at import, so it must be set before. This is the one environment variable
+    that this package touches.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime as ort  # noqa: PLC0415 - after the variable is set
+
+    return ort  # type: ignore[no-any-return]  # untyped package
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn onnxruntime's exceptions into `EngineError`."""
+    try:
+        yield
+    except Exception as error:
+        # onnxruntime's exceptions share no base class of their own.
+        if type(error).__module__.startswith("onnxruntime"):
+            raise EngineError(f"onnxruntime failed while {doing}: {error}") from error
+        raise
+
+
+class Session:
+    """One model in onnxruntime on the CPU."""
+
+    def __init__(self, inner: Any, beside: Any = None) -> None:
+        self._inner = inner
+        self._beside = beside
+
+    def run(
+        self, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[np.generic]]
+    ) -> list[NDArray[np.generic]]:
+        """Run the model; `outputs` None means all, in the model's order.
+
+        Raises:
+            EngineError: onnxruntime refused or failed.
+        """
+        with translated("running the model"):
+            return self._inner.run(  # type: ignore[no-any-return]  # untyped package
+                None if outputs is None else list(outputs),
+                {name: _feed(array) for name, array in feeds.items()},
+            )
+
+
+def _feed(array: NDArray[np.generic]) -> Any:
+    """Return what onnxruntime takes for an array: bfloat16 is not among numpy's own types."""
+    if array.dtype.name != "bfloat16":
+        return array
+    bits = array.view("uint16")
+    return onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
+
+
+def session(
+    model: onnx.ModelProto | bytes | str | Path,
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
+    more_outputs: Sequence[str] = (),
+) -> Session:
+    """Open a model.
+
+    Args:
+        model: a model of any size, a serialised one, or a path (needed where tensors lie in
+            external files).
+        threads: threads within an operator; None lets onnxruntime take every core.
+        optimise: onnxruntime's graph optimisations; off when two models are compared.
+        more_outputs: tensors of a `ModelProto` that are outputs, too.
+
+    Raises:
+        ModelInvalidError: onnxruntime cannot load the model.
+        ModelUnsupportedError: it is too large even without the tensors of its main graph.
+    """
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    try:
+        inner, beside = open_inner(model, options, more_outputs=more_outputs)
+    except EngineError as error:
+        raise ModelInvalidError(error.message) from error
+    return Session(inner, beside)
+
+
+def open_inner(
+    model: onnx.ModelProto | bytes | str | Path,
+    options: Any,
+    *,
+    more_outputs: Sequence[str] = (),
+) -> tuple[Any, Any]:
+    """Open onnxruntime's own session; return it with what must live as long as it does.
+
+    Raises:
+        EngineError: onnxruntime cannot load the model.
+    """
+    ort = onnxruntime()
+    source: bytes | str
+    beside: dict[str, Any] = {}
+    if isinstance(model, bytes):
+        source = model
+    elif isinstance(model, str | Path):
+        source = str(model)
+    else:
+        parts = packed(model, more_outputs=more_outputs)
+        source = parts.content
+        beside = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in parts.beside.items()}
+        if beside:
+            options.add_external_initializers(list(beside), list(beside.values()))
+    with translated("loading the model"):
+        inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return inner, beside

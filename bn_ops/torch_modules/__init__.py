@@ -1,0 +1,1 @@
+"""Torch module helpers that the torch engine and the exporter share."""

@@ -1,0 +1,1 @@
+"""Encoding of models and batches for upload."""

@@ -1,0 +1,164 @@
+"""From whatever a caller's iterable yields to named arrays, and from those to bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from bnrecal_client._http.messages import sha256_hex
+from bnrecal_client.errors import BatchError
+from bnrecal_client.images import MEDIA_TYPE as TAR
+from bnrecal_client.images import Images
+
+__all__ = ["Arrays", "EncodedBatch", "encode", "named_arrays", "to_array"]
+
+Arrays = Mapping[str, NDArray[np.generic]]
+"""Named input arrays; the first axis of each counts the samples."""
+
+
+SAFETENSORS = "application/vnd.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBatch:
+    """One batch as it goes over the wire.
+
+    Attributes:
+        body: safetensors, or a tar archive of images.
+        sha256: digest of the body, in hex.
+        media_type: which of the two.
+    """
+
+    body: bytes
+    sha256: str
+    media_type: str = SAFETENSORS
+
+
+def encode(batch: object, inputs: Sequence[str], *, index: int) -> EncodedBatch:
+    """Encode one batch; equal batches give equal bytes.
+
+    Args:
+        batch: `Images`, or as `named_arrays`.
+        inputs: the model's input names, in its order.
+        index: place in the stream, for messages.
+
+    Raises:
+        BatchError: the batch cannot be brought under the model's input names.
+    """
+    if isinstance(batch, Images):
+        packed = batch.packed()
+        return EncodedBatch(body=packed, sha256=sha256_hex(packed), media_type=TAR)
+    arrays = named_arrays(batch, inputs, index=index)
+    # safetensors writes the raw buffer of a strided array without looking at its strides.
+    dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    try:
+        body = safetensors.numpy.save(dense)
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        kinds = {name: str(array.dtype) for name, array in dense.items()}
+        raise BatchError(
+            f"batch {index} cannot be encoded ({kinds}): {error}", batch=index, code="batch-dtype"
+        ) from error
+    return EncodedBatch(body=body, sha256=sha256_hex(body))
+
+
+def named_arrays(batch: object, inputs: Sequence[str], *, index: int) -> Arrays:
+    """Bring a batch under the model's input names.
+
+    A dict has names. A tuple or list goes to the inputs in their order. Anything else is one
+    array, for the model's only input.
+
+    Raises:
+        BatchError: names or number do not fit the model.
+    """
+    if isinstance(batch, Mapping):
+        named: Mapping[str, object] = {str(name): value for name, value in batch.items()}
+    elif isinstance(batch, tuple | list):
+        named = _in_order(batch, inputs, index)
+    else:
+        named = _only(batch, inputs, index)
+    arrays = {name: to_array(value, index=index, name=name) for name, value in named.items()}
+    _check_names(arrays, inputs, index)
+    return arrays
+
+
+def to_array(value: object, *, index: int, name: str) -> NDArray[np.generic]:
+    """Turn a torch tensor, or anything that numpy can read, into an array with a sample axis.
+
+    Raises:
+        BatchError: it is no array of numbers.
+    """
+    try:
+        array = np.asarray(_from_torch(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BatchError(
+            f"batch {index}, input {name!r}: a {type(value).__name__} is no array: {error}",
+            batch=index,
+            input_name=name,
+        ) from error
+    numbers = array.dtype.kind not in "OUSMm"
+    if not numbers or array.ndim == 0:
+        raise BatchError(
+            f"batch {index}, input {name!r}: {type(value).__name__} gives an array of "
+            f"{array.dtype} with {array.ndim} axes; numbers with a first axis of samples are due",
+            batch=index,
+            input_name=name,
+            code="batch-shape" if numbers else "batch-dtype",
+        )
+    return array
+
+
+def _from_torch(value: Any) -> Any:
+    """Bring a torch tensor to numpy on the CPU; leave everything else as it is.
+
+    A tensor can only exist where torch is loaded already, so it is never imported here. numpy
+    has no bfloat16, and torch refuses to convert one: its bits go over as uint16.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
+    if tensor.dtype is not torch.bfloat16:
+        return tensor.resolve_conj().resolve_neg().numpy()
+    import ml_dtypes  # noqa: PLC0415 - optional: only bfloat16 needs it
+
+    return tensor.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+
+
+def _in_order(batch: Sequence[object], inputs: Sequence[str], index: int) -> Mapping[str, object]:
+    if len(batch) != len(inputs):
+        raise BatchError(
+            f"batch {index} is a {type(batch).__name__} of {len(batch)}, the model takes "
+            f"{len(inputs)} ({', '.join(inputs)}); if it holds a label too, pass "
+            "select=lambda item: item[0]",
+            batch=index,
+            code="batch-input",
+        )
+    return dict(zip(inputs, batch, strict=True))
+
+
+def _only(batch: object, inputs: Sequence[str], index: int) -> Mapping[str, object]:
+    if len(inputs) != 1:
+        raise BatchError(
+            f"batch {index} is one array, the model takes {len(inputs)}: "
+            f"pass a dict with {', '.join(inputs)}",
+            batch=index,
+            code="batch-input",
+        )
+    return {inputs[0]: batch}
+
+
+def _check_names(arrays: Arrays, inputs: Sequence[str], index: int) -> None:
+    for name in (*sorted(set(arrays) - set(inputs)), *(n for n in inputs if n not in arrays)):
+        fault = "is missing" if name in inputs else "is not an input of the model"
+        raise BatchError(
+            f"batch {index}: {name!r} {fault}; the model takes {', '.join(inputs)}",
+            batch=index,
+            input_name=name,
+            code="batch-input",
+        )

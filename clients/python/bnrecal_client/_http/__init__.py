@@ -1,0 +1,1 @@
+"""HTTP messages: requests, responses and their JSON fields."""

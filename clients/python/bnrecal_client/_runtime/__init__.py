@@ -1,0 +1,1 @@
+"""Execution of operations, sync and async."""

@@ -1,0 +1,165 @@
+"""`bnrecal recalibrate`: over HTTP with --server, in this process without."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bnrecal_client.cli import arguments
+from bnrecal_client.cli.data.array_batches import DataSet, open_data
+from bnrecal_client.cli.data.image_files import ImageSet, open_images
+from bnrecal_client.cli.data.labels import labelled
+from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
+from bnrecal_client.cli.output import show_result
+from bnrecal_client.errors import OptionError
+from bnrecal_client.options import METHODS, Options
+from bnrecal_client.progress import watching
+from bnrecal_client.result import Result
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "recalibrate",
+        help="recompute a model's BatchNorm statistics from data of the new domain, and fold",
+        description="Recompute the BatchNorm statistics of an ONNX model from unlabelled data of "
+        "the new domain, fold BatchNorm into the weights, verify, and write the result.",
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
+    _add_data(parser)
+    _add_statistics(parser)
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help=".npy of classes (whole numbers) for the first samples of DATA: the report then holds "
+        "the error before and after; only without --server",
+    )
+    parser.add_argument(
+        "--connections",
+        type=arguments.positive,
+        metavar="N",
+        help="batches sent to the server at once, 1 to 16 (default 4)",
+    )
+    parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
+    arguments.add_server(parser, required=False)
+    arguments.add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    """Add what is read, and how."""
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        nargs="+",
+        help=".npy, .npz or .safetensors files, or folders of them; first axis = samples. With "
+        "--preprocess: images (.jpg, .png, .webp), folders, .tar or .zip archives of them",
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="FILE",
+        type=Path,
+        help="JSON file that says what is done to each image (resize, crop, mean, std, …)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=arguments.positive,
+        default=32,
+        metavar="N",
+        help="samples per batch (default %(default)s)",
+    )
+    parser.add_argument(
+        "--limit", type=arguments.positive, metavar="N", help="use only the first N samples"
+    )
+
+
+def _add_statistics(parser: ArgumentParser) -> None:
+    """Add how moments become statistics, and of which layers."""
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="exact",
+        help="exact: layer by layer in eval mode; batch: one train-mode pass (default %(default)s)",
+    )
+    parser.add_argument(
+        "--estimator",
+        default="replace",
+        help="replace, shrink, prior:16, prior:16:mixture or momentum:0.1 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        metavar="GLOB",
+        help="layers to recalibrate; '!GLOB' leaves out (default all)",
+    )
+
+
+def run(args: Namespace) -> None:
+    """Recalibrate, write the files, tell what was done."""
+    options = Options.of(
+        method=args.method,
+        estimator=args.estimator,
+        layers=args.layers,
+        preprocess=None if args.preprocess is None else _read_preprocess(args.preprocess),
+    )
+    outputs = arguments.outputs_of(args, Path(f"{args.model.stem}.recalibrated.onnx"))
+    find = open_data if options.preprocess is None else open_images
+    data = find(args.data, batch_size=args.batch_size, limit=args.limit)
+    result = _remote(args, data, options) if args.server else _local(args, data, options)
+    show_result(args, result, outputs.write(result))
+
+
+def _read_preprocess(path: Path) -> Mapping[str, object]:
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--preprocess {path} cannot be read as JSON: {error}") from error
+    if not isinstance(form, dict):
+        raise OptionError(f'--preprocess {path}: an object is due, like {{"resize": 256}}')
+    return form
+
+
+def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
+    if args.labels is not None:
+        raise OptionError("--labels is compared in this process: leave --server out")
+    with arguments.connect(args) as client:
+        return client.recalibrate(
+            args.model,
+            data,
+            method=options.method,
+            estimator=options.estimator,
+            layers=options.layers,
+            preprocess=options.preprocess,
+            progress=_progress(args),
+            resume=args.resume,
+            unfolded=args.unfolded is not None,
+            connections=args.connections,
+        )
+
+
+def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> LocalResult:
+    if args.resume is not None:
+        raise OptionError("--resume goes on at a server: name it with --server")
+    if args.connections is not None:
+        raise OptionError("--connections counts those to a server: name it with --server")
+    pairs = None
+    if args.labels is not None:
+        if options.preprocess is not None:
+            raise OptionError("--labels goes with arrays, not with --preprocess")
+        pairs = labelled(args.data, args.labels, batch_size=args.batch_size)
+    with watching(_progress(args)) as notify:
+        return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)
+
+
+def _progress(args: Namespace) -> bool | None:
+    return False if args.quiet else None

@@ -1,0 +1,59 @@
+"""`bnrecal status`: what a recalibration at a server is doing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from typing import Any
+
+from bnrecal_client.cli import arguments
+from bnrecal_client.cli.formatting import count, size
+from bnrecal_client.cli.output import say, say_json
+from bnrecal_client.models import Recalibration
+
+__all__ = ["add_command", "as_json"]
+
+
+def add_command(commands: Any) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "status",
+        help="ask for a recalibration's state",
+        description="Tell a recalibration's state, how far it is, and what has arrived for it.",
+    )
+    arguments.add_recalibration(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: Namespace) -> None:
+    """Ask and tell."""
+    with arguments.connect(args) as client:
+        now = client.status(args.id)
+    if args.json:
+        say_json(as_json(now))
+    else:
+        say(_lines(now))
+
+
+def as_json(now: Recalibration) -> dict[str, Any]:
+    """Return the state as JSON values."""
+    return {**asdict(now), "options": dict(now.options)}
+
+
+def _lines(now: Recalibration) -> list[str]:
+    state = now.state
+    if now.progress is not None and not now.has_ended:
+        total = "" if now.progress.total is None else f" of {now.progress.total:,}"
+        state += f", {now.progress.phase} {now.progress.done:,}{total}"
+        if now.progress.seconds_left is not None:
+            state += f", about {now.progress.seconds_left:,.0f} s left"
+    stream = now.batches
+    of = "" if stream.total is None else f" of {stream.total:,}"
+    arrived = f"{count(stream.samples, 'sample')}, {size(stream.bytes)}"
+    lines = [
+        f"{now.id}  {state}",
+        f"model    {now.model}",
+        f"batches  {stream.received:,}{of} received, {arrived}",
+        f"created  {now.created}" + (f", ended {now.ended}" if now.ended else ""),
+    ]
+    return lines if now.error is None else [*lines, f"error    {now.error.detail}"]

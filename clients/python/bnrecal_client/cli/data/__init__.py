@@ -1,0 +1,1 @@
+"""Data files, images and labels read by the command."""

@@ -1,0 +1,171 @@
+"""The same work in this process: bn_ops, imported only when needed, behind the same values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from bnrecal_client.errors import ModelError, OptionError
+from bnrecal_client.images import Images
+from bnrecal_client.models import Progress
+from bnrecal_client.options import Options
+from bnrecal_client.problems import Problem, error_of
+from bnrecal_client.progress import Notify
+from bnrecal_client.result import Outcome
+
+__all__ = ["FoldedFile", "LocalResult", "fold_file", "inspect_file", "recalibrate_file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalResult(Outcome):
+    """A recalibration in this process; its models may be too large for bytes.
+
+    Attributes:
+        artifact: the `bn_ops.Artifact`.
+    """
+
+    artifact: Any
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the folded model, whole or not at all."""
+        self.artifact.save(path)
+        return Path(path)
+
+    def save_unfolded(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model with its BatchNorm kept, whole or not at all."""
+        self.artifact.save_unfolded(path)
+        return Path(path)
+
+
+def recalibrate_file(
+    model: Path,
+    batches: Iterable[Any],
+    options: Options,
+    *,
+    notify: Notify,
+    evaluate: Iterable[Any] | None = None,
+) -> LocalResult:
+    """Recalibrate a model file in this process; `evaluate` holds (inputs, labels) pairs.
+
+    Raises:
+        BnrecalError: as a server would report it.
+    """
+    path = _existing(model)
+    with _bn_ops("the work is done in this process") as bn_ops:
+        artifact = bn_ops.adapt(
+            path,
+            batches if options.preprocess is None else _arrays(bn_ops, batches, options.preprocess),
+            method=options.method,
+            estimator=bn_ops.estimator_from_json(options.estimator),
+            layers=None if options.layers is None else list(options.layers),
+            progress=lambda step: notify(
+                Progress(phase=step.phase, done=step.done, total=step.total)
+            ),
+            evaluate=evaluate,
+        )
+        report = artifact.report.to_json()
+        return LocalResult(
+            recalibration=None,
+            artifact=artifact,
+            report=report,
+            report_html=bn_ops.render_html(report),
+            statistics=_named(artifact.statistics),
+        )
+
+
+def _arrays(
+    bn_ops: ModuleType, batches: Iterable[Images], form: Mapping[str, object]
+) -> Iterator[Any]:
+    """Turn batches of images into arrays, with the code that a server's worker runs."""
+    from bn_ops.preprocess import image_arrays
+
+    preprocess = bn_ops.preprocess_from_json(form)
+    for place, batch in enumerate(batches):
+        yield from image_arrays(batch.items, preprocess, batch=place)
+
+
+def inspect_file(model: Path) -> Any:
+    """Describe a model file; returns a `bn_ops.ModelInfo`.
+
+    Raises:
+        BnrecalError: as a server would report it.
+    """
+    path = _existing(model)
+    with _bn_ops("a model is inspected in this process") as bn_ops:
+        return bn_ops.describe(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedFile:
+    """A model that was folded and verified.
+
+    Attributes:
+        folded: the `bn_ops.Folded`.
+        layers: what became of each layer, as JSON values.
+        parity: the proof, as JSON values.
+    """
+
+    folded: Any
+    layers: Sequence[Mapping[str, Any]]
+    parity: Mapping[str, Any]
+
+
+def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
+    """Fold a model file as it is, and prove it; a fold that does not hold is taken back.
+
+    Args:
+        model: the ONNX file.
+        batches: samples to prove it on, besides made-up ones; may be empty.
+
+    Raises:
+        BnrecalError: the file is no model, or a batch does not fit it.
+    """
+    path = _existing(model)
+    with _bn_ops("a model is folded in this process"):
+        from bn_ops.onnx_files.load import load_model
+        from bn_ops.verification import fold_verified
+
+        folded, parity = fold_verified(load_model(path), batches)
+        return FoldedFile(
+            folded=folded,
+            layers=[layer.to_json() for layer in folded.layers],
+            parity=parity.to_json(),
+        )
+
+
+@contextmanager
+def _bn_ops(why: str) -> Iterator[ModuleType]:
+    """Lend the package, and translate its errors in one place."""
+    try:
+        import bn_ops
+        import bn_ops.errors
+    except ImportError as error:
+        raise OptionError(
+            f"{why}, which needs bn_ops: pip install bnrecal, or let a server recalibrate with "
+            "`bnrecal recalibrate --server URL`"
+        ) from error
+    try:
+        yield bn_ops
+    except bn_ops.errors.BnOpsError as error:
+        problem = Problem(code=error.code, detail=error.message, members=error.details())
+        raise error_of(problem) from error
+
+
+def _existing(model: Path) -> Path:
+    if not model.is_file():
+        raise ModelError(f"there is no model file {model}", code="model-invalid")
+    return model
+
+
+def _named(statistics: Any) -> Any:
+    """Bring bn_ops' statistics under the names that a server's file uses."""
+    arrays = {}
+    for layer, found in statistics.items():
+        arrays[f"{layer}.running_mean"] = found.mean
+        arrays[f"{layer}.running_var"] = found.var
+    return MappingProxyType(arrays)

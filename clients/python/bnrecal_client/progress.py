@@ -1,0 +1,90 @@
+"""Progress for a person: a bar on a terminal, nothing elsewhere, or the caller's own callback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from bnrecal_client.models import Progress
+
+__all__ = ["Notify", "WantsProgress", "watching"]
+
+Notify = Callable[[Progress], None]
+WantsProgress = bool | Notify | None
+"""None: a bar where stderr is a terminal. True: a bar anyway. False: nothing. Or a callback."""
+
+_LABELS = {
+    "model": "uploading the model",
+    "sending": "sending batches",
+    "open": "waiting for batches",
+    "sealed": "queued",
+    "queued": "queued",
+    "running": "starting the worker",
+    "reading": "reading batches",
+    "measuring": "measuring layers",
+    "folding": "folding",
+    "verifying": "verifying",
+    "fetching": "fetching the result",
+}
+
+
+@contextmanager
+def watching(wanted: WantsProgress) -> Iterator[Notify]:
+    """Yield the function to tell of progress; a bar is removed at the end."""
+    if callable(wanted):
+        yield wanted
+    elif wanted or (wanted is None and sys.stderr.isatty()):
+        with _bar() as notify:
+            yield notify
+    else:
+        yield lambda _: None
+
+
+def _label(progress: Progress) -> str:
+    label = _LABELS.get(progress.phase, progress.phase)
+    left = progress.seconds_left
+    return label if left is None else f"{label} (about {left:,.0f} s left)"
+
+
+@contextmanager
+def _bar() -> Iterator[Notify]:
+    # Imported here: rich takes longer to load than everything else that this package needs.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as Bars  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    # stderr, so that what a program writes to stdout stays clean; transient, so that only the
+    # result stays on the screen.
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=None)
+        shown = ""
+
+        def notify(progress: Progress) -> None:
+            nonlocal shown
+            if progress.note is not None:
+                what = f"waiting for the server ({progress.note})"
+                bars.update(task, description=what, refresh=True)
+            else:
+                bars.update(
+                    task,
+                    description=_label(progress),
+                    completed=progress.done,
+                    total=progress.total,
+                    # A new phase is shown even if it is over before the next regular refresh.
+                    refresh=progress.phase != shown,
+                )
+            shown = progress.phase
+
+        yield notify

@@ -1,0 +1,92 @@
+"""Tokens: only their SHA-256 hashes are known here, and they are compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from service.callers import EVERYTHING, Caller
+from service.errors import StartError
+from service.repositories import tokens as store
+from service.settings import Settings
+from service.storage.ledger.protocol import Ledger
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+# A token that was made or revoked in another process is noticed after so long.
+FRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """The hash of a token, and whoever holds it."""
+
+    sha256: bytes
+    caller: Caller
+
+
+class Keyring:
+    """All tokens that are let in: those of the settings, which see all, and the ledger's.
+
+    Attributes:
+        used: whether there was a token at any time since the start. Whose token was the last one to
+            be revoked must not be let in without any.
+    """
+
+    def __init__(self, configured: Sequence[bytes]) -> None:
+        """Take the hashes of the settings' tokens."""
+        self._configured = [Key(sha256=one, caller=EVERYTHING) for one in configured]
+        self._keys = self._configured
+        self.used = bool(configured)
+        self._read_at = float("-inf")
+
+    async def keys(self, ledger: Ledger) -> Sequence[Key]:
+        """Return the keys as they were at most a second ago."""
+        if monotonic() - self._read_at >= FRESH_SECONDS:
+            began = monotonic()
+            found = await ledger.read(store.everyone)
+            self._keys = self._configured + [_key(one.token) for one in found]
+            self._read_at = began
+            self.used = self.used or bool(self._keys)
+        return self._keys
+
+
+def read_tokens(settings: Settings) -> tuple[bytes, ...]:
+    """Return the hashes of the settings' tokens; empty when none is configured.
+
+    Raises:
+        StartError: the file cannot be read, or an entry is no SHA-256 hash.
+    """
+    entries = settings.tokens.split(",")
+    if settings.tokens_file is not None:
+        try:
+            lines = settings.tokens_file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise StartError(f"the token file cannot be read: {error.strerror}") from error
+        entries += [line.partition("#")[0] for line in lines]
+    return tuple(_hash(entry.strip().lower()) for entry in entries if entry.strip())
+
+
+def holder(header: str | None, keys: Sequence[Key]) -> Caller | None:
+    """Return whoever holds the bearer token of an Authorization header; None when nobody does."""
+    scheme, _, token = (header or "").partition(" ")
+    found = hashlib.sha256(token.strip().encode()).digest()
+    # No short cut: the time taken must not tell which hash came close.
+    matches = [key.caller for key in keys if hmac.compare_digest(found, key.sha256)]
+    return matches[0] if matches and scheme.lower() == "bearer" else None
+
+
+def _key(token: store.Token) -> Key:
+    caller = Caller(name=token.name, sees_all=token.admin)
+    return Key(sha256=bytes.fromhex(token.sha256), caller=caller)
+
+
+def _hash(entry: str) -> bytes:
+    if _HASH.fullmatch(entry) is None:
+        raise StartError(
+            "an entry of the tokens is no SHA-256 hash: make one with `printf %s TOKEN | sha256sum`"
+        )
+    return bytes.fromhex(entry)

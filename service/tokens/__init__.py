@@ -1,1 +1,0 @@
-"""Named tokens: who may ask, what they see, and how much they may keep."""

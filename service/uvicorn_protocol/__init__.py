@@ -1,0 +1,1 @@
+"""uvicorn's HTTP protocol with limits on slow and oversized requests."""

@@ -1,0 +1,158 @@
+"""Every error as a problem document, the framework's own included."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from bn_ops.errors import BnOpsError
+from service import problems
+from service.errors import MediaTypeError, ServiceError
+from service.middleware.security_headers import complete
+from service.telemetry.request_ids import ID_HEADER
+from service.web.media_types import media_type
+
+_log = logging.getLogger(__name__)
+
+URN = "urn:bnrecal:request:"
+_BY_STATUS = {
+    404: "not-found",
+    405: "method-not-allowed",
+    412: "precondition-failed",
+    413: "too-large",
+    415: "media-type-unsupported",
+    416: "range-unsatisfiable",
+}
+# After these the rest of the body is not worth reading.
+_CLOSING = frozenset(
+    {"too-large", "body-slow", "body-incomplete", "quota-exceeded", "crowded", "shutting-down"}
+)
+
+
+def install(app: FastAPI) -> None:
+    """Let an app answer every error with a problem document."""
+    app.add_exception_handler(ServiceError, _on_purpose)
+    app.add_exception_handler(BnOpsError, _on_purpose)
+    app.add_exception_handler(HTTPException, _of_framework)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(Exception, _of_ours)
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document; the request's line in the log and the metrics name its code."""
+
+    media_type = problems.MEDIA_TYPE
+
+    def __init__(self, document: dict[str, Any], headers: dict[str, str]) -> None:
+        self._code = document["code"]
+        super().__init__(document, status_code=document["status"], headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        scope.setdefault("state", {})["problem"] = self._code
+        await super().__call__(scope, receive, send)
+
+
+def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a problem document as a response."""
+    found = dict(headers or {})
+    if document["code"] in _CLOSING:
+        found["Connection"] = "close"
+    if document["code"] == "unauthenticated":
+        found["WWW-Authenticate"] = "Bearer"
+    if document["code"] == "crowded":
+        found["Retry-After"] = "1"
+    response = ProblemResponse(document, found)
+    if "instance" in document:
+        response.headers[ID_HEADER] = document["instance"].removeprefix(URN)
+    complete(response.headers)  # a 500 is answered outside the layer that does this
+    return response
+
+
+def instance_of(scope: Any) -> str | None:
+    """Return the request's id as a URN."""
+    found = scope.get("state", {}).get("request_id")
+    return None if found is None else f"{URN}{found}"
+
+
+def refused(
+    scope: Scope, error: ServiceError | BnOpsError, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Return an error of ours as the answer to a request."""
+    return respond(problems.from_error(error, instance=instance_of(scope)), headers)
+
+
+async def _on_purpose(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError | BnOpsError)
+    return refused(request.scope, error)
+
+
+async def _of_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ServiceError):  # the body's guard refused while JSON was read
+        return await _on_purpose(request, error.__cause__)
+    code = _BY_STATUS.get(error.status_code, "request-error")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"there is no {request.method} {request.url.path}; /docs lists the routes"
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return respond(problems.document(code, detail, instance=instance_of(request.scope)), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return every method of a path; the framework names only those of its first route."""
+    scope = dict(request.scope)
+    found: set[str] = set()
+    for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"):
+        scope["method"] = method
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    if "GET" in found:
+        found.add("HEAD")
+    return sorted(found)
+
+
+async def _of_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    if (refusal := _no_json(request, error)) is not None:
+        return await _on_purpose(request, refusal)
+    faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    members = {"faults": faults}
+    return respond(
+        problems.document(
+            "request-invalid",
+            "; ".join(faults),
+            instance=instance_of(request.scope),
+            members=members,
+        )
+    )
+
+
+def _no_json(request: Request, error: RequestValidationError) -> MediaTypeError | None:
+    """Return what is wrong where a body did not say that it is JSON, so that none was read."""
+    kind = media_type(request)
+    if kind == "application/json" or kind.endswith("+json"):
+        return None
+    if all(one["loc"] != ("body",) or one["type"] == "missing" for one in error.errors()):
+        return None
+    return MediaTypeError(f"this route takes application/json, got {kind[:100]!r}")
+
+
+async def _of_ours(request: Request, error: Exception) -> JSONResponse:
+    # The framework's outermost layer logs the traceback; a client never sees the text of an
+    # exception.
+    del error
+    detail = "the server failed; its log has more under this request's id"
+    return respond(
+        problems.document(problems.INTERNAL, detail, instance=instance_of(request.scope))
+    )

@@ -1,0 +1,53 @@
+"""Read an uploaded model and say what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bn_ops
+from bn_ops.core.layers import LayerInfo
+from bn_ops.core.signature import TensorInfo
+from bn_ops.errors import ExternalDataError, ModelInvalidError
+from service.workers.child import model_policy as policy
+from service.workers.messages import Spec
+
+
+def describe(spec: Spec) -> dict[str, Any]:
+    """Return `inputs`, `outputs`, `layers` and `warnings` of a model file.
+
+    Raises:
+        ModelUnsupportedError: it holds what no model here may hold.
+        BnOpsError: as `bn_ops.describe`.
+    """
+    model = policy.read(spec.model)
+    try:
+        info = bn_ops.describe(spec.model if model is None else model)
+    except ExternalDataError as error:
+        raise ExternalDataError(
+            "the model's tensors lie in other files: send a zip archive of the model and the files "
+            "that it names"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ModelInvalidError("this is not an ONNX model: a name in it is no text") from error
+    return {
+        "inputs": [_tensor(one) for one in info.inputs],
+        "outputs": [_tensor(one) for one in info.outputs],
+        "layers": [_layer(one) for one in info.layers],
+        "warnings": list(info.warnings),
+    }
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    shape = None if info.shape is None else list(info.shape)
+    return {"name": info.name, "dtype": info.dtype, "shape": shape}
+
+
+def _layer(info: LayerInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "channels": info.channels,
+        "eps": info.eps,
+        "affine": info.affine,
+        "input_rank": info.input_rank,
+        "reason": info.reason,
+    }
