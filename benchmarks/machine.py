@@ -1,4 +1,4 @@
-"""What the figures of a benchmark were measured on."""
+"""Describe the machine that a benchmark ran on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["cpu"]
 
 
 def cpu() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""The networks of the speed benchmarks, as the papers describe them, with seeded random weights.
+"""The networks of the speed benchmarks, built as in the papers, with seeded random weights.
 
-torchvision is not a dependency; its layouts are followed, so the counts of layers and parameters
-are the familiar ones (53 BatchNorm layers in ResNet-50, 20 in ResNet-18, 52 in MobileNetV2, 121 in
+The layouts follow torchvision, which is not a dependency, so the layer and parameter counts are the
+familiar ones (53 BatchNorm layers in ResNet-50, 20 in ResNet-18, 52 in MobileNetV2, 121 in
 DenseNet-121, 49 in EfficientNet-B0).
 """
 
@@ -18,7 +18,7 @@ __all__ = ["NETWORKS", "build"]
 def conv_bn(
     c_in: int, c_out: int, k: int = 1, *, stride: int = 1, groups: int = 1, act: nn.Module | None
 ) -> nn.Sequential:
-    """Build convolution, BatchNorm and, if any, an activation."""
+    """Build a convolution, a BatchNorm and an optional activation."""
     conv = nn.Conv2d(c_in, c_out, k, stride, k // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), *([] if act is None else [act]))
 
@@ -80,7 +80,7 @@ def resnet18() -> nn.Module:
 
 
 def resnet50() -> nn.Module:
-    """He et al. 2016, table 1, 50 layers (stride in the 3x3 convolution, as torchvision has it)."""
+    """He et al. 2016, table 1, 50 layers (stride in the 3x3 convolution, as in torchvision)."""
     return _resnet(_bottleneck, [3, 4, 6, 3], 4)
 
 
@@ -104,7 +104,7 @@ class Gate(nn.Module):
 
 
 class Inverted(nn.Module):
-    """Inverted residual (Sandler et al. 2018, table 1), with a gate where asked for."""
+    """Inverted residual (Sandler et al. 2018, table 1), with an optional gate."""
 
     def __init__(
         self, c_in: int, c_out: int, *, expand: int, k: int, stride: int, act: type, gate: bool
@@ -179,7 +179,7 @@ def efficientnet_b0() -> nn.Module:
 
 
 class DenseLayer(nn.Module):
-    """Huang et al. 2017, section 3: BN, ReLU, 1x1, BN, ReLU, 3x3, joined to the input."""
+    """Huang et al. 2017, section 3: BN, ReLU, 1x1, BN, ReLU, 3x3, concatenated to the input."""
 
     def __init__(self, c_in: int, growth: int) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str) -> nn.Module:
-    """Build a network in eval mode, with He-scaled weights so that activations stay in range."""
+    """Build a network in eval mode. He initialization keeps the activations in range."""
     torch.manual_seed(0)
     network = NETWORKS[name]()
     for module in network.modules():

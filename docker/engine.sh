@@ -1,27 +1,27 @@
 # shellcheck shell=bash
-# Find a container engine, or start one in a scratch folder. Sourced by test.sh, which sets SCRATCH.
+# Find a container engine, or start one in a temporary folder. Sourced by test.sh, which sets SCRATCH.
 #
-#   engine_find    uses the engine that answers already; otherwise starts one (needs root on Debian)
-#   engine_stop    ends what engine_find started and nothing else
+#   engine_find    use a running engine; otherwise start one (requires Debian and root)
+#   engine_stop    stop the engine if engine_find started it
 #
-# After engine_find, DOCKER is the client to call.
+# engine_find sets DOCKER to the client command.
 
 ENGINE_PID=
 ENGINE_WAIT_S=60
 
 engine_find() {
     if _client_find && "$DOCKER" info > /dev/null 2>&1; then
-        echo "engine: the one that answers already"
+        echo "engine: already running"
         return 0
     fi
-    [ "$(id -u)" -eq 0 ] || { echo "no engine answers, and only root can start one" >&2; return 1; }
+    [ "$(id -u)" -eq 0 ] || { echo "no container engine is running, and starting one requires root" >&2; return 1; }
     _engine_install || return 1
     _engine_start || return 1
     _client_find
 }
 
-# Take the first client that can build with BuildKit: since version 23 that needs a plug-in, which a
-# lone binary on the PATH lacks.
+# Select the first client that can build with BuildKit. Since version 23 this requires a plug-in, which
+# a standalone binary on the PATH does not have.
 _client_find() {
     local candidate version
     while read -r candidate; do
@@ -38,7 +38,7 @@ _engine_install() {
     if _client_find && command -v dockerd > /dev/null && command -v mmdebstrap > /dev/null; then
         return 0
     fi
-    command -v apt-get > /dev/null || { echo "no engine is installed, and no apt-get to do so" >&2; return 1; }
+    command -v apt-get > /dev/null || { echo "no container engine is installed, and apt-get is missing" >&2; return 1; }
     echo "engine: installing docker.io and mmdebstrap"
     { apt-get update && apt-get install -y --no-install-recommends docker.io mmdebstrap; } \
         > "$SCRATCH/apt.log" 2>&1 || { tail -n 5 "$SCRATCH/apt.log" >&2; return 1; }
@@ -49,7 +49,7 @@ _engine_start() {
     local folder=$SCRATCH/engine deadline
     mkdir -p "$folder"
     export DOCKER_HOST=unix://$folder/docker.sock
-    # No bridge and no firewall rules: the test needs no network, and the machine stays as it is.
+    # No bridge and no firewall rules: the test uses no network and leaves the machine unchanged.
     dockerd --host "$DOCKER_HOST" --data-root "$folder/data" --exec-root "$folder/exec" \
         --pidfile "$folder/pid" --iptables=false --ip6tables=false --bridge=none \
         > "$folder/log" 2>&1 &
@@ -57,13 +57,13 @@ _engine_start() {
     deadline=$((SECONDS + ENGINE_WAIT_S))
     until _client_find && "$DOCKER" info > /dev/null 2>&1; do
         if ! kill -0 "$ENGINE_PID" 2> /dev/null || [ "$SECONDS" -ge "$deadline" ]; then
-            echo "the engine does not start; the end of its log:" >&2
+            echo "the engine did not start; end of its log:" >&2
             tail -n 5 "$folder/log" >&2
             return 1
         fi
         sleep 0.2
     done
-    echo "engine: started in a scratch folder ($("$DOCKER" info --format '{{.ServerVersion}}, {{.Driver}}'))"
+    echo "engine: started in a temporary folder ($("$DOCKER" info --format '{{.ServerVersion}}, {{.Driver}}'))"
 }
 
 engine_stop() {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install into the image's environment: from the wheels that the build was given, where it was given
-# any, otherwise from the index that pip is configured for.
+# Install into the environment of the image: from the wheels of the build if there are any, otherwise
+# from the configured index.
 set -eu
 bin=/opt/bnrecal/bin
 if ls /wheels/*.whl > /dev/null 2>&1; then
@@ -8,11 +8,11 @@ if ls /wheels/*.whl > /dev/null 2>&1; then
 fi
 python3 -m pip --python "$bin/python" install --no-compile "$@"
 
-# Data and tests that no server reads.
+# Data and tests that the server does not use.
 site=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$site/onnx/backend/test/data"
 find "$site" -type d -name tests -prune -exec rm -rf {} +
 
-# The root file system is read-only later: what is not compiled now is compiled at every start.
-# compileall instead of pip, because it uses all cores and comes after the removal.
+# The root file system is read-only at run time: modules not compiled now are compiled at every start.
+# compileall instead of pip, because it uses all cores and runs after the removal.
 "$bin/python" -m compileall -q -j 0 "$site"

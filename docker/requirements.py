@@ -1,9 +1,9 @@
-"""Print what the image installs besides this project: the server, the client, the build backend.
+"""Print the dependencies that the image installs: of the server, the client and the build backend.
 
-It reads both pyproject.toml files, so that the image cannot ask for anything else than they do.
+They are read from both pyproject.toml files, so that the image cannot differ from them.
 """
 
-# ruff: noqa: INP001 - a script of its own
+# ruff: noqa: INP001 - a standalone script
 from __future__ import annotations
 
 import sys
@@ -16,7 +16,7 @@ OWN = ("bnrecal", "bnrecal-client")
 
 
 def main() -> None:
-    """Write one requirement per line; `--build` adds what builds the two wheels."""
+    """Write one requirement per line; `--build` adds the build requirements of both wheels."""
     server, client = _read("pyproject.toml"), _read("clients/python/pyproject.toml")
     wanted = [
         *server["project"]["dependencies"],

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build the image, start it as hardened as an engine can, and run the digits through it.
+# Build the image, start it with all hardening options, and recalibrate the digits network in it.
 #
-# Without an engine it says so and fails; with BNRECAL_ALLOW_NO_ENGINE=1 it says so and succeeds.
+# Without a container engine it reports that and fails, or succeeds if BNRECAL_ALLOW_NO_ENGINE=1.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -38,7 +38,7 @@ fail() {
 
 inside() { "$DOCKER" exec "$NAME" "$@"; }
 
-start() { # start [engine options]: run the server in the background
+start() { # start [engine options]: start the server in the background
     "$DOCKER" run --detach --name "$NAME" "${HARDENED[@]}" --mount "type=volume,src=$NAME,dst=/data" \
         --health-interval 1s "$@" "$IMAGE" > /dev/null
 }
@@ -46,7 +46,7 @@ start() { # start [engine options]: run the server in the background
 wait_healthy() {
     local deadline=$((SECONDS + HEALTHY_WAIT_S))
     until [ "$("$DOCKER" inspect --format '{{.State.Health.Status}}' "$NAME")" = healthy ]; do
-        [ "$SECONDS" -lt "$deadline" ] || fail "the server does not become healthy"
+        [ "$SECONDS" -lt "$deadline" ] || fail "the server did not become healthy"
         sleep 0.3
     done
 }
@@ -57,7 +57,7 @@ build() {
         --build-arg "PYTHON_IMAGE=$PYTHON_IMAGE" --build-arg "WHEELS_IMAGE=$WHEELS_IMAGE" \
         "$ROOT" > "$SCRATCH/build.log" 2>&1; then
         tail -n 30 "$SCRATCH/build.log" >&2
-        echo "FAILED: the image does not build" >&2
+        echo "FAILED: building the image" >&2
         exit 1
     fi
     size=$("$DOCKER" image inspect --format '{{.Size}}' "$IMAGE")
@@ -66,18 +66,18 @@ build() {
 
 check_hardening() {
     [ "$(inside id -u)" = 10001 ] || fail "the server does not run as uid 10001"
-    ! inside sh -c 'touch /opt/bnrecal/x' 2> /dev/null || fail "the root file system can be written"
-    inside grep -q '^CapEff:[[:space:]]0*$' /proc/1/status || fail "the server holds capabilities"
-    inside grep -q '^NoNewPrivs:[[:space:]]1$' /proc/1/status || fail "it may gain privileges"
+    ! inside sh -c 'touch /opt/bnrecal/x' 2> /dev/null || fail "the root file system is writable"
+    inside grep -q '^CapEff:[[:space:]]0*$' /proc/1/status || fail "the server has capabilities"
+    inside grep -q '^NoNewPrivs:[[:space:]]1$' /proc/1/status || fail "the server can gain privileges"
     ! inside python -c 'import torch' 2> /dev/null || fail "torch is in the image"
     inside python -c '
 import json, urllib.request
 workers = json.load(urllib.request.urlopen("http://127.0.0.1:8000/readyz"))["workers"]
-shut = [name for name, value in workers.items() if value is True]
-doors = {"rlimits", "parent_death_signal", "no_new_privs", "landlock", "seccomp"}
-assert doors <= set(shut), workers
-' || fail "a door of the workers is open"
-    echo "hardened: uid 10001, root read-only, no capability, no new privilege, no network, no torch"
+active = {name for name, value in workers.items() if value is True}
+required = {"rlimits", "parent_death_signal", "no_new_privs", "landlock", "seccomp"}
+assert required <= active, workers
+' || fail "the sandbox of the workers is incomplete"
+    echo "hardening: uid 10001, read-only root, no capabilities, no new privileges, no network, no torch"
     echo "workers: rlimits, parent death signal, no_new_privs, landlock and seccomp in force"
 }
 
@@ -88,11 +88,11 @@ run_digits() {
 import pathlib, sys
 from examples.digits.data import load_sklearn_digits, save
 save(load_sklearn_digits(), pathlib.Path(sys.argv[1]))' "$SCRATCH/demo/digits.npz")
-    # Through a pipe: a bind mount would need the engine to share this machine's files.
+    # Through a pipe: a bind mount requires that the engine shares the files of this machine.
     tar -C "$SCRATCH" -c demo | "$DOCKER" exec --interactive "$NAME" tar -C /tmp -x --no-same-owner
     echo
     "$DOCKER" exec --workdir /tmp/demo "$NAME" python -m examples.digits.demo \
-        --server http://127.0.0.1:8000 --digits digits.npz || fail "the digits"
+        --server http://127.0.0.1:8000 --digits digits.npz || fail "the recalibration of the digits network"
     echo
 }
 
@@ -103,25 +103,25 @@ check_restart() {
 import json, urllib.request
 answer = urllib.request.urlopen("http://127.0.0.1:8000/v1/recalibrations")
 assert [item["state"] for item in json.load(answer)["items"]] == ["succeeded"]
-' || fail "the recalibration is gone after a restart"
+' || fail "the recalibration is missing after a restart"
     "$DOCKER" stop --time 20 "$NAME" > /dev/null
     local status
     status=$("$DOCKER" inspect --format '{{.State.ExitCode}}' "$NAME")
-    [ "$status" = 0 ] || fail "stopped with status $status"
+    [ "$status" = 0 ] || fail "the server stopped with status $status"
     "$DOCKER" rm "$NAME" > /dev/null
-    echo "restart: the recalibration is still there; stop: status 0"
+    echo "restart: the recalibration is kept; stop: status 0"
 }
 
 check_tokens() {
     if "$DOCKER" run --name "$NAME" "${HARDENED[@]}" --tmpfs /data:uid=10001,mode=700 \
         --env BNRECAL_HOST=0.0.0.0 "$IMAGE" > /dev/null 2>&1; then
-        fail "it serves other machines without a token"
+        fail "the server listens on all addresses without a token"
     fi
     "$DOCKER" rm "$NAME" > /dev/null
     start --env "BNRECAL_TOKENS=$(printf %s secret | sha256sum | cut -d ' ' -f 1)"
     wait_healthy
     "$DOCKER" logs "$NAME" 2>&1 | grep -q 'listening on http://0.0.0.0:8000' \
-        || fail "with a token it does not listen on every address"
+        || fail "the server does not listen on all addresses with a token"
     inside python -c '
 import urllib.error, urllib.request
 url = "http://127.0.0.1:8000/v1/recalibrations"
@@ -130,10 +130,10 @@ try:
 except urllib.error.HTTPError as error:
     assert error.code == 401, error.code
 else:
-    raise SystemExit("no token was asked for")
+    raise SystemExit("the server requires no token")
 urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": "Bearer secret"}))
-' || fail "tokens"
-    echo "tokens: refused to start open; 401 without, 200 with one"
+' || fail "the authentication"
+    echo "tokens: no start without a token; 401 without, 200 with a token"
 }
 
 if ! engine_find; then

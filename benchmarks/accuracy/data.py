@@ -1,4 +1,4 @@
-"""Labelled images of both benchmarks, and the domains that they are recalibrated to."""
+"""Labeled images and target domains of the accuracy benchmarks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupt
-from examples.digits.data import LabelledImages, load_mnist, load_sklearn_digits, split
+from examples.digits.data import LabeledImages, load_mnist, load_sklearn_digits, split
 
 __all__ = ["DEVELOPMENT", "Domain", "digit_domains", "fashion_domains", "read_fashion"]
 
-# Where Debian's package dataset-fashion-mnist (MIT) puts its files.
+# Installed by Debian's package dataset-fashion-mnist (MIT license).
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-# Shrink was developed on these and on digits; the others were first seen when it was finished.
+# Shrink was developed on these and on digits; the others were first used when it was finished.
 DEVELOPMENT = frozenset({"gaussian_noise", "motion_blur", "frost", "contrast", "elastic_transform"})
 
 TEST_IMAGES = 1_000
@@ -28,22 +28,22 @@ _IMAGE_HEADER, _LABEL_HEADER = 16, 8  # bytes before the data in an IDX file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """A target domain: images to recalibrate with, and other images to count errors on.
+    """A target domain: images to recalibrate with, and separate images to measure the error.
 
     Attributes:
         name: the corruption, or the source of the images.
-        stream: what recalibration may see; labels serve only to sort it by class.
+        stream: the images for recalibration; labels are only used to sort them by class.
         test: disjoint from the stream.
         development: whether Shrink was developed on it.
     """
 
     name: str
-    stream: LabelledImages
-    test: LabelledImages
+    stream: LabeledImages
+    test: LabeledImages
     development: bool
 
 
-def read_fashion(part: str, folder: Path = FASHION_FOLDER) -> LabelledImages:
+def read_fashion(part: str, folder: Path = FASHION_FOLDER) -> LabeledImages:
     """Read Fashion-MNIST, `train` (60,000) or `t10k` (10,000): values in [0, 1].
 
     Raises:
@@ -52,14 +52,14 @@ def read_fashion(part: str, folder: Path = FASHION_FOLDER) -> LabelledImages:
     pixels = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     images = np.frombuffer(pixels, np.uint8, offset=_IMAGE_HEADER).reshape(-1, 1, 28, 28)
-    return LabelledImages(
+    return LabeledImages(
         images=images.astype(np.float32) / np.float32(255),
         labels=np.frombuffer(labels, np.uint8, offset=_LABEL_HEADER).astype(np.int64),
     )
 
 
 def fashion_domains(folder: Path = FASHION_FOLDER) -> Iterator[Domain]:
-    """Fashion-MNIST's test images, clean and under each corruption."""
+    """Yield the Fashion-MNIST test images, clean and under each corruption."""
     whole = read_fashion("t10k", folder)
     test = whole.take(np.arange(TEST_IMAGES))
     stream = whole.take(np.arange(TEST_IMAGES, TEST_IMAGES + STREAM_IMAGES))
@@ -73,15 +73,15 @@ def fashion_domains(folder: Path = FASHION_FOLDER) -> Iterator[Domain]:
         )
 
 
-def _corrupted(data: LabelledImages, name: str, *, seed: int) -> LabelledImages:
-    return LabelledImages(images=corrupt(data.images, name, seed=seed), labels=data.labels)
+def _corrupted(data: LabeledImages, name: str, *, seed: int) -> LabeledImages:
+    return LabeledImages(images=corrupt(data.images, name, seed=seed), labels=data.labels)
 
 
-def digit_domains(training: int) -> tuple[LabelledImages, tuple[Domain, ...]]:
-    """MNIST to train with; as domains scikit-learn's digits, and MNIST itself (no shift).
+def digit_domains(training: int) -> tuple[LabeledImages, tuple[Domain, ...]]:
+    """Return MNIST for training, and two domains: scikit-learn's digits and MNIST (no shift).
 
-    MNIST's stream is its training images: only 500 of its 5,000 are held out, and those are needed
-    to count errors on. Source statistics come from the same images, so this is the no-shift case.
+    The stream of the MNIST domain is its training images: only 500 of 5,000 are held out, and those
+    measure the error. The source statistics come from the same images, so there is no shift.
     """
     mnist, held_out = split(load_mnist(), training)
     order = np.random.default_rng(5).permutation(len(load_sklearn_digits().labels))

@@ -1,4 +1,4 @@
-"""MNIST to scikit-learn's digits, three networks: errors of every method, and no shift as control.
+"""Errors of every method from MNIST to scikit-learn's digits, and without shift, on three networks.
 
 `python -m benchmarks.accuracy.digits --cache FOLDER`.
 """
@@ -21,10 +21,10 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Train or load, measure, write the rows and the tables."""
+    """Train or load the networks, measure, and write the rows and the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="folder for trained networks"
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of trained networks"
     )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

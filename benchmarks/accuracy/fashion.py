@@ -1,4 +1,4 @@
-"""Fashion-MNIST under 15 corruptions and clean: errors of every method, from raw rows to regret.
+"""Errors of every method on Fashion-MNIST, clean and under 15 corruptions.
 
 `python -m benchmarks.accuracy.fashion --cache FOLDER`. It needs Debian's dataset-fashion-mnist.
 """
@@ -24,14 +24,16 @@ BY_BATCH = frozenset({"clean", "contrast"})
 
 
 def main() -> None:
-    """Train or load, measure, write the rows and the tables."""
+    """Train or load the networks, measure, and write the rows and the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="folder for trained networks"
+        "--cache", type=Path, default=DEFAULT_CACHE, help="folder of trained networks"
     )
     parser.add_argument("--data", type=Path, default=FASHION_FOLDER, help="folder of the IDX files")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--domains", nargs="+", help="measure these; keep the others' old rows")
+    parser.add_argument(
+        "--domains", nargs="+", help="measure these only; keep the existing rows of the others"
+    )
     options = parser.parse_args()
 
     training = read_fashion("train", options.data)
@@ -52,7 +54,7 @@ def main() -> None:
     again = {job.domain.name for job in jobs}
     rows = [row for row in (read_results("fashion") or EMPTY)["rows"] if row["domain"] not in again]
     for found in run_jobs(jobs, options.workers):
-        # Written after each domain: a run that is stopped has lost one domain, not all.
+        # Written after each domain: an interrupted run loses one domain, not all.
         rows += found
         write_results("fashion", rows, seconds=time.perf_counter() - began)
     print(write_tables())

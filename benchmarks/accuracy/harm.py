@@ -1,8 +1,8 @@
-"""Can harm be seen without labels? Four signals on cases where recalibration helps and hurts.
+"""Measure signals of harm that need no labels, where recalibration helps and where it hurts.
 
-`python -m benchmarks.accuracy.harm --cache FOLDER`, after the two accuracy benchmarks, whose
-networks it takes. Each case recalibrates with `Replace` and computes the signals on what a user
-has: the stream's own images, 64 at most.
+`python -m benchmarks.accuracy.harm --cache FOLDER`, after the two other accuracy benchmarks,
+whose networks it uses. Each case recalibrates with `Replace` and computes the signals on the images
+that a user has: at most 64 of the stream.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
 from bn_ops.core.estimators import Replace
 from bn_ops.diagnostics.predictions import prediction_signals
-from examples.digits.data import LabelledImages
+from examples.digits.data import LabeledImages
 from examples.digits.train import MnistResNet
 
 _TEST_IMAGES, _PROBE_IMAGES = 500, 64
@@ -43,17 +43,17 @@ _CLASSES = ((0,), (3,), (5,), (8,), (1, 7))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One stream for one network."""
+    """A network and a stream to recalibrate it with."""
 
     name: str
     family: str
     network: MnistResNet
     stream: Images
-    test: LabelledImages
+    test: LabeledImages
 
 
 def cases(cache: Path) -> Iterator[Case]:
-    """Every domain at several n, single-class and two-class streams, inverted digits."""
+    """Yield every domain at several n, streams of one or two classes, and inverted digits."""
     mnist, domains = digit_domains(TRAINING_DIGITS)
     for seed in SEEDS:
         net = _network(cache, "digits", mnist, seed, DIGIT_EPOCHS)
@@ -68,7 +68,7 @@ def cases(cache: Path) -> Iterator[Case]:
             yield from _by_class(net, domain)
 
 
-def _network(cache: Path, name: str, data: LabelledImages, seed: int, epochs: int) -> MnistResNet:
+def _network(cache: Path, name: str, data: LabeledImages, seed: int, epochs: int) -> MnistResNet:
     network = MnistResNet().eval()
     network.load_state_dict(trained(cache, name, data, seed=seed, epochs=epochs))
     return network
@@ -77,8 +77,8 @@ def _network(cache: Path, name: str, data: LabelledImages, seed: int, epochs: in
 def _inverted(domain: Domain) -> Domain:
     return Domain(
         name="inverted",
-        stream=LabelledImages(images=1 - domain.stream.images, labels=domain.stream.labels),
-        test=LabelledImages(images=1 - domain.test.images, labels=domain.test.labels),
+        stream=LabeledImages(images=1 - domain.stream.images, labels=domain.stream.labels),
+        test=LabeledImages(images=1 - domain.test.images, labels=domain.test.labels),
         development=True,
     )
 
@@ -108,7 +108,7 @@ def _by_class(network: MnistResNet, domain: Domain) -> Iterator[Case]:
 
 
 def measure_case(case: Case) -> dict[str, str | int | float | bool]:
-    """Error before and after, and every signal."""
+    """Return the error before and after recalibration, and every signal."""
     net, source = case.network, source_statistics(case.network)
     probe = case.stream[:_PROBE_IMAGES]
     quick = folded(net)

@@ -1,7 +1,7 @@
-"""Table of docs/harm-check.md: how well each signal tells harm from help, from the raw rows.
+"""Write the table of docs/harm-check.md: how well each signal separates harm from improvement.
 
-A threshold is chosen on the development cases (largest hit rate minus false-alarm rate) and tried
-on the others.
+A threshold is chosen on the development cases (largest hit rate minus false-alarm rate) and
+evaluated on the others.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["write_harm_table"]
 PAGE = Path(__file__).parents[2] / "docs" / "harm-check.md"
 BEGIN, END = "<!-- harm: begin -->", "<!-- harm: end -->"
 
-# A change of the error by less than this many points is neither harm nor help.
+# Smaller changes of the error, in points, count as neither harm nor improvement.
 _POINT = 1.0
 
-# Signal → sign that makes larger values mean harm, as one would expect before looking.
+# Signal → sign that makes larger values mean harm, chosen before looking at the data.
 _SIGNALS = {
     "agreement": -1.0,
     "entropy_change": 1.0,
@@ -85,6 +85,6 @@ def _rates(warned: Flags, hurt: Flags, helped: Flags) -> str:
 
 
 def _ranking(hurt: NDArray[np.float64], helped: NDArray[np.float64]) -> float:
-    """Chance that a harmful run shows more of it than a helpful one; 0.5 is none."""
+    """Return the probability that a harmful run has the larger value; 0.5 is chance level."""
     above = (hurt[:, None] > helped).astype(np.float64) + 0.5 * (hurt[:, None] == helped)
     return float(above.mean())

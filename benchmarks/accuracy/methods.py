@@ -1,12 +1,12 @@
-"""What is compared: ways from a network and a stream to new running statistics.
+"""The compared methods: new running statistics from a network and a stream.
 
-`exact` runs one forward over the stream as a single batch and settles each layer as it comes, which
-is what the engines of `bn_ops` compute for any cut of the stream (a unit test compares the two).
-The two batch methods are other tools' formulas over train-mode passes:
+`exact_statistics` runs one forward pass over the stream as a single batch and updates each layer as
+it is reached, as the engines of `bn_ops` do for any split of the stream (a unit test compares the
+two). The two batch methods are formulas of other tools over train-mode passes:
 
-* torch's `torch.optim.swa_utils.update_bn`: the plain mean over batches of batch means and of
-  unbiased batch variances, a ragged last batch counting as much as a full one.
-* PreciseBN (fvcore `update_bn_stats`): the same for means, the variance pooled over batches.
+* `torch.optim.swa_utils.update_bn`: the unweighted mean over batches of the batch means and of the
+  unbiased batch variances; a smaller last batch has the weight of a full one.
+* PreciseBN (fvcore `update_bn_stats`): the same for means; the variance is pooled over batches.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _EVALUATION_BATCH = 100
 
 
 def layers_of(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """Every BatchNorm layer by name."""
+    """Return every BatchNorm layer by name."""
     return {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
 def source_statistics(network: nn.Module) -> Statistics:
-    """What the network stores."""
+    """Return the statistics stored in the network."""
     return {name: _stored(layer) for name, layer in layers_of(network).items()}
 
 
@@ -79,7 +79,7 @@ def _write(layer: nn.BatchNorm2d, statistics: RunningStatistics) -> None:
 
 @torch.no_grad()
 def exact_statistics(network: nn.Module, images: Images, estimator: Estimator) -> Statistics:
-    """Settle each layer at its first sight of the whole stream. The network keeps the result."""
+    """Update each layer from the whole stream, in order of execution. Modifies the network."""
     settled: dict[str, RunningStatistics] = {}
 
     def arrived(name: str, layer: nn.BatchNorm2d, x: Tensor) -> None:
@@ -101,13 +101,13 @@ def exact_statistics(network: nn.Module, images: Images, estimator: Estimator) -
 
 @torch.no_grad()
 def batch_statistics(network: nn.Module, images: Images, size: int) -> dict[str, Statistics]:
-    """Both batch formulas from one train-mode pass over batches of `size`."""
+    """Return both batch formulas from one train-mode pass over batches of `size`."""
     seen: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64], int]]] = {}
 
     def arrived(name: str, layer: nn.BatchNorm2d, x: Tensor) -> None:
         moments = measure(x.contiguous().numpy())
         seen.setdefault(name, []).append((moments.mean, moments.var_population, moments.count))
-        # Train-mode normalisation: by the batch's own statistics.
+        # Train-mode normalization uses the statistics of the batch.
         _write(layer, RunningStatistics(mean=moments.mean, var=moments.var_population))
 
     for start in range(0, len(images), size):
@@ -152,24 +152,24 @@ def _observe(
 
 
 def _tensor(images: Images) -> Tensor:
-    # Contiguous copies: a channels_last single-channel image is both, and torch picks the slow one.
+    # Contiguous copies: a single-channel image has both layouts, and torch picks the slow one.
     return torch.from_numpy(np.ascontiguousarray(images)).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def predictions(network: nn.Module, images: Images) -> NDArray[np.float64]:
-    """Class probabilities, (n, classes)."""
+    """Return class probabilities, shape (n, classes)."""
     parts = torch.split(_tensor(images), _EVALUATION_BATCH)
     return np.concatenate([network(part).softmax(1).double().numpy() for part in parts])
 
 
 def error_percent(network: MnistResNet, images: Images, labels: NDArray[np.int64]) -> float:
-    """Share of wrong classes in percent."""
+    """Return the classification error in percent."""
     return float(100 * np.mean(predictions(folded(network), images).argmax(1) != labels))
 
 
 def folded(network: MnistResNet) -> MnistResNet:
-    """A copy with BatchNorm folded into the convolutions: same errors, less time."""
+    """Return a copy with BatchNorm folded into the convolutions: same errors, less time."""
     quick = copy.deepcopy(network)
     quick.conv, quick.bn = _pair(quick.conv, quick.bn)
     for block in (quick.block1, quick.block2, quick.block3):

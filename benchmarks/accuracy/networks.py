@@ -1,4 +1,4 @@
-"""Trained networks, kept in a folder outside the repository so that each is trained once."""
+"""Trained networks, cached in a folder outside the repository."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 
 import torch
 
-from examples.digits.data import LabelledImages
+from examples.digits.data import LabeledImages
 from examples.digits.train import train
 
 __all__ = ["DEFAULT_CACHE", "trained"]
 
-# Outside the repository: checkpoints are a by-product of one machine.
+# Outside the repository: checkpoints are by-products of one machine.
 DEFAULT_CACHE = Path(tempfile.gettempdir()) / "bnrecal-accuracy"
 
 
 def trained(
-    cache: Path, name: str, data: LabelledImages, *, seed: int, epochs: int
+    cache: Path, name: str, data: LabeledImages, *, seed: int, epochs: int
 ) -> Mapping[str, Any]:
     """Return the state dict of the 78k-parameter ResNet of examples/digits, trained or cached.
 
     Args:
         cache: folder of checkpoints.
-        name: the file's stem; seed, epochs and the number of images are added to it.
-        data: what to train on.
-        seed: of initialisation and order.
-        epochs: passes over the data.
+        name: stem of the file name; seed, epochs and the number of images are appended.
+        data: training images.
+        seed: of the initialization and the order of images.
+        epochs: number of passes over the data.
     """
     path = cache / f"{name}-{len(data.labels)}x{epochs}-seed{seed}.pt"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Regret: an estimator's error minus the best method's at the same n on the same domain."""
+"""Regret: the error of a method minus that of the best method at the same n and domain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Regret:
 
 
 def mean_errors(rows: Iterable[Mapping[str, object]]) -> dict[Cell, dict[str, float]]:
-    """Mean error over draws of each method in each cell; `source` stands in every cell."""
+    """Return the mean error over draws per cell and method; every cell includes `source`."""
     found: dict[Cell, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     source: dict[tuple[str, int], float] = {}
     for row in rows:
@@ -42,7 +42,7 @@ def mean_errors(rows: Iterable[Mapping[str, object]]) -> dict[Cell, dict[str, fl
 def regrets(
     cells: Mapping[Cell, Mapping[str, float]], methods: Sequence[str]
 ) -> dict[tuple[str, int], Regret]:
-    """Regret of each method at each n; the best is over all methods of the cell, source too."""
+    """Return the regret per method and n; the best of a cell may be `source`."""
     by_n: dict[tuple[str, int], list[tuple[float, str]]] = defaultdict(list)
     for (domain, _, n), errors in cells.items():
         best = min(errors.values())

@@ -1,4 +1,4 @@
-"""Raw rows as JSON, with what they were measured on."""
+"""Raw rows as JSON, with the machine and versions that they were measured on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def write_results(
     name: str, rows: Sequence[Mapping[str, Any]], *, seconds: float, **settings: object
 ) -> Path:
-    """Write `benchmarks/results/accuracy-<name>.json`: one row a line, so that changes show."""
+    """Write `benchmarks/results/accuracy-<name>.json`: one row per line, for readable diffs."""
     head = {
         "benchmark": f"accuracy-{name}",
         "seconds": round(seconds),
@@ -42,7 +42,7 @@ def write_results(
 
 
 def read_results(name: str) -> dict[str, Any] | None:
-    """Read what `write_results` wrote, or None."""
+    """Return the results that `write_results` wrote, or None without a file."""
     path = RESULTS / f"accuracy-{name}.json"
     if not path.exists():
         return None

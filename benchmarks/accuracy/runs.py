@@ -1,4 +1,4 @@
-"""From a network and its domains to raw rows: one row per domain, method, n, draw, batch, order."""
+"""Measure networks on domains: one row per domain, method, n, draw, batch size and order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.accuracy.methods import (
     store,
 )
 from bn_ops.core.estimators import Estimator, Prior, Replace, Shrink
-from examples.digits.data import LabelledImages
+from examples.digits.data import LabeledImages
 from examples.digits.train import MnistResNet
 
 __all__ = ["BATCH_SIZE", "SAMPLES", "Job", "run_jobs"]
@@ -37,7 +37,7 @@ ESTIMATORS: Mapping[str, Estimator] = {
 }
 BATCH_SIZE = 64
 
-# Where batch size and order matter: this many images, in these batches, shuffled and sorted.
+# For the effect of batch size and order: number of images, batch sizes; shuffled and sorted.
 SORTED_SAMPLES = 256
 SORTED_BATCHES = (1, 2, 8, 64)
 
@@ -47,12 +47,12 @@ class Job:
     """One network on one domain.
 
     Attributes:
-        network: its state dict.
-        seed: of the training; names the network in the rows.
-        domain: what it is recalibrated to.
-        samples: the n to try.
-        draws: how many streams are drawn at each n ≤ 4, at 8 and 16, and above.
-        by_batch: whether batch sizes and a class-sorted order are tried too.
+        network: state dict of the network.
+        seed: seed of the training; identifies the network in the rows.
+        domain: the target domain.
+        samples: values of n to measure.
+        draws: number of streams drawn at each n ≤ 4, at 8 and 16, and above.
+        by_batch: whether to measure batch sizes and a class-sorted order too.
     """
 
     network: Mapping[str, Any]
@@ -64,7 +64,7 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[list[Row]]:
-    """Run jobs on several processes of one thread each; yield their rows in the jobs' order."""
+    """Run jobs in single-threaded processes; yield their rows in the order of the jobs."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for job, found in zip(jobs, pool.map(run_job, jobs), strict=True):
             print(f"{job.domain.name} (seed {job.seed}): {len(found)} rows", flush=True)
@@ -139,7 +139,7 @@ class _Trial:
             store(self._network, statistics)
             yield self.row(name, len(images), draw, batch=size, **more)
 
-    def _draw(self, n: int, draw: int) -> LabelledImages:
+    def _draw(self, n: int, draw: int) -> LabeledImages:
         stream = self._job.domain.stream
         random = np.random.default_rng([n, draw])
         return stream.take(random.choice(len(stream.labels), n, replace=False))

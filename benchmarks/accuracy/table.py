@@ -1,4 +1,4 @@
-"""Tables of docs/estimators.md, made from the raw rows of both benchmarks."""
+"""Write the tables of docs/estimators.md from the raw rows of both benchmarks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write_tables() -> Path:
-    """Write the tables of whatever results there are between the page's markers."""
+    """Write the tables of the existing results between the markers of the page."""
     rows = [
         row
         for name in ("digits", "fashion")
@@ -43,9 +43,9 @@ def tables(rows: Rows) -> str:
     parts = [
         "**Regret on the held-out domains** (ten corruptions and clean), mean / worst, in points:",
         _regret_table(held_out),
-        "**Regret on the development domains** (three digit networks, five corruptions), likewise:",
+        "**Regret on the development domains** (three digit networks, five corruptions):",
         _regret_table(developed),
-        "**Where each method's worst regret lies at n = 1, 4 and 64**, all domains:",
+        "**Worst regret of each method at n = 1, 4 and 64, and its domain**, all domains:",
         _worst_table(rows),
         "**Error in percent**, per domain: source, then n = "
         + ", ".join(map(str, _ERROR_SAMPLES))

@@ -1,8 +1,8 @@
-"""Sets this package's folding beside other tools', on the conformance graphs and on networks.
+"""Compare folding with other tools, on the graphs of the conformance tests and on networks.
 
     python -m benchmarks.folding [--peers PYTHON] [--only cases|networks]
 
-The tools of requirements.txt are installed into a throwaway environment, unless `--peers` names an
+The tools of requirements.txt are installed into a temporary environment, unless `--peers` names an
 interpreter that has them. Writes benchmarks/results/folding.json and the tables of docs/folding.md.
 """
 
@@ -39,7 +39,7 @@ VALID_CASES = [case for case in ALL_CASES if case.valid]
 
 
 def main() -> None:
-    """Measure, and write the results."""
+    """Measure and write the results."""
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -62,8 +62,12 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--peers", help="an interpreter that has the other tools")
-    parser.add_argument("--only", choices=("cases", "networks"), help="run one half again")
+    parser.add_argument("--peers", help="Python interpreter with the other tools")
+    parser.add_argument(
+        "--only",
+        choices=("cases", "networks"),
+        help="measure only one half and keep the other results",
+    )
     return parser.parse_args()
 
 
@@ -112,7 +116,7 @@ def _count(path: Path, op: str | None = None) -> int:
 
 
 def _fold_all(folder: Path, models: Mapping[str, onnx.ModelProto], peers: str) -> None:
-    """Write the originals and every tool's files."""
+    """Write the original files and the files of every tool."""
     original, ours = folder / "original", folder / OURS
     original.mkdir(parents=True)
     ours.mkdir()

@@ -1,4 +1,4 @@
-"""Whether a folded file is right: valid, the same function, and how much was folded."""
+"""Judge a folded file: whether it is valid and equivalent, and how much was folded."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Run = Callable[[onnx.ModelProto, dict[str, Array]], list[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one tool made of one graph.
+    """The result of one tool on one graph.
 
     Attributes:
-        outcome: `folded` (fewer layers, same function), `left` (as many layers, same function),
-            `wrong`, `invalid`, `crashed`, or `unchecked` where nothing runs the graph.
-        layers: how many layers are gone.
-        nodes: nodes of the main graph afterwards.
-        error: largest difference over the output's largest value, of any batch.
-        reason: what went wrong.
+        outcome: `folded` (fewer layers, same function), `left` (all layers, same function),
+            `wrong`, `invalid`, `crashed`, or `unchecked` if no runtime runs the graph.
+        layers: number of layers removed.
+        nodes: nodes of the folded main graph.
+        error: largest difference over all batches, relative to the largest output value.
+        reason: description of the failure.
     """
 
     outcome: str
@@ -44,7 +44,7 @@ class Verdict:
 
 
 def judged(case: Case, path: Path) -> Verdict:
-    """Judge a file in a child process: runtimes end by signal on some of these files."""
+    """Judge a file in a child process: some of these files crash the runtimes."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -56,7 +56,11 @@ def judged(case: Case, path: Path) -> Verdict:
     with os.fdopen(reading) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    return Verdict(**json.loads(text)) if text else Verdict(outcome="invalid", reason="by signal")
+    return (
+        Verdict(**json.loads(text))
+        if text
+        else Verdict(outcome="invalid", reason="crashed the runtime")
+    )
 
 
 def _judged(case: Case, path: Path) -> Verdict:
@@ -77,14 +81,14 @@ def _compared(
         return fault
     run = _in_onnxruntime if case.runs else _in_reference
     if not (case.runs or case.reference):
-        return Verdict(outcome="unchecked", reason="nothing here runs this graph right")
+        return Verdict(outcome="unchecked", reason="no runtime supports this graph")
     try:
         wanted = [run(original, batch) for batch in case.batches(original)]
-    except Exception as error:  # noqa: BLE001 - nothing runs this graph
+    except Exception as error:  # noqa: BLE001 - no runtime runs this graph
         return Verdict(outcome="unchecked", reason=str(error)[:300])
     try:
         found = [run(candidate, batch) for batch in case.batches(original)]
-    except Exception as error:  # noqa: BLE001 - whatever the runtime raises is the finding
+    except Exception as error:  # noqa: BLE001 - any error of the runtime is a result
         return _not_running(original, candidate, error)
     pairs = [
         (want, got)
@@ -93,7 +97,7 @@ def _compared(
     ]
     worst = max(_error(want, got) for want, got in pairs)
     if worst > case.tolerance:
-        return Verdict(outcome="wrong", error=min(worst, 1e30), reason="other results")
+        return Verdict(outcome="wrong", error=min(worst, 1e30), reason="different outputs")
     return Verdict(outcome="folded" if gone > 0 else "left", error=worst)
 
 
@@ -110,7 +114,7 @@ def _not_running(
 ) -> Verdict:
     lost = {v.name for v in original.graph.input} - {v.name for v in candidate.graph.input}
     if lost and original.ir_version > 3:
-        return Verdict(outcome="wrong", reason=f"no longer takes {sorted(lost)}")
+        return Verdict(outcome="wrong", reason=f"lost the inputs {sorted(lost)}")
     return Verdict(outcome="invalid", reason=str(error)[:300])
 
 

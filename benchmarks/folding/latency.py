@@ -1,4 +1,4 @@
-"""How long folded networks take in onnxruntime, all tools' files in turn."""
+"""Latency of folded networks in onnxruntime, interleaved over the files of all tools."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ THREADS = 1
 def latencies(files: dict[str, Path], rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Return the seconds per image of each file, one number per round.
 
-    Every round runs each file once, in an order of its own, so that whatever else the machine does
-    falls on all alike. onnxruntime optimises each file as it would in use.
+    Every round runs each file once, in random order, so that other load on the machine affects all
+    files equally. onnxruntime optimizes each file as in production.
     """
     sessions = {name: session(path, threads=THREADS, optimise=True) for name, path in files.items()}
     batch = {"x": np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)}
@@ -41,10 +41,10 @@ def latencies(files: dict[str, Path], rounds: int = ROUNDS) -> dict[str, list[fl
 
 
 def lower_quartile(times: list[float]) -> float:
-    """Return the lower quartile: other work on the machine only ever adds."""
+    """Return the lower quartile: other load on the machine only adds time."""
     return statistics.quantiles(times, n=4)[0]
 
 
 def paired_ratio(ours: list[float], theirs: list[float]) -> float:
-    """Return the median over rounds of our time over theirs in the same round."""
+    """Return the median ratio of our time to theirs within each round."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

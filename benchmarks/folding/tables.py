@@ -1,4 +1,4 @@
-"""The measured tables of docs/folding.md, written between markers."""
+"""Write the measured tables of docs/folding.md between their markers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["write_tables"]
 FLOAT32_TOLERANCE = 1e-5
 
 OUTCOMES = (
-    ("folded", "graphs with at least one layer folded, right"),
-    ("left", "graphs left as they were, right"),
-    ("wrong", "graphs folded wrongly"),
+    ("folded", "graphs with at least one layer folded correctly"),
+    ("left", "graphs left unfolded, correct"),
+    ("wrong", "graphs folded incorrectly"),
     ("invalid", "graphs made invalid"),
-    ("crashed", "graphs on which the tool fails"),
-    ("unchecked", "graphs that nothing here can run"),
+    ("crashed", "graphs that crash the tool"),
+    ("unchecked", "graphs that no runtime can run"),
 )
 
 
 def write_tables(path: Path, results: Mapping[str, Any]) -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     text = path.read_text()
     text = _between(text, "cases", _cases(results))
     text = _between(text, "faults", _faults(results))
@@ -60,14 +60,14 @@ def _cases(results: Mapping[str, Any]) -> str:
         sum(v[tool]["layers"] for v in cases.values() if v[tool]["outcome"] == "folded")
         for tool in tools
     ]
-    rows.append(_row(["layers folded, right", *layers]))
+    rows.append(_row(["layers folded correctly", *layers]))
     single = {n: v for n, v in cases.items() if results["tolerances"][n] == FLOAT32_TOLERANCE}
     worst = [
         max((v[t]["error"] for v in single.values() if v[t]["outcome"] == "folded"), default=0.0)
         for t in tools
     ]
     rows.append(
-        _row(["largest error of a right float32 fold", *(f"{value:.1e}" for value in worst)])
+        _row(["largest error of a correct float32 fold", *(f"{value:.1e}" for value in worst)])
     )
     return "\n".join(rows)
 
@@ -89,7 +89,7 @@ def _networks(results: Mapping[str, Any]) -> str:
     for name, found in networks.items():
         rows += _times(name, found, tools) if "seconds" in found else []
         rows.append(_row([f"{name}, nodes", *(found["nodes"].get(t, "") for t in tools)]))
-        rows.append(_row([f"{name}, layers left", *(found["left"].get(t, "") for t in tools)]))
+        rows.append(_row([f"{name}, remaining layers", *(found["left"].get(t, "") for t in tools)]))
     return "\n".join(rows)
 
 
@@ -99,7 +99,7 @@ def _times(name: str, found: Mapping[str, Any], tools: Sequence[str]) -> list[st
     ratios = [f"{ratio[t]:.2f}" if t in ratio else "" for t in tools]
     return [
         _row([f"{name}, one image", *cells]),
-        _row([f"{name}, bnrecal's time ÷ this", *ratios]),
+        _row([f"{name}, bnrecal's time ÷ tool's time", *ratios]),
     ]
 
 

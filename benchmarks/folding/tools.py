@@ -1,6 +1,6 @@
-"""Runs one folding tool over a folder of ONNX files, each file in a process of its own.
+"""Run one folding tool over a folder of ONNX files, each file in its own process.
 
-Meant for an interpreter that has the other tools installed; imports nothing of this repository.
+It runs in an interpreter that has the other tools, and imports nothing from this repository.
 
     python tools.py TOOL INPUT_FOLDER OUTPUT_FOLDER
 
@@ -46,10 +46,10 @@ def _onnxsim() -> Tool:
 def _onnxruntime() -> Tool:
     onnxruntime = import_module("onnxruntime")
 
-    def optimise(model: onnx.ModelProto) -> onnx.ModelProto:
+    def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        # The highest level that writes standard operators only.
+        # The highest level that writes only standard operators.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         path = f"/tmp/folding_{os.getpid()}.onnx"
         options.optimized_model_filepath = path
@@ -58,7 +58,7 @@ def _onnxruntime() -> Tool:
         )
         return onnx.load(path)
 
-    return optimise
+    return optimize
 
 
 TOOLS: dict[str, Callable[[], Tool]] = {
@@ -71,7 +71,7 @@ TOOLS: dict[str, Callable[[], Tool]] = {
 
 
 def _one(tool: Tool, source: Path, target: Path) -> int:
-    """Run the tool in a child, so that a crash costs one file."""
+    """Run the tool in a child process, so that a crash affects one file only."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]

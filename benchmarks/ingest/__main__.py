@@ -1,8 +1,8 @@
-"""How fast batches become durable, beside what the machine can do at most.
+"""Measure how fast batches become durable, compared with the limits of the machine.
 
     python -m benchmarks.ingest [--seconds 10] [--images 64] [--repeats 3] [--no-whole]
 
-Clients are processes of their own. Writes benchmarks/results/ingest.json and the tables of
+Each client is a separate process. Writes benchmarks/results/ingest.json and the tables of
 docs/ingest.md.
 """
 
@@ -26,13 +26,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "ingest.json"
 PAGE = ROOT / "docs" / "ingest.md"
 
-# Clients, connections of each, bytes of a batch.
+# Number of clients, connections per client, bytes per batch.
 _STREAMS = ((1, 1, LARGE), (1, 4, LARGE), (4, 1, LARGE), (1, 1, SMALL), (4, 1, SMALL))
 _LIMIT_SECONDS = 2.0
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     options = _options()
     results: dict[str, Any] = {"about": _about(options)}
     with tempfile.TemporaryDirectory(prefix="bnrecal-ingest-", dir=options.folder) as folder:
@@ -82,12 +82,12 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each stream")
-    parser.add_argument("--images", type=int, default=64, help="of the recalibration both ways")
-    parser.add_argument("--repeats", type=int, default=3, help="of the recalibration both ways")
-    parser.add_argument("--no-whole", action="store_true", help="leave the recalibrations out")
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured")
-    parser.add_argument("--note", default="", help="about the machine, for the table")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each stream")
+    parser.add_argument("--images", type=int, default=64, help="images per recalibration")
+    parser.add_argument("--repeats", type=int, default=3, help="recalibrations per kind")
+    parser.add_argument("--no-whole", action="store_true", help="skip the recalibrations")
+    parser.add_argument("--folder", type=Path, default=None, help="folder on the measured disk")
+    parser.add_argument("--note", default="", help="note on the machine, for the table")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Several clients at once against one server, and the memory that the server takes meanwhile."""
+"""Run concurrent clients against one server, and measure the memory of the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.ingest.content import model
 
 __all__ = ["open_recalibration", "stream"]
 
-_APART = 1_000_000
+_INDEX_STRIDE = 1_000_000
 _MEGABYTE = 1_000_000
 _SAMPLE_SECONDS = 0.05
 
@@ -34,10 +34,11 @@ def open_recalibration(url: str) -> str:
 def stream(
     url: str, pid: int, *, clients: int, connections: int, size: int, seconds: float
 ) -> dict[str, Any]:
-    """Let clients send for a while; return rates, latencies and the server's memory."""
+    """Run clients for `seconds`; return rates, latencies and the memory of the server."""
     recalibration = open_recalibration(url)
     processes = [
-        _begin(url, recalibration, n * _APART, size, seconds, connections) for n in range(clients)
+        _begin(url, recalibration, n * _INDEX_STRIDE, size, seconds, connections)
+        for n in range(clients)
     ]
     for process in processes:
         assert process.stdout is not None
@@ -60,7 +61,7 @@ def stream(
         "per_s": len(taken) / wall,
         "p50_ms": float(np.percentile(taken, 50) * 1000),
         "p99_ms": float(np.percentile(taken, 99) * 1000),
-        "server_rss_mb": memory.largest / _MEGABYTE,
+        "server_rss_mb": memory.peak / _MEGABYTE,
         "server_cpu_cores": memory.cpu_seconds / wall,
     }
 
@@ -75,29 +76,29 @@ def _begin(*words: object) -> subprocess.Popen[str]:
 
 
 class _Memory:
-    """Watches one process; `largest` is in bytes, `cpu_seconds` is what it has spent meanwhile."""
+    """Watch a process: peak resident memory in bytes and processor time in seconds."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self.largest = 0
+        self.peak = 0
         self.cpu_seconds = 0.0
 
     def __enter__(self) -> Self:
-        self._before = self._spent()
+        self._before = self._cpu_seconds()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
-        self.cpu_seconds = self._spent() - self._before
+        self.cpu_seconds = self._cpu_seconds() - self._before
 
     def _watch(self) -> None:
-        while not self._over.wait(_SAMPLE_SECONDS):
-            self.largest = max(self.largest, self._process.memory_info().rss)
+        while not self._stopped.wait(_SAMPLE_SECONDS):
+            self.peak = max(self.peak, self._process.memory_info().rss)
 
-    def _spent(self) -> float:
+    def _cpu_seconds(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)

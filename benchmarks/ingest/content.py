@@ -16,13 +16,13 @@ _SHAPES = {LARGE: (8, 3, 224, 224), SMALL: (1, 3, 41, 41)}
 
 
 def body(size: int) -> bytes:
-    """Return a batch of so many bytes of data, as safetensors."""
+    """Return a batch with `size` bytes of data, as safetensors."""
     values = np.random.default_rng(0).normal(size=_SHAPES[size]).astype(np.float32)
     return safetensors.numpy.save({"x": values})
 
 
 def model() -> bytes:
-    """Return one BatchNorm over images of any size: only the way to the disk is measured."""
+    """Return a model of one BatchNorm over images of any size: only the ingest is measured."""
     names = {"scale": 1, "shift": 0, "mean": 0, "var": 1}
     tensors = [numpy_helper.from_array(np.full(3, v, np.float32), n) for n, v in names.items()]
     shape: list[str | int | None] = ["N", 3, "H", "W"]

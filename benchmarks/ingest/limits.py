@@ -1,4 +1,4 @@
-"""What this machine can do at most: its disk, its hash, its loopback."""
+"""Measure the limits of the machine: disk, SHA-256 and loopback."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def measure(folder: Path, *, large: int, small: int, seconds: float) -> dict[str
     """Measure each limit for about `seconds`.
 
     Args:
-        folder: on the file system that the server will use.
+        folder: a folder on the file system of the server's data.
         large: bytes of a large batch.
         small: bytes of a small batch.
-        seconds: of each measurement.
+        seconds: duration of each measurement.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {size: secrets.token_bytes(size) for size in (large, small)}
@@ -42,7 +42,7 @@ def measure(folder: Path, *, large: int, small: int, seconds: float) -> dict[str
 
 
 def _written(folder: Path, content: bytes, threads: int, seconds: float) -> float:
-    """Return files per second, each written and fsynced."""
+    """Return the number of files written and fsynced per second."""
     stop = perf_counter() + seconds
 
     def work(number: int) -> int:
@@ -64,7 +64,7 @@ def _written(folder: Path, content: bytes, threads: int, seconds: float) -> floa
 
 
 def _hashed(seconds: float) -> float:
-    """Return megabytes per second through SHA-256 on one core."""
+    """Return the megabytes per second of SHA-256 on one core."""
     block = secrets.token_bytes(_BLOCK_BYTES)
     digest = hashlib.sha256()
     began = perf_counter()
@@ -76,7 +76,7 @@ def _hashed(seconds: float) -> float:
 
 
 def _sent(seconds: float) -> float:
-    """Return megabytes per second through a TCP connection on loopback, one thread at each end."""
+    """Return the megabytes per second of a TCP connection on loopback, one thread per end."""
     block = bytes(_BLOCK_BYTES)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()

@@ -1,9 +1,9 @@
-"""One client: a process that PUTs batches and tells how long each took.
+"""A client process that PUTs batches and reports the time of each.
 
     python -m benchmarks.ingest.sender URL RECALIBRATION FIRST BYTES SECONDS CONNECTIONS
 
-It speaks plain HTTP through the standard library, so that its own work is small; the digest is sent
-as bnrecal_client does it. It waits for a line on its standard input, so that all begin at once.
+It uses HTTP of the standard library to keep its own cost low, and sends a digest as bnrecal_client
+does. It waits for a line on standard input, so that all clients start at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STRIDE = 100_000
 
 
 def _send(url: str, recalibration: str, first: int, content: bytes, stop: float) -> list[float]:
-    """Send the same content under ever new indices; return the seconds that each took."""
+    """Send the content under increasing indices until `stop`; return the seconds of each."""
     digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
     headers = {
         "Content-Type": "application/vnd.safetensors",
@@ -48,7 +48,7 @@ def _send(url: str, recalibration: str, first: int, content: bytes, stop: float)
 
 
 def main(words: list[str]) -> None:
-    """Send for the given time over the given number of connections."""
+    """Send for a given time over a given number of connections."""
     url, recalibration = words[:2]
     first, size, connections = int(words[2]), int(words[3]), int(words[5])
     content = body(size)

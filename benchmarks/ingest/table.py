@@ -1,4 +1,4 @@
-"""The measured tables of docs/ingest.md, written between markers."""
+"""Write the measured tables of docs/ingest.md between their markers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["write_tables"]
 
 _START, _END = "<!-- ingest: measured -->", "<!-- ingest: end -->"
 _LIMITS = {
-    "disk_1_mb_per_s": "write and fsync files of the large size, one thread, MB/s",
-    "disk_4_mb_per_s": "likewise, four threads, MB/s",
-    "disk_1_small_files_per_s": "write and fsync files of the small size, one thread, files/s",
-    "disk_4_small_files_per_s": "likewise, four threads, files/s",
+    "disk_1_mb_per_s": "write and fsync large files, one thread, MB/s",
+    "disk_4_mb_per_s": "write and fsync large files, four threads, MB/s",
+    "disk_1_small_files_per_s": "write and fsync small files, one thread, files/s",
+    "disk_4_small_files_per_s": "write and fsync small files, four threads, files/s",
     "sha256_mb_per_s": "SHA-256 on one core, MB/s",
     "loopback_mb_per_s": "one TCP connection on loopback, MB/s",
 }
 
 
 def write_tables(path: Path, results: Mapping[str, Any]) -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     before, _, rest = path.read_text().partition(_START)
     _, _, after = rest.partition(_END)
     parts = [_about(results["about"]), _streams(results), _limits(results["limits"])]
@@ -32,9 +32,9 @@ def write_tables(path: Path, results: Mapping[str, Any]) -> None:
 def _about(about: Mapping[str, Any]) -> str:
     note = f" {about['note']}" if about["note"] else ""
     return (
-        f"{about['date']}, {about['cpu']}, {about['cores']} cores, which the clients share with "
-        f"the server; load average {about['load']:.1f} when it began. {about['seconds']:g} s of "
-        f"each stream.{note}"
+        f"{about['date']}, {about['cpu']}, {about['cores']} cores, shared by clients and "
+        f"server; load average {about['load']:.1f} at the start. {about['seconds']:g} s per "
+        f"stream.{note}"
     )
 
 
@@ -43,14 +43,14 @@ def _streams(results: Mapping[str, Any]) -> str:
     head = (
         "batch",
         "clients",
-        "connections of each",
+        "connections per client",
         "MB/s",
-        "of one core's SHA-256",
+        "of one core of SHA-256",
         "batches/s",
         "median ms",
         "p99 ms",
-        "server's processor ms per batch",
-        "server's memory MB",
+        "server CPU ms per batch",
+        "server memory MB",
     )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in results["streams"]:
@@ -71,7 +71,7 @@ def _streams(results: Mapping[str, Any]) -> str:
 
 
 def _limits(found: Mapping[str, float]) -> str:
-    lines = ["| limit of this machine, in the same run | |", "|---|---|"]
+    lines = ["| limit of the machine, in the same run | |", "|---|---|"]
     lines += [f"| {words} | {found[name]:.0f} |" for name, words in _LIMITS.items()]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The same recalibration in-process and over HTTP, in wall time, alternating."""
+"""Measure the wall time of the same recalibration in-process and over HTTP, alternating."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BATCH, _SIZE = 8, 224
 
 
 def measure(*, images: int, repeats: int, threads: int) -> dict[str, Any]:
-    """Recalibrate ResNet-18 both ways; return the seconds of each and the ratio of medians.
+    """Recalibrate ResNet-18 in-process and over HTTP; return seconds and the ratio of medians.
 
     Args:
-        images: in the stream.
-        repeats: of each way.
-        threads: of onnxruntime, in-process and in the server's worker.
+        images: number of images in the stream.
+        repeats: number of runs of each kind.
+        threads: threads of onnxruntime, in-process and in the server's worker.
     """
     random = np.random.default_rng(0)
     shape = (_BATCH, 3, _SIZE, _SIZE)

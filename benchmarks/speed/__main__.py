@@ -1,4 +1,4 @@
-"""How long recalibration takes, as ratios within one run.
+"""Measure the time of recalibration, as ratios within one run.
 
     python -m benchmarks.speed [--network NAME …] [--images 128] [--repeats 3] [--only-onnx]
 
@@ -32,7 +32,7 @@ _SIZE = 224
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     options = _options()
     results: dict[str, Any] = {"about": _about(options), "networks": {}}
     for name in options.network or list(NETWORKS):
@@ -41,7 +41,7 @@ def main() -> None:
         for column, ratio in found["ratios"].items():
             wall, cpu = ratio["wall"]["median"], ratio["cpu"]["median"]
             print(f"{name:16} {column:42} {wall:6.2f}   (processor time {cpu:.2f})", flush=True)
-        # After each network: an interrupted run keeps what it has.
+        # Written after each network: an interrupted run keeps its results.
         options.results.parent.mkdir(exist_ok=True)
         options.results.write_text(json.dumps(results, indent=1) + "\n")
     if options.results == RESULTS:
@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-onnx", action="store_true")
-    parser.add_argument("--note", default="", help="about the machine, for the table")
+    parser.add_argument("--note", default="", help="note on the machine, for the table")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""What is timed: whole passes over the same images, each as a user would write it."""
+"""The timed contenders: complete passes over the same images, written as a user would."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RATIOS", "contenders"]
 
 
-# Column of the table → what is timed, and what it is divided by.
+# Column of the table → contender in the numerator and in the denominator.
 RATIOS = {
     "onnx exact / onnxruntime pass": ("onnx exact", "onnxruntime pass"),
     "onnx exact / update_bn": ("onnx exact", "update_bn"),
@@ -42,14 +42,14 @@ RATIOS = {
 def contenders(
     name: str, *, images: int, batch: int, size: int, threads: int
 ) -> Mapping[str, Callable[[], object]]:
-    """Prepare a network's contenders; each call is one whole pass.
+    """Return the contenders of a network; each call is one complete pass.
 
     Args:
         name: a network of `benchmarks.networks`.
-        images: number of images, random, the same for everybody.
+        images: number of random images, the same for all contenders.
         batch: images per batch.
-        size: their height and width.
-        threads: threads for onnxruntime and torch alike.
+        size: height and width of an image.
+        threads: threads of onnxruntime and torch.
     """
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The measured table of docs/speed.md, written between markers."""
+"""Write the measured table of docs/speed.md between its markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _START, _END = "<!-- speed: measured -->", "<!-- speed: end -->"
 
 
 def write_table(path: Path, results: Mapping[str, Any]) -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     before, _, rest = path.read_text().partition(_START)
     _, _, after = rest.partition(_END)
     path.write_text(f"{before}{_START}\n\n{_table(results)}\n\n{_END}{after}")
@@ -40,7 +40,7 @@ def _about(results: Mapping[str, Any]) -> str:
         f"{about['date']}, {about['cpu']}, {about['threads']} threads of {about['cores']} cores, "
         f"onnxruntime {about['onnxruntime']}, torch {about['torch']}; {about['images']} images of "
         f"{about['size']}x{about['size']} in batches of {about['batch']}. Median of "
-        f"{about['repeats']} interleaved repetitions, least and greatest in brackets.{note}"
+        f"{about['repeats']} interleaved repetitions, minimum and maximum in brackets.{note}"
     )
 
 

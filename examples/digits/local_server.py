@@ -1,4 +1,4 @@
-"""A bnrecal server of one's own for as long as a block runs."""
+"""Run a local bnrecal server for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pathlib import Path
 
 __all__ = ["ServerNotStartedError", "local_server"]
 
-START_LIMIT_S = 30.0  # a first start compiles bytecode, which takes longest on a busy machine
+START_LIMIT_S = 30.0  # the first start compiles bytecode, which is slow on a busy machine
 STOP_LIMIT_S = 15.0
 POLL_S = 0.02
 LISTENING = re.compile(r"listening on (http://\S+)")
 
 
 class ServerNotStartedError(Exception):
-    """The server ended, or did not speak in time; the message holds what it wrote."""
+    """The server exited or did not start in time; the message includes its output."""
 
 
 @contextmanager
 def local_server() -> Iterator[str]:
-    """Run a server on a free port with a data folder that is removed afterwards; yields its URL.
+    """Run a server on a free port with a temporary data folder, and yield its URL.
 
     Raises:
-        ServerNotStartedError: it did not come up.
+        ServerNotStartedError: the server exited or did not start in time.
     """
     with tempfile.TemporaryDirectory(prefix="bnrecal-demo-") as folder:
         log = Path(folder) / "server.log"
         command = [sys.executable, "-m", "service", "--port", "0"]
         command += ["--data-dir", str(Path(folder) / "data")]
-        # Into a file, not a pipe: nobody reads a pipe while the demo works, and a full one blocks.
+        # A file, not a pipe: the demo does not read while it works, and a full pipe blocks.
         with log.open("wb") as output:
             server = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -53,10 +53,12 @@ def _wait_for_address(server: subprocess.Popen[bytes], log: Path) -> str:
         if found := LISTENING.search(written):
             return found.group(1)
         if ended:
-            raise ServerNotStartedError(f"the server ended at once:\n{written}")
+            raise ServerNotStartedError(f"the server exited immediately:\n{written}")
         time.sleep(POLL_S)
     written = log.read_text(encoding="utf-8", errors="replace")
-    raise ServerNotStartedError(f"no sign of life for {START_LIMIT_S:.0f} s:\n{written}")
+    raise ServerNotStartedError(
+        f"the server did not start within {START_LIMIT_S:.0f} s:\n{written}"
+    )
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What the demo found out, and how it is told."""
+"""Result of the demo, and its text form."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from examples.digits.data import LabelledImages
+from examples.digits.data import LabeledImages
 
-__all__ = ["Outcome", "error_percent", "tell"]
+__all__ = ["Outcome", "error_percent", "format_outcome"]
 
 BAR_WIDTH = 40  # characters of 100 % error
 LAYERS_SHOWN = 5
@@ -24,10 +24,10 @@ class Outcome:
 
     Attributes:
         before, after: error on the held-out digits in percent.
-        held_out: how many digits that is.
-        seconds: from the upload to the result in hand.
-        report: the recalibration's report, JSON form.
-        files: what was written.
+        held_out: number of held-out digits.
+        seconds: time from the upload to the downloaded result.
+        report: the recalibration report in JSON form.
+        files: the written files.
     """
 
     before: float
@@ -39,19 +39,19 @@ class Outcome:
 
     @property
     def gained(self) -> float:
-        """By how many points the error fell."""
+        """Decrease of the error in percentage points."""
         return self.before - self.after
 
 
-def error_percent(model: bytes, data: LabelledImages) -> float:
-    """Run an ONNX file in onnxruntime; share of wrong classes in percent."""
+def error_percent(model: bytes, data: LabeledImages) -> float:
+    """Return the classification error of an ONNX file in percent, computed by onnxruntime."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {session.get_inputs()[0].name: data.images})
     return float(100 * np.mean(np.argmax(logits, axis=1) != data.labels))
 
 
-def tell(outcome: Outcome) -> str:
-    """Say it for a person, in lines of at most 80 characters (paths aside)."""
+def format_outcome(outcome: Outcome) -> str:
+    """Format the outcome in lines of at most 80 characters (except paths)."""
     lines = [
         f"error on {outcome.held_out} digits that were not in the stream",
         _bar("before", outcome.before),

@@ -1,8 +1,8 @@
-"""Train the small BatchNorm ResNet of the demo on MNIST and export it with BatchNorm kept.
+"""Train the small BatchNorm ResNet of the demo on MNIST and export it with its BatchNorm layers.
 
 Run it from the root of the repository: `python -m examples.digits.train`. It takes about a minute
 on one core, and writes `examples/digits/mnist_resnet.onnx`. One thread, one seed and deterministic
-kernels: on the same machine and library versions the weights come out bit for bit the same.
+kernels: on the same machine and library versions the weights are bit-identical.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bn_ops.exporting import export
-from examples.digits.data import LabelledImages, load_mnist, load_sklearn_digits, split
+from examples.digits.data import LabeledImages, load_mnist, load_sklearn_digits, split
 
 MODEL_PATH = Path(__file__).with_name("mnist_resnet.onnx")
 TRAINING_DIGITS = 4_500  # of 5,000; the other 500 measure the source error
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
         y = functional.relu(self.bn1(self.conv1(x)))
         return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -62,15 +62,15 @@ class MnistResNet(nn.Module):
         self.head = nn.Linear(4 * width, 10)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(n, 1, 28, 28) in [0, 1] to logits (n, 10)."""
+        """Map (n, 1, 28, 28) in [0, 1] to logits (n, 10)."""
         x = functional.relu(self.bn(self.conv(image)))
         x = self.block3(self.block2(self.block1(x)))
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 
 
-def train(data: LabelledImages, *, seed: int, epochs: int = EPOCHS) -> MnistResNet:
-    """Train from scratch with AdamW and a one-cycle learning rate; returned in eval mode."""
+def train(data: LabeledImages, *, seed: int, epochs: int = EPOCHS) -> MnistResNet:
+    """Train from scratch with AdamW and a one-cycle learning rate; return in eval mode."""
     torch.manual_seed(seed)
     network = MnistResNet()
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
@@ -92,14 +92,14 @@ def train(data: LabelledImages, *, seed: int, epochs: int = EPOCHS) -> MnistResN
 
 
 @torch.inference_mode()
-def error_percent(network: nn.Module, data: LabelledImages) -> float:
-    """Share of wrong classes in percent."""
+def error_percent(network: nn.Module, data: LabeledImages) -> float:
+    """Return the classification error in percent."""
     predicted = network(torch.from_numpy(data.images)).argmax(1).numpy()
     return float(100 * np.mean(predicted != data.labels))
 
 
 def main() -> None:
-    """Train, export, print the errors and the digest of the file."""
+    """Train and export the network; print the errors and the digest of the file."""
     parser = argparse.ArgumentParser(description="Train and export the demo's network.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=MODEL_PATH)

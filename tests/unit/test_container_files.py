@@ -18,7 +18,7 @@ HARDENING = {
 }
 
 
-def test_the_image_asks_for_the_server_and_the_client_and_never_for_torch() -> None:
+def test_image_requirements_exclude_torch() -> None:
     printed = subprocess.run(
         [sys.executable, str(ROOT / "docker" / "requirements.py"), "--build"],
         capture_output=True,
@@ -30,7 +30,7 @@ def test_the_image_asks_for_the_server_and_the_client_and_never_for_torch() -> N
     assert not names & {"torch", "greenlet", "onnxscript", "bnrecal", "bnrecal-client"}
 
 
-def test_everything_that_the_dockerfile_copies_passes_the_dockerignore() -> None:
+def test_dockerignore_allows_copied_files() -> None:
     allowed = {
         line[1:]
         for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -46,7 +46,7 @@ def test_everything_that_the_dockerfile_copies_passes_the_dockerignore() -> None
         assert any(path == known or path.startswith(f"{known}/") for known in allowed), path
 
 
-def test_the_image_runs_as_a_user_without_rights_and_checks_its_health() -> None:
+def test_unprivileged_user_and_health_check() -> None:
     assert "USER 10001:10001" in DOCKERFILE
     assert "HEALTHCHECK" in DOCKERFILE
     assert "# syntax=" not in DOCKERFILE
@@ -55,7 +55,7 @@ def test_the_image_runs_as_a_user_without_rights_and_checks_its_health() -> None
 
 
 @pytest.mark.parametrize(("in_compose", "in_test"), HARDENING.items())
-def test_compose_file_and_container_test_harden_alike(in_compose: str, in_test: str) -> None:
+def test_compose_and_test_share_hardening(in_compose: str, in_test: str) -> None:
     assert in_compose in (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
     assert in_test in (ROOT / "docker" / "test.sh").read_text(encoding="utf-8")
 
@@ -69,7 +69,7 @@ def test_compose_file_and_container_test_harden_alike(in_compose: str, in_test: 
         ({"BNRECAL_TOKENS": "ab", "BNRECAL_HOST": "10.0.0.1"}, "10.0.0.1"),
     ],
 )
-def test_the_entry_point_opens_the_door_only_with_tokens(given: dict[str, str], host: str) -> None:
+def test_entry_point_binds_all_only_with_tokens(given: dict[str, str], host: str) -> None:
     printed = subprocess.run(
         ["sh", ROOT / "docker" / "entrypoint.sh", "sh", "-c", "echo ${BNRECAL_HOST:-unset}"],
         capture_output=True,

@@ -42,12 +42,12 @@ def _documented(text: str) -> set[str]:
     return {_name(name) for name in re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE)}
 
 
-def test_every_dependency_has_its_reason_and_none_is_left_that_is_gone() -> None:
+def test_documented_dependencies_match() -> None:
     documented = _documented((ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8"))
     assert documented == _required()
 
 
-def test_every_dependency_is_pinned() -> None:
+def test_dependencies_are_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {_name(line) for line in lines if "==" in line}
     assert _required() <= pinned
@@ -56,5 +56,5 @@ def test_every_dependency_is_pinned() -> None:
 @pytest.mark.parametrize(
     ("line", "found"), [("| `a-b` | for | why |", {"a-b"}), ("text `a-b`", set())]
 )
-def test_only_rows_of_the_tables_count(line: str, found: set[str]) -> None:
+def test_only_table_rows_count(line: str, found: set[str]) -> None:
     assert _documented(line) == found

@@ -1,4 +1,4 @@
-"""The parts of the accuracy benchmark that its figures rest on."""
+"""Corruptions and formulas of the accuracy benchmark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGES = np.random.default_rng(0).random((3, 1, 28, 28)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corruption_keeps_the_form_changes_the_image_and_follows_its_seed(name: str) -> None:
+def test_corruption_form_and_seed(name: str) -> None:
     changed = corrupt(IMAGES, name, seed=0)
     assert changed.shape == IMAGES.shape
     assert changed.dtype == np.float32
@@ -37,7 +37,7 @@ def row(
     }
 
 
-def test_regret_is_the_mean_over_draws_above_the_best_of_the_cell() -> None:
+def test_regret_relative_to_best_method() -> None:
     rows = [
         row("source", 0, 30.0),
         row("Replace", 0, 20.0),
@@ -56,7 +56,7 @@ def test_regret_is_the_mean_over_draws_above_the_best_of_the_cell() -> None:
     assert found["source", 4].mean == 4.0
 
 
-def test_harm_rates_count_hits_and_false_alarms_on_either_side_of_the_split() -> None:
+def test_harm_rates_of_both_splits() -> None:
     def case(name: str, change: float, entropy: float) -> dict[str, object]:
         return {
             "case": name,

@@ -11,17 +11,17 @@ from tests.support.server_process import ServerProcess
 
 
 @pytest.mark.parametrize("size", [LARGE, SMALL])
-def test_a_body_has_the_size_that_the_table_says(size: int) -> None:
+def test_body_size(size: int) -> None:
     assert 0 < len(body(size)) - size < 200
 
 
-def test_every_limit_is_a_rate(tmp_path: Path) -> None:
+def test_limits_are_rates(tmp_path: Path) -> None:
     found = limits.measure(tmp_path, large=100_000, small=1000, seconds=0.02)
     assert len(found) == 6
     assert all(rate > 0 for rate in found.values())
 
 
-def test_the_table_tells_what_clients_measured(tmp_path: Path) -> None:
+def test_table_of_measurements(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server:
         one = clients.stream(
             server.url, server.pid, clients=2, connections=2, size=SMALL, seconds=0.3

@@ -17,7 +17,7 @@ from examples.digits.data import (
 DIGITS = Path(__file__).parents[3] / "examples" / "digits"
 
 
-def test_both_sets_have_the_same_form_and_value_range() -> None:
+def test_sets_share_form_and_range() -> None:
     for data, count in ((load_mnist(), 5_000), (load_sklearn_digits(), 1_797)):
         assert data.images.shape == (count, 1, 28, 28)
         assert data.images.dtype == np.float32
@@ -26,7 +26,7 @@ def test_both_sets_have_the_same_form_and_value_range() -> None:
         assert set(data.labels.tolist()) == set(range(10))
 
 
-def test_the_foreign_digits_keep_the_border_that_mnist_has() -> None:
+def test_digits_have_mnist_border() -> None:
     images = load_sklearn_digits().images
     assert not images[..., :4, :].any()
     assert not images[..., -4:].any()
@@ -35,7 +35,7 @@ def test_the_foreign_digits_keep_the_border_that_mnist_has() -> None:
     assert inked[:, 4:24].any(axis=0).all()
 
 
-def test_enlarging_equals_torch_bilinear_interpolation() -> None:
+def test_enlarge_equals_torch_bilinear() -> None:
     torch = pytest.importorskip("torch")
     images = np.random.default_rng(3).random((5, 8, 8))
     expected = torch.nn.functional.interpolate(
@@ -44,7 +44,7 @@ def test_enlarging_equals_torch_bilinear_interpolation() -> None:
     np.testing.assert_allclose(enlarge(images, 20), expected[:, 0].numpy(), rtol=0, atol=1e-12)
 
 
-def test_a_split_parts_every_digit_once_and_is_the_same_each_time() -> None:
+def test_split_is_complete_and_deterministic() -> None:
     data = load_sklearn_digits()
     first, rest = split(data, 900)
     again, _ = split(data, 900)
@@ -55,7 +55,7 @@ def test_a_split_parts_every_digit_once_and_is_the_same_each_time() -> None:
     np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole, axis=0))
 
 
-def test_ragged_batches_hold_the_stream_in_order_with_changing_sizes() -> None:
+def test_ragged_batches_keep_order() -> None:
     images = np.arange(900 * 784, dtype=np.float32).reshape(900, 1, 28, 28)
     batches = ragged_batches(images)
     np.testing.assert_array_equal(np.concatenate(batches), images)
@@ -64,7 +64,7 @@ def test_ragged_batches_hold_the_stream_in_order_with_changing_sizes() -> None:
     assert max(sizes) <= 64
 
 
-def test_the_note_names_the_digest_of_the_committed_checkpoint() -> None:
+def test_readme_states_checkpoint_digest() -> None:
     content = (DIGITS / "mnist_resnet.onnx").read_bytes()
     note = (DIGITS / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256(content).hexdigest() in note
