@@ -37,12 +37,20 @@ _log = logging.getLogger(__name__)
 # One line holds the description of a whole model: some hundred bytes for each layer.
 LONGEST_LINE_BYTES = 64 << 20
 STDERR_TAIL_BYTES = 4096
+# The operator's choice of numerical kernels. Kernels differ in the last bits, so a worker must use
+# those of a run in the operator's own process. Thread counts come from the settings.
+KERNEL_VARIABLES = (
+    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "BLIS_ARCH_TYPE"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE"),
+    *("ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
+    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_MAX_CPU_ISA", "DNNL_CPU_ISA_HINTS"),
+)
 # Models being read at one time; each worker loads onnx, about 200 MB.
 DESCRIBE_CONCURRENCY = 2
 
 
 class ProcessExecutor:
-    """Runs `python -m service.workers.child` in a session of its own with an empty environment."""
+    """Runs `python -m service.workers.child` in a session of its own with a minimal environment."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -222,7 +230,7 @@ class ProcessExecutor:
 
 
 async def _spawn(spec: Spec, settings: Settings, *, stdin: int = PIPE) -> Process:
-    """Start a worker: isolated interpreter, its own session, nothing of our environment."""
+    """Start a worker: isolated interpreter, own session, scrubbed environment."""
     try:
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -249,6 +257,7 @@ def _environment(spec: Spec, settings: Settings) -> dict[str, str]:
         "TMPDIR": spec.output,
         "ORT_DISABLE_TELEMETRY": "1",
     }
+    found |= {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
     if settings.worker_threads:
         count = str(settings.worker_threads)
         found |= {"OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}

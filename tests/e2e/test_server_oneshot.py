@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.service_process import Server, images, network, running
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
@@ -58,10 +58,8 @@ def _hang_up(server: Server, *command: str) -> str:
     """Run curl until its run has begun, kill it, and return the recalibration."""
     client = subprocess.Popen(command)
     try:
-        until = time.monotonic() + 30
-        while not (found := _started(server)) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert found
+        found: list[str] = []
+        until(lambda: found or found.extend(_started(server)) or found)
     finally:
         client.kill()
         client.wait()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from safetensors.numpy import load_file, save_file
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
 from service.settings import Settings
 from service.workers.messages import Limits, Piece, Spec
-from service.workers.process_pool import ProcessExecutor
+from service.workers.process_pool import KERNEL_VARIABLES, ProcessExecutor
 from service.workers.protocol import RESULTS, Job, Progress
 from tests.support.service_process import images, network
+from tests.support.waiting import until
 
 PAGES = 2
 
@@ -184,10 +184,11 @@ def test_cancelling_the_task_kills_the_worker_at_once(
     assert _workers() == []
 
 
-def test_a_worker_sees_nothing_of_our_environment(
+def test_a_worker_gets_only_the_choice_of_kernels_from_the_environment(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BNRECAL_SECRET", "secret")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     job = make_job(tmp_path, [images(0)])
     seen: list[dict[str, str]] = []
 
@@ -200,7 +201,9 @@ def test_a_worker_sees_nothing_of_our_environment(
     assert set(seen[0]) <= {
         *("PATH", "LANG", "HOME", "TMPDIR", "ORT_DISABLE_TELEMETRY"),
         *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+        *KERNEL_VARIABLES,
     }
+    assert seen[0]["OPENBLAS_CORETYPE"] == "Haswell"
 
 
 def test_a_worker_says_what_holds_it_in(settings: Settings) -> None:
@@ -233,10 +236,9 @@ def _workers() -> list[psutil.Process]:
 
 def _first_worker() -> psutil.Process:
     """Wait for a worker; a child between fork and exec still looks like its parent."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        for worker in _workers():
-            if "service.workers.child" in worker.cmdline():
-                return worker
-        time.sleep(0.005)
-    raise AssertionError("no worker was started")
+
+    def found() -> list[psutil.Process]:
+        return [one for one in _workers() if "service.workers.child" in one.cmdline()]
+
+    until(found, lambda: "no worker was started", pause=0.005)
+    return found()[0]

@@ -25,6 +25,7 @@ from tests.support.faulty_disk import Faults
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, batch, safetensors
 from tests.support.service_loop import serving
+from tests.support.waiting import until
 
 # apsw reports an error that SQLite itself passed over (in a checkpoint) as unraisable.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -165,17 +166,20 @@ def one_fault(bench: Bench, kind: str, at: int, error: int) -> bool:
 
 
 def ended(api: Api, seen: Seen) -> str:
-    """Wait for the end of the run, or for the server to give up."""
-    for _ in range(400):
+    """Wait until the run has ended or the server reports that it is not ready."""
+    state = "unknown"
+
+    def over() -> bool:
+        nonlocal state
         answer = api.get(seen.name)
-        if not check(answer):
-            continue
-        state = str(answer.json()["state"])
-        if state in {"succeeded", "failed"}:
-            return state
-        if api.http.get("/readyz").status_code == 503:
-            return "not-ready"
-    raise AssertionError(f"still {state}")
+        if check(answer):
+            state = str(answer.json()["state"])
+            if state not in {"succeeded", "failed"} and not api.http.get("/readyz").is_success:
+                state = "not-ready"
+        return state in {"succeeded", "failed", "not-ready"}
+
+    until(over, lambda: f"the run is still {state}")
+    return state
 
 
 def everything_is_there(api: Api, seen: Seen, data: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tests.support import large_ledger
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
 from tests.support.service_loop import serving
+from tests.support.waiting import until
 
 FEW, MANY = 50, 50_000
 SETTINGS = Settings(data_dir=Path("unused"))
@@ -122,10 +122,7 @@ def test_the_server_is_ready_before_the_first_sweep_has_ended(
 
 
 def until_gone(api: Api, name: str) -> None:
-    deadline = time.monotonic() + 20
-    while api.get(name).status_code != 404:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: api.get(name).status_code == 404)
 
 
 @pytest.mark.parametrize("way", ["asked for", "overdue"])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
+from tests.support.waiting import until
 
 
 def test_a_stream_goes_in_and_a_result_comes_out(api: Api) -> None:
@@ -242,7 +242,7 @@ def test_uploaded_data_goes_when_the_result_is_out_unless_it_is_to_be_kept(
         name = api.finished(batches=2, keep_data=keep)
         folder = settings.data_dir / "recalibrations" / name / "batches"
         api.wait(name)
-        _until(lambda folder=folder, keep=keep: folder.exists() is keep)
+        until(lambda folder=folder, keep=keep: folder.exists() is keep)
         assert len(api.get(name, "/batches").json()["items"]) == 2
         # A client that repeats itself is told that all is well.
         assert api.put(name, 1).status_code == 200
@@ -304,13 +304,6 @@ def test_a_long_stream_reaches_the_worker_in_order(api: Api) -> None:
     other = api.finished(batches=12)
     first = json.loads(api.get(one, "/model").content)
     assert first["digest"] == json.loads(api.get(other, "/model").content)["digest"]
-
-
-def _until(true: Any, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from service.storage.ledger.sqlite import SqliteLedger
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, batch, safetensors
 from tests.support.service_loop import call_once, serving
+from tests.support.waiting import until
 
 
 def test_everything_acknowledged_is_there_after_a_restart(settings: Settings) -> None:
@@ -179,8 +180,8 @@ def test_two_servers_never_share_a_data_folder(settings: Settings) -> None:
         pass
 
 
-def _until_gone(paths: list[Path], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while any(path.exists() for path in paths):
-        assert time.monotonic() < end, [path for path in paths if path.exists()]
-        time.sleep(0.01)
+def _until_gone(paths: list[Path]) -> None:
+    until(
+        lambda: not any(path.exists() for path in paths),
+        lambda: [path for path in paths if path.exists()],
+    )

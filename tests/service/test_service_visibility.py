@@ -19,6 +19,7 @@ from service.server import refuse_open_door
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
+from tests.support.waiting import until
 
 KEPT = ("X-Request-Id", "Date")
 # Routes under which nobody's things lie, with what a token without rights gets there.
@@ -231,8 +232,8 @@ def test_quotas_hold(api: Api, make: Callable[..., str]) -> None:
     other = api.open()
     model = api.get(name).json()["model"]
     assert api.http.post("/v1/recalibrations", json={"model": model}).status_code == 413
-    while not api.put(other, 0).is_success:  # the ended one's data is removed just after its end
-        pass
+    # The data of the ended recalibration is removed shortly after its end.
+    until(lambda: api.put(other, 0).is_success)
     assert api.put(other, 1).status_code == 201
 
 
