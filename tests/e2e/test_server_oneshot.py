@@ -58,8 +58,7 @@ def _hang_up(server: Server, *command: str) -> str:
     """Run curl until its run has begun, kill it, and return the recalibration."""
     client = subprocess.Popen(command)
     try:
-        found: list[str] = []
-        until(lambda: found or found.extend(_started(server)) or found)
+        found = until(lambda: _started(server))
     finally:
         client.kill()
         client.wait()

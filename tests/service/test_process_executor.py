@@ -240,5 +240,4 @@ def _first_worker() -> psutil.Process:
     def found() -> list[psutil.Process]:
         return [one for one in _workers() if "service.workers.child" in one.cmdline()]
 
-    until(found, lambda: "no worker was started", pause=0.005)
-    return found()[0]
+    return until(found, lambda: "no worker was started", pause=0.005)[0]

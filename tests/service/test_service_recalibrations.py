@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +237,10 @@ def test_delete_really_deletes_in_any_state(
     assert api.http.delete(f"/v1/recalibrations/{opened}").status_code == 404
 
 
+def _exists_or_not(folder: Path, expected: bool) -> bool:  # noqa: FBT001 - for partial
+    return folder.exists() is expected
+
+
 def test_uploaded_data_goes_when_the_result_is_out_unless_it_is_to_be_kept(
     api: Api, settings: Any
 ) -> None:
@@ -242,7 +248,7 @@ def test_uploaded_data_goes_when_the_result_is_out_unless_it_is_to_be_kept(
         name = api.finished(batches=2, keep_data=keep)
         folder = settings.data_dir / "recalibrations" / name / "batches"
         api.wait(name)
-        until(lambda folder=folder, keep=keep: folder.exists() is keep)
+        until(partial(_exists_or_not, folder, keep))
         assert len(api.get(name, "/batches").json()["items"]) == 2
         # A client that repeats itself is told that all is well.
         assert api.put(name, 1).status_code == 200

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def until(
-    condition: Callable[[], object],
+    condition: Callable[[], T],
     describe: Callable[[], object] = lambda: "the condition does not hold",
     *,
     seconds: float = 60.0,
     pause: float = 0.01,
-) -> None:
-    """Return once a condition holds.
+) -> T:
+    """Wait until a condition holds and return its value.
 
     Args:
         condition: evaluated again and again, with a pause between two evaluations.
@@ -25,7 +28,8 @@ def until(
         AssertionError: the condition did not hold in time.
     """
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"after {seconds:g} s: {describe()}")
         time.sleep(pause)
+    return found
