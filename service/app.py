@@ -12,7 +12,6 @@ from fastapi import Depends, FastAPI
 from bn_ops.version import __version__
 from service import health
 from service.batches import api as batches_api
-from service.batches.short_way import ShortWay
 from service.context import Context
 from service.errors import CapacityError, ServiceError, StartError
 from service.middleware.authentication import Access, is_loopback
@@ -83,6 +82,7 @@ def create_app(
     errors.install(app)
     app.state.bodies = OpenBodies()
     _add_layers(app, settings, metrics)
+    app.router.routes.append(batches_api.DIRECT_ROUTE)
     for module in (
         models_api,
         recalibrations_api,
@@ -100,7 +100,6 @@ def create_app(
 
 def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Put the layers around the routes; the last that is added is the first to see a request."""
-    app.add_middleware(ShortWay)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))

@@ -1,25 +1,32 @@
-"""One batch on its way in."""
+"""One batch as it arrives, and how a request becomes one."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
+from service.context import Context
+from service.web import content_digest as digests
+from service.web import media_types as media
+from service.web.request_body import announced_bytes, blocks
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """One batch as it comes in.
+    """One batch as it arrives.
 
     Attributes:
-        recalibration: whose stream it belongs to.
-        index: its place; None appends it.
-        format: one of the formats in `service.web.media_types`.
-        body: blocks of bytes.
-        digest: SHA-256 that the client announced, or None.
-        announced: bytes that the body will have, or None where nobody has said so.
+        recalibration: id of the recalibration that the batch belongs to.
+        index: position in the stream; None appends the batch.
+        format: name of its format, see `service.formats.registry`.
+        body: the bytes, in blocks.
+        digest: SHA-256 (hexadecimal) that the client announced, or None.
+        announced: length of the body in bytes, or None if the client did not announce it.
         key: the client's Idempotency-Key; only for appends.
-        key_with_content: whether the key names a batch only together with its content, so that a
-            key that comes again with other content is another batch and no conflict.
+        key_with_content: whether the key identifies a batch only together with its content, so that
+            a repeated key with other content is another batch instead of a conflict.
     """
 
     recalibration: str
@@ -30,3 +37,31 @@ class Upload:
     announced: int | None = None
     key: str | None = None
     key_with_content: bool = False
+
+
+def upload_of(
+    context: Context,
+    request: Request,
+    recalibration: str,
+    *,
+    index: int | None = None,
+    digest: str | None,
+    key: str | None = None,
+) -> Upload:
+    """Return the upload that a request describes; its body has not been read yet.
+
+    Raises:
+        MediaTypeError: the content type is not a batch format.
+        DigestMismatchError: the announced digest is malformed.
+        TooLargeError: raised while the body is read, if it exceeds the limit for a batch.
+    """
+    limit = context.settings.batch_limit_bytes
+    return Upload(
+        recalibration=recalibration,
+        index=index,
+        format=media.batch_format(request),
+        body=blocks(request, limit_bytes=limit, what="batch"),
+        digest=digests.read(digest),
+        announced=announced_bytes(request),
+        key=key,
+    )

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
+from service.app import create_app
 from service.batches import operations
+from service.batches.api import DIRECT_ROUTE
 from service.settings import Settings
-from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS
+from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy, safetensors, with_header
+from tests.support.service_loop import serving
 
 NPY = {"Content-Type": "application/x-npy"}
 
@@ -349,40 +353,52 @@ def _stored(settings: Settings, name: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status"),
+    ("index", "changes", "status"),
     [
-        (None, {}, 201),
-        (None, {"Content-Digest": "sha-256=:AAAA:"}, 400),
-        (None, {"Content-Type": "text/plain"}, 415),
-        (b"short", {}, 422),
+        ("7", {}, 201),
+        ("07", {}, 201),
+        ("7", {"headers": {"Content-Digest": "sha-256=:AAAA:"}}, 400),
+        ("7", {"headers": {"Content-Type": "text/plain"}}, 415),
+        ("7", {"content": b"short"}, 422),
+        ("x", {}, 422),
+        ("-1", {}, 422),
+        ("10000000", {}, 422),
     ],
 )
-def test_the_short_way_answers_as_the_general_way(
-    api: Api, content: bytes | None, headers: dict[str, str], status: int
+def test_the_direct_route_responds_as_the_framework_does(
+    settings: Settings,
+    executor: FakeExecutor,
+    index: str,
+    changes: dict[str, Any],
+    status: int,
 ) -> None:
-    def answers(index: str) -> list[object]:
-        name = api.open()
-        path = f"/v1/recalibrations/{name}/batches/{index}"
-        kind = {"Content-Type": "application/vnd.safetensors"} | headers
-        body = safetensors(x=batch(0)) if content is None else content
+    headers = {"Content-Type": "application/vnd.safetensors"} | changes.get("headers", {})
+    body = changes.get("content", safetensors(x=batch(0)))
+
+    def responses(app: FastAPI) -> list[object]:
         found: list[object] = []
-        for _ in range(2):
-            response = api.http.put(path, content=body, headers=kind)
-            document = response.json()
-            document.pop("instance", None)
-            shown = {k: v for k, v in response.headers.items() if k != "x-request-id"}
-            found += [response.status_code, document, shown]
+        with serving(app) as http:
+            api = Api(http)
+            name = api.open()
+            for path in [f"/v1/recalibrations/{name}/batches/{index}"] * 2 + [
+                f"/v1/recalibrations/unknown/batches/{index}"
+            ]:
+                response = api.http.put(path, content=body, headers=headers)
+                document = response.json()
+                document.pop("instance", None)
+                shown = {k: v for k, v in response.headers.items() if k != "x-request-id"}
+                found += [response.status_code, document, shown]
+            samples = api.http.get("/metrics").text.splitlines()
+            found += [line for line in samples if line.startswith("bnrecal_requests_total{")]
         return found
 
-    # An index that begins with a zero is taken by the framework alone.
-    quick, general = answers("7"), answers("07")
-    assert quick == general
-    assert quick[0] == status
-
-
-def test_both_ways_know_no_strangers(api: Api) -> None:
-    for index in ("7", "07"):
-        path = f"/v1/recalibrations/nobody/batches/{index}"
-        kind = {"Content-Type": "application/vnd.safetensors"}
-        response = api.http.put(path, content=safetensors(x=batch(0)), headers=kind)
-        assert (response.status_code, response.json()["code"]) == (404, "not-found")
+    direct, general = (
+        create_app(
+            settings.model_copy(update={"data_dir": settings.data_dir / name}), executor=executor
+        )
+        for name in ("direct", "general")
+    )
+    general.router.routes.remove(DIRECT_ROUTE)
+    found = responses(direct)
+    assert found == responses(general)
+    assert found[0] == status
