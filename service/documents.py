@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-from service import metrics_endpoint as figures
 from service import problems
 from service.app import create_app
 from service.repositories import lifecycle
@@ -38,11 +37,13 @@ def problems_table() -> str:
 
 
 def metrics_table() -> str:
-    """List every figure of `/metrics`."""
+    """List every metric of `/metrics`."""
     rows = ["| name | type | labels | meaning |", "|---|---|---|---|"]
-    for family in (*Metrics().families(), *figures.GAUGES):
-        labels = ", ".join(f"`{label}`" for label in family.labels)
-        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.text} |")
+    metrics = Metrics()
+    for family in metrics.registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in metrics.labels.get(name, ()))
+        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
     return "\n".join(rows)
 
 

@@ -8,7 +8,7 @@ import apsw
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
-from service import metrics_endpoint as figures
+from service import metrics_endpoint
 from service.context import Context, Ctx
 from service.errors import ForbiddenError, ServiceError
 from service.telemetry import metrics
@@ -81,4 +81,4 @@ async def get_metrics(context: Ctx) -> Response:
     """Return the server's figures in Prometheus' text format; they tell of everybody's work."""
     if not context.caller.sees_all:
         raise ForbiddenError("the figures tell of everybody's work: use an admin token")
-    return Response(await figures.read(context), media_type=metrics.MEDIA_TYPE)
+    return Response(await metrics_endpoint.read(context), media_type=metrics.MEDIA_TYPE)

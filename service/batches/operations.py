@@ -57,8 +57,8 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     else:
         batch, new = await _put_packed(context, upload, small)
     if new:
-        context.metrics.ingest_bytes.add(batch.bytes)
-        context.metrics.ingest_batches.add(1)
+        context.metrics.ingest_bytes.inc(batch.bytes)
+        context.metrics.ingest_batches.inc()
     context.signals.notify(upload.recalibration)
     return batch, new
 

@@ -59,7 +59,7 @@ class RequestLog:
             await send(message)
 
         try:
-            with self._metrics.requests_open.one_more():
+            with self._metrics.requests_open.track_inprogress():
                 await self._app(scope, receive, note)
         finally:
             self._write(scope, answer, perf_counter() - began)
@@ -69,10 +69,10 @@ class RequestLog:
         route = getattr(scope.get("route"), "path", UNROUTED)
         method = scope["method"] if scope["method"] in METHODS else OTHER
         status = str(answer.status)
-        self._metrics.requests.add(1, method=method, route=route, status=status)
-        self._metrics.request_seconds.observe(seconds, method=method, route=route)
+        self._metrics.requests.labels(method=method, route=route, status=status).inc()
+        self._metrics.request_seconds.labels(method=method, route=route).observe(seconds)
         if answer.problem is not None:
-            self._metrics.problems.add(1, code=answer.problem)
+            self._metrics.problems.labels(code=answer.problem).inc()
         caller = scope["state"].get("caller")
         _log.info(
             "%s %s %d",

@@ -62,7 +62,7 @@ def _number(last: str | None) -> int:
 async def _stream(context: Context, name: str, after: int) -> AsyncIterator[str]:
     subscription = context.signals.subscribe(name)
     try:
-        with context.metrics.event_streams.one_more():
+        with context.metrics.event_streams.track_inprogress():
             async for part in _follow(context, subscription, name, after):
                 yield part
     finally:

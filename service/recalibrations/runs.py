@@ -39,7 +39,7 @@ async def run(context: Context, found: Recalibration) -> None:
     _log.info("A run begins", extra={"action": "run-begins", **ids})
     began = monotonic()
     try:
-        with context.metrics.running.one_more():
+        with context.metrics.running.track_inprogress():
             await _run(context, found)
     except asyncio.CancelledError:
         _log.info("A run was killed", extra={"action": "run-killed", **ids})
@@ -69,7 +69,7 @@ async def run(context: Context, found: Recalibration) -> None:
         state,
         extra={"action": "run-ended", "state": state, "seconds": monotonic() - began, **ids},
     )
-    context.metrics.run_seconds.observe(monotonic() - began, state=str(state))
+    context.metrics.run_seconds.labels(state=str(state)).observe(monotonic() - began)
     if ended is not None:
         context.metrics.count_failure(ended.error)
     context.signals.notify(found.id)

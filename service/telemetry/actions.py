@@ -1,4 +1,4 @@
-"""The names of what is logged: a line's `action` stays the same while its sentence may change."""
+"""The names of log actions: a line's `action` is stable while its sentence may change."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from types import MappingProxyType
 
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "listening": "The server takes requests; with its address and the settings that were told.",
-        "stopping": "The server takes no more requests and finishes those under way.",
-        "unknown-variable": "A variable of the environment begins with BNRECAL_ and is no setting.",
-        "few-files": "The system allows fewer open files than so many connections may need.",
-        "taken-up": "The start found so many runs that were cut off, and queued them.",
-        "admission": "At the start: how much memory runs may take together.",
-        "protections": "What holds the workers in on this machine.",
-        "protections-unknown": "No worker could say what holds it in; `/readyz` asks again.",
-        "connection-refused": "A connection sent no HTTP, too large a head or none in time, and "
-        "was closed; with the problem's code.",
-        "request": "A request was answered; with route, status, seconds, the token's name and, of "
-        "a problem, its code.",
-        "run-begins": "A run begins.",
-        "run-ended": "A run is over; with the recalibration's state.",
-        "run-killed": "A run was killed: cancelled, deleted, or cut off by a shutdown.",
-        "run-put-off": "The machine cannot do a run now (disk full, no process); it begins again.",
-        "run-cut-off": "A run's worker died; it begins again, or fails when that happens again.",
-        "run-fault": "A run ended in a fault of ours; with the traceback.",
-        "worker-died": "A worker ended without an answer; with the end of what it wrote.",
-        "worker-failed": "A worker failed in a way it has no name for; with the traceback.",
-        "queue-failed": "The queue cannot be read now; it is tried again.",
-        "give-back-failed": "A shutdown could not queue a run again; the next start does.",
-        "expired": "A recalibration was deleted because its time was over.",
-        "model-removed": "A model was deleted that nobody holds any more, or used for long.",
-        "sweep-failed": "A sweep for what has expired failed; the next one tries again.",
-        "ledger-close-failed": "The ledger could not be closed in good order; nothing is lost.",
+        "listening": "The server accepts requests; with its address and the changed settings.",
+        "stopping": "The server accepts no more requests and finishes those in progress.",
+        "unknown-variable": "An environment variable starts with BNRECAL_ but is not a setting.",
+        "few-files": "The system allows fewer open files than the connections may need.",
+        "taken-up": "At startup: the number of interrupted runs that were queued again.",
+        "admission": "At startup: the memory that all runs may use together.",
+        "protections": "The sandbox restrictions that are in force for workers on this machine.",
+        "protections-unknown": "No worker could report its sandbox; `/readyz` asks again.",
+        "connection-refused": "A connection sent invalid HTTP, an oversized header or no header in "
+        "time, and was closed; with the problem's code.",
+        "request": "A response was sent; with route, status, seconds, the token's name and, for a "
+        "problem, its code.",
+        "run-begins": "A run starts.",
+        "run-ended": "A run has ended; with the recalibration's state.",
+        "run-killed": "A run was killed: cancelled, deleted, or interrupted by a shutdown.",
+        "run-put-off": "A run was deferred for lack of resources (disk full, no process).",
+        "run-cut-off": "The worker of a run crashed; the run restarts, or fails after too many "
+        "crashes.",
+        "run-fault": "A run failed because of a bug in the server; with the traceback.",
+        "worker-died": "A worker exited without a response; with the end of its output.",
+        "worker-failed": "A worker failed with an unexpected exception; with the traceback.",
+        "queue-failed": "The queue cannot be read; it is retried.",
+        "give-back-failed": "A shutdown could not queue a run again; the next startup does.",
+        "expired": "A recalibration was deleted because it has expired.",
+        "model-removed": "A model was deleted because it has no owner or was unused for too long.",
+        "sweep-failed": "A cleanup of expired data failed; the next one tries again.",
+        "ledger-close-failed": "The ledger could not be closed gracefully; nothing is lost.",
     }
 )

@@ -1,4 +1,4 @@
-"""Logs as JSON lines on standard error: a sentence, a stable action, ids."""
+"""Logs as JSON lines on standard error: a sentence, a stable action and ids."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from datetime import UTC, datetime
 from service.clock import to_text
 from service.telemetry import request_ids
 
-# The last is uvicorn's message once more, for terminals.
-_OURS = {"message", "asctime", "taskName", "color_message"}
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OURS
+# `color_message` is uvicorn's copy of the message for terminals.
+_OMITTED = {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OMITTED
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; whatever `extra` holds becomes a member.
+    """Formats a record as one JSON object; each key of `extra` becomes a member.
 
-    The request on whose behalf something is logged is named by `request_id`.
+    `request_id` names the request in whose context the record was logged.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Return the record as one line of JSON."""
         line: dict[str, object] = {
             "time": to_text(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Send every log of this process to standard error."""
+    """Send all log records of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

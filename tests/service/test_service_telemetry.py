@@ -1,24 +1,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
+from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import metrics_endpoint as figures
-from service.telemetry.metrics import Counter, Gauge, Histogram, Metrics
+from service.telemetry.metrics import Metrics
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
 
-Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def read(api: Api) -> Figures:
+def read(api: Api) -> Samples:
     """Return every sample of `/metrics` by name and labels, as Prometheus' own parser reads it."""
     response = api.http.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    found: Figures = {}
+    found: Samples = {}
     for family in text_string_to_metric_families(response.text):
         assert family.type != "unknown"
         for sample in family.samples:
@@ -36,7 +36,7 @@ def test_metrics_count_what_happens(api: Api, executor: FakeExecutor) -> None:
     api.start(failed, 1)
     api.wait(failed)
     failure = ("bnrecal_failures_total", (("code", "layer-not-finite"),))
-    # Figures of a run are noted just after its state.
+    # Samples of a run are noted just after its state.
     while failure not in (found := read(api)):
         pass
     size = 4 * len(safetensors(x=batch()))
@@ -56,7 +56,9 @@ def test_metrics_count_what_happens(api: Api, executor: FakeExecutor) -> None:
     assert name not in api.http.get("/metrics").text
 
 
-def test_what_is_under_way_is_told(api: Api, executor: FakeExecutor) -> None:
+def test_gauges_count_runs_streams_and_requests_in_progress(
+    api: Api, executor: FakeExecutor
+) -> None:
     executor.hold = True
     name = api.open()
     api.put(name, 0)
@@ -76,11 +78,12 @@ def test_what_is_under_way_is_told(api: Api, executor: FakeExecutor) -> None:
     assert found["bnrecal_requests_open", ()] == 1
 
 
-def test_everything_that_is_documented_is_told_from_the_start(api: Api) -> None:
+def test_every_documented_metric_is_present_from_the_start(api: Api) -> None:
     text = api.http.get("/metrics").text
-    for family in (*Metrics().families(), *figures.GAUGES):
-        assert f"# HELP {family.name} {family.text}\n" in text
-        assert f"# TYPE {family.name} {family.kind}\n" in text
+    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    names = re.findall(r"^# HELP (\S+) ", text, re.MULTILINE)
+    assert {name for name in names if f"| `{name}` |" in page} == set(names)
+    assert set(Metrics().labels) < set(names)
     found = read(api)
     for part in ("ledger", "blobs"):
         assert found["bnrecal_storage_failed", (("part", part),)] == 0
@@ -88,14 +91,27 @@ def test_everything_that_is_documented_is_told_from_the_start(api: Api) -> None:
     assert found["bnrecal_disk_free_bytes", ()] > 0
 
 
-def test_a_rise_of_one_byte_can_be_seen_in_a_large_total() -> None:
-    found = Counter("c", "text")
-    found.add(123_456_789_012_345)
-    found.add(1)
-    assert list(found.lines())[-1] == "c 123456789012346"
+def test_one_byte_more_is_visible_in_a_large_total() -> None:
+    metrics = Metrics()
+    metrics.ingest_bytes.inc(123_456_789_012_345)
+    metrics.ingest_bytes.inc(1)
+    (sample,) = (
+        sample
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if sample.name == "bnrecal_ingest_bytes_total"
+    )
+    assert sample.value == 123_456_789_012_346
 
 
-def test_labels_do_not_grow_with_what_strangers_ask_for(api: Api) -> None:
+def test_two_servers_in_one_process_share_no_metric() -> None:
+    first, second = Metrics(), Metrics()
+    first.ingest_batches.inc()
+    assert b"bnrecal_ingest_batches_total 1.0" in first.render()
+    assert b"bnrecal_ingest_batches_total 0.0" in second.render()
+
+
+def test_labels_do_not_grow_with_unknown_paths_and_methods(api: Api) -> None:
     for number in range(5):
         api.http.get(f"/nothing/{number}")
         api.http.request(f"BREW{number}", "/v1/models")
@@ -114,50 +130,21 @@ def test_labels_do_not_grow_with_what_strangers_ask_for(api: Api) -> None:
     }
 
 
-def test_with_tokens_a_stranger_reads_no_figures(start_server: StartServer) -> None:
+def test_metrics_need_a_token_as_soon_as_there_is_one(start_server: StartServer) -> None:
     api = start_server(tokens=hashlib.sha256(b"secret").hexdigest())
     assert api.http.get("/metrics").status_code == 401
     right = {"Authorization": "Bearer secret"}
     assert api.http.get("/metrics", headers=right).status_code == 200
 
 
-def test_a_label_that_was_not_declared_is_a_fault() -> None:
-    with pytest.raises(AssertionError):
-        Counter("c", "text", "code").add(1, cod="x")
-
-
-def test_a_histogram_is_cumulative() -> None:
-    found = Histogram("h", "text")
-    for seconds in (0.0005, 0.004, 0.004, 9999.0):
-        found.observe(seconds)
-    lines = list(found.lines())
-    assert 'h_bucket{le="0.001"} 1' in lines
-    assert 'h_bucket{le="0.005"} 3' in lines
-    assert 'h_bucket{le="3600.0"} 3' in lines
-    assert 'h_bucket{le="+Inf"} 4' in lines
-    assert "h_count 4" in lines
-
-
-def test_labels_are_escaped() -> None:
-    found = Counter("c", "text", "path")
-    found.add(2, path='a"b\\c\nd')
-    assert list(found.lines())[-1] == 'c{path="a\\"b\\\\c\\nd"} 2'
-
-
-def test_a_gauge_shows_what_it_is_given_and_stays_as_it_was() -> None:
-    found = Gauge("g", "text", "state")
-    assert list(found.showing({"open": 7.0}).lines())[-1] == 'g{state="open"} 7'
-    assert len(list(found.lines())) == 2
-
-
-def test_the_server_tells_that_it_lives_and_what_is_in_force(api: Api) -> None:
+def test_health_and_readiness_report_the_sandbox(api: Api) -> None:
     assert api.http.get("/healthz").json() == {"status": "ok"}
     found = api.http.get("/readyz").json()
     assert (found["status"], found["failures"]) == ("ready", [])
     assert found["workers"] == {"fake": True}
 
 
-def test_the_page_of_routes_lists_them_without_any_script(api: Api) -> None:
+def test_the_docs_page_lists_the_routes_without_a_script(api: Api) -> None:
     page = api.http.get("/docs").text
     for path in api.http.get("/openapi.json").json()["paths"]:
         assert path in page
@@ -165,5 +152,5 @@ def test_the_page_of_routes_lists_them_without_any_script(api: Api) -> None:
     assert "`" not in page
 
 
-def test_who_asks_for_no_route_is_told_where_they_stand(api: Api) -> None:
+def test_an_unknown_path_points_to_the_docs_page(api: Api) -> None:
     assert api.http.get("/").json()["detail"] == "there is no GET /; /docs lists the routes"
