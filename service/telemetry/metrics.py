@@ -29,7 +29,7 @@ SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.
 
 # The library's one switch for this is global. Prometheus itself reads no `_created` series from the
 # text format; they would only double the number of series.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types only some functions
 
 
 class Metrics:

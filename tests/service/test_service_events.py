@@ -5,6 +5,9 @@ import threading
 import time
 from typing import Any
 
+import pytest
+from fastapi import routing
+
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api
 
@@ -18,7 +21,7 @@ def read(text: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_events_tell_the_whole_story_and_end_with_it(api: Api) -> None:
+def test_events_report_every_change_and_end_with_the_recalibration(api: Api) -> None:
     name = api.finished()
     response = api.get(name, "/events")
     assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -31,14 +34,14 @@ def test_events_tell_the_whole_story_and_end_with_it(api: Api) -> None:
     assert events[-1]["data"] == api.get(name).json()
 
 
-def test_events_resume_after_the_last_one_that_was_seen(api: Api) -> None:
+def test_events_resume_after_the_last_event_id(api: Api) -> None:
     name = api.finished()
     everything = read(api.get(name, "/events").text)
     rest = read(api.get(name, "/events", **{"Last-Event-ID": everything[2]["id"]}).text)
     assert rest == everything[3:]
 
 
-def test_events_arrive_while_the_run_goes_on(api: Api, executor: FakeExecutor) -> None:
+def test_events_arrive_during_the_run(api: Api, executor: FakeExecutor) -> None:
     executor.hold = True
     name = api.open()
     api.put(name, 0)
@@ -53,13 +56,38 @@ def test_events_arrive_while_the_run_goes_on(api: Api, executor: FakeExecutor) -
     assert states == ["open", "sealed", "queued", "running", "cancelled"]
 
 
-def test_events_of_nothing_and_after_nonsense_are_refused(api: Api) -> None:
+def test_an_event_stream_is_neither_stored_nor_buffered(api: Api) -> None:
+    response = api.get(api.finished(), "/events")
+    assert "no-store" in response.headers["Cache-Control"]
+    assert response.headers["X-Accel-Buffering"] == "no"
+
+
+def test_an_idle_event_stream_sends_comments_and_its_end_is_counted(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "_PING_INTERVAL", 0.05)
+    name = api.open()
+    seen: list[str] = []
+    listener = threading.Thread(target=lambda: seen.append(api.get(name, "/events").text))
+    listener.start()
+    deadline = time.monotonic() + 30
+    while "bnrecal_event_streams 1.0" not in api.http.get("/metrics").text:
+        assert time.monotonic() < deadline
+    time.sleep(0.2)
+    api.http.post(f"/v1/recalibrations/{name}/cancel")
+    listener.join(10)
+    assert seen[0].count(": ping\n\n") >= 1
+    assert [one["data"]["state"] for one in read(seen[0])] == ["open", "cancelled"]
+    assert "bnrecal_event_streams 0.0" in api.http.get("/metrics").text
+
+
+def test_events_of_an_unknown_recalibration_or_position_are_refused(api: Api) -> None:
     assert api.get("rc_0", "/events").status_code == 404
     response = api.get(api.open(), "/events", **{"Last-Event-ID": "x"})
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
 
 
-def test_a_question_waits_for_the_end(api: Api, executor: FakeExecutor) -> None:
+def test_wait_returns_when_the_recalibration_ends(api: Api, executor: FakeExecutor) -> None:
     executor.hold = True
     name = api.open()
     api.put(name, 0)
@@ -86,7 +114,7 @@ def test_a_question_waits_for_the_end(api: Api, executor: FakeExecutor) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_question_waits_no_longer_than_it_says(api: Api) -> None:
+def test_wait_returns_after_its_time(api: Api) -> None:
     name = api.open()
     began = time.monotonic()
     assert api.get(name, "?wait=0.3").json()["state"] == "open"
