@@ -1,73 +1,115 @@
-"""A stored file as a response: entity tag, digest, conditional requests, single ranges."""
+"""A stored file as a response: entity tag, digest, conditional requests and ranges."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
-from collections.abc import AsyncIterator
+from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO
 
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import NotFoundError, StorageFailedError
 from service.middleware.head import is_head
 from service.storage.os_errors import translated
 from service.web import content_digest as digests
 
-CHUNK_BYTES = 1 << 20
-# One range, as every download manager sends it; anything else is answered whole, as the RFC allows.
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
 
 async def send(
     request: Request, path: Path, *, sha256: str, media_type: str, download: str | None
 ) -> Response:
-    """Answer with a file.
+    """Return a file as a response.
 
     Args:
-        request: its conditional and range headers are honoured.
+        request: its conditional headers are evaluated here; Range and If-Range by the response.
         path: the file; its content never changes.
-        sha256: its digest in hexadecimal, which is also its entity tag.
-        media_type: what it is.
-        download: a name under which a browser should save it, or None to show it.
+        sha256: the file's digest in hexadecimal, which is also its entity tag.
+        media_type: value of Content-Type.
+        download: name under which a browser saves the file, or None to display it.
 
     Raises:
-        HTTPException: 412, it is not the one that If-Match names; 416, no byte is in the range.
-        NotFoundError: it has just been deleted.
-        StorageFailedError: it cannot be opened now.
+        HTTPException: 412, If-Match names another entity tag.
+        NotFoundError: the file has just been deleted.
+        StorageFailedError: the file cannot be opened.
     """
     etag = f'"{sha256}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     wanted = request.headers.get("if-match")
     if wanted is not None and not _matches(wanted, etag):
-        raise HTTPException(412, "the file is another one", {"ETag": etag})
+        raise HTTPException(412, "the file has changed", {"ETag": etag})
     if _matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
-    # Opened before anything is answered: a fault is still a problem document then.
-    file, size = await asyncio.to_thread(_open, path)
+        return Response(status_code=304, headers=headers | {"Accept-Ranges": "bytes"})
+    # Opened before the response starts, while an error can still become a problem document.
+    found = await asyncio.to_thread(_stat, path)
+    headers["Content-Digest"] = digests.write(sha256)
     if download is not None:
         headers["Content-Disposition"] = f'attachment; filename="{download}"'
-    try:
-        part = _range(request, etag, size)
-    except HTTPException:
-        file.close()
-        raise
-    if part is None:
-        headers["Content-Digest"] = digests.write(sha256)
-        part, status = range(size), 200
-    else:
-        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-        status = 206
-    headers["Content-Length"] = str(len(part))
-    if is_head(request):
-        file.close()
-        return Response(status_code=status, headers=headers, media_type=media_type)
-    body = _read(file, part)
-    return StreamingResponse(body, status_code=status, headers=headers, media_type=media_type)
+    return _StoredFile(
+        path, headers=headers, media_type=media_type, stat_result=found, head=is_head(request)
+    )
+
+
+class _MalformedRangeError(Exception):
+    """The Range header cannot be parsed."""
+
+
+class _StoredFile(FileResponse):
+    """Starlette's file response with the errors of this API."""
+
+    chunk_size = 1 << 20
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        headers: dict[str, str],
+        media_type: str,
+        stat_result: os.stat_result,
+        head: bool,
+    ) -> None:
+        super().__init__(path, headers=headers, media_type=media_type, stat_result=stat_result)
+        self._head = head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or the ranges that the request asks for.
+
+        Raises:
+            HTTPException: 416, the range is outside the file.
+        """
+
+        async def checked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _check_start(message)
+            await send(message)
+
+        if self._head:  # `HeadAsGet` shows the routes GET
+            scope = {**scope, "method": "HEAD"}
+        try:
+            await super().__call__(scope, receive, checked)
+        except _MalformedRangeError:  # RFC 9110: a malformed Range header is ignored
+            headers = [one for one in scope["headers"] if one[0] != b"range"]
+            await super().__call__({**scope, "headers": headers}, receive, checked)
+
+
+def _check_start(message: Message) -> None:
+    """Raise what the base class would answer in plain text; drop the whole file's digest of a part.
+
+    Raises:
+        HTTPException: the range is outside the file.
+        _MalformedRangeError: the Range header cannot be parsed.
+    """
+    headers = MutableHeaders(scope=message)
+    if message["status"] == HTTPStatus.BAD_REQUEST:
+        raise _MalformedRangeError
+    if message["status"] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        content_range = {"Content-Range": headers["Content-Range"]}
+        raise HTTPException(message["status"], "the range is outside the file", content_range)
+    if message["status"] == HTTPStatus.PARTIAL_CONTENT:
+        del headers["Content-Digest"]
 
 
 def _matches(condition: str | None, etag: str) -> bool:
@@ -75,42 +117,12 @@ def _matches(condition: str | None, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
-def _range(request: Request, etag: str, size: int) -> range | None:
-    match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
-    if match is None or match.groups() == ("", ""):
-        return None
-    if request.headers.get("if-range", etag) != etag:
-        return None
-    first, last = match.groups()
-    if first == "":
-        part = range(max(0, size - int(last)), size)
-    else:
-        part = range(int(first), min(size, int(last) + 1) if last else size)
-    if not part:
-        raise HTTPException(416, "no byte in this range", {"Content-Range": f"bytes */{size}"})
-    return part
-
-
-def _open(path: Path) -> tuple[BinaryIO, int]:
+def _stat(path: Path) -> os.stat_result:
+    """Return a file's status, after opening it for reading."""
     try:
-        with translated():
-            file = path.open("rb")
+        with translated(), path.open("rb") as file:
+            return os.fstat(file.fileno())
     except StorageFailedError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise NotFoundError("the file has just been deleted") from error
         raise
-    return file, os.fstat(file.fileno()).st_size
-
-
-async def _read(file: BinaryIO, part: range) -> AsyncIterator[bytes]:
-    try:
-        await asyncio.to_thread(file.seek, part.start)
-        left = len(part)
-        while left:
-            chunk = await asyncio.to_thread(file.read, min(left, CHUNK_BYTES))
-            if not chunk:
-                return
-            left -= len(chunk)
-            yield chunk
-    finally:
-        file.close()

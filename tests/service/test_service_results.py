@@ -25,7 +25,7 @@ def test_a_model_can_be_checked_cached_and_saved_under_a_name(api: Api, name: st
     assert api.get(name, "/model", **{"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_a_file_that_is_another_than_the_client_knows_is_not_sent(api: Api, name: str) -> None:
+def test_if_match_with_another_entity_tag_is_refused(api: Api, name: str) -> None:
     etag = api.get(name, "/model").headers["ETag"]
     for known in (etag, "*", f'"older", {etag}'):
         assert api.get(name, "/model", **{"If-Match": known}).status_code == 200
@@ -35,7 +35,7 @@ def test_a_file_that_is_another_than_the_client_knows_is_not_sent(api: Api, name
 
 
 @pytest.mark.parametrize("rest", ["/model", "/statistics", "/report", "", "/batches"])
-def test_head_answers_as_get_does_without_the_body(api: Api, name: str, rest: str) -> None:
+def test_head_returns_the_headers_of_get(api: Api, name: str, rest: str) -> None:
     get = api.get(name, rest)
     head = api.http.head(f"/v1/recalibrations/{name}{rest}")
     assert (head.status_code, head.content) == (200, b"")
@@ -45,13 +45,13 @@ def test_head_answers_as_get_does_without_the_body(api: Api, name: str, rest: st
     ]
 
 
-def test_head_of_events_ends_at_once_though_nothing_else_has(api: Api) -> None:
+def test_head_of_an_open_event_stream_returns_at_once(api: Api) -> None:
     head = api.http.head(f"/v1/recalibrations/{api.open()}/events")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Type"].startswith("text/event-stream")
 
 
-def test_head_honours_conditions_and_ranges(api: Api, name: str) -> None:
+def test_head_evaluates_conditions_and_ranges(api: Api, name: str) -> None:
     path = f"/v1/recalibrations/{name}/model"
     etag = api.http.head(path).headers["ETag"]
     assert api.http.head(path, headers={"If-None-Match": etag}).status_code == 304
@@ -70,7 +70,7 @@ def test_head_honours_conditions_and_ranges(api: Api, name: str) -> None:
         ("bytes=0-99999", slice(0, None)),
     ],
 )
-def test_a_range_is_answered_with_that_part(api: Api, name: str, asked: str, part: slice) -> None:
+def test_a_range_returns_that_part(api: Api, name: str, asked: str, part: slice) -> None:
     whole = api.get(name, "/model").content
     response = api.get(name, "/model", Range=asked)
     assert response.status_code == 206
@@ -79,13 +79,13 @@ def test_a_range_is_answered_with_that_part(api: Api, name: str, asked: str, par
     assert response.headers["Content-Range"] == f"bytes {first}-{last - 1}/{len(whole)}"
 
 
-def test_a_range_of_an_older_file_is_answered_whole(api: Api, name: str) -> None:
+def test_a_range_of_an_older_file_returns_the_whole_file(api: Api, name: str) -> None:
     response = api.get(name, "/model", Range="bytes=0-3", **{"If-Range": '"older"'})
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("asked", ["items=0-3", "bytes=", "bytes=0-1,3-4", "bytes=x-y", "bytes=-"])
-def test_what_is_no_single_range_is_answered_whole(api: Api, name: str, asked: str) -> None:
+@pytest.mark.parametrize("asked", ["items=0-3", "bytes=", "bytes=x-y", "bytes=-"])
+def test_a_malformed_range_is_ignored(api: Api, name: str, asked: str) -> None:
     assert api.get(name, "/model", Range=asked).status_code == 200
 
 
@@ -94,6 +94,20 @@ def test_a_range_outside_the_file_is_a_problem(api: Api, name: str, asked: str) 
     response = api.get(name, "/model", Range=asked)
     assert (response.status_code, response.json()["code"]) == (416, "range-unsatisfiable")
     assert response.headers["Content-Range"].startswith("bytes */")
+
+
+def test_several_ranges_are_sent_as_parts(api: Api, name: str) -> None:
+    whole = api.get(name, "/model").content
+    response = api.get(name, "/model", Range="bytes=0-1,4-")
+    assert response.status_code == 206
+    assert response.headers["Content-Type"].startswith("multipart/byteranges; boundary=")
+    for part in (whole[:2], whole[4:]):
+        assert b"\r\n\r\n" + part + b"\r\n" in response.content
+
+
+def test_only_a_whole_file_has_a_digest(api: Api, name: str) -> None:
+    assert "Content-Digest" in api.get(name, "/model").headers
+    assert "Content-Digest" not in api.get(name, "/model", Range="bytes=0-1").headers
 
 
 def test_variants_differ_and_an_unknown_one_is_refused(api: Api, name: str) -> None:
@@ -116,7 +130,7 @@ def test_variants_differ_and_an_unknown_one_is_refused(api: Api, name: str) -> N
         ("text/html;q=x", False),
     ],
 )
-def test_the_report_is_html_when_the_client_would_rather_have_that(
+def test_the_report_is_html_if_the_client_prefers_it(
     api: Api, name: str, accept: str, *, html: bool
 ) -> None:
     response = api.get(name, "/report", Accept=accept)
@@ -125,7 +139,7 @@ def test_the_report_is_html_when_the_client_would_rather_have_that(
     assert response.headers["Vary"] == "Accept"
 
 
-def test_the_page_of_routes_runs_no_script_and_gets_its_own_style(api: Api) -> None:
+def test_the_docs_page_allows_only_its_own_style(api: Api) -> None:
     page = api.http.get("/docs")
     policy = page.headers["Content-Security-Policy"]
     (style,) = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)
