@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from bn_ops.core.layers import ModelInfo as ModelInfo
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
     from bn_ops.diagnostics.html import render_html as render_html
+    from bn_ops.diagnostics.report import LayerFold as LayerFold
+    from bn_ops.diagnostics.report import OutputParity as OutputParity
+    from bn_ops.diagnostics.report import Parity as Parity
     from bn_ops.diagnostics.report import Report as Report
     from bn_ops.engines.torch import load_statistics as load_statistics
     from bn_ops.errors import BnOpsError as BnOpsError
     from bn_ops.errors import CancelledError as CancelledError
     from bn_ops.exporting import export as export
     from bn_ops.folding import Folded as Folded
-    from bn_ops.folding import LayerFold as LayerFold
     from bn_ops.folding import fold as fold
     from bn_ops.options import Budget as Budget
     from bn_ops.preprocess import Preprocess as Preprocess
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from bn_ops.preprocess import preprocess_from_json as preprocess_from_json
     from bn_ops.progress import Progress as Progress
     from bn_ops.result import Recalibration as Recalibration
-    from bn_ops.verification import OutputParity as OutputParity
-    from bn_ops.verification import Parity as Parity
     from bn_ops.verification import verify as verify
     from bn_ops.version import __version__ as __version__
 
@@ -88,12 +88,12 @@ _HOME = {
     "Budget": "bn_ops.options",
     "CancelledError": "bn_ops.errors",
     "Folded": "bn_ops.folding",
-    "LayerFold": "bn_ops.folding",
+    "LayerFold": "bn_ops.diagnostics.report",
     "LayerInfo": "bn_ops.core.layers",
     "ModelInfo": "bn_ops.core.layers",
     "Momentum": "bn_ops.core.estimators",
-    "OutputParity": "bn_ops.verification",
-    "Parity": "bn_ops.verification",
+    "OutputParity": "bn_ops.diagnostics.report",
+    "Parity": "bn_ops.diagnostics.report",
     "Preprocess": "bn_ops.preprocess",
     "Prior": "bn_ops.core.estimators",
     "Progress": "bn_ops.progress",

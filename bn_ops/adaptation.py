@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import is_torch, recalibrate
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.diagnostics.report import FoldReport, OutputReport, ParityReport, Report
+from bn_ops.diagnostics.report import Report
 from bn_ops.errors import OptionError
 from bn_ops.onnx_files.read_write import write_model
 from bn_ops.progress import Progress, ProgressCallback, silent
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bn_ops.folding import Folded
     from bn_ops.options import Budget
     from bn_ops.result import Recalibration
-    from bn_ops.verification import Parity
 
 __all__ = ["Artifact", "adapt"]
 
@@ -128,8 +127,8 @@ def _finish(
     tell(Progress(phase="verifying", done=1, total=1))
     report = replace(
         done.report,
-        fold=_fold_reports(folded),
-        parity=_parity_report(parity),
+        fold=folded.layers,
+        parity=parity,
         timings={**done.report.timings, "fold and verify": time.perf_counter() - started},
         warnings=(
             *done.report.warnings,
@@ -154,35 +153,6 @@ def _as_onnx(model: Any, done: Recalibration[Any], example: Any) -> onnx.ModelPr
     if not done.calibration:
         raise OptionError("with call= the module's arguments are not known: give example_inputs=")
     return export(model, dict(done.calibration[0]))
-
-
-def _fold_reports(folded: Folded) -> tuple[FoldReport, ...]:
-    return tuple(
-        FoldReport(name=layer.name, status=str(layer.status), rule=layer.rule, reason=layer.reason)
-        for layer in folded.layers
-    )
-
-
-def _parity_report(parity: Parity) -> ParityReport:
-    return ParityReport(
-        outputs=tuple(
-            OutputReport(
-                name=output.name,
-                max_relative_error=output.max_relative_error,
-                mean_relative_error=output.mean_relative_error,
-                rounding=output.rounding,
-                allowed=output.allowed,
-                exact_error=output.exact_error,
-            )
-            for output in parity.outputs
-        ),
-        samples=parity.samples,
-        tolerance=parity.tolerance,
-        max_relative_error=parity.max_relative_error,
-        passed=parity.passed,
-        reference=parity.reference,
-        notes=parity.notes,
-    )
 
 
 def _fold_warnings(folded: Folded) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from benchmarks.accuracy.methods import (
 from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
 from bn_ops.core.estimators import Replace
-from bn_ops.diagnostics.predictions import prediction_signals
+from bn_ops.diagnostics.prediction_shift import prediction_shift
 from examples.digits.data import LabeledImages
 from examples.digits.train import MnistResNet
 
@@ -123,7 +123,7 @@ def measure_case(case: Case) -> dict[str, str | int | float | bool]:
     quick = folded(net)
     after, after_test = predictions(quick, probe), predictions(quick, case.test.images)
     store(net, source)
-    signals = prediction_signals(before, after)
+    shift = prediction_shift("logits", before, after)
     wrong = [
         float(100 * np.mean(p.argmax(1) != case.test.labels)) for p in (before_test, after_test)
     ]
@@ -133,10 +133,12 @@ def measure_case(case: Case) -> dict[str, str | int | float | bool]:
         "samples": len(case.stream),
         "error_before": round(wrong[0], 2),
         "error_after": round(wrong[1], 2),
-        "agreement": round(signals.agreement, 4),
-        "entropy_change": round(signals.entropy_change, 4),
-        "variety_before": round(signals.variety_before, 4),
-        "variety_ratio": round(signals.variety_after / signals.variety_before, 4),
+        "agreement": round(shift.agreement, 4),
+        "entropy_change": round(shift.entropy_change, 4),
+        "effective_classes_before": round(shift.effective_classes_before, 4),
+        "effective_classes_ratio": round(
+            shift.effective_classes_after / shift.effective_classes_before, 4
+        ),
         "split_half_agreement": round(float(np.mean(halves[0] == halves[1])), 4),
     }
 

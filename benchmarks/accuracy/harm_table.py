@@ -28,7 +28,7 @@ _POINT = 1.0
 _SIGNALS = {
     "agreement": -1.0,
     "entropy_change": 1.0,
-    "variety_ratio": -1.0,
+    "effective_classes_ratio": -1.0,
     "split_half_agreement": -1.0,
 }
 

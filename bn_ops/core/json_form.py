@@ -1,13 +1,16 @@
-"""Frozen values as plain JSON values."""
+"""Plain JSON values of frozen dataclasses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-__all__ = ["Json", "jsonable"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Json", "json_object", "jsonable"]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -22,6 +25,11 @@ def jsonable(value: object) -> Json:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    if is_dataclass(value):
-        return {f.name: jsonable(getattr(value, f.name)) for f in fields(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_object(value)
     raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def json_object(value: DataclassInstance) -> dict[str, Json]:
+    """Convert one dataclass to a JSON object with a member per field."""
+    return {f.name: jsonable(getattr(value, f.name)) for f in fields(value)}

@@ -1,1 +1,1 @@
-"""What a report says beyond the new statistics."""
+"""The report: its values, how they are measured, and its HTML page."""

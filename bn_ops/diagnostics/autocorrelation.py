@@ -1,109 +1,76 @@
-"""Whether a stream looks correlated: standard errors over blocks against those over samples.
+"""Autocorrelation of a stream: standard errors over blocks compared with those over samples.
 
-Neighbours in a video, or in a stream sorted by class, say much the same thing, so n of them know
-less than n independent samples would. The sample-wise standard errors of
-`bn_ops.diagnostics.standard_errors` cannot see that: they do not know the order. Here the order is
-kept. Each sample is summed up in a few numbers; the stream is cut into contiguous blocks of about
-√n samples; and the variance of the block means is compared with what independent samples would
-give, var / block size. The ratio is the design effect: n samples are worth n / design effect.
+Neighboring frames of a video, or of a stream sorted by class, resemble each other, so n of them
+carry less information than n independent samples. The sample-wise standard errors of
+`bn_ops.diagnostics.standard_errors` ignore the order and cannot show that; this module uses it.
+Each sample is reduced to a few features; the stream is cut into contiguous blocks of about √n
+samples; and the variance of the block means is compared with that of independent samples,
+var / block size. The ratio is the design effect: n samples are worth n / design effect.
 
-What is watched are the model's inputs, not the layers' activations: they pass once, in order, in
-every engine, and a result must not depend on how the stream was cut into batches.
+The features are taken from the model's inputs, not from the layers' activations: inputs pass once
+and in order in every engine, and the result must not depend on how the stream is batched.
 
 Source: Kish 1965, "Survey Sampling", section 8.2 (design effect); Carlstein 1986, "The Use of
 Subseries Values for Estimating the Variance of a General Statistic from a Stationary Sequence"
-(blocks that do not overlap, of a length that grows with n).
+(non-overlapping blocks whose length grows with n).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array
+from bn_ops.diagnostics.report import Correlation
 
-__all__ = ["Correlation", "SampleSeries", "feature_step", "sample_features", "watched"]
+__all__ = ["SampleSeries", "feature_step", "sample_features", "watched"]
 
-# Numbers per input and sample: means over this many contiguous pieces, and the mean square.
+# Features per input and sample: means over this many contiguous pieces, and the mean square.
 _PIECES = 16
 
-# Values of a sample that are looked at, evenly spaced: enough for means of pieces, and cheap next
-# to the network however large the samples are (measured: 0.1 ms for 3x224x224).
-_MOST_VALUES = 4096
+# Values read per sample, evenly spaced: enough for the means of pieces, and cheap next to the
+# network however large the samples are (measured: 0.1 ms for 3x224x224).
+_MAX_VALUES = 4096
 
-# Fewer blocks than this know their own variance too badly to accuse anybody.
-_FEWEST_BLOCKS = 8
+# With fewer blocks than this the variance over blocks is too uncertain.
+_MIN_BLOCKS = 8
 
-# Fine blocks kept at most: 4,096 rows of a few numbers. Blocks of √n samples can be put together
-# from them exactly up to 4 million samples, and of more than √n beyond.
-_MOST_BLOCKS = 4096
+# Fine blocks kept at most: 4,096 rows of a few numbers. Blocks of √n samples can be assembled from
+# them exactly up to 4 million samples, and of more than √n beyond.
+_MAX_BLOCKS = 4096
 
-# A feature that spreads less than this, relative to its own size, is constant up to rounding.
+# A feature whose spread is below this, relative to its magnitude, is constant up to rounding.
 _RESOLUTION = 1e-6
 
-# Warn when samples are worth less than half of what they count, and when chance does not explain
-# it: a variance over B blocks is known to √(2/(B - 1)); four of those.
-_WORTH_SAYING = 2.0
-_CHANCE = 4.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Correlation:
-    """What the order of a stream showed.
-
-    Attributes:
-        samples: n.
-        blocks, block_samples: how many contiguous blocks were compared, and their length.
-        design_effect: variance of block means over that of independent samples; about 1 without
-            correlation, at most block_samples.
-    """
-
-    samples: int
-    blocks: int
-    block_samples: int
-    design_effect: float
-
-    @property
-    def error_ratio(self) -> float:
-        """Block standard error over sample standard error."""
-        return math.sqrt(self.design_effect)
-
-    @property
-    def effective_samples(self) -> int:
-        """How many independent samples the stream is worth; never more than n."""
-        return math.ceil(self.samples / max(self.design_effect, 1.0))
-
-    @property
-    def suspicious(self) -> bool:
-        """Whether it is large enough to say so, and more than chance."""
-        chance = 1 + _CHANCE * math.sqrt(2 / (self.blocks - 1))
-        return self.design_effect > max(_WORTH_SAYING, chance)
+# Warn when samples are worth less than half of their number and chance does not explain it: the
+# relative standard error of a variance over B blocks is √(2/(B - 1)); four of those.
+_MIN_DESIGN_EFFECT = 2.0
+_CHANCE_SIGMAS = 4.0
 
 
 def feature_step(values: int) -> int:
-    """Return the step between the values of a sample that are looked at.
+    """Return the step between the values of a sample that are read.
 
-    What has been thinned out by this step is looked at whole: a tensor can be thinned where it
-    lies, before it is copied.
+    A tensor that was strided by this step is read completely, so that it can be strided on its
+    device before it is copied.
     """
     # An odd step does not stay in one column of an image.
-    return max(1, values // _MOST_VALUES) | 1
+    return max(1, values // _MAX_VALUES) | 1
 
 
 def sample_features(batch: Mapping[str, NDArray[np.generic]]) -> Float64Array:
-    """Sum each sample of a batch up in a few numbers.
+    """Reduce each sample of a batch to a few numbers.
 
     Args:
-        batch: named arrays, first axis = samples. Inputs that hold no real numbers, or
-            no row per sample, are skipped.
+        batch: named arrays, first axis = samples. Inputs that are not real numbers, or have no row
+            per sample, are skipped.
 
     Returns:
-        (N, F) float64: per input, the mean of up to 16 contiguous pieces of the flattened sample
+        (N, F) float64: per input, the means of up to 16 contiguous pieces of the flattened sample
         and the mean of its squares, over at most about 4,096 evenly spaced values.
     """
     samples = next(iter(batch.values())).shape[0]
@@ -123,10 +90,14 @@ class SampleSeries:
     """Features of a stream's samples, in order, in bounded memory.
 
     The result does not depend on how the stream is cut into batches: fine blocks are aligned to the
-    stream's start, and two neighbours are joined when there are too many.
+    start of the stream, and pairs of neighbors are merged when there are too many.
+
+    Args:
+        max_blocks: fine blocks kept at most; even.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_blocks: int = _MAX_BLOCKS) -> None:
+        self._max_blocks = max_blocks
         self._samples = 0
         self._length = 1  # samples per fine block
         self._full: list[Float64Array] = []  # sums over full fine blocks
@@ -136,7 +107,7 @@ class SampleSeries:
         self._sum_sq: Float64Array | None = None
 
     def add(self, features: Float64Array) -> None:
-        """Take the next samples, (N, F) float64, in the order of the stream."""
+        """Add the next samples, (N, F) float64, in stream order."""
         for row in features:
             if self._origin is None:
                 self._origin = row.copy()
@@ -154,36 +125,40 @@ class SampleSeries:
             return
         self._full.append(self._open)
         self._open, self._filled = None, 0
-        if len(self._full) == _MOST_BLOCKS:
+        if len(self._full) == self._max_blocks:
             self._full = [a + b for a, b in zip(self._full[::2], self._full[1::2], strict=True)]
             self._length *= 2
 
     def correlation(self) -> Correlation | None:
-        """Compare blocks with samples, or None with too few samples or nothing that varies."""
-        join = max(1, round(math.sqrt(self._samples) / self._length))
-        blocks = len(self._full) // join
-        if blocks < _FEWEST_BLOCKS or self._sum_sq is None or self._origin is None:
+        """Compare blocks with samples; None with too few samples or only constant features."""
+        per_block = max(1, round(math.sqrt(self._samples) / self._length))
+        blocks = len(self._full) // per_block
+        if blocks < _MIN_BLOCKS or self._sum_sq is None or self._origin is None:
             return None
-        size = join * self._length
-        sums = np.stack(self._full[: blocks * join]).reshape(blocks, join, -1).sum(axis=1)
+        size = per_block * self._length
+        sums = np.stack(self._full[: blocks * per_block]).reshape(blocks, per_block, -1).sum(axis=1)
         total = np.sum(self._full, axis=0) + (0 if self._open is None else self._open)
         mean = total / self._samples
         spread = (self._sum_sq - self._samples * mean**2) / (self._samples - 1)
-        size_of = np.abs(self._origin) + np.abs(mean)
-        live = spread > (_RESOLUTION * size_of) ** 2
+        magnitude = np.abs(self._origin) + np.abs(mean)
+        live = spread > (_RESOLUTION * magnitude) ** 2
         if not live.any():
             return None
         between = (sums[:, live] / size).var(axis=0, ddof=1)
+        effect = float(np.mean(size * between / spread[live]))
+        by_chance = 1 + _CHANCE_SIGMAS * math.sqrt(2 / (blocks - 1))
         return Correlation(
-            samples=self._samples,
             blocks=blocks,
             block_samples=size,
-            design_effect=float(np.mean(size * between / spread[live])),
+            design_effect=effect,
+            error_ratio=math.sqrt(effect),
+            effective_samples=math.ceil(self._samples / max(effect, 1.0)),
+            suspicious=effect > max(_MIN_DESIGN_EFFECT, by_chance),
         )
 
 
 def watched(batches: Iterable[Batch], series: SampleSeries) -> Iterator[Batch]:
-    """Pass a stream through unchanged while its samples' features are taken."""
+    """Yield a stream unchanged while adding its samples' features to a series."""
     for batch in batches:
         series.add(sample_features(batch))
         yield batch

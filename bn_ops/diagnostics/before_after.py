@@ -1,7 +1,12 @@
-"""The network before against after, on a few samples: what every engine adds to a report.
+"""Compare the network before and after on a few samples; shared by all engines.
 
-An engine gives two runs of the same network, with the source and with the new statistics; what is
-made of them is the same for all.
+An engine runs the same network twice, with the source and with the new statistics. This module
+turns the two runs into the report's activations by depth and prediction shift.
+
+Where the statistics fit the data, every layer normalizes its input to mean 0 and spread 1 before
+scale and shift, at any depth. With the source statistics, data of a new domain is off, and each
+layer adds to the error of the ones before it; the report shows how this grows with depth and how
+much of it remains afterwards.
 """
 
 from __future__ import annotations
@@ -10,39 +15,49 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from bn_ops.core.frontier import Settlement
 from bn_ops.core.layers import LayerInfo
-from bn_ops.core.statistics import LayerName
-from bn_ops.diagnostics.activations import activation_summary
-from bn_ops.diagnostics.build_report import prediction_warnings
-from bn_ops.diagnostics.forward_trial import Run, Trial, try_out
-from bn_ops.diagnostics.prediction_counts import compare_heads
-from bn_ops.diagnostics.report import ActivationReport, LayerReport, Report
+from bn_ops.core.moments import Moments
+from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
+from bn_ops.diagnostics.forward_pass import ForwardPass, ForwardRunner, observe
+from bn_ops.diagnostics.prediction_shift import prediction_shift, prediction_warnings, softmax
+from bn_ops.diagnostics.report import (
+    ActivationReport,
+    ActivationSummary,
+    LayerReport,
+    PredictionShift,
+    Report,
+)
 
-__all__ = ["COMPARED_SAMPLES", "Comparison"]
+__all__ = ["COMPARED_SAMPLES", "Comparison", "activation_summary", "compare_heads"]
 
-# Samples of the stream that are kept, to compare with and to verify a folded model with.
+# Samples of the stream that are kept, for this comparison and for verifying the folded model.
 COMPARED_SAMPLES = 32
+
+# How far a row of float32 probabilities may be from summing to 1 before it is treated as logits.
+_SUM_TOLERANCE = 1e-3
 
 BatchT = TypeVar("BatchT")
 
 
 class Comparison(Generic[BatchT]):
-    """Two trials on the same samples, and what a report says of them.
+    """Two forward passes over the same samples, and what they add to a report.
 
     Args:
         batches: the samples, checked by the engine.
-        samples: how many they are.
+        samples: the number of samples.
     """
 
     def __init__(self, batches: Sequence[BatchT], samples: int) -> None:
         self._batches = batches
         self._samples = samples
-        self._trials: list[Trial] = []
+        self._passes: list[ForwardPass] = []
 
-    def look(self, run: Run[BatchT]) -> None:
-        """Run the network: first with the source statistics, then with the new ones."""
-        self._trials.append(try_out(run, self._batches))
+    def observe(self, runner: ForwardRunner[BatchT]) -> None:
+        """Run the network: call first with the source statistics, then with the new ones."""
+        self._passes.append(observe(runner, self._batches))
 
     def added_to(
         self,
@@ -50,28 +65,25 @@ class Comparison(Generic[BatchT]):
         infos: Iterable[LayerInfo],
         settled: Mapping[LayerName, Settlement],
     ) -> Report:
-        """Return the report with predictions, activations by depth, and their warnings."""
-        before, after = self._trials
-        predictions = compare_heads(before, after, samples=self._samples)
+        """Return the report with prediction shift, activations by depth, and their warnings."""
+        before, after = self._passes
+        shift = compare_heads(before, after, samples=self._samples)
         known = {info.name: info for info in infos}
         return replace(
             report,
-            predictions=predictions,
+            prediction_shift=shift,
             layers=tuple(
                 _with_activations(layer, before, after, known[layer.name], settled.get(layer.name))
                 for layer in report.layers
             ),
-            warnings=(
-                *report.warnings,
-                *(() if predictions is None else prediction_warnings(predictions)),
-            ),
+            warnings=(*report.warnings, *(() if shift is None else prediction_warnings(shift))),
         )
 
 
 def _with_activations(
     layer: LayerReport,
-    before: Trial,
-    after: Trial,
+    before: ForwardPass,
+    after: ForwardPass,
     info: LayerInfo,
     settlement: Settlement | None,
 ) -> LayerReport:
@@ -88,3 +100,60 @@ def _with_activations(
             after=activation_summary(new, stored, eps=info.eps),
         ),
     )
+
+
+def activation_summary(
+    moments: Moments, stored: RunningStatistics, *, eps: float
+) -> ActivationSummary:
+    """Summarize one layer's input and how well its statistics fit.
+
+    Args:
+        moments: moments of the layer's input.
+        stored: the statistics with which the layer normalized it.
+        eps: the layer's epsilon.
+
+    Returns:
+        Averages over channels in the input's own unit, and medians over channels of the normalized
+        input's, so that a few dead channels do not dominate.
+    """
+    var = moments.var_population
+    divisor = np.sqrt(np.maximum(stored.var, 0) + eps)
+    with np.errstate(all="ignore"):
+        return ActivationSummary(
+            mean=float(np.mean(moments.mean)),
+            spread=float(np.sqrt(np.mean(var))),
+            normalized_shift=float(np.median(np.abs(moments.mean - stored.mean) / divisor)),
+            normalized_spread=float(np.median(np.sqrt(var) / divisor)),
+        )
+
+
+def compare_heads(
+    before: ForwardPass, after: ForwardPass, *, samples: int
+) -> PredictionShift | None:
+    """Compare the classification head of a network before and after.
+
+    Args:
+        before: the network with the source statistics.
+        after: the network with the new statistics, on the same samples.
+        samples: the number of samples.
+
+    Returns:
+        The shift of the first output that looks like a head: a floating table (samples, classes) of
+        finite numbers. None where there is no such output.
+    """
+    for name, left in before.tables.items():
+        right = after.tables.get(name)
+        if right is not None and _usable(left, samples) and _usable(right, samples):
+            return prediction_shift(name, _probabilities(left), _probabilities(right))
+    return None
+
+
+def _usable(table: Float64Array, samples: int) -> bool:
+    return samples > 0 and table.shape[0] == samples and bool(np.isfinite(table).all())
+
+
+def _probabilities(table: Float64Array) -> Float64Array:
+    sums = table.sum(axis=1)
+    if (table >= 0).all() and (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
+        return table
+    return softmax(table)

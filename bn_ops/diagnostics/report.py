@@ -1,47 +1,62 @@
-"""The report of a run: a tree of frozen values with one versioned JSON form."""
+"""The report of a run: a tree of frozen values with one versioned JSON form.
+
+The values of the report are the findings themselves: whatever measures something returns the value
+that the report holds. This module needs numpy at most, so that a report can be read and rendered
+without onnx, onnxruntime or torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Literal
 
-from bn_ops.core.json_form import Json, jsonable
+from bn_ops.core.json_form import Json, json_object, jsonable
+from bn_ops.errors import OptionError
 
 __all__ = [
     "REPORT_VERSION",
     "ActivationReport",
     "ActivationSummary",
-    "CorrelationReport",
+    "Confidence",
+    "Correlation",
     "DriftSummary",
     "EvaluationReport",
-    "FoldReport",
+    "FoldStatus",
     "FrozenReport",
+    "LayerFold",
     "LayerReport",
-    "OutputReport",
-    "ParityReport",
-    "PredictionReport",
+    "OutputParity",
+    "Parity",
+    "PredictionShift",
     "Report",
     "StreamReport",
-    "report_json",
 ]
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+
+FoldStatus = Literal["folded", "kept"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorrelationReport:
-    """What the order of the stream showed; see `bn_ops.diagnostics.autocorrelation`.
+class Correlation:
+    """How strongly neighboring samples of the stream resemble each other.
+
+    Measured by `bn_ops.diagnostics.autocorrelation`.
 
     Attributes:
-        blocks, block_samples: how many contiguous blocks were compared, and their length.
-        error_ratio: standard error over blocks divided by that over samples; about 1 for
-            independent samples.
-        effective_samples: how many independent samples the stream is worth.
-        suspicious: whether it led to a warning.
+        blocks, block_samples: number of contiguous blocks compared, and samples per block.
+        design_effect: variance of block means divided by that of independent samples; about 1
+            without correlation, at most `block_samples`.
+        error_ratio: standard error over blocks divided by that over samples, √design_effect.
+        effective_samples: number of independent samples that carry the same information; at most
+            the number of samples.
+        suspicious: whether the effect is large enough, and unlikely enough by chance, to warn.
     """
 
     blocks: int
     block_samples: int
+    design_effect: float
     error_ratio: float
     effective_samples: int
     suspicious: bool
@@ -49,55 +64,58 @@ class CorrelationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamReport:
-    """What was read.
+    """The stream of batches.
 
     Attributes:
-        batches, samples: how many.
-        correlation: what the order showed; None where it was not watched or the stream is short.
+        batches, samples: number of batches and samples read.
+        correlation: None for a stream that is too short or constant.
     """
 
     batches: int
     samples: int
-    correlation: CorrelationReport | None = None
+    correlation: Correlation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionReport:
-    """A classification head before and after, on the calibration samples.
+class PredictionShift:
+    """A classification head before and after, on the same calibration samples.
 
-    See `bn_ops.diagnostics.predictions`.
+    Computed by `bn_ops.diagnostics.prediction_shift`.
 
     Attributes:
-        output: the output's name.
-        samples, classes: how many samples were predicted, and among how many classes.
-        agreement: share of them whose class did not change.
+        output: name of the output.
+        samples, classes: number of samples N and of classes K.
+        agreement: share of samples whose most likely class did not change.
         entropy_change: mean entropy of the class probabilities, after minus before, in nats.
-        variety_before, variety_after: effective number of predicted classes.
-        less_certain, collapsed: whether the entropy, or the variety, led to a warning.
+        effective_classes_before, effective_classes_after: effective number of predicted classes,
+            between 1 and K.
+        less_certain: whether the entropy rose enough to warn.
+        collapsed: whether the effective number of classes fell enough to warn.
     """
 
     output: str
     samples: int
+    classes: int
     agreement: float
     entropy_change: float
-    variety_before: float
-    variety_after: float
+    effective_classes_before: float
+    effective_classes_after: float
+    less_certain: bool
     collapsed: bool
-    classes: int | None = None
-    less_certain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport:
-    """The error on labelled samples before and after; see `bn_ops.diagnostics.labelled_error`.
+    """The error on labeled samples before and after; see `bn_ops.diagnostics.labeled_error`.
 
     Attributes:
-        output: the output that was judged: the class with the largest score along axis 1.
-        samples, labels: how many samples, and labels on them (more for one label per position).
-        error_before, error_after: share of the labels that were answered wrongly.
-        broken, mended: answers that became wrong, and right.
-        chance: probability of so uneven a balance of the two if neither were likelier (exact sign
-            test); None for labels per position, which are not independent.
+        output: the output that was scored; the prediction is the class with the largest score
+            along axis 1.
+        samples, labels: number of samples, and of labels (more with one label per position).
+        error_before, error_after: share of the labels predicted wrongly.
+        newly_wrong, newly_right: predictions that became wrong, and right.
+        p_value: probability of an imbalance at least as large if both changes were equally likely
+            (exact sign test); None for labels per position, which are not independent.
     """
 
     output: str
@@ -105,9 +123,9 @@ class EvaluationReport:
     labels: int
     error_before: float
     error_after: float
-    broken: int
-    mended: int
-    chance: float | None
+    newly_wrong: int
+    newly_right: int
+    p_value: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,21 +147,38 @@ class DriftSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confidence:
+    """How precisely one layer's statistics are known; see `bn_ops.diagnostics.standard_errors`.
+
+    Attributes:
+        mean_error: z·SE(μ)/σ, half of the 95 % confidence interval of the mean in units of σ: the
+            quantile over live channels at which convergence is decided.
+        scale_error: z·SE(σ²)/(2σ²), likewise: the relative error of the layer's scale.
+        samples_needed: estimated number of samples for which both reach the target error,
+            including the 1/n bias.
+    """
+
+    mean_error: float
+    scale_error: float
+    samples_needed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationSummary:
-    """A layer's input, over its channels; see `bn_ops.diagnostics.activations`.
+    """A layer's input, summarized over its channels.
 
     Attributes:
         mean: average over channels of the input's mean.
         spread: root mean square over channels of its standard deviation.
-        normalised_shift: median over channels of |mean - stored mean| / √(stored var + ε); 0 where
+        normalized_shift: median over channels of |mean - stored mean| / √(stored var + ε); 0 where
             the layer's statistics fit.
-        normalised_spread: median over channels of √(var / (stored var + ε)); 1 where they fit.
+        normalized_spread: median over channels of √(var / (stored var + ε)); 1 where they fit.
     """
 
     mean: float
     spread: float
-    normalised_shift: float
-    normalised_spread: float
+    normalized_shift: float
+    normalized_spread: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +186,9 @@ class ActivationReport:
     """A layer's input on the first samples of the stream, in two runs of the whole network.
 
     Attributes:
-        samples: how many samples reached the layer.
+        samples: number of samples that reached the layer.
         before: with the source statistics in every layer.
-        after: with the new ones.
+        after: with the new statistics.
     """
 
     samples: int
@@ -167,21 +202,19 @@ class LayerReport:
 
     Attributes:
         name: the layer.
-        status: `recalibrated`, `left_out` (by pattern), `unreached` (no batch came by) or
-            `out_of_reach`.
-        reason: why it was not recalibrated, for a person.
+        status: `recalibrated`, `excluded` (by a pattern), `unreached` (no batch reached it) or
+            `unsupported`.
+        reason: why the layer was not recalibrated, as text.
         channels: C.
         samples, count: samples and values per channel measured.
         drift: how far the statistics moved.
-        mean_error, scale_error: 95 % error of mean and scale in units of σ; see
-            `bn_ops.diagnostics.standard_errors`.
-        samples_needed: estimated samples for an error of the run's target.
+        confidence: how precisely they are known; None below two samples or without a live channel.
         dead_channels: channels without variance in both domains, which keep their variance.
-        silenced_channels: channels whose variance is gone in the target only; they keep the
-            source's.
+        silenced_channels: channels that lost their variance in the target domain only; they keep
+            the source's.
         amplification: largest gain ratio of a channel, new over old.
-        residual_mean, residual_var: what a layer used several times still is away from its own
-            fixed point; None elsewhere.
+        residual_mean, residual_var: distance from its own fixed point of a layer that is used
+            several times per pass; None elsewhere.
         activations: the layer's input before and after; None where the two were not compared.
     """
 
@@ -192,9 +225,7 @@ class LayerReport:
     samples: int | None = None
     count: int | None = None
     drift: DriftSummary | None = None
-    mean_error: float | None = None
-    scale_error: float | None = None
-    samples_needed: int | None = None
+    confidence: Confidence | None = None
     dead_channels: tuple[int, ...] = ()
     silenced_channels: tuple[int, ...] = ()
     amplification: float | None = None
@@ -205,7 +236,7 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenReport:
-    """Everything of the model that must not change.
+    """Every tensor of the model that must not change.
 
     Attributes:
         tensors: name → sha256 before the run.
@@ -218,51 +249,109 @@ class FrozenReport:
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing changed."""
+        """Return whether the two digests are equal."""
         return self.sha256_before == self.sha256_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoldReport:
-    """What became of one layer when the model was folded."""
+class LayerFold:
+    """The outcome of folding one BatchNormalization node.
+
+    Attributes:
+        name: name of the layer: of its node, or of the node's first output where it has none.
+        status: `folded` when no operator computes the layer any more, else `kept`.
+        rule: the rules that absorbed it, from the layer outwards (`conv`, `concat/conv`,
+            `next-gemm`); `mul-add` for a kept layer that was rewritten as Mul and Add; else None.
+        reason: why the layer was kept, as text; None when it was folded.
+    """
 
     name: str
-    status: str
+    status: FoldStatus
     rule: str | None
     reason: str | None
 
+    def __post_init__(self) -> None:
+        if (self.status == "kept") == (self.reason is None):
+            raise OptionError("a layer has a reason if and only if it was kept")
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the plain JSON value, as the report holds it."""
+        return json_object(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputReport:
-    """How far one output of the folded model is from the reference, relative to its scale.
+class OutputParity:
+    """The difference between the candidate and the reference in one output.
+
+    The error of an element is its absolute difference divided by the output's scale: the largest
+    absolute value of the reference for the same batch, but at least a thousandth of its largest
+    value over the caller's own batches (over random ones where there are none). Where the reference
+    also ran in float64, the closer of the two results counts. For integer outputs the error is the
+    share of elements that differ.
 
     Attributes:
         name: the output.
-        max_relative_error, mean_relative_error: of any batch.
-        rounding: how far rounding alone moves the unfolded model, where that was measured.
-        allowed: the largest error that was allowed: the tolerance, or more where rounding is more.
-        exact_error: the error in float64 before the folded weights were rounded, where known.
+        max_relative_error: largest error of any element of any batch; infinite where NaN, infinity
+            or the shape differ.
+        mean_relative_error: largest mean error of any batch.
+        rounding: how far rounding alone moves the reference: the larger of its error against
+            float64 and the effect of one unit in the last place of every weight and input; None
+            where neither was measured.
+        worst_samples: name of the samples with the largest error, such as `batch 3` or `zeros`.
+        allowed: the allowed error: the tolerance, or more where rounding is larger.
+        exact_error: largest error of the candidate before its weights were rounded, with both
+            models in float64; None where it could not be computed.
+        failure: why the output failed, as a clause that begins with "by"; None if it passed.
     """
 
     name: str
     max_relative_error: float
     mean_relative_error: float
-    rounding: float | None = None
-    allowed: float | None = None
+    rounding: float | None
+    worst_samples: str
+    allowed: float
     exact_error: float | None = None
+    failure: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the output is within what is allowed."""
+        return self.failure is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParityReport:
-    """The proof that the folded model computes what the unfolded one does."""
+class Parity:
+    """Whether two models compute the same outputs, and how closely.
 
-    outputs: tuple[OutputReport, ...]
+    Attributes:
+        outputs: one entry per compared output.
+        samples: number of the caller's own samples that were run.
+        tolerance: the allowed error. Unless the caller set it, an output that rounding alone moves
+            further may differ by a few times as much; see `bn_ops.verification.decision`.
+        passed: whether every output passed.
+        max_relative_error: largest error of any output.
+        reference: `float64`, or `native` where the reference ran only in its own element types.
+        notes: sentences, such as why float64 was not available or what was not compared.
+    """
+
+    outputs: tuple[OutputParity, ...]
     samples: int
     tolerance: float
-    max_relative_error: float
     passed: bool
+    max_relative_error: float
     reference: str = "native"
     notes: tuple[str, ...] = ()
+
+    @property
+    def exact_error(self) -> float | None:
+        """Return the largest float64 error before rounding, or None unless all outputs have one."""
+        errors = [output.exact_error for output in self.outputs]
+        known = [error for error in errors if error is not None]
+        return max(known) if known and len(known) == len(errors) else None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the plain JSON value, as the report holds it; an infinite error becomes null."""
+        return json_object(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,19 +363,20 @@ class Report:
         engine: `onnx` or `torch`.
         method: `exact` or `batch`.
         estimator: JSON form of the estimator.
-        layers_selected: the patterns given, or None for all.
-        source_sha256: digest of the model that came in (None for a torch module).
+        layers_selected: the patterns given, or None for all layers.
+        source_sha256: digest of the source model (None for a torch module).
         stream: what was read.
         layers: every layer of the model, in order of execution.
-        frozen: proof that nothing else changed.
+        frozen: evidence that nothing else changed.
         timings: phase → seconds.
-        warnings: sentences for a person.
-        fold, parity: what `adapt` adds.
-        predictions: how a classification head's answers changed; None where it was not looked at.
-        evaluation: the error on labelled samples; None where none were given.
+        warnings: sentences.
+        fold, parity: added by `adapt`.
+        prediction_shift: how the outputs of a classification head changed; None where the two
+            models were not compared or no output is such a head.
+        evaluation: the error on labeled samples; None where none were given.
 
-    Fields are only ever added within a version, each with a default, so that a reader of version 1
-    reads every report of version 1.
+    Within one version fields are only added, each with a default, so that a reader of a version can
+    read every report of that version.
     """
 
     bnrecal: str
@@ -300,23 +390,15 @@ class Report:
     frozen: FrozenReport
     timings: Mapping[str, float]
     warnings: tuple[str, ...] = ()
-    fold: tuple[FoldReport, ...] | None = None
-    parity: ParityReport | None = None
-    predictions: PredictionReport | None = None
+    fold: tuple[LayerFold, ...] | None = None
+    parity: Parity | None = None
+    prediction_shift: PredictionShift | None = None
     evaluation: EvaluationReport | None = None
 
     def to_json(self) -> dict[str, Json]:
-        """Return the versioned JSON form."""
-        return report_json(self)
-
-
-def report_json(report: Report) -> dict[str, Json]:
-    """Turn a report into plain JSON values; numbers that JSON lacks become None."""
-    frozen = jsonable(report.frozen)
-    assert isinstance(frozen, dict)
-    body = {f.name: jsonable(getattr(report, f.name)) for f in fields(report)}
-    return {
-        "report": REPORT_VERSION,
-        **body,
-        "frozen": {**frozen, "unchanged": report.frozen.unchanged},
-    }
+        """Return the versioned JSON form; NaN and infinities become null."""
+        return {
+            "report": REPORT_VERSION,
+            **{f.name: jsonable(getattr(self, f.name)) for f in fields(self)},
+            "frozen": {**json_object(self.frozen), "unchanged": self.frozen.unchanged},
+        }

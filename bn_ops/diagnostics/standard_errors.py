@@ -1,8 +1,8 @@
-"""How sure the moments are: clustered standard errors, and how many samples would suffice.
+"""Standard errors of the moments, clustered by sample, and the number of samples that suffices.
 
 The unit of replication is the sample, never the pixel: positions of one sample are dependent, and a
-    standard error that counts
-them as independent is an order of magnitude too small at a network's first layers.
+standard error that counts them as independent is an order of magnitude too small in the first
+layers of a network.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 
 from bn_ops.core.moments import Moments
 from bn_ops.core.statistics import Float64Array
+from bn_ops.diagnostics.report import Confidence
 
-__all__ = ["Confidence", "StandardErrors", "confidence", "standard_errors"]
+__all__ = ["StandardErrors", "confidence", "standard_errors"]
 
 # Two-sided 95 % of the normal distribution.
 _Z = 1.959963984540054
 
-# A layer is converged when this share of its live channels is.
+# A layer has converged when this share of its live channels has.
 _CHANNEL_SHARE = 0.99
 
-_FEWEST_SAMPLES = 2
+_MIN_SAMPLES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,23 +35,8 @@ class StandardErrors:
     var: Float64Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confidence:
-    """How well one layer's statistics are known.
-
-    Attributes:
-        mean_error: z·SE(μ)/σ, the quantile over live channels at which convergence is judged.
-        scale_error: z·SE(σ²)/(2σ²), likewise: the relative error of the layer's scale.
-        samples_needed: estimated samples at which both fall to the target error, 1/n bias included.
-    """
-
-    mean_error: float
-    scale_error: float
-    samples_needed: int
-
-
 def standard_errors(moments: Moments) -> StandardErrors | None:
-    """Standard errors of the pooled mean and population variance, or None below two samples.
+    """Return the standard errors of pooled mean and population variance; None below two samples.
 
     With a_i = mean over positions of (x - μ) and e_i = mean of (x - μ)² of sample i:
     SE(μ)² = var_i(a)/n and SE(σ²)² = var_i(e - 2·ā·a)/n, where ā = 0 because μ is the pooled mean.
@@ -60,7 +46,7 @@ def standard_errors(moments: Moments) -> StandardErrors | None:
         the variance.
     """
     n = moments.samples
-    if n < _FEWEST_SAMPLES:
+    if n < _MIN_SAMPLES:
         return None
     sums = moments.evidence.recentered(moments.mean, n)
     mean_a, mean_e = sums.a / n, sums.e / n
@@ -70,12 +56,12 @@ def standard_errors(moments: Moments) -> StandardErrors | None:
 
 
 def confidence(moments: Moments, *, target: float, floor: float) -> Confidence | None:
-    """Judge one layer.
+    """Return how precisely one layer's statistics are known.
 
     Args:
-        moments: what was measured.
+        moments: the layer's measured moments.
         target: error that counts as converged, in units of the channel's σ.
-        floor: variance below which a channel is dead and is not judged.
+        floor: variance at or below which a channel is dead and left out.
 
     Returns:
         None below two samples, or when no channel is live.
@@ -97,7 +83,7 @@ def confidence(moments: Moments, *, target: float, floor: float) -> Confidence |
 
 
 def _samples_needed(error: float, samples: int, target: float) -> int:
-    """Smallest n with error·√(samples/n) + 1/n ≤ target: the standard error falls as 1/√n."""
+    """Return the least n with error·√(samples/n) + 1/n ≤ target: standard errors fall as 1/√n."""
     # With s = 1/√n: s² + error·√samples·s - target = 0.
     b = error * math.sqrt(samples)
     s = (-b + math.sqrt(b * b + 4 * target)) / 2

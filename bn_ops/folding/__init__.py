@@ -11,16 +11,16 @@ the reason.
 
 from __future__ import annotations
 
+from bn_ops.diagnostics.report import LayerFold
 from bn_ops.folding.already import detect_already_folded
 from bn_ops.folding.names import layer_name
-from bn_ops.folding.result import Folded, LayerFold, Leftovers, Status
+from bn_ops.folding.result import Folded, Leftovers
 from bn_ops.folding.run import fold
 
 __all__ = [
     "Folded",
     "LayerFold",
     "Leftovers",
-    "Status",
     "detect_already_folded",
     "fold",
     "layer_name",

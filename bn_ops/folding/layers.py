@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bn_ops.diagnostics.report import LayerFold
 from bn_ops.folding.batchnorm import is_batchnorm
 from bn_ops.folding.names import layer_name
-from bn_ops.folding.result import LayerFold
 
 if TYPE_CHECKING:
     import onnx_ir as ir

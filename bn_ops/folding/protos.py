@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from bn_ops.diagnostics.report import LayerFold
 from bn_ops.errors import ModelInvalidError
 from bn_ops.folding.already import all_nodes
 from bn_ops.folding.layers import find_layers
-from bn_ops.folding.result import Folded, LayerFold
+from bn_ops.folding.result import Folded
 
 __all__ = ["all_kept", "copied", "normalises", "read_graph", "stores_sparse", "write_graph"]
 

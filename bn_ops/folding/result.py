@@ -1,4 +1,4 @@
-"""What folding hands back: the folded model and, for each layer, what became of it."""
+"""The result of folding: the folded model and the outcome of each layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from bn_ops.errors import OptionError
+from bn_ops.diagnostics.report import LayerFold
 from bn_ops.onnx_files.read_write import write_model
 
 if TYPE_CHECKING:
@@ -16,41 +16,9 @@ if TYPE_CHECKING:
 
     from bn_ops.folding.affine import Float64Array
 
-__all__ = ["Folded", "LayerFold", "Leftovers", "Status"]
+__all__ = ["Folded", "Leftovers"]
 
-Status = Literal["folded", "kept"]
 Leftovers = Literal["keep", "mul_add"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerFold:
-    """What became of one BatchNormalization.
-
-    Attributes:
-        name: the layer's name: its node's, or its first output's when the node has none.
-        status: `folded` when no operator computes it any more, else `kept`.
-        rule: what took it up, from the layer outwards (`conv`, `concat/conv`, `next-gemm`);
-            `mul-add` for a kept layer that was written as Mul and Add; else None.
-        reason: why it was kept, for a person; None when it was folded.
-    """
-
-    name: str
-    status: Status
-    rule: str | None
-    reason: str | None
-
-    def __post_init__(self) -> None:
-        if (self.status == "kept") == (self.reason is None):
-            raise OptionError("a layer has a reason exactly when it was kept")
-
-    def to_json(self) -> dict[str, str | None]:
-        """Return the plain JSON value."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "rule": self.rule,
-            "reason": self.reason,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +26,11 @@ class Folded:
     """A folded model.
 
     Attributes:
-        model: a new model; the one that was given is untouched.
+        model: a new model; the given model is not changed.
         layers: one entry per BatchNormalization of the given model: those of the main graph in
-            the order of its nodes, then those inside bodies and functions.
-        exact: initializer of the folded model that folding has written → its value before it was
-            rounded to the file's element type, float64. The proof of the fold: see
+            node order, then those inside subgraphs and functions.
+        exact: initializer of the folded model written by folding → its value before rounding to the
+            file's element type, float64. The certificate of the fold: see
             `bn_ops.verification.witness`.
     """
 
@@ -75,14 +43,14 @@ class Folded:
     def save(self, path: str | Path) -> None:
         """Write the folded model to a file, atomically and durably.
 
-        A model above 2 GiB gets its tensors beside it; see `bn_ops.onnx_files.read_write`.
+        A model above 2 GiB is written with external data; see `bn_ops.onnx_files.read_write`.
 
         Raises:
-            OSError: the file cannot be written; what stood there is untouched.
+            OSError: the file cannot be written; an existing file is unchanged.
         """
         write_model(self.model, Path(path))
 
     @property
     def kept(self) -> tuple[LayerFold, ...]:
-        """Return the layers that stayed, with their reasons."""
+        """Return the layers that were not folded, with their reasons."""
         return tuple(layer for layer in self.layers if layer.status == "kept")

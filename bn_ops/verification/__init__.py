@@ -7,8 +7,8 @@ model also runs in float64, and the folded one is held against that.
 
 from __future__ import annotations
 
+from bn_ops.diagnostics.report import OutputParity, Parity
 from bn_ops.verification.localise import fold_verified
-from bn_ops.verification.result import OutputParity, Parity
 from bn_ops.verification.run import verify
 
 __all__ = ["OutputParity", "Parity", "fold_verified", "verify"]

@@ -16,7 +16,7 @@ from bn_ops.verification.reference import Reference
 from bn_ops.verification.run import DEFAULT_SEED, DEFAULT_THREADS
 
 if TYPE_CHECKING:
-    from bn_ops.verification.result import Parity
+    from bn_ops.diagnostics.report import Parity
 
 __all__ = ["Fold", "fold_verified"]
 
@@ -142,9 +142,9 @@ class _Bisection:
 
 def _first_fault(parity: Parity) -> tuple[str, str]:
     """Return the output that differs most of those at fault, and what is wrong with it."""
-    failed = [output for output in parity.outputs if output.fault is not None]
+    failed = [output for output in parity.outputs if output.failure is not None]
     worst = max(failed, key=lambda output: output.max_relative_error)
-    return worst.name, worst.fault or ""
+    return worst.name, worst.failure or ""
 
 
 def _parity_error(parity: Parity) -> ParityError:

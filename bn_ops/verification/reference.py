@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bn_ops.core.batches import named_batches
 from bn_ops.core.signature import is_floating
+from bn_ops.diagnostics.report import OutputParity, Parity
 from bn_ops.engines.onnx.rebatch import demanded_size, regroup
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError, OptionError
@@ -20,7 +21,6 @@ from bn_ops.verification.conditioning import shaken_batch, shaken_model
 from bn_ops.verification.float64 import Float64Model, NotExactError
 from bn_ops.verification.model import default_tolerance, open_model, output_names
 from bn_ops.verification.probes import Probe, made_up
-from bn_ops.verification.result import OutputParity, Parity
 from bn_ops.verification.verdict import Tally
 from bn_ops.verification.witness import refolded, rounds_elsewhere
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from bn_ops.diagnostics.report import Parity
     from bn_ops.folding.result import Folded
-    from bn_ops.verification.result import Parity
 
 __all__ = ["DEFAULT_SEED", "DEFAULT_THREADS", "verify"]
 

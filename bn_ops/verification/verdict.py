@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bn_ops.diagnostics.report import OutputParity
 from bn_ops.verification.compare import Finding
-from bn_ops.verification.result import OutputParity
 
 __all__ = ["Tally"]
 
@@ -101,10 +101,10 @@ class Tally:
             max_relative_error=error,
             mean_relative_error=max(self._relative(f.mean, f.scale) for _, f in self.native),
             rounding=rounding,
-            worst=worst,
+            worst_samples=worst,
             allowed=allowed,
             exact_error=exact,
-            fault=self._fault(error, allowed),
+            failure=self._failure(error, allowed),
         )
 
     def _least_tolerance(self, tolerance: float) -> float:
@@ -119,7 +119,7 @@ class Tally:
         most = max(_MOST_EXCUSED, _MOST_EXCUSED_TOLERANCES * tolerance)
         return min(_UNPROVEN_FACTOR * rounding, most)
 
-    def _fault(self, error: float, allowed: float) -> str | None:
+    def _failure(self, error: float, allowed: float) -> str | None:
         if self.misplaced is not None:
             return f"by {self.misplaced!r}, which is not what folding computed, rounded once"
         if self.exact:

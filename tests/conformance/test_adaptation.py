@@ -71,7 +71,7 @@ def test_the_report_says_what_happened(artifact: bn_ops.Artifact) -> None:
 def test_the_report_is_plain_json(artifact: bn_ops.Artifact) -> None:
     form = artifact.report.to_json()
     assert json.loads(json.dumps(form, allow_nan=False)) == form
-    assert form["report"] == 1
+    assert form["report"] == 2
     assert isinstance(form["frozen"], Mapping)
     assert form["frozen"]["unchanged"] is True
 

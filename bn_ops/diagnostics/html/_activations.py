@@ -24,8 +24,8 @@ def activations_section(report: Fields) -> Markup | None:
     seen = [(layer, found) for layer in items(report, "layers") if (found := _of(layer))]
     if not seen:
         return None
-    shift_end = max(_largest(found, "normalised_shift") for _, found in seen)
-    spread_end = max(_largest(found, "normalised_spread") for _, found in seen)
+    shift_end = max(_largest(found, "normalized_shift") for _, found in seen)
+    spread_end = max(_largest(found, "normalized_spread") for _, found in seen)
     rows = [_row(layer, found, shift_end, spread_end) for layer, found in seen]
     key = [tag("span", class_="key near"), " with the new and ", tag("span", class_="key far")]
     return section("Activations by depth", join([*key, _NOTE]), table(_HEAD, rows))
@@ -47,8 +47,8 @@ def _largest(found: Fields, key: str) -> float:
 def _row(layer: Fields, found: Fields, shift_end: float, spread_end: float) -> Sequence[str]:
     return [
         text(layer, "name"),
-        _bars(found, "normalised_shift", shift_end, " σ"),
-        _bars(found, "normalised_spread", spread_end, " σ"),
+        _bars(found, "normalized_shift", shift_end, " σ"),
+        _bars(found, "normalized_spread", spread_end, " σ"),
         _change(found, "mean"),
         _change(found, "spread"),
     ]
@@ -75,9 +75,9 @@ def evaluation_section(report: Fields) -> Markup | None:
         whole(found.get("samples")),
         whole(found.get("labels")),
         *("–" if error is None else f"{100 * error:.1f} %" for error in errors),
-        whole(found.get("mended")),
-        whole(found.get("broken")),
-        short(found.get("chance")),
+        whole(found.get("newly_right")),
+        whole(found.get("newly_wrong")),
+        short(found.get("p_value")),
     ]
     head = [
         "Output",

@@ -41,7 +41,9 @@ def _order(correlation: Fields) -> str | None:
 
 
 def _enough(report: Fields) -> str | None:
-    needed = [layer.get("samples_needed") for layer in items(report, "layers")]
+    needed = [
+        fields(layer, "confidence").get("samples_needed") for layer in items(report, "layers")
+    ]
     known = [count for count in needed if isinstance(count, int)]
     if not known:
         return None
@@ -62,19 +64,19 @@ def _residuals(report: Fields) -> list[str]:
 
 def predictions_section(report: Fields) -> Markup | None:
     """Show how a classification head's answers changed."""
-    found = fields(report, "predictions")
+    found = fields(report, "prediction_shift")
     if not found:
         return None
     agreement = number(found.get("agreement"))
     share = "–" if agreement is None else f"{100 * agreement:.1f} %"
-    variety = f"{short(found.get('variety_before'))} → {short(found.get('variety_after'))}"
+    classes = [short(found.get(f"effective_classes_{when}")) for when in ("before", "after")]
     rows = [
         [
             text(found, "output"),
             whole(found.get("samples")),
             share,
             short(found.get("entropy_change")),
-            variety,
+            " → ".join(classes),
         ]
     ]
     head = ["Output", "*Samples", "*Same class", "*Entropy change", "*Classes in effect"]

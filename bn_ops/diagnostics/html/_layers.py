@@ -62,8 +62,8 @@ def _drift_row(layer: Fields, shift_end: float, ratio_end: float) -> Sequence[st
         bar(*shift, shift_end, f"{short(shift[0])}, at most {short(shift[1])} σ"),
         bar(*ratio, ratio_end, f"{factor(ratio[0])}, at most {factor(ratio[1])}"),
         short(drift.get("wasserstein")),
-        short(layer.get("mean_error")),
-        short(layer.get("scale_error")),
+        short(fields(layer, "confidence").get("mean_error")),
+        short(fields(layer, "confidence").get("scale_error")),
     ]
 
 

@@ -13,7 +13,7 @@ _TONES = {
     "recalibrated": "good",
     "folded": "good",
     "kept": "warn",
-    "out_of_reach": "warn",
+    "unsupported": "warn",
     "unreached": "warn",
 }
 

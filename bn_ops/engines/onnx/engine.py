@@ -16,8 +16,8 @@ from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.core.train_accumulator import Variance, check_variance
 from bn_ops.diagnostics.autocorrelation import SampleSeries, watched
 from bn_ops.diagnostics.before_after import COMPARED_SAMPLES, Comparison
-from bn_ops.diagnostics.build_report import correlation_report, layer_reports, warnings_of
-from bn_ops.diagnostics.labelled_error import Evaluation
+from bn_ops.diagnostics.build_report import layer_reports, warnings_of
+from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.report import Report, StreamReport
 from bn_ops.engines.onnx.batchnorm import statistics_tensors
 from bn_ops.engines.onnx.describe import require_layers
@@ -63,7 +63,7 @@ def recalibrate_onnx(
     prepared = prepare(source)
     labelled = None if evaluate is None else _labelled(evaluate, prepared)
     if labelled is not None:
-        labelled.judge(OnnxRun(prepared, threads=threads))
+        labelled.score(OnnxRun(prepared, threads=threads))
     chosen = _choose(prepared, layers)
     series = SampleSeries()
     named = named_batches(batches, model_inputs(prepared.model), select=select)
@@ -73,7 +73,7 @@ def recalibrate_onnx(
         settled = run.exact(budget or Budget()) if method == "exact" else run.batch(variance)
         source_sha256, frozen = digests.source(), digests.report()
     reports = layer_reports(prepared.layers, chosen, settled)
-    correlation = correlation_report(series.correlation())
+    correlation = series.correlation()
     report = Report(
         bnrecal=__version__,
         engine="onnx",
@@ -92,7 +92,7 @@ def recalibrate_onnx(
     if compare:
         report = run.compared(report, settled)
     if labelled is not None:
-        labelled.judge(OnnxRun(prepared, threads=threads))
+        labelled.score(OnnxRun(prepared, threads=threads))
         report = labelled.added_to(report)
     return Recalibration(
         model=prepared.model,
@@ -161,7 +161,7 @@ class _Run:
         writer = StatisticsWriter(prepared)
         for statistics in (_source_statistics(prepared, settled), _statistics(settled)):
             writer.write(statistics)
-            comparison.look(OnnxRun(prepared, threads=self.threads))
+            comparison.observe(OnnxRun(prepared, threads=self.threads))
         return comparison.added_to(report, prepared.layers, settled)
 
 

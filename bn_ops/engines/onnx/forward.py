@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bn_ops.core.moments import measure
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName
-from bn_ops.diagnostics.forward_trial import Made, Reached
+from bn_ops.diagnostics.forward_pass import OnLayerInput, OnOutputs
 from bn_ops.engines.onnx.batchnorm import INPUT, batchnorm_nodes
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.engines.onnx.rebatch import Group, demanded_size, regroup
@@ -24,7 +24,7 @@ _Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class OnnxRun:
-    """Implements `bn_ops.diagnostics.forward_trial.Run` for a prepared model.
+    """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a prepared model.
 
     With watched layers each sample runs alone, so that the tensors of one sample are all that is
     held at a time; a model that does not take single samples gets the batches as they came.
@@ -41,29 +41,33 @@ class OnnxRun:
         self._threads = threads
 
     def __call__(
-        self, batches: Iterable[Batch], *, made: Made, reached: Reached | None = None
+        self,
+        batches: Iterable[Batch],
+        *,
+        on_outputs: OnOutputs,
+        on_layer_input: OnLayerInput | None = None,
     ) -> None:
-        """Run each batch; see `bn_ops.diagnostics.forward_trial.Run`.
+        """Run each batch; see `bn_ops.diagnostics.forward_pass.ForwardRunner`.
 
         Raises:
             EngineError: onnxruntime refused or failed.
         """
         outputs = [output.name for output in self._model.graph.output]
-        watched = {} if reached is None else self._watched()
+        watched = {} if on_layer_input is None else self._watched()
         inner = self._session([name for name in watched if name not in outputs])
         names = list(dict.fromkeys([*outputs, *watched]))
         for batch in batches:
             singly = bool(watched) and self._size is None
             for group, found in self._found(inner, names, batch, singly=singly):
                 seen = {**group.arrays, **found}
-                if reached is not None:
+                if on_layer_input is not None:
                     for tensor, layers in watched.items():
                         moments = measure(self._real(seen[tensor], group))
                         for layer in layers:
-                            reached(layer, moments)
+                            on_layer_input(layer, moments)
                 # A sequence or a map comes as a list.
                 tensors = {n: seen[n] for n in outputs if isinstance(seen[n], np.ndarray)}
-                made({name: self._real(array, group) for name, array in tensors.items()})
+                on_outputs({name: self._real(array, group) for name, array in tensors.items()})
 
     def _found(
         self, inner: Session, names: list[str], batch: Batch, *, singly: bool

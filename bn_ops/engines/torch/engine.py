@@ -14,8 +14,8 @@ from bn_ops.core.layers import LayerInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.core.train_accumulator import Variance, check_variance
 from bn_ops.diagnostics.before_after import Comparison
-from bn_ops.diagnostics.build_report import correlation_report, warnings_of
-from bn_ops.diagnostics.labelled_error import Evaluation
+from bn_ops.diagnostics.build_report import warnings_of
+from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.report import FrozenReport, Report, StreamReport
 from bn_ops.engines.torch.digests import tensor_digests
 from bn_ops.engines.torch.forward import ModuleRun
@@ -114,7 +114,7 @@ def recalibrate_module(
     )
     labelled = None if evaluate is None else _labelled(evaluate, module, call)
     if labelled is not None:
-        labelled.judge(run.trial)
+        labelled.score(run.trial)
     run.read(items)
     if method == "batch":
         run.batch(variance)
@@ -139,15 +139,15 @@ def _stored(
     kept = run.stream.kept
     comparison = Comparison(kept, sum(item.samples for item in kept)) if compare else None
     if comparison is not None:
-        comparison.look(run.trial)
+        comparison.observe(run.trial)
     restore = run.chosen.store(run.statistics)
     try:
         report = run.report(method, layers)
         if comparison is not None:
-            comparison.look(run.trial)
+            comparison.observe(run.trial)
             report = comparison.added_to(report, run.chosen.infos.values(), run.settled)
         if labelled is not None:
-            labelled.judge(run.trial)
+            labelled.score(run.trial)
             report = labelled.added_to(report)
         calibration = run.stream.calibration()
     except BaseException:
@@ -259,7 +259,7 @@ class _Run:
     def report(self, method: str, layers: Sequence[str] | None) -> Report:
         """Report the run; the new statistics have been stored."""
         reports = torch_layer_reports(self.chosen, self.settled, self._residuals)
-        correlation = correlation_report(self.stream.series.correlation())
+        correlation = self.stream.series.correlation()
         samples = self.stream.samples
         before, after = self._digests, tensor_digests(self.module, self.chosen.chosen.values())
         return Report(

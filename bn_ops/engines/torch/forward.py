@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.diagnostics.forward_trial import Made, Reached
+from bn_ops.diagnostics.forward_pass import OnLayerInput, OnOutputs
 from bn_ops.engines.torch.functional import FunctionalCalls
 from bn_ops.engines.torch.layers import TorchLayer
 from bn_ops.engines.torch.moments import measure_tensor
@@ -22,7 +22,7 @@ __all__ = ["ModuleRun"]
 
 
 class ModuleRun:
-    """Implements `bn_ops.diagnostics.forward_trial.Run` for a module in eval mode.
+    """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a module in eval mode.
 
     Args:
         module: the module, with the statistics that it is to run with. Modified: only meanwhile.
@@ -38,9 +38,13 @@ class ModuleRun:
         self._call = call
 
     def __call__(
-        self, batches: Iterable[Item], *, made: Made, reached: Reached | None = None
+        self,
+        batches: Iterable[Item],
+        *,
+        on_outputs: OnOutputs,
+        on_layer_input: OnLayerInput | None = None,
     ) -> None:
-        """Run each batch; see `bn_ops.diagnostics.forward_trial.Run`.
+        """Run each batch; see `bn_ops.diagnostics.forward_pass.ForwardRunner`.
 
         Raises:
             EngineError: the module's forward failed.
@@ -49,12 +53,12 @@ class ModuleRun:
         running: list[Item] = []
         # Asked anew each time: a layer may have been given statistics since.
         layers = [layer for layer in self._layers if layer.reason is None and layer.tracked]
-        watched = layers if reached else []
+        watched = layers if on_layer_input else []
 
         def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
-            if reached is not None and running:
+            if on_layer_input is not None and running:
                 with parked(state.neutral()):
-                    reached(layer.name, measure_tensor(x))
+                    on_layer_input(layer.name, measure_tensor(x))
 
         with observed(self._module, watched, arrived):
             calls = FunctionalCalls(self._module, watched, arrived)
@@ -64,7 +68,7 @@ class ModuleRun:
                 with calls.watching():
                     output = run_item(self._module, item, self._call)
                 running.clear()
-                made(_named(output))
+                on_outputs(_named(output))
 
 
 def _named(output: object) -> dict[str, NDArray[np.generic]]:

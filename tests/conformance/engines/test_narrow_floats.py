@@ -74,7 +74,7 @@ def test_a_narrow_network_is_compared_and_kept_under_its_own_type(dtype: torch.d
         compare=True,
         evaluate=[(images(dtype), torch.zeros(20, dtype=torch.long))],
     )
-    assert done.report.predictions is not None
+    assert done.report.prediction_shift is not None
     assert done.report.evaluation is not None
     kept = done.calibration[0]["input"]
     assert kept.dtype == (ml_dtypes.bfloat16 if dtype == torch.bfloat16 else np.float16)

@@ -102,7 +102,7 @@ def test_layers_left_out_keep_their_statistics_and_the_rest_adapts_to_them() -> 
     stored, source = stored_statistics(result.model), stored_statistics(model)
     for name in left_out:
         np.testing.assert_array_equal(stored[name], source[name])
-    assert {r.name for r in result.report.layers if r.status == "left_out"} == left_out
+    assert {r.name for r in result.report.layers if r.status == "excluded"} == left_out
 
 
 @pytest.mark.parametrize("memory", [0, 20_000, 10_000_000])

@@ -92,7 +92,7 @@ def assert_near(one: object, other: object, where: str = "") -> None:
         assert one == other, where
 
 
-@pytest.mark.parametrize("part", ["stream", "layers", "predictions", "evaluation", "warnings"])
+@pytest.mark.parametrize("part", ["stream", "layers", "prediction_shift", "evaluation", "warnings"])
 def test_both_engines_report_the_same(reports: tuple[Report, Report], part: str) -> None:
     one, other = (asdict(report)[part] for report in reports)
     assert one is not None
@@ -103,7 +103,7 @@ def test_the_stream_is_seen_to_be_correlated(reports: tuple[Report, Report]) -> 
     for report in reports:
         assert report.stream.correlation is not None
         assert report.stream.correlation.suspicious
-        assert any("neighbouring samples are alike" in text for text in report.warnings)
+        assert any("neighboring samples are correlated" in text for text in report.warnings)
 
 
 def answers(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -128,12 +128,12 @@ def test_the_errors_are_those_of_a_direct_count(reports: tuple[Report, Report]) 
     assert (found.output, found.samples, found.labels) == ("output", 40, 40)
     assert found.error_before == pytest.approx(float(before.double().mean()))
     assert found.error_after == pytest.approx(float(after.double().mean()))
-    assert found.broken == int((after & ~before).sum())
-    assert found.mended == int((before & ~after).sum())
+    assert found.newly_wrong == int((after & ~before).sum())
+    assert found.newly_right == int((before & ~after).sum())
 
 
 def test_predictions_are_those_of_the_first_samples(reports: tuple[Report, Report]) -> None:
-    found = reports[0].predictions
+    found = reports[0].prediction_shift
     assert found is not None
     old, new = answers(double_copy(network()), X[:32]), answers(recalibrated(), X[:32])
     assert (found.samples, found.classes) == (32, CLASSES)
@@ -161,8 +161,8 @@ def test_activations_by_depth_are_what_reaches_the_layers(
         assert found.mean == pytest.approx(float(mean.mean()), abs=TOLERANCE)
         assert found.spread == pytest.approx(float(var.mean().sqrt()), rel=TOLERANCE)
         # torch's median of an even number is the lower of two.
-        assert found.normalised_shift == pytest.approx(np.median(shift.numpy()), abs=TOLERANCE)
-        assert found.normalised_spread == pytest.approx(
+        assert found.normalized_shift == pytest.approx(np.median(shift.numpy()), abs=TOLERANCE)
+        assert found.normalized_spread == pytest.approx(
             np.median((var.sqrt() / divisor).numpy()), rel=TOLERANCE
         )
 
@@ -176,7 +176,7 @@ def test_without_the_comparison_nothing_is_run_twice() -> None:
 
     done = bn_ops.recalibrate(network(), list(torch.split(X, 100)), call=call)
     assert calls == [100] * 3
-    assert done.report.predictions is None
+    assert done.report.prediction_shift is None
     assert done.report.evaluation is None
     assert all(layer.activations is None for layer in done.report.layers)
 
@@ -190,8 +190,11 @@ def test_what_an_own_call_returns_is_compared() -> None:
     done = bn_ops.recalibrate(
         module, batches, call=call, compare=True, evaluate=[(batches[0], LABELS[:20])]
     )
-    assert done.report.predictions is not None
-    assert (done.report.predictions.output, done.report.predictions.samples) == ("scores", 40)
+    assert done.report.prediction_shift is not None
+    assert (done.report.prediction_shift.output, done.report.prediction_shift.samples) == (
+        "scores",
+        40,
+    )
     assert done.report.evaluation is not None
     assert done.report.stream.correlation is not None
 
@@ -225,7 +228,7 @@ def test_labels_per_position_are_counted_and_negative_ones_left_out() -> None:
         assert (found.output, found.samples, found.labels) == ("classes", 6, 6 * 81 - 36)
         assert found.error_before == pytest.approx(float(wrong[0].double().mean()))
         assert found.error_after == pytest.approx(float(wrong[1].double().mean()))
-        assert found.chance is None
+        assert found.p_value is None
 
 
 @pytest.mark.parametrize(
@@ -234,9 +237,9 @@ def test_labels_per_position_are_counted_and_negative_ones_left_out() -> None:
         ([], "no label"),
         ([(X[:3], torch.full((3,), -1))], "no label"),
         ([X[:3]], "takes pairs"),
-        ([(X[:3], torch.zeros(3))], "whole numbers"),
+        ([(X[:3], torch.zeros(3))], "expected integers"),
         ([(X[:3], torch.tensor([0, 1, 9]))], "classes 0 to 9"),
-        ([(X[:3], torch.tensor([0, 1]))], "no output gives"),
+        ([(X[:3], torch.tensor([0, 1]))], "no output has scores"),
         ([(X[:3] * float("nan"), torch.tensor([0, 1, 2]))], "batch 0"),
         ([(X[:0], torch.tensor([1]))], "no sample"),
     ],
@@ -295,9 +298,9 @@ def test_adapt_compares_whatever_form_the_network_has(
     batches = [part if form == "module" else part.numpy() for part in torch.split(X, 50)]
     found = bn_ops.adapt(forms[form](), batches, evaluate=[(X[:40], LABELS)]).report
     wanted = reports[0]
-    assert found.predictions is not None
-    assert wanted.predictions is not None
-    assert found.predictions.agreement == wanted.predictions.agreement
+    assert found.prediction_shift is not None
+    assert wanted.prediction_shift is not None
+    assert found.prediction_shift.agreement == wanted.prediction_shift.agreement
     assert found.evaluation == wanted.evaluation
     assert_near(
         [asdict(layer)["activations"] for layer in found.layers],

@@ -64,7 +64,7 @@ def test_harm_rates_of_both_splits() -> None:
             "error_after": 20.0 + change,
             "agreement": 0.5,
             "entropy_change": entropy,
-            "variety_ratio": 1.0,
+            "effective_classes_ratio": 1.0,
             "split_half_agreement": 0.5,
         }
 

@@ -1,16 +1,17 @@
-"""Correlated streams are seen, independent ones are left alone, however they are cut."""
+"""Correlated streams are detected whatever their batch sizes; independent ones are not."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-import bn_ops.diagnostics.autocorrelation
-from bn_ops.diagnostics.autocorrelation import Correlation, SampleSeries, sample_features, watched
+from bn_ops.diagnostics.autocorrelation import SampleSeries, sample_features, watched
+from bn_ops.diagnostics.build_report import warnings_of
+from bn_ops.diagnostics.report import Correlation
 
 
-def seen(x: np.ndarray, size: int = 7) -> Correlation | None:
-    series = SampleSeries()
+def seen(x: np.ndarray, size: int = 7, max_blocks: int = 4096) -> Correlation | None:
+    series = SampleSeries(max_blocks=max_blocks)
     for start in range(0, len(x), size):
         series.add(sample_features({"x": x[start : start + size]}))
     return series.correlation()
@@ -33,7 +34,7 @@ def walk(rng: np.random.Generator, samples: int, memory: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("samples", [64, 256, 1024])
-def test_independent_samples_raise_no_suspicion(samples: int) -> None:
+def test_independent_samples_are_not_suspicious(samples: int) -> None:
     rng = np.random.default_rng(0)
     found = [seen(images(rng, samples), 64) for _ in range(60)]
     effects = [c.design_effect for c in found if c is not None]
@@ -43,7 +44,7 @@ def test_independent_samples_raise_no_suspicion(samples: int) -> None:
     assert np.mean(effects) == pytest.approx(1, abs=0.25)
 
 
-def test_the_design_effect_is_that_of_the_series() -> None:
+def test_the_design_effect_of_an_ar1_series() -> None:
     # Variance of a mean over b of AR(1): (1 + 2 Σ (1 - k/b)·memory^k) times the independent one.
     memory, samples, block = 0.8, 1024, 32
     lags = np.arange(1, block)
@@ -72,40 +73,36 @@ def test_a_stream_sorted_by_class_is_suspicious_until_it_is_shuffled() -> None:
     assert not after.suspicious
 
 
-@pytest.mark.parametrize("most_blocks", [16, 4096])
-def test_the_cut_into_batches_does_not_matter(
-    most_blocks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bn_ops.diagnostics.autocorrelation, "_MOST_BLOCKS", most_blocks)
+@pytest.mark.parametrize("max_blocks", [16, 4096])
+def test_batch_sizes_do_not_change_the_correlation(max_blocks: int) -> None:
     x = walk(np.random.default_rng(3), 333, 0.5)
-    assert seen(x, 1) == seen(x, 10) == seen(x, 333)
+    assert seen(x, 1, max_blocks) == seen(x, 10, max_blocks) == seen(x, 333, max_blocks)
 
 
-def test_joined_blocks_say_what_single_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merged_blocks_give_the_same_design_effect() -> None:
     x = walk(np.random.default_rng(4), 256, 0.6)
     fine = seen(x)
-    monkeypatch.setattr(bn_ops.diagnostics.autocorrelation, "_MOST_BLOCKS", 32)
-    coarse = seen(x)
+    coarse = seen(x, max_blocks=32)
     assert fine is not None
     assert coarse is not None
     assert coarse.block_samples == fine.block_samples == 16
     assert coarse.design_effect == pytest.approx(fine.design_effect, rel=1e-9)
 
 
-def test_few_samples_and_constant_inputs_say_nothing() -> None:
+def test_few_samples_or_constant_inputs_give_no_correlation() -> None:
     assert seen(images(np.random.default_rng(5), 40)) is None
     assert seen(np.full((200, 1, 3, 3), 0.1, np.float32)) is None
     assert SampleSeries().correlation() is None
 
 
-def test_text_inputs_are_skipped_and_integers_counted() -> None:
+def test_text_inputs_are_skipped_and_integers_used() -> None:
     words = np.array([["a"], ["b"]], dtype=object)
     numbers = np.array([[1, 3], [5, 7]], dtype=np.int64)
     features = sample_features({"words": words, "numbers": numbers})
     np.testing.assert_array_equal(features, [[1, 3, 5], [5, 7, 37]])
 
 
-def test_large_samples_are_looked_at_in_evenly_spaced_places() -> None:
+def test_large_samples_are_read_at_evenly_spaced_places() -> None:
     x = np.random.default_rng(7).normal(3, 1, (2, 3, 200, 200)).astype(np.float32)
     features = sample_features({"x": x})
     assert features.shape == (2, 17)
@@ -114,17 +111,15 @@ def test_large_samples_are_looked_at_in_evenly_spaced_places() -> None:
     np.testing.assert_allclose(features[:, 16], 10, atol=4 * np.sqrt(38 / 4000))
 
 
-def test_watching_a_stream_passes_it_through() -> None:
+def test_watched_streams_are_unchanged() -> None:
     batches = [{"x": np.ones((3, 2))}, {"x": np.zeros((2, 2))}]
     series = SampleSeries()
     assert list(watched(iter(batches), series)) == batches
 
 
-def test_a_suspicious_stream_is_reported_and_warned_of() -> None:
-    from bn_ops.diagnostics.build_report import correlation_report, warnings_of
-
-    moving = correlation_report(seen(walk(np.random.default_rng(6), 400, 0.9)))
-    steady = correlation_report(seen(images(np.random.default_rng(6), 400)))
+def test_a_correlated_stream_causes_a_warning() -> None:
+    moving = seen(walk(np.random.default_rng(6), 400, 0.9))
+    steady = seen(images(np.random.default_rng(6), 400))
     assert moving is not None
     assert moving.suspicious
     (warning,) = warnings_of([], 400, moving)
@@ -132,4 +127,3 @@ def test_a_suspicious_stream_is_reported_and_warned_of() -> None:
     assert f"worth about {moving.effective_samples}" in warning
     assert warnings_of([], 400, steady) == ()
     assert warnings_of([], 400) == ()
-    assert correlation_report(None) is None

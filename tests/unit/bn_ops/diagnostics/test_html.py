@@ -14,15 +14,16 @@ from bn_ops.diagnostics.html._parts import bar
 from bn_ops.diagnostics.report import (
     ActivationReport,
     ActivationSummary,
-    CorrelationReport,
+    Confidence,
+    Correlation,
     DriftSummary,
     EvaluationReport,
-    FoldReport,
     FrozenReport,
+    LayerFold,
     LayerReport,
-    OutputReport,
-    ParityReport,
-    PredictionReport,
+    OutputParity,
+    Parity,
+    PredictionShift,
     Report,
     StreamReport,
 )
@@ -46,9 +47,7 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
             samples=900,
             count=705_600,
             drift=drift,
-            mean_error=0.021,
-            scale_error=0.017,
-            samples_needed=200,
+            confidence=Confidence(mean_error=0.021, scale_error=0.017, samples_needed=200),
             dead_channels=(3,),
             silenced_channels=tuple(range(12)),
             amplification=2.5,
@@ -57,27 +56,28 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
             activations=ActivationReport(
                 samples=32,
                 before=ActivationSummary(
-                    mean=0.5, spread=2.0, normalised_shift=1.75, normalised_spread=0.625
+                    mean=0.5, spread=2.0, normalized_shift=1.75, normalized_spread=0.625
                 ),
                 after=ActivationSummary(
-                    mean=0.25, spread=1.5, normalised_shift=0.0125, normalised_spread=0.995
+                    mean=0.25, spread=1.5, normalized_shift=0.0125, normalized_spread=0.995
                 ),
             ),
         ),
         LayerReport(name="head.bn", status="unreached", reason="no batch reached it", channels=4),
     )
     fold = (
-        FoldReport(name=name, status="folded", rule="Conv → BN", reason=None),
-        FoldReport(name="head.bn", status="kept", rule=None, reason=reason),
+        LayerFold(name=name, status="folded", rule="Conv → BN", reason=None),
+        LayerFold(name="head.bn", status="kept", rule=None, reason=reason),
     )
-    parity = ParityReport(
+    parity = Parity(
         outputs=(
-            OutputReport(
+            OutputParity(
                 name=name,
                 max_relative_error=3.1e-7,
                 mean_relative_error=2.0e-8,
                 rounding=1.9e-7,
                 allowed=1.2e-5,
+                worst_samples="batch 1",
                 exact_error=6.5e-13,
             ),
         ),
@@ -88,17 +88,22 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
         max_relative_error=3.1e-7,
         passed=True,
     )
-    correlation = CorrelationReport(
-        blocks=30, block_samples=30, error_ratio=1.04, effective_samples=832, suspicious=False
+    correlation = Correlation(
+        blocks=30,
+        block_samples=30,
+        design_effect=1.0816,
+        error_ratio=1.04,
+        effective_samples=832,
+        suspicious=False,
     )
-    predictions = PredictionReport(
+    shift = PredictionShift(
         output=name,
         samples=256,
         classes=12,
         agreement=0.5625,
         entropy_change=-0.31,
-        variety_before=6.2,
-        variety_after=9.7,
+        effective_classes_before=6.2,
+        effective_classes_after=9.7,
         less_certain=False,
         collapsed=False,
     )
@@ -118,16 +123,16 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> dict
         warnings=(f"layers were reached by no batch: {name!r}",),
         fold=fold,
         parity=parity,
-        predictions=predictions,
+        prediction_shift=shift,
         evaluation=EvaluationReport(
             output=name,
             samples=64,
             labels=63,
             error_before=0.468,
             error_after=0.095,
-            broken=2,
-            mended=26,
-            chance=3.03e-6,
+            newly_wrong=2,
+            newly_right=26,
+            p_value=3.03e-6,
         ),
     ).to_json()
 
@@ -275,7 +280,7 @@ def test_the_policy_allows_exactly_the_style_sheet_of_the_page() -> None:
 
 
 def test_a_report_without_fold_and_parity_leaves_those_sections_out() -> None:
-    report = _report() | {"fold": None, "parity": None, "predictions": None, "warnings": []}
+    report = _report() | {"fold": None, "parity": None, "prediction_shift": None, "warnings": []}
     words = _words(render_html(report))
     assert "Drift by layer" in words
     for absent in ("Folding", "Parity", "Predictions", "Warnings"):
@@ -299,7 +304,7 @@ def test_numbers_that_are_missing_become_dashes() -> None:
     layers = report["layers"]
     assert isinstance(layers, list)
     assert isinstance(layers[0], dict)
-    layers[0] |= {"mean_error": None, "scale_error": None, "amplification": None}
+    layers[0] |= {"confidence": None, "amplification": None}
     words = _words(render_html(report))
     assert "0.44 – –" in words
     assert "largest gain" not in words

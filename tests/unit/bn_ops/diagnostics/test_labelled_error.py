@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from bn_ops.diagnostics.labelled_error import evaluation_warnings, sign_test
+from bn_ops.diagnostics.labeled_error import evaluation_warnings, sign_test
 from bn_ops.diagnostics.report import EvaluationReport
 
 
-def exact(broken: int, mended: int) -> float:
-    pairs, fewer = broken + mended, min(broken, mended)
+def exact(newly_wrong: int, newly_right: int) -> float:
+    pairs, fewer = newly_wrong + newly_right, min(newly_wrong, newly_right)
     ways = sum(math.comb(pairs, k) for k in range(fewer + 1))
     return min(1.0, float(2 * ways / 2**pairs))
 
@@ -23,9 +23,11 @@ def test_the_sign_test_is_the_binomial_sum(pair: tuple[int, int]) -> None:
     assert sign_test(*pair) == sign_test(*reversed(pair))
 
 
-def found(before: float, after: float, broken: int, mended: int, **more: object) -> tuple[str, ...]:
-    chance = more.get("chance", sign_test(broken, mended))
-    assert chance is None or isinstance(chance, float)
+def found(
+    before: float, after: float, newly_wrong: int, newly_right: int, **more: object
+) -> tuple[str, ...]:
+    p_value = more.get("p_value", sign_test(newly_wrong, newly_right))
+    assert p_value is None or isinstance(p_value, float)
     return evaluation_warnings(
         EvaluationReport(
             output="y",
@@ -33,14 +35,14 @@ def found(before: float, after: float, broken: int, mended: int, **more: object)
             labels=100,
             error_before=before,
             error_after=after,
-            broken=broken,
-            mended=mended,
-            chance=chance,
+            newly_wrong=newly_wrong,
+            newly_right=newly_right,
+            p_value=p_value,
         )
     )
 
 
-def test_a_rise_of_the_error_is_warned_of_and_weighed() -> None:
+def test_a_rise_of_the_error_causes_a_warning_with_its_significance() -> None:
     assert found(0.2, 0.1, 2, 12) == ()
     assert found(0.1, 0.1, 3, 3) == ()
     (sure,) = found(0.1, 0.3, 21, 1)
@@ -48,5 +50,5 @@ def test_a_rise_of_the_error_is_warned_of_and_weighed() -> None:
     assert "more than chance" in sure
     (unsure,) = found(0.1, 0.12, 4, 2)
     assert "may be chance" in unsure
-    (dense,) = found(0.1, 0.3, 900, 1, chance=None)
+    (dense,) = found(0.1, 0.3, 900, 1, p_value=None)
     assert dense.endswith("right)")

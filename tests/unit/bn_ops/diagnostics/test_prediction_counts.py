@@ -1,4 +1,4 @@
-"""Two trials on the same samples: which output is a head, and what it says."""
+"""Two forward passes over the same samples: which output is a head, and how it shifted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from bn_ops.diagnostics.forward_trial import Made, Reached, Trial, try_out
-from bn_ops.diagnostics.prediction_counts import compare_heads
+from bn_ops.diagnostics.before_after import compare_heads
+from bn_ops.diagnostics.forward_pass import ForwardPass, OnLayerInput, OnOutputs, observe
 
 Outputs = Mapping[str, np.ndarray]
 
 
-def trial(*batches: Outputs) -> Trial:
-    def run(batches: Iterable[Outputs], *, made: Made, reached: Reached | None = None) -> None:
-        del reached
+def forward_pass(*batches: Outputs) -> ForwardPass:
+    def run(
+        batches: Iterable[Outputs],
+        *,
+        on_outputs: OnOutputs,
+        on_layer_input: OnLayerInput | None = None,
+    ) -> None:
+        del on_layer_input
         for outputs in batches:
-            made(outputs)
+            on_outputs(outputs)
 
-    return try_out(run, batches)
+    return observe(run, batches)
 
 
 def logits(seed: int = 0, shape: Sequence[int] = (20, 3)) -> np.ndarray:
@@ -35,10 +40,10 @@ def probabilities(z: np.ndarray) -> np.ndarray:
 def test_the_first_table_of_classes_is_the_head_logits_or_probabilities(*, softmax: bool) -> None:
     x = logits()
 
-    def answers(factor: float) -> Trial:
+    def answers(factor: float) -> ForwardPass:
         z = factor * x
         table = probabilities(z).astype(np.float32) if softmax else z
-        return trial(
+        return forward_pass(
             *({"map": x[part, :, None], "logits": table[part]} for part in np.split(np.r_[:20], 4))
         )
 
@@ -68,14 +73,14 @@ def test_the_first_table_of_classes_is_the_head_logits_or_probabilities(*, softm
         ([], 0),
     ],
 )
-def test_a_model_without_a_head_has_nothing_to_compare(
+def test_a_model_without_a_head_has_no_prediction_shift(
     batches: list[Outputs], samples: int
 ) -> None:
-    assert compare_heads(trial(*batches), trial(*batches), samples=samples) is None
+    assert compare_heads(forward_pass(*batches), forward_pass(*batches), samples=samples) is None
 
 
-def test_the_same_answers_agree() -> None:
-    same = trial({"y": logits(1, (16, 10))})
+def test_identical_predictions_agree() -> None:
+    same = forward_pass({"y": logits(1, (16, 10))})
     found = compare_heads(same, same, samples=16)
     assert found is not None
     assert found.agreement == 1

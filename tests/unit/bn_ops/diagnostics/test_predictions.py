@@ -1,12 +1,15 @@
-"""What predictions say before against after, and when that is worth a warning."""
+"""The shift of predictions, and when it causes a warning."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bn_ops.diagnostics.build_report import prediction_report, prediction_warnings
-from bn_ops.diagnostics.predictions import PredictionSignals, prediction_signals, softmax
+from bn_ops.diagnostics.prediction_shift import (
+    prediction_shift,
+    prediction_warnings,
+    softmax,
+)
 from bn_ops.errors import OptionError
 
 
@@ -16,22 +19,22 @@ def sure_of(classes: list[int], among: int = 4) -> np.ndarray:
     return table
 
 
-def test_signals_are_those_of_their_definitions() -> None:
+def test_the_shift_follows_its_definitions() -> None:
     before, after = sure_of([0, 1, 2, 3]), np.full((4, 4), 0.25)
     after[:, 1] += 1e-9
-    found = prediction_signals(before, after)
+    found = prediction_shift("y", before, after)
     assert found.samples == 4
     assert found.agreement == 0.25
-    assert found.variety_before == pytest.approx(4)
-    assert found.variety_after == pytest.approx(1)
+    assert found.effective_classes_before == pytest.approx(4)
+    assert found.effective_classes_after == pytest.approx(1)
     entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1 / 3))
     assert found.entropy_change == pytest.approx(np.log(4) - entropy, abs=1e-6)
 
 
-def test_variety_counts_classes_by_their_shares() -> None:
+def test_effective_classes_follow_from_the_shares() -> None:
     # Half, a quarter, a quarter: exp(1.5 ln 2) = 2.83 classes.
-    found = prediction_signals(sure_of([0, 0, 1, 2]), sure_of([0, 0, 1, 2]))
-    assert found.variety_after == pytest.approx(2**1.5)
+    found = prediction_shift("y", sure_of([0, 0, 1, 2]), sure_of([0, 0, 1, 2]))
+    assert found.effective_classes_after == pytest.approx(2**1.5)
     assert found.entropy_change == 0
 
 
@@ -44,30 +47,28 @@ def test_variety_counts_classes_by_their_shares() -> None:
         (8, 1, False),  # too few predictions to tell
     ],
 )
-def test_a_collapse_of_variety_is_a_warning(
+def test_a_collapse_of_classes_causes_a_warning(
     samples: int, classes_after: int, *, collapsed: bool
 ) -> None:
     before = sure_of([i % 4 for i in range(samples)])
     after = sure_of([i % classes_after for i in range(samples)])
-    report = prediction_report("logits", prediction_signals(before, after))
+    report = prediction_shift("logits", before, after)
     assert report.collapsed is collapsed
     warnings = prediction_warnings(report)
     assert len(warnings) == int(collapsed)
     if collapsed:
         assert "'logits'" in warnings[0]
-        assert "1.0 classes, over 4.0 before" in warnings[0]
+        assert "1.0 effective classes, down from 4.0" in warnings[0]
 
 
 @pytest.mark.parametrize(
     ("certainty", "warned"),
     [(0.9, False), (0.55, True)],  # mean entropy 0.43, and 1.18: a rise of 0.75 > 0.26 · ln 4
 )
-def test_answers_that_became_much_less_certain_are_a_warning(
-    certainty: float, *, warned: bool
-) -> None:
+def test_a_rise_of_the_entropy_causes_a_warning(certainty: float, *, warned: bool) -> None:
     before, after = sure_of([0, 1, 2, 3]), np.full((4, 4), (1 - certainty) / 3)
     np.fill_diagonal(after, certainty)
-    report = prediction_report("y", prediction_signals(before, after))
+    report = prediction_shift("y", before, after)
     assert report.less_certain is warned
     warnings = prediction_warnings(report)
     assert len(warnings) == int(warned)
@@ -76,18 +77,18 @@ def test_answers_that_became_much_less_certain_are_a_warning(
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 3), (2, 3, 4)])
-def test_what_is_no_table_of_probabilities_is_refused(shape: tuple[int, ...]) -> None:
+def test_other_shapes_are_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match="class probabilities"):
-        prediction_signals(np.ones(shape), np.ones(shape))
+        prediction_shift("y", np.ones(shape), np.ones(shape))
 
 
-def test_softmax_is_right_and_safe() -> None:
+def test_softmax_is_correct_for_large_logits() -> None:
     logits = np.array([[0.0, np.log(3.0)], [1e4, 0.0]], dtype=np.float32)
     expected = np.array([[0.25, 0.75], [1.0, 0.0]])
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-7)
 
 
-def test_signals_are_values() -> None:
+def test_equal_tables_give_equal_shifts() -> None:
     table = sure_of([0, 1])
-    assert prediction_signals(table, table) == prediction_signals(table.copy(), table.copy())
-    assert isinstance(prediction_signals(table, table), PredictionSignals)
+    shift = prediction_shift("y", table, table)
+    assert shift == prediction_shift("y", table.copy(), table.copy())

@@ -76,7 +76,7 @@ def test_a_fault_that_only_large_inputs_show_is_found() -> None:
     whole.output(whole.add("Identity", whole.input("x", ("N", 3)), out="y"))
     parity = verify(whole.model(), clipped.model(), [np.ones((2, 3), dtype=np.float32)])
     assert not parity.passed
-    assert "hundredfold" in parity.outputs[0].worst
+    assert "hundredfold" in parity.outputs[0].worst_samples
 
 
 def test_a_fault_that_only_zeros_show_is_found() -> None:
@@ -87,7 +87,7 @@ def test_a_fault_that_only_zeros_show_is_found() -> None:
     ratio = other.add("Div", other.add("Mul", x, x), x)
     other.output(other.add("Identity", ratio, out="y"))
     parity = verify(model.model(), other.model(), [np.ones((2, 3), dtype=np.float32)])
-    assert parity.outputs[0].worst == "zeros"
+    assert parity.outputs[0].worst_samples == "zeros"
     assert math.isinf(parity.max_relative_error)
 
 

@@ -124,7 +124,7 @@ def test_patterns_leave_functional_layers_out_without_a_warning(method: str) -> 
     model = network(lambda c: Norm(c, operator=False))
     done = recalibrate_module(model, [images()], layers=["!1"], method=method)
     assert {layer.name: layer.status for layer in done.report.layers} == {
-        "1": "left_out",
+        "1": "excluded",
         "4": "recalibrated",
         "5": "recalibrated",
     }

@@ -73,7 +73,7 @@ def test_untracked_layers_are_reported_beside_the_others() -> None:
     done = recalibrate_module(model, [torch.randn(4, 2)])
     assert {r.name: r.status for r in done.report.layers} == {
         "0": "recalibrated",
-        "1": "out_of_reach",
+        "1": "unsupported",
     }
 
 

@@ -1,7 +1,7 @@
-"""Error before and after on labelled samples: the one check that no statistic can replace.
+"""The error on labeled samples before and after, which no statistic can replace.
 
-Labels never enter the statistics. Samples are paired, so what counts are those whose answer became
-right or wrong; whether their balance is more than chance is an exact sign test.
+Labels never enter the statistics. Samples are paired, so the evidence is in those whose prediction
+became right or wrong; an exact sign test tells their imbalance from chance.
 
 Source: McNemar 1947, "Note on the Sampling Error of the Difference Between Correlated Proportions";
 the exact form, a binomial with p = 1/2 over the discordant pairs.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bn_ops.core.batches import as_array
 from bn_ops.core.signature import is_floating
-from bn_ops.diagnostics.forward_trial import Run
+from bn_ops.diagnostics.forward_pass import ForwardRunner
 from bn_ops.diagnostics.report import EvaluationReport, Report
 from bn_ops.errors import BatchError, OptionError
 
@@ -28,24 +28,24 @@ __all__ = ["Evaluation", "evaluation_warnings", "sign_test"]
 BatchT = TypeVar("BatchT")
 
 _PAIR = 2
-_FEWEST_CLASSES = 2
+_MIN_CLASSES = 2
 
-# Below this probability a rise of the error is called more than chance.
-_UNLIKELY = 0.05
+# A rise of the error with a p-value below this is reported as significant.
+_SIGNIFICANCE = 0.05
 
 
 class Evaluation(Generic[BatchT]):
-    """Labelled batches, and how two networks answer them.
+    """Labeled batches, scored with two sets of statistics.
 
     Args:
         batches: the inputs, checked by the engine.
-        labels: classes of each batch, int64, (N, *positions); negative ones are left out.
+        labels: classes of each batch, int64, (N, *positions); negative labels are ignored.
     """
 
     def __init__(self, batches: Sequence[BatchT], labels: Sequence[NDArray[np.int64]]) -> None:
         self._batches = batches
         self._labels = labels
-        self._answers: list[_Answers] = []
+        self._scores: list[_Scores] = []
 
     @classmethod
     def of(
@@ -54,18 +54,17 @@ class Evaluation(Generic[BatchT]):
         """Read `(inputs, labels)` pairs.
 
         Args:
-            pairs: inputs as the stream has them, labels as whole numbers.
-            check: the engine's reading of a stream.
+            pairs: inputs as in the stream, and integer labels.
+            check: the engine's reader of a stream.
 
         Raises:
-            OptionError: no label, an item that is no pair, labels that are no whole numbers, or
-                inputs that do not fit the model.
+            OptionError: there is no label, an item is not a pair, labels are not integers, or
+                inputs do not fit the model.
         """
         read = [_pair(number, pair) for number, pair in enumerate(pairs)]
         if not any((labels >= 0).any() for _, labels in read):
             raise OptionError(
-                "evaluate= holds no label (negative ones are left out); leave it out where there "
-                "are none"
+                "evaluate= holds no labels (negative labels are ignored); omit it if there are none"
             )
         try:
             batches = list(check([inputs for inputs, _ in read]))
@@ -73,51 +72,51 @@ class Evaluation(Generic[BatchT]):
             raise OptionError(f"evaluate=: {error.message}") from error
         return cls(batches, [labels for _, labels in read])
 
-    def judge(self, run: Run[BatchT]) -> None:
-        """Run a network: first with the source statistics, then with the new ones.
+    def score(self, runner: ForwardRunner[BatchT]) -> None:
+        """Run the network: call first with the source statistics, then with the new ones.
 
         Raises:
             OptionError: no output fits the labels, or a label is beyond the last class.
         """
-        answers = _Answers(self._labels)
-        run(self._batches, made=answers.take)
-        self._answers.append(answers)
+        scores = _Scores(self._labels)
+        runner(self._batches, on_outputs=scores.add)
+        self._scores.append(scores)
 
     def added_to(self, report: Report) -> Report:
-        """Return the report with the two errors and a warning if they rose."""
+        """Return the report with both errors, and a warning if the error rose."""
         found = self._compared()
         return replace(
             report, evaluation=found, warnings=(*report.warnings, *evaluation_warnings(found))
         )
 
     def _compared(self) -> EvaluationReport:
-        first, second = self._answers
+        first, second = self._scores
         before, after = np.concatenate(first.wrong), np.concatenate(second.wrong)
-        broken, mended = int((after & ~before).sum()), int((before & ~after).sum())
-        singly = all(labels.ndim == 1 for labels in self._labels)
+        newly_wrong, newly_right = int((after & ~before).sum()), int((before & ~after).sum())
+        one_per_sample = all(labels.ndim == 1 for labels in self._labels)
         return EvaluationReport(
             output=first.output,
             samples=sum(labels.shape[0] for labels in self._labels),
             labels=int(before.size),
             error_before=float(before.mean()),
             error_after=float(after.mean()),
-            broken=broken,
-            mended=mended,
-            # Pixels of one sample are not independent: no test over them would mean anything.
-            chance=sign_test(broken, mended) if singly else None,
+            newly_wrong=newly_wrong,
+            newly_right=newly_right,
+            # Pixels of one sample are not independent, so a test over them would mean nothing.
+            p_value=sign_test(newly_wrong, newly_right) if one_per_sample else None,
         )
 
 
 @dataclass(slots=True)
-class _Answers:
-    """Which labels a network gets wrong, batch by batch."""
+class _Scores:
+    """Which labels a network predicts wrongly, batch by batch."""
 
     labels: Sequence[NDArray[np.int64]]
     output: str = ""
     wrong: list[NDArray[np.bool_]] = field(default_factory=list)
 
-    def take(self, outputs: Mapping[str, NDArray[np.generic]]) -> None:
-        """Judge the next batch by its outputs; see `bn_ops.diagnostics.forward_trial.Made`."""
+    def add(self, outputs: Mapping[str, NDArray[np.generic]]) -> None:
+        """Score the next batch; see `bn_ops.diagnostics.forward_pass.OnOutputs`."""
         number = len(self.wrong)
         labels = self.labels[number]
         scores = outputs[self._head(outputs, labels, number)]
@@ -136,7 +135,7 @@ class _Answers:
         shapes = {name: list(out.shape) for name, out in outputs.items()}
         raise OptionError(
             f"evaluate=: the labels of batch {number} have shape {list(labels.shape)}; no output "
-            f"gives each of them scores along axis 1 for the classes 0 to {highest} "
+            f"has scores along axis 1 for each of them and the classes 0 to {highest} "
             f"(outputs: {shapes})"
         )
 
@@ -144,26 +143,26 @@ class _Answers:
 def _pair(number: int, pair: Any) -> tuple[Any, NDArray[np.int64]]:
     if not isinstance(pair, tuple | list) or len(pair) != _PAIR:
         raise OptionError(
-            f"evaluate= takes pairs (inputs, labels), item {number} is a {type(pair).__name__}"
+            f"evaluate= takes pairs (inputs, labels); item {number} is a {type(pair).__name__}"
         )
     labels = np.asarray(as_array(pair[1]))
     if labels.dtype.kind not in "iu" or labels.ndim == 0:
         raise OptionError(
             f"evaluate=: the labels of item {number} are {labels.dtype} of shape "
-            f"{list(labels.shape)}; they must be whole numbers, one class per sample (or position)"
+            f"{list(labels.shape)}; expected integers, one class per sample (or position)"
         )
     return pair[0], labels.astype(np.int64)
 
 
 def _fits(output: NDArray[np.generic], labels: NDArray[np.int64], highest: int) -> bool:
     shape = output.shape
-    wide = len(shape) > 1 and shape[1] >= max(_FEWEST_CLASSES, highest + 1)
-    return wide and is_floating(output.dtype) and (shape[0], *shape[2:]) == labels.shape
+    has_classes = len(shape) > 1 and shape[1] >= max(_MIN_CLASSES, highest + 1)
+    return has_classes and is_floating(output.dtype) and (shape[0], *shape[2:]) == labels.shape
 
 
-def sign_test(broken: int, mended: int) -> float:
-    """Return the chance of so uneven a balance, either way, if both were equally likely."""
-    pairs, fewer = broken + mended, min(broken, mended)
+def sign_test(newly_wrong: int, newly_right: int) -> float:
+    """Return the two-sided p-value of the exact sign test over the changed predictions."""
+    pairs, fewer = newly_wrong + newly_right, min(newly_wrong, newly_right)
     logs = (
         math.lgamma(pairs + 1) - math.lgamma(k + 1) - math.lgamma(pairs - k + 1)
         for k in range(fewer + 1)
@@ -172,18 +171,18 @@ def sign_test(broken: int, mended: int) -> float:
 
 
 def evaluation_warnings(found: EvaluationReport) -> tuple[str, ...]:
-    """Warn when the labelled samples say that the recalibration does harm."""
+    """Warn if the error on the labeled samples rose."""
     if found.error_after <= found.error_before:
         return ()
-    if found.chance is None:
-        doubt = ""
-    elif found.chance < _UNLIKELY:
-        doubt = f", more than chance explains (p = {found.chance:.2g})"
+    if found.p_value is None:
+        significance = ""
+    elif found.p_value < _SIGNIFICANCE:
+        significance = f", more than chance explains (p = {found.p_value:.2g})"
     else:
-        doubt = f", which may be chance (p = {found.chance:.2g}): label more samples"
+        significance = f", which may be chance (p = {found.p_value:.2g}): label more samples"
     sentence = (
-        f"on {found.samples} labelled samples the error rose from "
+        f"on {found.samples} labeled samples the error rose from "
         f"{100 * found.error_before:.1f} % to {100 * found.error_after:.1f} % "
-        f"({found.broken} answers became wrong, {found.mended} right){doubt}"
+        f"({found.newly_wrong} predictions became wrong, {found.newly_right} right){significance}"
     )
     return (sentence,)
