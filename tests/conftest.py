@@ -1,4 +1,4 @@
-"""Every test starts from the same environment and the same property-test profile."""
+"""Give every test the same environment and the same Hypothesis profile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Fixed and bounded: the suite gives the same verdict on every machine.
+# Deterministic and bounded: the suite has the same outcome on every machine.
 settings.register_profile(
     "suite",
     max_examples=60,
@@ -18,24 +18,24 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
-# A shell starts what runs in the background with SIGINT ignored, and so would be all that the tests
-# start; those that press Ctrl-C would wait for ever.
+# A shell starts background jobs with SIGINT ignored, and child processes inherit that; tests that
+# send Ctrl-C would wait forever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the person who runs the tests reaches them."""
+    """Remove the settings of the user who runs the tests."""
     for name in os.environ:
         if name.startswith("BNRECAL_"):
             monkeypatch.delenv(name)
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Name no test by bytes.
+    """Exclude bytes from test ids.
 
-    An archive's bytes hold the time at which it was made: two workers that collect at different
-    times would not know each other's tests, and none would run.
+    Archives contain their creation time: two xdist workers that collect at different times would
+    have different test ids, and no test would run.
     """
     del config
     return argname if isinstance(val, bytes | bytearray) else None

@@ -11,19 +11,19 @@ from tests.soak import powercut
 
 
 @pytest.fixture(scope="module")
-def able() -> None:
-    if (reason := powercut.unable()) is not None:
-        pytest.skip(f"power cuts cannot be made here: {reason}")
+def supported() -> None:
+    if (reason := powercut.unsupported_reason()) is not None:
+        pytest.skip(f"power cuts are not supported on this machine: {reason}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "expected"),
-    [(powercut.RIGHT, lambda lost: lost == 0), (powercut.CARELESS, lambda lost: lost > 0)],
-    ids=["nothing-is-lost", "a-ledger-that-does-not-wait-is-caught"],
+    [(powercut.DURABLE, lambda lost: lost == 0), (powercut.NOT_DURABLE, lambda lost: lost > 0)],
+    ids=["durable", "not durable"],
 )
-@pytest.mark.usefixtures("able")
-def test_a_power_cut(tmp_path: Path, module: str, expected: Callable[[int], bool]) -> None:
+@pytest.mark.usefixtures("supported")
+def test_losses_by_power_cut(tmp_path: Path, module: str, expected: Callable[[int], bool]) -> None:
     found = powercut.cut(tmp_path / "cut", cuts=1, seed=0, module=module)
     assert found.acknowledged > 0
     assert expected(found.lost), found

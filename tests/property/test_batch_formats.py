@@ -1,4 +1,4 @@
-"""The readers of batch bodies: the same bytes give the same outcome, however they are cut."""
+"""Readers of batch bodies: the outcome does not depend on how the bytes are split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 1 << 20
 
 
 def outcome(kind: str, chunks: list[bytes], inputs: tuple[TensorInfo, ...] = ANY) -> str:
-    """Return the number of samples, or the code and text of the refusal."""
+    """Return the number of samples, or code and message of the error."""
     body = BatchBody(kind, inputs, batch=0, limit_bytes=LIMIT)
     try:
         for chunk in chunks:
@@ -39,7 +39,7 @@ def outcome(kind: str, chunks: list[bytes], inputs: tuple[TensorInfo, ...] = ANY
     return f"{body.samples} samples"
 
 
-def cut(content: bytes, places: list[int]) -> list[bytes]:
+def split(content: bytes, places: list[int]) -> list[bytes]:
     bounds = sorted({0, len(content), *(place % (len(content) + 1) for place in places)})
     return [content[a:b] for a, b in pairwise(bounds)]
 
@@ -53,17 +53,17 @@ places = st.lists(st.integers(0, 1 << 16), max_size=8)
 
 
 @given(array=floats, places=places)
-def test_any_cutting_of_a_whole_file_gives_the_same_outcome(
+def test_split_of_complete_file_has_no_effect(
     array: np.ndarray[Any, Any], places: list[int]
 ) -> None:
     for kind, content in (("safetensors", save({"x": array})), ("npy", npy(array))):
         whole = outcome(kind, [content])
-        assert outcome(kind, cut(content, places)) == whole
+        assert outcome(kind, split(content, places)) == whole
         assert outcome(kind, [bytes([each]) for each in content]) == whole
 
 
 @given(array=floats)
-def test_the_verdict_is_that_of_numpy(array: np.ndarray[Any, Any]) -> None:
+def test_outcome_agrees_with_numpy(array: np.ndarray[Any, Any]) -> None:
     if array.size == 0:
         expected = "batch-shape"
     elif np.isfinite(array).all():
@@ -80,7 +80,7 @@ def test_the_verdict_is_that_of_numpy(array: np.ndarray[Any, Any]) -> None:
     mutations=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4),
     kept=st.integers(0, 400),
 )
-def test_any_cutting_of_a_damaged_file_gives_the_same_outcome(
+def test_split_of_corrupt_file_has_no_effect(
     array: np.ndarray[Any, Any],
     places: list[int],
     mutations: list[tuple[int, int]],
@@ -91,11 +91,11 @@ def test_any_cutting_of_a_damaged_file_gives_the_same_outcome(
         for place, value in mutations:
             damaged[place % len(damaged)] = value
         cropped = bytes(damaged[:kept])
-        assert outcome(kind, cut(cropped, places)) == outcome(kind, [cropped])
+        assert outcome(kind, split(cropped, places)) == outcome(kind, [cropped])
 
 
 @given(header=st.binary(max_size=200))
-def test_random_headers_are_refused_with_our_own_error(header: bytes) -> None:
+def test_random_headers_raise_typed_error(header: bytes) -> None:
     for prefix in (b"", b"{", b'{"x":'):
         with contextlib.suppress(BatchMalformedError):
             parse(prefix + header)
@@ -117,7 +117,7 @@ ENTRIES = st.fixed_dictionaries(
 
 
 @given(table=st.dictionaries(NAMES, ENTRIES | JSON, max_size=3))
-def test_whatever_we_take_the_formats_own_reader_takes_too(table: dict[str, Any]) -> None:
+def test_accepted_files_open_in_safetensors(table: dict[str, Any]) -> None:
     header = json.dumps(table).encode()
     try:
         layout = parse(header)
@@ -127,7 +127,7 @@ def test_whatever_we_take_the_formats_own_reader_takes_too(table: dict[str, Any]
     try:
         found = {name: value["shape"] for name, value in deserialize(with_header(header, data))}  # type: ignore[no-untyped-call]
     except SafetensorError:
-        # Metadata is none of our business; the format's reader wants text in it.
+        # Our reader ignores metadata; safetensors requires strings in it.
         found = None
     if found is None:
         assert "__metadata__" in table
@@ -138,9 +138,7 @@ def test_whatever_we_take_the_formats_own_reader_takes_too(table: dict[str, Any]
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1 << 20])
-def test_one_bad_value_is_found_in_any_place_of_any_type(
-    dtype: str, bad: float, chunk: int
-) -> None:
+def test_single_nonfinite_value_is_found(dtype: str, bad: float, chunk: int) -> None:
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     inputs = (TensorInfo(name="x", dtype=dtype, shape=None),)
     good = np.array([0.0, -0.0, 1e-30, 3e38 if dtype != "float16" else 6e4, -1.0]).astype(kind)
@@ -158,8 +156,8 @@ def entry(begin: int, end: int, *, dtype: str = "F32", shape: object = (1,)) -> 
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-HOSTILE = [
-    # overlap, gap, reversed, behind each other's back
+MALFORMED = [
+    # overlapping, with a gap, reversed, not starting at zero
     {"x": entry(0, 4), "y": entry(2, 6)},
     {"x": entry(0, 4), "y": entry(8, 12)},
     {"x": entry(4, 0)},
@@ -167,7 +165,7 @@ HOSTILE = [
     # offsets that do not fit the shape
     {"x": entry(0, 8)},
     {"x": entry(0, 4, shape=[2])},
-    # sizes that are no sizes
+    # invalid sizes
     {"x": entry(0, 4, shape=[True])},
     {"x": entry(0, 4, shape=[1.0])},
     {"x": entry(0, 4, shape=[-1])},
@@ -180,7 +178,7 @@ HOSTILE = [
     {"x": entry(0, 1, dtype="F8_E4M3")},
     {"x": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}},
     {"x": [1, 2, 3]},
-    # texts that are no JSON, or not only
+    # invalid JSON, or JSON with other text
     b'{"x":1,"x":2}',
     b'{"x":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
     b'{"x": NaN}',
@@ -194,8 +192,8 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("table", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_safetensors_header_is_refused(table: object) -> None:
+@pytest.mark.parametrize("table", MALFORMED, ids=range(len(MALFORMED)))
+def test_malformed_safetensors_headers(table: object) -> None:
     for chunk in (1, 1 << 20):
         content = with_header(table, bytes(16))
         chunks = [content[at : at + chunk] for at in range(0, len(content), chunk)]
@@ -207,7 +205,7 @@ def npy_with(header: bytes, version: bytes = b"\x01\x00") -> bytes:
     return b"\x93NUMPY" + version + len(header).to_bytes(width, "little") + header + bytes(16)
 
 
-HOSTILE_NPY = [
+MALFORMED_NPY = [
     npy_with(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"),
     npy_with(b"{'descr': '<V2', 'fortran_order': False, 'shape': (1,)}"),
     npy_with(b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}"),
@@ -235,22 +233,22 @@ HOSTILE_NPY = [
 ]
 
 
-@pytest.mark.parametrize("content", HOSTILE_NPY, ids=range(len(HOSTILE_NPY)))
-def test_a_hostile_npy_header_is_refused(content: bytes) -> None:
+@pytest.mark.parametrize("content", MALFORMED_NPY, ids=range(len(MALFORMED_NPY)))
+def test_malformed_npy_headers(content: bytes) -> None:
     assert outcome("npy", [content]).startswith("batch-malformed")
     assert outcome("npy", [bytes([each]) for each in content]).startswith("batch-malformed")
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("layout", ["C", "F"])
-def test_either_byte_order_and_either_layout_of_npy_is_taken(order: str, layout: Any) -> None:
+def test_npy_byte_orders_and_layouts(order: str, layout: Any) -> None:
     array = np.asarray(np.arange(6).reshape(2, 3), dtype=f"{order}f4", order=layout)
     assert outcome("npy", [npy(array)]) == "2 samples"
     array[1, 2] = np.nan
     assert outcome("npy", [npy(array)]).startswith("batch-not-finite")
 
 
-def test_a_promise_over_the_limit_is_refused_before_the_data_comes() -> None:
+def test_oversized_header_is_rejected_before_data() -> None:
     shape = [LIMIT, 4]
     table = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, LIMIT * 16]}}
     assert outcome("safetensors", [with_header(table, b"")]).startswith("batch-malformed")

@@ -1,4 +1,4 @@
-"""Folding a random graph gives the same function, a valid model, and nothing left to fold."""
+"""Folding a random graph gives an equivalent, valid model without foldable layers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ BOUNDED = settings(
 
 BATCH = 2
 TOLERANCE = 1e-5
-"""Of the output's largest value. Weights are of size one and graphs some ten nodes deep, so float32
-rounding stays about a hundred times below it; a wrong fold is off by a tenth or more."""
+"""Relative to the largest output. Weights are of order one and graphs about ten nodes deep, so
+float32 rounding is about a hundred times smaller; a wrong fold is off by a tenth or more."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Wire:
         return len(self.shape) == 4
 
 
-class Grower:
-    """Grows a graph by drawn steps; any value may be read again by a later step."""
+class GraphDrawer:
+    """Build a graph from random steps; a later step may read any earlier value."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
@@ -56,7 +56,7 @@ class Grower:
         self.layers = 0
 
     def pick(self, among: list[Wire]) -> Wire:
-        """Prefer the newest value: chains are where folding happens, branches where it breaks."""
+        """Prefer the newest value: folding happens in chains, faults at branches."""
         newest = self.draw(st.booleans())
         return among[-1] if newest else self.draw(st.sampled_from(among))
 
@@ -64,7 +64,7 @@ class Grower:
         return self.draw(st.booleans())
 
     def weight(self, *shape: int) -> str:
-        """Return a new weight, or one of the same shape that another node reads already."""
+        """Return a new weight, or a weight of the same shape that another node reads."""
         known = self.weights.setdefault(shape, [])
         if known and self.flag():
             return self.draw(st.sampled_from(known))
@@ -175,7 +175,7 @@ class Grower:
         self.add("MatMul", (BATCH, out), wire.name, self.weight(wire.shape[1], out))
 
     def finish(self) -> onnx.ModelProto:
-        """Return the graph with its last value, and some others, as outputs."""
+        """Return the model with the last value and some others as outputs."""
         chosen = {self.wires[-1].name: self.wires[-1]}
         for wire in self.wires[1:]:
             if self.draw(st.integers(0, 9)) == 0:
@@ -187,17 +187,17 @@ class Grower:
 
 @st.composite
 def models(draw: st.DrawFn) -> onnx.ModelProto:
-    grower = Grower(draw)
+    drawer = GraphDrawer(draw)
     for _ in range(draw(st.integers(3, 12))):
-        grower.step()
-    if grower.layers == 0 or len(grower.wires) == 1:
-        grower.do_bn(grower.wires[-1])
-    return grower.finish()
+        drawer.step()
+    if drawer.layers == 0 or len(drawer.wires) == 1:
+        drawer.do_bn(drawer.wires[-1])
+    return drawer.finish()
 
 
 @given(model=models())
 @BOUNDED
-def test_a_folded_random_graph_computes_the_same(model: onnx.ModelProto) -> None:
+def test_folded_graph_is_equivalent(model: onnx.ModelProto) -> None:
     folded = fold(model)
     onnx.checker.check_model(folded.model, full_check=True)
     assert len(folded.model.graph.node) <= len(model.graph.node)
@@ -209,14 +209,14 @@ def test_a_folded_random_graph_computes_the_same(model: onnx.ModelProto) -> None
 
 @given(model=models())
 @BOUNDED
-def test_folding_twice_is_folding_once(model: onnx.ModelProto) -> None:
+def test_folding_is_idempotent(model: onnx.ModelProto) -> None:
     once = fold(model).model
     assert fold(once).model.SerializeToString() == once.SerializeToString()
 
 
 @given(model=models())
 @BOUNDED
-def test_every_layer_is_accounted_for(model: onnx.ModelProto) -> None:
+def test_report_covers_every_layer(model: onnx.ModelProto) -> None:
     folded = fold(model)
     before = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     after = {n.name for n in folded.model.graph.node if n.op_type == "BatchNormalization"}

@@ -1,4 +1,4 @@
-"""Each parser of a stranger's bytes takes them or refuses them; the short form of `make fuzz`."""
+"""Parsers of untrusted bytes accept or reject them; the short form of `make fuzz`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.soak.parsers import PARSERS, SEEDS, try_one
+from tests.soak.parsers import PARSERS, SEEDS, run_parser
 
 
 @st.composite
 def mutated(draw: st.DrawFn, name: str) -> bytes:
-    """Take a right text, and change, cut or double some of it."""
+    """Mutate a valid input: replace, remove or insert bytes."""
     data = bytearray(draw(st.sampled_from(SEEDS[name])))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
@@ -21,15 +21,15 @@ def mutated(draw: st.DrawFn, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_a_parser_refuses_what_it_does_not_take(name: str) -> None:
+def test_random_bytes_are_accepted_or_rejected(name: str) -> None:
     @given(st.binary(max_size=200) | mutated(name))
     def check(data: bytes) -> None:
-        try_one(name, data)
+        run_parser(name, data)
 
     check()
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_every_seed_is_worth_its_name(name: str) -> None:
+def test_seeds_are_accepted_or_rejected(name: str) -> None:
     for seed in SEEDS[name]:
-        try_one(name, seed)
+        run_parser(name, seed)

@@ -1,4 +1,4 @@
-"""The laws of moments: merging is associative, commutative and blind to how a stream is cut."""
+"""Laws of moments: merging is associative, commutative and invariant under splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bn_ops.core.moments import Moments, measure, merge, merge_all
 from bn_ops.diagnostics.standard_errors import standard_errors
 
-# float64 rounding of a few dozen operations, relative to the spread of the data.
+# float64 rounding of a few dozen operations, relative to the spread of the data
 TOLERANCE = 1e-11
 
 
@@ -37,12 +37,12 @@ def close(left: Moments, right: Moments) -> None:
 
 
 @given(streams())
-def test_any_cut_of_a_stream_gives_the_same_moments(parts: list[np.ndarray]) -> None:
+def test_invariance_under_splits(parts: list[np.ndarray]) -> None:
     close(merge_all(map(measure, parts)), measure(np.concatenate(parts)))
 
 
 @given(streams())
-def test_any_order_gives_the_same_moments(parts: list[np.ndarray]) -> None:
+def test_invariance_under_order(parts: list[np.ndarray]) -> None:
     close(merge_all(map(measure, reversed(parts))), merge_all(map(measure, parts)))
 
 
@@ -57,7 +57,7 @@ def test_merging_is_associative(
 
 
 @given(streams())
-def test_scaling_and_shifting_the_data_scales_and_shifts_the_moments(
+def test_affine_equivariance(
     parts: list[np.ndarray],
 ) -> None:
     x = np.concatenate(parts).astype(np.float64)
@@ -69,7 +69,7 @@ def test_scaling_and_shifting_the_data_scales_and_shifts_the_moments(
 
 
 @given(streams())
-def test_standard_errors_do_not_depend_on_the_cut(parts: list[np.ndarray]) -> None:
+def test_standard_errors_invariant_under_splits(parts: list[np.ndarray]) -> None:
     whole = standard_errors(measure(np.concatenate(parts)))
     split = standard_errors(merge_all(map(measure, parts)))
     if whole is None or split is None:

@@ -1,4 +1,4 @@
-"""Laws of the torch engine: order, split, undo, and nothing left behind by a failure."""
+"""Laws of the torch engine: order, splits, undo, and restoration after a failure."""
 
 from __future__ import annotations
 
@@ -13,60 +13,60 @@ from torch import nn
 from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import EngineError
 from tests.support.torch_oracle import residual, stored
-from tests.support.zoo import ZOO, Animal, split
+from tests.support.zoo import ZOO, ZooNetwork, split
 
-ANIMALS = [
+NETWORKS = [
     a for a in ZOO if a.name in {"residual", "dense", "unet", "mlp", "double_input", "audio_1d"}
 ]
 SAMPLES = 8
 TOLERANCE = 2e-5
 
-animals = st.sampled_from(ANIMALS)
+networks = st.sampled_from(NETWORKS)
 orders = st.permutations(range(SAMPLES))
 
 
 @st.composite
 def splits(draw: st.DrawFn) -> list[int]:
-    """Sizes of batches that add up to the number of samples."""
+    """Draw batch sizes that sum to the number of samples."""
     cuts = sorted(draw(st.sets(st.integers(1, SAMPLES - 1))))
     return [b - a for a, b in zip([0, *cuts], [*cuts, SAMPLES], strict=True)]
 
 
-def permuted(animal: Animal, order: list[int]) -> Any:
-    inputs = animal.inputs(SAMPLES)
+def permuted(network: ZooNetwork, order: list[int]) -> Any:
+    inputs = network.inputs(SAMPLES)
     assert isinstance(inputs, tuple)
     return tuple(tensor[order] for tensor in inputs)
 
 
-@given(animal=animals, order=orders, sizes=splits())
+@given(network=networks, order=orders, sizes=splits())
 @settings(max_examples=20)
-def test_neither_order_nor_split_changes_the_statistics(
-    animal: Animal, order: list[int], sizes: list[int]
+def test_invariance_under_order_and_splits(
+    network: ZooNetwork, order: list[int], sizes: list[int]
 ) -> None:
-    one, other = animal.build(), animal.build()
-    recalibrate_module(one, [animal.inputs(SAMPLES)])
-    recalibrate_module(other, split(permuted(animal, order), sizes))
+    one, other = network.build(), network.build()
+    recalibrate_module(one, [network.inputs(SAMPLES)])
+    recalibrate_module(other, split(permuted(network, order), sizes))
     assert residual(stored(other), stored(one)) <= TOLERANCE
 
 
-@given(animal=animals, sizes=splits(), method=st.sampled_from(["exact", "batch"]))
+@given(network=networks, sizes=splits(), method=st.sampled_from(["exact", "batch"]))
 @settings(max_examples=20)
-def test_undo_gives_back_every_bit(animal: Animal, sizes: list[int], method: str) -> None:
-    model = animal.build()
+def test_undo_restores_every_bit(network: ZooNetwork, sizes: list[int], method: str) -> None:
+    model = network.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    done = recalibrate_module(model, split(animal.inputs(SAMPLES), sizes), method=method)
+    done = recalibrate_module(model, split(network.inputs(SAMPLES), sizes), method=method)
     assert done.report.frozen.unchanged
     done.undo()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@given(animal=animals, sizes=splits(), operator=st.integers(0, 40), data=st.data())
+@given(network=networks, sizes=splits(), operator=st.integers(0, 40), data=st.data())
 @settings(max_examples=20)
-def test_a_failure_at_any_operator_of_any_batch_leaves_nothing_behind(
-    animal: Animal, sizes: list[int], operator: int, data: st.DataObject
+def test_failure_restores_the_module(
+    network: ZooNetwork, sizes: list[int], operator: int, data: st.DataObject
 ) -> None:
     failing = data.draw(st.integers(0, len(sizes) - 1))
-    model = animal.build()
+    model = network.build()
     modules = list(model.modules())
     called = [module for module in modules if not isinstance(module, nn.ModuleList)]
     victim = called[operator % len(called)]
@@ -75,14 +75,14 @@ def test_a_failure_at_any_operator_of_any_batch_leaves_nothing_behind(
     def fail(*_: Any) -> None:
         runs["count"] += 1
         if runs["count"] > failing:
-            raise RuntimeError("a failure in the middle of a forward")
+            raise RuntimeError("failure in a forward pass")
 
     handle = victim.register_forward_pre_hook(fail)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     hooks = [len(module._forward_pre_hooks) for module in modules]
     try:
         with pytest.raises(EngineError):
-            recalibrate_module(model, split(animal.inputs(SAMPLES), sizes))
+            recalibrate_module(model, split(network.inputs(SAMPLES), sizes))
     finally:
         handle_alive = handle.id in victim._forward_pre_hooks
     assert handle_alive
@@ -91,12 +91,12 @@ def test_a_failure_at_any_operator_of_any_batch_leaves_nothing_behind(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@given(animal=animals, sizes=splits())
+@given(network=networks, sizes=splits())
 @settings(max_examples=10)
-def test_the_same_stream_gives_the_same_bits(animal: Animal, sizes: list[int]) -> None:
+def test_determinism(network: ZooNetwork, sizes: list[int]) -> None:
     found = []
     for _ in range(2):
-        model = animal.build()
-        recalibrate_module(model, split(animal.inputs(SAMPLES), sizes))
+        model = network.build()
+        recalibrate_module(model, split(network.inputs(SAMPLES), sizes))
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())

@@ -1,4 +1,4 @@
-"""The long forms of the failure tests: `make soak ARGS='--kills 200'`."""
+"""Long-running failure tests: `make soak ARGS='--kills 200'`."""
 
 from __future__ import annotations
 
@@ -15,76 +15,76 @@ from time import monotonic
 from tests.soak import kills, openapi, parsers, powercut, restart
 from tests.support.server_process import ServerProcess
 
-# From the start of the process, interpreter and imports included.
-READY_SECONDS = 2.0
+# From the start of the process, including the interpreter and imports.
+MAX_READY_SECONDS = 2.0
 
 
 def main() -> int:
-    """Run what was asked for; the exit status says whether all held."""
+    """Run the selected test; return 0 if it passed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
-    ways = {"kills": _kills, "powercut": _power_cuts, "fuzz": _fuzz, "restart": _restart}
-    parser.add_argument("what", nargs="?", choices=tuple(ways), default="kills")
-    parser.add_argument("--cuts", type=int, default=50, help="power cuts")
-    parser.add_argument("--batches", type=int, default=1_000_000, help="in the ledger at a restart")
-    parser.add_argument("--seconds", type=int, default=60, help="fuzzing of each parser")
-    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs at random moments")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and targets")
-    parser.add_argument("--length", type=int, default=120, help="batches in each stream")
-    asked = parser.parse_args()
-    return ways[asked.what](asked)
+    tests = {"kills": _kills, "powercut": _power_cuts, "fuzz": _fuzz, "restart": _restart}
+    parser.add_argument("what", nargs="?", choices=tuple(tests), default="kills")
+    parser.add_argument("--cuts", type=int, default=50, help="number of power cuts")
+    parser.add_argument("--batches", type=int, default=1_000_000, help="batches in the ledger")
+    parser.add_argument("--seconds", type=int, default=60, help="fuzzing time per parser")
+    parser.add_argument("--kills", type=int, default=200, help="number of SIGKILLs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of times and targets")
+    parser.add_argument("--length", type=int, default=120, help="batches per stream")
+    options = parser.parse_args()
+    return tests[options.what](options)
 
 
-def _kills(asked: argparse.Namespace) -> int:
+def _kills(options: argparse.Namespace) -> int:
     began = monotonic()
     with tempfile.TemporaryDirectory(prefix="bnrecal-soak-") as folder:
         tally = kills.soak(
             Path(folder),
-            kills=asked.kills,
-            seed=asked.seed,
-            length=asked.length,
+            kills=options.kills,
+            seed=options.seed,
+            length=options.length,
             log=kills.to_stderr,
         )
-    summary = tally.summary() | {"seed": asked.seed, "seconds": round(monotonic() - began, 1)}
+    summary = tally.summary() | {"seed": options.seed, "seconds": round(monotonic() - began, 1)}
     sys.stdout.write(json.dumps(summary, indent=1) + "\n")
-    return 0 if tally.flawless else 1
+    return 0 if tally.passed else 1
 
 
-def _power_cuts(asked: argparse.Namespace) -> int:
-    """Cut the power of a right server, which must lose nothing, and of a careless one."""
-    if (reason := powercut.unable()) is not None:
-        sys.stdout.write(f"SKIPPED: power cuts cannot be made here: {reason}\n")
+def _power_cuts(options: argparse.Namespace) -> int:
+    """Cut the power of the server, which must lose nothing, and of one that is not durable."""
+    if (reason := powercut.unsupported_reason()) is not None:
+        sys.stdout.write(f"SKIPPED: power cuts are not supported on this machine: {reason}\n")
         return 0
     began = monotonic()
     with tempfile.TemporaryDirectory(prefix="bnrecal-powercut-") as folder:
         found = {
             module: powercut.cut(
-                Path(folder) / module, cuts=asked.cuts, seed=asked.seed, module=module
+                Path(folder) / module, cuts=options.cuts, seed=options.seed, module=module
             )
-            for module in (powercut.RIGHT, powercut.CARELESS)
+            for module in (powercut.DURABLE, powercut.NOT_DURABLE)
         }
-    right, careless = found[powercut.RIGHT], found[powercut.CARELESS]
+    durable, not_durable = found[powercut.DURABLE], found[powercut.NOT_DURABLE]
     summary = {
-        "cuts": asked.cuts,
-        "acknowledged": right.acknowledged,
-        "lost": right.lost,
-        "acknowledged_synchronous_normal": careless.acknowledged,
-        "lost_synchronous_normal": careless.lost,
+        "cuts": options.cuts,
+        "acknowledged": durable.acknowledged,
+        "lost": durable.lost,
+        "acknowledged_synchronous_normal": not_durable.acknowledged,
+        "lost_synchronous_normal": not_durable.lost,
         "seconds": round(monotonic() - began, 1),
     }
     sys.stdout.write(json.dumps(summary, indent=1) + "\n")
-    return 0 if right.lost == 0 and careless.lost > 0 else 1
+    return 0 if durable.lost == 0 and not_durable.lost > 0 else 1
 
 
-def _restart(asked: argparse.Namespace) -> int:
+def _restart(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bnrecal-restart-") as folder:
-        found = restart.measure(Path(folder) / "data", asked.batches)
-    told = {"batches": asked.batches, **dataclasses.asdict(found)}
-    sys.stdout.write(json.dumps(told, indent=1) + "\n")
-    return 0 if found.ready < READY_SECONDS else 1
+        found = restart.measure(Path(folder) / "data", options.batches)
+    report = {"batches": options.batches, **dataclasses.asdict(found)}
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    return 0 if found.ready < MAX_READY_SECONDS else 1
 
 
-def _fuzz(asked: argparse.Namespace) -> int:
-    """Send random requests over the whole OpenAPI document, then random bytes to each parser."""
+def _fuzz(options: argparse.Namespace) -> int:
+    """Send random requests for the whole OpenAPI document, then random bytes to each parser."""
     faults = []
     with tempfile.TemporaryDirectory(prefix="bnrecal-fuzz-") as folder:
         with ServerProcess(Path(folder) / "data") as server:
@@ -94,11 +94,13 @@ def _fuzz(asked: argparse.Namespace) -> int:
             sys.stdout.write(found)
             faults.append("openapi")
     if importlib.util.find_spec("atheris") is None:
-        sys.stdout.write("SKIPPED: the parsers are not fuzzed, atheris has no wheel here\n")
+        sys.stdout.write(
+            "SKIPPED: fuzzing the parsers, because atheris has no wheel for this platform\n"
+        )
         return 1 if faults else 0
     for name in parsers.PARSERS:
         command = [sys.executable, "-m", "tests.soak.fuzz_parser", name]
-        limit = f"-max_total_time={asked.seconds}"
+        limit = f"-max_total_time={options.seconds}"
         if subprocess.run([*command, limit], check=False).returncode != 0:
             faults.append(name)
     sys.stdout.write(f"faults: {faults or 'none'}\n")

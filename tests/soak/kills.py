@@ -1,4 +1,4 @@
-"""SIGKILLs of the server and of workers at random moments, under clients that try again."""
+"""Kill the server and its workers at random moments while clients retry."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ from pathlib import Path
 import psutil
 
 from bnrecal_client import Client
-from tests.soak.streams import PATIENCE, Outcome, Round, Stream, in_one_call, step_by_step, until
+from tests.soak.streams import (
+    PATIENCE,
+    Outcome,
+    Round,
+    Stream,
+    in_one_call,
+    step_by_step,
+    wait_until,
+)
 from tests.support.server_process import ServerProcess
 from tests.support.service_process import network
 
 CLIENTS = 3
-# Workers that were killed are no fault of the work here.
+# Killed workers must not exhaust the limits on crashes and attempts.
 SETTINGS = {"worker_deaths": 1_000_000, "attempts": 1_000_000, "concurrency": 2}
 Log = Callable[[dict[str, object]], None]
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What a soak has seen.
+    """Results of a soak run.
 
     Attributes:
-        kills: SIGKILLs by what they hit: `server`, `starting` (a server that did not listen yet)
-            or `worker`.
-        rounds: what the clients saw of their recalibrations.
-        different: rounds whose bytes are not those of the undisturbed run.
+        kills: number of SIGKILLs per target: `server`, `starting` (a server that was not listening
+            yet) or `worker`.
+        rounds: the recalibrations of the clients.
+        different: number of rounds whose bytes differ from those of the undisturbed run.
     """
 
     kills: dict[str, int] = field(default_factory=dict)
@@ -42,7 +50,7 @@ class Tally:
     different: int = 0
 
     def summary(self) -> dict[str, object]:
-        """Return the figures that count."""
+        """Return the totals as a JSON object."""
         return {
             "kills": sum(self.kills.values()),
             **{f"kills_{what}": count for what, count in sorted(self.kills.items())},
@@ -50,14 +58,14 @@ class Tally:
             "attempts": sum(one.attempts for one in self.rounds),
             "acknowledged": sum(one.acknowledged for one in self.rounds),
             "lost": sum(one.lost for one in self.rounds),
-            "doubled": sum(one.doubled for one in self.rounds),
+            "duplicated": sum(one.duplicated for one in self.rounds),
             "different": self.different,
         }
 
     @property
-    def flawless(self) -> bool:
-        """Tell whether nothing was lost, doubled or computed otherwise."""
-        return not self.different and not any(one.lost or one.doubled for one in self.rounds)
+    def passed(self) -> bool:
+        """Whether nothing was lost, duplicated or computed differently."""
+        return not self.different and not any(one.lost or one.duplicated for one in self.rounds)
 
 
 def soak(
@@ -67,24 +75,24 @@ def soak(
     seed: int,
     length: int,
     log: Log,
-    different: int = CLIENTS,
-    longest_s: float = 5.0,
+    stream_count: int = CLIENTS,
+    max_pause_s: float = 5.0,
 ) -> Tally:
-    """Kill so many times while three clients work.
+    """Send `kills` SIGKILLs while three clients work.
 
     Args:
         folder: an empty folder.
-        kills: how many SIGKILLs.
-        seed: of the moments and targets.
-        length: batches in each stream.
-        log: is told of every kill.
-        different: how many streams there are.
-        longest_s: longest pause between two kills, in seconds.
+        kills: number of SIGKILLs.
+        seed: seed of the times and targets.
+        length: number of batches per stream.
+        log: called with a JSON object for every kill.
+        stream_count: number of different streams.
+        max_pause_s: maximum pause between two kills, in seconds.
     """
-    streams = [Stream(seed=number, length=length) for number in range(different)]
+    streams = [Stream(seed=number, length=length) for number in range(stream_count)]
     expected = undisturbed(folder, streams)
     tally = Tally()
-    over = threading.Event()
+    stopping = threading.Event()
     (folder / "disturbed").mkdir()
     server = ServerProcess(folder / "disturbed/data", settings=SETTINGS)
     with server, ThreadPoolExecutor(CLIENTS) as pool:
@@ -97,7 +105,7 @@ def soak(
                     streams=streams,
                     expected=expected,
                     tally=tally,
-                    over=over,
+                    stopping=stopping,
                 )
                 for number in range(CLIENTS)
             ]
@@ -105,21 +113,21 @@ def soak(
                 server,
                 kills,
                 random.Random(seed),
-                longest_s=longest_s,
+                max_pause_s=max_pause_s,
                 clients=clients,
                 tally=tally,
                 log=log,
             )
         finally:
-            over.set()
+            stopping.set()
         for client in clients:
             client.result()
-        _check_left(folder / "disturbed/data")
+        _check_cleanup(folder / "disturbed/data")
     return tally
 
 
 def undisturbed(folder: Path, streams: list[Stream]) -> list[Outcome]:
-    """Return what the streams give when nobody kills anything."""
+    """Return the results of the streams without any kill."""
     (folder / "undisturbed").mkdir()
     with (
         ServerProcess(folder / "undisturbed/data") as server,
@@ -135,9 +143,9 @@ def _work(
     streams: list[Stream],
     expected: list[Outcome],
     tally: Tally,
-    over: threading.Event,
+    stopping: threading.Event,
 ) -> None:
-    """Run one recalibration after the other; at least one, however soon the kills are over."""
+    """Run recalibrations one after another until `stopping` is set, but at least one."""
     turn = number
     with Client(url, patience=PATIENCE) as client:
         model = client.upload(network()).id
@@ -150,7 +158,7 @@ def _work(
             tally.rounds.append(found)
             tally.different += found.outcome != expected[which]
             turn += 1
-            if over.is_set():
+            if stopping.is_set():
                 return
 
 
@@ -159,15 +167,15 @@ def _kill(
     kills: int,
     chance: random.Random,
     *,
-    longest_s: float,
+    max_pause_s: float,
     clients: list[Future[None]],
     tally: Tally,
     log: Log,
 ) -> None:
     for number in range(kills):
-        # Mostly in quick succession; sometimes long enough for a run to end.
+        # Mostly in quick succession; sometimes long enough for a run to complete.
         quick = chance.random() < 0.6
-        pause = chance.uniform(0.02, 1.0) if quick else chance.uniform(1.0, longest_s)
+        pause = chance.uniform(0.02, 1.0) if quick else chance.uniform(1.0, max_pause_s)
         time.sleep(pause)
         what = chance.choices(("server", "starting", "worker"), (5, 1, 4))[0]
         if what == "worker" and not _kill_worker(server):
@@ -183,33 +191,33 @@ def _kill(
         log({"kill": number, "of": what, "after": round(pause, 3), "rounds": len(tally.rounds)})
         for client in clients:
             if client.done():
-                client.result()  # it only ends early by an error, which ends the soak
+                client.result()  # a client returns early only on an error, which ends the soak
 
 
 def _kill_worker(server: ServerProcess) -> bool:
-    """Kill a worker; False when none has come within a while."""
+    """Kill a worker; return False if none started in time."""
     found: list[psutil.Process] = []
 
     def look() -> bool:
         found[:] = server.workers()
         return bool(found)
 
-    if not until(look, 3.0):
+    if not wait_until(look, 3.0):
         return False
     with contextlib.suppress(psutil.NoSuchProcess):
         found[0].kill()
     return True
 
 
-def _check_left(data: Path) -> None:
-    """When all recalibrations have ended, no batch and no draft is left."""
+def _check_cleanup(data: Path) -> None:
+    """Check that no batch and no draft is left after all recalibrations have ended."""
 
     def left() -> list[Path]:
         return [*(data / "staging").iterdir(), *data.glob("recalibrations/*/batches/*")]
 
-    assert until(lambda: not left(), 10.0), left()
+    assert wait_until(lambda: not left(), 10.0), left()
 
 
 def to_stderr(line: dict[str, object]) -> None:
-    """Write a line of the log."""
+    """Write a JSON line to standard error."""
     sys.stderr.write(json.dumps(line) + "\n")

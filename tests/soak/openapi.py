@@ -1,4 +1,4 @@
-"""schemathesis over the whole OpenAPI document, against a live server."""
+"""Run schemathesis on the whole OpenAPI document against a live server."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A body of octets fits any schema and is still no model; a form needs what no schema can say.
+# Arbitrary bytes match the schema but are not a model; a schema cannot express the rules of a form.
 BODIES = ("/v1/models", "/v1/recalibrate")
 _CONFIG = """
 [[operations]]
 include-path = "{path}"
 checks.positive_data_acceptance.enabled = false
 """
-# A stream of events has no end that a check could wait for.
+# An event stream does not end.
 ENDLESS = "/events$"
 
 
 def check(url: str, folder: Path, *, examples: int, phases: str, seed: int = 0) -> str | None:
-    """Return what schemathesis found; None when it found nothing.
+    """Return the findings of schemathesis, or None.
 
     Args:
-        url: of a server without a token.
-        folder: for the configuration.
-        examples: random requests for each operation.
-        phases: as `st run --phases` takes them.
-        seed: of the random requests.
+        url: URL of a server without tokens.
+        folder: folder for the configuration.
+        examples: number of random requests per operation.
+        phases: value of `st run --phases`.
+        seed: seed of the random requests.
     """
     config = folder / "schemathesis.toml"
     config.write_text("".join(_CONFIG.format(path=path) for path in BODIES))

@@ -1,4 +1,4 @@
-"""Every parser that meets a stranger's bytes, as a function of bytes that may only refuse."""
+"""The parsers of untrusted bytes, as functions that accept or reject their input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _text(data: bytes) -> str:
 
 
 def _batch(kind: str) -> Callable[[bytes], None]:
-    """Read a body whole and in pieces: both must come to the same end."""
+    """Parse a body in pieces of several sizes; all must give the same outcome."""
 
     def parse(data: bytes) -> None:
         assert len({_outcome(kind, data, size) for size in _PIECES}) == 1
@@ -75,7 +75,7 @@ def _infer(data: bytes) -> None:
 
 
 def _images(data: bytes) -> None:
-    """Read images whole and in pieces: both must come to the same archive or refusal."""
+    """Parse images in pieces of several sizes; all must give the same archive or error."""
     archives = {_archive(data, size) for size in _PIECES}
     assert len(archives) == 1
     (archive,) = archives
@@ -94,8 +94,8 @@ def _archive(data: bytes, size: int) -> bytes | str:
         return str(error)
 
 
-class _Nowhere:
-    """A draft that keeps nothing."""
+class _NullDraft:
+    """A draft that discards its data."""
 
     path = Path("/dev/null")
 
@@ -110,12 +110,12 @@ class _Nowhere:
 
 
 def _form(data: bytes) -> None:
-    """Read a form whole and in pieces: both must come to the same end."""
+    """Parse a form in pieces of several sizes; all must give the same outcome."""
     assert len({_form_outcome(data, size) for size in _PIECES}) == 1
 
 
 def _form_outcome(data: bytes, size: int) -> str:
-    form = FormReader("multipart/form-data; boundary=b", _SETTINGS, _Nowhere)
+    form = FormReader("multipart/form-data; boundary=b", _SETTINGS, _NullDraft)
     try:
         for start in range(0, len(data), size):
             form.feed(bytearray(data[start : start + size]))
@@ -168,7 +168,7 @@ _NPY = (
     b"\x93NUMPY\x01\x00\x3b\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3)}  "
     + bytes(12)
 )
-# Seeds from which mutations start; anything else would die at the first byte.
+# Seeds for mutations; random bytes alone would be rejected at the first byte.
 SEEDS: Mapping[str, tuple[bytes, ...]] = {
     "safetensors": (
         b'\x3c\0\0\0\0\0\0\0{"x":{"dtype":"F32","shape":[1,3],"data_offsets":[0,12]}}  '
@@ -211,15 +211,15 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
         framed(bytes(512)) + b"\xff\xff\xff\xff" + bytes(9),
     ),
 }
-# The worker's line comes from the server alone: there it is enough not to hang or run anything.
-_REFUSALS: Mapping[str, tuple[type[Exception], ...]] = {
+# Only the server writes the worker's line: there it is enough not to hang or execute anything.
+_EXPECTED_ERRORS: Mapping[str, tuple[type[Exception], ...]] = {
     "estimator": (ValueError, RecursionError),
     "spec": (ValueError, TypeError, KeyError, RecursionError, AttributeError),
 }
 
 
-def try_one(name: str, data: bytes) -> None:
-    """Parse; whatever is no refusal is raised, and is a fault."""
-    refusals = (ServiceError, BnOpsError, *_REFUSALS.get(name, ()))
-    with contextlib.suppress(*refusals):
+def run_parser(name: str, data: bytes) -> None:
+    """Run a parser and suppress its expected errors; any other error is a fault."""
+    expected = (ServiceError, BnOpsError, *_EXPECTED_ERRORS.get(name, ()))
+    with contextlib.suppress(*expected):
         PARSERS[name](data)

@@ -1,12 +1,12 @@
-"""Power cuts without special hardware: ext4 on a loop device that is shut down under the server.
+"""Simulate power cuts: shut down an ext4 file system on a loop device under a running server.
 
-The shutdown drops everything that was not yet written to the device, the file system's own journal
-included, as a cut of the power does. Then the file system is mounted again, which replays what of
-the journal is there, and a server must find every batch that was acknowledged.
+The shutdown discards everything that was not yet written to the device, including the journal of
+the file system, as a power cut does. Mounting the file system again replays the written part of the
+journal, after which a server must find every acknowledged batch.
 
-A machine without power acknowledges nothing; here the server lives on for a moment. An fsync that
-waits for the journal while that is aborted may return success all the same (seen twice in 80 cuts,
-both answered after the shutdown had begun), so what is acknowledged after that is not counted.
+A machine without power acknowledges nothing, but here the server keeps running for a moment. An
+fsync that waits for the journal while it is aborted may return success (seen twice in 80 cuts, both
+after the shutdown had begun), so later acknowledgments are not counted.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ import httpx
 from service.admin import holdings
 from service.admin.check import faults_of
 from service.admin.ledger import opened
-from tests.soak.streams import LARGE_SAMPLES, SAMPLES, until
+from tests.soak.streams import LARGE_SAMPLES, SAMPLES, wait_until
 from tests.support.server_process import ServerProcess
 from tests.support.service_http import Api, safetensors
 from tests.support.service_process import images, network
 
-RIGHT, CARELESS = "service", "tests.soak.careless_server"
+DURABLE, NOT_DURABLE = "service", "tests.soak.not_durable_server"
 CLIENTS = 3
-# Acknowledged batches before a cut.
-LEAST = 10
-# The others lie in packs, these in files of their own.
+# Minimum number of acknowledged batches before a cut.
+MIN_ACKNOWLEDGED = 10
+# Large batches are stored as single files, the others in packs.
 LARGE_EVERY = 8
 DISK_BYTES = 1 << 30
-# The disk is smaller than what a server would keep free.
+# The disk is smaller than the default reserve.
 SETTINGS = {"disk_reserve_bytes": 0}
 # include/uapi/linux/ext4.h: EXT4_IOC_SHUTDOWN and EXT4_GOING_FLAGS_NOLOGFLUSH.
 _SHUTDOWN = 0x8004587D
@@ -54,18 +54,18 @@ _TOOLS = ("mkfs.ext4", "mount", "umount")
 
 @dataclass(slots=True, kw_only=True)
 class Losses:
-    """Batches that were acknowledged before a cut, and how many of them it has taken."""
+    """Number of batches acknowledged before a cut, and of those lost by it."""
 
     acknowledged: int = 0
     lost: int = 0
 
 
-def unable() -> str | None:
-    """Say why no power can be cut here; None when it can."""
+def unsupported_reason() -> str | None:
+    """Return why power cuts are impossible on this machine, or None if they are possible."""
     if sys.platform != "linux":
-        return "it needs Linux"
+        return "Linux is required"
     if os.geteuid() != 0:
-        return "it needs root, to mount"
+        return "root is required for mounting"
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} is missing"
@@ -77,17 +77,17 @@ def unable() -> str | None:
                 return None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return "no loop device can be mounted"
+    return "mounting a loop device failed"
 
 
-def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
-    """Cut the power so many times under three clients; return what was lost.
+def cut(folder: Path, *, cuts: int, seed: int, module: str = DURABLE) -> Losses:
+    """Cut the power `cuts` times under three clients; return the losses.
 
     Args:
-        folder: made; holds the disk.
-        cuts: how many.
-        seed: of the moments.
-        module: the server to start.
+        folder: created; contains the disk.
+        cuts: number of power cuts.
+        seed: seed of the times.
+        module: the server module to start.
     """
     folder.mkdir(parents=True)
     disk, mount = _new_disk(folder), folder / "mount"
@@ -104,7 +104,7 @@ def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
                 with httpx.Client(base_url=server.url, timeout=60) as http:
                     if name:
                         losses.lost += _missing(http, name, acknowledged, mount / "data")
-                    # A careless ledger can lose the recalibration, and all its batches with it.
+                    # A ledger that is not durable can lose the recalibration with all its batches.
                     if not name or Api(http).get(name).status_code == httpx.codes.NOT_FOUND:
                         name = Api(http).open(network())
                 first = number * 100_000
@@ -129,7 +129,7 @@ def cut(folder: Path, *, cuts: int, seed: int, module: str = RIGHT) -> Losses:
 
 @contextmanager
 def mounted(disk: Path, mount: Path) -> Iterator[None]:
-    """Mount a disk for a while."""
+    """Mount a disk for the duration of a `with` block."""
     mount.mkdir(exist_ok=True)
     _run("mount", "-o", "loop", str(disk), str(mount))
     try:
@@ -139,7 +139,7 @@ def mounted(disk: Path, mount: Path) -> Iterator[None]:
 
 
 def shut_down(mount: Path) -> None:
-    """Cut the power of a mounted ext4."""
+    """Shut down a mounted ext4 file system without flushing its journal."""
     handle = os.open(mount, os.O_RDONLY)
     try:
         fcntl.ioctl(handle, _SHUTDOWN, struct.pack("I", _WITHOUT_FLUSHING))
@@ -161,13 +161,13 @@ def _run(*words: str) -> None:
 
 @contextmanager
 def _load(url: str, name: str, acknowledged: dict[int, str], first: int) -> Iterator[None]:
-    """Send batches from three clients, for a while that begins when some are acknowledged."""
-    over = threading.Event()
+    """Send batches from three clients; enter the block once some are acknowledged."""
+    stopping = threading.Event()
     before = len(acknowledged)
 
     def send(index: int) -> None:
         with httpx.Client(base_url=url, timeout=10) as http:
-            while not over.is_set():
+            while not stopping.is_set():
                 samples = LARGE_SAMPLES if index % LARGE_EVERY == 0 else SAMPLES
                 content = safetensors(x=images(index, samples))
                 with contextlib.suppress(httpx.TransportError):
@@ -179,16 +179,16 @@ def _load(url: str, name: str, acknowledged: dict[int, str], first: int) -> Iter
     for client in clients:
         client.start()
     try:
-        assert until(lambda: len(acknowledged) >= before + LEAST, 30.0)
+        assert wait_until(lambda: len(acknowledged) >= before + MIN_ACKNOWLEDGED, 30.0)
         yield
     finally:
-        over.set()
+        stopping.set()
         for client in clients:
             client.join()
 
 
 def _missing(http: httpx.Client, name: str, acknowledged: dict[int, str], data: Path) -> int:
-    """Count and forget the acknowledged batches that the ledger or the folder has lost."""
+    """Count and remove the acknowledged batches that the ledger or the folder has lost."""
     found = http.get(f"/v1/recalibrations/{name}")
     listed: dict[int, str] = {}
     page: dict[str, object] = {"next": "-1"}

@@ -1,4 +1,4 @@
-"""How long a server takes to be ready over a ledger with very many batches."""
+"""Measure the time until a server with a very large ledger is ready."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ OTHERS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart:
-    """Seconds until an empty server is ready (interpreter and imports), until this one is, and
-    of the long stream's status and `start`.
+    """Durations in seconds.
+
+    Attributes:
+        empty: until a server with an empty ledger is ready (interpreter and imports).
+        ready: until the server with the large ledger is ready.
+        status: of a request for the status of the large stream.
+        start: of a request to start the large stream.
     """
 
     empty: float
@@ -27,7 +32,7 @@ class Restart:
 
 
 def measure(folder: Path, size: int) -> Restart:
-    """Start a server over one stream of `size` batches and a thousand short ones."""
+    """Start a server whose ledger has a stream of `size` batches and a thousand short streams."""
     large_ledger.write(folder, {"largest": size} | {f"r{i}": 3 for i in range(OTHERS)})
     empty_server = ServerProcess(folder.with_name("empty"))
     try:

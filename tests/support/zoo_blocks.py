@@ -1,4 +1,4 @@
-"""Building blocks of the zoo that have a forward of their own."""
+"""Building blocks of the zoo that define `forward`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PreActivation(nn.Module):
 
 
 class Dense(nn.Module):
-    """DenseNet: every layer normalises all that came before it."""
+    """DenseNet: every layer normalizes the outputs of all previous layers."""
 
     def __init__(self, channels: int = 4, growth: int = 3, depth: int = 3) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class InvertedResidual(nn.Module):
 
 
 class Branches(nn.Module):
-    """Inception: branches of different depth, joined along the channels."""
+    """Inception: branches of different depth, concatenated along the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Gated(nn.Module):
 
 
 class SharedNorm(nn.Module):
-    """One BatchNorm behind two convolutions in sequence."""
+    """One BatchNorm called after each of two convolutions in sequence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class SharedNorm(nn.Module):
 
 
 class Siamese(nn.Module):
-    """One encoder for two inputs: every BatchNorm of it is called twice."""
+    """One encoder for two inputs: each of its BatchNorms is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Siamese(nn.Module):
 
 
 class TwoTowers(nn.Module):
-    """An image and a vector of another rank, each with a tower of its own."""
+    """Separate towers for an image and a vector, which have different ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class TwoTowers(nn.Module):
 
 
 class NamedOutputs(nn.Module):
-    """Detection: several named outputs from several depths."""
+    """Detection: several named outputs from different depths."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class NamedOutputs(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """ASPP: dilated branches and a globally pooled one, whose BatchNorm sees one position."""
+    """ASPP: dilated branches and a globally pooled one, whose BatchNorm has one position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class Pyramid(nn.Module):
 
 
 class Attention(nn.Module):
-    """A transformer block with BatchNorm over (N, C, tokens) in the place of LayerNorm."""
+    """A transformer block with BatchNorm over (N, C, tokens) instead of LayerNorm."""
 
     def __init__(self, width: int = 6) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class Attention(nn.Module):
 
 
 class RepVGG(nn.Module):
-    """Three parallel branches, one of them BatchNorm alone, added up."""
+    """The sum of three parallel branches, one of which is only a BatchNorm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ class RepVGG(nn.Module):
 
 
 class TwoReaders(nn.Module):
-    """One convolution that two BatchNorms read."""
+    """One convolution whose output is the input of two BatchNorms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ class TwoReaders(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """The look-alike of detection libraries: buffers, and arithmetic of its own."""
+    """The frozen BatchNorm of detection libraries: buffers and explicit arithmetic."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -320,7 +320,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
-    """A subclass with the activation inside, which calls the functional form itself."""
+    """A subclass that includes the activation and calls the functional form itself."""
 
     def forward(self, x: torch.Tensor) -> Any:
         y = functional.batch_norm(
@@ -330,7 +330,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
 
 class Recurrent(nn.Module):
-    """Speech: convolutions, then a recurrent layer, then BatchNorm on its sequence."""
+    """Speech: convolutions, a recurrent layer, and BatchNorm over its output sequence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -344,7 +344,7 @@ class Recurrent(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Integer inputs: an embedding, then BatchNorm over its width."""
+    """Integer inputs: an embedding followed by BatchNorm over its features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -356,7 +356,7 @@ class Tokens(nn.Module):
 
 
 class PartialStage(nn.Module):
-    """CSP: half of the channels take the long way round."""
+    """CSP: half of the channels bypass the stage."""
 
     def __init__(self, channels: int = 6) -> None:
         super().__init__()

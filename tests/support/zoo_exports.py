@@ -1,4 +1,4 @@
-"""The zoo as ONNX files: exported once per process, whoever asks."""
+"""The zoo as ONNX models, each exported once per process."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from functools import cache
 import onnx
 
 from bn_ops.exporting import export
-from tests.support.zoo import ZOO, Animal
+from tests.support.zoo import ZOO, ZooNetwork
 
-# Another number of samples than the tests run with.
+# Differs from the number of samples in the tests.
 EXPORTED_WITH = 3
 
-_BY_NAME = {animal.name: animal for animal in ZOO}
+_BY_NAME = {network.name: network for network in ZOO}
 
 
 @cache
 def _exported(name: str) -> bytes:
-    animal = _BY_NAME[name]
-    proto = export(animal.build(), animal.inputs(EXPORTED_WITH))
+    network = _BY_NAME[name]
+    proto = export(network.build(), network.inputs(EXPORTED_WITH))
     return bytes(proto.SerializeToString())
 
 
-def exported_model(animal: Animal) -> onnx.ModelProto:
-    """Return a fresh copy, which a test may change."""
-    return onnx.load_model_from_string(_exported(animal.name))
+def exported_model(network: ZooNetwork) -> onnx.ModelProto:
+    """Return a new copy, which the test may modify."""
+    return onnx.load_model_from_string(_exported(network.name))

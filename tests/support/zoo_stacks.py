@@ -99,10 +99,10 @@ def weight_normed() -> nn.Module:
     return nn.Sequential(normed, nn.BatchNorm2d(4), nn.Hardswish(), conv_bn(4, 3))
 
 
-def synchronised_network() -> nn.Module:
+def synchronized_network() -> nn.Module:
     network = nn.Sequential(conv_bn(2, 4), Residual(4, 4))
-    synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    return synchronised
+    synchronized: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return synchronized
 
 
 def mixed_norms() -> nn.Module:

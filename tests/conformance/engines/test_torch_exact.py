@@ -9,7 +9,7 @@ import torch
 
 from bn_ops.engines.torch import recalibrate_module
 from tests.support.torch_oracle import exact_statistics, observed_statistics, residual, stored
-from tests.support.zoo import ZOO, Animal, split
+from tests.support.zoo import ZOO, ZooNetwork, split
 
 SAMPLES = 11
 
@@ -19,45 +19,45 @@ TOLERANCE = 2e-5
 # Ragged on purpose: one sample alone, and a large last batch.
 SPLITS = ([11], [1, 4, 6], [5, 1, 1, 1, 3])
 
-SINGLE = [animal for animal in ZOO if not animal.shared]
-SHARED = [animal for animal in ZOO if animal.shared]
+SINGLE = [network for network in ZOO if not network.shared]
+SHARED = [network for network in ZOO if network.shared]
 
 
-@pytest.mark.parametrize("animal", SINGLE, ids=str)
-def test_statistics_equal_the_whole_stream_as_one_train_mode_batch(animal: Animal) -> None:
-    data = animal.inputs(SAMPLES)
-    wanted = exact_statistics(animal.build(), data)
+@pytest.mark.parametrize("network", SINGLE, ids=str)
+def test_statistics_equal_the_whole_stream_as_one_train_mode_batch(network: ZooNetwork) -> None:
+    data = network.inputs(SAMPLES)
+    wanted = exact_statistics(network.build(), data)
     for sizes in SPLITS:
-        model = animal.build()
+        model = network.build()
         recalibrate_module(model, split(data, sizes))
         assert residual(stored(model), wanted) <= TOLERANCE, sizes
 
 
-@pytest.mark.parametrize("animal", SINGLE, ids=str)
-def test_any_two_splits_of_a_stream_give_the_same(animal: Animal) -> None:
-    data = animal.inputs(SAMPLES)
+@pytest.mark.parametrize("network", SINGLE, ids=str)
+def test_any_two_splits_of_a_stream_give_the_same(network: ZooNetwork) -> None:
+    data = network.inputs(SAMPLES)
     found = []
     for sizes in SPLITS:
-        model = animal.build()
+        model = network.build()
         recalibrate_module(model, split(data, sizes))
         found.append(stored(model))
     for one, other in pairwise(found):
         assert residual(one, other) <= TOLERANCE
 
 
-@pytest.mark.parametrize("animal", SINGLE, ids=str)
-def test_what_a_layer_stores_is_what_it_then_receives_in_eval_mode(animal: Animal) -> None:
-    model = animal.build()
-    data = animal.inputs(SAMPLES)
+@pytest.mark.parametrize("network", SINGLE, ids=str)
+def test_what_a_layer_stores_is_what_it_then_receives_in_eval_mode(network: ZooNetwork) -> None:
+    model = network.build()
+    data = network.inputs(SAMPLES)
     recalibrate_module(model, split(data, [3, 8]))
     assert residual(stored(model), observed_statistics(model, data)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("animal", SHARED, ids=str)
-def test_shared_layers_reach_the_fixed_point_of_their_pooled_calls(animal: Animal) -> None:
-    data = animal.inputs(SAMPLES)
-    wanted = exact_statistics(animal.build(), data, passes=60)
-    model = animal.build()
+@pytest.mark.parametrize("network", SHARED, ids=str)
+def test_shared_layers_reach_the_fixed_point_of_their_pooled_calls(network: ZooNetwork) -> None:
+    data = network.inputs(SAMPLES)
+    wanted = exact_statistics(network.build(), data, passes=60)
+    model = network.build()
     done = recalibrate_module(model, split(data, [4, 7]), shared_passes=60, shared_tolerance=1e-6)
     assert residual(stored(model), wanted) <= TOLERANCE
     reported = [r for r in done.report.layers if r.residual_mean is not None]
@@ -69,8 +69,8 @@ def test_shared_layers_reach_the_fixed_point_of_their_pooled_calls(animal: Anima
 
 def test_the_oracle_tells_a_plain_train_mode_pass_from_an_exact_one() -> None:
     """The tolerance means something: what update_bn leaves is far outside of it."""
-    animal = next(a for a in ZOO if a.name == "residual")
-    data = animal.inputs(SAMPLES)
-    model = animal.build()
+    network = next(a for a in ZOO if a.name == "residual")
+    data = network.inputs(SAMPLES)
+    model = network.build()
     torch.optim.swa_utils.update_bn(split(data, [4, 7]), model)
-    assert residual(stored(model), exact_statistics(animal.build(), data)) > 1e-2
+    assert residual(stored(model), exact_statistics(network.build(), data)) > 1e-2

@@ -15,7 +15,7 @@ from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.engines.torch import describe_module
 from bn_ops.folding import fold
 from tests.support.onnx_run import run_onnx
-from tests.support.zoo import ZOO, Animal, Inputs
+from tests.support.zoo import ZOO, Inputs, ZooNetwork
 from tests.support.zoo_exports import exported_model
 
 # Relative to the output's largest value; two float32 implementations of up to thirty operators.
@@ -28,24 +28,24 @@ RUN_WITH = 5
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("zoo")]
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=str)
-def test_the_exported_file_computes_what_the_module_does(animal: Animal) -> None:
-    model = animal.build()
-    proto = exported_model(animal)
-    inputs = animal.inputs(RUN_WITH, seed=9)
+@pytest.mark.parametrize("network", ZOO, ids=str)
+def test_the_exported_file_computes_what_the_module_does(network: ZooNetwork) -> None:
+    model = network.build()
+    proto = exported_model(network)
+    inputs = network.inputs(RUN_WITH, seed=9)
     assert_computes(proto, inputs, flat_outputs(model, inputs))
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=str)
-def test_the_folded_file_computes_what_the_module_does(animal: Animal) -> None:
-    proto = exported_model(animal)
+@pytest.mark.parametrize("network", ZOO, ids=str)
+def test_the_folded_file_computes_what_the_module_does(network: ZooNetwork) -> None:
+    proto = exported_model(network)
     folded = fold(proto)
     layers = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
     left = [node for node in folded.model.graph.node if node.op_type == "BatchNormalization"]
     assert len(folded.layers) == len(layers) > 0
     assert len(left) == len(folded.kept)
-    inputs = animal.inputs(RUN_WITH, seed=9)
-    assert_computes(folded.model, inputs, flat_outputs(animal.build(), inputs))
+    inputs = network.inputs(RUN_WITH, seed=9)
+    assert_computes(folded.model, inputs, flat_outputs(network.build(), inputs))
 
 
 def assert_computes(proto: onnx.ModelProto, inputs: Inputs, wanted: dict[str, Any]) -> None:
@@ -58,15 +58,15 @@ def assert_computes(proto: onnx.ModelProto, inputs: Inputs, wanted: dict[str, An
         assert np.abs(value - reference).max() <= TOLERANCE * scale
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=str)
-def test_layers_of_the_file_are_the_layers_of_the_module(animal: Animal) -> None:
-    model = animal.build()
-    proto = exported_model(animal)
+@pytest.mark.parametrize("network", ZOO, ids=str)
+def test_layers_of_the_file_are_the_layers_of_the_module(network: ZooNetwork) -> None:
+    model = network.build()
+    proto = exported_model(network)
     in_file = {layer.name: layer for layer in describe_prepared(prepare(proto)).layers}
     in_module = {layer.name: layer for layer in describe_module(model)}
     # A layer that is called again is a layer of its own in the file, with a numbered name.
     assert {name.partition("#")[0] for name in in_file} == set(in_module)
-    assert animal.shared == any("#" in name for name in in_file)
+    assert network.shared == any("#" in name for name in in_file)
     for name, layer in in_module.items():
         assert_same_layer(in_file[name], layer)
     tensors = {t.name for t in proto.graph.initializer}
@@ -84,9 +84,9 @@ def assert_same_layer(found: LayerInfo, wanted: LayerInfo) -> None:
     np.testing.assert_array_equal(found.statistics.var, wanted.statistics.var)
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=str)
-def test_the_file_holds_no_node_that_computes_nothing(animal: Animal) -> None:
-    proto = exported_model(animal)
+@pytest.mark.parametrize("network", ZOO, ids=str)
+def test_the_file_holds_no_node_that_computes_nothing(network: ZooNetwork) -> None:
+    proto = exported_model(network)
     kinds = {node.op_type for node in proto.graph.node}
     assert kinds.isdisjoint({"Identity", "Dropout", "Constant", "CastLike"})
     assert len({node.name for node in proto.graph.node}) == len(proto.graph.node)

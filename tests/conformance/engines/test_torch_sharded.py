@@ -13,25 +13,25 @@ from bn_ops.core.frontier import ShardedFrontier, settle
 from bn_ops.engines.torch import TorchFrontier
 from bn_ops.engines.torch.layers import find_layers, layer_info
 from bn_ops.torch_modules.arguments import items_of
-from tests.support.zoo import ZOO, Animal, split
+from tests.support.zoo import ZOO, ZooNetwork, split
 
-ANIMALS = [a for a in ZOO if a.name in {"residual", "dense", "inception", "double_input"}]
+NETWORKS = [a for a in ZOO if a.name in {"residual", "dense", "inception", "double_input"}]
 
 
-def frontier(animal: Animal, parts: list[object]) -> TorchFrontier:
-    model = animal.build()
+def frontier(network: ZooNetwork, parts: list[object]) -> TorchFrontier:
+    model = network.build()
     items = items_of(model, parts, select=None, adapt=True)
     return TorchFrontier(model, items, layers=find_layers(model))
 
 
-@pytest.mark.parametrize("animal", ANIMALS, ids=str)
-def test_shards_equal_the_whole_stream(animal: Animal) -> None:
-    parts: list[object] = list(split(animal.inputs(9), [2, 4, 3]))
-    infos = {layer.name: layer_info(layer) for layer in find_layers(animal.build())}
-    with frontier(animal, parts) as whole:
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_shards_equal_the_whole_stream(network: ZooNetwork) -> None:
+    parts: list[object] = list(split(network.inputs(9), [2, 4, 3]))
+    infos = {layer.name: layer_info(layer) for layer in find_layers(network.build())}
+    with frontier(network, parts) as whole:
         wanted = settle(whole, infos, Replace())
     with ExitStack() as stack:
-        shards = [stack.enter_context(frontier(animal, part)) for part in (parts[:1], parts[1:])]
+        shards = [stack.enter_context(frontier(network, part)) for part in (parts[:1], parts[1:])]
         found = settle(ShardedFrontier(shards), infos, Replace())
     for name, settlement in wanted.items():
         assert found[name].moments.samples == settlement.moments.samples
@@ -42,10 +42,10 @@ def test_shards_equal_the_whole_stream(animal: Animal) -> None:
 
 
 def test_a_frontier_gives_its_module_back_as_it_was() -> None:
-    animal = ANIMALS[0]
-    model = animal.build()
+    network = NETWORKS[0]
+    model = network.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    parts = list(split(animal.inputs(4), [2, 2]))
+    parts = list(split(network.inputs(4), [2, 2]))
     items = items_of(model, parts, select=None, adapt=True)
     with TorchFrontier(model, items, layers=find_layers(model)) as entered:
         assert entered.advance()

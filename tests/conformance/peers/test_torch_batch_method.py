@@ -15,7 +15,7 @@ from bn_ops.errors import BatchShapeError, OptionError
 from bn_ops.reference import paper_population_statistics
 from tests.support.peer_formulas import moving_average, precise_bn, reestimate
 from tests.support.torch_oracle import residual, stored
-from tests.support.zoo import ZOO, Animal, split
+from tests.support.zoo import ZOO, ZooNetwork, split
 
 # Two float32 train-mode passes through up to ten layers, which normalise in another order.
 TOLERANCE = 2e-4
@@ -24,50 +24,50 @@ SIZES = [4, 4, 3]
 
 # Dropout differs by intent, look-alikes are invisible to the peers, `_audio` has momentum 0.
 COMPARABLE = [
-    animal
-    for animal in ZOO
-    if len(animal.shapes) == 1
-    and animal.name
+    network
+    for network in ZOO
+    if len(network.shapes) == 1
+    and network.name
     not in {"with_dropout", "frozen_lookalike", "audio_1d", "subclass_with_activation"}
-    and not animal.as_dict
+    and not network.as_dict
 ]
 
 
-def batches_of(animal: Animal) -> list[torch.Tensor]:
-    return [part[0] for part in split(animal.inputs(sum(SIZES)), SIZES) if isinstance(part, tuple)]
+def batches_of(network: ZooNetwork) -> list[torch.Tensor]:
+    return [part[0] for part in split(network.inputs(sum(SIZES)), SIZES) if isinstance(part, tuple)]
 
 
-@pytest.mark.parametrize("animal", COMPARABLE, ids=str)
-def test_mean_of_batches_is_torchs_update_bn(animal: Animal) -> None:
-    peer, ours = animal.build(), animal.build()
-    update_bn(batches_of(animal), peer)
-    recalibrate_module(ours, batches_of(animal), method="batch", variance="mean_of_batches")
+@pytest.mark.parametrize("network", COMPARABLE, ids=str)
+def test_mean_of_batches_is_torchs_update_bn(network: ZooNetwork) -> None:
+    peer, ours = network.build(), network.build()
+    update_bn(batches_of(network), peer)
+    recalibrate_module(ours, batches_of(network), method="batch", variance="mean_of_batches")
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("animal", [a for a in COMPARABLE if not a.shared], ids=str)
-def test_mean_of_batches_is_aimets_formula(animal: Animal) -> None:
-    peer, ours = animal.build(), animal.build()
-    reestimate(peer, batches_of(animal), len(SIZES))
-    recalibrate_module(ours, batches_of(animal), method="batch", variance="mean_of_batches")
+@pytest.mark.parametrize("network", [a for a in COMPARABLE if not a.shared], ids=str)
+def test_mean_of_batches_is_aimets_formula(network: ZooNetwork) -> None:
+    peer, ours = network.build(), network.build()
+    reestimate(peer, batches_of(network), len(SIZES))
+    recalibrate_module(ours, batches_of(network), method="batch", variance="mean_of_batches")
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("animal", [a for a in COMPARABLE if not a.shared], ids=str)
-def test_population_is_fvcores_precise_bn(animal: Animal) -> None:
-    peer, ours = animal.build().train(), animal.build()
-    precise_bn(peer, batches_of(animal), len(SIZES))
-    recalibrate_module(ours, batches_of(animal), method="batch")
+@pytest.mark.parametrize("network", [a for a in COMPARABLE if not a.shared], ids=str)
+def test_population_is_fvcores_precise_bn(network: ZooNetwork) -> None:
+    peer, ours = network.build().train(), network.build()
+    precise_bn(peer, batches_of(network), len(SIZES))
+    recalibrate_module(ours, batches_of(network), method="batch")
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("animal", COMPARABLE, ids=str)
-def test_momentum_is_a_plain_moving_average(animal: Animal) -> None:
-    peer, ours = animal.build(), animal.build()
-    moving_average(peer, batches_of(animal), 0.1)
+@pytest.mark.parametrize("network", COMPARABLE, ids=str)
+def test_momentum_is_a_plain_moving_average(network: ZooNetwork) -> None:
+    peer, ours = network.build(), network.build()
+    moving_average(peer, batches_of(network), 0.1)
     recalibrate_module(
         ours,
-        batches_of(animal),
+        batches_of(network),
         method="batch",
         estimator=Momentum(0.1),
         variance="unbiased",

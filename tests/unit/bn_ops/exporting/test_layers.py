@@ -145,10 +145,10 @@ def test_the_same_call_gives_the_same_bytes() -> None:
 def test_recalibrating_the_file_and_the_module_gives_the_same() -> None:
     import bn_ops
 
-    animal = next(a for a in ZOO if a.name == "dense")
-    data = animal.inputs(12)
+    network = next(a for a in ZOO if a.name == "dense")
+    data = network.inputs(12)
     assert isinstance(data, tuple)
-    model = animal.build()
+    model = network.build()
     proto = export(model, data)
     recalibrate_module(model, [data[0][:5], data[0][5:]])
     done = bn_ops.recalibrate(proto, [data[0][:7].numpy(), data[0][7:].numpy()])

@@ -19,7 +19,7 @@ from bn_ops.errors import SpillLimitError
 from bn_ops.options import Budget
 from bn_ops.torch_modules.arguments import items_of
 from tests.support.torch_oracle import stored
-from tests.support.zoo import ZOO, Animal, split
+from tests.support.zoo import ZOO, ZooNetwork, split
 
 
 def test_storages_are_moved_whole_with_every_view(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_weights_buffers_and_the_callers_batch_are_not_touched() -> None:
     assert [view.untyped_storage().filename is None for view in views] == [True, True, False]
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=str)
+@pytest.mark.parametrize("network", ZOO, ids=str)
 def test_a_run_that_keeps_nothing_in_memory_gives_the_same_bits(
-    animal: Animal, tmp_path: Path
+    network: ZooNetwork, tmp_path: Path
 ) -> None:
-    data = animal.inputs(7)
-    free, tight = animal.build(), animal.build()
+    data = network.inputs(7)
+    free, tight = network.build(), network.build()
     recalibrate_module(free, split(data, [3, 1, 3]))
     budget = Budget(memory_bytes=0, spill_folder=tmp_path)
     recalibrate_module(tight, split(data, [3, 1, 3]), budget=budget)

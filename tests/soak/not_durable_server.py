@@ -1,4 +1,4 @@
-"""The server, but its ledger does not wait for the disk: the test of power cuts must notice."""
+"""A server whose ledger does not wait for the disk: the power-cut test must detect it."""
 
 from __future__ import annotations
 
