@@ -1,7 +1,7 @@
 """The report of a run: a tree of frozen values with one versioned JSON form.
 
-The values of the report are the findings themselves: whatever measures something returns the value
-that the report holds. This module needs numpy at most, so that a report can be read and rendered
+The values of the report are the findings themselves: a measurement returns the value that the
+report holds. This module imports nothing heavy, so that a report can be built, read and rendered
 without onnx, onnxruntime or torch.
 """
 

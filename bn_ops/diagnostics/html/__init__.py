@@ -1,13 +1,12 @@
-"""The report as one self-contained HTML page: no script, no request, light and dark.
+"""The report as one self-contained HTML page: no scripts, no requests, light and dark.
 
-Layer names, output names, patterns and reasons come from the model, so from whoever made it. They
-become text through `_markup`, which escapes everything that it has not made itself. Serve the page
-with `REPORT_CONTENT_SECURITY_POLICY`.
+Layer names, output names, patterns and reasons come from the model and are untrusted. Jinja escapes
+every value of the templates, after `visible` has replaced invisible characters and bounded the
+length. Serve the page with `REPORT_CONTENT_SECURITY_POLICY`.
 """
 
 from __future__ import annotations
 
-from bn_ops.diagnostics.html._page import render_html
-from bn_ops.diagnostics.html._style import REPORT_CONTENT_SECURITY_POLICY
+from bn_ops.diagnostics.html.render import REPORT_CONTENT_SECURITY_POLICY, render_html
 
 __all__ = ["REPORT_CONTENT_SECURITY_POLICY", "render_html"]

@@ -39,9 +39,10 @@ def adapt(spec: Spec, files: Sequence[Piece], channel: Channel) -> None:
     (output / FOLDED).write_bytes(serialised(artifact.model))
     (output / UNFOLDED).write_bytes(serialised(artifact.unfolded))
     write_statistics(output / STATISTICS, artifact.statistics)
-    report = artifact.report.to_json()
-    (output / REPORT_JSON).write_text(json.dumps(report, indent=1), encoding="utf-8")
-    (output / REPORT_HTML).write_text(bn_ops.render_html(report), encoding="utf-8")
+    (output / REPORT_JSON).write_text(
+        json.dumps(artifact.report.to_json(), indent=1), encoding="utf-8"
+    )
+    (output / REPORT_HTML).write_text(bn_ops.render_html(artifact.report), encoding="utf-8")
 
 
 def write_statistics(path: Path, statistics: Mapping[str, RunningStatistics]) -> None:

@@ -68,12 +68,11 @@ def recalibrate_file(
             ),
             evaluate=evaluate,
         )
-        report = artifact.report.to_json()
         return LocalResult(
             recalibration=None,
             artifact=artifact,
-            report=report,
-            report_html=bn_ops.render_html(report),
+            report=artifact.report.to_json(),
+            report_html=bn_ops.render_html(artifact.report),
             statistics=_named(artifact.statistics),
         )
 
