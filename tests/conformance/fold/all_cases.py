@@ -1,4 +1,4 @@
-"""Every case of the folding suite."""
+"""All cases of the folding tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small graphs with random weights, and what folding must make of them."""
+"""Builder of small graphs with random weights, and the expected results of folding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IR_VERSIONS = {9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18
 
 
 class Graph:
-    """Builds one model, node by node; every method returns the name of its result."""
+    """Build a model node by node; every operator method returns the name of its output."""
 
     def __init__(self, name: str, *, opset: int = 17, dtype: str = "float32") -> None:
         self.name = name
@@ -51,7 +51,7 @@ class Graph:
         return self.random.standard_normal(shape)
 
     def store(self, array: Array, name: str | None = None, dtype: str | None = None) -> str:
-        """Store a tensor; floating ones get the model's element type unless another is given."""
+        """Store a tensor; floats are cast to `dtype`, by default the model's element type."""
         name = name or self._fresh("w")
         if array.dtype.kind == "f":
             array = array.astype(_numpy(dtype or self.dtype))
@@ -94,7 +94,7 @@ class Graph:
         weight: str | None = None,
         **attrs: Any,
     ) -> str:
-        """Convolve; `channels` is (in, out)."""
+        """Add a convolution; `channels` is (in, out)."""
         into, out = channels
         weight = weight or self.store(0.4 * self.array(out, into // groups, *kernel))
         inputs = [x, weight, self.store(self.array(out))] if bias else [x, weight]
@@ -112,7 +112,7 @@ class Graph:
         eps: float = 1e-3,
         **attrs: Any,
     ) -> str:
-        """Normalise with random parameters; without `shift`, mean and beta are zero."""
+        """Add a layer with random parameters; without `shift`, mean and beta are zero."""
         gamma = self.random.uniform(0.5, 1.5, channels)
         if not positive:
             gamma *= self.random.choice([-1.0, 1.0], channels)
@@ -139,7 +139,7 @@ class Graph:
         )
         if all(output.type.tensor_type.HasField("shape") for output in model.graph.output):
             return model
-        # The full check wants outputs with shapes; inference knows them better than the case does.
+        # The full check requires output shapes; shape inference provides those that the case omits.
         inferred = onnx.shape_inference.infer_shapes(model)
         for output, known in zip(model.graph.output, inferred.graph.output, strict=True):
             if not output.type.tensor_type.HasField("shape"):
@@ -157,18 +157,18 @@ def _numpy(dtype: str) -> np.dtype[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A graph and what folding must make of it.
+    """A graph and its expected folding.
 
     Attributes:
-        name: a sentence's worth of words.
-        build: makes the model.
-        expect: by layer name, `folded:<rule>` or a part of the reason for keeping it.
-        nodes: number of nodes of the main graph afterwards, where that is the point.
+        name: description of the graph; also the seed of its weights and batches.
+        build: builds the model.
+        expect: per layer name, `folded:<rule>` or a part of the reason for keeping it.
+        nodes: number of nodes of the folded main graph, if it matters.
         runs: whether onnxruntime has kernels for it.
-        valid: whether the checker takes it as it stands, before folding.
-        reference: whether onnx's own operators understand it; their BatchNormalization of opset 9
-            to 13 normalises with the batch's statistics.
-        tolerance: allowed maximal error over the output's largest value.
+        valid: whether the checker accepts the original model.
+        reference: whether onnx's reference operators compute it correctly; BatchNormalization of
+            opset 9 to 13 there normalizes with the statistics of the batch.
+        tolerance: maximum error relative to the largest output value.
         sizes: sizes of free axes.
         feeds: inputs that cannot be drawn at random.
     """
@@ -185,7 +185,7 @@ class Case:
     feeds: Mapping[str, Array] = field(default_factory=dict)
 
     def batches(self, model: onnx.ModelProto) -> list[dict[str, Array]]:
-        """Draw a few batches: ordinary, zero, tenfold, and one that overrides what it may."""
+        """Draw batches: random, zero, tenfold, and one that overrides overridable initializers."""
         random = np.random.default_rng(zlib.crc32(self.name.encode()))
         given = {tensor.name for tensor in model.graph.initializer}
         values = [value for value in model.graph.input if value.name not in given]
@@ -220,7 +220,7 @@ Build = Callable[[Graph], None]
 
 
 class Cases:
-    """Collects the cases of one module; `case` decorates the functions that draw them."""
+    """Collect the cases of a module; `case` decorates the functions that build them."""
 
     def __init__(self) -> None:
         self.all: list[Case] = []

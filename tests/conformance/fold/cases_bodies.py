@@ -79,7 +79,7 @@ def _(g: Graph) -> None:
     g.output(g.add("If", flag, then_branch=then, else_branch=other), ("N", 6, 7, 7))
 
 
-@case("a loop around a layer", {"inner": "inside the body of an If, Loop or Scan"})
+@case("a layer inside a loop", {"inner": "inside the body of an If, Loop or Scan"})
 def _(g: Graph) -> None:
     x = g.input("x", (2, 4))
     for name in ("gamma", "beta", "mean", "var"):
@@ -114,7 +114,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Block", g.nodes[-1].output[0], *params, domain="local", out=y))
 
 
-@case("a function that does not normalise stays one", {"bn": "folded:conv"}, nodes=2)
+@case("a function without a layer is kept", {"bn": "folded:conv"}, nodes=2)
 def _(g: Graph) -> None:
     g.domains.append("local")
     relu = helper.make_node("Relu", ["x"], ["y"])

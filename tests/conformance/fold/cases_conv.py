@@ -1,4 +1,4 @@
-"""Convolutions before and behind BatchNormalization."""
+"""Convolutions before and after BatchNormalization."""
 
 from __future__ import annotations
 
@@ -123,14 +123,14 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.conv(first, (4, 4), **same), 4, "bn2"))
 
 
-@case("a weight is shared with a convolution that is not normalised", INTO_CONV, nodes=2)
+@case("a weight is shared with an unnormalized convolution", INTO_CONV, nodes=2)
 def _(g: Graph) -> None:
     x, weight = g.input("x", IMAGE), g.store(g.array(6, 4, 3, 3), "shared")
     g.output(g.bn(g.conv(x, (4, 6), weight=weight), 6))
     g.output(g.conv(x, (4, 6), weight=weight))
 
 
-@case("a bias is shared with a convolution that is not normalised", INTO_CONV, nodes=2)
+@case("a bias is shared with an unnormalized convolution", INTO_CONV, nodes=2)
 def _(g: Graph) -> None:
     x, bias = g.input("x", IMAGE), g.store(g.array(6), "shared")
     g.output(g.bn(g.add("Conv", x, g.store(g.array(6, 4, 3, 3)), bias), 6))
@@ -146,7 +146,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("the bias is the layer's own shift", INTO_CONV, nodes=1)
+@case("the bias is also the layer's shift", INTO_CONV, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Conv", x, g.store(g.array(6, 4, 3, 3)), "bn.beta")
@@ -160,7 +160,7 @@ def _(g: Graph) -> None:
     g.output(weight, (6, 4, 3, 3))
 
 
-@case("layer without a scale to speak of", INTO_CONV, nodes=1)
+@case("conv without bias, layer without shift", INTO_CONV, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(g.conv(x, (4, 6), bias=False), 6, shift=False))
@@ -290,7 +290,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Relu", y))
 
 
-@case("layer whose output is a graph output too", {"bn": "is an output of the graph"})
+@case("layer whose output is also a graph output", {"bn": "is an output of the graph"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.bn(x, 4)

@@ -1,4 +1,4 @@
-"""How weights are stored: element types, opsets, IR versions, Constant nodes, overridable ones."""
+"""Forms of stored weights: element types, opsets, IR versions, Constant nodes, overrides."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("float16 that would vanish", {"bn": "lose its digits"}, dtype="float16", tolerance=2e-3)
+@case("float16 that would underflow", {"bn": "lose its digits"}, dtype="float16", tolerance=2e-3)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.bn(g.conv(x, (4, 6), bias=False), 6, shift=False, stats="float32")
@@ -111,7 +111,7 @@ def _(g: Graph) -> None:
     g.output(g.conv(g.bn(x, 4, stats="float32"), (4, 6)))
 
 
-@case("a cast to float32 between", {"bn": "no exact rule passes Cast"}, dtype="float16")
+@case("a cast to float32 before the layer", {"bn": "no exact rule passes Cast"}, dtype="float16")
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Cast", g.conv(x, (4, 6)), to=onnx.TensorProto.FLOAT)
@@ -162,7 +162,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.conv(x, (4, 6), weight=weight), 6))
 
 
-@case("weight stored turned", {"bn": "folded:gemm"}, nodes=1)
+@case("weight stored transposed", {"bn": "folded:gemm"}, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 6))
     weight = g.add("Transpose", g.store(g.array(5, 6)), perm=[1, 0])
@@ -187,7 +187,7 @@ def _(g: Graph) -> None:
     g.output(g.add("BatchNormalization", y, *squeezed, var, name="bn"))
 
 
-@case("weight that is dequantised", {"bn": "is computed by DequantizeLinear"})
+@case("dequantized weight", {"bn": "is computed by DequantizeLinear"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     levels = g.store(g.random.integers(-127, 127, (6, 4, 3, 3)).astype(np.int8))
@@ -195,7 +195,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.conv(x, (4, 6), weight=weight), 6))
 
 
-@case("weight from outside", {"bn": "is an input of the graph"})
+@case("weight as a graph input", {"bn": "is an input of the graph"})
 def _(g: Graph) -> None:
     x, weight = g.input("x", IMAGE), g.input("w", (6, 4, 3, 3))
     g.output(g.bn(g.conv(x, (4, 6), weight=weight), 6))
@@ -342,7 +342,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("layer and operators under the domain's long name", INTO_CONV, nodes=1, valid=False)
+@case("domain spelled ai.onnx", INTO_CONV, nodes=1, valid=False)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.conv(x, (4, 6), domain="ai.onnx")
@@ -373,13 +373,13 @@ def _(g: Graph) -> None:
     g.add("Relu", g.bn(g.add("Neg", y), 6, "b"))
 
 
-@case("a layer on the input alone", {"bn": "'x' is an input of the graph"}, nodes=1)
+@case("a layer on a graph input", {"bn": "'x' is an input of the graph"}, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(x, 4))
 
 
-@case("an unknown operator in front", {"bn": "no exact rule passes Conv"}, runs=False)
+@case("unknown operator before the layer", {"bn": "no exact rule passes Conv"}, runs=False)
 def _(g: Graph) -> None:
     g.domains.append("example")
     x = g.input("x", IMAGE)

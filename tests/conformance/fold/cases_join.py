@@ -1,4 +1,4 @@
-"""Layers beside layers, sums, products and concatenations."""
+"""Consecutive layers, sums, products and concatenations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMAGE = ("N", 4, 9, 9)
 ONE = (1, 1)
 
 
-@case("layer behind layer", {"bn1": "folded:next-batchnorm", "bn2": "is an input"}, nodes=1)
+@case("layer after layer", {"bn1": "folded:next-batchnorm", "bn2": "is an input"}, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(g.bn(x, 4, "bn1"), 4, "bn2"))
@@ -42,7 +42,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 8))
 
 
-@case("concat by a negative axis", {"bn": "folded:concat/conv"}, nodes=3)
+@case("concat along a negative axis", {"bn": "folded:concat/conv"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Concat", g.conv(x, (4, 3)), g.conv(x, (4, 5)), axis=-3)
@@ -63,7 +63,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 5))
 
 
-@case("concat of positions", {"bn": "folded:concat/conv"}, nodes=3)
+@case("concat along positions", {"bn": "folded:concat/conv"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Concat", g.conv(x, (4, 5), ONE), g.conv(x, (4, 5), ONE), axis=2)
@@ -158,7 +158,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("Sub", g.conv(x, (4, 5)), g.conv(x, (4, 5))), 5))
 
 
-@case("difference to a stored tensor", {"bn": "folded:add/conv"}, nodes=2)
+@case("convolution minus stored tensor", {"bn": "folded:add/conv"}, nodes=2)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(g.add("Sub", g.conv(x, (4, 5)), g.store(g.array(5, 1, 1))), 5))
@@ -230,7 +230,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Relu", g.add("Add", y, g.store(g.array(4, 1, 1)))))
 
 
-@case("layer and stored factor of its own per position", {"bn": "differ by position"})
+@case("layer and stored factor per position", {"bn": "differ by position"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Mul", g.bn(x, 4), g.store(g.array(4, 9, 9)))

@@ -1,4 +1,4 @@
-"""Gemm and MatMul before and behind BatchNormalization."""
+"""Gemm and MatMul before and after BatchNormalization."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("Gemm", x, g.store(g.array(6, 5)), g.store(g.array(5)), transA=1), 5))
 
 
-@case("gemm with a bias from outside", {"bn": "is an input of the graph"})
+@case("gemm with a bias as a graph input", {"bn": "is an input of the graph"})
 def _(g: Graph) -> None:
     x, bias = g.input("x", ROWS), g.input("c", (5,))
     g.output(g.bn(g.add("Gemm", x, g.store(g.array(6, 5)), bias), 5))
 
 
-@case("gemm of a stored left operand", {"bn": "is an input of the graph"})
+@case("gemm with a stored left operand", {"bn": "is an input of the graph"})
 def _(g: Graph) -> None:
     x = g.input("x", (6, 5))
     g.output(g.bn(g.add("Gemm", g.store(g.array(4, 6)), x), 5))
@@ -119,7 +119,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Gemm", g.bn(x, 6), g.store(g.array(6, 5)), alpha=3.0))
 
 
-@case("layer before a gemm that turns it", {"bn": "do not lie along"})
+@case("layer before a gemm that transposes it", {"bn": "do not lie along"})
 def _(g: Graph) -> None:
     x = g.input("x", (6, 6))
     g.output(g.add("Gemm", g.bn(x, 6), g.store(g.array(6, 5)), transA=1))
@@ -164,21 +164,21 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("Add", y, g.store(g.array())), 5))
 
 
-@case("matmul of a sequence, turned", {"bn": "folded:transpose/matmul"}, nodes=3)
+@case("matmul of a sequence, transposed", {"bn": "folded:transpose/matmul"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", SEQUENCE)
     y = g.add("MatMul", x, g.store(g.array(6, 5)))
     g.output(g.bn(g.add("Transpose", y, perm=[0, 2, 1]), 5))
 
 
-@case("matmul of a sequence, add, turned", {"bn": "folded:transpose/add/matmul"}, nodes=3)
+@case("matmul of a sequence, add, transposed", {"bn": "folded:transpose/add/matmul"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", SEQUENCE)
     y = g.add("Add", g.add("MatMul", x, g.store(g.array(6, 5))), g.store(g.array(5)))
     g.output(g.bn(g.add("Transpose", y, perm=[0, 2, 1]), 5))
 
 
-@case("matmul of a sequence, there and back", {"bn": "folded:transpose/add/matmul"}, nodes=4)
+@case("matmul of a sequence, transposed twice", {"bn": "folded:transpose/add/matmul"}, nodes=4)
 def _(g: Graph) -> None:
     x = g.input("x", SEQUENCE)
     y = g.add("Add", g.add("MatMul", x, g.store(g.array(6, 5))), g.store(g.array(5)))
@@ -186,7 +186,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Transpose", y, perm=[0, 2, 1]))
 
 
-@case("matmul of a square sequence, not turned", {"bn": "do not lie along"})
+@case("matmul of a square sequence, not transposed", {"bn": "do not lie along"})
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 6, 6))
     g.output(g.bn(g.add("MatMul", x, g.store(g.array(6, 6))), 6))
@@ -233,7 +233,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Relu", y))
 
 
-@case("layer, turned, before a matmul", {"bn": "folded:transpose/next-matmul"}, nodes=3)
+@case("layer, transposed, before a matmul", {"bn": "folded:transpose/next-matmul"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", SEQUENCE)
     y = g.add("Transpose", g.bn(x, 7), perm=[0, 2, 1])

@@ -1,4 +1,4 @@
-"""Operators between weights and layer that the layer's map may pass."""
+"""Operators between weights and layer that the affine map of the layer may pass."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 5))
 
 
-@case("average pool that leaves padding out", {"bn": "folded:pool/conv"}, nodes=2)
+@case("average pool that excludes padding", {"bn": "folded:pool/conv"}, nodes=2)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("AveragePool", g.conv(x, (4, 5)), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
@@ -77,14 +77,14 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 5, shift=False))
 
 
-@case("max pool, rising scales", {"bn": "folded:pool/conv"}, nodes=2)
+@case("max pool, positive scales", {"bn": "folded:pool/conv"}, nodes=2)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("MaxPool", g.conv(x, (4, 5)), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     g.output(g.bn(y, 5, positive=True))
 
 
-@case("max pool, falling scales", {"bn": "would turn the maximum"})
+@case("max pool, scales of both signs", {"bn": "would turn the maximum"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("MaxPool", g.conv(x, (4, 8)), kernel_shape=[3, 3])
@@ -124,7 +124,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("ReduceMean", g.conv(x, (4, 5)), axes=[1], keepdims=0), 6))
 
 
-@case("mean over samples, turned by what is dropped", {"bn": "do not lie along"})
+@case("mean over samples that moves the channel axis", {"bn": "do not lie along"})
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 4, 7, 9))
     g.output(g.bn(g.add("ReduceMean", g.conv(x, (4, 5)), axes=[0], keepdims=0), 5))
@@ -144,7 +144,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Gemm", y, g.store(g.array(36, 5)), g.store(g.array(5))))
 
 
-@case("layer, reshape by hand, matmul", {"bn": "folded:reshape/next-matmul"}, nodes=2)
+@case("layer, constant reshape, matmul", {"bn": "folded:reshape/next-matmul"}, nodes=2)
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 4, 3, 3))
     y = g.add("Reshape", g.bn(x, 4), g.ints(-1, 36))
@@ -161,7 +161,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Gemm", y, g.store(g.array(36, 5)), g.store(g.array(5))))
 
 
-@case("flatten of positions of one", {"bn": "folded:reshape/conv"}, nodes=2)
+@case("flatten of a single position", {"bn": "folded:reshape/conv"}, nodes=2)
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 4, 3, 3))
     g.output(g.bn(g.add("Flatten", g.conv(x, (4, 5))), 5))
@@ -227,14 +227,14 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("Transpose", g.conv(x, (4, 5)), perm=[1, 0, 2, 3]), 5))
 
 
-@case("turned to the end and back", {"bn": "folded:transpose/transpose/conv"}, nodes=3)
+@case("channels moved last and back", {"bn": "folded:transpose/transpose/conv"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Transpose", g.conv(x, (4, 5)), perm=[0, 2, 3, 1])
     g.output(g.bn(g.add("Transpose", y, perm=[0, 3, 1, 2]), 5))
 
 
-@case("turned around without a permutation", {"bn": "folded:transpose/matmul"}, nodes=3)
+@case("transpose without a permutation", {"bn": "folded:transpose/matmul"}, nodes=3)
 def _(g: Graph) -> None:
     x = g.input("x", (6, 3))
     y = g.add("MatMul", g.store(g.array(5, 6)), x)
@@ -255,7 +255,7 @@ def _(g: Graph) -> None:
     g.output(g.conv(y, (4, 5)))
 
 
-@case("padding by wrapping, axes by name", {"bn": "folded:pad/next-conv"}, nodes=2, opset=19)
+@case("padding by wrapping, explicit axes", {"bn": "folded:pad/next-conv"}, nodes=2, opset=19)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     pads = (g.ints(1, 2, 1, 2), "", g.ints(-1, 2))
@@ -276,7 +276,7 @@ def _(g: Graph) -> None:
     g.output(g.conv(y, (4, 5)))
 
 
-@case("padding by a number, no shift", {"bn": "pads with a constant"})
+@case("padding by a nonzero constant, no shift", {"bn": "pads with a constant"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     pads, value = g.ints(0, 0, 1, 1, 0, 0, 1, 1), g.store(np.array(0.5))
@@ -290,7 +290,7 @@ def _(g: Graph) -> None:
     g.output(g.conv(y, (5, 5)))
 
 
-@case("padding behind a convolution by reflection", {"bn": "folded:pad/conv"}, nodes=2)
+@case("padding by reflection after a convolution", {"bn": "folded:pad/conv"}, nodes=2)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Pad", g.conv(x, (4, 5)), g.ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect")
@@ -329,7 +329,7 @@ def _(g: Graph) -> None:
 
 
 @case(
-    "resizing by sizes from outside",
+    "resizing to sizes from a graph input",
     {"bn": "may mix channels"},
     feeds={"s": np.array([2, 5, 9, 9])},
 )

@@ -1,4 +1,4 @@
-"""Each graph folds as it must, computes what it did, and stays a valid model."""
+"""Each graph folds as expected, and the result is equivalent and valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bn_ops.verification.witness import rounds_elsewhere
 from tests.conformance.fold.all_cases import ALL_CASES
 from tests.conformance.fold.building import FOLDED, Array, Case
 
-# Relative to the largest value: two orders of summation in float64.
+# Relative to the largest value: two summation orders in float64.
 EXACT = 1e-12
 
 
@@ -35,7 +35,7 @@ def folded(model: onnx.ModelProto) -> Folded:
     return fold(model)
 
 
-def test_each_layer_ends_as_expected(case: Case, folded: Folded) -> None:
+def test_expected_rules_and_reasons(case: Case, folded: Folded) -> None:
     assert {layer.name for layer in folded.layers} == set(case.expect)
     for layer in folded.layers:
         expected = case.expect[layer.name]
@@ -47,7 +47,7 @@ def test_each_layer_ends_as_expected(case: Case, folded: Folded) -> None:
             assert expected in layer.reason
 
 
-def test_it_computes_what_it_did(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
+def test_equivalent_in_onnxruntime(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
     if not case.runs:
         pytest.skip("onnxruntime has no kernels for this graph")
     for batch in case.batches(model):
@@ -58,9 +58,7 @@ def test_it_computes_what_it_did(case: Case, model: onnx.ModelProto, folded: Fol
             assert _error(got, want) <= case.tolerance
 
 
-def test_before_rounding_it_is_the_same_function(
-    case: Case, model: onnx.ModelProto, folded: Folded
-) -> None:
+def test_equivalent_in_float64(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
     assert rounds_elsewhere(folded.model, folded.exact) is None
     names = [output.name for output in model.graph.output]
     try:
@@ -73,37 +71,35 @@ def test_before_rounding_it_is_the_same_function(
         pytest.skip(f"no float64 form: {reason}")
 
 
-def test_it_is_a_valid_model(case: Case, folded: Folded) -> None:
+def test_valid_model(case: Case, folded: Folded) -> None:
     if not case.valid:
-        pytest.skip("the graph was not valid before")
+        pytest.skip("the original model is invalid")
     onnx.checker.check_model(folded.model, full_check=True)
 
 
-def test_folding_again_changes_nothing(folded: Folded) -> None:
+def test_idempotent(folded: Folded) -> None:
     again = fold(folded.model)
     assert again.model.SerializeToString() == folded.model.SerializeToString()
 
 
-def test_folding_is_deterministic(case: Case, folded: Folded) -> None:
+def test_deterministic(case: Case, folded: Folded) -> None:
     again = fold(case.build())
     assert again.model.SerializeToString() == folded.model.SerializeToString()
 
 
-def test_there_are_no_more_nodes_than_before(
-    case: Case, model: onnx.ModelProto, folded: Folded
-) -> None:
+def test_node_count(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
     if not model.functions:
         assert len(folded.model.graph.node) <= len(model.graph.node)
     if case.nodes is not None:
         assert len(folded.model.graph.node) == case.nodes
 
 
-def test_the_given_model_is_untouched(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
+def test_original_model_unchanged(case: Case, model: onnx.ModelProto, folded: Folded) -> None:
     assert folded.model is not model
     assert case.build() == model
 
 
-def test_the_ends_of_the_graph_stay(model: onnx.ModelProto, folded: Folded) -> None:
+def test_inputs_and_outputs_unchanged(model: onnx.ModelProto, folded: Folded) -> None:
     stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
     assert [v for v in folded.model.graph.input if v.name not in _stored(folded.model)] == [
         v for v in model.graph.input if v.name not in _stored(model)
@@ -112,7 +108,7 @@ def test_the_ends_of_the_graph_stay(model: onnx.ModelProto, folded: Folded) -> N
     assert list(folded.model.opset_import) == list(model.opset_import)
 
 
-def test_nothing_unused_is_left(folded: Folded) -> None:
+def test_no_unused_initializers(folded: Folded) -> None:
     graph = folded.model.graph
     read = {name for node in _all_nodes(graph) for name in node.input}
     read |= {value.name for value in graph.output} | {value.name for value in graph.input}
@@ -139,7 +135,7 @@ def _run(model: onnx.ModelProto, batch: dict[str, Array]) -> list[Any]:
 
 
 def _error(got: Array, want: Array) -> float:
-    """Largest difference over the largest value; NaN and infinity must stand where they stood."""
+    """Return the largest relative difference; non-finite values must have the same positions."""
     ours, theirs = got.astype(np.float64), want.astype(np.float64)
     assert np.array_equal(np.isfinite(ours), np.isfinite(theirs))
     finite = np.isfinite(theirs)

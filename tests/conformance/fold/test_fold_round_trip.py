@@ -1,4 +1,4 @@
-"""onnx's own networks, folded: each file runs, and computes what the unfolded one does."""
+"""The test networks of the onnx package: folded files run and are equivalent."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.support.onnx_run import run_onnx
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
-# Relative to the output's largest value; float32, up to 121 layers.
+# Relative to the largest output value; float32, up to 121 layers.
 TOLERANCE = 1e-4
 
-# Slots of BatchNormalization, and what is drawn for them: the smallest value and the range.
+# Input index of BatchNormalization → minimum and range of the random values.
 SLOTS = {1: (0.5, 1.0), 2: (-0.5, 1.0), 3: (-0.5, 1.0), 4: (0.5, 1.5)}
 
-# One process for all that folds these.
+# All in one xdist worker.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("light")]
 
 
 @pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda path: path.stem)
-def test_a_network_of_onnx_runs_folded_and_computes_what_it_did(path: Path) -> None:
+def test_folded_network_is_equivalent(path: Path) -> None:
     model = onnx.load(path)
     with_layers = any(node.op_type == "BatchNormalization" for node in model.graph.node)
     if with_layers:
@@ -37,7 +37,7 @@ def test_a_network_of_onnx_runs_folded_and_computes_what_it_did(path: Path) -> N
     found = run(folded.model)
     if with_layers:
         assert error(found, run(model)) <= TOLERANCE
-        # Where all classes come out alike, nothing has been compared.
+        # Equal outputs for all classes would make the comparison meaningless.
         assert all(output.std() > 0.01 * np.abs(output).max() for output in found)
     else:
         assert folded == Folded(model=model, layers=())
@@ -45,9 +45,9 @@ def test_a_network_of_onnx_runs_folded_and_computes_what_it_did(path: Path) -> N
 
 
 def drawn(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Draw weights: these files fill each tensor with one number, and compute nothing with it.
+    """Replace the weights by random values; the files fill each tensor with a constant.
 
-    Neither would a softmax at the end of numbers that were drawn: it gives one class all. It goes.
+    A final softmax is removed: on random weights it would saturate at one class.
     """
     random = np.random.default_rng(0)
     slots = {
@@ -73,7 +73,7 @@ def drawn(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def gaussian(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Weights that keep the size of what passes."""
+    """Draw weights that preserve the scale of activations (He initialization)."""
     fan_in = max(1, int(np.prod(shape[1:])))
     drawn: Array = random.standard_normal(shape) * np.sqrt(2 / fan_in)
     return drawn
