@@ -1,32 +1,32 @@
-"""The one error tree of this package.
+"""All errors of this package, as one tree.
 
 ::
 
     BnOpsError
-    ├── InputError                     the caller's data or options; the caller can mend it
-    │   ├── OptionError                an option has no meaning as given
+    ├── InputError                     the caller's data or options; the caller can fix it
+    │   ├── OptionError                an option has an invalid value
     │   ├── LayerPatternError          a layer pattern matches nothing
     │   ├── StreamEmptyError           no batch, or fewer samples than the minimum
-    │   └── BatchError                 one batch is at fault; names batch and input
+    │   └── BatchError                 one batch is invalid; names batch and input
     │       ├── BatchInputError        unknown or missing input name
     │       ├── BatchDtypeError        wrong element type
-    │       ├── BatchShapeError        wrong rank, channel count, or no sample
+    │       ├── BatchShapeError        wrong rank, channel count, or no samples
     │       ├── BatchNotFiniteError    NaN or Inf in the data
     │       └── ImageError             an image that cannot be decoded, or is too large
     ├── ModelError                     the model; its owner must act
-    │   ├── ModelInvalidError          not a model file, or a broken one
-    │   │   └── ExternalDataError      its tensors lie in files that are refused or not there
-    │   ├── ModelUnsupportedError      a right model that this package cannot take
+    │   ├── ModelInvalidError          not a model file, or a corrupt one
+    │   │   └── ExternalDataError      its external data is rejected or missing
+    │   ├── ModelUnsupportedError      a valid model that this package does not support
     │   ├── ModelUnsafeError           a file with parts that could run code when it is loaded
     │   ├── ModelWithoutBatchNormError no BatchNorm layer that could be recalibrated
-    │   │   └── ModelAlreadyFoldedError  because an exporter has folded it away
+    │   │   └── ModelAlreadyFoldedError  an exporter has folded BatchNorm already
     │   ├── LayerNotFiniteError        NaN or Inf arises inside the network, at a named layer
-    │   └── ExportError                the exporter cannot take the module
+    │   └── ExportError                the exporter does not support the module
     ├── ResourceError                  a limit of this run or this machine
     │   ├── SpillLimitError            the frontier does not fit memory and spill limits
     │   └── EngineError                the runtime failed while running the model
     ├── CancelledError                 the caller's progress callback asked to stop
-    └── ParityError                    a folded model does not compute what it should: our bug
+    └── ParityError                    a folded model computes other outputs: a bug in this package
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ __all__ = [
 
 
 class BnOpsError(Exception):
-    """Root of every error that this package raises on purpose.
+    """Root of every error that this package raises deliberately.
 
     Attributes:
-        code: stable slug of the class, the same word over HTTP.
-        message: what happened, where, what was found, what to do.
+        code: stable slug of the class, also used over HTTP.
+        message: what failed, where, what was received, and what to do.
     """
 
     code: ClassVar[str] = "error"
@@ -82,13 +82,13 @@ class BnOpsError(Exception):
 
 
 class InputError(BnOpsError):
-    """The caller's data or options are at fault."""
+    """The caller's data or options are invalid."""
 
     code = "input-invalid"
 
 
 class OptionError(InputError):
-    """An option has no meaning as given."""
+    """An option has an invalid value."""
 
     code = "option-invalid"
 
@@ -108,17 +108,17 @@ class LayerPatternError(InputError):
 
 
 class StreamEmptyError(InputError):
-    """The stream holds no sample; statistics of nothing are never made up."""
+    """The stream holds no samples, so there are no statistics to compute."""
 
     code = "stream-empty"
 
 
 class BatchError(InputError):
-    """One batch is at fault.
+    """One batch is invalid.
 
     Attributes:
-        batch: index of the batch in the stream, from 0; None while it is not known.
-        input: name of the input at fault; None when the batch as a whole is.
+        batch: index of the batch in the stream, from 0; None if unknown.
+        input: name of the invalid input; None when the batch as a whole is invalid.
     """
 
     code = "batch-invalid"
@@ -141,19 +141,19 @@ class BatchError(InputError):
 
 
 class BatchInputError(BatchError):
-    """A batch names an input that the model lacks, or lacks one that it needs."""
+    """A batch has an input that the model lacks, or lacks one that it requires."""
 
     code = "batch-input"
 
 
 class BatchDtypeError(BatchError):
-    """A batch holds elements of another type than the model's input."""
+    """A batch has another element type than the model's input."""
 
     code = "batch-dtype"
 
 
 class BatchShapeError(BatchError):
-    """A batch has another rank or size than the model's input, or no sample at all."""
+    """A batch has another rank or size than the model's input, or no samples."""
 
     code = "batch-shape"
 
@@ -165,10 +165,10 @@ class BatchNotFiniteError(BatchError):
 
 
 class ImageError(BatchError):
-    """An image cannot be decoded, is truncated, or too large.
+    """An image cannot be decoded, is truncated, or is too large.
 
     Attributes:
-        image: its file's or member's name; None while it is not known.
+        image: name of its file or archive member; None if unknown.
     """
 
     code = "image-invalid"
@@ -184,31 +184,31 @@ class ImageError(BatchError):
 
 
 class ModelError(BnOpsError):
-    """The model is at fault, or is not one that this package can take."""
+    """The model is invalid or not supported by this package."""
 
     code = "model-error"
 
 
 class ModelInvalidError(ModelError):
-    """The bytes are no model, or a broken one."""
+    """The bytes are not a model, or a corrupt one."""
 
     code = "model-invalid"
 
 
 class ExternalDataError(ModelInvalidError):
-    """Tensors of the model lie in another file, which is refused, missing or too short."""
+    """External data of the model is rejected, missing or too short."""
 
     code = "external-data"
 
 
 class ModelUnsupportedError(ModelError):
-    """A right model, of a kind that this package cannot take."""
+    """A valid model of a kind that this package does not support."""
 
     code = "model-unsupported"
 
 
 class ModelUnsafeError(ModelError):
-    """A file with parts that could run code when it is loaded, or that nobody has checked."""
+    """A file with parts that could run code when loaded, or that are not known to be safe."""
 
     code = "model-unsafe"
 
@@ -220,7 +220,7 @@ class ModelWithoutBatchNormError(ModelError):
 
 
 class ModelAlreadyFoldedError(ModelWithoutBatchNormError):
-    """The exporter has folded BatchNorm into the weights already."""
+    """The exporter has already folded BatchNorm into the weights."""
 
     code = "model-already-folded"
 
@@ -244,7 +244,7 @@ class LayerNotFiniteError(ModelError):
 
 
 class ExportError(ModelError):
-    """The exporter cannot take the module."""
+    """The exporter does not support the module."""
 
     code = "export-failed"
 
@@ -262,18 +262,18 @@ class SpillLimitError(ResourceError):
 
 
 class EngineError(ResourceError):
-    """The runtime failed while it ran the model."""
+    """The runtime failed while running the model."""
 
     code = "engine-failed"
 
 
 class CancelledError(BnOpsError):
-    """The caller's progress callback asked to stop; the model is as it was."""
+    """The caller's progress callback asked to stop; the model is unchanged."""
 
     code = "cancelled"
 
 
 class ParityError(BnOpsError):
-    """A folded model does not compute what it should, whichever layers stay unfolded."""
+    """A folded model computes other outputs, whichever layers stay unfolded."""
 
     code = "parity-failed"

@@ -99,7 +99,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "image-invalid": Problem(422, "The image cannot be decoded or is too large"),
         "model-error": Problem(422, "The model cannot be used"),
         "model-invalid": Problem(422, "The file is not a valid model"),
-        "external-data": Problem(422, "Tensors lie in files beside the model that are not taken"),
+        "external-data": Problem(422, "External data of the model is rejected or missing"),
         "model-unsupported": Problem(422, "The model is of a kind that is not taken"),
         "model-unsafe": Problem(422, "The file could run code when it is loaded"),
         "model-without-batchnorm": Problem(422, "The model has no BatchNorm to recalibrate"),

@@ -124,7 +124,7 @@ def _layers(model: onnx.ModelProto) -> int:
 
 
 def _in_onnxruntime(model: onnx.ModelProto, batch: dict[str, Array]) -> list[Any]:
-    return session(model.SerializeToString(), threads=1, optimise=False).run(None, batch)
+    return session(model.SerializeToString(), threads=1, optimize=False).run(None, batch)
 
 
 def _in_reference(model: onnx.ModelProto, batch: dict[str, Array]) -> list[Any]:

@@ -27,7 +27,7 @@ def latencies(files: dict[str, Path], rounds: int = ROUNDS) -> dict[str, list[fl
     Every round runs each file once, in random order, so that other load on the machine affects all
     files equally. onnxruntime optimizes each file as in production.
     """
-    sessions = {name: session(path, threads=THREADS, optimise=True) for name, path in files.items()}
+    sessions = {name: session(path, threads=THREADS, optimize=True) for name, path in files.items()}
     batch = {"x": np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)}
     times: dict[str, list[float]] = {name: [] for name in files}
     order = random.Random(0)

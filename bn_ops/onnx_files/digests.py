@@ -1,4 +1,4 @@
-"""Digests that prove what was frozen: all of a model but the statistics that a run may change."""
+"""Digests of everything in a model that a run must not change: all but the statistics."""
 
 from __future__ import annotations
 
@@ -14,38 +14,35 @@ from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_diges
 if TYPE_CHECKING:
     import onnx
 
-    from bn_ops.engines.onnx.prepare import PreparedModel
-
 __all__ = ["FrozenDigests", "combined"]
 
 STRUCTURE = "(graph structure)"
 
 
 def combined(digests: Mapping[str, str]) -> str:
-    """One sha256 over a set of digests, independent of their order."""
+    """Return one sha256 over a set of digests, independent of their order."""
     lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 class FrozenDigests:
-    """sha256 of each tensor that must not change, and of the graph around the tensors.
+    """sha256 of each tensor that must not change, and of the graph without its tensors.
 
-    Hashing a large model takes as long as some of its batches. So tensors that the private copy
-    shares with the source are hashed from the source, which nobody writes to, in a thread while the
-    run goes on; and at its end they are compared with the source byte by byte, which is as strict
-    as to hash them again and twenty times as fast. Use as a context manager, around the run.
+    Hashing a large model takes as long as some of its batches. Therefore tensors that the run's
+    copy has in common with the source are hashed from the source, which is never written to, in a
+    thread during the run; at the end they are compared with the source byte by byte, which is as
+    strict as hashing them again and twenty times as fast. Use as a context manager around the run.
 
     Args:
         source: the caller's model.
-        prepared: the run's copy of it.
-        changeable: names of the initialisers that hold the statistics of the layers that are
-            recalibrated.
+        copy: the run's copy of it.
+        changeable: names of the initializers that hold the statistics of the recalibrated layers.
     """
 
     def __init__(
-        self, source: onnx.ModelProto, prepared: PreparedModel, changeable: frozenset[str]
+        self, source: onnx.ModelProto, copy: onnx.ModelProto, changeable: frozenset[str]
     ) -> None:
-        self._model = prepared.model
+        self._model = copy
         self._changeable = changeable
         given = {tensor.name: tensor for tensor in source.graph.initializer}
         # `==` compares messages field by field, tensors' bytes included.
@@ -70,11 +67,11 @@ class FrozenDigests:
         self._thread.shutdown(cancel_futures=True)
 
     def source(self) -> str:
-        """sha256 of the caller's model."""
+        """Return the sha256 of the caller's model."""
         return self._source.result()
 
     def report(self) -> FrozenReport:
-        """Return the digests from before the run, and whether the tensors still have them."""
+        """Return each tensor's digest before the run, and the combined digests before and after."""
         before = {**self._given.result(), **self._own}
         after = {t.name: self._digest_now(t, before) for t in self._frozen()}
         after[STRUCTURE] = self._structure()
@@ -94,5 +91,5 @@ class FrozenDigests:
         return [t for t in self._model.graph.initializer if t.name not in self._changeable]
 
     def _structure(self) -> str:
-        """Digest the model without its tensors."""
+        """Return the digest of the model without its tensors."""
         return model_digest(bare_copy(self._model))

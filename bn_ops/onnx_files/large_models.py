@@ -1,9 +1,9 @@
-"""Models that may be too large for one protobuf message.
+"""Handle models that are too large for one protobuf message.
 
-A message holds less than 2 GiB, and everything that serialises a model on its way fails beyond:
-onnx's checker, shape inference, the inliner, onnxruntime's sessions, `SerializeToString`. In memory
-a model may be of any size. This module is the one place that knows how to hand such a model on: its
-tensors apart from its structure. How it lies in files is `bn_ops.onnx_files.read_write`' matter.
+A message holds less than 2 GiB, and everything that serializes a larger model fails: onnx's
+checker, shape inference, the inliner, onnxruntime's sessions, `SerializeToString`. In memory a
+model may be of any size. This module separates the tensors of such a model from its structure;
+`bn_ops.onnx_files.read_write` reads and writes its files.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ __all__ = [
     "name_large_tensors",
     "packed",
     "raw_bytes",
-    "serialised",
+    "serialized",
     "tensor_digest",
     "within_message",
 ]
 
 MESSAGE_LIMIT = 2**31 - 1
-"""Bytes of a protobuf message; Source: protobuf's documentation, "Proto Limits"."""
+"""Maximum bytes of a protobuf message. Source: protobuf's documentation, "Proto Limits"."""
 
-_SMALL_ELEMENTS = 256
-"""Tensors up to this stay in the structure: shapes and axes, which shape inference reads."""
+_MAX_SMALL_ELEMENTS = 256
+"""Tensors with up to this many elements stay in the structure: shape inference reads shapes and
+axes."""
 
-_STRUCTURE_BYTES = 64 << 20
-"""What nodes, names and small tensors take at most, generously, before a model is measured."""
+_MAX_STRUCTURE_BYTES = 64 << 20
+"""Generous bound on the bytes of nodes, names and small tensors."""
 
 _VALUES = {
     "raw_data": 1,
@@ -55,15 +56,15 @@ _VALUES = {
     "double_data": 8,
     "uint64_data": 8,
 }
-"""Fields in which a tensor may hold its numbers, and bytes of one of their elements."""
+"""Fields in which a tensor may hold its values, and bytes per element of each field."""
 
-_VARINT_BYTES = 10
-"""Bytes that an integer outside `raw_data` takes at most; a negative one takes them. Source:
-protobuf's documentation, "Encoding"."""
+_MAX_VARINT_BYTES = 10
+"""Maximum bytes of an integer outside `raw_data`, as for a negative one. Source: protobuf's
+documentation, "Encoding"."""
 
 
 def exceeds(model: onnx.ModelProto, limit: int | None = None) -> bool:
-    """Tell whether a model is too large for one message of at most `limit` bytes.
+    """Return whether a model is too large for one message of at most `limit` bytes.
 
     Args:
         model: not changed.
@@ -71,48 +72,48 @@ def exceeds(model: onnx.ModelProto, limit: int | None = None) -> bool:
     """
     from google.protobuf.message import EncodeError  # noqa: PLC0415 - onnx brings it
 
-    most = MESSAGE_LIMIT if limit is None else limit
+    limit = MESSAGE_LIMIT if limit is None else limit
     counts = [_counts(tensor) for tensor in model.graph.initializer]
-    if sum(map(_payload, counts)) > most:
+    if sum(map(_payload, counts)) > limit:
         return True
-    # Measuring a message serialises it, which is not worth it where there is room to spare.
-    if sum(map(_encoded, counts)) + _STRUCTURE_BYTES <= most:
+    # Measuring a message serializes it, which is avoided where the bound is sufficient.
+    if sum(map(_encoded, counts)) + _MAX_STRUCTURE_BYTES <= limit:
         return False
     try:
-        return int(model.ByteSize()) > most
+        return int(model.ByteSize()) > limit
     except EncodeError:
         return True
 
 
 def _counts(tensor: onnx.TensorProto) -> dict[str, int]:
-    """Count the elements of each field that holds numbers."""
+    """Return the number of elements of each value field."""
     return {name: len(getattr(tensor, name)) for name in _VALUES}
 
 
 def _payload(counts: Mapping[str, int]) -> int:
-    """Bytes of a tensor's numbers."""
+    """Return the bytes of a tensor's values."""
     return sum(count * _VALUES[name] for name, count in counts.items())
 
 
 def _encoded(counts: Mapping[str, int]) -> int:
-    """Bytes that they take in a message at most."""
+    """Return the maximum bytes of a tensor's values in a message."""
     return sum(
-        count * (_VARINT_BYTES if "int" in name else _VALUES[name])
+        count * (_MAX_VARINT_BYTES if "int" in name else _VALUES[name])
         for name, count in counts.items()
     )
 
 
-def _is_large(tensor: onnx.TensorProto, keep: int = _SMALL_ELEMENTS) -> bool:
-    """Tell by its shape: whoever looks at data gets a copy of them."""
+def _is_large(tensor: onnx.TensorProto, keep: int = _MAX_SMALL_ELEMENTS) -> bool:
+    """Decide by the shape: accessing the data would copy it."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     if tensor.data_type == onnx.TensorProto.STRING:
-        return keep < 0  # strings have no bytes to lie beside a model
+        return keep < 0  # strings cannot be external data
     return bool(math.prod(tensor.dims) > keep)
 
 
 def raw_bytes(tensor: onnx.TensorProto) -> bytes:
-    """Return a tensor's numbers as `raw_data` holds them, whatever field they lie in."""
+    """Return a tensor's values in the form of `raw_data`, whichever field holds them."""
     from onnx import numpy_helper  # noqa: PLC0415 - the light modules load without it
 
     if not tensor.HasField("raw_data"):
@@ -120,25 +121,26 @@ def raw_bytes(tensor: onnx.TensorProto) -> bytes:
     return bytes(tensor.raw_data)
 
 
-def serialised(model: onnx.ModelProto, limit: int | None = None) -> bytes:
-    """Serialise a model, the same model always to the same bytes.
+def serialized(model: onnx.ModelProto, limit: int | None = None) -> bytes:
+    """Serialize a model deterministically.
 
     Raises:
         ModelUnsupportedError: it does not fit one message of `limit` bytes.
     """
     if exceeds(model, limit):
-        most = MESSAGE_LIMIT if limit is None else limit
+        limit = MESSAGE_LIMIT if limit is None else limit
         raise ModelUnsupportedError(
-            f"the model does not fit the {most:,} bytes of one message; save it to a file, beside "
-            "which its tensors may lie"
+            f"the model does not fit the {limit:,} bytes of one protobuf message; save it to a "
+            "file, which may have external data"
         )
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def model_digest(model: onnx.ModelProto, limit: int | None = None) -> str:
-    """sha256 of a model's deterministic serialisation, hexadecimal.
+    """Return the sha256 of a model's deterministic serialization, hexadecimal.
 
-    Of a model that does not fit one message: of its structure's, followed by its tensors' digests.
+    For a model that does not fit one message, the digest covers its structure followed by the
+    digests of its initializers.
     """
     if not exceeds(model, limit):
         return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -149,20 +151,20 @@ def model_digest(model: onnx.ModelProto, limit: int | None = None) -> str:
 
 
 def bare_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model without the initializers of its main graph, which are not even touched."""
+    """Copy a model without the initializers of its main graph, whose data is not accessed."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     copy = onnx.ModelProto()
-    _copy_fields(model, copy, but={"graph"})
+    _copy_fields(model, copy, exclude={"graph"})
     copy.graph.SetInParent()
-    _copy_fields(model.graph, copy.graph, but={"initializer"})
+    _copy_fields(model.graph, copy.graph, exclude={"initializer"})
     return copy
 
 
-def _copy_fields(source: Any, target: Any, *, but: Collection[str]) -> None:
-    # Not `ListFields`: it makes a copy of each value, that of large data too.
+def _copy_fields(source: Any, target: Any, *, exclude: Collection[str]) -> None:
+    # Not `ListFields`: it copies each value, including large data.
     for field in source.DESCRIPTOR.fields:
-        if field.name in but:
+        if field.name in exclude:
             continue
         if field.is_repeated:
             _copy_elements(getattr(source, field.name), getattr(target, field.name))
@@ -179,23 +181,23 @@ def _copy_elements(source: Any, target: Any) -> None:
         target.extend(source)
         return
     for element in source:
-        # Not `extend`: it serialises what it copies.
+        # Not `extend`: it serializes what it copies.
         target.add().CopyFrom(element)
 
 
 def within_message(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return what stands for a model where only its structure is looked at: itself, if it fits."""
+    """Return the model, or a light copy if it does not fit; for uses that only need structure."""
     return light_copy(model) if exceeds(model) else model
 
 
-def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_ELEMENTS) -> onnx.ModelProto:
-    """Copy a model with its large tensors as mere inputs.
+def light_copy(model: onnx.ModelProto, *, keep: int = _MAX_SMALL_ELEMENTS) -> onnx.ModelProto:
+    """Copy a model with its large initializers turned into inputs.
 
-    Whatever looks only at structure takes such a copy: the checker, shape inference.
+    Sufficient for the checker and shape inference, which only need the structure.
 
     Args:
         model: not changed.
-        keep: elements up to which a tensor stays a tensor.
+        keep: number of elements up to which a tensor remains an initializer.
     """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
@@ -213,49 +215,49 @@ def light_copy(model: onnx.ModelProto, *, keep: int = _SMALL_ELEMENTS) -> onnx.M
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packed:
-    """A model as onnxruntime takes it.
+    """A model in the form that onnxruntime takes.
 
     Attributes:
-        content: the serialised model.
-        beside: initializers that are only named in it; to be passed with
+        content: the serialized model.
+        external_initializers: values of the initializers that it only names, for
             `SessionOptions.add_external_initializers`.
     """
 
     content: bytes
-    beside: Mapping[str, NDArray[np.generic]]
+    external_initializers: Mapping[str, NDArray[np.generic]]
 
 
 def packed(
     model: onnx.ModelProto, limit: int | None = None, *, more_outputs: Iterable[str] = ()
 ) -> Packed:
-    """Serialise a model, its large tensors apart where it does not fit one message.
+    """Serialize a model, with large initializers separate where it does not fit one message.
 
     Args:
         model: not changed.
         limit: `MESSAGE_LIMIT` by default.
-        more_outputs: tensors that are outputs, too.
+        more_outputs: tensors to return as additional outputs.
 
     Raises:
-        ModelUnsupportedError: what is left without the tensors of the main graph is too large.
+        ModelUnsupportedError: the model is too large even without those initializers.
     """
     more = tuple(more_outputs)
     whole = not exceeds(model, limit)
     if whole and not more:
-        return Packed(content=bytes(model.SerializeToString()), beside={})
+        return Packed(content=bytes(model.SerializeToString()), external_initializers={})
     copy = bare_copy(model)
     for name in more:
         copy.graph.output.add(name=name)
     if whole:
         _copy_elements(model.graph.initializer, copy.graph.initializer)
-        return Packed(content=bytes(copy.SerializeToString()), beside={})
-    beside = name_large_tensors(model.graph.initializer, copy.graph)
-    return Packed(content=serialised(copy), beside=beside)
+        return Packed(content=bytes(copy.SerializeToString()), external_initializers={})
+    external = name_large_tensors(model.graph.initializer, copy.graph)
+    return Packed(content=serialized(copy), external_initializers=external)
 
 
 def name_large_tensors(
     tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto
 ) -> dict[str, NDArray[np.generic]]:
-    """Add tensors to a graph, the large ones by name only; return the values of those."""
+    """Add tensors to a graph, large ones by name only; return the values of the large ones."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     large: dict[str, NDArray[np.generic]] = {}
@@ -268,11 +270,11 @@ def name_large_tensors(
 def add_naming_large(
     tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto
 ) -> Iterator[tuple[onnx.TensorProto, onnx.TensorProto]]:
-    """Add tensors to a graph, the large ones without their data.
+    """Add tensors to a graph, large ones without their data.
 
     Yields:
-        Each large tensor, and what stands in the graph for it: where its data lie is to be written
-        there.
+        Each large tensor and its entry in the graph, to which the caller adds the location of the
+        external data.
     """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
@@ -281,7 +283,7 @@ def add_naming_large(
         if not _is_large(tensor):
             named.CopyFrom(tensor)
             continue
-        _copy_fields(tensor, named, but={*_VALUES, "external_data"})
+        _copy_fields(tensor, named, exclude={*_VALUES, "external_data"})
         named.data_location = onnx.TensorProto.EXTERNAL
         yield tensor, named
 
@@ -306,17 +308,17 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def tensor_digest(tensor: onnx.TensorProto, limit: int | None = None) -> str:
-    """sha256 of a tensor's deterministic serialisation, which is not made as a whole.
+    """Return the sha256 of a tensor's deterministic serialization, without serializing its data.
 
-    A message is its fields in the order of their numbers; that of the data is hashed from where it
-    lies. Source: protobuf's documentation, "Encoding". Numbers in other fields than `raw_data` that
-    do not fit one message of `limit` bytes are hashed as if they lay there.
+    A message is the sequence of its fields in the order of their numbers; the data field is hashed
+    in place. Source: protobuf's documentation, "Encoding". Values in other fields than `raw_data`
+    that do not fit one message of `limit` bytes are hashed as if they were in `raw_data`.
     """
-    most = MESSAGE_LIMIT if limit is None else limit
+    limit = MESSAGE_LIMIT if limit is None else limit
     raw = tensor.HasField("raw_data")
-    moved = not raw and _encoded(_counts(tensor)) > most
+    moved = not raw and _encoded(_counts(tensor)) > limit
     head = type(tensor)()
-    _copy_fields(tensor, head, but=_VALUES if moved else {"raw_data"})
+    _copy_fields(tensor, head, exclude=_VALUES if moved else {"raw_data"})
     tail = type(tensor)()
     tail.CopyFrom(head)
     number = tensor.DESCRIPTOR.fields_by_name["raw_data"].number
@@ -337,6 +339,6 @@ _LENGTH_DELIMITED = 2
 
 
 def _varint(value: int) -> bytes:
-    """Write a number in groups of seven bits, the lowest first."""
+    """Encode a number in groups of seven bits, least significant first."""
     groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
     return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])

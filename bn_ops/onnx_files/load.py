@@ -1,4 +1,4 @@
-"""Bytes or a path in, a checked ModelProto out, with every foreign error translated."""
+"""Load and check an ONNX model from bytes or a path, translating foreign errors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _EXPORT_ADVICE = (
 
 
 def load_model(source: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
-    """Read and check a model; a ModelProto is checked and returned as it is.
+    """Read and check a model; a ModelProto is checked and returned unchanged.
 
     Raises:
-        ModelInvalidError: no ONNX model, or one that breaks ONNX's own rules.
-        ExternalDataError: tensors lie beside the model where they must not, or cannot be found.
+        ModelInvalidError: not an ONNX model, or one that the ONNX checker rejects.
+        ExternalDataError: external data is in a place that is not allowed, or is missing.
     """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
@@ -36,10 +36,10 @@ def load_model(source: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
         raise ModelInvalidError(f"this is not an ONNX model: it has no graph; {_EXPORT_ADVICE}")
     require_embedded(model)
     try:
-        # The checker serialises what it checks; the data of large tensors are none of its business.
+        # The checker serializes the model; it does not need the data of large tensors.
         onnx.checker.check_model(within_message(model))
     except Exception as error:
-        raise ModelInvalidError(f"the ONNX checker refuses the model: {error}") from error
+        raise ModelInvalidError(f"the ONNX checker rejects the model: {error}") from error
     return model
 
 
@@ -60,7 +60,7 @@ def _parse(source: bytes | str | Path) -> onnx.ModelProto:
     except BnOpsError:
         raise
     except Exception as error:
-        # protobuf's DecodeError and its kin.
+        # protobuf's DecodeError and similar.
         raise ModelInvalidError(f"this is not an ONNX model: {_guess(head, error)}") from error
 
 
@@ -68,5 +68,5 @@ def _guess(head: bytes, error: Exception) -> str:
     if head.startswith(_ZIP):
         return f"it is a zip archive (a .pt2, TorchScript or .pth file?); {_EXPORT_ADVICE}"
     if head.startswith(_PICKLE):
-        return f"it looks like a pickle, which is never opened; {_EXPORT_ADVICE}"
+        return f"it looks like a pickle, which is never loaded; {_EXPORT_ADVICE}"
     return f"{str(error) or type(error).__name__}; {_EXPORT_ADVICE}"

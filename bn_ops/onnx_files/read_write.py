@@ -1,15 +1,15 @@
-"""Models as files: one `.onnx`, and beside it the tensors that one message has no room for.
+"""Read and write model files: one `.onnx`, with external data where one message is too small.
 
-Reading. ONNX lets a tensor name a file that holds its data. Such a name is data of whoever made the
-model, so it is followed only to a plain file in the model's own folder or below: relative, without
-`..`, through no link, neither symbolic nor hard. Each step is opened without following links, so
-that nothing can be put in its place between the check and the reading. Lengths are checked against
-the tensor's shape and the file's size before memory is taken.
+Reading. ONNX lets a tensor name a file with its external data. The name is untrusted, so it is only
+followed to a regular file in the model's own folder or below: relative, without `..`, and not
+through symbolic or hard links. Each path component is opened without following links, so that it
+cannot be exchanged between the check and the read. Lengths are checked against the tensor's shape
+and the file's size before memory is allocated.
 
-Writing. The data file's name holds the digest of its content, `model.onnx.0123456789abcdef.data`;
-it is published first, then the `.onnx` that names it. So at any instant, a power cut included, the
-`.onnx` that stands there goes with the data beside it. Data files of earlier models under the
-same name are removed last.
+Writing. The name of the data file contains the digest of its content,
+`model.onnx.0123456789abcdef.data`; it is published first, then the `.onnx` that names it. So the
+`.onnx` and its external data match at any time, even after a power cut. Data files of earlier
+models with the same name are removed last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bn_ops.onnx_files.large_models import (
     bare_copy,
     exceeds,
     raw_bytes,
-    serialised,
+    serialized,
 )
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 __all__ = ["read_model", "require_embedded", "write_model"]
 
 _ALIGNMENT = 4096
-"""Bytes that data start at a multiple of, so that runtimes can map them into memory. Source: ONNX,
+"""Alignment of external data in bytes, so that runtimes can map them into memory. Source: ONNX,
 `docs/ExternalData.md`."""
 
 _DIGITS = 16
-"""Hexadecimal digits of the content's sha256 in a data file's name."""
+"""Hexadecimal digits of the content's sha256 in the name of a data file."""
 
 _WHY = {
-    errno.ENOENT: "there is no such file beside the model",
-    errno.ELOOP: "it is a link; a copy would do",
-    errno.ENOTDIR: "it lies behind a link, or in what is no folder",
+    errno.ENOENT: "there is no such file in the model's folder",
+    errno.ELOOP: "it is a symbolic link; use a copy",
+    errno.ENOTDIR: "a component of its path is a link or not a folder",
 }
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -63,17 +63,17 @@ def read_model(path: Path) -> onnx.ModelProto:
 
     Raises:
         ModelInvalidError: the file is larger than one message can be.
-        ExternalDataError: a tensor lies where it must not, or its data are not there.
+        ExternalDataError: external data is in a place that is not allowed, or is missing.
         OSError: the file cannot be read.
-        google.protobuf.message.DecodeError: it is no model.
+        google.protobuf.message.DecodeError: the file is not a model.
     """
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     size = path.stat().st_size
     if size > MESSAGE_LIMIT:
         raise ModelInvalidError(
-            f"{str(path)!r} has {size:,} bytes, more than one message holds: such a model is saved "
-            "with its tensors in a file beside it"
+            f"{str(path)!r} has {size:,} bytes, more than one protobuf message can hold: save the "
+            "model with external data"
         )
     model = onnx.load_model_from_string(path.read_bytes())
     for tensor in _external(model):
@@ -82,37 +82,38 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def require_embedded(model: onnx.ModelProto) -> None:
-    """Check that no tensor lies in another file.
+    """Check that the model has no external data.
 
     Raises:
-        ExternalDataError: one does; only a path says where that file would be.
+        ExternalDataError: a tensor has external data, which is only found from the model's path.
     """
     tensor = next(_external(model), None)
     if tensor is not None:
         raise ExternalDataError(
-            f"tensor {tensor.name!r} lies in another file: give the path of the model, beside "
-            "which it is found, instead of its content"
+            f"tensor {tensor.name!r} has external data: pass the path of the model instead of its "
+            "content, so that the data can be found"
         )
 
 
 def write_model(model: onnx.ModelProto, path: Path, *, limit: int | None = None) -> None:
-    """Write a model, atomically and durably; the tensors beside it where it is too large.
+    """Write a model atomically and durably, with external data where it is too large.
 
     Args:
         model: not changed; its tensors are in memory.
         path: of the `.onnx`.
-        limit: bytes from which on tensors are written beside it; what one message holds by default.
+        limit: largest size in bytes without external data; `MESSAGE_LIMIT` by default.
 
     Raises:
-        OSError: a file cannot be written; the model that stood at `path` is untouched.
-        ModelUnsupportedError: it is too large even without the tensors of its main graph.
+        OSError: a file cannot be written; an existing model at `path` is unchanged.
+        ModelUnsupportedError: the model is too large even without the initializers of its main
+            graph.
     """
     data: str | None = None
     named = model
     if exceeds(model, limit):
         named = bare_copy(model)
         data = _write_data(model.graph.initializer, named.graph, path)
-    write_atomically(path, serialised(named))
+    write_atomically(path, serialized(named))
     _remove_stale(path, data)
 
 
@@ -149,14 +150,14 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
 
 
 def _embed(tensor: onnx.TensorProto, folder: Path) -> None:
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    name = told.get("location", "")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name = entries.get("location", "")
     with _opened(tensor.name, name, folder) as file:
-        offset, length = _extent(tensor, told, os.fstat(file.fileno()).st_size)
+        offset, length = _extent(tensor, entries, os.fstat(file.fileno()).st_size)
         file.seek(offset)
         data = file.read(length)
     if len(data) != length:
-        raise _refused(tensor.name, name, "it became shorter while it was read")
+        raise _refused(tensor.name, name, "it was truncated while being read")
     tensor.raw_data = data
     tensor.ClearField("data_location")
     del tensor.external_data[:]
@@ -164,7 +165,7 @@ def _embed(tensor: onnx.TensorProto, folder: Path) -> None:
 
 @contextmanager
 def _opened(tensor: str, name: str, folder: Path) -> Iterator[IO[bytes]]:
-    """Open a data file step by step, following no link."""
+    """Open a data file component by component, without following links."""
     parts = _checked_parts(tensor, name)
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -178,9 +179,9 @@ def _opened(tensor: str, name: str, folder: Path) -> Iterator[IO[bytes]]:
             descriptor = inner
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise _refused(tensor, name, "it is no plain file")
+            raise _refused(tensor, name, "it is not a regular file")
         if found.st_nlink > 1:
-            raise _refused(tensor, name, "it is a hard link; a copy would do")
+            raise _refused(tensor, name, "it is a hard link; use a copy")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             yield file
     except OSError as error:
@@ -192,32 +193,34 @@ def _opened(tensor: str, name: str, folder: Path) -> Iterator[IO[bytes]]:
 def _checked_parts(tensor: str, name: str) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if not parts or "\0" in name:
-        raise _refused(tensor, name, "it has no name")
+        raise _refused(tensor, name, "it has no valid name")
     if name.startswith("/") or "\\" in name or ":" in parts[0]:
         raise _refused(tensor, name, "its name must be relative, with / between folders")
     if ".." in parts:
-        raise _refused(tensor, name, "its name leads out of the model's folder")
+        raise _refused(tensor, name, "its name points outside the model's folder")
     return parts
 
 
-def _extent(tensor: onnx.TensorProto, told: dict[str, str], size: int) -> tuple[int, int]:
-    """Return where the data begin and how long they are, as shape and file agree."""
+def _extent(tensor: onnx.TensorProto, entries: dict[str, str], size: int) -> tuple[int, int]:
+    """Return offset and length of the data, checked against the shape and the file's size."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
-    name = told.get("location", "")
+    name = entries.get("location", "")
     try:
-        offset = int(told.get("offset", "0"))
-        length = int(told.get("length", str(size - offset)))
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", str(size - offset)))
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except (ValueError, KeyError, TypeError) as error:
-        raise _refused(tensor.name, name, f"it is described wrongly, {error}") from error
+        raise _refused(tensor.name, name, f"its description is invalid, {error}") from error
     elements = math.prod(tensor.dims)
     bits = _PACKED_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 8 * kind.itemsize)
-    wanted = -(-elements * bits // 8)
-    if min(offset, length, *tensor.dims, 0) < 0 or length != wanted:
-        raise _refused(tensor.name, name, f"it should hold {wanted:,} bytes, not {length:,}")
+    expected = -(-elements * bits // 8)
+    if min(offset, length, *tensor.dims, 0) < 0 or length != expected:
+        raise _refused(tensor.name, name, f"expected {expected:,} bytes, got {length:,}")
     if offset + length > size:
-        raise _refused(tensor.name, name, f"it ends at {size:,}, before {offset + length:,}")
+        raise _refused(
+            tensor.name, name, f"the file ends at byte {size:,}, the data at {offset + length:,}"
+        )
     return offset, length
 
 
@@ -230,15 +233,17 @@ _PACKED_BITS = {
     "FLOAT6E2M3": 6,
     "FLOAT6E3M2": 6,
 }
-"""Element types of which several share a byte."""
+"""Element types that are packed into bytes, with their bits."""
 
 
 def _refused(tensor: str, name: str, why: str) -> ExternalDataError:
-    return ExternalDataError(f"the data of tensor {tensor!r} in file {name!r} are refused: {why}")
+    return ExternalDataError(
+        f"the external data of tensor {tensor!r} in file {name!r} is rejected: {why}"
+    )
 
 
 def _write_data(tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto, path: Path) -> str:
-    """Write the large tensors to one file, all of them into a graph; return the file's name."""
+    """Write the data of large tensors to a file and all tensors to a graph; return its name."""
     digest = hashlib.sha256()
     written: list[tuple[onnx.TensorProto, int, int]] = []
     with draft(path.parent, path.name) as found:
@@ -248,14 +253,14 @@ def _write_data(tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto, pat
         name = f"{path.name}.{digest.hexdigest()[:_DIGITS]}.data"
         found.publish(path.parent / name)
     for named, offset, length in written:
-        told = {"location": name, "offset": str(offset), "length": str(length)}
-        for key, value in told.items():
+        entries = {"location": name, "offset": str(offset), "length": str(length)}
+        for key, value in entries.items():
             named.external_data.add(key=key, value=value)
     return name
 
 
 def _append(file: IO[bytes], data: bytes, digest: Any) -> int:
-    """Append at the next multiple of the alignment; return where that is."""
+    """Append at the next multiple of the alignment; return the offset."""
     offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
     for part in (bytes(offset - file.tell()), data):
         file.write(part)

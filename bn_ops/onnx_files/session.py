@@ -1,4 +1,4 @@
-"""onnxruntime, behind one door: no telemetry, quiet, and its errors translated."""
+"""Access to onnxruntime: telemetry off, quiet, errors translated."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "onnxruntime", "open_inner", "session", "translated"]
 
-# onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings speak of initialisers and
-# provider choices that a user of this package cannot act on.
+# onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings are about initializers and
+# provider choices, on which a user of this package cannot act.
 _LOG_ERRORS_ONLY = 3
 
 # onnx.TensorProto.BFLOAT16, without loading onnx for it.
@@ -33,9 +33,9 @@ _ONNX_BFLOAT16 = 16
 def onnxruntime() -> ModuleType:
     """Import onnxruntime with its telemetry off.
 
-    From 1.29 it is on by default on Linux and writes id files under the user's cache folder; the
-    variable is read once, at import, so it must be set before. This is the one environment variable
-    that this package touches.
+    From 1.29 telemetry is on by default on Linux and writes id files under the user's cache folder.
+    The variable is read once, at import, so it must be set before. This is the only environment
+    variable that this package sets.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort  # noqa: PLC0415 - after the variable is set
@@ -44,31 +44,36 @@ def onnxruntime() -> ModuleType:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn onnxruntime's exceptions into `EngineError`."""
+def translated(action: str) -> Iterator[None]:
+    """Raise onnxruntime's exceptions as `EngineError`."""
     try:
         yield
     except Exception as error:
-        # onnxruntime's exceptions share no base class of their own.
+        # onnxruntime's exceptions have no common base class of their own.
         if type(error).__module__.startswith("onnxruntime"):
-            raise EngineError(f"onnxruntime failed while {doing}: {error}") from error
+            raise EngineError(f"onnxruntime failed while {action}: {error}") from error
         raise
 
 
 class Session:
-    """One model in onnxruntime on the CPU."""
+    """One model in onnxruntime on the CPU.
 
-    def __init__(self, inner: Any, beside: Any = None) -> None:
+    Args:
+        inner: onnxruntime's own session.
+        keep_alive: objects whose memory that session uses.
+    """
+
+    def __init__(self, inner: Any, keep_alive: Any = None) -> None:
         self._inner = inner
-        self._beside = beside
+        self._keep_alive = keep_alive
 
     def run(
         self, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[np.generic]]
     ) -> list[NDArray[np.generic]]:
-        """Run the model; `outputs` None means all, in the model's order.
+        """Run the model; `outputs=None` means all, in the model's order.
 
         Raises:
-            EngineError: onnxruntime refused or failed.
+            EngineError: onnxruntime rejected the inputs or failed.
         """
         with translated("running the model"):
             return self._inner.run(  # type: ignore[no-any-return]  # untyped package
@@ -78,7 +83,7 @@ class Session:
 
 
 def _feed(array: NDArray[np.generic]) -> Any:
-    """Return what onnxruntime takes for an array: bfloat16 is not among numpy's own types."""
+    """Return an array as onnxruntime takes it: bfloat16 is not one of numpy's own types."""
     if array.dtype.name != "bfloat16":
         return array
     bits = array.view("uint16")
@@ -89,21 +94,21 @@ def session(
     model: onnx.ModelProto | bytes | str | Path,
     *,
     threads: int | None = None,
-    optimise: bool = True,
+    optimize: bool = True,
     more_outputs: Sequence[str] = (),
 ) -> Session:
     """Open a model.
 
     Args:
-        model: a model of any size, a serialised one, or a path (needed where tensors lie in
-            external files).
-        threads: threads within an operator; None lets onnxruntime take every core.
-        optimise: onnxruntime's graph optimisations; off when two models are compared.
-        more_outputs: tensors of a `ModelProto` that are outputs, too.
+        model: a model of any size, a serialized one, or a path (required for external data).
+        threads: threads within an operator; None means every core.
+        optimize: whether onnxruntime optimizes the graph; off when two models are compared.
+        more_outputs: tensors of a `ModelProto` to return as additional outputs.
 
     Raises:
         ModelInvalidError: onnxruntime cannot load the model.
-        ModelUnsupportedError: it is too large even without the tensors of its main graph.
+        ModelUnsupportedError: the model is too large even without the initializers of its main
+            graph.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -111,12 +116,12 @@ def session(
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     try:
-        inner, beside = open_inner(model, options, more_outputs=more_outputs)
+        inner, keep_alive = open_inner(model, options, more_outputs=more_outputs)
     except EngineError as error:
         raise ModelInvalidError(error.message) from error
-    return Session(inner, beside)
+    return Session(inner, keep_alive)
 
 
 def open_inner(
@@ -125,14 +130,14 @@ def open_inner(
     *,
     more_outputs: Sequence[str] = (),
 ) -> tuple[Any, Any]:
-    """Open onnxruntime's own session; return it with what must live as long as it does.
+    """Open onnxruntime's own session; return it with the objects that must outlive it.
 
     Raises:
         EngineError: onnxruntime cannot load the model.
     """
     ort = onnxruntime()
     source: bytes | str
-    beside: dict[str, Any] = {}
+    external: dict[str, Any] = {}
     if isinstance(model, bytes):
         source = model
     elif isinstance(model, str | Path):
@@ -140,9 +145,12 @@ def open_inner(
     else:
         parts = packed(model, more_outputs=more_outputs)
         source = parts.content
-        beside = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in parts.beside.items()}
-        if beside:
-            options.add_external_initializers(list(beside), list(beside.values()))
+        external = {
+            name: ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in parts.external_initializers.items()
+        }
+        if external:
+            options.add_external_initializers(list(external), list(external.values()))
     with translated("loading the model"):
         inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return inner, beside
+    return inner, external

@@ -56,7 +56,7 @@ def open_model(model: onnx.ModelProto, *, threads: int | None) -> Session:
     Raises:
         ModelInvalidError: onnxruntime cannot load it.
     """
-    return session(model, threads=threads, optimise=False)
+    return session(model, threads=threads, optimize=False)
 
 
 def output_names(model: onnx.ModelProto) -> Iterator[str]:

@@ -226,4 +226,4 @@ def test_report_covers_every_layer(model: onnx.ModelProto) -> None:
 
 
 def _run(model: onnx.ModelProto, batch: dict[str, Array]) -> list[Array]:
-    return list(session(model.SerializeToString(), threads=1, optimise=False).run(None, batch))
+    return list(session(model.SerializeToString(), threads=1, optimize=False).run(None, batch))

@@ -74,14 +74,14 @@ def test_a_model_that_lies_in_an_archive_alone_is_that_model(tmp_path: Path) -> 
 def test_what_is_no_such_archive_is_refused(tmp_path: Path) -> None:
     whole = parts()
     cases: list[tuple[dict[str, bytes], type[Exception], str]] = [
-        ({"net.onnx": whole["net.onnx"]}, ExternalDataError, "no such file beside"),
+        ({"net.onnx": whole["net.onnx"]}, ExternalDataError, "no such file"),
         (whole | {"b.onnx": b""}, ModelInvalidError, "2 .onnx files"),
-        (whole | {"net.onnx.data": b"short"}, ExternalDataError, "should hold|ends at"),
+        (whole | {"net.onnx.data": b"short"}, ExternalDataError, "expected .* bytes|ends at"),
         ({"net.onnx": b"noise"}, ModelInvalidError, "not an ONNX model"),
         ({"../net.onnx": whole["net.onnx"]}, ModelInvalidError, "leads out"),
         (whole | {"net.onnx.data/x": b""}, ModelInvalidError, "file and a folder"),
         (whole | {"more": bytes(LIMIT + 1)}, ModelInvalidError, "unpacks to more"),
-        (parts(location="../net.bin"), ModelInvalidError, "leads out"),
+        (parts(location="../net.bin"), ModelInvalidError, "leads out|points outside"),
     ]
     for content, error, text in cases:
         archive = packed(tmp_path, content)
@@ -116,7 +116,7 @@ def test_a_name_that_leads_out_of_the_archive_is_not_followed(tmp_path: Path) ->
     (tmp_path / "secret").write_bytes(bytes(1000))
     whole = parts(location="net.onnx.data")
     whole["net.onnx"] = whole["net.onnx"].replace(b"net.onnx.data", b"../../secret.")
-    with pytest.raises(ExternalDataError, match="leads out"):
+    with pytest.raises(ExternalDataError, match="points outside"):
         bundles.embedded(packed(tmp_path, whole), tmp_path, limit_bytes=LIMIT)
 
 

@@ -19,5 +19,5 @@ Array = NDArray[np.generic]
 def run_onnx(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     return [
         np.asarray(value)
-        for value in session(model.SerializeToString(), optimise=False).run(None, dict(feeds))
+        for value in session(model.SerializeToString(), optimize=False).run(None, dict(feeds))
     ]

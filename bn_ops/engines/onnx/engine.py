@@ -69,7 +69,7 @@ def recalibrate_onnx(
     named = named_batches(batches, model_inputs(prepared.model), select=select)
     stream = _Stream(watched(named, series))
     run = _Run(prepared, stream, chosen, estimator, progress or silent, threads)
-    with FrozenDigests(source, prepared, _changeable(prepared, chosen)) as digests:
+    with FrozenDigests(source, prepared.model, _changeable(prepared, chosen)) as digests:
         settled = run.exact(budget or Budget()) if method == "exact" else run.batch(variance)
         source_sha256, frozen = digests.source(), digests.report()
     reports = layer_reports(prepared.layers, chosen, settled)

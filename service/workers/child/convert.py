@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
-from bn_ops.onnx_files.large_models import serialised
+from bn_ops.onnx_files.large_models import serialized
 from service.workers.child import model_archive as bundles
 from service.workers.child.inspect_model import describe
 from service.workers.messages import Spec
@@ -57,4 +57,4 @@ def _exported(spec: Spec, protections: Mapping[str, bool]) -> bytes:
     # Only now: what is refused is refused before torch is loaded, which takes seconds.
     from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
-    return serialised(export(program))
+    return serialized(export(program))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
-from bn_ops.onnx_files.large_models import MESSAGE_LIMIT, exceeds, serialised
+from bn_ops.onnx_files.large_models import MESSAGE_LIMIT, exceeds, serialized
 from bn_ops.onnx_files.read_write import read_model
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
 from service.formats import zips
@@ -97,4 +97,4 @@ def _read(path: Path) -> bytes:
             f"the model has more than {MESSAGE_LIMIT:,} bytes with its tensors, which is more than "
             "this server takes: recalibrate it in process, with bn_ops.adapt"
         )
-    return serialised(model)
+    return serialized(model)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 import bn_ops
 from bn_ops.core.statistics import RunningStatistics
-from bn_ops.onnx_files.large_models import serialised
+from bn_ops.onnx_files.large_models import serialized
 from service.workers.child.channel import Channel
 from service.workers.child.read_batches import BatchReader, read_batches
 from service.workers.messages import Piece, Spec
@@ -36,8 +36,8 @@ def adapt(spec: Spec, files: Sequence[Piece], channel: Channel) -> None:
         progress=lambda step: channel.progress(step.phase, step.done, step.total),
         threads=spec.limits.threads or None,
     )
-    (output / FOLDED).write_bytes(serialised(artifact.model))
-    (output / UNFOLDED).write_bytes(serialised(artifact.unfolded))
+    (output / FOLDED).write_bytes(serialized(artifact.model))
+    (output / UNFOLDED).write_bytes(serialized(artifact.unfolded))
     write_statistics(output / STATISTICS, artifact.statistics)
     (output / REPORT_JSON).write_text(
         json.dumps(artifact.report.to_json(), indent=1), encoding="utf-8"

@@ -131,7 +131,7 @@ def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _run(model: onnx.ModelProto, batch: dict[str, Array]) -> list[Any]:
-    return session(model.SerializeToString(), threads=1, optimise=False).run(None, batch)
+    return session(model.SerializeToString(), threads=1, optimize=False).run(None, batch)
 
 
 def _error(got: Array, want: Array) -> float:

@@ -45,7 +45,7 @@ def _stored(model: onnx.ModelProto) -> dict[str, Array]:
 
 
 def _run(model: onnx.ModelProto, x: Array) -> Array:
-    return session(model.SerializeToString(), threads=1, optimise=False).run(None, {"x": x})[0]
+    return session(model.SerializeToString(), threads=1, optimize=False).run(None, {"x": x})[0]
 
 
 def _reason(folded: Folded) -> str:

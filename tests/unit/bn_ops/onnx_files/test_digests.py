@@ -51,7 +51,7 @@ def _tensor(prepared: PreparedModel, name: str) -> onnx.TensorProto:
 def _digested(change: Callable[[PreparedModel], None]) -> FrozenReport:
     source = _model()
     prepared = prepare(source)
-    with FrozenDigests(source, prepared, _STATISTICS) as digests:
+    with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
         change(prepared)
         return digests.report()
 
@@ -59,7 +59,7 @@ def _digested(change: Callable[[PreparedModel], None]) -> FrozenReport:
 def test_digests_are_those_of_the_tensors_and_of_the_source() -> None:
     source = _model()
     prepared = prepare(source)
-    with FrozenDigests(source, prepared, _STATISTICS) as digests:
+    with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
         report, whole = digests.report(), digests.source()
     expected = {
         t.name: hashlib.sha256(t.SerializeToString(deterministic=True)).hexdigest()
@@ -92,7 +92,7 @@ def test_a_tensor_that_only_the_copy_has_is_watched_too() -> None:
     source = _model()
     prepared = prepare(source)
     prepared.model.graph.initializer.append(numpy_helper.from_array(np.ones(3), "extra"))
-    with FrozenDigests(source, prepared, _STATISTICS) as digests:
+    with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
         assert digests.report().unchanged
         _tensor(prepared, "extra").raw_data = np.zeros(3).tobytes()
         assert not digests.report().unchanged

@@ -22,7 +22,7 @@ from bn_ops.onnx_files.large_models import (
     light_copy,
     model_digest,
     packed,
-    serialised,
+    serialized,
     tensor_digest,
 )
 from bn_ops.onnx_files.read_write import read_model, write_model
@@ -147,12 +147,12 @@ def test_folding_and_verifying_a_large_model(tmp_path: Path) -> None:
 
 def test_a_packed_model_computes_what_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
     x = {"x": images(3)}
-    (wanted,) = session(network(), optimise=False).run(None, x)
+    (wanted,) = session(network(), optimize=False).run(None, x)
     parts = packed(network(), LIMIT)
     assert len(parts.content) < LIMIT
-    assert parts.beside
+    assert parts.external_initializers
     monkeypatch.setattr(large, "MESSAGE_LIMIT", LIMIT)
-    (found,) = session(network(), optimise=False).run(None, x)
+    (found,) = session(network(), optimize=False).run(None, x)
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -196,7 +196,7 @@ _POSITIVE = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1000], [1.5] *
 def test_what_integers_take_in_a_message_is_counted(
     monkeypatch: pytest.MonkeyPatch, tensor: onnx.TensorProto
 ) -> None:
-    monkeypatch.setattr(large, "_STRUCTURE_BYTES", 50)
+    monkeypatch.setattr(large, "_MAX_STRUCTURE_BYTES", 50)
     graph = onnx.GraphProto(initializer=[tensor])
     model = onnx.ModelProto(graph=graph)
     size = model.ByteSize()
@@ -225,7 +225,7 @@ def test_words_stay_in_the_structure_however_many() -> None:
     numbers = numpy_helper.from_array(np.zeros(300, np.float32), "n")
     model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[words, numbers]))
     parts = packed(model, 100)
-    assert list(parts.beside) == ["n"]
+    assert list(parts.external_initializers) == ["n"]
     (kept, _) = onnx.load_model_from_string(parts.content).graph.initializer
     assert kept == words
 
@@ -250,5 +250,5 @@ def test_functions_of_a_large_model_are_inlined(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_must_be_one_message_says_so() -> None:
     with pytest.raises(ModelUnsupportedError, match="save it to a file"):
-        serialised(network(), LIMIT)
-    assert serialised(network()) == network().SerializeToString(deterministic=True)
+        serialized(network(), LIMIT)
+    assert serialized(network()) == network().SerializeToString(deterministic=True)

@@ -35,7 +35,7 @@ def zipped() -> bytes:
         (b"hello, world", "not an ONNX model"),
         (b"\x00" * 1000, "not an ONNX model"),
         (residual_network().SerializeToString()[:-40], "not an ONNX model"),
-        (pickle.dumps({"a": 1}), "a pickle, which is never opened"),
+        (pickle.dumps({"a": 1}), "a pickle, which is never loaded"),
         (zipped(), "zip archive"),
     ],
 )

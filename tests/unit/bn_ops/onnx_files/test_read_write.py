@@ -58,8 +58,8 @@ def test_a_large_model_is_written_in_two_files_and_read_as_it_was(tmp_path: Path
     assert len(offsets) > 3
     assert all(offset % 4096 == 0 for offset in offsets)
     x = images(2)
-    (found,) = session(path, optimise=False).run(None, {"x": x})
-    (wanted,) = session(model, optimise=False).run(None, {"x": x})
+    (found,) = session(path, optimize=False).run(None, {"x": x})
+    (wanted,) = session(model, optimize=False).run(None, {"x": x})
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -147,14 +147,14 @@ def test_data_in_a_folder_below_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "why"),
     [
-        ("../secret.bin", "leads out of"),
-        ("down/../../secret.bin", "leads out of"),
+        ("../secret.bin", "points outside"),
+        ("down/../../secret.bin", "points outside"),
         ("/etc/passwd", "must be relative"),
         ("C:/secret.bin", "must be relative"),
         ("..\\secret.bin", "must be relative"),
-        ("", "has no name"),
-        (".", "has no name"),
-        ("a\0b", "has no name"),
+        ("", "has no valid name"),
+        (".", "has no valid name"),
+        ("a\0b", "has no valid name"),
         ("missing.bin", "no such file"),
         ("missing/w.bin", "no such file"),
     ],
@@ -185,7 +185,12 @@ def _folder(folder: Path, _: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "why"),
-    [(_symbolic, "a link"), (_hard, "hard link"), (_fifo, "no plain"), (_folder, "no plain")],
+    [
+        (_symbolic, "a symbolic link"),
+        (_hard, "hard link"),
+        (_fifo, "not a regular"),
+        (_folder, "not a regular"),
+    ],
 )
 def test_what_is_no_plain_file_is_refused(
     tmp_path: Path, make: Callable[[Path, Path], None], why: str
@@ -203,19 +208,19 @@ def test_a_link_on_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "w.bin").write_bytes(data())
     path = with_data(tmp_path, "weights/w.bin")
     (path.parent / "weights").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ExternalDataError, match="behind a link"):
+    with pytest.raises(ExternalDataError, match="is a link"):
         bn_ops.describe(path)
 
 
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"offset": "8"}, "it should hold"),
-        ({"length": "8"}, "it should hold"),
-        ({"offset": "-8", "length": str(len(data()))}, "it should hold"),
-        ({"offset": "99999999", "length": str(len(data()))}, "it ends at"),
-        ({"length": "99999999999999"}, "it should hold"),
-        ({"offset": "first"}, "described wrongly"),
+        ({"offset": "8"}, "expected .* bytes"),
+        ({"length": "8"}, "expected .* bytes"),
+        ({"offset": "-8", "length": str(len(data()))}, "expected .* bytes"),
+        ({"offset": "99999999", "length": str(len(data()))}, "the file ends at"),
+        ({"length": "99999999999999"}, "expected .* bytes"),
+        ({"offset": "first"}, "description is invalid"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(
@@ -230,7 +235,7 @@ def test_lengths_that_do_not_fit_are_refused(
 def test_a_file_that_is_too_short_is_refused(tmp_path: Path) -> None:
     path = with_data(tmp_path, "w.bin")
     (path.parent / "w.bin").write_bytes(data()[:-4])
-    with pytest.raises(ExternalDataError, match="it should hold"):
+    with pytest.raises(ExternalDataError, match=r"expected .* bytes"):
         bn_ops.describe(path)
 
 
@@ -242,9 +247,9 @@ def test_without_a_path_nothing_is_looked_for(
     monkeypatch.chdir(path.parent)
     content = path.read_bytes()
     model = onnx.load_model_from_string(content)
-    with pytest.raises(ExternalDataError, match="give the path"):
+    with pytest.raises(ExternalDataError, match="pass the path"):
         bn_ops.describe(content)
-    with pytest.raises(ExternalDataError, match="give the path"):
+    with pytest.raises(ExternalDataError, match="pass the path"):
         bn_ops.recalibrate(model, [images(2)])
     folded = bn_ops.fold(model)
     assert "lie in another file" in (folded.kept[0].reason or "")
@@ -254,5 +259,5 @@ def test_a_file_beyond_one_message_is_refused_before_it_is_read(tmp_path: Path) 
     path = tmp_path / "model.onnx"
     with path.open("wb") as file:
         file.truncate(2**31)  # sparse: it takes no room
-    with pytest.raises(ModelInvalidError, match="more than one message holds"):
+    with pytest.raises(ModelInvalidError, match="more than one protobuf message"):
         bn_ops.describe(path)
