@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/recalibrations/{recalibration}/batches", tags=["b
 Index = Annotated[int, Path(ge=0, le=store.LARGEST_INDEX, description="Position in the stream.")]
 _INDEX: TypeAdapter[int] = TypeAdapter(Index)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {"requestBody": {"required": True, "content": dict.fromkeys(media.BATCH_FORMATS, _BINARY)}}
+_BODY = {"requestBody": {"required": True, "content": dict.fromkeys(media.BATCH_TYPES, _BINARY)}}
 _STORED_BEFORE: dict[int | str, dict[str, Any]] = {
     200: {"model": BatchOut, "description": "The same content is already stored."}
 }

@@ -1,8 +1,8 @@
-"""What can be done with batches.
+"""Storing batches.
 
-A batch is acknowledged when its bytes are durable and, after that, its row. The index decides
-identity; the digest only tells a replay from a conflict. Small arrays share packs and the ledger's
-wait for the disk; everything else is a file of its own.
+A batch is acknowledged once its bytes are durable and, after that, its row. The index decides its
+identity; the digest only distinguishes a replay from a conflict. Small arrays share packs and the
+ledger's wait for the disk; every other batch is a file of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from bn_ops.core.signature import TensorInfo
 from service.batches import ingest
 from service.batches.ingest import Received
-from service.batches.recording import recall, record, replayed
+from service.batches.recording import lookup, record, replayed
 from service.batches.upload import Upload
 from service.context import Context
 from service.errors import PreprocessMissingError, ServiceError, StorageFailedError
-from service.formats.body import FORMATS, BatchBody
-from service.formats.pictures import IMAGE_FORMATS
+from service.formats.body import BatchBody
+from service.formats.registry import FORMATS
 from service.repositories import batches as store
 from service.repositories import recalibrations
 from service.repositories.batches import StoredBatch
@@ -35,23 +35,23 @@ from service.workers.protocol import Check
 
 __all__ = ["Upload", "put"]
 
-# What is packed is held in memory, and checked and hashed at once.
-LARGEST_PACKED_BYTES = 128 << 10
+# A packed batch is held in memory, and checked and hashed in one step.
+MAX_PACKED_BYTES = 128 << 10
 
 
 async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
-    """Store a batch; returns it, and whether it is new.
+    """Store a batch; return it, and whether it is new.
 
     Raises:
         NotFoundError: there is no such recalibration.
-        PreprocessMissingError: it takes no images.
-        RecalibrationNotOpenError: the stream is sealed and this is no replay.
-        BatchConflictError: another content is stored under the index.
+        PreprocessMissingError: the batch holds images, the recalibration takes arrays only.
+        RecalibrationNotOpenError: the stream is sealed and the batch is not a replay.
+        BatchConflictError: other content is stored under the index.
         QuotaError, StorageFullError: a limit was reached.
-        BatchMalformedError, BatchError, RefusedError: it is no batch for this recalibration.
-        WorkerDiedError, WorkerDeadlineError: a worker could not read it.
+        BatchMalformedError, BatchError, RefusedError: the batch is not valid for the recalibration.
+        WorkerDiedError, WorkerDeadlineError: a worker crashed or timed out while reading it.
     """
-    upload, small = await _look_inside(upload)
+    upload, small = await _peek(upload)
     if small is None:
         batch, new = await _put_file(context, upload)
     else:
@@ -63,12 +63,13 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     return batch, new
 
 
-async def _look_inside(upload: Upload) -> tuple[Upload, bytearray | None]:
-    """Return the whole body where it is small arrays; else None, and nothing of it is lost."""
-    if upload.format not in FORMATS or (upload.announced or 0) > LARGEST_PACKED_BYTES:
+async def _peek(upload: Upload) -> tuple[Upload, bytearray | None]:
+    """Return an equal upload, and the whole body if it is small arrays, otherwise None."""
+    opaque = FORMATS[upload.format].header is None
+    if opaque or (upload.announced or 0) > MAX_PACKED_BYTES:
         return upload, None
     first = await anext(upload.body)
-    if len(first) > LARGEST_PACKED_BYTES:
+    if len(first) > MAX_PACKED_BYTES:
         return replace(upload, body=_chained([first], upload.body)), None
     second = await anext(upload.body, None)
     if second is not None:
@@ -88,7 +89,7 @@ async def _chained(
 async def _put_packed(
     context: Context, upload: Upload, content: bytearray
 ) -> tuple[StoredBatch, bool]:
-    """Store a small batch: its bytes in a pack, its row beside it, with one wait for both."""
+    """Store a small batch: its bytes in a pack and its row, with one wait for both."""
     inputs = await context.inputs.of(context.ledger, upload.recalibration)
     parser = _parser(context, inputs, upload)
     received = await ingest.receive_whole(content, parser, upload.digest)
@@ -102,6 +103,7 @@ async def _put_packed(
 
 
 async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
+    """Store any other batch: a file first, then its row."""
     found, known = await context.ledger.read(lambda tx: _look_up(tx, upload))
     if known is not None:
         sha256 = await ingest.measure(upload.body)
@@ -117,7 +119,7 @@ async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool
             lambda tx: record(context, tx, upload, received, lambda _tx: place)
         )
     except StorageFailedError:
-        # The commit may be on the disk all the same: a row without its file would be a loss.
+        # The commit may be on the disk nevertheless: a row without its file would be a loss.
         raise
     except ServiceError:
         await _remove(context, upload, blob)
@@ -135,9 +137,10 @@ def _look_up(tx: Transaction, upload: Upload) -> tuple[Recalibration, StoredBatc
 
 
 async def _receive(context: Context, found: Recalibration, upload: Upload) -> tuple[Received, str]:
+    """Receive the body into a durable file; return what was received and the file's name."""
     blob = f"{secrets.token_hex(12)}.{upload.format}"
     key = store.key(found.id, blob)
-    if upload.format in FORMATS:
+    if FORMATS[upload.format].header is not None:
         parser = _parser(context, found.tensors(), upload)
         return await ingest.receive(context.blobs, key, upload.body, parser, upload.digest), blob
     check = partial(_check, context, found, upload)
@@ -171,19 +174,19 @@ async def _remove(context: Context, upload: Upload, blob: str) -> None:
 async def _replay_after_seal(
     context: Context, found: Recalibration, upload: Upload
 ) -> StoredBatch | None:
-    """Return what a key's lost answer told before the stream was sealed; None where there is none.
+    """Return the batch of a key whose response was lost before the stream was sealed, if any.
 
     Raises:
-        IdempotencyKeyReusedError: the key came with other content.
+        IdempotencyKeyReusedError: the key was used with other content.
     """
     if found.state is State.OPEN or upload.key is None:
         return None
     sha256 = await ingest.measure(upload.body)
-    return await context.ledger.read(lambda tx: recall(tx, upload, sha256))
+    return await context.ledger.read(lambda tx: lookup(tx, upload, sha256))
 
 
 def _require_preprocess(found: Recalibration, upload: Upload) -> None:
-    if upload.format in IMAGE_FORMATS and found.image_input() is None:
+    if FORMATS[upload.format].images is not None and found.image_input() is None:
         raise PreprocessMissingError(
             f"{found.id} takes arrays: open a recalibration with preprocess to send images"
         )

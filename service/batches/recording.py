@@ -1,4 +1,4 @@
-"""The row of a batch: what decides whether it is new, a replay, or refused."""
+"""The row of a batch: the decision whether the batch is new, a replay, or rejected."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from service.storage.blobs.protocol import Place
 from service.storage.ledger.protocol import Transaction
 
 Keep = Callable[[Transaction], Place]
-"""Puts the bytes of a batch that is new where they stay."""
+"""Stores the bytes of a new batch and returns their location."""
 
 
 def record(
     context: Context, tx: Transaction, upload: Upload, received: Received, keep: Keep
 ) -> tuple[StoredBatch, bool]:
-    """Give a received batch its row, unless it is a replay or the world says no.
+    """Insert the row of a received batch, unless it is a replay or a limit or conflict rejects it.
 
     Args:
-        context: of the request.
-        tx: the transaction in which all of this is true.
-        upload: what was sent.
-        received: what has come in.
-        keep: called when the batch is new.
+        context: context of the request.
+        tx: the transaction in which the decision is made and the row is inserted.
+        upload: the upload.
+        received: size, digest and number of samples of the received body.
+        keep: called only if the batch is new.
 
     Raises:
         NotFoundError, RecalibrationNotOpenError, BatchConflictError, IdempotencyKeyReusedError,
         QuotaError, StorageFullError: as `service.batches.operations.put`.
     """
     name = upload.recalibration
-    if (again := recall(tx, upload, received.sha256)) is not None:
+    if (again := lookup(tx, upload, received.sha256)) is not None:
         return again, False
     found = recalibrations.get(tx, name)
     index = store.next_index(tx, name) if upload.index is None else upload.index
@@ -62,11 +62,11 @@ def record(
     return batch, True
 
 
-def recall(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
-    """Return the batch that was stored under the upload's key; None where there is none.
+def lookup(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
+    """Return the batch that was stored under the upload's key, or None.
 
     Raises:
-        IdempotencyKeyReusedError: the key came with other content.
+        IdempotencyKeyReusedError: the key was used with other content.
     """
     if upload.key is None:
         return None
@@ -96,14 +96,14 @@ def _scope(upload: Upload) -> str:
 
 
 def replayed(known: StoredBatch, sha256: str) -> StoredBatch:
-    """Return what is stored already.
+    """Return the stored batch of a replay.
 
     Raises:
-        BatchConflictError: it has another content.
+        BatchConflictError: the stored batch has other content.
     """
     if known.sha256 != sha256:
         raise BatchConflictError(
-            f"batch {known.index} is stored with SHA-256 {known.sha256}, this one has {sha256}",
+            f"batch {known.index} is stored with SHA-256 {known.sha256}, the new one has {sha256}",
             batch=known.index,
             stored=known.sha256,
         )

@@ -1,1 +1,1 @@
-"""Sans-I/O readers of batch bodies: bytes in as they arrive, a checked header out, no data kept."""
+"""The formats of batch bodies: checks while a body arrives, and readers for workers."""

@@ -1,6 +1,6 @@
 """Arrow IPC streams: each column is an input, each row a sample.
 
-Only for a worker, and only where pyarrow is installed.
+Only for a worker, and only if pyarrow is installed.
 
 =====================  =====================================================
 column                 array
@@ -26,7 +26,7 @@ from service.formats.layout import MAX_RANK
 from service.formats.members import shown
 
 Arrays = dict[str, NDArray[Any]]
-# A stream may end without it; but then nobody can tell that it was not cut off.
+# Optional in the format; without it, a truncated stream cannot be detected.
 END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -35,11 +35,11 @@ def read_arrow(file: IO[bytes], *, limit_bytes: int) -> Iterator[Arrays]:
 
     Args:
         file: seekable.
-        limit_bytes: most bytes of all record batches, unpacked.
+        limit_bytes: largest total size of the unpacked record batches.
 
     Raises:
-        BatchMalformedError: no such stream; or columns of other types, nulls, names twice.
-        BatchUnpackedTooLargeError: it unpacks to too much.
+        BatchMalformedError: not such a stream; unsupported column types, nulls or duplicated names.
+        BatchUnpackedTooLargeError: the unpacked stream exceeds the limit.
     """
     _check_end(file)
     try:
@@ -54,13 +54,13 @@ def read_arrow(file: IO[bytes], *, limit_bytes: int) -> Iterator[Arrays]:
                         "send several smaller batches",
                         limit=limit_bytes,
                     )
-                # Offsets and lengths are a stranger's; without this, reading them is undefined.
+                # Offsets and lengths are untrusted; reading them unchecked is undefined behavior.
                 batch.validate(full=True)
                 if batch.num_rows:
                     yield {name: _column(name, batch.column(name)) for name in batch.schema.names}
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise BatchMalformedError(
-            f"the body is no Arrow IPC stream that can be read ({type(error).__name__}: "
+            f"the body is not a readable Arrow IPC stream ({type(error).__name__}: "
             f"{str(error)[:100]})"
         ) from error
 
@@ -70,7 +70,7 @@ def _check_end(file: IO[bytes]) -> None:
     file.seek(max(0, size - len(END)))
     if file.read() != END:
         raise BatchMalformedError(
-            "the Arrow stream has no end-of-stream marker: it was cut off, or is a file and no "
+            "the Arrow stream has no end-of-stream marker: it is truncated, or a file instead of a "
             "stream (pyarrow.ipc.new_stream)"
         )
     file.seek(0)
@@ -79,22 +79,22 @@ def _check_end(file: IO[bytes]) -> None:
 def _check_schema(schema: Any) -> None:
     for name in schema.names:
         if schema.names.count(name) > 1:
-            raise BatchMalformedError(f"the column {shown(name)} stands twice in the stream")
+            raise BatchMalformedError(f"the column {shown(name)} is duplicated in the stream")
         kind = schema.field(name).type
-        if not _is_taken(kind):
+        if not _is_supported(kind):
             raise BatchMalformedError(
-                f"the column {shown(name)} is {str(kind)[:80]}; taken are numbers, booleans, "
+                f"the column {shown(name)} is {str(kind)[:80]}; supported are numbers, booleans, "
                 "FixedSizeList of these and FixedShapeTensor",
                 member=shown(name),
             )
 
 
-def _is_taken(kind: Any, depth: int = 0) -> bool:
+def _is_supported(kind: Any, depth: int = 0) -> bool:
     if isinstance(kind, pa.FixedShapeTensorType):
         order = kind.permutation
         return _is_number(kind.value_type) and order in (None, list(range(len(kind.shape))))
     if pa.types.is_fixed_size_list(kind) and depth < MAX_RANK:
-        return _is_taken(kind.value_type, depth + 1)
+        return _is_supported(kind.value_type, depth + 1)
     return _is_number(kind)
 
 
@@ -105,7 +105,7 @@ def _is_number(kind: Any) -> bool:
 
 
 def _column(name: str, column: Any) -> NDArray[Any]:
-    """Return a column of shape (N, …) in memory of its own."""
+    """Return a column as an array of shape (N, …) that owns its memory."""
     shape = [len(column)]
     if isinstance(column, pa.ExtensionArray):
         _refuse_nulls(name, column)
@@ -122,5 +122,5 @@ def _column(name: str, column: Any) -> NDArray[Any]:
 def _refuse_nulls(name: str, column: Any) -> None:
     if column.null_count:
         raise BatchMalformedError(
-            f"the column {shown(name)} has nulls; leave these samples out", member=shown(name)
+            f"the column {shown(name)} has nulls; omit these samples", member=shown(name)
         )

@@ -1,71 +1,56 @@
-"""The incremental reader of one batch body.
+"""The incremental check of one batch body.
 
-Fed with chunks of any size, in order; keeps no more than a header and one split element. The same
-bytes give the same outcome however they are cut: the header is checked when it is whole, each array
-is searched for NaN and Inf as it passes.
+It is fed chunks of any size, in order, and keeps only the header and one split element. The result
+does not depend on how the bytes are split: the header is checked once it is complete, and each
+array is searched for NaN and Inf as it passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Protocol
+from collections.abc import Sequence
 
 from bn_ops.core.signature import TensorInfo, check_headers, not_finite
 from service.errors import BatchMalformedError
 from service.formats.dtypes import all_finite, itemsize
 from service.formats.layout import Layout, Segment
-from service.formats.npy import NpyHeader
-from service.formats.safetensors import SafetensorsHeader, has_short_header
-
-
-class HeaderReader(Protocol):
-    """Collects the bytes of a header."""
-
-    def feed(self, data: memoryview) -> tuple[Layout | None, int]:
-        """Take bytes; return the layout once the header is whole, and how many bytes were used."""
-        ...
-
-
-FORMATS: Mapping[str, Callable[[tuple[str, ...]], HeaderReader]] = MappingProxyType(
-    {"safetensors": lambda _names: SafetensorsHeader(), "npy": NpyHeader}
-)
-"""Formats that are checked while they arrive. All others are opaque here: a worker reads them."""
+from service.formats.registry import FORMATS
 
 
 class BatchBody:
-    """Reads one batch; `samples` is known once `finish` has returned."""
+    """Checks one batch as it arrives; `samples` is known once `finish` has returned."""
 
     def __init__(
         self, kind: str, inputs: Sequence[TensorInfo], *, batch: int | None, limit_bytes: int
     ) -> None:
-        """Begin a batch.
+        """Start a batch.
 
         Args:
-            kind: a key of `FORMATS`.
-            inputs: what the model takes.
-            batch: its index, for messages; None while it is not known.
-            limit_bytes: most bytes of data; a header that promises more is refused before they
-                come.
+            kind: name of a format that has a header reader.
+            inputs: the model's inputs.
+            batch: index of the batch, for messages; None if it is not known yet.
+            limit_bytes: largest size of the data; a header that announces more is refused before
+                the data arrives.
         """
+        header = FORMATS[kind].header
+        assert header is not None
         self._kind = kind
         self._inputs = tuple(inputs)
         self._batch = batch
         self._limit_bytes = limit_bytes
-        self._header: HeaderReader = FORMATS[kind](tuple(info.name for info in self._inputs))
+        self._header = header(tuple(info.name for info in self._inputs))
         self._scan: SegmentScan | None = None
         self.samples = 0
 
     def is_quick(self, start: bytes | bytearray) -> bool:
-        """Tell by a body's first bytes whether its header is of a usual size."""
-        return self._kind != "safetensors" or has_short_header(start)
+        """Return whether a body that starts like this has a header of a usual size."""
+        return self._header.is_quick(start)
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes.
+        """Check the next bytes.
 
         Raises:
-            BatchMalformedError: the bytes are no file of this format.
-            BatchError: the batch does not fit the model, or holds NaN or Inf.
+            BatchMalformedError: the bytes are not a file of this format.
+            BatchError: the batch does not fit the model, or contains NaN or Inf.
         """
         data = memoryview(chunk).cast("B")
         if self._scan is None:
@@ -77,10 +62,10 @@ class BatchBody:
         self._scan.feed(data)
 
     def finish(self) -> None:
-        """Tell that the body is over.
+        """Check that the body is complete.
 
         Raises:
-            BatchMalformedError: it ended too early.
+            BatchMalformedError: it ends too early.
         """
         if self._scan is None:
             raise BatchMalformedError(f"the body ends inside the {self._kind} header")
@@ -88,36 +73,36 @@ class BatchBody:
 
     def _checked(self, layout: Layout) -> SegmentScan:
         self.samples = check_headers(self._inputs, layout.headers, batch=self._batch)
-        promised = sum(segment.length for segment in layout.segments)
-        if promised > self._limit_bytes:
+        announced = sum(segment.length for segment in layout.segments)
+        if announced > self._limit_bytes:
             raise BatchMalformedError(
-                f"the header promises {promised} bytes of data, allowed are {self._limit_bytes}"
+                f"the header announces {announced} bytes of data, the limit is {self._limit_bytes}"
             )
         return SegmentScan(layout.segments, batch=self._batch)
 
 
 class SegmentScan:
-    """Walks over the arrays' bytes and stops at the first NaN or Inf."""
+    """Searches the arrays' bytes for NaN and Inf as they pass."""
 
     def __init__(self, segments: Sequence[Segment], *, batch: int | None) -> None:
         self._segments = [segment for segment in segments if segment.length]
         self._batch = batch
         self._current = 0
-        self._done = 0  # bytes of the current segment that have passed
-        self._split = b""  # the first bytes of an element that a chunk's end cut in two
+        self._done = 0  # bytes of the current segment that were checked
+        self._split = b""  # the first bytes of an element that continues in the next chunk
 
     def feed(self, data: memoryview) -> None:
-        """Take the next bytes of data."""
+        """Check the next bytes of data."""
         while data:
             if self._current == len(self._segments):
-                raise BatchMalformedError("the body goes on after the end of its data")
+                raise BatchMalformedError("the body continues after the end of its data")
             segment = self._segments[self._current]
             part = data[: segment.length - self._done]
             data = data[len(part) :]
             self._pass(segment, part)
 
     def finish(self) -> None:
-        """Tell that the data is over."""
+        """Check that the data is complete."""
         if self._current < len(self._segments):
             name = self._segments[self._current].name
             raise BatchMalformedError(

@@ -1,4 +1,4 @@
-"""Element types: the names of each format, numpy's names, sizes, and how a NaN or Inf looks."""
+"""Element types: names in each format and in numpy, sizes, and the search for NaN and Inf."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-# bfloat16 is unknown to numpy itself; two bytes, exponent in bits 7 to 14.
+# numpy does not know bfloat16: two bytes, exponent in bits 7 to 14.
 BFLOAT16 = "bfloat16"
 _BFLOAT16_EXPONENT = np.uint16(0x7F80)
 
@@ -35,12 +35,12 @@ FLOATING = frozenset({"float64", "float32", "float16", BFLOAT16})
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of one element."""
+    """Return the size of one element in bytes."""
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
 
 
 def all_finite(data: memoryview, dtype: str, *, big_endian: bool = False) -> bool:
-    """Tell whether whole elements in raw bytes hold no NaN or Inf."""
+    """Return whether raw bytes of whole elements contain neither NaN nor Inf."""
     if dtype not in FLOATING:
         return True
     order: Literal[">", "<"] = ">" if big_endian else "<"

@@ -1,15 +1,16 @@
-"""What a header says: where each array lies in the data that follows."""
+"""What a header describes: the position of each array in the data that follows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from bn_ops.core.signature import ArrayHeader
 
 MAX_RANK = 32
-"""Most axes of an array: as many as numpy took when its file format was made; networks have five.
-"""
+"""Largest number of axes of an array: numpy's limit when its file format was designed. Networks
+have inputs with up to five."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class Segment:
     Attributes:
         name: the input's name.
         dtype: numpy's name of the element type.
-        length: bytes.
+        length: number of bytes.
         big_endian: whether the elements are stored most significant byte first.
     """
 
@@ -34,9 +35,21 @@ class Layout:
     """A checked header.
 
     Attributes:
-        headers: element type and shape by name.
-        segments: the arrays' bytes in the order in which they come; together they are all the data.
+        headers: element type and shape of each array, by name.
+        segments: the arrays' bytes in the order of the file; together they are all of the data.
     """
 
     headers: Mapping[str, ArrayHeader]
     segments: tuple[Segment, ...]
+
+
+class HeaderReader(Protocol):
+    """Collects the bytes of a header; sans I/O."""
+
+    def feed(self, data: memoryview) -> tuple[Layout | None, int]:
+        """Read bytes; return the layout once the header is complete, and the bytes used."""
+        ...
+
+    def is_quick(self, start: bytes | bytearray) -> bool:
+        """Return whether a body that starts like this has a header that is parsed in no time."""
+        ...

@@ -1,9 +1,8 @@
-"""What every archive keeps to, whatever its format: few, plain, singly named, bounded members.
+"""Limits for the members of every archive: their number, names and sizes.
 
-The check of names keeps files in their place: `service.workers.child.model_archive` writes a
-model's members to a folder under the names that the archive gives them, and a name such as `../x`
-would lead out of it. Batches are read without being unpacked; a name that leads elsewhere is
-refused there as well, for whoever wrote it did not mean a batch.
+The check of names prevents path traversal: `service.workers.child.model_archive` writes the members
+of a model to a folder under their names, and a name such as `../x` would leave it. Batches are read
+without being unpacked, but such a name is refused there as well: it has no place in a batch.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import IO
 
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
 
-MOST_MEMBERS = 100_000
-LONGEST_NAME = 1024
+MAX_MEMBERS = 100_000
+MAX_NAME = 1024
 _SHOWN = 200
 ARCHIVES = frozenset(
     {".zip", ".npz", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar"}
@@ -29,10 +28,10 @@ class Member:
     """One file of an archive.
 
     Attributes:
-        name: as the archive spells it.
-        size: bytes, as the archive says.
-        open: begins to read it; the stream gives at most `size` bytes.
-        guard: turns what a reader raises on a broken archive into this package's error.
+        name: the name in the archive.
+        size: size in bytes according to the archive.
+        open: opens the member; the stream yields at most `size` bytes.
+        guard: converts what a reader raises on a malformed archive to this package's error.
     """
 
     name: str
@@ -44,20 +43,20 @@ class Member:
         """Return the content.
 
         Raises:
-            BatchMalformedError: the archive ends inside it.
+            BatchMalformedError: the member does not have the size that the archive gives.
         """
         with self.guard(), self.open() as stream:
             content = stream.read(self.size)
             if len(content) != self.size or stream.read(1):
                 raise BatchMalformedError(
-                    f"the member {shown(self.name)} is not as long as the archive says",
+                    f"the size of the member {shown(self.name)} differs from the archive's",
                     member=shown(self.name),
                 )
         return content
 
 
 class Inventory:
-    """Counts members as they are listed, and refuses what breaks the rules."""
+    """Counts members as they are listed and enforces the limits."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -65,20 +64,20 @@ class Inventory:
         self._bytes = 0
 
     def add(self, name: str, size: int) -> None:
-        """Take one more member.
+        """Count one more member.
 
         Raises:
-            BatchMalformedError: a name that leads elsewhere, stands there twice or is an archive's.
-            BatchUnpackedTooLargeError: too many members, or too many bytes in all.
+            BatchMalformedError: the name is unsafe, duplicated, or that of an archive.
+            BatchUnpackedTooLargeError: too many members, or too many bytes in total.
         """
         _check_name(name)
         if name in self._names:
-            raise refusal(name, "stands twice in the archive")
+            raise refusal(name, "is duplicated in the archive")
         self._names.add(name)
-        if len(self._names) > MOST_MEMBERS:
+        if len(self._names) > MAX_MEMBERS:
             raise BatchUnpackedTooLargeError(
-                f"the archive has more than {MOST_MEMBERS} members: send several batches",
-                limit=MOST_MEMBERS,
+                f"the archive has more than {MAX_MEMBERS} members: send several batches",
+                limit=MAX_MEMBERS,
             )
         self._bytes += size
         if self._bytes > self._limit_bytes:
@@ -90,20 +89,20 @@ class Inventory:
 
 
 def refusal(name: str, fault: str) -> BatchMalformedError:
-    """Build the error for one member."""
+    """Return the error for one member."""
     return BatchMalformedError(f"the member {shown(name)} {fault}", member=shown(name))
 
 
 def shown(name: str) -> str:
-    """Write a stranger's name so that it fits into a message and a log."""
+    """Return an untrusted name, shortened and quoted for messages and logs."""
     return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
 
 
 def _check_name(name: str) -> None:
     path = PurePosixPath(name)
-    if not name or len(name) > LONGEST_NAME or not name.isprintable() or "\\" in name:
-        raise refusal(name, "has a name that is empty, too long, or holds unusual characters")
+    if not name or len(name) > MAX_NAME or not name.isprintable() or "\\" in name:
+        raise refusal(name, "has a name that is empty, too long, or contains unusual characters")
     if path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":"):
-        raise refusal(name, "has a name that leads out of the archive")
+        raise refusal(name, "has a name that points outside the archive")
     if path.suffix.lower() in ARCHIVES:
-        raise refusal(name, "is an archive itself; archives in archives are not read")
+        raise refusal(name, "is an archive; archives in archives are not supported")

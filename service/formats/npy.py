@@ -1,9 +1,9 @@
-"""The header of a .npy file, for models with one input.
+"""`.npy` files, for models with one input.
 
-Layout: magic, version, length, then a Python dict literal with exactly `descr`, `fortran_order` and
-`shape`. The literal is parsed, never evaluated; object arrays (which are pickles) are refused
-by name. Fortran order is taken: the reader in the worker restores it, and neither the shape nor
-the search for NaN depends on it.
+Layout: magic, version, length, then a Python dict literal with exactly the keys `descr`,
+`fortran_order` and `shape`. The literal is parsed, never evaluated; object arrays (which are
+pickles) are refused. Fortran order is accepted: the reader in the worker restores it, and neither
+the shape nor the search for NaN depends on it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import ast
 import math
 import re
 import warnings
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bn_ops.core.signature import ArrayHeader
 from service.errors import BatchMalformedError
@@ -32,24 +36,24 @@ class NpyHeader:
     """Collects the header's bytes; sans I/O."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        """Begin; the one array belongs to the model's one input.
+        """Start a header; the array belongs to the model's only input.
 
         Raises:
-            BatchMalformedError: the model has several inputs, so a nameless array fits none of
-                them.
+            BatchMalformedError: the model has several inputs, and the array has no name.
         """
         if len(names) != 1:
             raise BatchMalformedError(
-                f"an npy body holds one array, the model takes {list(names)}: send safetensors"
+                f"an npy body holds one array, the model has the inputs {list(names)}: "
+                "send safetensors"
             )
         self._name = names[0]
         self._buffer = bytearray()
 
     def feed(self, data: memoryview) -> tuple[Layout | None, int]:
-        """Take bytes; return the layout once the header is whole, and how many bytes were used.
+        """Read bytes; return the layout once the header is complete, and the bytes used.
 
         Raises:
-            BatchMalformedError: this is no npy header, or one that lies.
+            BatchMalformedError: the header is malformed or not supported.
         """
         before = len(self._buffer)
         while (wanted := self._wanted()) > len(self._buffer):
@@ -60,6 +64,11 @@ class NpyHeader:
             self._buffer += piece
         return self._parse(), len(self._buffer) - before
 
+    def is_quick(self, start: bytes | bytearray) -> bool:
+        """Return True: the limit keeps every header short."""
+        del start
+        return True
+
     def _wanted(self) -> int:
         if len(self._buffer) < _PREFIX:
             return _PREFIX
@@ -69,24 +78,26 @@ class NpyHeader:
         length = int.from_bytes(self._buffer[_PREFIX:begin], "little")
         if length > HEADER_LIMIT_BYTES:
             raise BatchMalformedError(
-                f"the npy header has {length} bytes, allowed are {HEADER_LIMIT_BYTES}"
+                f"the npy header has {length} bytes, the limit is {HEADER_LIMIT_BYTES}"
             )
         return begin + length
 
     def _width(self) -> int:
         if self._buffer[: len(MAGIC)] != MAGIC:
-            raise BatchMalformedError("the body does not begin like a .npy file")
+            raise BatchMalformedError("the body does not start with the magic bytes of a .npy file")
         width = _LENGTH_WIDTH.get(self._buffer[len(MAGIC)])
         if width is None:
-            raise BatchMalformedError("the npy version is none of 1.0, 2.0 and 3.0")
+            raise BatchMalformedError("the npy version is not 1.0, 2.0 or 3.0")
         return width
 
     def _parse(self) -> Layout:
         table = _literal(bytes(self._buffer[_PREFIX + self._width() :]))
         if set(table) != {"descr", "fortran_order", "shape"}:
-            raise BatchMalformedError("the npy header needs exactly descr, fortran_order and shape")
+            raise BatchMalformedError(
+                "the npy header must have exactly the keys descr, fortran_order and shape"
+            )
         if not isinstance(table["fortran_order"], bool):
-            raise BatchMalformedError("the npy header has a fortran_order that is no truth value")
+            raise BatchMalformedError("fortran_order in the npy header is not a boolean")
         dtype, big_endian = _dtype(table["descr"])
         shape = _shape(table["shape"])
         length = math.prod(shape) * itemsize(dtype)
@@ -99,25 +110,23 @@ class NpyHeader:
 def _literal(header: bytes) -> dict[str, object]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # an odd escape in a hostile header is no affair of the log
+            warnings.simplefilter("ignore")  # about escapes in the literal of an untrusted header
             tree = ast.parse(header.decode("utf-8").strip(), mode="eval").body
             table = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise BatchMalformedError("the npy header is no dict literal") from error
+        raise BatchMalformedError("the npy header is not a dict literal") from error
     if not isinstance(tree, ast.Dict) or not all(isinstance(key, str) for key in table):
-        raise BatchMalformedError("the npy header is no dict literal")
+        raise BatchMalformedError("the npy header is not a dict literal")
     if len(tree.keys) != len(table):
-        raise BatchMalformedError("the npy header has a key twice")
+        raise BatchMalformedError("the npy header has a duplicate key")
     return dict(table)
 
 
 def _dtype(descr: object) -> tuple[str, bool]:
     if isinstance(descr, str) and "O" in descr:
         raise BatchMalformedError(
-            "the npy file holds Python objects (a pickle), which are never read: "
-            "convert it with array.astype(numpy.float32) before saving"
+            "the npy file holds Python objects (a pickle), which are never loaded: "
+            "convert the array with array.astype(numpy.float32) before saving"
         )
     match = _DESCR.fullmatch(descr) if isinstance(descr, str) else None
     if match is not None:
@@ -126,7 +135,7 @@ def _dtype(descr: object) -> tuple[str, bool]:
         if name in KNOWN and itemsize(name) == int(size):
             return name, order == ">"
     raise BatchMalformedError(
-        f"the npy element type {str(descr)[:40]!r} is not taken; bfloat16 travels in safetensors"
+        f"the npy element type {str(descr)[:40]!r} is not supported; send bfloat16 as safetensors"
     )
 
 
@@ -136,5 +145,11 @@ def _shape(value: object) -> tuple[int, ...]:
         or len(value) > MAX_RANK
         or not all(type(item) is int and 0 <= item <= MAX_BYTES for item in value)
     ):
-        raise BatchMalformedError("the npy header has a shape that is no tuple of sizes")
+        raise BatchMalformedError("shape in the npy header is not a tuple of sizes")
     return value
+
+
+def read_npy(file: IO[bytes]) -> NDArray[Any]:
+    """Return the array of a stored file, in native byte order; only for a worker."""
+    array: NDArray[Any] = np.load(file, allow_pickle=False)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -1,7 +1,7 @@
-"""`.npz`: a zip archive of `.npy` files, one for each input of the model.
+"""`.npz` files: zip archives of one `.npy` file for each input of the model; only for a worker.
 
-Only for a worker. Each header is read by the same reader as that of a lone `.npy`, and held against
-the archive's directory, before numpy allocates anything.
+Each header is checked like that of a single `.npy` file and compared with the archive's directory
+before numpy allocates memory.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from service.formats.npy import HEADER_LIMIT_BYTES, NpyHeader
 
 Arrays = dict[str, NDArray[Any]]
 _SUFFIX = ".npy"
-# What numpy.savez calls arrays that were given without names.
+# numpy.savez gives this prefix to arrays that have no name.
 _UNNAMED = "arr_"
 
 
 def read_npz(file: IO[bytes], inputs: Sequence[str], *, limit_bytes: int) -> Arrays:
-    """Read the arrays under the names of the model's inputs; unnamed ones in the inputs' order.
+    """Return the arrays by input name; unnamed arrays are assigned in the order of the inputs.
 
     Raises:
-        BatchMalformedError: no such archive, or a member that is no plain array.
-        BatchUnpackedTooLargeError: it unpacks to too much.
+        BatchMalformedError: not such an archive, or a member that is not a plain array.
+        BatchUnpackedTooLargeError: the unpacked archive exceeds the limits.
     """
     with zips.reading():
         members = {_stem(one): one for one in zips.members(file, limit_bytes=limit_bytes)}
@@ -46,7 +46,7 @@ def _named(arrays: Mapping[str, NDArray[Any]], inputs: Sequence[str]) -> Arrays:
 
 def _stem(member: Member) -> str:
     if not member.name.endswith(_SUFFIX):
-        raise refusal(member.name, "is no .npy file; an .npz holds nothing else")
+        raise refusal(member.name, "is not an .npy file; an .npz contains nothing else")
     return member.name.removesuffix(_SUFFIX)
 
 
@@ -66,9 +66,9 @@ def _header_bytes(member: Member) -> int:
                 text = f"the member {shown(member.name)}: {error.message}"
                 raise BatchMalformedError(text, member=shown(member.name)) from error
             used += taken
-    promised = sum(segment.length for segment in layout.segments)
-    if used + promised != member.size:
-        fault = f"has {member.size} bytes, its header promises {used + promised}"
+    announced = sum(segment.length for segment in layout.segments)
+    if used + announced != member.size:
+        fault = f"has {member.size} bytes, its header announces {used + announced}"
         raise refusal(member.name, fault)
     return used
 
@@ -78,6 +78,6 @@ def _array(member: Member, header_bytes: int) -> NDArray[Any]:
         array: NDArray[Any] = np.lib.format.read_array(
             stream, allow_pickle=False, max_header_size=header_bytes
         )
-        if stream.read(1):  # reads to the end, where the checksum is compared
-            raise refusal(member.name, "goes on after its data")
+        if stream.read(1):  # reads to the end, where zipfile checks the CRC
+            raise refusal(member.name, "continues after its data")
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

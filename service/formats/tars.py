@@ -1,7 +1,7 @@
-"""Tar archives, WebDataset shards among them, read member by member.
+"""Tar archives such as WebDataset shards, read member by member; only for a worker.
 
-Only for a worker. A member's header is judged before its content is touched; compressed tar files
-are not read, for nothing bounds what they unpack to before they have done so.
+A member's header is checked before its content is read. Compressed tar files are not supported:
+their unpacked size is not known before they are unpacked.
 """
 
 from __future__ import annotations
@@ -30,39 +30,41 @@ def _reading() -> Iterator[None]:
         KeyError,
     ) as error:
         raise BatchMalformedError(
-            f"the archive is no tar file that can be read ({type(error).__name__}); "
-            "compressed ones are unpacked first (gunzip)"
+            f"the archive is not a readable tar file ({type(error).__name__}); "
+            "decompress it first (gunzip)"
         ) from error
 
 
 def members(file: IO[bytes], *, limit_bytes: int) -> Iterator[Member]:
-    """Yield the files of an archive in their order; each is read before the next is asked for.
+    """Yield the files of an archive in order; read each one before requesting the next.
 
     Args:
         file: seekable.
-        limit_bytes: most bytes of all members.
+        limit_bytes: largest total size of the members.
 
     Raises:
-        BatchMalformedError: no tar file, or one that was cut off; links, devices, sparse files,
-            names that lead elsewhere or stand there twice.
-        BatchUnpackedTooLargeError: too much of it.
+        BatchMalformedError: not a complete tar file; links, devices, sparse files; unsafe or
+            duplicated names.
+        BatchUnpackedTooLargeError: the archive exceeds the limits.
     """
     inventory = Inventory(limit_bytes)
     with _reading():
-        # Closing it would not close `file`, and that is all there is to close.
+        # Closing it would not close `file`, which is the only resource.
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
     while True:
         with _reading():
             entry = archive.next()
         if entry is None:
             break
-        # tarfile remembers every header, and a shard has many.
+        # tarfile keeps every header, and a shard has many.
         archive.members.clear()  # type: ignore[attr-defined]  # its stubs lack it
         inventory.add(entry.name, entry.size)
         if entry.isdir():
             continue
         if not entry.isreg() or entry.issparse():
-            raise refusal(entry.name, "is a link, a device or sparse, which are never followed")
+            raise refusal(
+                entry.name, "is a link, a device or a sparse file, which are not supported"
+            )
         opener = partial(_open, archive, entry)
         yield Member(name=entry.name, size=entry.size, open=opener, guard=_reading)
     _check_end(file, archive)
@@ -75,10 +77,10 @@ def _open(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _check_end(file: IO[bytes], archive: tarfile.TarFile) -> None:
-    """Refuse an archive that does not end here: tarfile takes damage for an end in silence."""
+    """Refuse an archive that does not end here: tarfile treats a damaged header as the end."""
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise BatchMalformedError(
-            f"the tar archive is damaged or cut off: after {archive.offset} bytes there is neither "
-            "a member nor its end"
+            f"the tar archive is damaged or truncated: neither a member nor the end mark follows "
+            f"after {archive.offset} bytes"
         )

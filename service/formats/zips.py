@@ -1,6 +1,6 @@
-"""Zip archives, judged by their directory before a byte is unpacked.
+"""Zip archives, checked by their directory before anything is unpacked; only for a worker.
 
-Only for a worker: the API process stores an archive as it came and never looks into it.
+The API process stores an archive unchanged and never opens it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
 from service.formats.members import Inventory, Member, refusal
 
 METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-# Deflate reaches 1,032 : 1 on zeros; measured data of the real world stays far below this.
-MOST_EXPANSION = 200
-# Small members may shrink as they like: a mask of zeros is honest.
-EXPANSION_MATTERS_BYTES = 1 << 20
+# Deflate reaches 1,032 : 1 on zeros; real data that was measured stays far below this limit.
+MAX_EXPANSION = 200
+# Smaller members may have any ratio: a mask of zeros is legitimate.
+MIN_EXPANSION_BYTES = 1 << 20
 ENCRYPTED = 0x1
 _UNIX_MODE_SHIFT = 16
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turn what the standard library raises on a broken archive into this package's error."""
+    """Convert what the standard library raises on a malformed archive to this package's error."""
     try:
         yield
     except (
         zipfile.BadZipFile,
         zlib.error,
-        NotImplementedError,  # a method or version that zipfile does not know
+        NotImplementedError,  # an unsupported method or version
         RuntimeError,  # encrypted
         EOFError,
         ValueError,
@@ -41,21 +41,21 @@ def reading() -> Iterator[None]:
         OSError,
     ) as error:
         raise BatchMalformedError(
-            f"the archive is no zip file that can be read ({type(error).__name__})"
+            f"the archive is not a readable zip file ({type(error).__name__})"
         ) from error
 
 
 def members(file: IO[bytes], *, limit_bytes: int) -> list[Member]:
-    """List the files of an archive in the order of its directory.
+    """Return the files of an archive in the order of its directory.
 
     Args:
         file: seekable.
-        limit_bytes: most bytes that all members may unpack to.
+        limit_bytes: largest total size of the unpacked members.
 
     Raises:
-        BatchMalformedError: no zip file; or links, encryption, unusual methods, members that
-            overlap, names that lead elsewhere or stand there twice.
-        BatchUnpackedTooLargeError: it unpacks to too much.
+        BatchMalformedError: not a zip file; links, encryption, unsupported methods, overlapping
+            members; unsafe or duplicated names.
+        BatchUnpackedTooLargeError: the unpacked archive exceeds the limits.
     """
     with reading():
         archive = zipfile.ZipFile(file)
@@ -75,29 +75,29 @@ def members(file: IO[bytes], *, limit_bytes: int) -> list[Member]:
 
 
 def _check(entry: zipfile.ZipInfo) -> None:
-    if not entry.filename:  # zipfile would look at its last letter
+    if not entry.filename:  # zipfile would index its last character
         raise refusal(entry.filename, "has no name")
     kind = stat.S_IFMT(entry.external_attr >> _UNIX_MODE_SHIFT)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise refusal(entry.filename, "is a link or a device, which are never followed")
+        raise refusal(entry.filename, "is a link or a device, which are not supported")
     if entry.flag_bits & ENCRYPTED:
         raise refusal(entry.filename, "is encrypted")
     if entry.compress_type not in METHODS:
-        raise refusal(entry.filename, "is packed by another method than deflate")
+        raise refusal(entry.filename, "is compressed by a method other than deflate")
     if entry.is_dir() and entry.file_size:
-        raise refusal(entry.filename, "is a folder with a content")
-    large = entry.file_size > EXPANSION_MATTERS_BYTES
-    if large and entry.file_size > MOST_EXPANSION * entry.compress_size:
+        raise refusal(entry.filename, "is a folder with content")
+    large = entry.file_size > MIN_EXPANSION_BYTES
+    if large and entry.file_size > MAX_EXPANSION * entry.compress_size:
         raise BatchUnpackedTooLargeError(
-            f"the member {entry.filename[:200]!r} unpacks to more than {MOST_EXPANSION} times its "
-            "size: store it unpacked (numpy.savez, zip -0)",
+            f"the member {entry.filename[:200]!r} unpacks to more than {MAX_EXPANSION} times its "
+            "size: store it uncompressed (numpy.savez, zip -0)",
             member=entry.filename[:200],
-            limit=MOST_EXPANSION,
+            limit=MAX_EXPANSION,
         )
 
 
 def _check_apart(entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse members that share their bytes: one kernel under many names is how a bomb grows."""
+    """Refuse members that share bytes, as in a zip bomb of overlapping files."""
     end = 0
     for entry in sorted(entries, key=lambda one: one.header_offset):
         if entry.header_offset < end:

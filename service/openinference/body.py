@@ -1,7 +1,7 @@
-"""An inference request on its way from the wire into the form in which a batch is stored.
+"""An inference request, converted to the form of a stored batch while it arrives.
 
-Binary tensors are passed on as they come, never collected: their bytes are what safetensors wants.
-Images become a tar archive as they come.
+The bytes of binary tensors are passed on as they arrive and never collected: they are the data of a
+safetensors file. Encoded images are stored as they are, each after its length.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.errors import BatchMalformedError, RequestInvalidError, TooLargeError
-from service.openinference.image_tar import ImageTar
+from service.formats.image_sequence import ImageSequenceScan
 from service.openinference.request import InferRequest, parse, safetensors_header
 from service.web import content_digest as digests
 from service.web.request_body import BLOCK_BYTES
@@ -24,7 +24,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
-    """A request whose JSON part has arrived; `batch` yields the bytes of a batch in `format`."""
+    """A request whose JSON part is complete; `batch` yields the bytes of a batch in `format`."""
 
     request: InferRequest
     format: str
@@ -32,15 +32,15 @@ class Incoming:
 
 
 def read_header_length(value: str | None) -> int | None:
-    """Return the length of the JSON part; None when it is the whole body.
+    """Return the length of the JSON part; None if it is the whole body.
 
     Raises:
-        RequestInvalidError: the header is no length.
+        RequestInvalidError: the header is not a length.
     """
     if value is None:
         return None
     if not (value.isascii() and value.isdecimal() and len(value) <= 18):  # noqa: PLR2004 - 64 bits
-        raise RequestInvalidError(f"{HEADER_LENGTH} is the number of bytes of the JSON")
+        raise RequestInvalidError(f"{HEADER_LENGTH} must be the number of bytes of the JSON")
     return int(value)
 
 
@@ -58,17 +58,19 @@ async def read(
 
     Args:
         blocks: the body.
-        header_length: length of the JSON part; None when it is the whole.
-        image_input: the input that images feed; None where the recalibration takes arrays only.
-        json_limit_bytes: most bytes of the JSON part.
-        batch_limit_bytes: most bytes of an archive of images.
-        parsing: held while the JSON is parsed, so that many large requests do not add up.
-        digest: SHA-256 of the whole body that the client announced.
+        header_length: length of the JSON part; None if it is the whole body.
+        image_input: name of the input that takes images; None if the recalibration takes only
+            arrays.
+        json_limit_bytes: largest size of the JSON part.
+        batch_limit_bytes: largest size of a batch of images.
+        parsing: held while the JSON is parsed, so that the memory of large requests does not add
+            up.
+        digest: SHA-256 of the whole body that the client announced, or None.
 
     Raises:
         TooLargeError, RequestInvalidError, BatchMalformedError, PreprocessMissingError,
-        BatchInputError: as `parse`; or the JSON part is too long, or longer than the body; or the
-            images make too large a batch.
+        BatchInputError: as `parse`; also if the JSON part is too long or longer than the body, or
+            the images are larger than a batch may be.
     """
     if header_length is not None and header_length > json_limit_bytes:
         raise _too_large(json_limit_bytes)
@@ -92,12 +94,17 @@ async def read(
     parts = _in_order(request, rest, hashed)
     if (images := request.images) is None:
         return Incoming(request=request, format="safetensors", batch=_batch(request, parts))
-    archive = ImageTar(images.name, images.shape[0], images.length, limit_bytes=batch_limit_bytes)
-    return Incoming(request=request, format="tar", batch=_archive(archive, parts))
+    if images.length > batch_limit_bytes:
+        raise TooLargeError(
+            f"the images are larger than {batch_limit_bytes} bytes: send fewer in a request",
+            limit=batch_limit_bytes,
+        )
+    scan = ImageSequenceScan(images.name, images.shape[0], images.length)
+    return Incoming(request=request, format="images", batch=_checked(scan, parts))
 
 
 class _Hashed:
-    """Passes blocks on; at the end compares their digest with the announced one."""
+    """Passes blocks on; compares their digest with the announced one at the end."""
 
     def __init__(self, blocks: AsyncIterator[bytearray], announced: str | None) -> None:
         self._blocks = blocks
@@ -120,8 +127,27 @@ class _Hashed:
 
 
 async def _batch(request: InferRequest, parts: Parts) -> AsyncIterator[bytearray]:
-    """Yield a safetensors file in blocks; the last is held back until the body has ended."""
-    held = bytearray(safetensors_header(request))
+    """Yield a safetensors file in blocks."""
+    async for block in _blocks(bytearray(safetensors_header(request)), parts):
+        yield block
+
+
+async def _checked(scan: ImageSequenceScan, parts: Parts) -> AsyncIterator[bytearray]:
+    """Yield a sequence of images in blocks; its lengths are checked first, in a thread."""
+
+    async def checked() -> Parts:
+        async with aclosing(parts):
+            async for part in parts:
+                await asyncio.to_thread(scan.feed, part)
+                yield part
+        scan.finish()
+
+    async for block in _blocks(bytearray(), checked()):
+        yield block
+
+
+async def _blocks(held: bytearray, parts: Parts) -> AsyncIterator[bytearray]:
+    """Yield bytes in blocks; the last block is held back until the parts have ended."""
     async with aclosing(parts):
         async for part in parts:
             if len(held) >= BLOCK_BYTES:
@@ -131,23 +157,10 @@ async def _batch(request: InferRequest, parts: Parts) -> AsyncIterator[bytearray
     yield held
 
 
-async def _archive(archive: ImageTar, parts: Parts) -> AsyncIterator[bytearray]:
-    """Yield a tar archive in blocks; the last is held back until the body has ended.
-
-    Many small images are many headers: they are made in a thread.
-    """
-    async with aclosing(parts):
-        async for part in parts:
-            filled = archive.feed(part)
-            while (block := await asyncio.to_thread(next, filled, None)) is not None:
-                yield block
-    yield archive.finish()
-
-
 async def _in_order(
     request: InferRequest, rest: bytearray, blocks: AsyncIterator[bytearray]
 ) -> Parts:
-    """Yield the tensors' bytes in their order, from the JSON and from the wire."""
+    """Yield the tensors' bytes in order, from the JSON and from the rest of the body."""
     for tensor in request.tensors:
         if tensor.data is not None:
             yield tensor.data
@@ -164,7 +177,7 @@ async def _in_order(
             rest = await anext(blocks)
         except StopAsyncIteration:
             return
-    raise BatchMalformedError("the body goes on after the data of its inputs")
+    raise BatchMalformedError("the body continues after the data of its inputs")
 
 
 async def _next(blocks: AsyncIterator[bytearray], name: str) -> bytearray:

@@ -64,7 +64,7 @@ class StoredBatch:
         samples: size of the first axis.
         bytes: size of the body.
         sha256: digest of the body, hexadecimal.
-        format: one of the formats in `service.web.media_types`.
+        format: name of its format, see `service.formats.registry`.
         blob: its file's name; random, so that the loser of a race overwrites nobody.
         start: where it begins in that file, which is a pack; None where the file is its own.
     """

@@ -1,14 +1,13 @@
-"""Content types: what a body is, by its header alone."""
+"""Content types: the format of a body according to its header alone."""
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
 from pathlib import PurePosixPath
 
 from starlette.requests import Request
 
 from service.errors import MediaTypeError
+from service.formats.registry import BY_MEDIA_TYPE, BY_SUFFIX, BatchFormat
 
 MODEL_TYPES = (
     "application/octet-stream",
@@ -16,33 +15,9 @@ MODEL_TYPES = (
     "application/onnx",
     "application/zip",
 )
-BATCH_FORMATS = {
-    "application/vnd.safetensors": "safetensors",
-    "application/octet-stream": "safetensors",
-    "application/x-npy": "npy",
-    "application/x-npz": "npz",
-    "application/vnd.apache.arrow.stream": "arrow",
-    "image/jpeg": "jpeg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "application/x-tar": "tar",
-    "application/zip": "zip",
-}
-# What programs say of a file that they do not know.
-UNTOLD = frozenset({"", "application/octet-stream"})
-SUFFIXES = {
-    ".safetensors": "application/vnd.safetensors",
-    ".npy": "application/x-npy",
-    ".npz": "application/x-npz",
-    ".arrows": "application/vnd.apache.arrow.stream",
-    ".arrow": "application/vnd.apache.arrow.stream",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".tar": "application/x-tar",
-    ".zip": "application/zip",
-}
+BATCH_TYPES = tuple(BY_MEDIA_TYPE)
+# What clients send for a file of unknown type.
+_UNSPECIFIC = frozenset({"", "application/octet-stream"})
 
 
 def media_type(request: Request) -> str:
@@ -51,7 +26,7 @@ def media_type(request: Request) -> str:
 
 
 def require_model(request: Request) -> None:
-    """Refuse a body that does not say that it is a model.
+    """Refuse a body whose content type is not that of a model.
 
     Raises:
         MediaTypeError: another content type.
@@ -61,41 +36,43 @@ def require_model(request: Request) -> None:
 
 
 def batch_format(request: Request) -> str:
-    """Return the format of a batch body.
+    """Return the name of the format of a batch body.
 
     Raises:
-        MediaTypeError: a content type that is no format of batches.
+        MediaTypeError: the content type is not a batch format.
     """
     found = media_type(request)
-    if found not in BATCH_FORMATS:
-        raise MediaTypeError(f"a batch has one of the types {list(BATCH_FORMATS)}, got {found!r}")
-    return _taken(BATCH_FORMATS[found])
-
-
-def _taken(kind: str) -> str:
-    if kind == "arrow" and not _has_arrow():
-        raise MediaTypeError('this server reads no Arrow: pip install "bnrecal[arrow]" there')
-    return kind
+    if found not in BY_MEDIA_TYPE:
+        raise MediaTypeError(f"a batch has one of the types {list(BATCH_TYPES)}, got {found!r}")
+    return _available(BY_MEDIA_TYPE[found])
 
 
 def part_format(found: str, name: str) -> str:
-    """Return the format of a file in a form, by its type or, where that says nothing, its name.
+    """Return the name of the format of a file in a form.
+
+    Args:
+        found: the part's content type, which decides unless it is unspecific.
+        name: the file name, whose suffix decides otherwise.
 
     Raises:
-        MediaTypeError: neither names a format of batches.
+        MediaTypeError: neither names a batch format.
     """
-    suffix = PurePosixPath(name).suffix.lower()
-    if found in UNTOLD and suffix in SUFFIXES:
-        found = SUFFIXES[suffix]
-    if found in UNTOLD or found not in BATCH_FORMATS:
+    if found in _UNSPECIFIC:
+        known = BY_SUFFIX.get(PurePosixPath(name).suffix.lower())
+    else:
+        known = BY_MEDIA_TYPE.get(found)
+    if known is None:
         raise MediaTypeError(
-            f"the file {name[:100]!r} of type {found[:100]!r} is no batch: name it with one of "
-            f"{sorted(SUFFIXES)}, or give it one of the types {list(BATCH_FORMATS)}"
+            f"the file {name[:100]!r} of type {found[:100]!r} is not a batch: use one of the "
+            f"suffixes {sorted(BY_SUFFIX)} or one of the types {list(BATCH_TYPES)}"
         )
-    return _taken(BATCH_FORMATS[found])
+    return _available(known)
 
 
-@cache
-def _has_arrow() -> bool:
-    """Tell whether the worker will find it; loads nothing."""
-    return importlib.util.find_spec("pyarrow") is not None
+def _available(found: BatchFormat) -> str:
+    if not found.is_available:
+        raise MediaTypeError(
+            f"this server cannot read {found.name}: install its optional dependency with "
+            f'pip install "bnrecal[{found.name}]"'
+        )
+    return found.name

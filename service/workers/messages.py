@@ -80,7 +80,7 @@ class Piece:
 
     Attributes:
         name: of its file in the folder of batches.
-        format: one of the formats in `service.web.media_types`.
+        format: name of its format, see `service.formats.registry`.
         start: where it begins in that file; None where the file is its own.
         bytes: its size.
     """

@@ -24,14 +24,14 @@ NPY = {"Content-Type": "application/x-npy"}
 def _kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a batch lies is nothing that anybody could tell from the answers."""
     if request.param == "in a file":
-        monkeypatch.setattr(operations, "LARGEST_PACKED_BYTES", -1)
+        monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
 
 
 def test_small_batches_lie_in_a_pack_and_large_ones_in_files(
     start_server: StartServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [safetensors(x=batch(seed, samples)) for seed, samples in enumerate((2, 9, 3, 10))]
-    monkeypatch.setattr(operations, "LARGEST_PACKED_BYTES", len(contents[2]))
+    monkeypatch.setattr(operations, "MAX_PACKED_BYTES", len(contents[2]))
     api = start_server()
     name = api.open(keep_data=True)
     for index, content in enumerate(contents):

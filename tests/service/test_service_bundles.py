@@ -95,7 +95,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_in_a_model_s_words(
 ) -> None:
     many = parts() | {f"{number}.bin": b"x" for number in range(4)}
     with monkeypatch.context() as patched:
-        patched.setattr(members, "MOST_MEMBERS", 5)
+        patched.setattr(members, "MAX_MEMBERS", 5)
         _is_refused_in_a_model_s_words(packed(tmp_path, many))
     _is_refused_in_a_model_s_words(packed(tmp_path, parts() | {"more": bytes(LIMIT + 1)}))
     archive = packed(tmp_path, parts())

@@ -17,9 +17,9 @@ from bn_ops.errors import BnOpsError
 from service.errors import ServiceError
 from service.formats import tars, zips
 from service.formats.body import BatchBody
+from service.formats.image_sequence import ImageSequenceScan, read_image_sequence
 from service.formats.npz import read_npz
 from service.oneshot.form import FormReader
-from service.openinference.image_tar import ImageTar
 from service.openinference.request import parse, safetensors_header
 from service.settings import Settings
 from service.web import content_digest as digests
@@ -75,23 +75,22 @@ def _infer(data: bytes) -> None:
 
 
 def _images(data: bytes) -> None:
-    """Parse images in pieces of several sizes; all must give the same archive or error."""
-    archives = {_archive(data, size) for size in _PIECES}
-    assert len(archives) == 1
-    (archive,) = archives
-    if isinstance(archive, bytes):
-        found = list(tars.members(io.BytesIO(archive), limit_bytes=_LIMIT))
-        assert b"".join(framed(one.read()) for one in found) == data
+    """Check images whole and in pieces: the result is the same, and valid ones can be read."""
+    (result,) = {_scan(data, size) for size in _PIECES}
+    if result is None:
+        found = read_image_sequence(io.BytesIO(data))
+        assert b"".join(framed(content) for _, content in found) == data
 
 
-def _archive(data: bytes, size: int) -> bytes | str:
+def _scan(data: bytes, size: int) -> str | None:
+    scan = ImageSequenceScan("x", 2, len(data))
     try:
-        tar = ImageTar("x", 2, len(data), limit_bytes=_LIMIT)
-        pieces = (data[start : start + size] for start in range(0, len(data), size))
-        blocks = [bytes(block) for piece in pieces for block in tar.feed(piece)]
-        return b"".join([*blocks, tar.finish()])
+        for start in range(0, len(data), size):
+            scan.feed(data[start : start + size])
+        scan.finish()
     except ServiceError as error:
         return str(error)
+    return None
 
 
 class _NullDraft:

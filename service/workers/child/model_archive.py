@@ -17,7 +17,7 @@ from bn_ops.onnx_files.large_models import MESSAGE_LIMIT, exceeds, serialized
 from bn_ops.onnx_files.read_write import read_model
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
 from service.formats import zips
-from service.formats.members import MOST_MEMBERS, Member, shown
+from service.formats.members import MAX_MEMBERS, Member, shown
 
 _MODEL_SUFFIX = ".onnx"
 
@@ -52,7 +52,7 @@ def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
     except BatchUnpackedTooLargeError as error:
         raise ModelInvalidError(
             f"the archive unpacks to more than a model may: {limit_bytes} bytes in all, "
-            f"{MOST_MEMBERS} files, {zips.MOST_EXPANSION} times a file's packed size; pack nothing "
+            f"{MAX_MEMBERS} files, {zips.MAX_EXPANSION} times a file's packed size; pack nothing "
             "but the files that the model names, and those as they are (zip -0)"
         ) from error
     except BatchMalformedError as error:

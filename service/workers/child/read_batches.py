@@ -9,24 +9,14 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import ml_dtypes
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO
 
 from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import OptionError
-from bn_ops.preprocess import Preprocess, image_arrays, images, preprocess_from_json
-from service.errors import BatchMalformedError
-from service.formats import pictures, tars, zips
-from service.formats.dtypes import BFLOAT16
-from service.formats.npz import read_npz
-from service.formats.safetensors import SafetensorsHeader
+from bn_ops.preprocess import Preprocess, image_arrays, preprocess_from_json
+from service.formats.registry import FORMATS, Arrays
 from service.repositories.models import parse_inputs
 from service.workers.messages import Piece, Spec
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,32 +55,15 @@ class BatchReader:
             BatchMalformedError: it is no file of this format.
             ImageError: it holds an image that cannot be used.
         """
-        names = [one.name for one in self.inputs]
-        if kind == "npy":
-            yield {names[0]: _read_npy(file)}
-        elif kind == "npz":
-            yield read_npz(file, names, limit_bytes=self.limit_bytes)
-        elif kind == "safetensors":
-            yield _read_safetensors(file)
-        elif kind == "arrow":
-            from service.formats.arrow import read_arrow  # noqa: PLC0415 - optional, and heavy
-
-            yield from read_arrow(file, limit_bytes=self.limit_bytes)
-        else:
-            yield from self._images(file, kind, batch)
-
-    def _images(self, file: IO[bytes], kind: str, batch: int | None) -> Iterator[Arrays]:
+        known = FORMATS[kind]
+        if known.arrays is not None:
+            yield from known.arrays(file, [one.name for one in self.inputs], self.limit_bytes)
+            return
         if self.preprocess is None:
             raise OptionError("the recalibration was opened without preprocess and takes no images")
-        formats: tuple[str, ...] = images.FORMATS
-        if kind == "zip":
-            found = pictures.images(zips.members(file, limit_bytes=self.limit_bytes))
-        elif kind == "tar":
-            found = pictures.images(tars.members(file, limit_bytes=self.limit_bytes))
-        else:
-            formats = (pictures.FORMATS[kind],)
-            found = iter([(kind, file.read())])
-        for array in image_arrays(found, self.preprocess, batch=batch, formats=formats):
+        assert known.images is not None  # one of the two readers is set
+        images = known.images(file, self.limit_bytes)
+        for array in image_arrays(images, self.preprocess, batch=batch, formats=known.decoders):
             yield {self.inputs[0].name: array}
 
 
@@ -114,29 +87,3 @@ def _opened(folder: Path, piece: Piece) -> IO[bytes]:
     with file:  # a piece of a pack is small
         file.seek(piece.start)
         return io.BytesIO(file.read(piece.bytes))
-
-
-def _read_npy(file: IO[bytes]) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(file, allow_pickle=False)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def _read_safetensors(file: IO[bytes]) -> Arrays:
-    """Read each array into its own memory: the format does not align them, the runtime must."""
-    reader = SafetensorsHeader()
-    layout = None
-    begin = 0
-    while layout is None:
-        chunk = file.read(io.DEFAULT_BUFFER_SIZE)
-        if not chunk:
-            raise BatchMalformedError("a stored batch has lost its header")
-        layout, used = reader.feed(memoryview(chunk))
-        begin += used
-    file.seek(begin)
-    arrays: Arrays = {}
-    for segment in layout.segments:
-        header = layout.headers[segment.name]
-        dtype = np.dtype(ml_dtypes.bfloat16 if segment.dtype == BFLOAT16 else segment.dtype)
-        content = file.read(segment.length)
-        arrays[segment.name] = np.frombuffer(bytearray(content), dtype).reshape(header.shape)
-    return arrays
