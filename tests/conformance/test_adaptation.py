@@ -1,4 +1,4 @@
-"""The transaction as a whole: recalibrated, folded, verified; or nothing."""
+"""`adapt` as a transaction: recalibrate, fold and verify, or change nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return np.asarray(session(model.SerializeToString()).run(None, {"x": x})[0])
 
 
-def test_no_step_takes_more_threads_than_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_limit_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
 
     def noted(model: Any, options: Any, **given: Any) -> tuple[Any, Any]:
@@ -42,20 +42,20 @@ def test_no_step_takes_more_threads_than_it_is_given(monkeypatch: pytest.MonkeyP
     assert set(opened) == {1}
 
 
-def test_the_folded_model_computes_what_the_unfolded_one_does(artifact: bn_ops.Artifact) -> None:
+def test_folded_model_is_equivalent(artifact: bn_ops.Artifact) -> None:
     x = images(9, seed=3, size=20)
     folded, unfolded = run(artifact.model, x), run(artifact.unfolded, x)
     assert np.abs(folded - unfolded).max() <= 1e-5 * np.abs(unfolded).max()
     assert all(node.op_type != "BatchNormalization" for node in artifact.model.graph.node)
 
 
-def test_the_unfolded_model_holds_the_exact_statistics(artifact: bn_ops.Artifact) -> None:
+def test_unfolded_model_has_exact_statistics(artifact: bn_ops.Artifact) -> None:
     x = np.concatenate([images(10), images(7, seed=2)])
     oracle = oracle_statistics(residual_network(), {"x": x})
     assert residual(stored_statistics(artifact.unfolded), oracle) <= 1e-5
 
 
-def test_the_report_says_what_happened(artifact: bn_ops.Artifact) -> None:
+def test_report(artifact: bn_ops.Artifact) -> None:
     report = artifact.report
     assert (report.stream.batches, report.stream.samples) == (2, 17)
     assert report.frozen.unchanged
@@ -68,7 +68,7 @@ def test_the_report_says_what_happened(artifact: bn_ops.Artifact) -> None:
     assert set(report.timings) == {"recalibrate", "fold and verify"}
 
 
-def test_the_report_is_plain_json(artifact: bn_ops.Artifact) -> None:
+def test_report_as_json(artifact: bn_ops.Artifact) -> None:
     form = artifact.report.to_json()
     assert json.loads(json.dumps(form, allow_nan=False)) == form
     assert form["report"] == 2
@@ -76,14 +76,14 @@ def test_the_report_is_plain_json(artifact: bn_ops.Artifact) -> None:
     assert form["frozen"]["unchanged"] is True
 
 
-def test_the_file_says_where_it_comes_from(artifact: bn_ops.Artifact) -> None:
+def test_provenance_metadata(artifact: bn_ops.Artifact) -> None:
     labels = {entry.key: entry.value for entry in artifact.model.metadata_props}
     assert labels["bnrecal.samples"] == "17"
     assert labels["bnrecal.source_sha256"] == artifact.report.source_sha256
     assert labels["bnrecal.version"] == bn_ops.__version__
 
 
-def test_saving_writes_the_whole_file_or_nothing(artifact: bn_ops.Artifact, tmp_path: Path) -> None:
+def test_saving_is_atomic(artifact: bn_ops.Artifact, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     artifact.save(target)
     assert onnx.load(target) == artifact.model
@@ -92,13 +92,13 @@ def test_saving_writes_the_whole_file_or_nothing(artifact: bn_ops.Artifact, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_phases_are_told_in_order() -> None:
+def test_progress_phases_in_order() -> None:
     seen: list[str] = []
     bn_ops.adapt(residual_network(), [images(4)], progress=lambda p: seen.append(p.phase))
     assert list(dict.fromkeys(seen)) == ["reading", "measuring", "folding", "verifying"]
 
 
-def test_paths_bytes_and_protos_are_the_same_model(tmp_path: Path) -> None:
+def test_paths_bytes_and_protos_agree(tmp_path: Path) -> None:
     model = residual_network()
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
@@ -109,7 +109,7 @@ def test_paths_bytes_and_protos_are_the_same_model(tmp_path: Path) -> None:
     assert len(set(results)) == 1
 
 
-def test_a_failure_hands_out_nothing_and_changes_nothing(tmp_path: Path) -> None:
+def test_failure_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(residual_network(), path)
     before = path.read_bytes()
@@ -121,7 +121,7 @@ def test_a_failure_hands_out_nothing_and_changes_nothing(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_module_and_its_exported_program_are_the_same_model() -> None:
+def test_module_and_exported_program_agree() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     x = torch.from_numpy(images(12))
     program = torch.export.export(
@@ -134,7 +134,7 @@ def test_a_module_and_its_exported_program_are_the_same_model() -> None:
     np.testing.assert_allclose(own.statistics["1"].var, theirs.statistics["1"].var, rtol=1e-5)
 
 
-def test_a_module_called_in_its_own_way_needs_an_example_to_be_exported() -> None:
+def test_custom_call_needs_example_inputs() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     x = torch.from_numpy(images(8))
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -145,7 +145,7 @@ def test_a_module_called_in_its_own_way_needs_an_example_to_be_exported() -> Non
     with pytest.raises(OptionError, match="example_inputs="):
         bn_ops.adapt(module, [x], call=call)
     for name, value in module.state_dict().items():
-        assert torch.equal(value, before[name])  # the failed export has undone the recalibration
+        assert torch.equal(value, before[name])  # the failed export undid the recalibration
     artifact = bn_ops.adapt(module, [x], call=call, example_inputs=x[:2])
     assert artifact.report.parity is not None
     assert artifact.report.parity.passed

@@ -1,8 +1,8 @@
-"""Every network of the zoo: the ONNX engine, the torch engine and the float64 oracle say the same.
+"""The ONNX engine, the torch engine and the float64 oracle agree on every network of the zoo.
 
-And what comes out is folded and verified. Layers that are called several times are several layers
-in ONNX, each with statistics of its own, and one pooled layer in torch; so they are compared with
-the oracle of their own engine only.
+The results are folded and verified. A layer that is called several times becomes several ONNX
+layers, each with its own statistics, but a single pooled torch layer, so it is only compared with
+the oracle of the same engine.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.support.torch_oracle import residual as torch_residual
 from tests.support.zoo import ZOO, ZooNetwork, split
 from tests.support.zoo_exports import exported_model
 
-# One process for all that exports the zoo.
+# One xdist worker, which exports the zoo once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("zoo")]
 
 SAMPLES = 12
 CUT = [1, 5, 2, 4]
 
-# The promise between the engines, and of each to float64.
+# The guarantee between the engines, and of each engine to float64.
 AGREEMENT = 1e-4
 
 SINGLE = [network for network in ZOO if not network.shared]
@@ -44,7 +44,7 @@ def adapted(name: str) -> bn_ops.Artifact:
 
 
 @pytest.mark.parametrize("network", SINGLE, ids=str)
-def test_the_onnx_engine_equals_the_torch_float64_oracle(network: ZooNetwork) -> None:
+def test_onnx_engine_agrees_with_torch_oracle(network: ZooNetwork) -> None:
     found = {
         name: (torch.from_numpy(s.mean), torch.from_numpy(s.var))
         for name, s in adapted(network.name).statistics.items()
@@ -56,7 +56,7 @@ def test_the_onnx_engine_equals_the_torch_float64_oracle(network: ZooNetwork) ->
 
 
 @pytest.mark.parametrize("network", SINGLE, ids=str)
-def test_the_two_engines_agree(network: ZooNetwork) -> None:
+def test_engines_agree(network: ZooNetwork) -> None:
     module = network.build()
     result = bn_ops.recalibrate(module, split(network.inputs(SAMPLES), CUT))
     other = adapted(network.name).statistics
@@ -68,7 +68,7 @@ def test_the_two_engines_agree(network: ZooNetwork) -> None:
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_what_is_stored_is_what_each_node_receives(network: ZooNetwork) -> None:
+def test_stored_statistics_match_node_inputs(network: ZooNetwork) -> None:
     unfolded = adapted(network.name).unfolded
     feeds = feeds_of(unfolded, network.inputs(SAMPLES))
     stored, seen = stored_statistics(unfolded), tapped_statistics(unfolded, feeds)
@@ -76,7 +76,7 @@ def test_what_is_stored_is_what_each_node_receives(network: ZooNetwork) -> None:
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_the_folded_file_is_valid_verified_and_not_larger(network: ZooNetwork) -> None:
+def test_folded_file_is_verified_and_not_larger(network: ZooNetwork) -> None:
     artifact = adapted(network.name)
     onnx.checker.check_model(artifact.model, full_check=True)
     assert artifact.report.parity is not None

@@ -1,4 +1,4 @@
-"""16-bit networks and batches: measured wide, against the float64 oracle on the same values."""
+"""16-bit networks and batches: statistics in wider types, against the float64 oracle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.torch_oracle import population, residual, stored
 
 NARROW = [torch.bfloat16, torch.float16]
 
-# What the buffers themselves can hold: half a unit in the last place of 8 and 11 bits.
+# Precision of the buffers: half a unit in the last place of 8 and 11 bits.
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
@@ -37,7 +37,7 @@ def images(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_each_layer_holds_the_float64_moments_of_what_reaches_it(dtype: torch.dtype) -> None:
+def test_statistics_match_float64_oracle(dtype: torch.dtype) -> None:
     model, x = network(dtype), images(dtype)
     done = recalibrate_module(model, [x[:7], x[7:]])
     seen: dict[str, torch.Tensor] = {}
@@ -49,13 +49,13 @@ def test_each_layer_holds_the_float64_moments_of_what_reaches_it(dtype: torch.dt
     with torch.no_grad():
         twin(x)
     wanted = {name: population(found) for name, found in seen.items()}
-    # The measured numbers are exact to float32; only the stored ones are rounded to the buffers.
+    # Measured statistics have float32 precision; only the stored ones are rounded to the buffers.
     measured = {
         name: (torch.from_numpy(s.mean), torch.from_numpy(s.var))
         for name, s in done.statistics.items()
     }
     assert residual({"1": measured["1"]}, {"1": wanted["1"]}) < 1e-6
-    # Deeper, batches that are cut otherwise are rounded otherwise by the convolution before.
+    # In deeper layers, the rounding of the convolutions depends on the split into batches.
     assert residual(measured, wanted) < ROUNDING[dtype]
     for name, (mean, var) in stored(model).items():
         rounding = ROUNDING[dtype]
@@ -65,7 +65,7 @@ def test_each_layer_holds_the_float64_moments_of_what_reaches_it(dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_a_narrow_network_is_compared_and_kept_under_its_own_type(dtype: torch.dtype) -> None:
+def test_comparison_keeps_the_dtype(dtype: torch.dtype) -> None:
     head = nn.Sequential(network(dtype), nn.Flatten(), nn.LazyLinear(4)).to(dtype)
     head(images(dtype)[:1])
     done = bn_ops.recalibrate(
@@ -81,7 +81,7 @@ def test_a_narrow_network_is_compared_and_kept_under_its_own_type(dtype: torch.d
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_a_narrow_tensor_becomes_an_array_and_back_with_its_bits(dtype: torch.dtype) -> None:
+def test_tensor_to_array_round_trip(dtype: torch.dtype) -> None:
     x = images(dtype)
     for form in (x, x[:, :, ::2], x.contiguous(memory_format=torch.channels_last), x[0, 0, 0, 0]):
         np.testing.assert_array_equal(as_array(form).astype(np.float64), form.double().numpy())
@@ -92,7 +92,7 @@ def test_a_narrow_tensor_becomes_an_array_and_back_with_its_bits(dtype: torch.dt
 
 
 def widening(element: int) -> onnx.ModelProto:
-    """A file with 16-bit input that computes in float32."""
+    """Return a model with a 16-bit input that computes in float32."""
     vectors = {"scale": 1.0, "shift": 0.0, "mean": 0.0, "var": 1.0}
     graph = helper.make_graph(
         [
@@ -108,7 +108,7 @@ def widening(element: int) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_narrow_torch_batches_go_through_the_onnx_engine(dtype: torch.dtype) -> None:
+def test_onnx_engine_accepts_narrow_torch_batches(dtype: torch.dtype) -> None:
     element = TensorProto.BFLOAT16 if dtype == torch.bfloat16 else TensorProto.FLOAT16
     x = images(dtype)
     found = bn_ops.adapt(widening(element), [x[:7], x[7:]])

@@ -1,4 +1,4 @@
-"""`method="batch"` on ONNX files: what train-mode tools hold, from a float64 walk of each batch."""
+"""`method="batch"` on ONNX models, against train-mode statistics of each batch in float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYERS = list(stored_statistics(residual_network()))
 
 
 def per_batch() -> list[Observed]:
-    """Return what each layer sees when each batch is normalised by its own moments."""
+    """Return the input statistics of each layer, with batches normalized by their own moments."""
     return [oracle_statistics(residual_network(), {"x": batch}) for batch in BATCHES]
 
 
@@ -42,12 +42,12 @@ def pooled(seen: list[Observed], layer: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, weights @ seconds - mean**2
 
 
-def test_population_variance_pools_all_batches() -> None:
+def test_population_variance() -> None:
     seen = per_batch()
     assert residual(recalibrated(), {layer: pooled(seen, layer) for layer in LAYERS}) <= TIGHT
 
 
-def test_unbiased_variance_is_pooled_too() -> None:
+def test_unbiased_variance() -> None:
     seen = per_batch()
     wanted = {}
     for layer in LAYERS:
@@ -57,7 +57,7 @@ def test_unbiased_variance_is_pooled_too() -> None:
     assert residual(recalibrated(variance="unbiased"), wanted) <= TIGHT
 
 
-def test_mean_of_batches_is_what_update_bn_and_aimet_hold() -> None:
+def test_mean_of_batches_variance() -> None:
     seen = per_batch()
     wanted = {}
     for layer in LAYERS:
@@ -67,7 +67,7 @@ def test_mean_of_batches_is_what_update_bn_and_aimet_hold() -> None:
     assert residual(recalibrated(variance="mean_of_batches"), wanted) <= TIGHT
 
 
-def test_momentum_is_the_moving_average_of_plain_training() -> None:
+def test_momentum_equals_training() -> None:
     seen, m = per_batch(), 0.3
     wanted = {}
     for layer in LAYERS:
@@ -81,7 +81,7 @@ def test_momentum_is_the_moving_average_of_plain_training() -> None:
     assert residual(found, wanted) <= TIGHT
 
 
-def test_one_batch_of_everything_is_the_exact_method() -> None:
+def test_single_batch_equals_exact_method() -> None:
     exact = bn_ops.recalibrate(residual_network(), [X])
     batch = bn_ops.recalibrate(residual_network(), [X], method="batch")
     for layer in LAYERS:
@@ -90,7 +90,7 @@ def test_one_batch_of_everything_is_the_exact_method() -> None:
         np.testing.assert_allclose(other.var, one.var, rtol=1e-5)
 
 
-def test_layers_left_out_stay_in_eval_mode() -> None:
+def test_excluded_layers_stay_in_eval_mode() -> None:
     result = bn_ops.recalibrate(residual_network(), BATCHES, method="batch", layers=["!block0.*"])
     frozen = {"block0.bn1", "block0.bn2"}
     seen = [oracle_statistics(residual_network(), {"x": b}, frozen=frozen) for b in BATCHES]
@@ -100,7 +100,7 @@ def test_layers_left_out_stay_in_eval_mode() -> None:
     assert residual(found, wanted) <= TIGHT
 
 
-def test_one_value_per_channel_has_no_unbiased_variance() -> None:
+def test_unbiased_variance_needs_two_values() -> None:
     g = GraphBuilder()
     y = g.bn(g.op("Gemm", "x", g.weight(5, 4), transB=1), 5, "bn")
     model = g.model([("x", ["N", 4])], [y])
@@ -109,6 +109,6 @@ def test_one_value_per_channel_has_no_unbiased_variance() -> None:
         bn_ops.recalibrate(model, single, method="batch", variance="unbiased")
 
 
-def test_an_unknown_variance_is_refused() -> None:
+def test_unknown_variance() -> None:
     with pytest.raises(OptionError, match="mean_of_batches"):
         recalibrated(variance="biased")

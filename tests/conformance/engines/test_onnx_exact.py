@@ -1,4 +1,4 @@
-"""The ONNX engine against an independent float64 oracle: promises P1, P2, P3 and P6."""
+"""The ONNX engine against an independent float64 oracle: guarantees P1, P2, P3 and P6."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.support.oracle import (
     stored_statistics,
 )
 
-# float32 networks of a dozen layers agree with float64 to about 1e-6; the promise is 1e-4.
+# float32 networks of a dozen layers agree with float64 to about 1e-6; the guarantee is 1e-4.
 TIGHT = 1e-5
 
 
-def cut(x: np.ndarray, size: int) -> list[np.ndarray]:
+def split(x: np.ndarray, size: int) -> list[np.ndarray]:
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
@@ -43,41 +43,41 @@ def statistics(result: bn_ops.Recalibration[onnx.ModelProto]) -> Observed:
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
-def test_statistics_are_the_moments_of_what_each_layer_receives(size: int) -> None:
+def test_statistics_match_oracle(size: int) -> None:
     x = images(50)
-    result = bn_ops.recalibrate(residual_network(), cut(x, size))
+    result = bn_ops.recalibrate(residual_network(), split(x, size))
     assert residual(statistics(result), oracle_statistics(result.model, {"x": x})) <= TIGHT
     stored, seen = stored_statistics(result.model), observed_statistics(result.model, {"x": x})
     assert residual(stored, seen) <= TIGHT
     assert len(result.statistics) == 6
 
 
-def test_the_oracle_can_tell_wrong_from_right() -> None:
+def test_oracle_detects_source_statistics() -> None:
     x = images(50)
     model = residual_network()
     assert residual(stored_statistics(model), observed_statistics(model, {"x": x})) > 0.5
 
 
-def test_order_and_cut_of_the_stream_do_not_matter() -> None:
+def test_invariance_under_order_and_splits() -> None:
     x = images(40)
     shuffled = x[np.random.default_rng(5).permutation(len(x))]
     ragged = np.split(x, [1, 2, 9, 33])
     one = bn_ops.recalibrate(residual_network(), [x])
-    for batches in (cut(x, 1), cut(shuffled, 8), ragged, cut(x[::-1].copy(), 13)):
+    for batches in (split(x, 1), split(shuffled, 8), ragged, split(x[::-1].copy(), 13)):
         other = bn_ops.recalibrate(residual_network(), batches)
         assert residual(statistics(other), statistics(one)) <= TIGHT
 
 
-def test_the_same_stream_gives_the_same_bits() -> None:
-    first, second = (bn_ops.recalibrate(residual_network(), cut(images(20), 6)) for _ in range(2))
+def test_determinism() -> None:
+    first, second = (bn_ops.recalibrate(residual_network(), split(images(20), 6)) for _ in range(2))
     assert first.model.SerializeToString() == second.model.SerializeToString()
 
 
-def test_nothing_but_running_statistics_changes() -> None:
+def test_only_running_statistics_change() -> None:
     model = residual_network()
     before = model.SerializeToString()
     result = bn_ops.recalibrate(model, [images(8)])
-    assert model.SerializeToString() == before  # the caller's model is never touched
+    assert model.SerializeToString() == before  # the caller's model is not modified
     old = {t.name: t.SerializeToString() for t in model.graph.initializer}
     new = {t.name: t.SerializeToString() for t in result.model.graph.initializer}
     changed = {name for name in old if old[name] != new[name]}
@@ -90,7 +90,7 @@ def test_nothing_but_running_statistics_changes() -> None:
     assert set(result.report.frozen.tensors) == (set(old) - own) | {"(graph structure)"}
 
 
-def test_layers_left_out_keep_their_statistics_and_the_rest_adapts_to_them() -> None:
+def test_excluded_layers_keep_their_statistics() -> None:
     x = images(30)
     model = residual_network()
     result = bn_ops.recalibrate(model, [x], layers=["!block0.*"])
@@ -106,8 +106,8 @@ def test_layers_left_out_keep_their_statistics_and_the_rest_adapts_to_them() -> 
 
 
 @pytest.mark.parametrize("memory", [0, 20_000, 10_000_000])
-def test_spilling_to_files_changes_no_bit_and_leaves_no_file(memory: int, tmp_path: Path) -> None:
-    batches = cut(images(24), 5)
+def test_spilling_changes_no_bit(memory: int, tmp_path: Path) -> None:
+    batches = split(images(24), 5)
     budget = bn_ops.Budget(memory_bytes=memory, spill_folder=tmp_path)
     spilled = bn_ops.recalibrate(residual_network(), batches, budget=budget)
     plain = bn_ops.recalibrate(residual_network(), batches)
@@ -115,25 +115,25 @@ def test_spilling_to_files_changes_no_bit_and_leaves_no_file(memory: int, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_small_a_budget_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_insufficient_budget(tmp_path: Path) -> None:
     budget = bn_ops.Budget(memory_bytes=10_000, spill_bytes=10_000, spill_folder=tmp_path)
     with pytest.raises(SpillLimitError, match="raise the budget"):
         bn_ops.recalibrate(residual_network(), [images(24)], budget=budget)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_spill_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_unusable_spill_folder(tmp_path: Path) -> None:
     budget = bn_ops.Budget(memory_bytes=0, spill_folder=tmp_path / "missing")
     with pytest.raises(SpillLimitError, match="cannot make a folder"):
         bn_ops.recalibrate(residual_network(), [images(4)], budget=budget)
 
 
-def test_an_empty_stream_never_makes_statistics_up() -> None:
+def test_empty_stream() -> None:
     with pytest.raises(StreamEmptyError):
         bn_ops.recalibrate(residual_network(), [])
 
 
-def test_a_bad_batch_in_the_middle_changes_nothing_and_is_named() -> None:
+def test_invalid_batch_is_named() -> None:
     bad = images(4)
     bad[2, 1, 3, 3] = np.nan
     model = residual_network()
@@ -144,7 +144,7 @@ def test_a_bad_batch_in_the_middle_changes_nothing_and_is_named() -> None:
     assert model.SerializeToString() == before
 
 
-def test_values_that_overflow_inside_the_network_name_layer_and_batch() -> None:
+def test_overflow_names_layer_and_batch() -> None:
     g = GraphBuilder()
     steep = g.op("Mul", g.bn("x", 3, "first"), g.tensor(np.array(100, np.float32)))
     y = g.bn(g.op("Exp", steep), 3, "second")
@@ -155,7 +155,7 @@ def test_values_that_overflow_inside_the_network_name_layer_and_batch() -> None:
     assert caught.value.details() == {"layer": "second", "batch": 1}
 
 
-def test_cancelling_from_the_progress_callback_stops_the_run() -> None:
+def test_progress_callback_cancels_the_run() -> None:
     seen: list[bn_ops.Progress] = []
 
     def stop(progress: bn_ops.Progress) -> None:
@@ -164,32 +164,32 @@ def test_cancelling_from_the_progress_callback_stops_the_run() -> None:
             raise CancelledError("enough")
 
     with pytest.raises(CancelledError, match="enough"):
-        bn_ops.recalibrate(residual_network(), cut(images(12), 4), progress=stop)
+        bn_ops.recalibrate(residual_network(), split(images(12), 4), progress=stop)
     assert [p.done for p in seen if p.phase == "reading"] == [1, 2, 3]
     assert seen[-1] == bn_ops.Progress(phase="measuring", done=1, total=12)
 
 
-def test_a_batch_of_one_sample_with_one_position_is_fine() -> None:
+def test_single_sample_with_single_position() -> None:
     g = GraphBuilder()
     y = g.bn(g.op("Gemm", "x", g.weight(5, 4), transB=1), 5, "bn")
     model = g.model([("x", ["N", 4])], [y])
     x = np.random.default_rng(0).normal(2, 3, (9, 4)).astype(np.float32)
-    result = bn_ops.recalibrate(model, cut(x, 1))
+    result = bn_ops.recalibrate(model, split(x, 1))
     assert residual(statistics(result), oracle_statistics(model, {"x": x})) <= TIGHT
 
 
-def test_a_batchnorm_directly_on_the_input_and_two_on_one_tensor() -> None:
+def test_layer_on_input_and_layers_on_same_tensor() -> None:
     g = GraphBuilder()
     left, right = g.bn("x", 3, "left"), g.bn("x", 3, "right")
     y = g.bn(g.op("Add", g.op("Relu", left), right), 3, "last")
     model = g.model([("x", ["N", 3, 4, 4])], [y])
     x = images(10, size=4)
-    result = bn_ops.recalibrate(model, cut(x, 3))
+    result = bn_ops.recalibrate(model, split(x, 3))
     assert residual(statistics(result), oracle_statistics(model, {"x": x})) <= TIGHT
     assert list(result.statistics) == ["left", "right", "last"]
 
 
-def test_an_input_that_only_a_late_segment_reads_waits_for_it() -> None:
+def test_input_of_a_late_segment() -> None:
     g = GraphBuilder()
     a = g.bn(g.conv("x", 3, 4), 4, "a")
     b = g.bn(g.conv(a, 4, 4), 4, "b")
@@ -203,19 +203,17 @@ def test_an_input_that_only_a_late_segment_reads_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize(("size", "samples"), [(1, 5), (4, 12), (4, 10), (8, 3)])
-def test_a_fixed_batch_axis_is_served_whatever_the_stream_is_cut_into(
-    size: int, samples: int
-) -> None:
+def test_fixed_batch_axis_with_any_split(size: int, samples: int) -> None:
     free, fixed = residual_network(), residual_network()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
     x = images(samples)
     one = bn_ops.recalibrate(free, [x])
-    other = bn_ops.recalibrate(fixed, cut(x, 3))
+    other = bn_ops.recalibrate(fixed, split(x, 3))
     assert residual(statistics(other), statistics(one)) <= TIGHT
     assert other.report.stream.samples == samples
 
 
-def test_filling_that_cannot_be_told_from_samples_is_refused() -> None:
+def test_fixed_batch_axis_with_mixed_samples() -> None:
     g = GraphBuilder()
     merged = g.op("Reshape", "x", g.tensor(np.array([1, 12, 4, 4])))
     model = g.model([("x", [4, 3, 4, 4])], [g.bn(merged, 12, "bn")])
@@ -223,17 +221,19 @@ def test_filling_that_cannot_be_told_from_samples_is_refused() -> None:
         bn_ops.recalibrate(model, [images(6, size=4)])
 
 
-def test_layers_with_one_shared_pair_of_tensors_get_their_own() -> None:
+def test_shared_statistics_are_separated() -> None:
     model = residual_network()
     bns = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
-    for node in bns[:3]:  # the three layers of the same width, as a de-duplicating exporter does
+    for node in bns[
+        :3
+    ]:  # three layers of the same width, as an exporter with deduplication writes them
         node.input[3], node.input[4] = bns[0].input[3], bns[0].input[4]
     x = images(20)
     result = bn_ops.recalibrate(model, [x])
     assert residual(stored_statistics(result.model), oracle_statistics(model, {"x": x})) <= TIGHT
 
 
-def test_a_statistic_that_something_else_reads_too_is_not_written_over() -> None:
+def test_statistics_with_another_reader_are_copied() -> None:
     g = GraphBuilder()
     y = g.bn(g.conv("x", 3, 4), 4, "bn")
     mean = g.nodes[-1].input[3]
@@ -247,7 +247,7 @@ def test_a_statistic_that_something_else_reads_too_is_not_written_over() -> None
     assert residual(stored_statistics(result.model), statistics(result)) < 1e-6
 
 
-def test_parameters_spelled_as_constant_nodes_are_read() -> None:
+def test_parameters_in_constant_nodes() -> None:
     model = residual_network()
     stored = {t.name: t for t in model.graph.initializer}
     names = [i for n in model.graph.node if n.op_type == "BatchNormalization" for i in n.input[1:]]
@@ -264,7 +264,7 @@ def test_parameters_spelled_as_constant_nodes_are_read() -> None:
         np.testing.assert_array_equal(result.statistics[name].mean, s.mean)
 
 
-def test_unnamed_and_equally_named_nodes_get_distinct_names() -> None:
+def test_layer_names_are_unique() -> None:
     g = GraphBuilder()
     first = g.bn(g.conv("x", 3, 4), 4)
     y = g.bn(g.conv(g.bn(g.conv(first, 4, 4), 4, "bn"), 4, 4), 4, "bn")
@@ -273,7 +273,7 @@ def test_unnamed_and_equally_named_nodes_get_distinct_names() -> None:
     assert list(bn_ops.recalibrate(model, [images(4, size=8)]).statistics) == [first, "bn", "bn#2"]
 
 
-def test_a_training_mode_layer_and_one_in_a_body_are_reported_and_left_alone() -> None:
+def test_training_mode_layer_is_reported_and_kept() -> None:
     g = GraphBuilder()
     y = g.bn(g.conv("x", 3, 4), 4, "plain")
     y = g.bn(g.conv(y, 4, 4), 4, "trains")
@@ -286,7 +286,7 @@ def test_a_training_mode_layer_and_one_in_a_body_are_reported_and_left_alone() -
     assert "training_mode=1" in trains.reason
 
 
-def test_a_layer_inside_an_if_is_out_of_reach_and_its_body_still_runs() -> None:
+def test_layer_inside_if_body_is_reported_and_kept() -> None:
     inner = GraphBuilder(3)
     inner_out = inner.bn("h", 4, "inner")
     body = helper.make_graph(
@@ -309,11 +309,11 @@ def test_a_layer_inside_an_if_is_out_of_reach_and_its_body_still_runs() -> None:
     model = g.model([("x", ["N", 3, 8, 8])], [y])
     layers = {layer.name: layer for layer in bn_ops.inspect(model)}
     assert "body of If" in (layers["inner"].reason or "")
-    result = bn_ops.recalibrate(model, cut(images(9, size=8), 2))
+    result = bn_ops.recalibrate(model, split(images(9, size=8), 2))
     assert set(result.statistics) == {"outer", "after"}
 
 
-def test_statistics_that_are_fed_at_run_time_are_out_of_reach() -> None:
+def test_statistics_as_graph_inputs() -> None:
     g = GraphBuilder()
     y = g.op(
         "BatchNormalization", "x", g.tensor(np.ones(3, np.float32)),
@@ -325,16 +325,16 @@ def test_statistics_that_are_fed_at_run_time_are_out_of_reach() -> None:
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 14, 15, 17, 21])
-def test_every_operator_set_from_9_on_is_taken(opset: int) -> None:
+def test_operator_sets_from_9(opset: int) -> None:
     model = residual_network()
     model.opset_import[0].version = opset
     onnx.checker.check_model(model)
     x = images(10)
-    result = bn_ops.recalibrate(model, cut(x, 4))
+    result = bn_ops.recalibrate(model, split(x, 4))
     assert residual(statistics(result), oracle_statistics(model, {"x": x})) <= TIGHT
 
 
-def test_local_functions_are_seen_through() -> None:
+def test_layers_in_local_functions() -> None:
     g = GraphBuilder()
     w = numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")
     vectors = [
@@ -373,17 +373,17 @@ def test_local_functions_are_seen_through() -> None:
     assert residual(stored, seen) <= TIGHT
 
 
-def test_float16_networks_are_measured_wide() -> None:
+def test_float16_network() -> None:
     g = GraphBuilder(dtype=np.float16)
     y = g.bn(g.op("Relu", g.bn(g.conv("x", 3, 6), 6, "a")), 6, "b")
     model = g.model([("x", ["N", 3, 8, 8])], [y])
     x = images(20, size=8).astype(np.float16)
-    result = bn_ops.recalibrate(model, cut(x, 6))
-    # float16 keeps 11 bits of every activation.
+    result = bn_ops.recalibrate(model, split(x, 6))
+    # float16 activations have 11 significant bits.
     assert residual(statistics(result), oracle_statistics(model, {"x": x})) <= 3e-3
 
 
-def test_a_dead_channel_does_not_turn_into_an_amplifier() -> None:
+def test_dead_channel_keeps_its_variance() -> None:
     model = residual_network()
     stem = next(n for n in model.graph.node if n.op_type == "Conv")
     weight = next(t for t in model.graph.initializer if t.name == stem.input[1])
@@ -398,7 +398,7 @@ def test_a_dead_channel_does_not_turn_into_an_amplifier() -> None:
     assert any("lost all variance" in warning for warning in result.report.warnings)
 
 
-def test_misfits_are_refused_before_anything_runs() -> None:
+def test_mismatched_batches() -> None:
     with pytest.raises(BatchShapeError, match="size 1 on axis 1"):
         bn_ops.recalibrate(residual_network(), [images(2, channels=1)])
 
@@ -412,6 +412,6 @@ def test_misfits_are_refused_before_anything_runs() -> None:
         ({"warp": 9}, "unknown options"),
     ],
 )
-def test_wrong_options_are_refused(options: dict[str, object], says: str) -> None:
+def test_invalid_options(options: dict[str, object], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         bn_ops.recalibrate(residual_network(), [images(2)], **options)  # type: ignore[arg-type]

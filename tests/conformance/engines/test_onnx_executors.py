@@ -1,4 +1,4 @@
-"""Both cuts of the ONNX engine on the same networks: equal, and each right by the oracle."""
+"""Both executors of the ONNX engine agree with each other and with the oracle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bn_ops.progress import Progress, ProgressCallback, silent
 from tests.support.networks import GraphBuilder, images, residual_network
 from tests.support.oracle import Observed, oracle_statistics, residual
 
-# float32 networks of a dozen layers agree with float64 to about 1e-6; the promise is 1e-4.
+# float32 networks of a dozen layers agree with float64 to about 1e-6; the guarantee is 1e-4.
 TIGHT = 1e-5
 
 
@@ -47,7 +47,7 @@ def measured(
     return {name: (s.statistics.mean, s.statistics.var) for name, s in settled.items()}
 
 
-def pieces(x: np.ndarray, size: int) -> list[np.ndarray]:
+def split(x: np.ndarray, size: int) -> list[np.ndarray]:
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
@@ -56,7 +56,7 @@ def one_input(g: GraphBuilder, y: str, channels: int = 3) -> onnx.ModelProto:
 
 
 def dense() -> onnx.ModelProto:
-    """BatchNorm, ReLU, convolution, and everything joined: DenseNet, with padded blocks too."""
+    """Return a DenseNet: BatchNorm, ReLU, convolution and concatenation, with padded blocks."""
     g = GraphBuilder(1)
     x = g.op("Relu", g.bn(g.conv("x", 3, 32), 32, "stem"))
     channels = 32
@@ -69,7 +69,7 @@ def dense() -> onnx.ModelProto:
 
 
 def inverted() -> onnx.ModelProto:
-    """Expansion, depthwise convolution, projection, residual: MobileNetV2, with odd widths."""
+    """Return a MobileNetV2 with odd widths: expansion, depthwise convolution, projection."""
     g = GraphBuilder(2)
     limits = g.tensor(np.array(0, np.float32)), g.tensor(np.array(6, np.float32))
     x = g.op("Clip", g.bn(g.conv("x", 3, 20, stride=2), 20, "stem"), *limits)
@@ -84,7 +84,7 @@ def inverted() -> onnx.ModelProto:
 
 
 def squeezed() -> onnx.ModelProto:
-    """SiLU and squeeze-excite: EfficientNet."""
+    """Return an EfficientNet: SiLU and squeeze-excite."""
     g = GraphBuilder(3)
 
     def silu(t: str) -> str:
@@ -101,7 +101,7 @@ def squeezed() -> onnx.ModelProto:
 
 
 def after_activation() -> onnx.ModelProto:
-    """Convolution, ReLU, BatchNorm, pooling; the shallow branch joins far below."""
+    """Return convolution, ReLU, BatchNorm and pooling with a branch that joins near the output."""
     g = GraphBuilder(4)
     y = g.bn(g.op("Relu", g.conv("x", 3, 16)), 16, "a")
     shallow = g.bn(g.conv("x", 3, 16, k=1), 16, "shallow")
@@ -112,7 +112,7 @@ def after_activation() -> onnx.ModelProto:
 
 
 def on_the_input() -> onnx.ModelProto:
-    """A layer on the input, two layers on one tensor, widths that onnxruntime cannot block."""
+    """Return a layer on the input, two layers on one tensor, and widths without blocked layout."""
     g = GraphBuilder(5)
     x = g.bn("x", 3, "input")
     y = g.conv(x, 3, 7)
@@ -123,7 +123,7 @@ def on_the_input() -> onnx.ModelProto:
 
 
 def shuffled() -> onnx.ModelProto:
-    """Grouped convolutions and a channel shuffle: ShuffleNet."""
+    """Return a ShuffleNet: grouped convolutions and a channel shuffle."""
     g = GraphBuilder(6)
     x = g.op("Relu", g.bn(g.conv("x", 3, 16), 16, "stem"))
     y = g.bn(g.conv(x, 16, 32, k=1, group=2), 32, "in")
@@ -135,7 +135,7 @@ def shuffled() -> onnx.ModelProto:
 
 
 def upsampled() -> onnx.ModelProto:
-    """A small U-Net with a transposed convolution."""
+    """Return a small U-Net with a transposed convolution."""
     g = GraphBuilder(7)
     top = g.op("Relu", g.bn(g.conv("x", 3, 16), 16, "top"))
     low = g.op("AveragePool", top, kernel_shape=[2, 2], strides=[2, 2])
@@ -146,8 +146,8 @@ def upsampled() -> onnx.ModelProto:
     return one_input(g, g.bn(y, 16, "joined"))
 
 
-def scaled_behind() -> onnx.ModelProto:
-    """Constants right behind a layer, which an optimiser would like to write into it."""
+def scaled_after() -> onnx.ModelProto:
+    """Return a layer followed by constant factors, which an optimizer could fuse into it."""
     g = GraphBuilder(8)
     y = g.bn(g.conv("x", 3, 16), 16, "a")
     y = g.op("Mul", y, g.tensor(np.full((1, 16, 1, 1), 1.5, np.float32)))
@@ -164,16 +164,16 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "on_the_input": on_the_input,
     "shuffled": shuffled,
     "upsampled": upsampled,
-    "scaled_behind": scaled_behind,
+    "scaled_after": scaled_after,
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_both_cuts_agree_with_each_other_and_with_the_oracle(name: str) -> None:
+def test_executors_agree_with_each_other_and_oracle(name: str) -> None:
     model, x = NETWORKS[name](), images(21)
     oracle = oracle_statistics(model, {"x": x})
-    plain = measured(model, pieces(x, 5), "plain")
-    optimised = measured(model, pieces(x, 5), "optimised")
+    plain = measured(model, split(x, 5), "plain")
+    optimised = measured(model, split(x, 5), "optimised")
     assert plain.keys() == optimised.keys() == oracle.keys()
     assert residual(plain, oracle) <= TIGHT
     assert residual(optimised, oracle) <= TIGHT
@@ -181,17 +181,17 @@ def test_both_cuts_agree_with_each_other_and_with_the_oracle(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 16, 40])
-def test_the_cut_of_the_stream_does_not_matter(size: int) -> None:
+def test_invariance_under_splits(size: int) -> None:
     x = images(40)
     model = inverted()
     assert residual(
-        measured(model, pieces(x, size), "optimised"), oracle_statistics(model, {"x": x})
+        measured(model, split(x, size), "optimised"), oracle_statistics(model, {"x": x})
     ) <= TIGHT  # fmt: skip
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
-    model, batches = dense(), pieces(images(37), 9)
+def test_thread_count_changes_no_bit(threads: int) -> None:
+    model, batches = dense(), split(images(37), 9)
     one = measured(model, batches, "optimised", threads=1)
     many = measured(model, batches, "optimised", threads=threads)
     for name, (mean, var) in one.items():
@@ -200,8 +200,8 @@ def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
 
 
 @pytest.mark.parametrize("memory", [0, 200_000, 1 << 30])
-def test_spilling_changes_no_bit_and_leaves_no_file(memory: int, tmp_path: Path) -> None:
-    model, batches = squeezed(), pieces(images(24), 5)
+def test_spilling_changes_no_bit(memory: int, tmp_path: Path) -> None:
+    model, batches = squeezed(), split(images(24), 5)
     budget = Budget(memory_bytes=memory, spill_folder=tmp_path)
     spilled = measured(model, batches, "optimised", budget=budget)
     plain = measured(model, batches, "optimised")
@@ -211,14 +211,14 @@ def test_spilling_changes_no_bit_and_leaves_no_file(memory: int, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_budget_that_is_too_small_ends_the_run_cleanly(tmp_path: Path) -> None:
+def test_insufficient_budget(tmp_path: Path) -> None:
     budget = Budget(memory_bytes=10_000, spill_bytes=10_000, spill_folder=tmp_path)
     with pytest.raises(SpillLimitError):
-        measured(residual_network(), pieces(images(48), 16), "optimised", budget=budget)
+        measured(residual_network(), split(images(48), 16), "optimised", budget=budget)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_samples_of_different_sizes_in_one_stream() -> None:
+def test_stream_of_different_sizes() -> None:
     small, large = images(9), images(7, size=18, seed=2)
     model = residual_network()
     batches = [small[:4], large[:2], small[4:], large[2:]]
@@ -226,14 +226,14 @@ def test_samples_of_different_sizes_in_one_stream() -> None:
     assert residual(measured(model, batches, "optimised"), plain) <= TIGHT
 
 
-def test_a_stream_that_fills_one_array_again_and_again() -> None:
+def test_stream_that_reuses_its_array() -> None:
     x = images(24)
     model = residual_network()
     prepared = prepare(model)
     shared = np.empty_like(x[:6])
 
     def stream() -> object:
-        for part in pieces(x, 6):
+        for part in split(x, 6):
             shared[:] = part
             yield {"x": shared}
 
@@ -250,7 +250,7 @@ def test_a_stream_that_fills_one_array_again_and_again() -> None:
     assert residual(found, oracle_statistics(model, {"x": x})) <= TIGHT
 
 
-def test_layers_left_out_stay_as_they_are_in_both_cuts() -> None:
+def test_excluded_layers_in_both_executors() -> None:
     model, x = inverted(), images(20)
     left_out = ("0.expand", "1.project")
     oracle = oracle_statistics(model, {"x": x}, frozen=left_out)
@@ -261,7 +261,7 @@ def test_layers_left_out_stay_as_they_are_in_both_cuts() -> None:
         assert residual(found, expected) <= TIGHT
 
 
-def test_a_mean_of_a_thousand_sigma_costs_no_precision() -> None:
+def test_precision_with_large_mean() -> None:
     g = GraphBuilder(9)
     far = g.op("Add", g.conv("x", 3, 16), g.tensor(np.full((1, 16, 1, 1), 3000, np.float32)))
     model, x = one_input(g, g.bn(far, 16, "bn")), images(12, size=32)
@@ -271,7 +271,7 @@ def test_a_mean_of_a_thousand_sigma_costs_no_precision() -> None:
     np.testing.assert_allclose(optimised[1], plain[1], rtol=1e-6)
 
 
-def test_an_overflow_inside_the_network_names_layer_and_batch() -> None:
+def test_overflow_names_layer_and_batch() -> None:
     g = GraphBuilder()
     steep = g.op("Mul", g.bn(g.conv("x", 3, 16), 16, "first"), g.tensor(np.array(40, np.float32)))
     model = one_input(g, g.bn(g.op("Exp", steep), 16, "second"))
@@ -281,7 +281,7 @@ def test_an_overflow_inside_the_network_names_layer_and_batch() -> None:
     assert caught.value.details() == {"layer": "second", "batch": 2}
 
 
-def test_progress_counts_batches_and_can_stop_the_run() -> None:
+def test_progress_counts_batches_and_cancels() -> None:
     seen: list[Progress] = []
 
     def stop(progress: Progress) -> None:
@@ -290,7 +290,7 @@ def test_progress_counts_batches_and_can_stop_the_run() -> None:
             raise CancelledError("enough")
 
     with pytest.raises(CancelledError, match="enough"):
-        measured(residual_network(), pieces(images(30), 7), "optimised", progress=stop)
+        measured(residual_network(), split(images(30), 7), "optimised", progress=stop)
     assert [p.done for p in seen if p.phase == "reading"] == [1, 2, 3, 4, 5]
     assert [p.done for p in seen if p.phase == "measuring"] == [1, 2, 3]
     assert {p.total for p in seen if p.phase == "measuring"} == {20}
@@ -323,9 +323,7 @@ def fixed_batch() -> onnx.ModelProto:
         (fixed_batch, "fixes its number"),
     ],
 )
-def test_what_the_optimised_cut_cannot_take_goes_through_the_plain_one(
-    network: Callable[[], onnx.ModelProto], says: str
-) -> None:
+def test_fallback_to_graph_executor(network: Callable[[], onnx.ModelProto], says: str) -> None:
     model = network()
     rank = len(model.graph.input[0].type.tensor_type.shape.dim)
     x = images(8)[:, :, 0] if rank == 3 else images(8)

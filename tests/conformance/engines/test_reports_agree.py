@@ -1,4 +1,4 @@
-"""Both engines report the same of the same network, and what they report is what is there."""
+"""Both engines give the same report for the same network, and the report is correct."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bn_ops.errors import OptionError
 from bn_ops.result import Recalibration
 from tests.support.torch_oracle import double_copy, exact_statistics
 
-# float32 in two runtimes, through three layers.
+# float32 in two runtimes, through three layers
 TOLERANCE = 1e-4
 
 CLASSES = 5
 
 
 def network() -> nn.Sequential:
-    """Two convolutions and a classification head, with source statistics that fit nothing here."""
+    """Return two convolutions and a classification head, with random source statistics."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3),
@@ -47,7 +47,7 @@ def network() -> nn.Sequential:
 
 
 def stream(samples: int = 300) -> torch.Tensor:
-    """A correlated stream: each image resembles the one before it."""
+    """Return a correlated stream: each image resembles the previous one."""
     torch.manual_seed(1)
     x = torch.randn(samples, 2, 9, 9)
     level = torch.randn(samples // 20 + 1, 2, 1, 1).repeat_interleave(20, 0)[:samples]
@@ -77,7 +77,7 @@ def reports() -> tuple[Report, Report]:
 
 
 def assert_near(one: object, other: object, where: str = "") -> None:
-    """Compare two trees of values; numbers to the tolerance, everything else exactly."""
+    """Compare two trees of values: numbers within the tolerance, everything else exactly."""
     if isinstance(one, float) and isinstance(other, float):
         assert one == pytest.approx(other, rel=TOLERANCE, abs=TOLERANCE), where
     elif isinstance(one, dict) and isinstance(other, dict):
@@ -93,13 +93,13 @@ def assert_near(one: object, other: object, where: str = "") -> None:
 
 
 @pytest.mark.parametrize("part", ["stream", "layers", "prediction_shift", "evaluation", "warnings"])
-def test_both_engines_report_the_same(reports: tuple[Report, Report], part: str) -> None:
+def test_engines_agree(reports: tuple[Report, Report], part: str) -> None:
     one, other = (asdict(report)[part] for report in reports)
     assert one is not None
     assert_near(one, other, part)
 
 
-def test_the_stream_is_seen_to_be_correlated(reports: tuple[Report, Report]) -> None:
+def test_correlation_is_reported(reports: tuple[Report, Report]) -> None:
     for report in reports:
         assert report.stream.correlation is not None
         assert report.stream.correlation.suspicious
@@ -112,7 +112,7 @@ def answers(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def recalibrated() -> nn.Module:
-    """The float64 network after recalibration, by the oracle."""
+    """Return the recalibrated network in float64, computed by the oracle."""
     twin = double_copy(network())
     for name, (mean, var) in exact_statistics(network(), X).items():
         twin.get_submodule(name).get_buffer("running_mean").copy_(mean)
@@ -120,7 +120,7 @@ def recalibrated() -> nn.Module:
     return twin
 
 
-def test_the_errors_are_those_of_a_direct_count(reports: tuple[Report, Report]) -> None:
+def test_errors_match_direct_count(reports: tuple[Report, Report]) -> None:
     before = answers(double_copy(network()), X[:40]) != LABELS
     after = answers(recalibrated(), X[:40]) != LABELS
     found = reports[0].evaluation
@@ -132,7 +132,7 @@ def test_the_errors_are_those_of_a_direct_count(reports: tuple[Report, Report]) 
     assert found.newly_right == int((before & ~after).sum())
 
 
-def test_predictions_are_those_of_the_first_samples(reports: tuple[Report, Report]) -> None:
+def test_predictions_of_first_samples(reports: tuple[Report, Report]) -> None:
     found = reports[0].prediction_shift
     assert found is not None
     old, new = answers(double_copy(network()), X[:32]), answers(recalibrated(), X[:32])
@@ -141,9 +141,7 @@ def test_predictions_are_those_of_the_first_samples(reports: tuple[Report, Repor
 
 
 @pytest.mark.parametrize("state", ["before", "after"])
-def test_activations_by_depth_are_what_reaches_the_layers(
-    reports: tuple[Report, Report], state: str
-) -> None:
+def test_activations_by_depth(reports: tuple[Report, Report], state: str) -> None:
     twin = double_copy(network()) if state == "before" else recalibrated()
     seen: dict[str, torch.Tensor] = {}
     for name in ("1", "4"):
@@ -160,14 +158,14 @@ def test_activations_by_depth_are_what_reaches_the_layers(
         found = getattr(layer.activations, state)
         assert found.mean == pytest.approx(float(mean.mean()), abs=TOLERANCE)
         assert found.spread == pytest.approx(float(var.mean().sqrt()), rel=TOLERANCE)
-        # torch's median of an even number is the lower of two.
+        # For an even count, torch returns the lower median.
         assert found.normalized_shift == pytest.approx(np.median(shift.numpy()), abs=TOLERANCE)
         assert found.normalized_spread == pytest.approx(
             np.median((var.sqrt() / divisor).numpy()), rel=TOLERANCE
         )
 
 
-def test_without_the_comparison_nothing_is_run_twice() -> None:
+def test_no_second_pass_without_comparison() -> None:
     calls: list[int] = []
 
     def call(model: nn.Module, batch: torch.Tensor) -> Any:
@@ -181,7 +179,7 @@ def test_without_the_comparison_nothing_is_run_twice() -> None:
     assert all(layer.activations is None for layer in done.report.layers)
 
 
-def test_what_an_own_call_returns_is_compared() -> None:
+def test_comparison_uses_the_custom_call() -> None:
     def call(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"scores": model(batch["image"])}
 
@@ -200,7 +198,7 @@ def test_what_an_own_call_returns_is_compared() -> None:
 
 
 class Segmenter(nn.Module):
-    """One class per pixel, under a second output that is no head."""
+    """A network with one class per pixel and a second output that is not a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +209,7 @@ class Segmenter(nn.Module):
         return {"features": y, "classes": self.head(y)}
 
 
-def test_labels_per_position_are_counted_and_negative_ones_left_out() -> None:
+def test_labels_per_position_ignore_negative() -> None:
     torch.manual_seed(3)
     module = Segmenter().eval()
     labels = torch.randint(0, 3, (6, 9, 9))
@@ -245,7 +243,7 @@ def test_labels_per_position_are_counted_and_negative_ones_left_out() -> None:
     ],
 )
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
-def test_labels_that_do_not_fit_are_refused_before_the_stream_is_read(
+def test_invalid_labels_are_rejected_before_the_stream(
     pairs: list[Any], words: str, engine: str
 ) -> None:
     module = network()
@@ -264,7 +262,7 @@ def test_labels_that_do_not_fit_are_refused_before_the_stream_is_read(
 
 
 @pytest.mark.parametrize("where", ["trial", "labels"])
-def test_a_failure_in_the_comparison_undoes_the_recalibration(where: str) -> None:
+def test_failed_comparison_undoes_recalibration(where: str) -> None:
     module = network()
     before = copy.deepcopy(module.state_dict())
     calls: list[int] = []
@@ -284,9 +282,7 @@ def test_a_failure_in_the_comparison_undoes_the_recalibration(where: str) -> Non
 
 
 @pytest.mark.parametrize("form", ["module", "program", "onnx"])
-def test_adapt_compares_whatever_form_the_network_has(
-    form: str, reports: tuple[Report, Report]
-) -> None:
+def test_adapt_compares_every_model_form(form: str, reports: tuple[Report, Report]) -> None:
     module = network()
     forms: dict[str, Callable[[], Any]] = {
         "module": lambda: module,

@@ -1,4 +1,4 @@
-"""The code in the torch engine's documents runs as it stands."""
+"""The code blocks in the documentation of the torch engine run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.mark.parametrize("name", ["torch.md", "export.md", "report.md"])
-def test_the_documents_code_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text("utf-8"), re.DOTALL)
     assert blocks

@@ -13,10 +13,10 @@ from tests.support.zoo import ZOO, ZooNetwork, split
 
 SAMPLES = 11
 
-# float32 activations against a float64 oracle, through up to ten layers.
+# float32 activations against a float64 oracle, through up to ten layers
 TOLERANCE = 2e-5
 
-# Ragged on purpose: one sample alone, and a large last batch.
+# Deliberately uneven: a batch of one sample, and a large last batch.
 SPLITS = ([11], [1, 4, 6], [5, 1, 1, 1, 3])
 
 SINGLE = [network for network in ZOO if not network.shared]
@@ -24,7 +24,7 @@ SHARED = [network for network in ZOO if network.shared]
 
 
 @pytest.mark.parametrize("network", SINGLE, ids=str)
-def test_statistics_equal_the_whole_stream_as_one_train_mode_batch(network: ZooNetwork) -> None:
+def test_statistics_equal_single_train_mode_batch(network: ZooNetwork) -> None:
     data = network.inputs(SAMPLES)
     wanted = exact_statistics(network.build(), data)
     for sizes in SPLITS:
@@ -34,7 +34,7 @@ def test_statistics_equal_the_whole_stream_as_one_train_mode_batch(network: ZooN
 
 
 @pytest.mark.parametrize("network", SINGLE, ids=str)
-def test_any_two_splits_of_a_stream_give_the_same(network: ZooNetwork) -> None:
+def test_invariance_under_splits(network: ZooNetwork) -> None:
     data = network.inputs(SAMPLES)
     found = []
     for sizes in SPLITS:
@@ -46,7 +46,7 @@ def test_any_two_splits_of_a_stream_give_the_same(network: ZooNetwork) -> None:
 
 
 @pytest.mark.parametrize("network", SINGLE, ids=str)
-def test_what_a_layer_stores_is_what_it_then_receives_in_eval_mode(network: ZooNetwork) -> None:
+def test_stored_statistics_match_eval_inputs(network: ZooNetwork) -> None:
     model = network.build()
     data = network.inputs(SAMPLES)
     recalibrate_module(model, split(data, [3, 8]))
@@ -54,7 +54,7 @@ def test_what_a_layer_stores_is_what_it_then_receives_in_eval_mode(network: ZooN
 
 
 @pytest.mark.parametrize("network", SHARED, ids=str)
-def test_shared_layers_reach_the_fixed_point_of_their_pooled_calls(network: ZooNetwork) -> None:
+def test_shared_layers_pool_their_calls(network: ZooNetwork) -> None:
     data = network.inputs(SAMPLES)
     wanted = exact_statistics(network.build(), data, passes=60)
     model = network.build()
@@ -67,8 +67,8 @@ def test_shared_layers_reach_the_fixed_point_of_their_pooled_calls(network: ZooN
         assert report.residual_mean <= 1e-6
 
 
-def test_the_oracle_tells_a_plain_train_mode_pass_from_an_exact_one() -> None:
-    """The tolerance means something: what update_bn leaves is far outside of it."""
+def test_oracle_detects_train_mode_pass() -> None:
+    """The tolerance is meaningful: the result of update_bn is far outside it."""
     network = next(a for a in ZOO if a.name == "residual")
     data = network.inputs(SAMPLES)
     model = network.build()

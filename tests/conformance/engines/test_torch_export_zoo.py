@@ -1,4 +1,4 @@
-"""Every network of the zoo, exported: the file computes what the module computes."""
+"""The exported model of every network of the zoo is equivalent to the module."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.support.onnx_run import run_onnx
 from tests.support.zoo import ZOO, Inputs, ZooNetwork
 from tests.support.zoo_exports import exported_model
 
-# Relative to the output's largest value; two float32 implementations of up to thirty operators.
+# Relative to the largest output value; two float32 implementations of up to thirty operators.
 TOLERANCE = 1e-4
 
-# Another number of samples than the file was exported with.
+# Differs from the number of samples at export.
 RUN_WITH = 5
 
-# One process for all that exports the zoo.
+# One xdist worker, which exports the zoo once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("zoo")]
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_the_exported_file_computes_what_the_module_does(network: ZooNetwork) -> None:
+def test_exported_model_is_equivalent(network: ZooNetwork) -> None:
     model = network.build()
     proto = exported_model(network)
     inputs = network.inputs(RUN_WITH, seed=9)
@@ -37,7 +37,7 @@ def test_the_exported_file_computes_what_the_module_does(network: ZooNetwork) ->
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_the_folded_file_computes_what_the_module_does(network: ZooNetwork) -> None:
+def test_folded_model_is_equivalent(network: ZooNetwork) -> None:
     proto = exported_model(network)
     folded = fold(proto)
     layers = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
@@ -59,12 +59,12 @@ def assert_computes(proto: onnx.ModelProto, inputs: Inputs, wanted: dict[str, An
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_layers_of_the_file_are_the_layers_of_the_module(network: ZooNetwork) -> None:
+def test_layers_match_the_module(network: ZooNetwork) -> None:
     model = network.build()
     proto = exported_model(network)
     in_file = {layer.name: layer for layer in describe_prepared(prepare(proto)).layers}
     in_module = {layer.name: layer for layer in describe_module(model)}
-    # A layer that is called again is a layer of its own in the file, with a numbered name.
+    # A layer that is called again is a separate layer of the file, with a numbered name.
     assert {name.partition("#")[0] for name in in_file} == set(in_module)
     assert network.shared == any("#" in name for name in in_file)
     for name, layer in in_module.items():
@@ -85,7 +85,7 @@ def assert_same_layer(found: LayerInfo, wanted: LayerInfo) -> None:
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_the_file_holds_no_node_that_computes_nothing(network: ZooNetwork) -> None:
+def test_no_redundant_nodes(network: ZooNetwork) -> None:
     proto = exported_model(network)
     kinds = {node.op_type for node in proto.graph.node}
     assert kinds.isdisjoint({"Identity", "Dropout", "Constant", "CastLike"})

@@ -1,4 +1,4 @@
-"""Shards of one stream on two copies of a module give what one frontier gives."""
+"""Shards of a stream on two copies of a module give the same result as one frontier."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_shards_equal_the_whole_stream(network: ZooNetwork) -> None:
         np.testing.assert_allclose(found[name].statistics.var, settlement.statistics.var, rtol=1e-5)
 
 
-def test_a_frontier_gives_its_module_back_as_it_was() -> None:
+def test_frontier_restores_its_module() -> None:
     network = NETWORKS[0]
     model = network.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}

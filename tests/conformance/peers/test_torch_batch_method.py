@@ -1,4 +1,4 @@
-"""method="batch" gives what other tools give, to rounding, where they are right about dropout."""
+"""method="batch" agrees with other tools up to rounding, except for dropout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.peer_formulas import moving_average, precise_bn, reestimate
 from tests.support.torch_oracle import residual, stored
 from tests.support.zoo import ZOO, ZooNetwork, split
 
-# Two float32 train-mode passes through up to ten layers, which normalise in another order.
+# Two float32 train-mode passes through up to ten layers, with different orders of operations.
 TOLERANCE = 2e-4
 
 SIZES = [4, 4, 3]
 
-# Dropout differs by intent, look-alikes are invisible to the peers, `_audio` has momentum 0.
+# Dropout differs on purpose, the peers ignore similar modules, and audio_1d has momentum 0.
 COMPARABLE = [
     network
     for network in ZOO
@@ -38,7 +38,7 @@ def batches_of(network: ZooNetwork) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("network", COMPARABLE, ids=str)
-def test_mean_of_batches_is_torchs_update_bn(network: ZooNetwork) -> None:
+def test_mean_of_batches_equals_update_bn(network: ZooNetwork) -> None:
     peer, ours = network.build(), network.build()
     update_bn(batches_of(network), peer)
     recalibrate_module(ours, batches_of(network), method="batch", variance="mean_of_batches")
@@ -46,7 +46,7 @@ def test_mean_of_batches_is_torchs_update_bn(network: ZooNetwork) -> None:
 
 
 @pytest.mark.parametrize("network", [a for a in COMPARABLE if not a.shared], ids=str)
-def test_mean_of_batches_is_aimets_formula(network: ZooNetwork) -> None:
+def test_mean_of_batches_equals_aimet(network: ZooNetwork) -> None:
     peer, ours = network.build(), network.build()
     reestimate(peer, batches_of(network), len(SIZES))
     recalibrate_module(ours, batches_of(network), method="batch", variance="mean_of_batches")
@@ -54,7 +54,7 @@ def test_mean_of_batches_is_aimets_formula(network: ZooNetwork) -> None:
 
 
 @pytest.mark.parametrize("network", [a for a in COMPARABLE if not a.shared], ids=str)
-def test_population_is_fvcores_precise_bn(network: ZooNetwork) -> None:
+def test_population_equals_precise_bn(network: ZooNetwork) -> None:
     peer, ours = network.build().train(), network.build()
     precise_bn(peer, batches_of(network), len(SIZES))
     recalibrate_module(ours, batches_of(network), method="batch")
@@ -62,7 +62,7 @@ def test_population_is_fvcores_precise_bn(network: ZooNetwork) -> None:
 
 
 @pytest.mark.parametrize("network", COMPARABLE, ids=str)
-def test_momentum_is_a_plain_moving_average(network: ZooNetwork) -> None:
+def test_momentum_equals_training(network: ZooNetwork) -> None:
     peer, ours = network.build(), network.build()
     moving_average(peer, batches_of(network), 0.1)
     recalibrate_module(
@@ -75,8 +75,8 @@ def test_momentum_is_a_plain_moving_average(network: ZooNetwork) -> None:
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
-def test_fvcores_own_case_mean_and_variance_of_known_batches() -> None:
-    """fvcore's test: a single layer, batches of one size, mean and variance over all of them."""
+def test_case_of_fvcore() -> None:
+    """The test case of fvcore: a single layer, equal batches, mean and variance over all."""
     torch.manual_seed(0)
     batches = [torch.randn(8, 3, 5, 5) * (i + 1) + i for i in range(4)]
     model = nn.Sequential(nn.BatchNorm2d(3))
@@ -87,8 +87,8 @@ def test_fvcores_own_case_mean_and_variance_of_known_batches() -> None:
     torch.testing.assert_close(var, everything.var([0, 2, 3], correction=0))
 
 
-def test_torchs_own_case_means_and_unbiased_variances_of_batches() -> None:
-    """torch's test of update_bn holds variances to 0.1; the paper's formula holds here to 1e-6."""
+def test_case_of_torch() -> None:
+    """The test case of update_bn in torch, with tolerance 1e-6 instead of 0.1 for variances."""
     torch.manual_seed(1)
     batches = [torch.rand(10, 4) for _ in range(5)]
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.3))
@@ -99,14 +99,14 @@ def test_torchs_own_case_means_and_unbiased_variances_of_batches() -> None:
     torch.testing.assert_close(var, torch.from_numpy(wanted.var), rtol=1e-6, atol=0)
 
 
-def test_unbiased_divides_all_values_by_one_less() -> None:
+def test_unbiased_divides_by_count_minus_one() -> None:
     x = torch.randn(6, 2)
     model = nn.Sequential(nn.BatchNorm1d(2))
     recalibrate_module(model, [x[:4], x[4:]], method="batch", variance="unbiased")
     torch.testing.assert_close(stored(model)["0"][1], x.double().var(0), rtol=1e-6, atol=0)
 
 
-def test_other_estimators_see_the_whole_stream() -> None:
+def test_other_estimators_use_the_whole_stream() -> None:
     x = torch.randn(6, 2)
     model = nn.Sequential(nn.BatchNorm1d(2))
     recalibrate_module(model, [x[:4], x[4:]], method="batch", estimator=Prior(6))
@@ -114,7 +114,7 @@ def test_other_estimators_see_the_whole_stream() -> None:
     torch.testing.assert_close(stored(model)["0"][1], wanted, rtol=1e-6, atol=0)
 
 
-def test_one_value_per_channel_has_a_population_variance_only() -> None:
+def test_single_value_per_channel() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2))
     batches = [torch.randn(3, 2), torch.randn(1, 2)]
     before = stored(copy.deepcopy(model))
@@ -126,7 +126,7 @@ def test_one_value_per_channel_has_a_population_variance_only() -> None:
     torch.testing.assert_close(stored(model)["0"][1], wanted, rtol=1e-6, atol=0)
 
 
-def test_an_unknown_variance_is_refused() -> None:
+def test_unknown_variance() -> None:
     with pytest.raises(OptionError, match="mean_of_batches"):
         recalibrate_module(
             nn.Sequential(nn.BatchNorm1d(2)),

@@ -1,7 +1,7 @@
-"""Faults of other tools, each with the tool failing and this package passing.
+"""Faults of other tools that this package does not have.
 
-The first assertion of each test holds the peer to its fault, so that a test says so when the
-fault is mended there.
+The first assertion of each test requires the fault in the other tool, so that the test fails once
+the fault is fixed there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def one_layer(channels: int = 1) -> nn.Sequential:
 
 
 def relative_var_error(model: nn.Module, x: torch.Tensor) -> float:
-    """Error of the stored variance against the population's, in float64."""
+    """Return the relative error of the stored variance to the population variance, in float64."""
     var = stored(model)["0"][1]
     axes = [0, *range(2, x.ndim)]
     return float((var / x.double().var(axes, correction=0) - 1).abs().max())
 
 
-def test_dropout_before_a_layer_stays_off() -> None:
+def test_dropout_stays_off() -> None:
     torch.manual_seed(0)
     x = torch.randn(4000, 3) + 1
     peer, ours = (nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3)) for _ in range(2))
@@ -45,7 +45,7 @@ def test_dropout_before_a_layer_stays_off() -> None:
     torch.testing.assert_close(stored(ours)["1"][1], x.double().var(0, correction=0))
 
 
-def test_frozen_children_keep_their_eval_flag() -> None:
+def test_frozen_children_stay_in_eval_mode() -> None:
     def network() -> nn.Sequential:
         model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).train()
         model[1].eval()
@@ -60,7 +60,7 @@ def test_frozen_children_keep_their_eval_flag() -> None:
     assert not ours[1].training
 
 
-def test_a_ragged_last_batch_counts_by_its_samples() -> None:
+def test_smaller_last_batch_counts_by_samples() -> None:
     torch.manual_seed(1)
     x = torch.randn(17, 1, 4, 4)
     x[16] += 2
@@ -74,7 +74,7 @@ def test_a_ragged_last_batch_counts_by_its_samples() -> None:
 
 
 @pytest.mark.parametrize("peer_name", ["update_bn", "reestimate", "moving_average"])
-def test_variance_between_batches_of_an_ordered_stream_is_kept(peer_name: str) -> None:
+def test_variance_between_batches_is_included(peer_name: str) -> None:
     torch.manual_seed(2)
     levels = torch.linspace(-5, 5, 16)
     batches = [torch.randn(16, 1, 8, 8) + level for level in levels]
@@ -92,7 +92,7 @@ def test_variance_between_batches_of_an_ordered_stream_is_kept(peer_name: str) -
     assert relative_var_error(ours, everything) < 1e-6
 
 
-def test_an_empty_stream_is_refused_and_changes_nothing() -> None:
+def test_empty_stream_changes_nothing() -> None:
     peer, ours = one_layer(2), one_layer(2)
     for model in (peer, ours):
         model[0].get_buffer("running_mean").fill_(3.0)
@@ -107,18 +107,18 @@ def test_an_empty_stream_is_refused_and_changes_nothing() -> None:
     assert bool(aimet[0].get_buffer("running_mean").isnan().all())
 
 
-def test_variance_survives_a_mean_of_a_thousand_sigma() -> None:
+def test_variance_with_large_mean() -> None:
     torch.manual_seed(3)
     x = torch.randn(32, 1, 32, 32) + 1000
     peer, ours = one_layer().train(), one_layer()
     precise_bn(peer, [x[:16], x[16:]], 2)
     recalibrate_module(ours, [x[:16], x[16:]])
     assert relative_var_error(peer, x) > 0.01
-    # The rest is the rounding of 1.0 to float32's buffer.
+    # The remaining error is the rounding of 1.0 to the float32 buffer.
     assert relative_var_error(ours, x) < 1e-6
 
 
-def test_a_failure_half_way_leaves_momentum_and_hooks_as_they_were() -> None:
+def test_failure_restores_momentum_and_hooks() -> None:
     x = torch.randn(4, 1, 3, 3)
     peer, ours = one_layer().train(), one_layer().train()
     with pytest.raises(AssertionError):
@@ -134,7 +134,7 @@ def test_a_failure_half_way_leaves_momentum_and_hooks_as_they_were() -> None:
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
 
 
-def test_a_stream_without_length_is_read_once() -> None:
+def test_iterator_is_read_once() -> None:
     x = [torch.randn(4, 1, 3, 3), torch.randn(2, 1, 3, 3)]
     with pytest.raises(TypeError):
         reestimate(one_layer(), without_len(x), 2)  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_a_stream_without_length_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, None])
-def test_nothing_of_the_source_remains_whatever_the_momentum(momentum: float | None) -> None:
+def test_source_statistics_have_no_weight(momentum: float | None) -> None:
     torch.manual_seed(4)
     batches = [torch.randn(8, 1, 4, 4) * 2 + 5 for _ in range(10)]
 
@@ -164,7 +164,7 @@ def test_nothing_of_the_source_remains_whatever_the_momentum(momentum: float | N
     assert float((stored(ours)["0"][0] - everything.mean()).abs()) < 1e-5
 
 
-def test_a_nan_in_a_buffer_is_overwritten() -> None:
+def test_nan_in_buffer_is_overwritten() -> None:
     x = torch.randn(8, 1, 4, 4)
     peer, ours = (nn.Sequential(nn.BatchNorm2d(1, momentum=1.0)) for _ in range(2))
     for model in (peer, ours):
@@ -175,7 +175,7 @@ def test_a_nan_in_a_buffer_is_overwritten() -> None:
     assert float((stored(ours)["0"][0] - x.double().mean()).abs()) < 1e-7
 
 
-def test_one_nan_pixel_is_an_error_that_names_its_batch() -> None:
+def test_nan_pixel_names_its_batch() -> None:
     batches = [torch.randn(4, 1, 3, 3) for _ in range(3)]
     batches[1][2, 0, 1, 1] = float("nan")
     peer, ours = one_layer(), one_layer()
@@ -188,7 +188,7 @@ def test_one_nan_pixel_is_an_error_that_names_its_batch() -> None:
     assert residual(stored(ours), before) == 0
 
 
-def test_a_batch_with_one_value_per_channel_is_a_sample_like_any_other() -> None:
+def test_single_value_per_channel() -> None:
     torch.manual_seed(5)
     x = torch.randn(6, 4)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -198,7 +198,7 @@ def test_a_batch_with_one_value_per_channel_is_a_sample_like_any_other() -> None
     torch.testing.assert_close(stored(ours)["0"][1], x.double().var(0, correction=0))
 
 
-def test_frozen_lookalikes_are_seen() -> None:
+def test_frozen_batchnorm_is_found() -> None:
     torch.manual_seed(6)
     x = torch.randn(8, 2, 4, 4) * 3 + 1
     peer, ours = nn.Sequential(FrozenBatchNorm2d(2)), nn.Sequential(FrozenBatchNorm2d(2))
@@ -209,7 +209,7 @@ def test_frozen_lookalikes_are_seen() -> None:
 
 
 class Functional(nn.Module):
-    """A network that calls the functional form with buffers of its own."""
+    """A network that calls the functional form with its own buffers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Functional(nn.Module):
         return functional.batch_norm(x, self.get_buffer("mu"), self.get_buffer("sigma2"))
 
 
-def test_functional_batch_norm_is_seen_as_it_is_and_in_its_export() -> None:
+def test_functional_batch_norm_and_its_export() -> None:
     torch.manual_seed(7)
     x = torch.randn(8, 2, 4, 4) * 3 + 1
     peer = Functional()
@@ -233,7 +233,7 @@ def test_functional_batch_norm_is_seen_as_it_is_and_in_its_export() -> None:
     np.testing.assert_allclose(own.statistics["batch_norm"].var, wanted, rtol=1e-6)
 
 
-def test_layers_without_running_statistics_are_adopted_on_request() -> None:
+def test_untracked_layers_are_adopted_on_request() -> None:
     torch.manual_seed(8)
     x = torch.randn(8, 2, 4, 4) * 3 + 1
     untracked = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False))
@@ -252,7 +252,7 @@ def test_layers_without_running_statistics_are_adopted_on_request() -> None:
 
 
 class Detour(nn.Module):
-    """A network with a layer that no batch reaches."""
+    """A network with an unreached layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class Detour(nn.Module):
         return self.used(x)  # type: ignore[no-any-return]
 
 
-def test_an_unreached_layer_is_untouched_and_reported() -> None:
+def test_unreached_layer_is_kept_and_reported() -> None:
     x = torch.randn(4, 1, 3, 3)
     peer, ours = Detour(), Detour()
     update_bn([x], peer)
@@ -275,7 +275,7 @@ def test_an_unreached_layer_is_untouched_and_reported() -> None:
         assert statuses == {"used": "recalibrated", "unused": "unreached"}
 
 
-def test_the_layout_does_not_choose_the_answer() -> None:
+def test_invariance_under_memory_layout() -> None:
     torch.manual_seed(9)
     x = torch.randn(64, 2, 128, 128) + 300
     last = x.contiguous(memory_format=torch.channels_last)
@@ -286,7 +286,7 @@ def test_the_layout_does_not_choose_the_answer() -> None:
     assert relative_var_error(ours, x) < 1e-6
 
 
-def test_a_shared_layer_pools_its_calls() -> None:
+def test_shared_layer_pools_its_calls() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -306,7 +306,7 @@ def test_a_shared_layer_pools_its_calls() -> None:
     assert done.report.layers[0].residual_mean == pytest.approx(0, abs=1e-9)
 
 
-def test_train_mode_statistics_are_not_those_of_the_deployed_network() -> None:
+def test_train_mode_differs_from_deployed_network() -> None:
     torch.manual_seed(11)
     layers = [m for _ in range(4) for m in (nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.ReLU())]
     model = nn.Sequential(*layers)

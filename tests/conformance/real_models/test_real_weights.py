@@ -1,4 +1,4 @@
-"""Trained networks, dead channels and all: both engines, the float64 oracle and the fold."""
+"""Trained networks with dead channels: both engines, the float64 oracle and folding."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.support import real_models
 from tests.support.oracle import Observed, residual, stored_statistics, tapped_statistics
 from tests.support.torch_oracle import observed_statistics
 
-# One process for all that exports these.
+# One xdist worker, which exports the networks once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
 SAMPLES = 6
 
-# Networks of fifty layers in float32; the promise is 1e-4 and these channels are real ones.
+# Networks of fifty layers in float32; the guarantee is 1e-4.
 AGREEMENT = 1e-4
 
 
 def pictures(size: int) -> torch.Tensor:
-    """Pictures with structure at every scale: pink noise of a level and contrast of its own."""
+    """Return images with structure at every scale: pink noise of random level and contrast."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = frequency[0, 1]
@@ -66,10 +66,10 @@ def adapted(name: str) -> bn_ops.Artifact:
 def check_fixed_point(
     report: bn_ops.Report, stored: Observed, observed: Observed, eps: dict[str, float]
 ) -> None:
-    """Promise P1 on every channel that no guard kept, in units of what the layer divides by.
+    """Check guarantee P1 for every channel not kept by a guard, in units of the layer's divisor.
 
-    A channel whose spread is far below ε is float32 rounding of the sums before it, in the
-    deployed network too. Guarded channels keep the source's variance but take the mean.
+    A channel whose spread is far below ε consists of float32 rounding of the preceding sums, also
+    in the deployed network. Guarded channels keep the source variance but get the new mean.
     """
     for entry in report.layers:
         (mean, var), (seen_mean, seen_var) = stored[entry.name], observed[entry.name]
@@ -81,7 +81,7 @@ def check_fixed_point(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_torch_engine_stores_what_each_layer_receives_in_float64(name: str) -> None:
+def test_torch_engine_matches_float64_oracle(name: str) -> None:
     make, data = MODELS[name]
     module = make()
     eps = {layer.name: layer.eps for layer in bn_ops.inspect(module)}
@@ -93,7 +93,7 @@ def test_the_torch_engine_stores_what_each_layer_receives_in_float64(name: str) 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_onnx_engine_stores_what_each_node_receives(name: str) -> None:
+def test_onnx_engine_matches_node_inputs(name: str) -> None:
     _, data = MODELS[name]
     artifact = adapted(name)
     eps = {layer.name: layer.eps for layer in bn_ops.inspect(artifact.unfolded)}
@@ -103,7 +103,7 @@ def test_the_onnx_engine_stores_what_each_node_receives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
-def test_dead_channels_keep_their_variance_and_amplify_nothing(name: str) -> None:
+def test_dead_channels_keep_their_variance(name: str) -> None:
     artifact = adapted(name)
     source = {layer.name: layer.statistics for layer in bn_ops.inspect(artifact.unfolded)}
     dead = 0
@@ -118,12 +118,12 @@ def test_dead_channels_keep_their_variance_and_amplify_nothing(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_folded_file_is_verified(name: str) -> None:
+def test_folded_model_is_verified(name: str) -> None:
     artifact = adapted(name)
     assert artifact.report.parity is not None
     assert artifact.report.parity.passed
     assert artifact.report.fold is not None
-    if name != "crepe_tiny":  # convolution, ReLU, BatchNorm, padding: nothing exact can take it
+    if name != "crepe_tiny":  # convolution, ReLU, BatchNorm, padding: no exact fold exists
         assert {entry.status for entry in artifact.report.fold} == {"folded"}
         assert all(node.op_type != "BatchNormalization" for node in artifact.model.graph.node)
 
@@ -136,9 +136,7 @@ def test_the_folded_file_is_verified(name: str) -> None:
         ("ch_PP-OCRv4_rec_infer.onnx", (3, 48, 160), 6),
     ],
 )
-def test_files_from_another_framework_are_recalibrated_folded_and_verified(
-    file: str, shape: tuple[int, ...], layers: int
-) -> None:
+def test_models_of_other_frameworks(file: str, shape: tuple[int, ...], layers: int) -> None:
     x = np.random.default_rng(0).normal(0, 0.5, (5, *shape)).astype(np.float32)
     artifact = bn_ops.adapt(real_models.rapidocr(file), [x[:2], x[2:]])
     assert len(artifact.statistics) == layers
@@ -150,8 +148,8 @@ def test_files_from_another_framework_are_recalibrated_folded_and_verified(
     assert artifact.report.parity is not None
     assert artifact.report.parity.passed
     assert artifact.report.fold is not None
-    # On noise, which is what these detectors get here, float32 moves their outputs by more than the
-    # tolerance, folded or not; in float64 the folds are exact, and none is taken back.
+    # On noise, float32 rounding changes the outputs of these detectors by more than the tolerance,
+    # folded or not; in float64 the folds are exact, and none is undone.
     assert [entry.status for entry in artifact.report.fold] == ["folded"] * layers
     for output in artifact.report.parity.outputs:
         assert output.exact_error is not None
