@@ -68,5 +68,6 @@ def test_the_table_of_exit_codes_is_complete() -> None:
 
 def test_every_error_is_in_the_drawn_tree() -> None:
     text = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
-    for name in errors.__all__:
+    names = [name for name in errors.__all__ if name[0].isupper() and name != "Problem"]
+    for name in names:
         assert re.search(rf"^[│├└─ ]*{name}\b", text, flags=re.MULTILINE), name

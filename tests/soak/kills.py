@@ -17,7 +17,7 @@ import psutil
 
 from bnrecal_client import Client
 from tests.soak.streams import (
-    PATIENCE,
+    RETRY,
     Outcome,
     Round,
     Stream,
@@ -131,7 +131,7 @@ def undisturbed(folder: Path, streams: list[Stream]) -> list[Outcome]:
     (folder / "undisturbed").mkdir()
     with (
         ServerProcess(folder / "undisturbed/data") as server,
-        Client(server.url, patience=PATIENCE) as client,
+        Client(server.url, retry=RETRY) as client,
     ):
         return [in_one_call(client, network(), stream).outcome for stream in streams]
 
@@ -147,7 +147,7 @@ def _work(
 ) -> None:
     """Run recalibrations one after another until `stopping` is set, but at least one."""
     turn = number
-    with Client(url, patience=PATIENCE) as client:
+    with Client(url, retry=RETRY) as client:
         model = client.upload(network()).id
         while True:
             which = turn % len(streams)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bnrecal_client import Client, Patience, Result
-from bnrecal_client._workflows.backoff import Backoff
+from bnrecal_client import Client, Result, RetryPolicy
 from bnrecal_client.result import encode_statistics
+from bnrecal_client.retry_policy import Backoff
 from tests.support.service_process import images
 
 SAMPLES = 8
@@ -20,7 +20,7 @@ LARGE_SAMPLES = 1024
 LARGE_EVERY = 20
 # Resend a batch although it was acknowledged, as a client that lost the response would.
 RESEND_EVERY = 7
-PATIENCE = Patience(outage_s=300.0, backoff=Backoff(first_s=0.05, ceiling_s=0.5))
+RETRY = RetryPolicy(total_timeout=300.0, backoff=Backoff(first_s=0.05, ceiling_s=0.5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +106,8 @@ def in_one_call(client: Client, content: bytes, stream: Stream) -> Round:
     """Recalibrate by `Client.recalibrate`, which starts only a complete stream."""
     batches = (stream.batch(index) for index in range(stream.length))
     result = client.recalibrate(content, batches, progress=False, unfolded=True, poll=0.3)
-    assert result.recalibration is not None
-    found = client.status(result.recalibration)
+    assert result.recalibration_id is not None
+    found = client.status(result.recalibration_id)
     everything = set(range(stream.length))
     lost, duplicated = compare(everything, list(everything), found.batches.received)
     duplicated += abs(found.batches.samples - stream.samples())

@@ -10,11 +10,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from bnrecal_client import AsyncClient, Backoff, Client, Patience, Result
-from tests.support.fake_bnrecal import FakeTime
+from bnrecal_client import AsyncClient, Backoff, Client, Result, RetryPolicy
+from tests.support.fake_time import FakeTime
 
 URL = "http://fake.invalid"
-PATIENCE = Patience(backoff=Backoff(jitter=lambda: 1.0))
+RETRY = RetryPolicy(backoff=Backoff(jitter=lambda: 1.0))
 
 
 class Verbs:
@@ -40,12 +40,12 @@ def check_statistics(result: Result, batches: list[NDArray[np.float32]]) -> None
 
 
 def played(
-    transport: httpx.BaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
+    transport: httpx.AsyncBaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
 ) -> Client:
     return Client(
         url,
         token,
-        patience=PATIENCE,
+        retry=RETRY,
         transport=transport,
         sleep=time.sleep,
         clock=time.clock,
@@ -58,9 +58,9 @@ def played_async(
     return AsyncClient(
         url,
         token,
-        patience=PATIENCE,
+        retry=RETRY,
         transport=transport,
-        sleep=time.sleep_async,
+        sleep=time.sleep,
         clock=time.clock,
     )
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     def errors(error: BnrecalError, batch: BatchError) -> None:
         assert_type(error.code, str)
         assert_type(error.problem, Problem | None)
-        assert_type(error.recalibration, str | None)
+        assert_type(error.recalibration_id, str | None)
         assert_type(batch.batch, int | None)
 
     def refused(client: Client) -> None:

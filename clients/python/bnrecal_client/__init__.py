@@ -17,7 +17,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnrecal_client._workflows.backoff import Backoff as Backoff
     from bnrecal_client.async_client import AsyncClient as AsyncClient
     from bnrecal_client.async_client import AsyncHandle as AsyncHandle
     from bnrecal_client.client import Client as Client
@@ -32,12 +31,13 @@ if TYPE_CHECKING:
     from bnrecal_client.errors import ModelError as ModelError
     from bnrecal_client.errors import NotFoundError as NotFoundError
     from bnrecal_client.errors import OptionError as OptionError
+    from bnrecal_client.errors import Problem as Problem
     from bnrecal_client.errors import RecalibrationCancelled as RecalibrationCancelled
     from bnrecal_client.errors import RecalibrationFailed as RecalibrationFailed
     from bnrecal_client.errors import ServerError as ServerError
     from bnrecal_client.errors import ServerUnreachable as ServerUnreachable
     from bnrecal_client.errors import TimedOut as TimedOut
-    from bnrecal_client.errors import UnexpectedAnswerError as UnexpectedAnswerError
+    from bnrecal_client.errors import UnexpectedResponseError as UnexpectedResponseError
     from bnrecal_client.images import Images as Images
     from bnrecal_client.models import LayerInfo as LayerInfo
     from bnrecal_client.models import ModelDescription as ModelDescription
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from bnrecal_client.models import StoredBatch as StoredBatch
     from bnrecal_client.models import Stream as Stream
     from bnrecal_client.models import TensorInfo as TensorInfo
-    from bnrecal_client.problems import Problem as Problem
     from bnrecal_client.result import Result as Result
-    from bnrecal_client.retry_policy import Patience as Patience
+    from bnrecal_client.retry_policy import Backoff as Backoff
+    from bnrecal_client.retry_policy import RetryPolicy as RetryPolicy
 
 __version__ = "0.1.0"
 
@@ -71,20 +71,20 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "OptionError",
-    "Patience",
     "Problem",
     "Progress",
     "Recalibration",
     "RecalibrationCancelled",
     "RecalibrationFailed",
     "Result",
+    "RetryPolicy",
     "ServerError",
     "ServerUnreachable",
     "StoredBatch",
     "Stream",
     "TensorInfo",
     "TimedOut",
-    "UnexpectedAnswerError",
+    "UnexpectedResponseError",
     "__version__",
 ]
 
@@ -93,7 +93,7 @@ _HOME = {
     "AccessError": "bnrecal_client.errors",
     "AsyncClient": "bnrecal_client.async_client",
     "AsyncHandle": "bnrecal_client.async_client",
-    "Backoff": "bnrecal_client._workflows.backoff",
+    "Backoff": "bnrecal_client.retry_policy",
     "BatchError": "bnrecal_client.errors",
     "BnrecalError": "bnrecal_client.errors",
     "Client": "bnrecal_client.client",
@@ -108,8 +108,8 @@ _HOME = {
     "ModelError": "bnrecal_client.errors",
     "NotFoundError": "bnrecal_client.errors",
     "OptionError": "bnrecal_client.errors",
-    "Patience": "bnrecal_client.retry_policy",
-    "Problem": "bnrecal_client.problems",
+    "RetryPolicy": "bnrecal_client.retry_policy",
+    "Problem": "bnrecal_client.errors",
     "Progress": "bnrecal_client.models",
     "Recalibration": "bnrecal_client.models",
     "RecalibrationCancelled": "bnrecal_client.errors",
@@ -121,7 +121,7 @@ _HOME = {
     "Stream": "bnrecal_client.models",
     "TensorInfo": "bnrecal_client.models",
     "TimedOut": "bnrecal_client.errors",
-    "UnexpectedAnswerError": "bnrecal_client.errors",
+    "UnexpectedResponseError": "bnrecal_client.errors",
 }
 
 

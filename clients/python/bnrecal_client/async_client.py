@@ -1,51 +1,59 @@
-"""The asynchronous client: the same plans as `client.py`, played with `httpx.AsyncClient`.
+"""The client as coroutines: the one implementation, which `client.py` wraps for synchronous code.
 
-A test holds the two surfaces equal: same methods, same parameters, same types.
+`AsyncClient.recalibrate` shows the HTTP calls of a run in order; each call is a method of
+`_http.session.Session`, which retries it.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import anyio
-import httpx
 
-from bnrecal_client._encoding.model_source import AnyModel, read_model
-from bnrecal_client._runtime.drivers import AsyncSleep, play_async
-from bnrecal_client._runtime.effects import Plan
-from bnrecal_client._workflows import operations as plans
-from bnrecal_client._workflows.recalibrate import Run, recalibrate
-from bnrecal_client._workflows.retry import Link
-from bnrecal_client._workflows.upload_stream import Batches, Reader, Select
+from bnrecal_client._concurrency import CALLER, ConcurrentUploads, Sleep
+from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
+from bnrecal_client._encoding.batches import EncodedBatch, encode
+from bnrecal_client._encoding.model_source import (
+    AnyModel,
+    ModelContent,
+    export,
+    is_module,
+    read_model,
+)
+from bnrecal_client._http.session import Session, StoredBatches
+from bnrecal_client._http.transport import Transport
+from bnrecal_client.errors import ConflictError, InputError, OptionError, with_recalibration
 from bnrecal_client.images import Images
-from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
+from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
 from bnrecal_client.options import Options
-from bnrecal_client.progress import WantsProgress, watching
+from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Result
-from bnrecal_client.retry_policy import Patience, headers, server_url, timeout
+from bnrecal_client.retry_policy import RetryPolicy
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["AsyncClient", "AsyncHandle"]
-
-T = TypeVar("T")
 
 
 class AsyncClient:
     """A bnrecal server, from asyncio or trio. Use it as a context manager, or call `close`.
 
-    Every method does what `Client`'s does. A synchronous iterable of batches is read in a worker
-    thread, so a slow loader does not hold up the event loop.
+    The methods are those of `Client`. A synchronous iterable of batches is read in a worker
+    thread, so a slow loader does not block the event loop.
 
     Args:
         url: as `Client`.
         token: as `Client`.
-        patience: as `Client`.
-        transport: as `Client`, asynchronous.
-        sleep: as `Client`, asynchronous.
+        retry: as `Client`.
+        transport: as `Client`.
+        sleep: as `Client`.
         clock: as `Client`.
     """
 
@@ -54,20 +62,18 @@ class AsyncClient:
         url: str,
         token: str | None = None,
         *,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        sleep: AsyncSleep = anyio.sleep,
+        sleep: Sleep = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        bearing = patience or Patience()
-        self._http = httpx.AsyncClient(
-            base_url=server_url(url),
-            headers=headers(token),
-            timeout=timeout(bearing),
-            transport=transport,
+        policy = retry or RetryPolicy()
+        self._session = Session(
+            transport=Transport(url, token, policy, transport),
+            retry=policy,
+            sleep=sleep,
+            clock=clock,
         )
-        self._link = Link.to(server_url(url), bearing, clock)
-        self._sleep = sleep
 
     async def recalibrate(
         self,
@@ -79,48 +85,67 @@ class AsyncClient:
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         select: Select | None = None,
-        progress: WantsProgress = None,
+        progress: ProgressOption = None,
         resume: str | None = None,
         unfolded: bool = False,
         connections: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the waiting, not the call's I/O
         poll: float = 1.0,
     ) -> Result:
-        """As `Client.recalibrate`; batches may be an asynchronous iterable, too."""
-        run = Run.of(
-            model,
-            Options.of(method=method, estimator=estimator, layers=layers, preprocess=preprocess),
-            resume=resume,
-            unfolded=unfolded,
-            timeout_s=timeout,
-            poll_longest_s=poll,
+        """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
+        options = Options.of(
+            method=method, estimator=estimator, layers=layers, preprocess=preprocess
         )
-        with watching(progress) as notify:
-            link = replace(self._link, notify=notify)
-            return await self._play(
-                recalibrate(link, Reader(batches, select, connections=connections), run)
-            )
+        source = BatchSource(batches, select, connections=connections)
+        if model is None and resume is None:
+            raise OptionError("a model is required; None is valid only with resume=")
+        with progress_display(progress) as callback:
+            session = self._session.reporting_to(callback)
+            content = await _model_content(model, source)
+            if content is not None and resume is None:
+                # Sends GET /v1/models/{id}, then POST /v1/models if the server lacks it
+                description = await session.upload_model(content)
+                # Sends POST /v1/recalibrations
+                opened = await session.create(description.id, options, key=uuid.uuid4().hex)
+            else:
+                # Sends GET /v1/recalibrations/{id} and GET /v1/models/{id}
+                opened = await session.status(str(resume))
+                _require_same(opened, options, content)
+                description = await session.describe_model(opened.model)
+            with _resumable(opened.id):
+                if opened.state == "open":
+                    inputs = tuple(tensor.name for tensor in description.inputs)
+                    # Sends PUT /v1/recalibrations/{id}/batches/{index}, several at a time
+                    sent = await _send_all(
+                        session, opened.id, source, inputs, resumed=resume is not None
+                    )
+                    # Sends POST /v1/recalibrations/{id}/start
+                    await session.start(opened.id, sent)
+                # Sends GET /v1/recalibrations/{id}?wait=…, until it has ended
+                await session.wait(opened.id, timeout_s=timeout, max_poll_s=poll)
+                # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
+                return await session.fetch(opened.id, unfolded=unfolded)
 
-    def attach(self, recalibration: str) -> AsyncHandle:
-        """As `Client.attach`; asks the server nothing, so it need not be awaited."""
-        return AsyncHandle(self, recalibration)
+    def attach(self, recalibration_id: str) -> AsyncHandle:
+        """As `Client.attach`; it sends no request and is not awaited."""
+        return AsyncHandle(self, recalibration_id)
 
     async def upload(self, model: AnyModel) -> ModelDescription:
         """As `Client.upload`."""
-        content = await self._play(plans.compute(lambda: read_model(model)))
-        return await self._play(plans.upload(self._link, content))
+        content = await CALLER.get().run(partial(read_model, model))
+        return await self._session.upload_model(content)
 
     async def models(self) -> tuple[ModelDescription, ...]:
         """As `Client.models`."""
-        return await self._play(plans.models(self._link))
+        return await self._session.models()
 
-    async def delete_model(self, model: str) -> None:
+    async def delete_model(self, model_id: str) -> None:
         """As `Client.delete_model`."""
-        await self._play(plans.delete_model(self._link, model))
+        await self._session.delete_model(model_id)
 
     async def create(
         self,
-        model: str,
+        model_id: str,
         *,
         method: str = "exact",
         estimator: str | Mapping[str, object] | None = None,
@@ -132,55 +157,56 @@ class AsyncClient:
         options = Options.of(
             method=method, estimator=estimator, layers=layers, preprocess=preprocess
         )
-        return await self._play(plans.create(self._link, model, options, key or uuid.uuid4().hex))
+        return await self._session.create(model_id, options, key=key or uuid.uuid4().hex)
 
     async def send(
-        self, recalibration: str, index: int, batch: Mapping[str, object] | Images
+        self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
     ) -> StoredBatch:
         """As `Client.send`."""
-        return await self._play(plans.send_arrays(self._link, recalibration, index, batch))
+        inputs = () if isinstance(batch, Images) else tuple(batch)
+        encoded = await CALLER.get().run(partial(encode, batch, inputs, index=index))
+        return await self._session.put_batch(recalibration_id, index, encoded)
 
-    async def received(self, recalibration: str) -> tuple[StoredBatch, ...]:
+    async def received(self, recalibration_id: str) -> tuple[StoredBatch, ...]:
         """As `Client.received`."""
-        return await self._play(plans.received(self._link, recalibration))
+        return await self._session.received(recalibration_id)
 
-    async def start(self, recalibration: str, batches: int) -> Recalibration:
+    async def start(self, recalibration_id: str, batches: int) -> Recalibration:
         """As `Client.start`."""
-        return await self._play(plans.start(self._link, recalibration, batches))
+        return await self._session.start(recalibration_id, batches)
 
-    async def status(self, recalibration: str) -> Recalibration:
+    async def status(self, recalibration_id: str) -> Recalibration:
         """As `Client.status`."""
-        return await self._play(plans.status(self._link, recalibration))
+        return await self._session.status(recalibration_id)
 
     async def wait(
         self,
-        recalibration: str,
+        recalibration_id: str,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the recalibration goes on after it
+        timeout: float | None = None,  # noqa: ASYNC109 - the recalibration continues after it
         poll: float = 1.0,
-        progress: WantsProgress = None,
+        progress: ProgressOption = None,
     ) -> Recalibration:
         """As `Client.wait`."""
-        with watching(progress) as notify:
-            link = replace(self._link, notify=notify)
-            plan = plans.wait(link, recalibration, timeout_s=timeout, poll_longest_s=poll)
-            return await self._play(plan)
+        with progress_display(progress) as callback:
+            session = self._session.reporting_to(callback)
+            return await session.wait(recalibration_id, timeout_s=timeout, max_poll_s=poll)
 
-    async def fetch(self, recalibration: str, *, unfolded: bool = False) -> Result:
+    async def fetch(self, recalibration_id: str, *, unfolded: bool = False) -> Result:
         """As `Client.fetch`."""
-        return await self._play(plans.fetch(self._link, recalibration, unfolded=unfolded))
+        return await self._session.fetch(recalibration_id, unfolded=unfolded)
 
-    async def cancel(self, recalibration: str) -> Recalibration:
+    async def cancel(self, recalibration_id: str) -> Recalibration:
         """As `Client.cancel`."""
-        return await self._play(plans.cancel(self._link, recalibration))
+        return await self._session.cancel(recalibration_id)
 
-    async def delete(self, recalibration: str) -> None:
+    async def delete(self, recalibration_id: str) -> None:
         """As `Client.delete`."""
-        await self._play(plans.delete(self._link, recalibration))
+        await self._session.delete(recalibration_id)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._session.transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,20 +219,116 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _play(self, plan: Plan[T]) -> T:
-        return await play_async(plan, self._http, self._sleep)
+
+async def _model_content(model: AnyModel | None, source: BatchSource) -> ModelContent | None:
+    """Return a model's bytes and digest; a module is exported with the first batch as example."""
+    caller = CALLER.get()
+    if model is None:
+        return None
+    if is_module(model):
+        example = await source.peek()
+        model = await caller.run(partial(export, model, example))
+    return await caller.run(partial(read_model, model))
+
+
+def _require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:
+    """Check that a resumed recalibration has the caller's model and options.
+
+    Raises:
+        ConflictError: it has not; continuing would mix two runs.
+    """
+    differ = options.differences(opened.options)
+    if content is not None and content.sha256 != opened.model:
+        differ.insert(0, "model")
+    if differ:
+        raise ConflictError(
+            f"{opened.id} was created with a different {', '.join(differ)}: resume it with the "
+            "original model and options, or start a new recalibration",
+            recalibration_id=opened.id,
+        )
+
+
+async def _send_all(
+    session: Session,
+    recalibration_id: str,
+    source: BatchSource,
+    inputs: tuple[str, ...],
+    *,
+    resumed: bool,
+) -> int:
+    """Send every batch that the server does not store; return the number of batches in the stream.
+
+    At most `source.connections` batches are in memory.
+
+    Raises:
+        InputError: the stream is empty, or a batch cannot be encoded.
+        ConflictError: the server stores a different batch under an index.
+    """
+    total = await source.length()
+    stored = 0
+
+    async def count(change: int) -> None:
+        nonlocal stored
+        stored += change
+        await session.notify(Progress(phase="sending", done=stored, total=total))
+
+    async def upload(index: int, batch: EncodedBatch) -> None:
+        await session.put_batch(recalibration_id, index, batch, pause=uploads.pause)
+        await count(1)
+
+    known = StoredBatches(session, recalibration_id) if resumed else None
+    index = 0
+    await count(0)
+    async with ConcurrentUploads(source.connections, session.sleep) as uploads:
+        while await uploads.wait_for_slot():
+            if (batch := await source.next(inputs, index)) is None:
+                break
+            held = None if known is None else await known.at(index)
+            if held is None:
+                uploads.begin(index, partial(upload, index, batch))
+            else:
+                _require_equal(held, batch, recalibration_id)
+                await count(1)
+                uploads.release_slot()
+            index += 1
+    if index == 0:
+        raise InputError("the stream of batches is empty", code="stream-empty")
+    return index
+
+
+def _require_equal(stored: StoredBatch, batch: EncodedBatch, recalibration_id: str) -> None:
+    if stored.sha256 != batch.sha256:
+        raise ConflictError(
+            f"batch {stored.index} differs from the one stored for {recalibration_id}: resume with "
+            "the same data in the same order and batch size, or start a new recalibration",
+            code="batch-conflict",
+            recalibration_id=recalibration_id,
+        )
+
+
+@contextmanager
+def _resumable(recalibration_id: str) -> Iterator[None]:
+    """Name the recalibration, which can be resumed, in every exception that ends the block."""
+    CALLER.get().begin(recalibration_id)
+    try:
+        yield
+    except BaseException as error:
+        named = with_recalibration(error, recalibration_id)
+        if named is error:
+            raise
+        raise named from error
 
 
 class AsyncHandle:
-    """One recalibration at a server: the client's methods with its id filled in.
+    """One recalibration at a server: the client's methods without their first argument.
 
     Attributes:
         id: the recalibration's id.
     """
 
-    def __init__(self, client: AsyncClient, recalibration: str) -> None:
+    def __init__(self, client: AsyncClient, recalibration_id: str) -> None:
         self._client = client
-        self.id = recalibration
+        self.id = recalibration_id
 
     async def status(self) -> Recalibration:
         """As `Handle.status`."""
@@ -215,9 +337,9 @@ class AsyncHandle:
     async def wait(
         self,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the recalibration goes on after it
+        timeout: float | None = None,  # noqa: ASYNC109 - the recalibration continues after it
         poll: float = 1.0,
-        progress: WantsProgress = None,
+        progress: ProgressOption = None,
     ) -> Recalibration:
         """As `Handle.wait`."""
         return await self._client.wait(self.id, timeout=timeout, poll=poll, progress=progress)

@@ -1,29 +1,37 @@
-"""The synchronous client: a thin shell that plays the shared plans with `httpx.Client`."""
+"""The synchronous client: each method runs that of `AsyncClient` in the event loop of a thread.
+
+The caller's iterables and callbacks run in the thread that called the method, and Ctrl-C there
+cancels the requests in progress.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import weakref
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import httpx
+import anyio
+from anyio.from_thread import start_blocking_portal
 
-from bnrecal_client._encoding.model_source import AnyModel, read_model
-from bnrecal_client._runtime.drivers import Sleep, play
-from bnrecal_client._runtime.effects import Plan
-from bnrecal_client._workflows import operations as plans
-from bnrecal_client._workflows.recalibrate import Run, recalibrate
-from bnrecal_client._workflows.retry import Link
-from bnrecal_client._workflows.upload_stream import Batches, Reader, Select
+from bnrecal_client._concurrency import CallingThread, Sleep
+from bnrecal_client._encoding.batch_source import Batches, Select
+from bnrecal_client._encoding.model_source import AnyModel
+from bnrecal_client.async_client import AsyncClient
+from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
 from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
-from bnrecal_client.options import Options
-from bnrecal_client.progress import WantsProgress, watching
+from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Result
-from bnrecal_client.retry_policy import Patience, headers, server_url, timeout
+from bnrecal_client.retry_policy import RetryPolicy
+
+if TYPE_CHECKING:
+    import httpx
+    from anyio.from_thread import BlockingPortal
 
 __all__ = ["Client", "Handle"]
 
@@ -33,15 +41,15 @@ T = TypeVar("T")
 class Client:
     """A bnrecal server, from synchronous code. Use it as a context manager, or call `close`.
 
-    Every method raises an error of the tree in `errors.py`. Threads may share one client.
+    Every method raises errors of the tree in `errors.py`. Threads may share a client.
 
     Args:
         url: the server's address, such as `http://127.0.0.1:8000`.
-        token: sent as a bearer token; None where the server asks for none.
-        patience: how long trouble is borne.
+        token: sent as a bearer token; None where the server requires none.
+        retry: how long failed requests are retried, and the time limits of one try.
         transport: replaces the network, for tests and proxies.
-        sleep: waits for so many seconds.
-        clock: monotonic seconds, which `sleep` moves forward.
+        sleep: waits for a number of seconds.
+        clock: returns monotonic seconds, which `sleep` moves forward.
     """
 
     def __init__(
@@ -49,20 +57,15 @@ class Client:
         url: str,
         token: str | None = None,
         *,
-        patience: Patience | None = None,
-        transport: httpx.BaseTransport | None = None,
-        sleep: Sleep = time.sleep,
+        retry: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Sleep = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        bearing = patience or Patience()
-        self._http = httpx.Client(
-            base_url=server_url(url),
-            headers=headers(token),
-            timeout=timeout(bearing),
-            transport=transport,
+        self._client = AsyncClient(
+            url, token, retry=retry, transport=transport, sleep=sleep, clock=clock
         )
-        self._link = Link.to(server_url(url), bearing, clock)
-        self._sleep = sleep
+        self._loop = _LoopThread(self._client)
 
     def recalibrate(
         self,
@@ -74,7 +77,7 @@ class Client:
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         select: Select | None = None,
-        progress: WantsProgress = None,
+        progress: ProgressOption = None,
         resume: str | None = None,
         unfolded: bool = False,
         connections: int | None = None,
@@ -84,68 +87,78 @@ class Client:
         """Recalibrate a model for the domain that the batches come from.
 
         Args:
-            model: path, bytes, onnx.ModelProto; or, where bn_ops is installed, an nn.Module or
-                ExportedProgram, which is exported here with the first batch as its example. None
-                only with `resume`.
+            model: path, bytes or onnx.ModelProto; where bn_ops is installed, also an nn.Module or
+                ExportedProgram, which is exported on this machine with the first batch as its
+                example. None only with `resume`.
             batches: iterable of arrays, tensors, tuples (in the order of the model's inputs) or
-                dicts (by input name); or `Images`, with `preprocess`. Read once, at most
+                dicts (by input name); or of `Images`, with `preprocess`. Read once, with at most
                 `connections` batches in memory.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
             estimator: `"replace"` (default), `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the
                 JSON form.
-            layers: globs of layer names to include, `"!glob"` to leave out; None means all.
-            preprocess: for batches of `Images`: what is done to each image, in JSON form.
-            select: applied to each item first, for streams of `(input, label)` and the like.
-            progress: None shows a bar on a terminal; False is silent; or a callback.
-            resume: id of a recalibration to go on with; what it holds already is checked and not
-                sent again.
-            unfolded: fetch the recalibrated model with its BatchNorm kept, too.
-            connections: how many batches are sent at once, 1 to 16. None: 4 where `batches` can be
-                read again (a list, a DataLoader), 1 for an iterator or an asynchronous iterable,
-                which then is read no faster than the server stores it.
-            timeout: seconds to wait for the server's work once all is sent; None means no limit.
-            poll: longest pause between two questions for the state, in seconds.
+            layers: globs of layer names to include, `"!glob"` to exclude; None means all.
+            preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
+            select: applied to each item first, for streams of `(input, label)` pairs and the like.
+            progress: None shows a bar on a terminal; False shows nothing; or a callback.
+            resume: id of a recalibration to continue; batches that it has are compared by digest
+                and not sent again.
+            unfolded: also fetch the recalibrated model with its BatchNorm kept.
+            connections: batches sent at the same time, 1 to 16. None: 4 where `batches` can be read
+                again (a list, a DataLoader), 1 for an iterator or an asynchronous iterable, which
+                is then read no faster than the server stores it.
+            timeout: how long to wait for the run once everything is sent, in seconds; None means
+                no limit.
+            poll: longest pause between two polls of the state, in seconds.
 
         Raises:
-            InputError: the data or an option; ModelError: the model.
+            InputError: the data or an option is invalid.
+            ModelError: the model is invalid.
             RecalibrationFailed: the run ended without a result.
-            TimedOut: it has not ended in time; it goes on.
-            ServerUnreachable: no answer within the patience; `resume` goes on.
-            Interrupted: Ctrl-C, once there is a recalibration; `resume` goes on.
+            TimedOut: the run has not ended in time; it continues.
+            ServerUnreachable: no response within the time of the retry policy; `resume` continues.
+            Interrupted: Ctrl-C, once there is a recalibration; `resume` continues.
         """
-        run = Run.of(
-            model,
-            Options.of(method=method, estimator=estimator, layers=layers, preprocess=preprocess),
-            resume=resume,
-            unfolded=unfolded,
-            timeout_s=timeout,
-            poll_longest_s=poll,
-        )
-        with watching(progress) as notify:
-            link = replace(self._link, notify=notify)
-            return self._play(
-                recalibrate(link, Reader(batches, select, connections=connections), run)
+        if isinstance(batches, AsyncIterable):
+            raise OptionError("an asynchronous iterable of batches needs AsyncClient")
+        with progress_display(progress) as callback:
+            return self._loop.run(
+                partial(
+                    self._client.recalibrate,
+                    model,
+                    batches,
+                    method=method,
+                    estimator=estimator,
+                    layers=layers,
+                    preprocess=preprocess,
+                    select=select,
+                    progress=callback,
+                    resume=resume,
+                    unfolded=unfolded,
+                    connections=connections,
+                    timeout=timeout,
+                    poll=poll,
+                )
             )
 
-    def attach(self, recalibration: str) -> Handle:
-        """Return a handle on a recalibration that exists already; asks the server nothing yet."""
-        return Handle(self, recalibration)
+    def attach(self, recalibration_id: str) -> Handle:
+        """Return a handle on an existing recalibration; no request is sent."""
+        return Handle(self, recalibration_id)
 
     def upload(self, model: AnyModel) -> ModelDescription:
-        """Upload a model (not a module), unless the server holds these bytes already."""
-        return self._play(plans.upload(self._link, read_model(model)))
+        """Upload a model (not a module), unless the server already stores these bytes."""
+        return self._loop.run(partial(self._client.upload, model))
 
     def models(self) -> tuple[ModelDescription, ...]:
-        """List the models that the server holds."""
-        return self._play(plans.models(self._link))
+        """Return the models that the server stores."""
+        return self._loop.run(self._client.models)
 
-    def delete_model(self, model: str) -> None:
+    def delete_model(self, model_id: str) -> None:
         """Delete a model."""
-        self._play(plans.delete_model(self._link, model))
+        self._loop.run(partial(self._client.delete_model, model_id))
 
     def create(
         self,
-        model: str,
+        model_id: str,
         *,
         method: str = "exact",
         estimator: str | Mapping[str, object] | None = None,
@@ -156,43 +169,50 @@ class Client:
         """Create a recalibration of an uploaded model.
 
         Args:
-            model: the model's id.
+            model_id: the model's id.
             method: as `recalibrate`.
             estimator: as `recalibrate`.
             layers: as `recalibrate`.
             preprocess: as `recalibrate`.
-            key: Idempotency-Key; the same key again gives the same recalibration. None: a new one.
+            key: Idempotency-Key; the same key returns the same recalibration. None: a new one.
         """
-        options = Options.of(
-            method=method, estimator=estimator, layers=layers, preprocess=preprocess
+        return self._loop.run(
+            partial(
+                self._client.create,
+                model_id,
+                method=method,
+                estimator=estimator,
+                layers=layers,
+                preprocess=preprocess,
+                key=key,
+            )
         )
-        return self._play(plans.create(self._link, model, options, key or uuid.uuid4().hex))
 
     def send(
-        self, recalibration: str, index: int, batch: Mapping[str, object] | Images
+        self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
     ) -> StoredBatch:
-        """Store one batch of named arrays or images; the same again changes nothing."""
-        return self._play(plans.send_arrays(self._link, recalibration, index, batch))
+        """Store one batch of named arrays or images; repeating it changes nothing."""
+        return self._loop.run(partial(self._client.send, recalibration_id, index, batch))
 
-    def received(self, recalibration: str) -> tuple[StoredBatch, ...]:
-        """List what has arrived, by index."""
-        return self._play(plans.received(self._link, recalibration))
+    def received(self, recalibration_id: str) -> tuple[StoredBatch, ...]:
+        """Return the stored batches, by index."""
+        return self._loop.run(partial(self._client.received, recalibration_id))
 
-    def start(self, recalibration: str, batches: int) -> Recalibration:
-        """Seal the stream at that many batches and queue the run."""
-        return self._play(plans.start(self._link, recalibration, batches))
+    def start(self, recalibration_id: str, batches: int) -> Recalibration:
+        """Seal the stream at this number of batches and queue the run."""
+        return self._loop.run(partial(self._client.start, recalibration_id, batches))
 
-    def status(self, recalibration: str) -> Recalibration:
-        """Ask for the state."""
-        return self._play(plans.status(self._link, recalibration))
+    def status(self, recalibration_id: str) -> Recalibration:
+        """Return the state."""
+        return self._loop.run(partial(self._client.status, recalibration_id))
 
     def wait(
         self,
-        recalibration: str,
+        recalibration_id: str,
         *,
         timeout: float | None = None,
         poll: float = 1.0,
-        progress: WantsProgress = None,
+        progress: ProgressOption = None,
     ) -> Recalibration:
         """Wait until a started recalibration has succeeded.
 
@@ -200,26 +220,32 @@ class Client:
             RecalibrationFailed: it ended without a result.
             TimedOut: it has not ended within `timeout` seconds.
         """
-        with watching(progress) as notify:
-            link = replace(self._link, notify=notify)
-            plan = plans.wait(link, recalibration, timeout_s=timeout, poll_longest_s=poll)
-            return self._play(plan)
+        with progress_display(progress) as callback:
+            return self._loop.run(
+                partial(
+                    self._client.wait,
+                    recalibration_id,
+                    timeout=timeout,
+                    poll=poll,
+                    progress=callback,
+                )
+            )
 
-    def fetch(self, recalibration: str, *, unfolded: bool = False) -> Result:
-        """Fetch what a succeeded recalibration has made."""
-        return self._play(plans.fetch(self._link, recalibration, unfolded=unfolded))
+    def fetch(self, recalibration_id: str, *, unfolded: bool = False) -> Result:
+        """Return the results of a succeeded recalibration."""
+        return self._loop.run(partial(self._client.fetch, recalibration_id, unfolded=unfolded))
 
-    def cancel(self, recalibration: str) -> Recalibration:
-        """Stop a recalibration for good."""
-        return self._play(plans.cancel(self._link, recalibration))
+    def cancel(self, recalibration_id: str) -> Recalibration:
+        """Cancel a recalibration."""
+        return self._loop.run(partial(self._client.cancel, recalibration_id))
 
-    def delete(self, recalibration: str) -> None:
-        """Delete a recalibration with everything that was uploaded for it."""
-        self._play(plans.delete(self._link, recalibration))
+    def delete(self, recalibration_id: str) -> None:
+        """Delete a recalibration and everything uploaded for it."""
+        self._loop.run(partial(self._client.delete, recalibration_id))
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections and end the event loop's thread."""
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -232,23 +258,50 @@ class Client:
     ) -> None:
         self.close()
 
-    def _play(self, plan: Plan[T]) -> T:
-        return play(plan, self._http, self._sleep)
+
+class _LoopThread:
+    """An event loop in a daemon thread, which starts with the first call."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        # A client that is dropped without `close` must not leave its thread behind.
+        self._finalizer = weakref.finalize(self, self._stack.close)
+        self._portal: BlockingPortal | None = None
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what a coroutine function returns."""
+        return CallingThread().call(self._started(), work)
+
+    def close(self) -> None:
+        """Close the client's connections and end the thread."""
+        with self._lock:
+            self._portal = None
+            self._stack.close()
+
+    def _started(self) -> BlockingPortal:
+        with self._lock:
+            if self._portal is None:
+                portal = self._stack.enter_context(start_blocking_portal(name="bnrecal-client"))
+                self._stack.callback(portal.call, self._client.close)
+                self._portal = portal
+            return self._portal
 
 
 class Handle:
-    """One recalibration at a server: the client's methods with its id filled in.
+    """One recalibration at a server: the client's methods without their first argument.
 
     Attributes:
         id: the recalibration's id.
     """
 
-    def __init__(self, client: Client, recalibration: str) -> None:
+    def __init__(self, client: Client, recalibration_id: str) -> None:
         self._client = client
-        self.id = recalibration
+        self.id = recalibration_id
 
     def status(self) -> Recalibration:
-        """Ask for the state."""
+        """Return the state."""
         return self._client.status(self.id)
 
     def wait(
@@ -256,23 +309,23 @@ class Handle:
         *,
         timeout: float | None = None,
         poll: float = 1.0,
-        progress: WantsProgress = None,
+        progress: ProgressOption = None,
     ) -> Recalibration:
         """Wait until it has succeeded."""
         return self._client.wait(self.id, timeout=timeout, poll=poll, progress=progress)
 
     def received(self) -> tuple[StoredBatch, ...]:
-        """List what has arrived, by index."""
+        """Return the stored batches, by index."""
         return self._client.received(self.id)
 
     def fetch(self, *, unfolded: bool = False) -> Result:
-        """Fetch what it has made, once it has succeeded."""
+        """Return its results, once it has succeeded."""
         return self._client.fetch(self.id, unfolded=unfolded)
 
     def cancel(self) -> Recalibration:
-        """Stop it for good."""
+        """Cancel it."""
         return self._client.cancel(self.id)
 
     def delete(self) -> None:
-        """Delete it with everything that was uploaded for it."""
+        """Delete it and everything uploaded for it."""
         self._client.delete(self.id)

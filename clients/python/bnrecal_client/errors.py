@@ -1,36 +1,36 @@
-"""The one error tree of this package.
+"""The error tree of this package, and the table from a server's error codes to its classes.
 
 ::
 
     BnrecalError
-    ├── InputError                 the data: mend it and run again
-    │   ├── BatchError             one batch is at fault; names batch and input where known
-    │   ├── OptionError            an option has no meaning as given
-    │   └── NotFoundError          the server has no such model or recalibration
-    ├── ModelError                 the model: not ONNX, without BatchNorm, not exportable
-    ├── ConflictError              what was asked does not fit what the server holds already
-    ├── AccessError                a token is missing, wrong, or not allowed to do this
-    ├── LimitError                 a limit of the server: too large, too many
-    ├── ServerError                the server failed, and a second try did not help
-    │   └── UnexpectedAnswerError  an answer that this version cannot read
-    ├── ServerUnreachable          no answer within the time that retries may take
-    ├── TimedOut                   the recalibration goes on; waiting for it has ended
-    └── RecalibrationFailed        the run ended without a result; `__cause__` says who must act
-        └── RecalibrationCancelled somebody cancelled it
+    ├── InputError                   the data: correct them and run again
+    │   ├── BatchError               one batch; names batch and input where known
+    │   ├── OptionError              an option is invalid
+    │   └── NotFoundError            the server has no such model or recalibration
+    ├── ModelError                   the model: not ONNX, without BatchNorm, not exportable
+    ├── ConflictError                the request contradicts what the server stores
+    ├── AccessError                  a token is missing, wrong, or lacks the permission
+    ├── LimitError                   a limit of the server: too large, too many
+    ├── ServerError                  the server failed, and retrying did not help
+    │   └── UnexpectedResponseError  a response that this version cannot read
+    ├── ServerUnreachable            no response within the time that retries may take
+    ├── TimedOut                     waiting has ended; the recalibration continues
+    └── RecalibrationFailed          the run ended without a result; see `__cause__`
+        └── RecalibrationCancelled   the run was cancelled
 
     KeyboardInterrupt
-    └── Interrupted                Ctrl-C; the recalibration stays on the server and can go on
+    └── Interrupted                  Ctrl-C; the recalibration stays on the server, resumable
 
-Errors that a server reports carry its problem object as `problem`; the table from its code to a
-class stands in `problems.py`. Errors found on this side have `problem` None.
+Errors that a server reports carry its problem object as `problem`; errors found on this side have
+`problem` None.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from bnrecal_client.problems import Problem
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 __all__ = [
     "AccessError",
@@ -43,23 +43,71 @@ __all__ = [
     "ModelError",
     "NotFoundError",
     "OptionError",
+    "Problem",
     "RecalibrationCancelled",
     "RecalibrationFailed",
     "ServerError",
     "ServerUnreachable",
     "TimedOut",
-    "UnexpectedAnswerError",
+    "UnexpectedResponseError",
+    "error_class",
+    "error_of",
+    "with_recalibration",
 ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A problem object (RFC 9457), as the server or `bn_ops` reports it.
+
+    Attributes:
+        code: stable slug.
+        detail: the sentence for a person.
+        status: the HTTP status, None where no HTTP was involved.
+        retryable: whether the same request may succeed later; None if not stated.
+        instance: the server's name for this occurrence, to be found in its log.
+        members: further structured members ("batch", "input", "layer", "missing", …).
+    """
+
+    code: str
+    detail: str
+    status: int | None = None
+    retryable: bool | None = None
+    instance: str | None = None
+    members: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any], *, status: int | None = None) -> Problem:
+        """Return the problem in a JSON object, which may come from a newer server.
+
+        Args:
+            document: the JSON object.
+            status: the response's HTTP status, used where the object has none.
+        """
+        found, retryable = document.get("status"), document.get("retryable")
+        return cls(
+            code=str(document.get("code") or "unknown"),
+            detail=str(document.get("detail") or document.get("title") or "no detail was given"),
+            status=found if isinstance(found, int) else status,
+            retryable=retryable if isinstance(retryable, bool) else None,
+            instance=None if document.get("instance") is None else str(document["instance"]),
+            members={key: value for key, value in document.items() if key not in _MEMBERS},
+        )
+
+
+_MEMBERS = frozenset(
+    {"type", "title", "status", "detail", "code", "error", "instance", "retryable"}
+)
+
+
 class BnrecalError(Exception):
-    """Root of every error that this package raises on purpose.
+    """Root of all errors that this package raises on purpose.
 
     Attributes:
         code: stable slug: the server's where it reported the error, else the class's own.
-        message: what happened, where, what was found, what to do.
-        problem: what the server answered; None for an error found on this side.
-        recalibration: id of the recalibration that was under way, None where there was none.
+        message: what happened, where, the value found, and what to do.
+        problem: the server's problem object; None for an error found on this side.
+        recalibration_id: the recalibration in progress, None where there was none.
     """
 
     default_code: ClassVar[str] = "error"
@@ -70,27 +118,27 @@ class BnrecalError(Exception):
         *,
         code: str | None = None,
         problem: Problem | None = None,
-        recalibration: str | None = None,
+        recalibration_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or (problem.code if problem else self.default_code)
         self.problem = problem
-        self.recalibration = recalibration
+        self.recalibration_id = recalibration_id
 
 
 class InputError(BnrecalError):
-    """The data are at fault."""
+    """The data are invalid."""
 
     default_code = "input-invalid"
 
 
 class BatchError(InputError):
-    """One batch is at fault.
+    """One batch is invalid.
 
     Attributes:
-        batch: index of the batch in the stream, from 0; None while it is not known.
-        input: name of the input at fault; None when the batch as a whole is.
+        batch: index of the batch in the stream, from 0; None while unknown.
+        input: name of the input; None when the batch as a whole is invalid.
     """
 
     default_code = "batch-invalid"
@@ -103,15 +151,15 @@ class BatchError(InputError):
         input_name: str | None = None,
         code: str | None = None,
         problem: Problem | None = None,
-        recalibration: str | None = None,
+        recalibration_id: str | None = None,
     ) -> None:
-        super().__init__(message, code=code, problem=problem, recalibration=recalibration)
+        super().__init__(message, code=code, problem=problem, recalibration_id=recalibration_id)
         self.batch = batch
         self.input = input_name
 
 
 class OptionError(InputError):
-    """An option has no meaning as given."""
+    """An option is invalid."""
 
     default_code = "option-invalid"
 
@@ -123,19 +171,19 @@ class NotFoundError(InputError):
 
 
 class ModelError(BnrecalError):
-    """The model is at fault, or is not one that can be recalibrated."""
+    """The model is invalid, or cannot be recalibrated."""
 
     default_code = "model-error"
 
 
 class ConflictError(BnrecalError):
-    """What was asked does not fit what the server holds already."""
+    """The request contradicts what the server stores."""
 
     default_code = "conflict"
 
 
 class AccessError(BnrecalError):
-    """A token is missing, wrong, or not allowed to do this."""
+    """A token is missing, wrong, or lacks the permission."""
 
     default_code = "unauthenticated"
 
@@ -147,31 +195,31 @@ class LimitError(BnrecalError):
 
 
 class ServerError(BnrecalError):
-    """The server failed, and a second try did not help."""
+    """The server failed, and retrying did not help."""
 
     default_code = "internal"
 
 
-class UnexpectedAnswerError(ServerError):
-    """An answer that this client cannot read: from another program, or another version."""
+class UnexpectedResponseError(ServerError):
+    """A response that this client cannot read: from another program, or another version."""
 
-    default_code = "unexpected-answer"
+    default_code = "unexpected-response"
 
 
 class ServerUnreachable(BnrecalError):  # noqa: N818 - reads as what happened, like TimeoutExpired
-    """No answer came within the time that retries may take."""
+    """No response arrived within the time that retries may take."""
 
     default_code = "server-unreachable"
 
 
 class TimedOut(BnrecalError):  # noqa: N818 - likewise
-    """Waiting has ended; the recalibration itself goes on."""
+    """Waiting has ended; the recalibration itself continues."""
 
     default_code = "timed-out"
 
 
 class RecalibrationFailed(BnrecalError):  # noqa: N818 - likewise
-    """The run ended without a result; `__cause__`, where set, says who must act."""
+    """The run ended without a result; `__cause__`, where set, is the typed reason."""
 
     default_code = "recalibration-failed"
 
@@ -183,13 +231,145 @@ class RecalibrationCancelled(RecalibrationFailed):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while a recalibration was under way; it stays on the server and can go on.
+    """Ctrl-C during a recalibration, which stays on the server and can be resumed.
 
     Attributes:
-        recalibration: its id, for `resume=` or `attach`.
+        message: what happened and how to continue.
+        recalibration_id: the recalibration, for `resume=` or `attach`.
     """
 
-    def __init__(self, message: str, *, recalibration: str) -> None:
+    def __init__(self, message: str, *, recalibration_id: str) -> None:
         super().__init__(message)
         self.message = message
-        self.recalibration = recalibration
+        self.recalibration_id = recalibration_id
+
+
+CODES: Mapping[str, type[BnrecalError]] = MappingProxyType(
+    {
+        "request-error": InputError,
+        "request-malformed": InputError,
+        "head-too-large": InputError,
+        "head-slow": InputError,
+        "request-invalid": InputError,
+        "not-found": NotFoundError,
+        "method-not-allowed": InputError,
+        "precondition-failed": InputError,
+        "media-type-unsupported": InputError,
+        "too-large": LimitError,
+        "quota-exceeded": LimitError,
+        "body-slow": InputError,
+        "body-incomplete": InputError,
+        "digest-mismatch": InputError,
+        "range-unsatisfiable": InputError,
+        "unauthenticated": AccessError,
+        "forbidden": AccessError,
+        "host-refused": AccessError,
+        "batch-malformed": BatchError,
+        "batch-unpacked-too-large": BatchError,
+        "preprocess-missing": OptionError,
+        "state-error": ConflictError,
+        "transition-refused": ConflictError,
+        "recalibration-not-open": ConflictError,
+        "recalibration-not-finished": ConflictError,
+        "recalibration-failed": RecalibrationFailed,
+        "batch-conflict": ConflictError,
+        "batches-missing": ConflictError,
+        "batches-surplus": ConflictError,
+        "idempotency-key-reused": ConflictError,
+        "token-exists": ConflictError,
+        "model-in-use": ConflictError,
+        "capacity-error": ServerUnreachable,
+        "storage-full": LimitError,
+        "storage-failed": ServerError,
+        "crowded": ServerUnreachable,
+        "shutting-down": ServerUnreachable,
+        "service-error": ServerError,
+        "internal": ServerError,
+        "start-refused": ServerError,
+        "worker-error": RecalibrationFailed,
+        "worker-refused": RecalibrationFailed,
+        "worker-died": RecalibrationFailed,
+        "worker-deadline": RecalibrationFailed,
+        "error": InputError,
+        "input-invalid": InputError,
+        "option-invalid": OptionError,
+        "layer-pattern-unmatched": OptionError,
+        "stream-empty": InputError,
+        "batch-invalid": BatchError,
+        "batch-input": BatchError,
+        "batch-dtype": BatchError,
+        "batch-shape": BatchError,
+        "batch-not-finite": BatchError,
+        "image-invalid": BatchError,
+        "model-error": ModelError,
+        "model-invalid": ModelError,
+        "external-data": ModelError,
+        "model-unsupported": ModelError,
+        "model-unsafe": ModelError,
+        "model-without-batchnorm": ModelError,
+        "model-already-folded": ModelError,
+        "layer-not-finite": ModelError,
+        "export-failed": ModelError,
+        "resource-limit": RecalibrationFailed,
+        "spill-limit": RecalibrationFailed,
+        "engine-failed": RecalibrationFailed,
+        "cancelled": RecalibrationCancelled,
+        "parity-failed": RecalibrationFailed,
+    }
+)
+"""Every code of the server and of bn_ops; a test compares it with theirs."""
+
+_STATUSES: Mapping[int, type[BnrecalError]] = MappingProxyType(
+    {
+        401: AccessError,
+        403: AccessError,
+        404: NotFoundError,
+        409: ConflictError,
+        413: LimitError,
+        429: LimitError,
+        507: LimitError,
+    }
+)
+_SERVER_FAULT = 500
+
+
+def error_class(problem: Problem) -> type[BnrecalError]:
+    """Return the class for a problem's code; for a code of a newer server, that of its status."""
+    if problem.code in CODES:
+        return CODES[problem.code]
+    if problem.status is None:
+        return RecalibrationFailed
+    known = _STATUSES.get(problem.status)
+    return known or (ServerError if problem.status >= _SERVER_FAULT else InputError)
+
+
+def error_of(problem: Problem, *, recalibration_id: str | None = None) -> BnrecalError:
+    """Return the typed error for a problem."""
+    chosen = error_class(problem)
+    if issubclass(chosen, BatchError):
+        batch, name = problem.members.get("batch"), problem.members.get("input")
+        return chosen(
+            problem.detail,
+            problem=problem,
+            recalibration_id=recalibration_id,
+            batch=batch if isinstance(batch, int) else None,
+            input_name=name if isinstance(name, str) else None,
+        )
+    return chosen(problem.detail, problem=problem, recalibration_id=recalibration_id)
+
+
+def with_recalibration(error: BaseException, recalibration_id: str) -> BaseException:
+    """Return the error to raise instead, which names the recalibration that can be resumed."""
+    if isinstance(error, BnrecalError):
+        error.recalibration_id = error.recalibration_id or recalibration_id
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(
+            f"interrupted; {recalibration_id} stays on the server: continue with "
+            f'resume="{recalibration_id}", or cancel it',
+            recalibration_id=recalibration_id,
+        )
+    error.add_note(
+        f'{recalibration_id} stays on the server; resume="{recalibration_id}" continues it'
+    )
+    return error

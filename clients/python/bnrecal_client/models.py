@@ -1,11 +1,13 @@
-"""What the server's JSON objects mean on this side: frozen values."""
+"""Values of the server's JSON objects: frozen, typed, checked while they are decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
-from bnrecal_client.problems import Problem
+import msgspec
+
+from bnrecal_client.errors import Problem
 
 __all__ = [
     "ENDED_STATES",
@@ -18,19 +20,18 @@ __all__ = [
     "TensorInfo",
 ]
 
-ENDED_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
+ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
 """States that a recalibration never leaves."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One named input or output of a model.
 
     Attributes:
         name: the name in the graph.
         dtype: numpy's name of the element type.
-        shape: an int where the model demands that size, a string or None where it is free; the
-            first axis counts samples. None instead of a tuple: rank unknown.
+        shape: an int where the model requires that size, a string or None where it is free; the
+            first axis counts samples. None instead of a tuple if the rank is unknown.
     """
 
     name: str
@@ -38,13 +39,12 @@ class TensorInfo:
     shape: tuple[int | str | None, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerInfo:
+class LayerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One BatchNorm layer of a model.
 
     Attributes:
         name: stable name of the layer.
-        channels: C, or None where the model does not say.
+        channels: C, or None where the model does not state it.
         eps: the layer's epsilon.
         affine: whether a scale or shift other than 1 and 0 is stored.
         input_rank: number of axes of the layer's input, or None where unknown.
@@ -59,16 +59,15 @@ class LayerInfo:
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDescription:
-    """A model as the server holds it.
+class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that the server stores.
 
     Attributes:
         id: sha256 of the content, in hex.
         bytes: size of the content.
         created: RFC 3339 time of the upload.
-        inputs: what a batch must hold.
-        outputs: what the model returns.
+        inputs: the arrays that a batch holds.
+        outputs: the arrays that the model returns.
         layers: every BatchNorm layer, in the order of execution.
         warnings: sentences for a person.
     """
@@ -82,12 +81,11 @@ class ModelDescription:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredBatch:
+class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     """One batch that the server has acknowledged.
 
     Attributes:
-        index: place in the stream, from 0.
+        index: position in the stream, from 0.
         samples: size of the first axis.
         bytes: size of the body.
         sha256: digest of the body, in hex.
@@ -99,16 +97,16 @@ class StoredBatch:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a run is.
 
     Attributes:
-        phase: `model` and `sending` on this side, `queued` and the server's own phases, `fetching`.
-        done: units done in this phase (batches, layers or files, as the phase counts).
+        phase: `model` and `sending` on this side, `queued` and the server's own phases, `fetching`;
+            `waiting` between two tries of a request.
+        done: finished units of this phase (batches, layers or files).
         total: units in this phase, None while unknown.
-        seconds_left: what the server's phase will take at its rate so far; None while unknown.
-        note: a sentence for a person when something is unusual, such as a server that is away.
+        seconds_left: estimated rest of the server's phase, in seconds; None while unknown.
+        note: a sentence for a person about something unusual, such as an unreachable server.
     """
 
     phase: str
@@ -118,14 +116,13 @@ class Progress:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
-    """What has arrived of a recalibration's stream.
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored part of a recalibration's stream.
 
     Attributes:
         received: number of batches.
         samples: number of samples.
-        bytes: sum of the bodies' sizes.
+        bytes: total size of the bodies.
         total: number of batches of the whole stream, None until it is sealed by `start`.
     """
 
@@ -135,39 +132,43 @@ class Stream:
     total: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalibration:
+class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
     """One recalibration as the server last described it.
 
     Attributes:
         id: its id (`rc_…`).
         model: id of the model.
         state: open, sealed, queued, running, succeeded, failed or cancelled.
-        options: `method`, `estimator` and `layers` as the server holds them.
-        batches: what has arrived.
-        phase: what the worker does now.
+        options: `method`, `estimator`, `layers` and the like, as the server stores them.
+        batches: the stored part of the stream.
+        phase: current phase of the run, None before it starts.
         progress: how far that phase is.
-        error: why it failed.
-        attempts: how often a worker has taken it up.
-        created: RFC 3339 times.
-        updated: likewise.
-        ended: likewise, None until it has ended.
+        error_document: JSON form of the problem that ended the run; `error` is its typed form.
+        attempts: how often a worker has started the run.
+        created: RFC 3339 time of creation.
+        updated: RFC 3339 time of the last change.
+        ended: RFC 3339 time of the end, None until then.
     """
 
     id: str
     model: str
     state: str
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
     batches: Stream
     phase: str | None
     progress: Progress | None
-    error: Problem | None
+    error_document: Mapping[str, Any] | None = msgspec.field(name="error")
     attempts: int
     created: str
     updated: str
     ended: str | None
 
     @property
+    def error(self) -> Problem | None:
+        """Why the run failed; None if it did not."""
+        return None if self.error_document is None else Problem.read(self.error_document)
+
+    @property
     def has_ended(self) -> bool:
-        """Whether the state is one that a recalibration never leaves."""
+        """Whether the state is final."""
         return self.state in ENDED_STATES

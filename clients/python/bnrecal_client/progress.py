@@ -1,4 +1,4 @@
-"""Progress for a person: a bar on a terminal, nothing elsewhere, or the caller's own callback."""
+"""Display of progress: a bar on a terminal, nothing elsewhere, or the caller's callback."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from bnrecal_client.models import Progress
 
-__all__ = ["Notify", "WantsProgress", "watching"]
+__all__ = ["ProgressCallback", "ProgressOption", "progress_display"]
 
-Notify = Callable[[Progress], None]
-WantsProgress = bool | Notify | None
-"""None: a bar where stderr is a terminal. True: a bar anyway. False: nothing. Or a callback."""
+ProgressCallback = Callable[[Progress], None]
+ProgressOption = bool | ProgressCallback | None
+"""None: a bar if stderr is a terminal. True: a bar anyway. False: nothing. Or a callback."""
 
 _LABELS = {
     "model": "uploading the model",
@@ -30,11 +30,11 @@ _LABELS = {
 
 
 @contextmanager
-def watching(wanted: WantsProgress) -> Iterator[Notify]:
-    """Yield the function to tell of progress; a bar is removed at the end."""
-    if callable(wanted):
-        yield wanted
-    elif wanted or (wanted is None and sys.stderr.isatty()):
+def progress_display(option: ProgressOption) -> Iterator[ProgressCallback]:
+    """Yield the callback for progress; a bar is removed at the end."""
+    if callable(option):
+        yield option
+    elif option or (option is None and sys.stderr.isatty()):
         with _bar() as notify:
             yield notify
     else:
@@ -48,7 +48,7 @@ def _label(progress: Progress) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Notify]:
+def _bar() -> Iterator[ProgressCallback]:
     # Imported here: rich takes longer to load than everything else that this package needs.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What comes out of a recalibration, the same from a server and from this process."""
+"""Results of a recalibration, the same from a server and from this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bnrecal_client._encoding.atomic_write import write_atomic
-from bnrecal_client.errors import UnexpectedAnswerError
+from bnrecal_client.errors import UnexpectedResponseError
 
 __all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
 
@@ -26,26 +26,26 @@ Statistics = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a recalibration found out, wherever its models are.
+    """Results of a recalibration except its models.
 
     Attributes:
-        recalibration: its id at the server; None for a run in this process.
+        recalibration_id: its id at the server; None for a run in this process.
         report: the report's JSON form.
-        report_html: the same report as a page.
+        report_html: the same report as an HTML page.
         statistics: the new running statistics by name.
     """
 
-    recalibration: str | None
+    recalibration_id: str | None
     report: Mapping[str, Any]
     report_html: str
     statistics: Statistics
 
     def save_statistics(self, path: str | os.PathLike[str]) -> Path:
-        """Write the statistics as safetensors, whole or not at all."""
+        """Write the statistics as safetensors, atomically."""
         return write_atomic(path, encode_statistics(self.statistics))
 
     def save_report(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report, as JSON where the name ends in `.json`, else as a page."""
+        """Write the report, as JSON if the name ends in `.json`, else as HTML, atomically."""
         if Path(path).suffix.lower() == ".json":
             return write_atomic(path, json.dumps(self.report, indent=2).encode("utf-8") + b"\n")
         return write_atomic(path, self.report_html.encode("utf-8"))
@@ -57,7 +57,7 @@ class Result(Outcome):
 
     Attributes:
         model: the recalibrated, folded, verified ONNX file.
-        unfolded: the recalibrated ONNX file with its BatchNorm kept, where it was asked for.
+        unfolded: the recalibrated ONNX file with its BatchNorm kept, where requested.
     """
 
     model: bytes
@@ -68,30 +68,30 @@ class Result(Outcome):
         return write_atomic(path, self.model)
 
     def save_unfolded(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model with its BatchNorm kept, whole or not at all.
+        """Write the model with its BatchNorm kept, atomically.
 
         Raises:
-            UnexpectedAnswerError: it was not asked for, or did not come.
+            UnexpectedResponseError: it was not requested.
         """
         if self.unfolded is None:
-            raise UnexpectedAnswerError("the unfolded model did not come with the result")
+            raise UnexpectedResponseError("the unfolded model was not fetched: pass unfolded=True")
         return write_atomic(path, self.unfolded)
 
 
 def decode_statistics(body: bytes) -> Statistics:
-    """Read statistics from safetensors.
+    """Return the statistics in a safetensors body.
 
     Raises:
-        UnexpectedAnswerError: the bytes are not safetensors.
+        UnexpectedResponseError: the bytes are not safetensors.
     """
     try:
         return MappingProxyType(safetensors.numpy.load(body))
     except SafetensorError as error:
-        raise UnexpectedAnswerError(f"the statistics cannot be read: {error}") from error
+        raise UnexpectedResponseError(f"the statistics cannot be read: {error}") from error
 
 
 def encode_statistics(statistics: Statistics) -> bytes:
-    """Write statistics as safetensors; the same numbers always give the same bytes."""
+    """Return statistics as safetensors; equal statistics give equal bytes."""
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(statistics[name]) for name in sorted(statistics)}
     )

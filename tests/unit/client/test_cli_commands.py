@@ -97,7 +97,7 @@ def test_json_is_one_object_and_nothing_else(desk: Desk) -> None:
     told = json.loads(out)
     assert (code, err) == (Exit.OK, "")
     assert told["files"] == {"model": "f.onnx"}
-    assert told["recalibration"] == "rc_00"
+    assert told["recalibration_id"] == "rc_00"
     assert told["server"] == desk.url
 
 
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_one_line_with_its_own_code(
         ["guess"],
         ["recalibrate", "model.onnx"],
         ["recalibrate", "m", "d", "--batch-size", "0"],
-        ["recalibrate", "m", "d", "--patience", "nan"],
+        ["recalibrate", "m", "d", "--retry-timeout", "nan"],
         ["status", "rc_0"],
         ["fold", "m"],
     ],
@@ -223,15 +223,15 @@ def test_a_run_that_failed_by_itself_is_6(desk: Desk) -> None:
 
 
 def test_a_server_that_is_not_there_is_5(desk: Desk) -> None:
-    words = ("--server", "http://127.0.0.1:1", "--patience", "0.3")
+    words = ("--server", "http://127.0.0.1:1", "--retry-timeout", "0.3")
     code, _, err = desk.run("recalibrate", desk.model, desk.data, *words)
     assert code == Exit.UNREACHABLE
-    assert "http://127.0.0.1:1 does not answer" in err
+    assert "http://127.0.0.1:1 does not respond" in err
 
 
 def test_a_server_that_went_away_leaves_something_to_resume(desk: Desk) -> None:
     desk.server.faults = [Fault(kind="lose", where="PUT .*/1", times=1000)]
-    code, _, err = desk.recalibrate("--batch-size", 4, "--patience", "0.3")
+    code, _, err = desk.recalibrate("--batch-size", 4, "--retry-timeout", "0.3")
     assert code == Exit.UNREACHABLE
     assert "--resume rc_00 goes on" in err
     desk.server.faults = []
@@ -261,12 +261,12 @@ def test_fetch_that_waited_long_enough_says_how_to_go_on(desk: Desk) -> None:
     assert "bnrecal fetch rc_00" in err
 
 
-def test_every_error_of_the_tree_has_an_exit_code_of_its_own_kind() -> None:
-    by_itself = {"BnrecalError", "ServerError", "UnexpectedAnswerError"}
-    for name in tree.__all__:
-        kind = getattr(tree, name)
-        error = kind("x", recalibration="rc_0") if name == "Interrupted" else kind("x")
-        assert (exit_of(error) == Exit.INTERNAL) is (name in by_itself), name
+def test_every_error_has_an_exit_code() -> None:
+    internal = {"BnrecalError", "ServerError", "UnexpectedResponseError"}
+    for name, kind in vars(tree).items():
+        if isinstance(kind, type) and issubclass(kind, BnrecalError):
+            assert (exit_of(kind("x")) == Exit.INTERNAL) is (name in internal), name
+    assert exit_of(tree.Interrupted("x", recalibration_id="rc_0")) == Exit.STOPPED
 
 
 def test_the_cause_decides_over_the_failure() -> None:

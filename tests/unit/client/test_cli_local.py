@@ -131,7 +131,7 @@ def test_fold_leaves_what_does_not_hold_and_says_why(
 
 def result(report: dict[str, object]) -> Result:
     return Result(
-        recalibration=None,
+        recalibration_id=None,
         model=b"",
         unfolded=None,
         report=report,

@@ -6,10 +6,10 @@ import asyncio
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import httpx
 import numpy as np
@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bnrecal_client import AsyncClient, BnrecalError, Client, Interrupted, OptionError, Progress
-from tests.support.fake_bnrecal import MODEL, FakeServer, FakeTime, Fault
+from tests.support.fake_bnrecal import MODEL, FakeServer, Fault
+from tests.support.fake_time import FakeTime
 from tests.support.played_clients import (
     Verbs,
     check_statistics,
@@ -71,7 +72,7 @@ class Watched:
             self.most = max(self.most, self._now)
 
     def client(self) -> Client:
-        return played(httpx.MockTransport(self.answer), self.time)
+        return played(httpx.MockTransport(self.answer_async), self.time)
 
     def async_client(self) -> AsyncClient:
         return played_async(httpx.MockTransport(self.answer_async), self.time)
@@ -275,9 +276,13 @@ def test_a_refused_batch_comes_before_a_failing_loader(verbs: Verbs, watched: Wa
         verbs.recalibrate(MODEL, Broken(), progress=False)
 
 
-def test_a_batch_that_waits_for_its_next_try_holds_up_no_other(
-    verbs: Verbs, watched: Watched
-) -> None:
+def test_a_pausing_upload_does_not_delay_the_others(verbs: Verbs, watched: Watched) -> None:
+    async def others_are_stored(seconds: float) -> None:
+        with anyio.fail_after(LONG_S):
+            while seconds == 17.0 and len(watched.stored) < 5:  # noqa: ASYNC110 - polls a server
+                await anyio.sleep(0.01)
+
+    watched.time.on_sleep = others_are_stored
     wait = {"Retry-After": "17"}
     watched.server.faults = [Fault(kind="problem", where="PUT .*/0$", headers=wait)]
     batches = stream(6)
@@ -335,9 +340,6 @@ def test_ctrl_c_waits_for_no_answer(watched: Watched) -> None:
     with pytest.raises(Interrupted, match="rc_00"):
         watched.client().recalibrate(MODEL, batches, progress=False)
     assert watched.sent == []  # none of the four had its answer
-    left = [one for one in threading.enumerate() if one.name == "bnrecal-client"]
-    assert all(one.daemon for one in left)  # the program can end without them
-    assert len(left) >= 4
     released.set()
     watched.gate = lambda _: None
     result = watched.client().recalibrate(MODEL, batches, progress=False, resume="rc_00")
@@ -369,12 +371,19 @@ def test_cancelling_the_task_waits_for_no_answer(watched: Watched) -> None:
     asyncio.run(whole())
 
 
-def test_no_thread_is_left(watched: Watched) -> None:
-    def alive() -> list[str]:
-        return [one.name for one in threading.enumerate() if one.name == "bnrecal-client"]
+def test_a_client_ends_its_thread_on_close_and_when_it_is_dropped(watched: Watched) -> None:
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "bnrecal-client"}
 
-    watched.client().recalibrate(MODEL, stream(8), progress=False)
-    deadline = time.monotonic() + LONG_S
-    while alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert alive() == []
+    before = threads()
+    with watched.client() as client:
+        client.recalibrate(MODEL, stream(8), progress=False)
+        (thread,) = threads() - before
+        assert thread.daemon  # a program that never closes its client can still end
+    assert not thread.is_alive()
+    dropped = watched.client()
+    dropped.models()
+    (thread,) = threads() - before
+    del dropped
+    thread.join(LONG_S)
+    assert not thread.is_alive()

@@ -68,7 +68,7 @@ def test_the_data_are_on_disk_before_the_name_is(
 
 def test_a_result_saves_each_of_its_parts(tmp_path: Path) -> None:
     result = Result(
-        recalibration=None,
+        recalibration_id=None,
         model=b"onnx",
         unfolded=None,
         report={"report": 1},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bnrecal_client import OptionError
-from bnrecal_client._http import requests as calls
+from bnrecal_client._http import requests
 from bnrecal_client.options import Options, parse_estimator
 
 
@@ -73,12 +73,7 @@ def test_defaults_that_a_server_fills_in_are_no_difference() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
 def test_options_that_json_cannot_hold_are_refused_before_they_are_sent(value: object) -> None:
+    estimator = {"name": "momentum", "momentum": value}
+    options = Options.of(method="exact", estimator=estimator, layers=None)
     with pytest.raises(OptionError, match="cannot be written as JSON"):
-        calls.create(
-            model="m",
-            method="exact",
-            estimator={"name": "momentum", "momentum": value},
-            layers=None,
-            preprocess=None,
-            key="k",
-        )
+        requests.create("m", options, key="k")

@@ -9,15 +9,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from bnrecal_client import Progress
-from bnrecal_client.progress import watching
+from bnrecal_client.progress import progress_display
 
 if TYPE_CHECKING:
     import pytest
 
 STEPS = """
 from bnrecal_client import Progress
-from bnrecal_client.progress import watching
-with watching(None) as notify:
+from bnrecal_client.progress import progress_display
+with progress_display(None) as notify:
     for step in (
         Progress(phase="sending", done=3, total=9),
         Progress(phase="waiting", done=0, note="connection refused"),
@@ -79,7 +79,7 @@ def test_false_is_silent_and_a_callback_is_told(capsys: pytest.CaptureFixture[st
     seen: list[Progress] = []
     step = Progress(phase="sending", done=1, total=2)
     for wanted in (False, seen.append):
-        with watching(wanted) as notify:
+        with progress_display(wanted) as notify:
             notify(step)
     assert seen == [step]
     assert capsys.readouterr() == ("", "")

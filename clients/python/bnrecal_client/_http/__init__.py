@@ -1,1 +1,1 @@
-"""HTTP messages: requests, responses and their JSON fields."""
+"""The HTTP API: requests and responses without I/O, and a session that exchanges them."""

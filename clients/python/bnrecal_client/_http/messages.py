@@ -1,22 +1,19 @@
-"""Requests and responses as plain values: what the core makes and reads, without any I/O."""
+"""Requests and responses as plain values, without any I/O."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bnrecal_client.errors import UnexpectedAnswerError
-
 __all__ = [
     "Body",
     "FileBody",
-    "LinkBrokenError",
     "Request",
     "Response",
+    "TransportFailed",
     "content_digest",
     "sha256_hex",
 ]
@@ -28,7 +25,7 @@ class FileBody:
 
     Attributes:
         path: the file.
-        bytes: its size, announced as Content-Length.
+        bytes: its size, sent as Content-Length.
     """
 
     path: Path
@@ -40,10 +37,10 @@ Body = bytes | FileBody
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request, complete but for the server's address and the token.
+    """One request, complete except for the server's address and the token.
 
-    Every request of this client may be repeated: PUT is by index, models are named by their
-    content, `start` and `cancel` mean the same twice, and creating carries an Idempotency-Key.
+    Every request of this client may be repeated: PUT is by index, models are identified by their
+    content, `start` and `cancel` are idempotent, and creating carries an Idempotency-Key.
     """
 
     method: str
@@ -55,13 +52,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One whole response.
+    """One complete response.
 
     Attributes:
         status: the HTTP status.
         headers: names in lower case.
         body: the whole body.
-        tries: how often the request was sent until this answer came.
+        tries: how often the request was sent until this response arrived.
     """
 
     status: int
@@ -74,35 +71,21 @@ class Response:
         """The Content-Type without its parameters, in lower case."""
         return self.headers.get("content-type", "").split(";")[0].strip().lower()
 
-    def json(self) -> object:
-        """Parse the body.
-
-        Raises:
-            UnexpectedAnswerError: the body is not JSON.
-        """
-        try:
-            return json.loads(self.body)
-        except ValueError as error:
-            raise UnexpectedAnswerError(
-                f"the server answered {self.status} with {self.media_type or 'no media type'} "
-                "where JSON was due; is this address a bnrecal server?"
-            ) from error
-
-    def is_whole(self) -> bool:
-        """Tell whether the body matches its Content-Digest, where there is one."""
-        said = self.headers.get("content-digest", "")
-        return "sha-256=" not in said or content_digest(sha256_hex(self.body)) in said
+    def is_intact(self) -> bool:
+        """Return whether the body matches its Content-Digest, if it has one."""
+        expected = self.headers.get("content-digest", "")
+        return "sha-256=" not in expected or content_digest(sha256_hex(self.body)) in expected
 
 
-class LinkBrokenError(Exception):
-    """A driver's report to the core that a request got no whole answer; no caller sees it."""
+class TransportFailed(Exception):  # noqa: N818 - reads as what happened; callers never see it
+    """A request got no complete response; it may be retried."""
 
 
 def sha256_hex(body: bytes) -> str:
-    """Digest as the server lists it."""
+    """Return the digest as the server lists it."""
     return hashlib.sha256(body).hexdigest()
 
 
 def content_digest(sha256: str) -> str:
-    """Write a hex digest as a Content-Digest header (RFC 9530, section 2)."""
+    """Return a hex digest as a Content-Digest header (RFC 9530, section 2)."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode('ascii')}:"

@@ -1,13 +1,14 @@
-"""One function per call of the HTTP API: it builds the request, `answers.py` reads the response."""
+"""One function per call of the HTTP API, which builds the request; `responses.py` reads it back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from bnrecal_client._http.messages import Body, Request, content_digest
 from bnrecal_client.errors import OptionError
+from bnrecal_client.options import Options
 
 __all__ = [
     "cancel",
@@ -17,10 +18,10 @@ __all__ = [
     "get_model",
     "list_models",
     "model_file",
+    "put_batch",
     "received",
     "report",
     "report_html",
-    "send",
     "start",
     "statistics",
     "status",
@@ -29,8 +30,8 @@ __all__ = [
 
 _RECALIBRATIONS = "/v1/recalibrations"
 _PAGE = "1000"
-_LONGEST_WAIT_S = 20.0
-"""The server refuses to wait longer, in seconds."""
+_MAX_WAIT_S = 20.0
+"""The server rejects longer waits, in seconds."""
 
 
 def upload(body: Body, sha256: str) -> Request:
@@ -42,116 +43,110 @@ def upload(body: Body, sha256: str) -> Request:
     return Request(method="POST", path="/v1/models", headers=headers, body=body)
 
 
-def get_model(model: str) -> Request:
+def get_model(model_id: str) -> Request:
     """Describe a model."""
-    return Request(method="GET", path=_model(model))
+    return Request(method="GET", path=_model(model_id))
 
 
 def list_models(after: str | None) -> Request:
-    """One page of models."""
+    """List one page of models."""
     return Request(method="GET", path="/v1/models", params=_page(after))
 
 
-def delete_model(model: str) -> Request:
+def delete_model(model_id: str) -> Request:
     """Delete a model."""
-    return Request(method="DELETE", path=_model(model))
+    return Request(method="DELETE", path=_model(model_id))
 
 
-def create(
-    *,
-    model: str,
-    method: str,
-    estimator: Mapping[str, object],
-    layers: Sequence[str] | None,
-    preprocess: Mapping[str, object] | None,
-    key: str,
-) -> Request:
-    """Create a recalibration; the key makes a repetition the same recalibration."""
-    wanted: dict[str, object] = {
-        "model": model,
-        "method": method,
-        "estimator": dict(estimator),
-        "layers": None if layers is None else list(layers),
+def create(model_id: str, options: Options, *, key: str) -> Request:
+    """Create a recalibration; repeated with the same key, it returns the same recalibration."""
+    value: dict[str, object] = {
+        "model": model_id,
+        "method": options.method,
+        "estimator": dict(options.estimator),
+        "layers": None if options.layers is None else list(options.layers),
     }
-    if preprocess is not None:
-        wanted["preprocess"] = dict(preprocess)
-    return _post_json(_RECALIBRATIONS, wanted, {"Idempotency-Key": key})
+    if options.preprocess is not None:
+        value["preprocess"] = dict(options.preprocess)
+    return _post_json(_RECALIBRATIONS, value, {"Idempotency-Key": key})
 
 
-def status(recalibration: str, *, wait_s: float = 0.0) -> Request:
+def status(recalibration_id: str, *, wait_s: float = 0.0) -> Request:
     """Describe a recalibration.
 
     Args:
-        recalibration: its id.
-        wait_s: how long the server waits for its end before it answers, in seconds.
+        recalibration_id: its id.
+        wait_s: how long the server waits for the end before it responds, in seconds.
     """
-    params = {"wait": str(min(wait_s, _LONGEST_WAIT_S))} if wait_s else {}
-    return Request(method="GET", path=_recalibration(recalibration), params=params)
+    params = {"wait": str(min(wait_s, _MAX_WAIT_S))} if wait_s else {}
+    return Request(method="GET", path=_recalibration(recalibration_id), params=params)
 
 
-def send(recalibration: str, index: int, body: bytes, sha256: str, media_type: str) -> Request:
+def put_batch(
+    recalibration_id: str, index: int, body: bytes, sha256: str, media_type: str
+) -> Request:
     """Store one batch under its index."""
     headers = {
         "Content-Type": media_type,
         "Content-Digest": content_digest(sha256),
     }
-    path = _recalibration(recalibration) + f"/batches/{index}"
+    path = _recalibration(recalibration_id) + f"/batches/{index}"
     return Request(method="PUT", path=path, headers=headers, body=body)
 
 
-def received(recalibration: str, after: str | None) -> Request:
-    """One page of what has arrived."""
-    path = _recalibration(recalibration) + "/batches"
+def received(recalibration_id: str, after: str | None) -> Request:
+    """List one page of the stored batches."""
+    path = _recalibration(recalibration_id) + "/batches"
     return Request(method="GET", path=path, params=_page(after))
 
 
-def start(recalibration: str, batches: int) -> Request:
-    """Seal the stream at that many batches and queue the run."""
-    return _post_json(_recalibration(recalibration) + "/start", {"batches": batches}, {})
+def start(recalibration_id: str, batches: int) -> Request:
+    """Seal the stream at this number of batches and queue the run."""
+    return _post_json(_recalibration(recalibration_id) + "/start", {"batches": batches}, {})
 
 
-def cancel(recalibration: str) -> Request:
-    """Stop a run."""
-    return Request(method="POST", path=_recalibration(recalibration) + "/cancel")
+def cancel(recalibration_id: str) -> Request:
+    """Cancel a recalibration."""
+    return Request(method="POST", path=_recalibration(recalibration_id) + "/cancel")
 
 
-def delete(recalibration: str) -> Request:
-    """Delete a recalibration with everything uploaded for it."""
-    return Request(method="DELETE", path=_recalibration(recalibration))
+def delete(recalibration_id: str) -> Request:
+    """Delete a recalibration and everything uploaded for it."""
+    return Request(method="DELETE", path=_recalibration(recalibration_id))
 
 
-def model_file(recalibration: str, variant: str) -> Request:
+def model_file(recalibration_id: str, variant: str) -> Request:
     """Fetch the recalibrated ONNX file, `folded` or `unfolded`."""
-    path = _recalibration(recalibration) + "/model"
+    path = _recalibration(recalibration_id) + "/model"
     return Request(method="GET", path=path, params={"variant": variant})
 
 
-def statistics(recalibration: str) -> Request:
+def statistics(recalibration_id: str) -> Request:
     """Fetch the new running statistics as safetensors."""
-    return Request(method="GET", path=_recalibration(recalibration) + "/statistics")
+    return Request(method="GET", path=_recalibration(recalibration_id) + "/statistics")
 
 
-def report(recalibration: str) -> Request:
+def report(recalibration_id: str) -> Request:
     """Fetch the report as JSON."""
-    return _report(recalibration, "application/json")
+    return _report(recalibration_id, "application/json")
 
 
-def report_html(recalibration: str) -> Request:
-    """Fetch the report as a page."""
-    return _report(recalibration, "text/html")
+def report_html(recalibration_id: str) -> Request:
+    """Fetch the report as an HTML page."""
+    return _report(recalibration_id, "text/html")
 
 
-def _model(model: str) -> str:
-    return f"/v1/models/{quote(model, safe='')}"
+def _model(model_id: str) -> str:
+    return f"/v1/models/{quote(model_id, safe='')}"
 
 
-def _recalibration(recalibration: str) -> str:
-    # Quoted: an id comes from a command line, and must not name another path of the server.
-    return f"{_RECALIBRATIONS}/{quote(recalibration, safe='')}"
+def _recalibration(recalibration_id: str) -> str:
+    # Quoted: an id from a command line must not lead to another path of the server.
+    return f"{_RECALIBRATIONS}/{quote(recalibration_id, safe='')}"
 
 
-def _report(recalibration: str, media_type: str) -> Request:
-    path = _recalibration(recalibration) + "/report"
+def _report(recalibration_id: str, media_type: str) -> Request:
+    path = _recalibration(recalibration_id) + "/report"
     return Request(method="GET", path=path, headers={"Accept": media_type})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from bnrecal_client.cli.outputs import Outputs
 from bnrecal_client.client import Client
 from bnrecal_client.errors import OptionError
-from bnrecal_client.retry_policy import Patience
+from bnrecal_client.retry_policy import RetryPolicy
 
 __all__ = [
     "add_common",
@@ -40,10 +40,10 @@ def add_server(parser: ArgumentParser, *, required: bool) -> None:
         "--token", help=f"the server's token; better in the environment as {_TOKEN_VARIABLE}"
     )
     parser.add_argument(
-        "--patience",
+        "--retry-timeout",
         metavar="SECONDS",
         type=seconds,
-        default=Patience().outage_s,
+        default=RetryPolicy().total_timeout,
         help="how long a server that is away is tried again (default %(default)g)",
     )
 
@@ -58,7 +58,7 @@ def add_recalibration(parser: ArgumentParser) -> None:
 def connect(args: Namespace) -> Client:
     """Build the client that the options describe."""
     token = args.token if args.token is not None else os.environ.get(_TOKEN_VARIABLE)
-    return Client(args.server, token, patience=Patience(outage_s=args.patience))
+    return Client(args.server, token, retry=RetryPolicy(total_timeout=args.retry_timeout))
 
 
 def add_outputs(parser: ArgumentParser, default: str) -> None:

@@ -64,9 +64,9 @@ def describe(error: BaseException) -> dict[str, object]:
     if isinstance(error, BnrecalError):
         return _known(error)
     if isinstance(error, Interrupted):
-        told = f"interrupted; {error.recalibration} stays on the server: the same command with "
-        detail = told + f"--resume {error.recalibration} goes on, `bnrecal cancel` gives it up"
-        return {"code": "interrupted", "detail": detail, "recalibration": error.recalibration}
+        told = f"interrupted; {error.recalibration_id} stays on the server: the same command with "
+        detail = told + f"--resume {error.recalibration_id} goes on, `bnrecal cancel` gives it up"
+        return {"code": "interrupted", "detail": detail, "recalibration_id": error.recalibration_id}
     if isinstance(error, KeyboardInterrupt):
         return {"code": "interrupted", "detail": "interrupted; nothing was written"}
     if isinstance(error, OSError):
@@ -78,15 +78,14 @@ def describe(error: BaseException) -> dict[str, object]:
 
 def _known(error: BnrecalError) -> dict[str, object]:
     detail = error.message
-    if error.recalibration is not None and isinstance(error, ServerUnreachable):
-        detail += f"; --resume {error.recalibration} goes on when it is back"
+    if error.recalibration_id is not None and isinstance(error, ServerUnreachable):
+        detail += f"; --resume {error.recalibration_id} goes on when it is back"
     if isinstance(error, TimedOut):
-        detail += (
-            f" (`bnrecal status {error.recalibration}`, `bnrecal fetch {error.recalibration}`)"
-        )
+        name = error.recalibration_id
+        detail += f" (`bnrecal status {name}`, `bnrecal fetch {name}`)"
     told: dict[str, object] = {"code": error.code, "detail": detail}
     if error.problem is not None:
         told.update(error.problem.members)
-    if error.recalibration is not None:
-        told["recalibration"] = error.recalibration
+    if error.recalibration_id is not None:
+        told["recalibration_id"] = error.recalibration_id
     return told

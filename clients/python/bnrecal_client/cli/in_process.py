@@ -10,12 +10,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from bnrecal_client.errors import ModelError, OptionError
+from bnrecal_client.errors import ModelError, OptionError, Problem, error_of
 from bnrecal_client.images import Images
 from bnrecal_client.models import Progress
 from bnrecal_client.options import Options
-from bnrecal_client.problems import Problem, error_of
-from bnrecal_client.progress import Notify
+from bnrecal_client.progress import ProgressCallback
 from bnrecal_client.result import Outcome
 
 __all__ = ["FoldedFile", "LocalResult", "fold_file", "inspect_file", "recalibrate_file"]
@@ -47,7 +46,7 @@ def recalibrate_file(
     batches: Iterable[Any],
     options: Options,
     *,
-    notify: Notify,
+    notify: ProgressCallback,
     evaluate: Iterable[Any] | None = None,
 ) -> LocalResult:
     """Recalibrate a model file in this process; `evaluate` holds (inputs, labels) pairs.
@@ -69,7 +68,7 @@ def recalibrate_file(
             evaluate=evaluate,
         )
         return LocalResult(
-            recalibration=None,
+            recalibration_id=None,
             artifact=artifact,
             report=artifact.report.to_json(),
             report_html=bn_ops.render_html(artifact.report),

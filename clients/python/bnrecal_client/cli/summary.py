@@ -25,7 +25,7 @@ def summary(result: Outcome, files: Mapping[str, str]) -> dict[str, Any]:
     done = [layer for layer in layers if layer.get("status") == "recalibrated"]
     folds = _members(report, "fold")
     return {
-        "recalibration": result.recalibration,
+        "recalibration_id": result.recalibration_id,
         "method": report.get("method"),
         "estimator": report.get("estimator"),
         "samples": _deep(report, "stream", "samples"),

@@ -16,7 +16,7 @@ from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
 from bnrecal_client.cli.output import show_result
 from bnrecal_client.errors import OptionError
 from bnrecal_client.options import METHODS, Options
-from bnrecal_client.progress import watching
+from bnrecal_client.progress import progress_display
 from bnrecal_client.result import Result
 
 __all__ = ["add_command"]
@@ -157,7 +157,7 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
         if options.preprocess is not None:
             raise OptionError("--labels goes with arrays, not with --preprocess")
         pairs = labelled(args.data, args.labels, batch_size=args.batch_size)
-    with watching(_progress(args)) as notify:
+    with progress_display(_progress(args)) as notify:
         return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)
 
 

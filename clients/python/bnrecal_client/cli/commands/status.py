@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import asdict
 from typing import Any
+
+import msgspec
 
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.formatting import count, size
@@ -37,7 +38,8 @@ def run(args: Namespace) -> None:
 
 def as_json(now: Recalibration) -> dict[str, Any]:
     """Return the state as JSON values."""
-    return {**asdict(now), "options": dict(now.options)}
+    found: dict[str, Any] = msgspec.to_builtins(now)
+    return found
 
 
 def _lines(now: Recalibration) -> list[str]:

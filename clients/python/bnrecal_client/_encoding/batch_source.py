@@ -1,0 +1,132 @@
+"""The caller's stream of batches, read lazily and encoded one batch at a time.
+
+A batch has its index and its bytes before the next one is read, so the server sees one stream in
+whatever order uploads end, and an iterable may reuse its arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from bnrecal_client._concurrency import CALLER
+from bnrecal_client._encoding.batches import EncodedBatch, encode
+from bnrecal_client.errors import InputError, OptionError
+
+__all__ = ["BatchSource", "Batches", "Select"]
+
+Batches = Iterable[Any] | AsyncIterable[Any]
+"""Arrays, tensors, tuples, dicts or `Images`; or pairs and the like, together with `select=`."""
+
+Select = Callable[[Any], Any]
+
+_END = object()
+# Enough to keep the client, the server and its disk busy at once: docs/ingest.md.
+_CONNECTIONS = 4
+_MAX_CONNECTIONS = 16  # httpx keeps 20 open
+
+
+class BatchSource:
+    """The caller's iterable, read once; the first item may be looked at before it is read.
+
+    Args:
+        batches: the iterable; a synchronous one runs where the caller's code runs.
+        select: applied to each item; None for none.
+        connections: uploads at a time, 1 to 16. None: 4 where `batches` can be read again, else 1:
+            an iterator may be a live source, which is read no faster than its batches are stored.
+
+    Attributes:
+        connections: uploads at a time.
+
+    Raises:
+        OptionError: `batches` is not an iterable of batches, or `connections` is out of range.
+    """
+
+    def __init__(
+        self, batches: Batches, select: Select | None, *, connections: int | None = None
+    ) -> None:
+        if isinstance(batches, str | bytes | Mapping) or hasattr(batches, "__array__"):
+            raise OptionError(
+                f"batches takes an iterable of batches, got a single {type(batches).__name__}: "
+                "wrap it in a list, [array], or split it into batches"
+            )
+        if not any(hasattr(batches, name) for name in ("__iter__", "__aiter__", "__getitem__")):
+            raise OptionError(f"batches takes an iterable of batches, got {type(batches).__name__}")
+        reread = not isinstance(batches, Iterator | AsyncIterable)
+        self.connections = _checked(connections, default=_CONNECTIONS if reread else 1)
+        self._batches = batches
+        self._select = select
+        self._items: Iterator[Any] | AsyncIterator[Any] | None = None
+        self._peeked: list[object] = []
+
+    async def peek(self) -> object:
+        """Return the first item without using it up.
+
+        Raises:
+            InputError: the stream is empty.
+        """
+        if not self._peeked:
+            item = await self._pull(lambda item: item)
+            if item is _END:
+                raise InputError("the stream of batches is empty", code="stream-empty")
+            self._peeked.append(item)
+        return self._peeked[0]
+
+    async def next(self, inputs: tuple[str, ...], index: int) -> EncodedBatch | None:
+        """Return the next batch, encoded; None after the last.
+
+        Args:
+            inputs: the model's input names, in its order.
+            index: position of the batch, for messages.
+
+        Raises:
+            BatchError: the batch cannot be encoded.
+        """
+        encoder = partial(encode, inputs=inputs, index=index)
+        if self._peeked:
+            item = self._peeked.pop()
+            return await CALLER.get().run(lambda: encoder(item))
+        found = await self._pull(encoder)
+        return found if isinstance(found, EncodedBatch) else None
+
+    async def length(self) -> int | None:
+        """Return the number of batches, None if the iterable does not know it."""
+        return await CALLER.get().run(partial(_length, self._batches))
+
+    async def _pull(self, convert: Callable[[Any], object]) -> object:
+        """Return the next item, converted, or `_END`."""
+        caller = CALLER.get()
+        if isinstance(self._batches, AsyncIterable):
+            if self._items is None:
+                self._items = aiter(self._batches)
+            item = await anext(self._items, _END)  # type: ignore[arg-type]  # asynchronous here
+            return await caller.run(lambda: self._convert(item, convert))
+        return await caller.run(lambda: self._convert(self._next(), convert))
+
+    def _next(self) -> object:
+        if self._items is None:
+            self._items = iter(self._batches)  # type: ignore[arg-type]  # synchronous here
+        return next(self._items, _END)  # type: ignore[arg-type]
+
+    def _convert(self, item: object, convert: Callable[[Any], object]) -> object:
+        if item is _END:
+            return _END
+        return convert(item if self._select is None else self._select(item))
+
+
+def _checked(connections: int | None, *, default: int) -> int:
+    if connections is None:
+        return default
+    if not 1 <= connections <= _MAX_CONNECTIONS:
+        raise OptionError(
+            f"connections is {connections!r}: give a number from 1 to {_MAX_CONNECTIONS}"
+        )
+    return connections
+
+
+def _length(batches: Batches) -> int | None:
+    try:
+        return len(batches)  # type: ignore[arg-type]  # most iterables lack it, which is the question
+    except TypeError:
+        return None

@@ -1,0 +1,279 @@
+"""The calls of the HTTP API, each retried as `retry.py` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http import HTTPStatus
+from itertools import count
+from typing import TypeVar
+
+from bnrecal_client._concurrency import CALLER, Sleep
+from bnrecal_client._encoding.batches import EncodedBatch
+from bnrecal_client._encoding.model_source import ModelContent
+from bnrecal_client._http import requests
+from bnrecal_client._http.messages import Request, Response, TransportFailed
+from bnrecal_client._http.responses import Page, expect, read, report, report_html
+from bnrecal_client._http.retry import FailedTry, failure_of, give_up, pause_before_retry
+from bnrecal_client._http.transport import Transport
+from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, TimedOut, error_of
+from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
+from bnrecal_client.options import Options
+from bnrecal_client.progress import ProgressCallback
+from bnrecal_client.result import Result, decode_statistics
+from bnrecal_client.retry_policy import RetryPolicy, poll_s
+
+__all__ = ["Session", "StoredBatches"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Contact:
+    """Whether the server has ever responded; shared by all calls of one client."""
+
+    server_seen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One server, its retry policy, and the callback that is notified of progress.
+
+    Attributes:
+        transport: sends one request.
+        retry: the time limits.
+        sleep: waits for a number of seconds.
+        clock: returns monotonic seconds, which `sleep` moves forward.
+        callback: is called with each step.
+    """
+
+    transport: Transport
+    retry: RetryPolicy
+    sleep: Sleep
+    clock: Callable[[], float]
+    callback: ProgressCallback = lambda _: None
+    _contact: _Contact = field(default_factory=_Contact)
+
+    def reporting_to(self, callback: ProgressCallback) -> Session:
+        """Return this session with another callback."""
+        return replace(self, callback=callback)
+
+    async def notify(self, progress: Progress) -> None:
+        """Report a step to the callback."""
+        await CALLER.get().notify(partial(self.callback, progress))
+
+    async def exchange(self, request: Request, *, pause: Sleep | None = None) -> Response:
+        """Send a request, retry it as `retry.py` decides, and return the final response.
+
+        Args:
+            request: the request.
+            pause: waits between two tries; None for `sleep`.
+
+        Raises:
+            ServerUnreachable: no response within the time of the policy.
+        """
+        started = self.clock()
+        for tries in count(1):
+            outcome = await self._try(request)
+            if isinstance(outcome, Response):
+                return replace(outcome, tries=tries)
+            elapsed = self.clock() - started
+            seconds = pause_before_retry(
+                self.retry,
+                outcome,
+                tries=tries,
+                elapsed_s=elapsed,
+                server_seen=self._contact.server_seen,
+            )
+            if seconds is None:
+                return give_up(self.transport.url, outcome, tries=tries, elapsed_s=elapsed)
+            await self.notify(Progress(phase="waiting", done=tries - 1, note=outcome.reason))
+            await (pause or self.sleep)(seconds)
+        raise AssertionError("count() has no end")
+
+    async def _try(self, request: Request) -> Response | FailedTry:
+        try:
+            response = await self.transport.send(request)
+        except TransportFailed as error:
+            return FailedTry(reason=str(error))
+        self._contact.server_seen = True
+        return failure_of(request, response) or response
+
+    async def upload_model(self, content: ModelContent) -> ModelDescription:
+        """Upload a model, unless the server already stores these bytes."""
+        await self.notify(Progress(phase="model", done=0, total=1))
+        response = await self.exchange(requests.get_model(content.sha256))
+        if response.status == HTTPStatus.NOT_FOUND:
+            response = await self.exchange(requests.upload(content.body, content.sha256))
+        await self.notify(Progress(phase="model", done=1, total=1))
+        return read(response, ModelDescription, 200, 201)
+
+    async def describe_model(self, model_id: str) -> ModelDescription:
+        """Return a model's description."""
+        return read(await self.exchange(requests.get_model(model_id)), ModelDescription, 200)
+
+    async def models(self) -> tuple[ModelDescription, ...]:
+        """Return every model."""
+        return await self._all_pages(requests.list_models, Page[ModelDescription])
+
+    async def delete_model(self, model_id: str) -> None:
+        """Delete a model."""
+        await self._delete(requests.delete_model(model_id))
+
+    async def create(self, model_id: str, options: Options, *, key: str) -> Recalibration:
+        """Create a recalibration."""
+        response = await self.exchange(requests.create(model_id, options, key=key))
+        return read(response, Recalibration, 200, 201)
+
+    async def status(self, recalibration_id: str, *, wait_s: float = 0.0) -> Recalibration:
+        """Return the state; the server waits up to `wait_s` seconds for the end first."""
+        response = await self.exchange(requests.status(recalibration_id, wait_s=wait_s))
+        return read(response, Recalibration, 200)
+
+    async def put_batch(
+        self, recalibration_id: str, index: int, batch: EncodedBatch, *, pause: Sleep | None = None
+    ) -> StoredBatch:
+        """Store one batch; `pause` as in `exchange`."""
+        request = requests.put_batch(
+            recalibration_id, index, batch.body, batch.sha256, batch.media_type
+        )
+        return read(await self.exchange(request, pause=pause), StoredBatch, 200, 201)
+
+    async def received_page(self, recalibration_id: str, after: str | None) -> Page[StoredBatch]:
+        """Return one page of the stored batches, by index."""
+        request = requests.received(recalibration_id, after)
+        return read(await self.exchange(request), Page[StoredBatch], 200)
+
+    async def received(self, recalibration_id: str) -> tuple[StoredBatch, ...]:
+        """Return all stored batches, by index."""
+        return await self._all_pages(
+            partial(requests.received, recalibration_id), Page[StoredBatch]
+        )
+
+    async def start(self, recalibration_id: str, batches: int) -> Recalibration:
+        """Seal the stream and queue the run."""
+        response = await self.exchange(requests.start(recalibration_id, batches))
+        return read(response, Recalibration, 200, 202)
+
+    async def wait(
+        self, recalibration_id: str, *, timeout_s: float | None, max_poll_s: float
+    ) -> Recalibration:
+        """Poll the state until the recalibration has succeeded.
+
+        The pause between two polls is spent at the server, which responds at once when the
+        recalibration ends. A server without that feature responds at once in any case; then the
+        pause is spent here.
+
+        Raises:
+            TimedOut: it has not ended in time.
+            RecalibrationFailed: it has ended without a result.
+        """
+        started = self.clock()
+        pause = 0.0
+        for polls in count():
+            asked = self.clock()
+            wait_s = min(pause, self.retry.read_timeout / 2)
+            now = await self.status(recalibration_id, wait_s=wait_s)
+            await self.notify(now.progress or Progress(phase=now.phase or now.state, done=0))
+            if now.has_ended:
+                return _succeeded(now)
+            if (rest := pause - (self.clock() - asked)) > 0:
+                await self.sleep(rest)
+            pause = poll_s(polls, longest_s=max_poll_s)
+            if timeout_s is not None and self.clock() - started + pause > timeout_s:
+                raise TimedOut(
+                    f"{recalibration_id} is {now.state} after {timeout_s:g} s of waiting; it "
+                    "continues on the server: attach to it again, or cancel it",
+                    recalibration_id=recalibration_id,
+                )
+        raise AssertionError("count() has no end")
+
+    async def fetch(self, recalibration_id: str, *, unfolded: bool) -> Result:
+        """Return all results of a succeeded recalibration."""
+        wanted = [
+            requests.report(recalibration_id),
+            requests.report_html(recalibration_id),
+            requests.statistics(recalibration_id),
+            requests.model_file(recalibration_id, "folded"),
+        ]
+        if unfolded:
+            wanted.append(requests.model_file(recalibration_id, "unfolded"))
+        got: list[Response] = []
+        for done, request in enumerate(wanted):
+            await self.notify(Progress(phase="fetching", done=done, total=len(wanted)))
+            got.append(expect(await self.exchange(request), 200))
+        await self.notify(Progress(phase="fetching", done=len(wanted), total=len(wanted)))
+        return Result(
+            recalibration_id=recalibration_id,
+            report=report(got[0]),
+            report_html=report_html(got[1]),
+            statistics=decode_statistics(got[2].body),
+            model=got[3].body,
+            unfolded=got[4].body if unfolded else None,
+        )
+
+    async def cancel(self, recalibration_id: str) -> Recalibration:
+        """Cancel a recalibration."""
+        response = await self.exchange(requests.cancel(recalibration_id))
+        return read(response, Recalibration, 200, 202)
+
+    async def delete(self, recalibration_id: str) -> None:
+        """Delete a recalibration."""
+        await self._delete(requests.delete(recalibration_id))
+
+    async def _delete(self, request: Request) -> None:
+        response = await self.exchange(request)
+        if response.status == HTTPStatus.NOT_FOUND and response.tries > 1:
+            return  # an earlier try deleted it, and its response was lost
+        expect(response, 204)
+
+    async def _all_pages(
+        self, request: Callable[[str | None], Request], kind: type[Page[T]]
+    ) -> tuple[T, ...]:
+        """Follow a list's cursor to its end."""
+        found: list[T] = []
+        after: str | None = None
+        while True:
+            page = read(await self.exchange(request(after)), kind, 200)
+            found.extend(page.items)
+            if page.next is None:
+                return tuple(found)
+            after = page.next
+
+
+class StoredBatches:
+    """The batches that the server stores, listed page by page in step with the stream."""
+
+    def __init__(self, session: Session, recalibration_id: str) -> None:
+        self._session = session
+        self._recalibration_id = recalibration_id
+        self._page: list[StoredBatch] = []
+        self._after: str | None = None
+        self._more = True
+
+    async def at(self, index: int) -> StoredBatch | None:
+        """Return the batch stored under an index; ask for increasing indices only."""
+        while True:
+            while self._page and self._page[0].index < index:
+                self._page.pop(0)
+            if self._page:
+                return self._page[0] if self._page[0].index == index else None
+            if not self._more:
+                return None
+            page = await self._session.received_page(self._recalibration_id, self._after)
+            self._page, self._after = list(page.items), page.next
+            self._more = page.next is not None
+
+
+def _succeeded(now: Recalibration) -> Recalibration:
+    """Return a recalibration that has succeeded; raise why another one has ended."""
+    if now.state == "succeeded":
+        return now
+    if now.state == "cancelled":
+        raise RecalibrationCancelled(f"{now.id} was cancelled", recalibration_id=now.id)
+    if now.error is None:
+        raise RecalibrationFailed(f"{now.id} ended as {now.state}", recalibration_id=now.id)
+    raise RecalibrationFailed(
+        f"{now.id} failed: {now.error.detail}", problem=now.error, recalibration_id=now.id
+    ) from error_of(now.error, recalibration_id=now.id)

@@ -1,1 +1,0 @@
-"""Execution of operations, sync and async."""

@@ -1,1 +1,0 @@
-"""The operations of the client, without I/O."""
