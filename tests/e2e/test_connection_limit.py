@@ -1,4 +1,4 @@
-"""More connections than the server takes, on real sockets."""
+"""More connections than the limit, on real sockets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def ask(opened: socket.socket, path: bytes) -> bytes:
-    """Send a request and return its answer, which is small."""
+    """Send a request and return its small response."""
     opened.sendall(GET % path)
     found = b""
     with contextlib.suppress(ConnectionResetError):
@@ -56,7 +56,7 @@ def is_open(opened: socket.socket) -> bool:
         return False
 
 
-def test_the_longest_idle_make_room_for_whoever_comes(server: Server) -> None:
+def test_longest_idle_connection_is_evicted(server: Server) -> None:
     with ExitStack() as stack:
         opened = [stack.enter_context(connect(server)) for _ in range(MOST)]
         for one in opened:
@@ -64,11 +64,11 @@ def test_the_longest_idle_make_room_for_whoever_comes(server: Server) -> None:
         assert ask(opened[0], b"/healthz").startswith(b"HTTP/1.1 200 ")
         late = stack.enter_context(connect(server))
         assert ask(late, b"/v1/models").startswith(b"HTTP/1.1 200 ")
-        # The first has asked again, so the second has waited longest.
+        # The first was used again, so the second has been idle longest.
         assert [is_open(one) for one in opened] == [True, False, True, True]
 
 
-def test_where_all_are_busy_only_probes_are_answered(server: Server) -> None:
+def test_only_probes_are_served_when_all_are_busy(server: Server) -> None:
     with ExitStack() as stack:
         busy = [stack.enter_context(connect(server)) for _ in range(MOST)]
         for one in busy:
@@ -87,13 +87,13 @@ def test_where_all_are_busy_only_probes_are_answered(server: Server) -> None:
         held = [one for one in found if one.status == psutil.CONN_ESTABLISHED]
         assert len(held) <= MOST + 16
         assert len(silent) > 16
-        # Nobody who was busy has lost its connection.
+        # No busy connection was closed.
         for one in busy:
             one.sendall(b" " * 98)
             assert one.recv(1 << 16).startswith(b"HTTP/1.1 422 ")
 
 
-def test_who_waits_for_an_end_and_goes_leaves_its_place(server: Server) -> None:
+def test_disconnected_waiter_frees_its_slot(server: Server) -> None:
     name = server.api.open(network())
     for _ in range(3):
         with ExitStack() as stack:
@@ -105,7 +105,7 @@ def test_who_waits_for_an_end_and_goes_leaves_its_place(server: Server) -> None:
     assert "\nbnrecal_requests_open 1\n" in server.http.get("/metrics").text
 
 
-def test_who_takes_nothing_of_its_answers_is_hung_up_on(server: Server) -> None:
+def test_client_that_stops_reading_is_disconnected(server: Server) -> None:
     size = len(server.http.get("/openapi.json").content)
     with connect(server) as opened:
         opened.sendall(GET % b"/openapi.json" * 300)
@@ -117,7 +117,7 @@ def test_who_takes_nothing_of_its_answers_is_hung_up_on(server: Server) -> None:
     assert 0 < found < 300 * size
 
 
-def test_who_takes_its_answers_slowly_gets_all_of_them(server: Server) -> None:
+def test_slow_reader_gets_complete_response(server: Server) -> None:
     size = len(server.http.get("/openapi.json").content)
     requests = GET % b"/openapi.json" * 99
     last = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -27,7 +27,7 @@ def _run_demo(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.slow
-def test_the_demo_gains_more_than_twenty_points_and_leaves_a_deployable_file(
+def test_demo_reduces_error_and_writes_model(
     tmp_path: Path,
 ) -> None:
     done = _run_demo(tmp_path)
@@ -47,19 +47,19 @@ def test_the_demo_gains_more_than_twenty_points_and_leaves_a_deployable_file(
 
 
 @pytest.mark.slow
-def test_the_demo_fails_when_the_error_falls_by_less_than_twenty_points(tmp_path: Path) -> None:
-    # The network's own domain: there is next to nothing to gain.
+def test_demo_fails_with_small_gain(tmp_path: Path) -> None:
+    # In the domain of the training there is almost nothing to gain.
     own, _ = split(load_mnist(), 1_797, seed=1)
     save(own, tmp_path / "own.npz")
     done = _run_demo(tmp_path, "--digits", str(tmp_path / "own.npz"))
     assert done.returncode == 1
-    assert re.search(r"the error fell by -?\d+\.\d points only", done.stderr)
+    assert re.search(r"the error fell by only -?\d+\.\d points", done.stderr)
 
 
-def test_the_demo_fails_in_a_sentence_when_the_server_is_not_there(tmp_path: Path) -> None:
+def test_demo_fails_without_server(tmp_path: Path) -> None:
     data = load_sklearn_digits()
     save(data.take(np.arange(1_000)), tmp_path / "few.npz")
-    # Port 9 (discard) is served by nothing on a machine of today.
+    # Port 9 (discard) is normally unused.
     done = _run_demo(
         tmp_path, "--server", "http://127.0.0.1:9", "--digits", str(tmp_path / "few.npz")
     )

@@ -1,6 +1,6 @@
-"""Files that a stranger might send, to one real server with real workers: refused, or contained.
+"""Untrusted files sent to a real server with real workers are rejected or contained.
 
-The server is shared: what one file does to it, the next one meets.
+All tests share the server, so damage by one file would affect the following ones.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert tree(folder, but="data") == outside
         assert not LEFT.exists()
         assert process.memory_info().rss < SERVER_LIMIT_BYTES
-        # Only models that were taken have left anything.
+        # Only accepted models are stored.
         taken = {one["id"] for one in found.http.get("/v1/models?limit=1000").json()["items"]}
         assert {one.name for one in (folder / "data/models").iterdir()} == taken
         assert found.stop() == 0
@@ -83,7 +83,7 @@ def tree(folder: Path, *, but: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def answers(server: Server) -> dict[str, httpx.Response]:
-    """Upload every model, some at a time: starting a worker for each takes most of the time."""
+    """Upload all models, several at a time: most of the time is the start of workers."""
     with ThreadPoolExecutor(2) as pool:
         sent = pool.map(lambda one: server.api.upload_model(one.content), MODELS)
         return {one.name: answer for one, answer in zip(MODELS, sent, strict=True)}
@@ -95,9 +95,7 @@ def opened(server: Server) -> str:
 
 
 @pytest.mark.parametrize("case", MODELS, ids=lambda one: one.name)
-def test_a_hostile_model_is_refused_or_contained(
-    case: HostileModel, answers: dict[str, httpx.Response]
-) -> None:
+def test_hostile_models(case: HostileModel, answers: dict[str, httpx.Response]) -> None:
     answer = answers[case.name]
     found = "taken" if answer.is_success else answer.json()["code"]
     assert found in case.allowed, answer.text[:500]
@@ -106,7 +104,7 @@ def test_a_hostile_model_is_refused_or_contained(
 
 
 @pytest.mark.parametrize("case", BATCHES, ids=lambda one: f"{one.kind} {one.name}")
-def test_a_hostile_batch_is_refused(case: HostileBatch, server: Server, opened: str) -> None:
+def test_hostile_batches(case: HostileBatch, server: Server, opened: str) -> None:
     headers = {"Content-Type": case.kind.replace("\x00", "%00")}
     if case.encoding is not None:
         headers["Content-Encoding"] = case.encoding
@@ -119,7 +117,7 @@ def test_a_hostile_batch_is_refused(case: HostileBatch, server: Server, opened: 
 
 @pytest.fixture(scope="module")
 def runs(server: Server) -> dict[str, dict[str, Any]]:
-    """Run what only shows its nature when it runs, together."""
+    """Run the models that are harmful only at run time, concurrently."""
     made = {"memory": memory_bomb(), "loop": endless_loop(), "nan": nan_maker()}
     names = {}
     for kind, content in made.items():
@@ -142,7 +140,7 @@ def runs(server: Server) -> dict[str, dict[str, Any]]:
         ("nan", {"layer-not-finite"}),
     ],
 )
-def test_a_bomb_ends_its_own_run_and_nothing_else(
+def test_resource_exhaustion_fails_only_its_run(
     kind: str, codes: set[str], runs: dict[str, dict[str, Any]], server: Server
 ) -> None:
     found = runs[kind]
@@ -151,7 +149,7 @@ def test_a_bomb_ends_its_own_run_and_nothing_else(
     assert server.http.get("/readyz").status_code == 200
 
 
-def test_a_script_for_a_layers_name_stays_text(server: Server) -> None:
+def test_script_in_layer_name_is_escaped(server: Server) -> None:
     content = html_model()
     described = server.api.upload_model(content)
     assert described.json()["layers"][0]["name"] == HTML
@@ -192,9 +190,7 @@ def test_a_script_for_a_layers_name_stays_text(server: Server) -> None:
     ],
     ids=lambda one: repr(one)[:40],
 )
-def test_hostile_options_are_refused_and_answered_soon(
-    asked: dict[str, Any], server: Server, opened: str
-) -> None:
+def test_hostile_options(asked: dict[str, Any], server: Server, opened: str) -> None:
     model = server.api.get(opened).json()["model"]
     body = json.dumps({"model": model, **asked}).encode()
     kind = {"Content-Type": "application/json"}
@@ -218,10 +214,10 @@ def test_hostile_options_are_refused_and_answered_soon(
     ],
     ids=lambda one: one[:40],
 )
-def test_hostile_paths_are_refused(path: str, server: Server) -> None:
+def test_hostile_paths(path: str, server: Server) -> None:
     answer = server.http.get(path)
     assert 400 <= answer.status_code < 500, answer.text[:300]
 
 
-def test_the_corpus_is_as_large_as_promised() -> None:
+def test_corpus_size() -> None:
     assert len(MODELS) + len(BATCHES) >= 60

@@ -1,4 +1,4 @@
-"""The server does what its OpenAPI document says; the short form of `make fuzz`."""
+"""The server conforms to its OpenAPI document; the short form of `make fuzz`."""
 
 from __future__ import annotations
 

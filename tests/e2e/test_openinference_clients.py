@@ -1,4 +1,4 @@
-"""Clients of the Open Inference Protocol, as they were published, against the real server."""
+"""Published clients of the Open Inference Protocol against a real server."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def tensor(values: np.ndarray[Any, Any], *, binary: bool = True) -> triton.Infer
     return found
 
 
-def test_tritonclient_asks_what_there_is(
-    server: Server, client: triton.InferenceServerClient
-) -> None:
+def test_tritonclient_reads_metadata(server: Server, client: triton.InferenceServerClient) -> None:
     name = server.api.open(network())
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -61,14 +59,14 @@ def test_tritonclient_asks_what_there_is(
     assert client.get_model_config(name)["input"][0]["data_type"] == "TYPE_FP32"
 
 
-def test_statistics_of_inferences_equal_those_of_batches_bit_for_bit(
+def test_inference_and_batches_give_equal_statistics(
     server: Server, client: triton.InferenceServerClient
 ) -> None:
     put, fed = server.api.open(network()), server.api.open(network())
     for index in range(4):
         values = images(index, samples=3)
         assert server.api.put(put, index, safetensors(x=values)).status_code == 201
-        # Half of them as binary data, half as JSON.
+        # Half of them are sent as binary data, half as JSON.
         result = client.infer(fed, [tensor(values, binary=index % 2 == 0)], request_id=str(index))
         assert result.as_numpy("batch_index").tolist() == [index]
         assert result.as_numpy("samples").tolist() == [3]
@@ -82,23 +80,23 @@ def test_statistics_of_inferences_equal_those_of_batches_bit_for_bit(
 
 
 def of_images(found: Any, sent: list[bytes], *, binary: bool) -> Any:
-    """Fill an input of either client; JSON carries text alone, hence base64."""
+    """Return an image input for either client; JSON needs base64."""
     content = sent if binary else [base64.b64encode(one) for one in sent]
     found.set_data_from_numpy(np.array(content, dtype=np.object_), binary_data=binary)
     return found
 
 
-def test_images_of_both_clients_are_the_batches_that_the_protocols_text_gives(
+def test_images_of_both_clients_give_equal_batches(
     server: Server, client: triton.InferenceServerClient
 ) -> None:
-    """What runs give on such batches is compared, with archives, in the tests of the service."""
+    """The tests of the service compare the results of such batches with archives."""
     fed, told, plain = (server.api.open(network(), preprocess=GREY) for _ in range(3))
     inference_client, types = kserve_client.load()
     metadata = client.get_model_metadata(fed)["inputs"][0]
     assert (metadata["datatype"], metadata["shape"]) == ("BYTES", [-1])
     assert client.get_model_config(fed)["input"][0]["data_type"] == "TYPE_STRING"
 
-    async def tell(sent: list[bytes], *, binary: bool) -> list[int]:
+    async def infer(sent: list[bytes], *, binary: bool) -> list[int]:
         config = inference_client.RESTConfig(protocol="v2")
         async with inference_client.InferenceRESTClient(config) as kserve:
             one = of_images(types.InferInput("x", [len(sent)], "BYTES"), sent, binary=binary)
@@ -109,11 +107,11 @@ def test_images_of_both_clients_are_the_batches_that_the_protocols_text_gives(
     for index in range(2):
         kinds = ("PNG", "JPEG", "WEBP", "PNG")[: 3 + index]
         sent = [encoded(picture(30, 20 + n, n), kind) for n, kind in enumerate(kinds)]
-        # One request as binary data, one as JSON.
+        # One request is binary, one JSON.
         one = triton.InferInput(metadata["name"], [len(sent)], "BYTES")
         result = client.infer(fed, [of_images(one, sent, binary=index == 0)])
         assert result.as_numpy("samples").tolist() == [len(sent)]
-        assert asyncio.run(tell(sent, binary=index == 1)) == [index, len(sent)]
+        assert asyncio.run(infer(sent, binary=index == 1)) == [index, len(sent)]
         head = {"inputs": [images_ahead("x", *sent)]}
         assert infer_binary(server.api, plain, head, framed(*sent)).status_code == 200
     listed = [server.api.get(one, "/batches").json()["items"] for one in (fed, told, plain)]
@@ -121,7 +119,7 @@ def test_images_of_both_clients_are_the_batches_that_the_protocols_text_gives(
     assert len(listed[0]) == 2
 
 
-def test_tritonclient_is_told_what_is_wrong_with_images(
+def test_tritonclient_gets_image_errors(
     server: Server, client: triton.InferenceServerClient
 ) -> None:
     sent = [encoded(picture()), b"no image"]
@@ -136,9 +134,7 @@ def test_tritonclient_is_told_what_is_wrong_with_images(
         client.infer(name, [one])
 
 
-def test_tritonclient_is_told_what_is_wrong(
-    server: Server, client: triton.InferenceServerClient
-) -> None:
+def test_tritonclient_gets_errors(server: Server, client: triton.InferenceServerClient) -> None:
     name = server.api.open(network())
     values = images(0, samples=1)
     values[0, 0, 0, 0] = np.inf
@@ -150,11 +146,11 @@ def test_tritonclient_is_told_what_is_wrong(
     assert client.infer(name, [tensor(images(0))], outputs=wanted).as_numpy("new") is not None
 
 
-def test_kserves_client_feeds_a_recalibration(server: Server) -> None:
+def test_kserve_client(server: Server) -> None:
     inference_client, types = kserve_client.load()
     name = server.api.open(network())
 
-    async def talk() -> list[Any]:
+    async def requests() -> list[Any]:
         config = inference_client.RESTConfig(protocol="v2")
         async with inference_client.InferenceRESTClient(config) as client:
             assert await client.is_server_live(server.url)
@@ -169,14 +165,14 @@ def test_kserves_client_feeds_a_recalibration(server: Server) -> None:
                 found.append(await client.infer(server.url, request, model_name=name))
             return found
 
-    answers = asyncio.run(talk())
+    answers = asyncio.run(requests())
     assert [one.outputs[0].data for one in answers] == [[0], [1]]
     items = server.api.get(name, "/batches").json()["items"]
     assert items[0]["sha256"] == items[1]["sha256"]
 
 
 def run_example(server: Server, name: str, folder: Path) -> str:
-    """Run one of the page's programs against this server; return what it prints."""
+    """Run a program of the page against this server and return its output."""
     found = re.search(rf"<!-- executed: {name} -->\n```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert found is not None
     (folder / "model.onnx").write_bytes(network())
@@ -189,13 +185,13 @@ def run_example(server: Server, name: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_mirroring_example_of_the_page_runs(server: Server, tmp_path: Path) -> None:
+def test_mirroring_example(server: Server, tmp_path: Path) -> None:
     np.save(tmp_path / "traffic.npy", images(5, samples=40))
     run_example(server, "mirror", tmp_path)
     assert (tmp_path / "recalibrated.onnx").stat().st_size > 0
 
 
-def test_the_example_with_images_runs(server: Server, tmp_path: Path) -> None:
+def test_image_example(server: Server, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(3):
         (tmp_path / f"photos/{number}.png").write_bytes(encoded(picture(30, 20, number)))

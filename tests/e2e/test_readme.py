@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its examples run as they stand."""
+"""The examples of the README run, and its links are valid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def example(mark: str) -> str:
-    """Return the code block behind a mark."""
+    """Return the code block after a marker."""
     found = re.search(rf"<!-- executed: {mark} -->\n```\w+\n(.*?)```", README, flags=re.DOTALL)
     assert found is not None, f"the README has no example marked {mark!r}"
     return found.group(1)
@@ -53,7 +53,7 @@ def has_batchnorm(path: Path) -> bool:
     return any(node.op_type == "BatchNormalization" for node in onnx.load(path).graph.node)
 
 
-def test_the_client_example_runs(folder: Path) -> None:
+def test_client_example(folder: Path) -> None:
     with ServerProcess(folder / "data") as server:
         code = example("client").replace("http://127.0.0.1:8000", server.url)
         assert len(code.strip().splitlines()) <= 12
@@ -62,7 +62,7 @@ def test_the_client_example_runs(folder: Path) -> None:
     assert not has_batchnorm(folder / "recalibrated.onnx")
 
 
-def test_the_in_process_example_runs(folder: Path) -> None:
+def test_in_process_example(folder: Path) -> None:
     printed = run([sys.executable, "-c", example("in-process")], folder)
     assert "stem.bn" in printed
     assert not has_batchnorm(folder / "recalibrated.onnx")
@@ -71,21 +71,21 @@ def test_the_in_process_example_runs(folder: Path) -> None:
 @pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq on the PATH"
 )
-def test_the_curl_example_runs(folder: Path) -> None:
+def test_curl_example(folder: Path) -> None:
     with ServerProcess(folder / "data") as server:
         run(["sh", "-euc", example("curl").replace("http://127.0.0.1:8000", server.url)], folder)
     assert not has_batchnorm(folder / "recalibrated.onnx")
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_every_linked_file_exists() -> None:
+def test_linked_files_exist() -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert missing == []
 
 
-def test_every_folder_and_module_that_the_readme_names_exists() -> None:
+def test_named_folders_and_modules_exist() -> None:
     section = README.split("## Code organization")[1].split("```")[1]
     missing = []
     parent = Path()

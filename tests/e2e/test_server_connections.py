@@ -1,4 +1,4 @@
-"""What senders can do to the real server on a real socket, and what a shutdown does to them."""
+"""Slow and broken clients of a real server, and the effect of a shutdown on clients."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import psutil
 
 from tests.support.service_http import safetensors
 from tests.support.service_process import Server, images, network, running
+from tests.support.waiting import until
 
 
 def connection(server: Server, length: int, name: str) -> socket.socket:
-    """Send the head of a batch and nothing of its body."""
+    """Send the headers of a batch without its body."""
     address = urlsplit(server.url)
     assert address.hostname is not None
     opened = socket.create_connection((address.hostname, address.port or 0), timeout=20)
@@ -33,12 +34,9 @@ def connection(server: Server, length: int, name: str) -> socket.socket:
     return opened
 
 
-def until_under_way(server: Server) -> None:
-    """Wait until the server works on a batch, besides telling how much it works on."""
-    end = time.monotonic() + 20
-    while "bnrecal_requests_open 2" not in server.http.get("/metrics").text:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def wait_for_upload(server: Server) -> None:
+    """Wait until the server processes an upload besides the request for metrics."""
+    until(lambda: "bnrecal_requests_open 2" in server.http.get("/metrics").text)
 
 
 def answer(opened: socket.socket) -> bytes:
@@ -48,7 +46,7 @@ def answer(opened: socket.socket) -> bytes:
     return found
 
 
-def test_a_body_that_stands_still_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_stalled_body_times_out(tmp_path: Path) -> None:
     with running(tmp_path / "data", body_idle_seconds=0.3) as server:
         name = server.api.open(network())
         with connection(server, 5000, name) as opened:
@@ -60,7 +58,7 @@ def test_a_body_that_stands_still_is_refused_and_leaves_nothing(tmp_path: Path) 
         assert server.api.put(name, 0, safetensors(x=images(0))).status_code == 201
 
 
-def test_a_body_that_drips_is_refused(tmp_path: Path) -> None:
+def test_slow_body_times_out(tmp_path: Path) -> None:
     limits = {"body_idle_seconds": 0.5, "body_min_bytes_per_second": 100_000}
     with running(tmp_path / "data", **limits) as server:
         name = server.api.open(network())
@@ -68,22 +66,22 @@ def test_a_body_that_drips_is_refused(tmp_path: Path) -> None:
             opened.sendall(safetensors(x=images(0))[:200])
             stop = threading.Event()
 
-            def drip() -> None:
+            def send_slowly() -> None:
                 while not stop.wait(0.05):
                     try:
                         opened.sendall(b"\0")
                     except OSError:
                         return
 
-            dripper = threading.Thread(target=drip)
-            dripper.start()
+            send_slowlyper = threading.Thread(target=send_slowly)
+            send_slowlyper.start()
             found = opened.recv(1 << 16)
             stop.set()
-            dripper.join()
+            send_slowlyper.join()
         assert found.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_connection_that_breaks_inside_a_body_leaves_nothing(tmp_path: Path) -> None:
+def test_broken_connection_leaves_no_draft(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         name = server.api.open(network())
         content = safetensors(x=images(0, samples=4096))
@@ -96,13 +94,13 @@ def test_a_connection_that_breaks_inside_a_body_leaves_nothing(tmp_path: Path) -
         assert server.api.get(name).json()["batches"]["received"] == 0
 
 
-def test_a_shutdown_finishes_the_batch_that_is_on_its_way(tmp_path: Path) -> None:
+def test_shutdown_completes_active_upload(tmp_path: Path) -> None:
     content = safetensors(x=images(0))
     with running(tmp_path / "data") as server:
         name = server.api.open(network())
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:100])
-            until_under_way(server)
+            wait_for_upload(server)
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
             opened.sendall(content[100:])
@@ -113,18 +111,18 @@ def test_a_shutdown_finishes_the_batch_that_is_on_its_way(tmp_path: Path) -> Non
         assert stored["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_shutdown_refuses_what_does_not_come_and_ends_in_time(tmp_path: Path) -> None:
+def test_shutdown_interrupts_stalled_upload(tmp_path: Path) -> None:
     content = safetensors(x=images(0))
     with running(tmp_path / "data", shutdown_seconds=0.5) as server:
         name = server.api.open(network())
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:100])
-            until_under_way(server)
+            wait_for_upload(server)
             began = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             found = answer(opened)
         assert server.process.wait(20) == 0
-        assert time.monotonic() - began < 10  # the body alone would have been waited for 30 s
+        assert time.monotonic() - began < 10  # the timeout of the body alone is 30 s
     assert found.startswith(b"HTTP/1.1 503 ")
     assert b'"code":"shutting-down"' in found
     with running(tmp_path / "data") as server:
@@ -132,7 +130,7 @@ def test_a_shutdown_refuses_what_does_not_come_and_ends_in_time(tmp_path: Path) 
         assert server.api.put(name, 0, content).status_code == 201
 
 
-def test_a_shutdown_kills_a_run_that_the_next_start_takes_up(tmp_path: Path) -> None:
+def test_restart_resumes_interrupted_run(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         name = server.api.open(network())
         server.api.put(name, 0, safetensors(x=images(0)))
@@ -147,7 +145,7 @@ def test_a_shutdown_kills_a_run_that_the_next_start_takes_up(tmp_path: Path) -> 
         assert (found["state"], found["attempts"]) == ("succeeded", 1)
 
 
-def test_a_shutdown_ends_streams_of_events_at_once(tmp_path: Path) -> None:
+def test_shutdown_ends_event_streams(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         name = server.api.open(network())
         with httpx.stream("GET", f"{server.url}/v1/recalibrations/{name}/events") as response:
@@ -157,10 +155,10 @@ def test_a_shutdown_ends_streams_of_events_at_once(tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGTERM)
             assert list(lines)[-1] == ""
         assert server.process.wait(20) == 0
-        assert time.monotonic() - began < 9  # bodies under way would have been waited for 10 s
+        assert time.monotonic() - began < 9  # the shutdown would wait 10 s for active uploads
 
 
-def test_a_second_server_on_the_same_folder_does_not_start(tmp_path: Path) -> None:
+def test_second_server_on_same_folder(tmp_path: Path) -> None:
     with running(tmp_path / "data"):
         done = subprocess.run(
             [sys.executable, "-m", "service", "--port", "0", "--data-dir", str(tmp_path / "data")],

@@ -1,10 +1,9 @@
-"""Real processes, really killed: nothing acknowledged is lost, nothing counts twice."""
+"""Killed server and worker processes: no acknowledged batch is lost, none is counted twice."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.service_http import safetensors
 from tests.support.service_process import Server, images, network, running
+from tests.support.waiting import until
 
 BATCHES = 6
 KILLS = 3
@@ -41,9 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return found
 
 
-def test_a_server_killed_between_batches_goes_on_to_the_same_bytes(
-    tmp_path: Path, undisturbed: list[bytes]
-) -> None:
+def test_kill_between_batches_gives_same_bytes(tmp_path: Path, undisturbed: list[bytes]) -> None:
     data = tmp_path / "data"
     with running(data) as server:
         name = server.api.open(network())
@@ -53,7 +51,7 @@ def test_a_server_killed_between_batches_goes_on_to_the_same_bytes(
     with running(data) as server:
         found = server.api.get(name).json()
         assert found["batches"]["received"] == 3
-        # The client does not know which of its batches arrived and sends them all again.
+        # The client does not know which batches were stored and resends all of them.
         statuses = [
             server.api.put(name, index, content(index)).status_code for index in range(BATCHES)
         ]
@@ -64,9 +62,7 @@ def test_a_server_killed_between_batches_goes_on_to_the_same_bytes(
         assert results(server, name) == undisturbed
 
 
-def test_a_server_killed_during_the_run_takes_it_up_again_to_the_same_bytes(
-    tmp_path: Path, undisturbed: list[bytes]
-) -> None:
+def test_kill_during_run_gives_same_bytes(tmp_path: Path, undisturbed: list[bytes]) -> None:
     data = tmp_path / "data"
     with running(data) as server:
         name = server.api.open(network())
@@ -76,7 +72,7 @@ def test_a_server_killed_during_the_run_takes_it_up_again_to_the_same_bytes(
         server.api.wait(name, "running")
         workers = until(server.workers)
         server.kill()
-        # The kernel ends the worker with its server: nobody writes any more.
+        # The kernel kills the worker with its server, so nothing is written any more.
         psutil.wait_procs(workers, timeout=20)
         assert not any(worker.is_running() for worker in workers)
     with running(data) as server:
@@ -85,9 +81,7 @@ def test_a_server_killed_during_the_run_takes_it_up_again_to_the_same_bytes(
         assert results(server, name) == undisturbed
 
 
-def test_a_killed_worker_is_replaced_and_gives_the_same_bytes(
-    tmp_path: Path, undisturbed: list[bytes]
-) -> None:
+def test_killed_worker_is_replaced(tmp_path: Path, undisturbed: list[bytes]) -> None:
     with running(tmp_path / "data") as server:
         name = server.api.open(network())
         for index in range(BATCHES):
@@ -99,7 +93,7 @@ def test_a_killed_worker_is_replaced_and_gives_the_same_bytes(
         assert results(server, name) == undisturbed
 
 
-def test_workers_die_with_a_server_that_is_killed(tmp_path: Path) -> None:
+def test_workers_exit_with_killed_server(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         name = server.api.open(network())
         server.api.put(name, 0, content(0))
@@ -110,16 +104,16 @@ def test_workers_die_with_a_server_that_is_killed(tmp_path: Path) -> None:
 
 
 def _dead(process: psutil.Process) -> bool:
-    """Tell whether it has ended; in a container nobody may collect the orphan."""
+    """Return whether it has exited; a container may lack an init process that reaps orphans."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
 
-def test_cancel_kills_the_worker_within_a_second(tmp_path: Path) -> None:
+def test_cancel_kills_worker_within_a_second(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
-        # What else the machine does can only add to it: the least of a few is the server's own.
+        # Other load can only add to the time, so the minimum of several runs counts.
         taken: list[float] = []
         while len(taken) < 4 and min(taken, default=2.0) >= 1.0:
             taken.append(_cancelled_after(server))
@@ -127,7 +121,7 @@ def test_cancel_kills_the_worker_within_a_second(tmp_path: Path) -> None:
 
 
 def _cancelled_after(server: Server) -> float:
-    """Cancel a run and return the seconds until its worker is gone."""
+    """Cancel a run and return the seconds until its worker has exited."""
     name = server.api.open(network())
     server.api.put(name, 0, content(0))
     server.api.start(name, 1)
@@ -141,7 +135,7 @@ def _cancelled_after(server: Server) -> float:
     return taken
 
 
-def test_no_acknowledged_batch_is_lost_or_doubled_over_many_kills(tmp_path: Path) -> None:
+def test_many_kills_lose_and_duplicate_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     random = np.random.default_rng(0)
     acknowledged: set[int] = set()
@@ -149,7 +143,7 @@ def test_no_acknowledged_batch_is_lost_or_doubled_over_many_kills(tmp_path: Path
     for _ in range(KILLS):
         with running(data) as server:
             name = name or server.api.open(network())
-            # Killed from aside, so that a batch is on its way at that moment.
+            # Killed by another thread, so that an upload is active at that moment.
             killer = threading.Timer(random.uniform(0.2, 0.8), server.process.kill)
             killer.start()
             _send_until_it_dies(server, name, acknowledged)
@@ -177,11 +171,3 @@ def _send_until_it_dies(server: Server, name: str, acknowledged: set[int]) -> No
 def _all_batches(server: Server, name: str) -> list[int]:
     items = server.api.get(name, "/batches?limit=1000").json()["items"]
     return [item["index"] for item in items]
-
-
-def until(find: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
-    end = time.monotonic() + 20
-    while not (found := find()):
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    return found

@@ -1,4 +1,4 @@
-"""The API process stays small and flat however much streams through it."""
+"""The memory of the API process does not grow with the amount of data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLES = 32  # of 1 MiB each
 
 
 @pytest.mark.slow
-def test_memory_is_flat_while_batches_stream_in(tmp_path: Path) -> None:
+def test_constant_memory_during_uploads(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(SAMPLES, 1, SIZE, SIZE)).astype(np.float32)
     content = safetensors(x=values)
     with running(tmp_path / "data") as server:
@@ -29,13 +29,13 @@ def test_memory_is_flat_while_batches_stream_in(tmp_path: Path) -> None:
             assert server.api.put(name, index, content).status_code == 201
             seen.append(process.memory_info().rss)
         assert max(seen) < LIMIT_BYTES
-        # After the first few the allocator has what it needs; growth would be a leak.
+        # The first batches warm up the allocator; later growth would be a leak.
         assert seen[-1] - seen[2] < 16 << 20
         assert server.api.get(name).json()["batches"]["bytes"] == 10 * len(content)
 
 
-def test_a_batch_larger_than_the_limit_on_memory_is_never_held(tmp_path: Path) -> None:
-    """One batch of twice the limit goes through in blocks."""
+def test_batch_larger_than_memory_limit(tmp_path: Path) -> None:
+    """A batch of twice the limit is processed in blocks."""
 
     def body() -> Iterator[bytes]:
         table = {"x": {"dtype": "F32", "shape": [n, 1, SIZE, SIZE], "data_offsets": [0, n << 20]}}

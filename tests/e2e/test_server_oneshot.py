@@ -1,4 +1,4 @@
-"""curl and a real server: one request for everything."""
+"""One-shot recalibration with curl and a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def form(tmp_path: Path) -> list[str]:
     return ["curl", "-s", "-F", f"model=@{tmp_path}/m.onnx", "-F", f"data=@{tmp_path}/x.npy"]
 
 
-def test_one_curl_recalibrates(server: Server, form: list[str], tmp_path: Path) -> None:
+def test_recalibration_by_single_request(server: Server, form: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     subprocess.run([*form, "-f", "-o", output, f"{server.url}/v1/recalibrate"], check=True)
     name = server.api.open(network())
@@ -41,21 +41,21 @@ def test_one_curl_recalibrates(server: Server, form: list[str], tmp_path: Path) 
     assert output.read_bytes() == server.api.get(name, "/model").content
 
 
-def test_a_client_that_hangs_up_cancels_the_run(server: Server, form: list[str]) -> None:
-    name = _hang_up(server, *form, "-o", "/dev/null", f"{server.url}/v1/recalibrate")
+def test_disconnect_cancels_the_run(server: Server, form: list[str]) -> None:
+    name = _disconnect(server, *form, "-o", "/dev/null", f"{server.url}/v1/recalibrate")
     assert server.api.wait(name)["state"] == "cancelled"
 
 
-def test_a_client_with_a_key_can_hang_up_and_come_back(server: Server, form: list[str]) -> None:
+def test_disconnect_with_idempotency_key_keeps_the_run(server: Server, form: list[str]) -> None:
     form = [*form, "-H", "Idempotency-Key: mine", f"{server.url}/v1/recalibrate", "-o"]
-    name = _hang_up(server, *form, "/dev/null")
+    name = _disconnect(server, *form, "/dev/null")
     again = subprocess.run([*form, "-"], capture_output=True, check=True, timeout=60)
     assert server.api.get(name).json()["state"] == "succeeded"
     assert again.stdout == server.api.get(name, "/model").content
 
 
-def _hang_up(server: Server, *command: str) -> str:
-    """Run curl until its run has begun, kill it, and return the recalibration."""
+def _disconnect(server: Server, *command: str) -> str:
+    """Kill curl once its run has begun, and return the recalibration id."""
     client = subprocess.Popen(command)
     try:
         found = until(lambda: _started(server))

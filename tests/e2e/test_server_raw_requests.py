@@ -1,4 +1,4 @@
-"""What is no request at all, on a real socket: refused in the one shape of errors, and bounded."""
+"""Malformed requests on a real socket: rejected as problem documents, with bounded memory."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def connect(server: Server) -> socket.socket:
 
 
 def exchange(server: Server, *parts: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """Send bytes; return status, headers and problem of the one answer before the hang-up."""
+    """Send bytes; return status, headers and problem of the response before the server closes."""
     found = b""
     with connect(server) as opened:
         try:
             for part in parts:
                 opened.sendall(part)
         except OSError:
-            found = b""  # refused meanwhile; the answer is there all the same
+            found = b""  # already rejected; the response is still readable
         try:
             while chunk := opened.recv(1 << 16):
                 found += chunk
@@ -70,9 +70,7 @@ def exchange(server: Server, *parts: bytes) -> tuple[int, dict[str, str], dict[s
         b"GET /" + b"x" * 66_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(
-    server: Server, sent: bytes
-) -> None:
+def test_malformed_request_closes_connection(server: Server, sent: bytes) -> None:
     status, headers, problem = exchange(server, sent)
     assert (status, problem["code"], problem["status"]) == (400, "request-malformed", 400)
     assert headers["content-type"] == "application/problem+json"
@@ -88,13 +86,11 @@ def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(
         b"GET /",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ",
         b"GET /healthz HTTP/1.1\r\nX",
-        CHUNKED + b"2;",  # what may stand behind a chunk's size
-        CHUNKED + b"2\r\n{}\r\n0\r\nX: ",  # what may stand behind the last chunk
+        CHUNKED + b"2;",  # chunk extension
+        CHUNKED + b"2\r\n{}\r\n0\r\nX: ",  # trailer
     ],
 )
-def test_a_head_without_end_is_refused_before_it_fills_the_memory(
-    server: Server, start: bytes
-) -> None:
+def test_endless_header_is_rejected(server: Server, start: bytes) -> None:
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     status, _, problem = exchange(server, start, *[b"y" * MIB] * 64)
@@ -102,7 +98,7 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory(
     assert process.memory_info().rss - before < 16 * MIB
 
 
-def test_a_large_body_behind_a_small_head_is_no_large_head(server: Server) -> None:
+def test_large_body_after_small_header(server: Server) -> None:
     body = b" " * (MIB // 2)
     for sent in (
         HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body,
@@ -115,12 +111,12 @@ def test_a_large_body_behind_a_small_head_is_no_large_head(server: Server) -> No
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
-def test_a_head_that_does_not_come_is_not_waited_for(server: Server, sent: bytes) -> None:
+def test_header_timeout(server: Server, sent: bytes) -> None:
     status, _, problem = exchange(server, sent)
     assert (status, problem["code"], problem["retryable"]) == (408, "head-slow", True)
 
 
-def test_a_second_head_on_a_connection_has_its_own_deadline(server: Server) -> None:
+def test_header_timeout_of_second_request(server: Server) -> None:
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connect(server) as opened:
         for _ in range(2):
@@ -133,7 +129,7 @@ def test_a_second_head_on_a_connection_has_its_own_deadline(server: Server) -> N
         assert opened.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
 
 
-def test_the_rest_of_an_answered_body_is_not_waited_for(server: Server) -> None:
+def test_remaining_body_of_rejected_request(server: Server) -> None:
     with connect(server) as opened:
         opened.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n")
         while not opened.recv(1 << 16).endswith(b"}"):
@@ -147,7 +143,7 @@ def test_the_rest_of_an_answered_body_is_not_waited_for(server: Server) -> None:
         assert sent < 200
 
 
-def test_requests_in_one_packet_are_answered_in_turn(server: Server) -> None:
+def test_pipelined_requests(server: Server) -> None:
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     found = b""
     with connect(server) as opened:
@@ -156,13 +152,13 @@ def test_requests_in_one_packet_are_answered_in_turn(server: Server) -> None:
             found += opened.recv(1 << 16)
 
 
-def test_an_offer_of_websockets_is_passed_over(server: Server) -> None:
+def test_websocket_upgrade_is_ignored(server: Server) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     response = server.http.get("/healthz", headers=upgrade | {"Sec-WebSocket-Key": "AAAA"})
     assert response.json() == {"status": "ok"}
 
 
-def test_of_two_hosts_both_must_be_this_machine(server: Server) -> None:
+def test_duplicate_host_headers(server: Server) -> None:
     for hosts in (b"Host: localhost\r\nHost: evil\r\n", b"Host: evil\r\nHost: localhost\r\n"):
         sent = b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n"
         status, _, problem = exchange(server, sent)

@@ -1,4 +1,4 @@
-"""What every store of blobs must do; each implementation is one fixture parameter."""
+"""Conformance of blob stores; each implementation is a fixture parameter."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def write(blobs: Blobs, key: str, content: bytes) -> None:
     draft.commit(key)
 
 
-def test_a_committed_blob_is_there_and_outlives_the_process(reopen: Callable[[], Blobs]) -> None:
+def test_committed_blob_survives_restart(reopen: Callable[[], Blobs]) -> None:
     write(reopen(), KEY, b"content")
     again = reopen()
     assert again.path(KEY).read_bytes() == b"content"
     assert list(again.names("models")) == ["abc"]
 
 
-def test_a_draft_is_seen_by_nobody_until_it_is_committed(blobs: Blobs) -> None:
+def test_draft_is_invisible_until_commit(blobs: Blobs) -> None:
     draft = blobs.draft()
     draft.write(memoryview(b"cont"))
     draft.write(bytearray(b"ent"))
@@ -52,7 +52,7 @@ def test_a_draft_is_seen_by_nobody_until_it_is_committed(blobs: Blobs) -> None:
     assert blobs.path(KEY).read_bytes() == b"content"
 
 
-def test_drafts_leave_the_reserve_and_results_take_it(tmp_path: Path) -> None:
+def test_only_results_use_the_reserve(tmp_path: Path) -> None:
     class Nearly(System):
         left = 1000
 
@@ -79,7 +79,7 @@ def test_drafts_leave_the_reserve_and_results_take_it(tmp_path: Path) -> None:
     write(blobs, "models/abc/other", b"x")
 
 
-def test_discarding_is_harmless_at_any_time(blobs: Blobs) -> None:
+def test_discard_is_idempotent(blobs: Blobs) -> None:
     draft = blobs.draft()
     for _ in range(2):
         draft.discard()
@@ -91,13 +91,13 @@ def test_discarding_is_harmless_at_any_time(blobs: Blobs) -> None:
     assert blobs.path(KEY).exists()
 
 
-def test_a_commit_replaces_what_was_there(blobs: Blobs) -> None:
+def test_commit_replaces_the_blob(blobs: Blobs) -> None:
     write(blobs, KEY, b"old")
     write(blobs, KEY, b"new")
     assert blobs.path(KEY).read_bytes() == b"new"
 
 
-def test_drafts_and_workspaces_do_not_outlive_the_process(reopen: Callable[[], Blobs]) -> None:
+def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], Blobs]) -> None:
     first = reopen()
     draft, workspace = first.draft(), first.workspace()
     reopen()
@@ -105,7 +105,7 @@ def test_drafts_and_workspaces_do_not_outlive_the_process(reopen: Callable[[], B
     assert not workspace.exists()
 
 
-def test_a_file_of_a_workspace_can_be_adopted(blobs: Blobs) -> None:
+def test_workspace_file_is_adopted(blobs: Blobs) -> None:
     file = blobs.workspace() / "result"
     file.write_bytes(b"content")
     blobs.adopt(file, KEY)
@@ -113,7 +113,7 @@ def test_a_file_of_a_workspace_can_be_adopted(blobs: Blobs) -> None:
     assert blobs.path(KEY).read_bytes() == b"content"
 
 
-def test_a_link_is_never_adopted(blobs: Blobs, tmp_path: Path) -> None:
+def test_symlink_is_not_adopted(blobs: Blobs, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     link = blobs.workspace() / "result"
@@ -123,7 +123,7 @@ def test_a_link_is_never_adopted(blobs: Blobs, tmp_path: Path) -> None:
     assert not blobs.path(KEY).exists()
 
 
-def test_removing_is_harmless_when_nothing_is_there(blobs: Blobs) -> None:
+def test_remove_is_idempotent(blobs: Blobs) -> None:
     write(blobs, KEY, b"x")
     for _ in range(2):
         blobs.remove("models/abc")
@@ -139,7 +139,7 @@ def packed(blobs: Blobs, place: Place, size: int) -> bytes:
     return blobs.path(f"{FOLDER}/{place.name}").read_bytes()[place.start : place.start + size]
 
 
-def test_small_blobs_lie_one_behind_the_other_and_outlive_the_process(
+def test_packed_blobs_are_concatenated_and_survive_restart(
     reopen: Callable[[], Blobs],
 ) -> None:
     blobs = reopen()
@@ -154,8 +154,8 @@ def test_small_blobs_lie_one_behind_the_other_and_outlive_the_process(
     assert found == [b"one", b"three", b"two"]
 
 
-def test_a_new_process_writes_to_no_pack_of_an_earlier_one(reopen: Callable[[], Blobs]) -> None:
-    """Behind what a crash has left, nobody knows where anything begins."""
+def test_restart_starts_a_new_pack(reopen: Callable[[], Blobs]) -> None:
+    """After a crash, the end of an existing pack is unknown."""
     first = reopen()
     old = first.packs.append(FOLDER, b"old")
     first.packs.settle()
@@ -166,7 +166,7 @@ def test_a_new_process_writes_to_no_pack_of_an_earlier_one(reopen: Callable[[], 
     assert packed(second, old, 3) == b"old"
 
 
-def test_folders_have_packs_of_their_own_and_take_them_along(blobs: Blobs) -> None:
+def test_packs_are_per_folder(blobs: Blobs) -> None:
     blobs.packs.append(FOLDER, b"here")
     other = blobs.packs.append("recalibrations/s/batches", b"there")
     blobs.packs.settle()
@@ -175,9 +175,7 @@ def test_folders_have_packs_of_their_own_and_take_them_along(blobs: Blobs) -> No
     assert list(blobs.names("recalibrations/s/batches")) == [other.name]
 
 
-def test_a_pack_is_followed_by_another_before_it_grows_without_bounds(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pack_size_is_limited(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "LARGEST_PACK_BYTES", 10)
     places = []
     for _ in range(4):
@@ -187,9 +185,7 @@ def test_a_pack_is_followed_by_another_before_it_grows_without_bounds(
     assert all(packed(blobs, place, 6) == b"123456" for place in places)
 
 
-def test_packs_of_more_folders_than_are_remembered_are_whole(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packs_beyond_the_open_folder_limit(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MOST_FOLDERS", 2)
     for round_ in range(2):
         for number in range(5):
@@ -202,7 +198,7 @@ def test_packs_of_more_folders_than_are_remembered_are_whole(
 
 
 class Disk(System):
-    """Records what it was asked to make durable, and fails on demand."""
+    """Record fsync calls, and fail on demand."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -212,18 +208,18 @@ class Disk(System):
     def fsync(self, handle: int) -> None:
         self.calls.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         if len(self.calls) - 1 == self.fail_at:
-            raise OSError(self.error, "as asked")
+            raise OSError(self.error, "injected")
         super().fsync(handle)
 
 
-def test_file_then_folders_are_made_durable_in_this_order(tmp_path: Path) -> None:
+def test_fsync_order_of_file_and_folders(tmp_path: Path) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     disk.calls.clear()
     write(blobs, KEY, b"x")
     staged, *folders = disk.calls
     assert Path(staged).parent == tmp_path / "staging"
-    # Every folder that gained a name, and at last the destination with the file in it.
+    # Every folder with a new entry; last, the folder that contains the file.
     assert folders == [str(tmp_path), str(tmp_path / "models"), str(tmp_path / "models/abc")]
     disk.calls.clear()
     write(blobs, "models/abc/other", b"x")
@@ -238,9 +234,7 @@ def test_file_then_folders_are_made_durable_in_this_order(tmp_path: Path) -> Non
         (errno.EDQUOT, StorageFullError),
     ],
 )
-def test_a_failed_fsync_of_the_file_refuses_this_file_alone(
-    tmp_path: Path, error: int, raised: type[Exception]
-) -> None:
+def test_failed_fsync_of_file(tmp_path: Path, error: int, raised: type[Exception]) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     disk.calls.clear()
@@ -253,7 +247,7 @@ def test_a_failed_fsync_of_the_file_refuses_this_file_alone(
     write(blobs, KEY, b"x")
 
 
-def test_a_pack_is_made_durable_before_its_name_and_its_name_only_once(tmp_path: Path) -> None:
+def test_fsync_order_of_packs(tmp_path: Path) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     blobs.packs.append(FOLDER, b"x")
@@ -270,9 +264,7 @@ def test_a_pack_is_made_durable_before_its_name_and_its_name_only_once(tmp_path:
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_after_a_failed_fsync_of_a_new_pack_nothing_of_it_is_left(
-    tmp_path: Path, place: int
-) -> None:
+def test_failed_fsync_removes_new_pack(tmp_path: Path, place: int) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     blobs.packs.append(FOLDER, b"x")
@@ -282,11 +274,11 @@ def test_after_a_failed_fsync_of_a_new_pack_nothing_of_it_is_left(
         blobs.packs.settle()
     blobs.packs.abandon()
     assert list(blobs.names(FOLDER)) == []
-    # The names in a folder concern everybody, a pack only itself.
+    # A folder affects all blobs, a pack only its own.
     assert (blobs.failure is None) == (place == 0)
 
 
-def test_after_a_failed_fsync_a_pack_has_what_it_had_and_gets_no_more(tmp_path: Path) -> None:
+def test_failed_fsync_seals_existing_pack(tmp_path: Path) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     first = blobs.packs.append(FOLDER, b"x")
@@ -307,7 +299,7 @@ def test_after_a_failed_fsync_a_pack_has_what_it_had_and_gets_no_more(tmp_path: 
     assert (packed(blobs, first, 1), packed(blobs, last, 1)) == (b"x", b"y")
 
 
-def test_what_is_abandoned_is_gone_and_what_was_settled_stays(blobs: Blobs) -> None:
+def test_rollback_removes_unflushed_content(blobs: Blobs) -> None:
     kept = blobs.packs.append(FOLDER, b"kept")
     blobs.packs.settle()
     blobs.packs.abandon()
@@ -319,7 +311,7 @@ def test_what_is_abandoned_is_gone_and_what_was_settled_stays(blobs: Blobs) -> N
     assert list(blobs.names("recalibrations/s/batches")) == []
 
 
-def test_a_folder_that_goes_with_an_undone_append_hurts_nobody(blobs: Blobs) -> None:
+def test_removal_of_folder_after_rollback(blobs: Blobs) -> None:
     blobs.packs.append(FOLDER, b"undone")
     blobs.packs.abandon()
     blobs.remove("recalibrations/r")
@@ -329,13 +321,13 @@ def test_a_folder_that_goes_with_an_undone_append_hurts_nobody(blobs: Blobs) -> 
     assert blobs.path(f"recalibrations/s/batches/{place.name}").read_bytes() == b"x"
 
 
-def test_a_write_that_fails_midway_is_cut_off(tmp_path: Path) -> None:
+def test_partial_write_is_truncated(tmp_path: Path) -> None:
     class Full(System):
         left = 5
 
         def write(self, handle: int, data: memoryview) -> int:
             if self.left == 0:
-                raise OSError(errno.ENOSPC, "as asked")
+                raise OSError(errno.ENOSPC, "injected")
             taken = super().write(handle, data[: self.left])
             self.left -= taken
             return taken
@@ -353,7 +345,7 @@ def test_a_write_that_fails_midway_is_cut_off(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in (tmp_path / FOLDER).iterdir()] == [b"abchij"]
 
 
-def test_handles_of_packs_are_closed(tmp_path: Path) -> None:
+def test_pack_handles_are_closed(tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(5):
@@ -363,9 +355,7 @@ def test_handles_of_packs_are_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [1, 2, 3])
-def test_a_failed_fsync_of_a_folder_refuses_everything_from_then_on(
-    tmp_path: Path, place: int
-) -> None:
+def test_failed_fsync_of_folder_stops_the_store(tmp_path: Path, place: int) -> None:
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
     disk.calls.clear()
@@ -377,10 +367,10 @@ def test_a_failed_fsync_of_a_folder_refuses_everything_from_then_on(
         write(blobs, "other", b"x")
 
 
-def test_a_folder_that_an_earlier_server_made_is_made_durable_before_it_is_relied_on(
+def test_existing_folders_are_fsynced(
     tmp_path: Path,
 ) -> None:
-    """The earlier one may have been killed between making the folder and the fsync."""
+    """The previous server may have been killed between mkdir and fsync."""
     write(FolderBlobs(tmp_path), KEY, b"x")
     disk = Disk()
     blobs = FolderBlobs(tmp_path, system=disk)
@@ -389,14 +379,14 @@ def test_a_folder_that_an_earlier_server_made_is_made_durable_before_it_is_relie
     assert {str(tmp_path), str(tmp_path / "models")} <= set(disk.calls)
 
 
-def test_a_data_folder_that_cannot_be_used_is_a_refusal_to_start(tmp_path: Path) -> None:
+def test_unusable_data_folder_prevents_start(tmp_path: Path) -> None:
     disk = Disk()
     disk.fail_at = 0
     with pytest.raises(StartError, match="EIO"):
         FolderBlobs(tmp_path / "new", system=disk)
 
 
-def test_a_folder_that_vanishes_under_a_draft_is_a_refusal(tmp_path: Path) -> None:
+def test_deleted_draft_cannot_be_committed(tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
     draft = blobs.draft()
     draft.write(b"x")

@@ -1,4 +1,4 @@
-"""What every ledger must do; each implementation is one fixture parameter."""
+"""Conformance of ledgers; each implementation is a fixture parameter."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def count(tx: Transaction) -> Any:
     return row["models"]
 
 
-def test_what_was_written_is_read_and_outlives_the_ledger(reopen: Callable[[], Ledger]) -> None:
+def test_rows_survive_reopening(reopen: Callable[[], Ledger]) -> None:
     async def first(ledger: Ledger) -> None:
         assert await ledger.write(insert("a")) == 1
         assert await ledger.read(count) == 1
@@ -61,7 +61,7 @@ def test_what_was_written_is_read_and_outlives_the_ledger(reopen: Callable[[], L
     ledger.close()
 
 
-def test_a_refusal_undoes_its_own_changes_and_nobody_elses(ledger: Ledger) -> None:
+def test_failed_transaction_undoes_only_its_changes(ledger: Ledger) -> None:
     def refuse(tx: Transaction) -> None:
         tx.change(INSERT, id="refused")
         raise NotFoundError("no")
@@ -82,13 +82,13 @@ def test_a_refusal_undoes_its_own_changes_and_nobody_elses(ledger: Ledger) -> No
     assert ledger.failure is None
 
 
-def test_a_reader_cannot_write(ledger: Ledger) -> None:
+def test_reads_cannot_write(ledger: Ledger) -> None:
     with pytest.raises(StorageFailedError):
         asyncio.run(ledger.read(insert("a")))
     assert asyncio.run(ledger.read(count)) == 0
 
 
-def test_a_read_sees_one_moment(ledger: Ledger) -> None:
+def test_read_sees_a_snapshot(ledger: Ledger) -> None:
     async def work() -> tuple[Any, Any]:
         loop = asyncio.get_running_loop()
 
@@ -104,17 +104,17 @@ def test_a_read_sees_one_moment(ledger: Ledger) -> None:
 
 
 class Store:
-    """A partner that remembers what was asked of it."""
+    """A partner that records its calls."""
 
-    def __init__(self, look: Callable[[], int], *, ill: bool = False) -> None:
+    def __init__(self, look: Callable[[], int], *, failing: bool = False) -> None:
         self._look = look
-        self._ill = ill
+        self._failing = failing
         self.happened: list[str] = []
 
     def settle(self) -> None:
         self.happened.append(f"settle beside {self._look()}")
-        if self._ill:
-            raise StorageFailedError("the partner's disk is ill")
+        if self._failing:
+            raise StorageFailedError("the partner's disk fails")
 
     def abandon(self) -> None:
         self.happened.append("abandon")
@@ -134,9 +134,7 @@ def joining(partner: Store, name: str) -> Callable[[Transaction], None]:
     return work
 
 
-def test_a_partner_is_settled_once_before_the_commit(
-    ledger: Ledger, look: Callable[[], int]
-) -> None:
+def test_partner_is_flushed_once_before_commit(ledger: Ledger, look: Callable[[], int]) -> None:
     store = Store(look)
 
     async def both() -> None:
@@ -144,19 +142,17 @@ def test_a_partner_is_settled_once_before_the_commit(
         await ledger.write(joining(store, "b"))
 
     asyncio.run(both())
-    # Each time, the rows that speak of what it stores were not there yet.
+    # Each time, the rows that refer to its content were not yet visible.
     assert store.happened == ["settle beside 0", "settle beside 1"]
 
 
-def test_a_partner_that_cannot_be_settled_costs_its_own_work_and_no_other(
-    ledger: Ledger, look: Callable[[], int]
-) -> None:
-    store = Store(look, ill=True)
+def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
+    store = Store(look, failing=True)
     begun, hold = threading.Event(), threading.Event()
 
     def slow(tx: Transaction) -> None:
         begun.set()
-        assert hold.wait(10)  # so that all others share the next commit
+        assert hold.wait(10)  # makes all others share the next commit
         tx.change(INSERT, id="first")
 
     async def work() -> list[object]:
@@ -175,10 +171,10 @@ def test_a_partner_that_cannot_be_settled_costs_its_own_work_and_no_other(
     assert ledger.failure is None
 
 
-def test_a_partner_of_refused_work_is_not_waited_for(
+def test_partner_of_failed_transaction_is_rolled_back(
     ledger: Ledger, look: Callable[[], int]
 ) -> None:
-    store = Store(look, ill=True)
+    store = Store(look, failing=True)
 
     def refuse(tx: Transaction) -> None:
         tx.join(store)
@@ -189,9 +185,7 @@ def test_a_partner_of_refused_work_is_not_waited_for(
     assert store.happened == ["abandon"]
 
 
-def test_a_partner_loses_what_it_stored_for_a_transaction_that_was_undone(
-    ledger: Ledger, look: Callable[[], int]
-) -> None:
+def test_partner_rolls_back_with_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
     store = Store(look)
 
     def full(tx: Transaction) -> None:
@@ -218,7 +212,7 @@ def test_many_writers_share_commits(tmp_path: Path) -> None:
 
 
 class BrokenConnection:
-    """A connection whose commit fails as the disk would make it fail."""
+    """A connection whose commit fails as with a faulty disk."""
 
     def __init__(self, inner: apsw.Connection, error: Exception) -> None:
         self._inner = inner
@@ -229,7 +223,7 @@ class BrokenConnection:
             raise self._error
         return self._inner.execute(query, *rest)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._error = None
 
     def __getattr__(self, name: str) -> Any:
@@ -242,12 +236,12 @@ def broken(tmp_path: Path, error: Exception) -> tuple[Writer, BrokenConnection]:
     return Writer(connection, on_commit=lambda _: None), connection  # type: ignore[arg-type]
 
 
-def test_a_failed_fsync_is_never_acknowledged_and_stops_the_writer(tmp_path: Path) -> None:
+def test_failed_fsync_stops_the_writer(tmp_path: Path) -> None:
     writer, connection = broken(tmp_path, apsw.IOError("fsync"))
     with pytest.raises(StorageFailedError):
         writer.submit(insert("a")).result(10)
-    connection.mend()
-    # Even a disk that seems well again is not trusted.
+    connection.repair()
+    # The writer does not trust the disk even if it works again.
     with pytest.raises(StorageFailedError, match="restart"):
         writer.submit(insert("b")).result(10)
     assert writer.failure is not None
@@ -257,16 +251,16 @@ def test_a_failed_fsync_is_never_acknowledged_and_stops_the_writer(tmp_path: Pat
     ledger.close()
 
 
-def test_a_full_disk_is_a_refusal_and_nothing_worse(tmp_path: Path) -> None:
+def test_full_disk_fails_only_the_transaction(tmp_path: Path) -> None:
     writer, connection = broken(tmp_path, apsw.FullError("full"))
     with pytest.raises(StorageFullError):
         writer.submit(insert("a")).result(10)
-    connection.mend()
+    connection.repair()
     assert writer.submit(insert("b")).result(10) == 1
     writer.close()
 
 
-def test_the_ledger_waits_for_the_disk(tmp_path: Path) -> None:
+def test_durability_settings(tmp_path: Path) -> None:
     SqliteLedger(tmp_path / "ledger.sqlite3").close()
     connection = connect(tmp_path / "ledger.sqlite3")
     assert connection.execute("PRAGMA synchronous").get == 2
@@ -276,14 +270,14 @@ def test_the_ledger_waits_for_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7.0"])
-def test_a_sqlite_with_the_wal_bug_is_refused(version: str) -> None:
+def test_sqlite_with_wal_bug_is_rejected(version: str) -> None:
     with pytest.raises(StartError, match=r"3\.51\.3"):
         refuse_old_sqlite(version)
     refuse_old_sqlite("3.51.3")
     refuse_old_sqlite("4.0.0")
 
 
-def test_a_ledger_of_a_newer_server_is_refused(tmp_path: Path) -> None:
+def test_newer_schema_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     SqliteLedger(path).close()
     connection = connect(path)
@@ -293,7 +287,7 @@ def test_a_ledger_of_a_newer_server_is_refused(tmp_path: Path) -> None:
         SqliteLedger(path)
 
 
-def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path) -> None:
+def test_file_system_type_from_mounts(tmp_path: Path) -> None:
     lines = [
         "1 0 8:1 / / rw - ext4 /dev/a rw",
         f"2 1 0:9 / {tmp_path} rw shared:1 - nfs4 host:/x rw",
@@ -304,7 +298,7 @@ def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path) -> None:
     assert placement.file_system_type(tmp_path, [*lines, lines[1].replace("nfs4", "xfs")]) == "xfs"
 
 
-def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_file_system_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"2 1 0:9 / {tmp_path} rw - nfs4 host:/x rw\n")
     monkeypatch.setattr(placement, "MOUNTS", mounts)
