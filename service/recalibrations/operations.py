@@ -7,7 +7,6 @@ import contextlib
 import json
 from typing import Any
 
-from bn_ops.core.estimators import estimator_from_json
 from bn_ops.core.layers import select_layers
 from bn_ops.errors import StreamEmptyError
 from bn_ops.preprocess import check_preprocess, preprocess_from_json
@@ -24,6 +23,7 @@ from service.errors import (
 from service.recalibrations import admission, retention
 from service.recalibrations import events as changes
 from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations.options import PreprocessForm
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.repositories import batches, idempotency, models, tokens
 from service.repositories import recalibrations as store
@@ -171,16 +171,15 @@ def _insert(tx: Transaction, name: str, asked: RecalibrationIn, caller: Caller) 
 
 def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
     """Refuse now what the worker would refuse after hours of streaming."""
-    estimator_from_json(asked.estimator)
     layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]
     select_layers(layers, asked.layers)
 
 
-def _preprocess(model: StoredModel, form: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Check it as far as the model allows; return it with every member written out."""
+def _preprocess(model: StoredModel, form: PreprocessForm | None) -> dict[str, Any] | None:
+    """Check it against the model; return its JSON form with every member written out."""
     if form is None:
         return None
-    preprocess = preprocess_from_json(form)
+    preprocess = preprocess_from_json(form.model_dump(exclude_unset=True))
     check_preprocess(preprocess, model.inputs())
     require_pillow()
     return preprocess.to_json()

@@ -13,29 +13,36 @@ from pydantic import (
     model_validator,
 )
 
+from service.recalibrations.options import (
+    EstimatorForm,
+    EstimatorIn,
+    PreprocessForm,
+    PreprocessIn,
+    ReplaceForm,
+)
 from service.repositories.lifecycle import State
 from service.repositories.records import Recalibration
 
-# Far beyond any real model; keeps a hostile list from costing quadratic time against the layers.
-_MOST_PATTERNS = 1000
+# Far more than a real model needs: patterns times layers is the cost of matching.
+_MAX_PATTERNS = 1000
 # Loading the runtime alone takes about half of it.
-LEAST_MEMORY_BYTES = 512 << 20
-# A glob becomes a regular expression, in time that grows with the square of its wildcards.
-_LONGEST_PATTERN = 512
-_MOST_WILDCARDS = 64
+MIN_MEMORY_BYTES = 512 << 20
+# A glob becomes a regular expression whose matching time grows with the square of its wildcards.
+_MAX_PATTERN = 512
+_MAX_WILDCARDS = 64
 
 
-def _cheap(pattern: str) -> str:
-    if sum(map(pattern.count, "*?[")) > _MOST_WILDCARDS:
-        raise ValueError(f"a pattern has at most {_MOST_WILDCARDS} wildcards")
+def _limit_wildcards(pattern: str) -> str:
+    if sum(map(pattern.count, "*?[")) > _MAX_WILDCARDS:
+        raise ValueError(f"a pattern has at most {_MAX_WILDCARDS} wildcards")
     return pattern
 
 
-_Pattern = Annotated[str, Field(max_length=_LONGEST_PATTERN), AfterValidator(_cheap)]
+_Pattern = Annotated[str, Field(max_length=_MAX_PATTERN), AfterValidator(_limit_wildcards)]
 
 
 class RecalibrationIn(BaseModel):
-    """What is asked for."""
+    """The request for a recalibration."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -53,19 +60,18 @@ class RecalibrationIn(BaseModel):
 
     model: str = Field(description="Id of an uploaded model.")
     method: Literal["exact", "batch"] = Field(
-        default="exact", description="Layer by layer in eval mode, or one train-mode pass."
+        default="exact",
+        description="`exact`: layer by layer in eval mode; `batch`: one pass in train mode.",
     )
-    estimator: dict[str, Any] = Field(
-        default_factory=lambda: {"name": "replace"},
-        description="How moments become statistics: replace, prior, shrink or momentum.",
+    estimator: EstimatorIn = Field(
+        default=ReplaceForm(name="replace"), description="How moments become statistics."
     )
-    layers: Annotated[list[_Pattern], Field(max_length=_MOST_PATTERNS)] | None = Field(
-        default=None, description='Globs of layers to include; "!glob" leaves out; null means all.'
+    layers: Annotated[list[_Pattern], Field(max_length=_MAX_PATTERNS)] | None = Field(
+        default=None, description='Globs of layers to include; "!glob" excludes; null means all.'
     )
-    preprocess: dict[str, Any] | None = Field(
+    preprocess: PreprocessIn | None = Field(
         default=None,
-        description="What is done to images: orientation, colour, resize, crop, scale, mean, std, "
-        "layout, dtype; null where batches are arrays.",
+        description="The steps from an image to an array; null if batches are arrays.",
         examples=[
             {
                 "resize": 256,
@@ -77,38 +83,38 @@ class RecalibrationIn(BaseModel):
     )
     memory_bytes: int | None = Field(
         default=None,
-        ge=LEAST_MEMORY_BYTES,
-        description="Most private memory of the run's worker; null for what the server allows. "
-        "Asking for less lets more run at one time where the server limits the memory of all.",
+        ge=MIN_MEMORY_BYTES,
+        description="Limit of the private memory of the run's worker; null for the server's. "
+        "A smaller limit allows more runs at the same time.",
     )
     keep_data: bool = Field(
-        default=False, description="Whether the batches stay when the recalibration has ended."
+        default=False, description="Whether the batches are kept after the recalibration has ended."
     )
 
     @model_validator(mode="after")
-    def _is_text(self) -> RecalibrationIn:
-        """Refuse half of a surrogate pair, which JSON can spell and nothing can store."""
+    def _check_unicode(self) -> RecalibrationIn:
+        """Refuse lone surrogates (invalid Unicode), which JSON can express and UTF-8 cannot."""
         try:
             self.model_dump_json()
         except ValueError as error:
-            raise ValueError("a string in it is no Unicode text") from error
+            raise ValueError("a string contains a lone surrogate (invalid Unicode)") from error
         return self
 
 
-def _is_number(value: object) -> object:
-    """Take 3 and 3.0, which JSON does not tell apart, and neither "3" nor true."""
+def _require_number(value: object) -> object:
+    """Accept 3 and 3.0, which JSON does not distinguish, but neither "3" nor true."""
     if isinstance(value, str | bytes | bool):
-        raise ValueError("a number is wanted")  # noqa: TRY004 - pydantic answers a ValueError
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports a ValueError
     return value
 
 
 class StartIn(BaseModel):
-    """The length of the stream."""
+    """The request to start a run."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"batches": 15}]})
 
-    batches: Annotated[int, BeforeValidator(_is_number)] = Field(
-        ge=0, le=10_000_000, description="Number of batches sent."
+    batches: Annotated[int, BeforeValidator(_require_number)] = Field(
+        ge=0, le=10_000_000, description="Number of batches in the stream."
     )
 
 
@@ -116,14 +122,14 @@ class OptionsOut(BaseModel):
     """The options of a run."""
 
     method: str
-    estimator: dict[str, Any]
+    estimator: EstimatorForm
     layers: list[str] | None
-    preprocess: dict[str, Any] | None = None
+    preprocess: PreprocessForm | None = None
     memory_bytes: int | None = None
 
 
 class BatchesOut(BaseModel):
-    """What has arrived; `total` is known once the stream is sealed."""
+    """The stored batches; `total` is set when the stream is sealed."""
 
     received: int
     samples: int
@@ -132,9 +138,9 @@ class BatchesOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far the current or last run has come.
+    """Progress of the current or last run.
 
-    `seconds_left` is what the phase will still take at the rate so far; null while that is unknown.
+    `seconds_left` is the remaining time of the phase at the current rate; null if it is unknown.
     """
 
     phase: str
@@ -143,7 +149,7 @@ class ProgressOut(BaseModel):
     seconds_left: float | None
 
 
-# Without null: the framework leaves it out of the document.
+# Without null values: the framework omits them from the document.
 _EXAMPLE: dict[str, Any] = {
     "id": "rc_3f0c9a526a354c528a0a5a3a5ce0a001",
     "model": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -161,7 +167,7 @@ _EXAMPLE: dict[str, Any] = {
     "progress": {"phase": "measuring", "done": 3, "total": 9, "seconds_left": 4.2},
     "error": {
         "type": "urn:bnrecal:problem:layer-not-finite",
-        "title": "NaN or Inf arises inside the model",
+        "title": "The model computes NaN or Inf",
         "status": 422,
         "detail": "the input of layer features.4 holds NaN",
         "code": "layer-not-finite",
@@ -196,7 +202,7 @@ class RecalibrationOut(BaseModel):
 
     @staticmethod
     def of(found: Recalibration) -> RecalibrationOut:
-        """Write a stored recalibration."""
+        """Return the wire form of a stored recalibration."""
         return RecalibrationOut(
             id=found.id,
             model=found.model,

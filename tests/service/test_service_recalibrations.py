@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bn_ops.preprocess import Preprocess, Resize
 from service.settings import Settings
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
@@ -52,6 +54,47 @@ def test_a_new_recalibration_is_open_and_has_a_location(api: Api) -> None:
         "memory_bytes": None,
     }
     assert found["batches"] == {"received": 0, "samples": 0, "bytes": 0, "total": None}
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ("replace", {"name": "replace"}),
+        ("shrink", {"name": "shrink"}),
+        ("prior:64", {"name": "prior", "samples": 64, "mixture": False}),
+        ("prior:0.5:mixture", {"name": "prior", "samples": 0.5, "mixture": True}),
+        ("momentum:0.1", {"name": "momentum", "momentum": 0.1}),
+        ({"name": "prior", "samples": 8}, {"name": "prior", "samples": 8, "mixture": False}),
+    ],
+)
+def test_an_estimator_is_an_object_or_its_short_form(
+    api: Api, sent: object, stored: dict[str, Any]
+) -> None:
+    model = api.upload_model().json()["id"]
+    response = api.http.post("/v1/recalibrations", json={"model": model, "estimator": sent})
+    found = response.json()["options"]["estimator"]
+    assert found == stored
+    assert [type(one) for one in found.values()] == [type(one) for one in stored.values()]
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "guess", "prior", "prior:x", "prior:-1", "shrink:1", "momentum:2"]
+)
+def test_a_short_form_without_meaning_is_refused(api: Api, sent: str) -> None:
+    model = api.upload_model().json()["id"]
+    response = api.http.post("/v1/recalibrations", json={"model": model, "estimator": sent})
+    assert (response.status_code, response.json()["code"]) == (422, "option-invalid")
+
+
+def test_the_openapi_document_shows_estimators_and_preprocess(api: Api) -> None:
+    schemas = api.http.get("/openapi.json").json()["components"]["schemas"]
+    properties = schemas["RecalibrationIn"]["properties"]
+    mapping = properties["estimator"]["anyOf"][0]["discriminator"]["mapping"]
+    assert set(mapping) == {"replace", "shrink", "prior", "momentum"}
+    fields = {field.name for field in dataclasses.fields(Preprocess)}
+    assert set(schemas["PreprocessForm"]["properties"]) == fields
+    fields = {field.name for field in dataclasses.fields(Resize)}
+    assert set(schemas["ResizeForm"]["properties"]) == fields
 
 
 @pytest.mark.parametrize(

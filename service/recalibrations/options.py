@@ -1,0 +1,168 @@
+"""The options `estimator` and `preprocess` on the wire, as the OpenAPI document shows them.
+
+The models describe the forms; values are checked by bn_ops, whose errors keep their codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from bn_ops.core.estimators import estimator_from_json
+from bn_ops.errors import OptionError
+from bn_ops.preprocess import preprocess_from_json
+
+# An integer stays an integer: what was sent is what is stored and reported.
+Number = Annotated[int | float, WithJsonSchema({"type": "number"})]
+Size = int | Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+_MAX_TEXT = 64
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ReplaceForm(_Form):
+    """The statistics of the new data replace the stored ones."""
+
+    name: Literal["replace"]
+
+
+class ShrinkForm(_Form):
+    """Each channel moves as far from the stored statistics as the new data is evidence for."""
+
+    name: Literal["shrink"]
+
+
+class PriorForm(_Form):
+    """The stored statistics count as a number of samples."""
+
+    name: Literal["prior"]
+    samples: Number = Field(description="Number of samples, at least 0.")
+    mixture: bool = Field(
+        default=False,
+        description="Whether the variance is that of both data sets together, including the "
+        "difference of their means.",
+    )
+
+
+class MomentumForm(_Form):
+    """A moving average over batches, as in training."""
+
+    name: Literal["momentum"]
+    momentum: Number = Field(description="Weight of the new value, in (0, 1].")
+
+
+EstimatorForm = Annotated[
+    ReplaceForm | ShrinkForm | PriorForm | MomentumForm,
+    Field(discriminator="name"),
+]
+
+
+class ResizeForm(_Form):
+    """How an image is resized."""
+
+    size: Size = Field(description="Length of the shorter side, or [height, width].")
+    interpolation: str = Field(
+        default="bilinear",
+        description="One of nearest, bilinear, bicubic, box, hamming and lanczos.",
+    )
+    antialias: bool = Field(
+        default=True, description="Whether the filter widens when the image shrinks."
+    )
+
+
+class PreprocessForm(_Form):
+    """The steps from an image to an array, in this order."""
+
+    orientation: Literal["ignore", "apply"] = Field(
+        default="ignore", description="What happens with the orientation in the EXIF data."
+    )
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
+    resize: Size | ResizeForm | None = Field(
+        default=None, description="The size, or a size with interpolation; null keeps the image."
+    )
+    crop: Size | None = Field(
+        default=None, description="Side or [height, width] of the center that is kept."
+    )
+    scale: Number = Field(default=1 / 255, description="Factor of each 8-bit level.")
+    mean: Number | list[Number] = Field(
+        default=0.0, description="Subtracted after scaling; one number, or one for each channel."
+    )
+    std: Number | list[Number] = Field(
+        default=1.0, description="Divisor; one number, or one for each channel."
+    )
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "uint8"] = "float32"
+
+
+def _checked_estimator(value: Any) -> Any:
+    """Return the JSON form of an estimator.
+
+    Raises:
+        OptionError: bn_ops rejects its values.
+    """
+    if isinstance(value, str):
+        value = _parse_estimator(value)
+    if isinstance(value, Mapping):
+        estimator_from_json(value)
+    return value
+
+
+def _parse_estimator(text: str) -> dict[str, Any]:
+    """Return the JSON form of `"replace"`, `"shrink"`, `"prior:64[:mixture]"`, `"momentum:0.1"`."""
+    name, *rest = text[:_MAX_TEXT].split(":")
+    match name, rest:
+        case "prior", [samples]:
+            return {"name": name, "samples": _parse_number(samples)}
+        case "prior", [samples, "mixture"]:
+            return {"name": name, "samples": _parse_number(samples), "mixture": True}
+        case "momentum", [momentum]:
+            return {"name": name, "momentum": _parse_number(momentum)}
+        case _, []:
+            return {"name": name}
+    raise OptionError(
+        f"{text[:_MAX_TEXT]!r} is not an estimator: use replace, shrink, prior:SAMPLES, "
+        "prior:SAMPLES:mixture or momentum:M, or the JSON form"
+    )
+
+
+def _parse_number(text: str) -> int | float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise OptionError(f"{text!r} is not a number in the short form of an estimator") from error
+    return int(value) if value.is_integer() else value
+
+
+def _checked_preprocess(value: Any) -> Any:
+    """Return the JSON form of `preprocess`.
+
+    Raises:
+        OptionError: bn_ops rejects its values.
+    """
+    if isinstance(value, Mapping):
+        preprocess_from_json(value)
+    return value
+
+
+EstimatorIn = Annotated[
+    EstimatorForm,
+    BeforeValidator(
+        _checked_estimator,
+        json_schema_input_type=EstimatorForm
+        | Annotated[
+            str,
+            Field(
+                description="Short form: replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or "
+                "momentum:M.",
+                examples=["prior:64"],
+            ),
+        ],
+    ),
+]
+PreprocessIn = Annotated[PreprocessForm, BeforeValidator(_checked_preprocess)]
