@@ -1,4 +1,4 @@
-"""What the package shows, and what importing it costs."""
+"""Public names of the package, and the cost of importing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(bn_ops.__file__).parent
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Import something in a fresh interpreter and return the top-level packages it loaded."""
+    """Run a statement in a new interpreter and return the imported top-level packages."""
     code = f"import sys; {statement}; print(*{{m.split('.')[0] for m in sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
@@ -24,7 +24,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_every_public_name_exists_and_is_listed() -> None:
+def test_public_names() -> None:
     assert sorted(bn_ops.__all__) == dir(bn_ops)
     for name in bn_ops.__all__:
         assert getattr(bn_ops, name) is not None
@@ -33,7 +33,7 @@ def test_every_public_name_exists_and_is_listed() -> None:
 @pytest.mark.parametrize(
     ("name", "package"), [("fold", "bn_ops.folding"), ("verify", "bn_ops.verification")]
 )
-def test_a_function_stays_one_whatever_was_imported_before(name: str, package: str) -> None:
+def test_functions_are_not_shadowed_by_packages(name: str, package: str) -> None:
     code = (
         f"import {package}; from {package} import {name} as own; import bn_ops; "
         f"assert bn_ops.{name} is own and callable(own); from bn_ops import {name} as public; "
@@ -42,14 +42,14 @@ def test_a_function_stays_one_whatever_was_imported_before(name: str, package: s
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
 
 
-def test_no_module_has_a_public_name() -> None:
-    # The import system would bind the module to the package and so hide the function.
+def test_no_module_shadows_a_public_name() -> None:
+    # The import system would bind the module as an attribute and hide the function.
     modules = {module.name for module in pkgutil.iter_modules(bn_ops.__path__)}
     assert {"folding", "verification"} <= modules
     assert modules.isdisjoint(bn_ops.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = bn_ops.nonsense
 
@@ -66,15 +66,15 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ),
     ],
 )
-def test_imports_point_one_way_and_stay_light(statement: str, forbidden: set[str]) -> None:
+def test_imports_are_light(statement: str, forbidden: set[str]) -> None:
     assert loaded_by(statement).isdisjoint(forbidden)
 
 
-def test_the_import_test_can_fail() -> None:
+def test_lazy_import_is_detected() -> None:
     assert "onnx" in loaded_by("import bn_ops; bn_ops.recalibrate")
 
 
-def test_every_error_has_a_code_of_its_own_and_stands_in_the_tree_at_the_top() -> None:
+def test_error_codes_and_documented_tree() -> None:
     classes = [getattr(errors, name) for name in errors.__all__]
     assert all(issubclass(c, errors.BnOpsError) for c in classes)
     codes = [c.code for c in classes]

@@ -1,4 +1,4 @@
-"""The written-out algorithms agree with torch's, which were written by others."""
+"""The published algorithms agree with the independent implementation of torch."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def layer(momentum: float | None = 0.1) -> nn.BatchNorm1d:
     return built
 
 
-def test_algorithm_1_is_torchs_train_mode() -> None:
+def test_algorithm_1_equals_train_mode() -> None:
     wanted = layer().train()(torch.from_numpy(BATCHES[0])).detach().numpy()
     found, used = train_step(BATCHES[0], scale=SCALE, shift=SHIFT, eps=1e-5)
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(used.var, BATCHES[0].var(axis=(0, 2)))
 
 
-def test_algorithm_2_is_torchs_eval_mode() -> None:
+def test_algorithm_2_equals_eval_mode() -> None:
     built = layer().eval()
     built.get_buffer("running_mean").copy_(torch.tensor([0.5, -1.0, 2.0]))
     built.get_buffer("running_var").copy_(torch.tensor([0.5, 1.0, 2.0]))
@@ -46,7 +46,7 @@ def test_algorithm_2_is_torchs_eval_mode() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_the_papers_population_statistics_are_torchs_cumulative_average() -> None:
+def test_population_statistics_equal_cumulative_average() -> None:
     built = layer(momentum=None).train()
     for batch in BATCHES:
         built(torch.from_numpy(batch))
@@ -55,7 +55,7 @@ def test_the_papers_population_statistics_are_torchs_cumulative_average() -> Non
     np.testing.assert_allclose(found.var, built.get_buffer("running_var").numpy(), rtol=1e-12)
 
 
-def test_moving_averages_are_torchs_momentum() -> None:
+def test_moving_averages_equal_momentum() -> None:
     built = layer(momentum=0.3).train()
     for batch in BATCHES:
         built(torch.from_numpy(batch))
@@ -65,7 +65,7 @@ def test_moving_averages_are_torchs_momentum() -> None:
     np.testing.assert_allclose(found.var, built.get_buffer("running_var").numpy(), rtol=1e-12)
 
 
-def test_exact_is_the_whole_set_as_one_batch_and_wider_than_the_papers() -> None:
+def test_exact_statistics_use_one_batch() -> None:
     exact = population_statistics(BATCHES)
     whole = batch_statistics(np.concatenate(BATCHES))
     np.testing.assert_array_equal(exact.var, whole.var)

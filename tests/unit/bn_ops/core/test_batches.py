@@ -1,4 +1,4 @@
-"""What fits a model and what does not, and how a person is told."""
+"""Accepted and rejected batches, and the error messages."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ def read(items: Any, *inputs: TensorInfo, **options: Any) -> list[Any]:
     return list(named_batches(items, inputs or (IMAGE,), **options))
 
 
-def test_arrays_dicts_and_tuples_of_one_are_the_same_batch() -> None:
+def test_arrays_dicts_and_tuples() -> None:
     for item in (good(), {"image": good()}, (good(),), [good()]):
         (batch,) = read([item])
         assert list(batch) == ["image"]
         np.testing.assert_array_equal(batch["image"], good())
 
 
-def test_tuples_follow_the_order_of_the_models_inputs() -> None:
+def test_tuples_follow_input_order() -> None:
     (batch,) = read([(good(), np.array([1, 2]))], IMAGE, SCALE)
     assert batch["scale"].tolist() == [1, 2]
 
 
-def test_select_takes_the_part_that_the_model_wants() -> None:
+def test_select() -> None:
     (batch,) = read([(good(), "label")], select=lambda item: item[0])
     assert batch["image"].shape == (2, 3, 4, 5)
 
 
-def test_a_pair_without_select_is_refused_with_the_way_out() -> None:
+def test_pair_without_select() -> None:
     with pytest.raises(BatchInputError, match="select=") as caught:
         read([good(), (good(), np.zeros(2))])
     assert caught.value.details() == {"batch": 1}
 
 
 @pytest.mark.parametrize("items", [good(), {"image": good()}, "file.npy", b"..."])
-def test_one_batch_instead_of_a_stream_is_refused(items: Any) -> None:
+def test_batch_instead_of_stream(items: Any) -> None:
     with pytest.raises(OptionError, match="wrap it in a list"):
         read(items)
 
 
-def test_what_numpy_cannot_take_is_the_callers_error() -> None:
+def test_objects_that_numpy_cannot_convert() -> None:
     class Odd:
         def __array__(self, *_: object, **__: object) -> np.ndarray:
             raise RuntimeError("broken")
@@ -83,9 +83,7 @@ def test_what_numpy_cannot_take_is_the_callers_error() -> None:
         (good()[:, :, :0], BatchShapeError, "no sample"),
     ],
 )
-def test_misfits_name_batch_input_and_what_was_expected(
-    batch: Any, error: type[BatchError], says: str
-) -> None:
+def test_mismatch_messages(batch: Any, error: type[BatchError], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
         read([good(), batch])
     assert caught.value.batch == 1
@@ -94,7 +92,7 @@ def test_misfits_name_batch_input_and_what_was_expected(
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_non_finite_values_are_named_by_batch_and_input(bad: float, dtype: str) -> None:
+def test_nonfinite_values(bad: float, dtype: str) -> None:
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     array = good().astype(kind)
     array[1, 2, 3, 4] = bad
@@ -104,12 +102,12 @@ def test_non_finite_values_are_named_by_batch_and_input(bad: float, dtype: str) 
     assert caught.value.details() == {"batch": 0, "input": "image"}
 
 
-def test_inputs_of_different_sample_counts_are_refused() -> None:
+def test_different_sample_counts() -> None:
     with pytest.raises(BatchShapeError, match="3 samples, other inputs have 2"):
         read([(good(), np.array([1, 2, 3]))], IMAGE, SCALE)
 
 
-def test_the_stream_is_read_once_and_lazily() -> None:
+def test_stream_is_read_once_and_lazily() -> None:
     pulled = []
 
     def stream() -> Any:
@@ -122,7 +120,7 @@ def test_the_stream_is_read_once_and_lazily() -> None:
     assert pulled == [0]
 
 
-def test_a_fixed_first_axis_is_the_engines_affair() -> None:
+def test_fixed_first_axis_is_accepted() -> None:
     info = TensorInfo(name="image", dtype="float32", shape=(1, 3, 4, 5))
     (batch,) = read([good(7)], info)
     assert batch["image"].shape[0] == 7

@@ -1,4 +1,4 @@
-"""Choosing layers by pattern."""
+"""Selection of layers by pattern."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ NAMES = ["stem.bn", "layer1.0.bn1", "layer1.0.bn2", "layer2.0.bn1"]
         (["stem.bn", "layer2.0.bn1"], {"stem.bn", "layer2.0.bn1"}),
     ],
 )
-def test_patterns_choose(patterns: list[str] | None, chosen: set[str]) -> None:
+def test_selection(patterns: list[str] | None, chosen: set[str]) -> None:
     assert select_layers(NAMES, patterns) == chosen
 
 
 @pytest.mark.parametrize("patterns", [["nope"], ["*", "!nope"], ["Stem.bn"]])
-def test_a_pattern_that_matches_nothing_is_a_typing_mistake(patterns: list[str]) -> None:
+def test_pattern_without_match(patterns: list[str]) -> None:
     with pytest.raises(LayerPatternError, match="matches none of the 4 layers"):
         select_layers(NAMES, patterns)
 
 
 @pytest.mark.parametrize("patterns", [["!*"], ["stem.bn", "!stem*"]])
-def test_nothing_left_is_refused(patterns: list[str]) -> None:
+def test_patterns_that_exclude_all_layers(patterns: list[str]) -> None:
     with pytest.raises(OptionError, match="leave no layer"):
         select_layers(NAMES, patterns)
 
 
-def test_a_bare_string_is_refused() -> None:
+def test_string_instead_of_list() -> None:
     with pytest.raises(OptionError, match="list of patterns"):
         select_layers(NAMES, "stem.bn")

@@ -1,4 +1,4 @@
-"""Moments against float64 numpy on the whole data, on the shapes and values that break others."""
+"""Moments against float64 numpy on the whole data, for difficult shapes and values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bn_ops.core.moments import Moments, measure, merge, merge_all
 from bn_ops.errors import OptionError
 
-# float32 holds a value to 6e-8; sums of pieces add a few of those.
+# The relative precision of float32 is 6e-8; sums of pieces add several roundings.
 RELATIVE = 1e-6
 
 
@@ -32,8 +32,8 @@ def check(x: NDArray[np.generic], moments: Moments, *, rtol: float = RELATIVE) -
         (1, 3),  # one sample, one position
         (7, 5),
         (4, 3, 1),
-        (3, 2, 31),  # short rows: widened at once
-        (3, 2, 33),  # just long enough for float32 sums
+        (3, 2, 31),  # short rows: converted to float64 first
+        (3, 2, 33),  # the minimum length for float32 sums
         (2, 3, 8192),  # exactly one piece
         (2, 3, 8193),  # one piece and a tail of one
         (5, 16, 14, 14),
@@ -48,24 +48,24 @@ def test_moments_equal_float64_numpy(shape: tuple[int, ...], offset: float) -> N
     check(x, measure(x))
 
 
-def test_a_mean_of_a_thousand_sigma_costs_no_precision_over_12_million_values() -> None:
+def test_precision_with_large_mean() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(1000, 1, (1, 1, 3584, 3584)).astype(np.float32)
     check(x, measure(x))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_other_float_types_are_widened_before_any_sum(dtype: type[np.generic]) -> None:
+def test_other_float_types_are_widened(dtype: type[np.generic]) -> None:
     x: NDArray[np.generic] = np.random.default_rng(1).normal(3, 1, (4, 3, 50, 50)).astype(dtype)
     check(x, measure(x))
 
 
-def test_float16_values_whose_squares_overflow_float16_are_right() -> None:
+def test_float16_squares_do_not_overflow() -> None:
     x = np.random.default_rng(1).normal(20_000, 5_000, (4, 3, 10, 10)).astype(np.float16)
     check(x, measure(x))
 
 
-def test_memory_layout_does_not_choose_the_answer() -> None:
+def test_invariance_under_memory_layout() -> None:
     x = np.random.default_rng(2).normal(5, 1, (4, 6, 20, 20)).astype(np.float32)
     channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     assert not channels_last.flags.c_contiguous
@@ -74,12 +74,12 @@ def test_memory_layout_does_not_choose_the_answer() -> None:
     np.testing.assert_array_equal(one.sum_sq_dev, two.sum_sq_dev)
 
 
-def test_a_constant_channel_has_exactly_no_variance() -> None:
+def test_constant_channel_has_zero_variance() -> None:
     x = np.full((3, 2, 40, 40), 0.1, dtype=np.float32)
     assert (measure(x).var_population < 1e-16).all()
 
 
-def test_a_sample_contributes_the_same_numbers_whatever_batch_it_comes_in() -> None:
+def test_sample_sums_do_not_depend_on_batch() -> None:
     x = np.random.default_rng(3).normal(1, 2, (12, 5, 40, 40)).astype(np.float32)
     whole = measure(x)
     split = merge_all(measure(x[i : i + 1]) for i in range(12))
@@ -87,9 +87,9 @@ def test_a_sample_contributes_the_same_numbers_whatever_batch_it_comes_in() -> N
     np.testing.assert_allclose(split.sum_sq_dev, whole.sum_sq_dev, rtol=1e-13)
 
 
-def test_between_batch_variance_is_not_lost() -> None:
+def test_variance_between_batches_is_included() -> None:
     # Ten batches of constant level 0..9 with unit noise: the pooled variance is about 8.25 + 1,
-    # and a mean of the batches' variances would say 1.
+    # and the mean of the batch variances is 1.
     rng = np.random.default_rng(4)
     parts = [rng.normal(level, 1, (8, 2, 30, 30)).astype(np.float32) for level in range(10)]
     check(np.concatenate(parts), merge_all(map(measure, parts)))
@@ -97,7 +97,7 @@ def test_between_batch_variance_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_non_finite_values_are_visible_in_the_moments(bad: float) -> None:
+def test_nonfinite_values_propagate(bad: float) -> None:
     x = np.zeros((2, 3, 40, 40), dtype=np.float32)
     x[1, 2, 0, 0] = bad
     moments = measure(x)
@@ -105,18 +105,18 @@ def test_non_finite_values_are_visible_in_the_moments(bad: float) -> None:
     assert finite.tolist() == [True, True, False]
 
 
-def test_an_unbiased_variance_of_one_value_is_refused() -> None:
+def test_unbiased_variance_of_one_value() -> None:
     moments = measure(np.ones((1, 3), dtype=np.float32))
     with pytest.raises(OptionError, match="two values"):
         _ = moments.var_unbiased
 
 
-def test_merging_different_channel_counts_is_refused() -> None:
+def test_merging_different_channel_counts() -> None:
     with pytest.raises(OptionError, match="3 with 4 channels"):
         merge(measure(np.ones((2, 3))), measure(np.ones((2, 4))))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (4,)])
-def test_nothing_and_vectors_have_no_moments(shape: tuple[int, ...]) -> None:
+def test_empty_arrays_and_vectors(shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match="layout"):
         measure(np.zeros(shape))

@@ -1,4 +1,4 @@
-"""What an example call may look like, and what the file's inputs, outputs and axes are named."""
+"""Forms of example inputs, and names of inputs, outputs and axes of the exported model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pair(NamedTuple):
 
 
 class Nested(nn.Module):
-    """Nested inputs, constants among them, and nested outputs."""
+    """Nested inputs with constants, and nested outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def shapes(values: Any) -> dict[str, list[str | int]]:
     }
 
 
-def test_inputs_and_outputs_have_the_callers_names_and_one_free_axis() -> None:
+def test_names_and_free_axis() -> None:
     x = torch.randn(4, 2)
     call = (x, {"left": x, "more": [torch.randn(4, 5)]}, 2.0)
     proto = export(Nested(), call)
@@ -60,7 +60,7 @@ def test_inputs_and_outputs_have_the_callers_names_and_one_free_axis() -> None:
     }
 
 
-def test_named_arguments_are_given_as_a_dict() -> None:
+def test_dict_of_named_arguments() -> None:
     x = torch.randn(4, 2)
     batch = {"left": x, "more": [x]}
     proto = export(Nested(), {"image": x, "batch": batch, "flag": True})
@@ -79,29 +79,29 @@ class FromDict(nn.Module):
         return self.bn(batch["a"]) + batch["b"], batch["a"] * 2
 
 
-def test_a_dict_of_other_names_is_the_one_argument() -> None:
+def test_dict_as_single_argument() -> None:
     proto = export(FromDict(), {"a": torch.randn(3, 2), "b": torch.randn(3, 2)})
     assert list(shapes(proto.graph.input)) == ["a", "b"]
     assert list(shapes(proto.graph.output)) == ["output_0", "output_1"]
 
 
-def test_one_sample_is_enough_for_a_free_axis() -> None:
+def test_example_of_one_sample() -> None:
     proto = export(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), torch.randn(1, 1, 3, 3))
     found = run_onnx(proto, {"input": np.zeros((7, 1, 3, 3), np.float32)})
     assert found[0].shape == (7, 2, 3, 3)
 
 
-def test_arrays_serve_as_examples() -> None:
+def test_arrays_as_example() -> None:
     proto = export(nn.Sequential(nn.BatchNorm1d(2)), np.zeros((3, 2), np.float32))
     assert shapes(proto.graph.input) == {"input": ["batch", 2]}
 
 
-def test_the_axis_can_be_fixed() -> None:
+def test_fixed_batch_axis() -> None:
     proto = export(nn.Sequential(nn.BatchNorm1d(2)), torch.randn(3, 2), dynamic_batch=False)
     assert shapes(proto.graph.input) == {"input": [3, 2]}
 
 
-def test_an_input_with_another_first_axis_keeps_it() -> None:
+def test_input_without_batch_axis() -> None:
     class Table(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -115,17 +115,17 @@ def test_an_input_with_another_first_axis_keeps_it() -> None:
 
 
 @pytest.mark.parametrize("example", [(), {}, (1, 2), [torch.tensor(1.0)]])
-def test_an_example_without_a_batch_is_refused(example: Any) -> None:
+def test_example_without_batch(example: Any) -> None:
     with pytest.raises(OptionError, match="example"):
         export(nn.Sequential(nn.BatchNorm1d(2)), example)
 
 
-def test_an_example_that_does_not_fit_forward_is_refused() -> None:
+def test_example_that_does_not_match_forward() -> None:
     with pytest.raises(OptionError, match=r"Sequential\.forward"):
         export(nn.Sequential(nn.BatchNorm1d(2)), (torch.randn(3, 2), torch.randn(3, 2)))
 
 
-def test_what_is_no_module_is_refused_by_name() -> None:
+def test_object_that_is_not_a_module() -> None:
     with pytest.raises(ModelUnsupportedError, match="dict"):
         export({}, torch.randn(3, 2))  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ class ByNumber(nn.Module):
         return x.reshape(2, 6)
 
 
-def test_a_batch_size_in_the_code_is_refused_with_the_way_out() -> None:
+def test_constant_batch_size_in_code() -> None:
     model = nn.Sequential(nn.BatchNorm1d(6), ByNumber())
     with pytest.raises(ExportError, match="dynamic_batch=False"):
         export(model, torch.randn(2, 6))

@@ -1,4 +1,4 @@
-"""BatchNorm in the exported file: kept, named, un-shared, in inference form."""
+"""BatchNorm in the exported model: preserved, named, not shared, in inference mode."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def tensors(proto: onnx.ModelProto) -> dict[str, Any]:
     return {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
 
 
-def test_a_fresh_network_has_statistics_of_its_own_in_every_layer() -> None:
-    """Equal tensors are not de-duplicated, so that writing one layer leaves the others alone."""
+def test_equal_statistics_are_not_shared() -> None:
+    """Equal tensors are not deduplicated, so that an update of one layer affects no other."""
     model = nn.Sequential(*[m for _ in range(3) for m in (nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))])
     proto = export(model, torch.randn(2, 2, 4, 4))
     read = [name for node in layers(proto) for name in node.input[3:]]
@@ -40,7 +40,7 @@ def test_a_fresh_network_has_statistics_of_its_own_in_every_layer() -> None:
     assert all(len(node.output) == 1 for node in layers(proto))
 
 
-def test_parameters_keep_their_state_dict_names_and_bits() -> None:
+def test_parameter_names_and_bits() -> None:
     model = next(a for a in ZOO if a.name == "residual").build()
     proto = export(model, torch.randn(2, 2, 10, 10))
     found = tensors(proto)
@@ -49,17 +49,17 @@ def test_parameters_keep_their_state_dict_names_and_bits() -> None:
             np.testing.assert_array_equal(found[name], value.numpy(), strict=True)
 
 
-def test_each_call_of_a_shared_layer_is_a_layer_with_statistics_of_its_own() -> None:
+def test_calls_of_shared_layer_become_layers() -> None:
     proto = export(SharedNorm(), torch.randn(2, 2, 4, 4))
     assert [node.name for node in layers(proto)] == ["bn", "bn#2", "last.1"]
     first, second, _ = layers(proto)
     assert list(second.input[3:]) == ["bn#2.running_mean", "bn#2.running_var"]
-    # Scale and shift are the module's parameters, which are one.
+    # Scale and shift are parameters of the module and stay shared.
     assert first.input[1:3] == second.input[1:3] == ["bn.weight", "bn.bias"]
 
 
 class Functional(nn.Module):
-    """Functional calls in the root and in a child, with and without scale, and named elsewhere."""
+    """Functional calls in the root and in a child, with and without scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _Child(nn.Module):
         return functional.batch_norm(functional.batch_norm(x, m, v, w, b, eps=0.1), m, v)
 
 
-def test_functional_calls_are_layers_of_the_module_that_makes_them() -> None:
+def test_functional_calls_are_layers() -> None:
     proto = export(Functional(), torch.randn(3, 2, 4))
     assert [node.name for node in layers(proto)] == ["batch_norm", "child", "child#2"]
     stored_in_file = tensors(proto)
@@ -95,7 +95,7 @@ def test_functional_calls_are_layers_of_the_module_that_makes_them() -> None:
     np.testing.assert_allclose(found.astype(np.float64), wanted, atol=1e-5)
 
 
-def test_frozen_lookalikes_come_out_as_layers() -> None:
+def test_frozen_batchnorm_is_a_layer() -> None:
     model = nn.Sequential(conv_bn(1, 2), FrozenBatchNorm2d(2, eps=1e-3))
     proto = export(model, torch.randn(2, 1, 4, 4))
     assert [node.name for node in layers(proto)] == ["0.1", "1"]
@@ -104,13 +104,13 @@ def test_frozen_lookalikes_come_out_as_layers() -> None:
     assert "forward" not in model[1].__dict__
 
 
-def test_a_scale_of_ones_is_written_where_a_layer_has_none() -> None:
+def test_missing_scale_is_written_as_ones() -> None:
     proto = export(nn.Sequential(nn.BatchNorm2d(3, affine=False)), torch.randn(2, 3, 4, 5))
     np.testing.assert_array_equal(tensors(proto)["0.weight"], np.ones(3, np.float32))
     np.testing.assert_array_equal(tensors(proto)["0.bias"], np.zeros(3, np.float32))
 
 
-def test_a_convolution_without_bias_has_none_and_one_of_zeros_keeps_it() -> None:
+def test_convolution_biases_are_preserved() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 1))
     nn.init.zeros_(model[2].bias)  # type: ignore[arg-type]
     proto = export(model, torch.randn(2, 1, 3, 3))
@@ -120,7 +120,7 @@ def test_a_convolution_without_bias_has_none_and_one_of_zeros_keeps_it() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_precisions_are_kept(dtype: torch.dtype) -> None:
+def test_other_dtypes_are_preserved(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).to(dtype)
     proto = export(model, torch.randn(2, 1, 3, 3, dtype=dtype))
     assert {array.dtype for array in tensors(proto).values()} == {
@@ -128,7 +128,7 @@ def test_other_precisions_are_kept(dtype: torch.dtype) -> None:
     }
 
 
-def test_the_file_carries_nothing_of_the_machine_it_was_written_on() -> None:
+def test_model_has_no_machine_specific_metadata() -> None:
     proto = export(nn.Sequential(conv_bn(1, 2)), torch.randn(2, 1, 3, 3))
     text = proto.SerializeToString()
     assert b".py" not in text
@@ -137,12 +137,12 @@ def test_the_file_carries_nothing_of_the_machine_it_was_written_on() -> None:
     assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
 
 
-def test_the_same_call_gives_the_same_bytes() -> None:
+def test_deterministic_bytes() -> None:
     model, x = next(a for a in ZOO if a.name == "unet").build(), torch.randn(2, 2, 8, 8)
     assert export(model, x).SerializeToString() == export(model, x).SerializeToString()
 
 
-def test_recalibrating_the_file_and_the_module_gives_the_same() -> None:
+def test_recalibration_of_model_and_module_agree() -> None:
     import bn_ops
 
     network = next(a for a in ZOO if a.name == "dense")
@@ -157,7 +157,7 @@ def test_recalibrating_the_file_and_the_module_gives_the_same() -> None:
         np.testing.assert_allclose(done.statistics[name].var, var.numpy(), rtol=1e-4)
 
 
-def test_exporting_prints_nothing_and_loads_no_runtime() -> None:
+def test_no_output_and_no_onnxruntime() -> None:
     code = """
         import sys, torch
         from bn_ops.exporting import export

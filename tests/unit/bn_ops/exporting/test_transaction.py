@@ -1,4 +1,4 @@
-"""Nothing of a module is changed by an export, and failures say where and what to try."""
+"""Export does not modify the module, and its errors name the cause and a remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.zoo_blocks import FrozenBatchNorm2d, conv_bn
 
 
 class Remembers(nn.Module):
-    """Stores what it saw, as many training loops do."""
+    """A network that stores its last input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class NoOnnxForm(nn.Module):
 
 
 class RefusesTraining(nn.Module):
-    """`train` is overridden; calling it would merge weights, as adapters do."""
+    """A network that overrides `train`; some adapters merge weights there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ X = torch.randn(2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("last", [nn.Identity(), Branching(), NoOnnxForm()])
-def test_a_module_is_as_before_whether_the_export_succeeds_or_fails(last: nn.Module) -> None:
+def test_module_is_unchanged(last: nn.Module) -> None:
     model = network(last)
     before = fingerprint(model)
     if isinstance(last, nn.Identity):
@@ -90,7 +90,7 @@ def test_a_module_is_as_before_whether_the_export_succeeds_or_fails(last: nn.Mod
     assert torch.is_grad_enabled()
 
 
-def test_modes_are_set_without_calling_train() -> None:
+def test_train_is_not_called() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), RefusesTraining())
     export(model, torch.randn(2, 2))
     refuses = model[1]
@@ -99,7 +99,7 @@ def test_modes_are_set_without_calling_train() -> None:
     assert model.training
 
 
-def test_a_failure_names_the_module_the_reason_and_what_to_try(
+def test_failure_names_module_reason_and_remedy(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(ExportError, match=r"(?s)in '4\.0'.*data-dependent.*torch\.where"):
@@ -107,17 +107,17 @@ def test_a_failure_names_the_module_the_reason_and_what_to_try(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_operator_without_onnx_form_is_named() -> None:
+def test_operator_without_onnx_equivalent() -> None:
     with pytest.raises(ExportError, match=r"(?s)linalg_eig.*recalibrate the module itself"):
         export(network(NoOnnxForm()), X)
 
 
-def test_an_input_that_a_layer_refuses_names_the_layer() -> None:
+def test_input_rejected_by_layer() -> None:
     with pytest.raises(ExportError, match="in '1'"):
         export(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(4)), torch.randn(2, 2))
 
 
-def test_a_failure_within_the_modules_own_code_says_so() -> None:
+def test_failure_in_user_code() -> None:
     class Fails(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise KeyError(f"no such thing in {x.ndim} axes")
@@ -131,7 +131,7 @@ def train_mode_program(model: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(model.train(), (X,), dynamic_shapes=({0: batch},))
 
 
-def test_a_program_is_exported_in_eval_mode_and_not_changed() -> None:
+def test_program_is_exported_in_eval_mode() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(conv_bn(1, 2), nn.Dropout(0.5), conv_bn(2, 3))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Sizes, casts and maps: the small arithmetic that exactness rests on."""
+"""Arithmetic of sizes, casts and affine maps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _scale(affine: ChannelAffine | None) -> list[float] | None:
         (("N", 2, 4), ("N", 4, 2, 1), 1, [1.0, 1.0, 2.0, 2.0]),
     ],
 )
-def test_a_map_is_carried_to_the_axis_of_the_same_elements(
+def test_map_through_reshape(
     source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int, scale: list[float]
 ) -> None:
     carried = carry(_affine(1.0, 2.0), _sizes(*source), _sizes(*target))
@@ -51,24 +51,24 @@ def test_a_map_is_carried_to_the_axis_of_the_same_elements(
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        (("N", 2, 3), ("N", 3, 2)),  # element order kept, channels not
-        (("N", 2), ("M", 2, 1, "K")),  # nothing says that N equals M
-        (("N", 2, "H"), ("N", 6)),  # what lies behind the channels is not known
-        ((2, 2), (4,)),  # samples and channels in one axis
+        (("N", 2, 3), ("N", 3, 2)),  # keeps the element order but not the channels
+        (("N", 2), ("M", 2, 1, "K")),  # N and M may differ
+        (("N", 2, "H"), ("N", 6)),  # the number of positions is unknown
+        ((2, 2), (4,)),  # merges samples and channels
     ],
 )
-def test_a_map_is_not_carried_on_a_guess(
+def test_map_through_unknown_reshape(
     source: tuple[int | str, ...], target: tuple[int | str, ...]
 ) -> None:
     assert carry(_affine(1.0, 2.0), _sizes(*source), _sizes(*target)) is None
 
 
-def test_a_map_that_is_the_same_for_merged_channels_is_read_off_again() -> None:
+def test_map_through_merge_of_equal_channels() -> None:
     assert _scale(carry(_affine(3.0, 3.0, 5.0, 5.0), _sizes("N", 4), _sizes("N", 2, 2))) == [3, 5]
     assert _scale(carry(_affine(3.0, 4.0, 5.0, 5.0), _sizes("N", 4), _sizes("N", 2, 2))) is None
 
 
-def test_carrying_moves_the_same_factor_onto_the_same_element() -> None:
+def test_carried_map_is_elementwise_equal() -> None:
     x = np.random.default_rng(0).standard_normal((5, 4, 3, 2))
     affine = _affine(1.0, 2.0, 3.0, 4.0)
     carried = carry(affine, _sizes("N", 4, 3, 2), _sizes("N", 24))
@@ -86,7 +86,7 @@ def test_products_and_quotients_of_free_sizes() -> None:
     assert product([Size(number=2), None]) is None
 
 
-def test_maps_are_composed_in_order() -> None:
+def test_composition_order() -> None:
     first = ChannelAffine(scale=np.array([2.0]), shift=np.array([3.0]), axis=1)
     second = ChannelAffine(scale=np.array([5.0]), shift=np.array([7.0]), axis=1)
     both = second.after(first)
@@ -109,19 +109,17 @@ def test_maps_are_composed_in_order() -> None:
         ([], HALF, None),
     ],
 )
-def test_a_cast_that_cannot_hold_the_tensor_is_a_fault(
-    values: list[float], dtype: ir.DataType, fault: str | None
-) -> None:
+def test_cast_out_of_range(values: list[float], dtype: ir.DataType, fault: str | None) -> None:
     assert cast_fault(np.array(values), dtype) == fault
 
 
-def test_a_cast_rounds_to_nearest() -> None:
+def test_cast_rounds_to_nearest() -> None:
     assert cast(np.array([1.0 + 2.0**-11 + 2.0**-20]), HALF)[0] == np.float16(1.0 + 2.0**-10)
 
 
 @pytest.mark.parametrize(
     ("status", "reason"), [("kept", None), ("folded", "because")], ids=["kept", "folded"]
 )
-def test_a_layer_has_a_reason_exactly_when_it_was_kept(status: str, reason: str | None) -> None:
+def test_only_kept_layers_have_a_reason(status: str, reason: str | None) -> None:
     with pytest.raises(OptionError):
         LayerFold(name="a", status=status, rule=None, reason=reason)  # type: ignore[arg-type]  # both are words

@@ -1,4 +1,4 @@
-"""What folding leaves alone in a file, what it refuses, and how it reports."""
+"""Parts of a model that folding preserves or rejects, and its report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _reason(folded: Folded) -> str:
     return layer.reason
 
 
-def test_weights_are_those_of_the_formula_rounded_once() -> None:
+def test_weights_are_rounded_once() -> None:
     model = _conv_bn().model()
     given = {name: array.astype(np.float64) for name, array in _stored(model).items()}
     scale = given["bn.gamma"] / np.sqrt(given["bn.var"] + float(np.float32(1e-3)))
@@ -65,7 +65,7 @@ def test_weights_are_those_of_the_formula_rounded_once() -> None:
     assert np.array_equal(folded["weight.folded_bias"], bias)
 
 
-def test_two_layers_in_a_row_are_rounded_once_too() -> None:
+def test_weights_of_two_layers_are_rounded_once() -> None:
     graph = Graph("twice", dtype="float16")
     x = graph.input("x", ("N", 4, 9, 9))
     conv = graph.conv(x, (4, 6), weight=graph.store(graph.array(6, 4, 3, 3), "weight"))
@@ -78,7 +78,7 @@ def test_two_layers_in_a_row_are_rounded_once_too() -> None:
     assert np.array_equal(_stored(fold(model).model)["weight"], want.astype(np.float16))
 
 
-def test_metadata_and_what_is_not_concerned_stay() -> None:
+def test_metadata_and_other_nodes_are_preserved() -> None:
     model = _conv_bn().model()
     model.producer_name, model.producer_version, model.domain = "maker", "7", "org.example"
     model.model_version, model.doc_string = 3, "words"
@@ -96,7 +96,7 @@ def test_metadata_and_what_is_not_concerned_stay() -> None:
     assert len(folded.training_info) == 1
 
 
-def test_a_model_without_layers_comes_back_as_it_was() -> None:
+def test_model_without_layers_is_unchanged() -> None:
     graph = Graph("none")
     x = graph.input("x", ("N", 4, 9, 9))
     graph.output(graph.add("Relu", graph.conv(x, (4, 6))))
@@ -105,18 +105,18 @@ def test_a_model_without_layers_comes_back_as_it_was() -> None:
     assert folded.model == graph.model()
 
 
-def test_a_layer_can_be_left_with_a_reason() -> None:
-    folded = fold(_conv_bn().model(), leave={"bn": "the caller wants it so"})
-    assert _reason(folded) == "the caller wants it so"
+def test_excluded_layer_keeps_its_reason() -> None:
+    folded = fold(_conv_bn().model(), leave={"bn": "excluded by the caller"})
+    assert _reason(folded) == "excluded by the caller"
     assert [node.op_type for node in folded.model.graph.node] == ["Conv", "BatchNormalization"]
 
 
-def test_the_report_is_plain_json() -> None:
+def test_report_as_json() -> None:
     (layer,) = fold(_conv_bn().model()).layers
     assert layer.to_json() == {"name": "bn", "status": "folded", "rule": "conv", "reason": None}
 
 
-def test_leftovers_can_be_written_as_mul_and_add() -> None:
+def test_unfolded_layers_as_mul_and_add() -> None:
     model = _leftover().model()
     folded = fold(model, leftovers="mul_add")
     assert [node.op_type for node in folded.model.graph.node] == ["Relu", "Mul", "Add"]
@@ -131,7 +131,7 @@ def test_leftovers_can_be_written_as_mul_and_add() -> None:
     assert again.model.SerializeToString() == folded.model.SerializeToString()
 
 
-def test_leftovers_in_training_mode_stay_nodes() -> None:
+def test_training_mode_layers_are_kept() -> None:
     graph = Graph("training")
     x = graph.input("x", ("N", 4))
     y = graph.bn(x, 4, training_mode=1, more_outputs=["m", "v"])
@@ -141,7 +141,7 @@ def test_leftovers_in_training_mode_stay_nodes() -> None:
     assert [node.op_type for node in folded.model.graph.node] == ["BatchNormalization", "Relu"]
 
 
-def test_leftovers_of_unknown_rank_stay_nodes() -> None:
+def test_layers_of_unknown_rank_are_kept() -> None:
     graph = Graph("unknown")
     graph.domains.append("example")
     x = graph.add("Mystery", graph.input("x", ("N", 4)), domain="example")
@@ -150,19 +150,19 @@ def test_leftovers_of_unknown_rank_stay_nodes() -> None:
     assert [node.op_type for node in folded.model.graph.node] == ["Mystery", "BatchNormalization"]
 
 
-def test_an_unknown_choice_for_leftovers_is_refused() -> None:
+def test_unknown_choice_for_unfolded_layers() -> None:
     with pytest.raises(OptionError, match="'keep' or 'mul_add'"):
         fold(_conv_bn().model(), leftovers="drop")  # type: ignore[arg-type]  # on purpose
 
 
-def test_a_convolution_of_unknown_rank_is_folded_all_the_same() -> None:
+def test_convolution_of_unknown_rank_is_folded() -> None:
     graph = Graph("unknown rank")
     x = graph.input("x", None)
     graph.output(graph.bn(graph.conv(x, (4, 6)), 6))
     assert fold(graph.model()).layers[0].rule == "conv"
 
 
-def test_sparse_tensors_are_not_lost() -> None:
+def test_sparse_tensors_are_preserved() -> None:
     model = _conv_bn().model()
     values = helper.make_tensor("sparse", TensorProto.FLOAT, [1], [1.0])
     indices = helper.make_tensor("indices", TensorProto.INT64, [1], [0])
@@ -172,7 +172,7 @@ def test_sparse_tensors_are_not_lost() -> None:
     assert folded.model == model
 
 
-def test_weights_in_a_file_that_is_not_there_are_left() -> None:
+def test_weights_in_missing_file() -> None:
     model = _conv_bn().model()
     (weight,) = (t for t in model.graph.initializer if t.name == "weight")
     weight.ClearField("raw_data")
@@ -181,7 +181,7 @@ def test_weights_in_a_file_that_is_not_there_are_left() -> None:
     assert "the data of 'weight' cannot be read" in _reason(fold(model))
 
 
-def test_a_shape_that_the_file_states_wrongly_is_not_believed() -> None:
+def test_wrong_shape_in_file() -> None:
     graph = Graph("lies")
     x, y = graph.input("x", ("N", 4, 9, 9)), graph.input("y", (1, 7, 7))
     conv = graph.conv(x, (4, 6))
@@ -195,7 +195,7 @@ def test_a_shape_that_the_file_states_wrongly_is_not_believed() -> None:
     assert "may be broadcast" in _reason(fold(model))
 
 
-def test_a_tiny_file_that_asks_for_terabytes_is_left() -> None:
+def test_huge_constant_of_shape() -> None:
     graph = Graph("huge")
     x = graph.input("x", ("N", 4))
     weight = graph.add("ConstantOfShape", graph.ints(1 << 20, 1 << 20))
@@ -203,7 +203,7 @@ def test_a_tiny_file_that_asks_for_terabytes_is_left() -> None:
     assert "is computed by ConstantOfShape" in _reason(fold(graph.model()))
 
 
-def test_a_long_chain_of_operators_is_left_without_exhausting_the_stack() -> None:
+def test_long_chain_of_operators() -> None:
     graph = Graph("long")
     y = graph.conv(graph.input("x", ("N", 4, 9, 9)), (4, 6))
     for _ in range(5000):
@@ -212,7 +212,7 @@ def test_a_long_chain_of_operators_is_left_without_exhausting_the_stack() -> Non
     assert "more than 64 operators away" in _reason(fold(graph.model()))
 
 
-def test_paths_that_split_and_meet_do_not_multiply() -> None:
+def test_rejoining_paths_take_linear_time() -> None:
     graph = Graph("diamonds")
     y = graph.bn(graph.input("x", ("N", 1, 2, 2)), 1)
     for depth in range(30):
@@ -223,7 +223,7 @@ def test_paths_that_split_and_meet_do_not_multiply() -> None:
     assert "is reached on more than one path" in _reason(fold(graph.model()))
 
 
-def test_functions_that_call_each_other_in_a_circle_are_refused() -> None:
+def test_recursive_functions() -> None:
     graph = _conv_bn()
     graph.domains.append("local")
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
@@ -236,7 +236,7 @@ def test_functions_that_call_each_other_in_a_circle_are_refused() -> None:
         fold(model)
 
 
-def test_a_body_that_returns_an_outer_value_is_refused_as_runtimes_do() -> None:
+def test_body_that_returns_outer_value() -> None:
     graph = Graph("outer")
     x, flag = graph.input("x", ("N", 4, 9, 9)), graph.input("flag", (), "bool")
     y = graph.conv(x, (4, 6))
@@ -249,7 +249,7 @@ def test_a_body_that_returns_an_outer_value_is_refused_as_runtimes_do() -> None:
         fold(graph.model())
 
 
-def test_the_standard_operators_may_be_imported_under_their_long_name() -> None:
+def test_standard_domain_spelled_ai_onnx() -> None:
     model = _conv_bn().model()
     model.opset_import[0].domain = "ai.onnx"
     assert fold(model).layers[0].rule == "conv"
@@ -263,7 +263,7 @@ def _without_inference(graph: Graph) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("name", ["resnet50", "inception_v2", "shufflenet", "densenet121"])
-def test_every_layer_of_the_known_networks_is_folded(name: str) -> None:
+def test_known_networks_fold_completely(name: str) -> None:
     model = onnx.load(LIGHT / f"light_{name}.onnx")
     layers = sum(node.op_type == "BatchNormalization" for node in model.graph.node)
     folded = fold(model)
@@ -273,7 +273,7 @@ def test_every_layer_of_the_known_networks_is_folded(name: str) -> None:
     assert fold(folded.model).model.SerializeToString() == folded.model.SerializeToString()
 
 
-def test_a_network_without_normalisation_but_with_biases_is_recognised() -> None:
+def test_detection_of_folded_network() -> None:
     folded = fold(_conv_bn().model()).model
     assert detect_already_folded(folded)
     assert not detect_already_folded(_conv_bn().model())
@@ -282,7 +282,7 @@ def test_a_network_without_normalisation_but_with_biases_is_recognised() -> None
     assert not detect_already_folded(graph.model())
 
 
-def test_a_layer_inside_a_body_counts_as_not_folded_yet() -> None:
+def test_layer_in_body_is_not_folded_yet() -> None:
     graph = Graph("body")
     x, flag = graph.input("x", ("N", 4, 9, 9)), graph.input("flag", (), "bool")
     y = graph.conv(x, (4, 6))
@@ -295,6 +295,6 @@ def test_a_layer_inside_a_body_counts_as_not_folded_yet() -> None:
     assert not detect_already_folded(graph.model())
 
 
-def test_folding_and_verifying_never_load_torch() -> None:
+def test_torch_is_not_imported() -> None:
     code = "import sys, bn_ops.folding, bn_ops.verification\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

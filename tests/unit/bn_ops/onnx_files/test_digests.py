@@ -1,4 +1,4 @@
-"""The digests of what is frozen: right, and different as soon as a byte is."""
+"""Digests of frozen tensors and structure: correct, and sensitive to every bit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _digested(change: Callable[[PreparedModel], None]) -> FrozenReport:
         return digests.report()
 
 
-def test_digests_are_those_of_the_tensors_and_of_the_source() -> None:
+def test_digests_of_tensors_and_source() -> None:
     source = _model()
     prepared = prepare(source)
     with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
@@ -72,14 +72,14 @@ def test_digests_are_those_of_the_tensors_and_of_the_source() -> None:
 
 
 def test_statistics_may_change() -> None:
-    def settle(prepared: PreparedModel) -> None:
+    def update(prepared: PreparedModel) -> None:
         _tensor(prepared, "mean").raw_data = np.full(4, 7, np.float32).tobytes()
 
-    assert _digested(settle).unchanged
+    assert _digested(update).unchanged
 
 
 @pytest.mark.parametrize("name", ["w", "gamma", "beta"])
-def test_one_changed_bit_of_a_frozen_tensor_shows(name: str) -> None:
+def test_changed_bit_is_detected(name: str) -> None:
     def flip(prepared: PreparedModel) -> None:
         data = bytearray(_tensor(prepared, name).raw_data)
         data[-1] ^= 1
@@ -88,7 +88,7 @@ def test_one_changed_bit_of_a_frozen_tensor_shows(name: str) -> None:
     assert not _digested(flip).unchanged
 
 
-def test_a_tensor_that_only_the_copy_has_is_watched_too() -> None:
+def test_tensors_of_the_copy_are_included() -> None:
     source = _model()
     prepared = prepare(source)
     prepared.model.graph.initializer.append(numpy_helper.from_array(np.ones(3), "extra"))
@@ -109,5 +109,5 @@ def test_a_tensor_that_only_the_copy_has_is_watched_too() -> None:
     ],
     ids=["attribute", "node", "output", "opset", "tensor removed"],
 )
-def test_a_changed_structure_shows(change: Callable[[PreparedModel], None]) -> None:
+def test_changed_structure_is_detected(change: Callable[[PreparedModel], None]) -> None:
     assert not _digested(change).unchanged

@@ -1,4 +1,4 @@
-"""Models beyond one protobuf message: the limit is set low, and everything comes out the same."""
+"""Models larger than a protobuf message, with a lowered limit, give the same results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bn_ops.onnx_files.session import onnxruntime, session
 from bn_ops.verification import fold_verified
 from tests.support.networks import images, residual_network
 
-# Between the structure of the network (5 kB) and the whole (28 kB).
+# Between the size of the structure (5 kB) and of the whole network (28 kB).
 LIMIT = 16_000
 
 BATCHES = [images(6), images(5, seed=2)]
@@ -38,7 +38,7 @@ BATCHES = [images(6), images(5, seed=2)]
 
 @pytest.fixture
 def low(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower the limit, and make everything that serialises fail beyond it as it would."""
+    """Lower the limit, and make serialization beyond it fail."""
     monkeypatch.setattr(large, "MESSAGE_LIMIT", LIMIT)
     for owner, name in (
         (onnx.checker, "check_model"),
@@ -51,13 +51,13 @@ def low(monkeypatch: pytest.MonkeyPatch) -> None:
 def _limited(inner: Callable[..., Any]) -> Callable[..., Any]:
     def limited(model: Any, *args: Any, **given: Any) -> Any:
         size = len(model) if isinstance(model, bytes) else model.ByteSize()
-        assert size <= LIMIT, "this would not fit one message"
+        assert size <= LIMIT, "the model exceeds one protobuf message"
         return inner(model, *args, **given)
 
     return limited
 
 
-# Built before the limit is lowered: building checks the whole.
+# Built before the limit is lowered, because building checks the whole model.
 _NETWORK = residual_network(width=12).SerializeToString()
 
 
@@ -66,7 +66,7 @@ def network() -> onnx.ModelProto:
 
 
 def in_typed_fields(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model, its tensors held as `onnx.helper.make_tensor` holds lists of numbers."""
+    """Return the model with tensors in typed fields, as `onnx.helper.make_tensor` stores lists."""
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor).reshape(-1).tolist()
         typed = onnx.helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, values)
@@ -80,13 +80,13 @@ def ordinary() -> bn_ops.Artifact:
     return bn_ops.adapt(network(), BATCHES)
 
 
-def test_the_network_is_large_enough_to_tell() -> None:
+def test_network_exceeds_the_limit() -> None:
     assert exceeds(network(), LIMIT)
     assert not exceeds(bare_copy(network()), LIMIT)
 
 
 @pytest.mark.usefixtures("low")
-def test_adapting_a_large_model_gives_the_same(ordinary: bn_ops.Artifact) -> None:
+def test_adapt(ordinary: bn_ops.Artifact) -> None:
     artifact = bn_ops.adapt(network(), BATCHES)
     assert artifact.model.graph == ordinary.model.graph
     assert artifact.unfolded.graph == ordinary.unfolded.graph
@@ -96,9 +96,7 @@ def test_adapting_a_large_model_gives_the_same(ordinary: bn_ops.Artifact) -> Non
     assert [e.status for e in artifact.report.fold or ()] == ["folded"] * 6
 
 
-def test_adapting_a_large_model_whose_numbers_lie_in_typed_fields_gives_the_same(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_adapt_with_typed_fields(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     wanted = bn_ops.adapt(in_typed_fields(network()), BATCHES)
     request.getfixturevalue("low")
     artifact = bn_ops.adapt(in_typed_fields(network()), BATCHES)
@@ -121,7 +119,7 @@ def test_adapting_a_large_model_whose_numbers_lie_in_typed_fields_gives_the_same
 
 @pytest.mark.usefixtures("low")
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_a_large_file_goes_all_the_way_round(tmp_path: Path, method: str) -> None:
+def test_file_round_trip(tmp_path: Path, method: str) -> None:
     source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
     write_model(network(), source)
     assert len(list(tmp_path.glob("source.onnx.*.data"))) == 1
@@ -137,7 +135,7 @@ def test_a_large_file_goes_all_the_way_round(tmp_path: Path, method: str) -> Non
 
 
 @pytest.mark.usefixtures("low")
-def test_folding_and_verifying_a_large_model(tmp_path: Path) -> None:
+def test_fold_and_verify(tmp_path: Path) -> None:
     folded, parity = fold_verified(network(), BATCHES)
     assert not folded.kept
     assert parity.passed
@@ -145,7 +143,7 @@ def test_folding_and_verifying_a_large_model(tmp_path: Path) -> None:
     assert bn_ops.verify(network(), read_model(tmp_path / "folded.onnx"), BATCHES).passed
 
 
-def test_a_packed_model_computes_what_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_of_packed_model(monkeypatch: pytest.MonkeyPatch) -> None:
     x = {"x": images(3)}
     (wanted,) = session(network(), optimize=False).run(None, x)
     parts = packed(network(), LIMIT)
@@ -156,7 +154,7 @@ def test_a_packed_model_computes_what_the_whole_does(monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_digests_of_large_models_see_every_byte() -> None:
+def test_digests_cover_every_byte() -> None:
     model, other = network(), network()
     assert model_digest(model, LIMIT) == model_digest(other, LIMIT) != model_digest(model)
     tensor = other.graph.initializer[0]
@@ -167,10 +165,10 @@ def test_digests_of_large_models_see_every_byte() -> None:
 
 
 @pytest.mark.parametrize("elements", [0, 1, 31, 32, 5000])
-def test_a_tensors_digest_is_that_of_its_serialisation(elements: int) -> None:
+def test_digest_equals_that_of_serialization(elements: int) -> None:
     array = np.arange(elements, dtype=np.float32)
     raw = numpy_helper.from_array(array, "w")
-    raw.doc_string = "behind the data"
+    raw.doc_string = "after the data"
     typed = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [elements], list(array))
     beside = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL, dims=[2, 3])
     beside.external_data.add(key="location", value="w.bin")
@@ -179,9 +177,9 @@ def test_a_tensors_digest_is_that_of_its_serialisation(elements: int) -> None:
         assert tensor_digest(tensor) == whole
 
 
-def test_a_typed_tensor_that_fits_no_message_has_the_digest_of_a_raw_one() -> None:
+def test_digest_of_large_typed_tensor() -> None:
     raw = numpy_helper.from_array(np.arange(50, dtype=np.int64), "w")
-    raw.doc_string = "behind the data"
+    raw.doc_string = "after the data"
     typed = onnx.helper.make_tensor("w", onnx.TensorProto.INT64, [50], list(range(50)))
     typed.doc_string = raw.doc_string
     assert tensor_digest(typed, 400) == tensor_digest(raw)
@@ -193,7 +191,7 @@ _POSITIVE = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1000], [1.5] *
 
 
 @pytest.mark.parametrize("tensor", [_NEGATIVE, _POSITIVE], ids=["int64", "float"])
-def test_what_integers_take_in_a_message_is_counted(
+def test_size_of_integers_in_message(
     monkeypatch: pytest.MonkeyPatch, tensor: onnx.TensorProto
 ) -> None:
     monkeypatch.setattr(large, "_MAX_STRUCTURE_BYTES", 50)
@@ -204,7 +202,7 @@ def test_what_integers_take_in_a_message_is_counted(
 
 
 @pytest.mark.parametrize("model", [network, lambda: in_typed_fields(network())])
-def test_a_light_copy_has_the_same_shapes(model: Callable[[], onnx.ModelProto]) -> None:
+def test_light_copy_has_same_shapes(model: Callable[[], onnx.ModelProto]) -> None:
     _has_the_same_shapes(model())
 
 
@@ -220,7 +218,7 @@ def _has_the_same_shapes(model: onnx.ModelProto) -> None:
     assert shapes(light) == shapes(model)
 
 
-def test_words_stay_in_the_structure_however_many() -> None:
+def test_strings_stay_in_structure() -> None:
     words = numpy_helper.from_array(np.full(300, "word", dtype=object), "w")
     numbers = numpy_helper.from_array(np.zeros(300, np.float32), "n")
     model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[words, numbers]))
@@ -230,7 +228,7 @@ def test_words_stay_in_the_structure_however_many() -> None:
     assert kept == words
 
 
-def test_functions_of_a_large_model_are_inlined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_are_inlined(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     layer = next(node for node in model.graph.node if node.op_type == "Relu")
     body = onnx.helper.make_node("Relu", ["a"], ["b"])
@@ -248,7 +246,7 @@ def test_functions_of_a_large_model_are_inlined(monkeypatch: pytest.MonkeyPatch)
     assert list(found.graph.input) == list(model.graph.input)
 
 
-def test_what_must_be_one_message_says_so() -> None:
+def test_serialization_of_large_model_fails() -> None:
     with pytest.raises(ModelUnsupportedError, match="save it to a file"):
         serialized(network(), LIMIT)
     assert serialized(network()) == network().SerializeToString(deterministic=True)

@@ -1,4 +1,4 @@
-"""Files that are no model, and models that are not what they should be."""
+"""Files that are not ONNX models, and invalid models."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def zipped() -> bytes:
         (zipped(), "zip archive"),
     ],
 )
-def test_what_is_no_model_is_refused_with_the_way_out(
-    content: bytes, says: str, tmp_path: Path
-) -> None:
+def test_files_that_are_not_models(content: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     for form in (content, path):
@@ -50,24 +48,24 @@ def test_what_is_no_model_is_refused_with_the_way_out(
         assert "bn_ops.export" in caught.value.message
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelInvalidError, match="there is no model file"):
         bn_ops.describe(tmp_path / "none.onnx")
 
 
-def test_a_graph_that_breaks_the_rules_is_refused() -> None:
+def test_invalid_graph() -> None:
     model = residual_network()
     model.graph.node[0].input[0] = "nobody"
     with pytest.raises(ModelInvalidError, match="checker"):
         bn_ops.describe(model)
 
 
-def test_something_else_altogether_is_refused() -> None:
+def test_unsupported_type() -> None:
     with pytest.raises(ModelUnsupportedError, match="not dict"):
         bn_ops.describe({})
 
 
-def test_folded_convolutions_are_recognised_with_the_way_back() -> None:
+def test_folded_model_is_recognized() -> None:
     g = GraphBuilder()
     y = g.op("Conv", "x", g.weight(4, 3, 3, 3), g.weight(4))
     with pytest.raises(ModelAlreadyFoldedError, match="1 of its 1 convolutions carry a bias") as e:
@@ -75,7 +73,7 @@ def test_folded_convolutions_are_recognised_with_the_way_back() -> None:
     assert "optimize=False" in e.value.message
 
 
-def test_a_network_that_never_had_batchnorm_is_told_apart() -> None:
+def test_model_without_batchnorm() -> None:
     g = GraphBuilder()
     y = g.op("Gemm", "x", g.weight(4, 3), g.weight(4), transB=1)
     with pytest.raises(ModelWithoutBatchNormError, match="LayerNorm") as caught:
@@ -83,7 +81,7 @@ def test_a_network_that_never_had_batchnorm_is_told_apart() -> None:
     assert caught.value.code == "model-without-batchnorm"
 
 
-def test_a_description_tells_inputs_outputs_and_layers() -> None:
+def test_description() -> None:
     info = bn_ops.describe(residual_network())
     (image,) = info.inputs
     assert (image.name, image.dtype, image.shape) == ("x", "float32", ("N", 3, "H", "W"))
@@ -101,14 +99,14 @@ def test_a_description_tells_inputs_outputs_and_layers() -> None:
     assert info.warnings == ()
 
 
-def test_describing_changes_nothing() -> None:
+def test_describe_does_not_modify_model() -> None:
     model = residual_network()
     before = model.SerializeToString()
     bn_ops.inspect(model)
     assert model.SerializeToString() == before
 
 
-def test_onnx_external_data_outside_the_models_folder_is_not_read(tmp_path: Path) -> None:
+def test_external_data_outside_folder(tmp_path: Path) -> None:
     secret = tmp_path / "secret.bin"
     secret.write_bytes(b"\x00" * 4096)
     model = residual_network()

@@ -1,4 +1,4 @@
-"""Models whose tensors lie beside them: what is followed, what is refused, what a crash leaves."""
+"""Models with external data: accepted and rejected locations, and crash safety."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from bn_ops.onnx_files.read_write import read_model, write_model
 from bn_ops.onnx_files.session import session
 from tests.support.networks import images, residual_network
 
-# Far below the network's 20 kB, so that its larger tensors go beside it.
+# Far below the 20 kB of the network, so that its larger tensors become external data.
 LIMIT = 4_000
 
 
-def beside(folder: Path) -> list[str]:
+def data_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".onnx")
 
 
-def with_data(tmp_path: Path, location: str, **told: str) -> Path:
-    """Write a model whose first tensor is said to lie at `location`."""
+def with_data(tmp_path: Path, location: str, **entries: str) -> Path:
+    """Write a model whose first tensor refers to external data at `location`."""
     model = residual_network()
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in {"location": location, **told}.items():
+    for key, value in {"location": location, **entries}.items():
         tensor.external_data.add(key=key, value=value)
     folder = tmp_path / "models"
     folder.mkdir()
@@ -44,10 +44,10 @@ def data() -> bytes:
     return bytes(residual_network().graph.initializer[0].raw_data)
 
 
-def test_a_large_model_is_written_in_two_files_and_read_as_it_was(tmp_path: Path) -> None:
+def test_large_model_round_trip(tmp_path: Path) -> None:
     model, path = residual_network(), tmp_path / "model.onnx"
     write_model(model, path, limit=LIMIT)
-    (name,) = beside(tmp_path)
+    (name,) = data_files(tmp_path)
     assert name.startswith("model.onnx.")
     assert name.endswith(".data")
     assert read_model(path) == model
@@ -66,14 +66,12 @@ def test_a_large_model_is_written_in_two_files_and_read_as_it_was(tmp_path: Path
 _KINDS = [
     name
     for name, _ in onnx.TensorProto.DataType.items()
-    if name not in {"UNDEFINED", "STRING", "FLOAT8E8M0"}  # the last has no zero
+    if name not in {"UNDEFINED", "STRING", "FLOAT8E8M0"}  # the last cannot represent zero
 ]
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_numbers_of_every_type_are_written_beside_whatever_field_holds_them(
-    tmp_path: Path, kind: str
-) -> None:
+def test_external_data_of_every_type(tmp_path: Path, kind: str) -> None:
     number = onnx.TensorProto.DataType.Value(kind)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(number)
     values = np.random.default_rng(0).integers(0, 2, 3001).astype(dtype)
@@ -90,53 +88,51 @@ def test_numbers_of_every_type_are_written_beside_whatever_field_holds_them(
         assert found == raw
 
 
-def test_a_small_model_is_one_file(tmp_path: Path) -> None:
+def test_small_model_is_one_file(tmp_path: Path) -> None:
     model, path = residual_network(), tmp_path / "model.onnx"
     write_model(model, path)
-    assert beside(tmp_path) == []
+    assert data_files(tmp_path) == []
     assert onnx.load(path) == model
 
 
-def test_writing_again_leaves_only_what_belongs_to_the_model(tmp_path: Path) -> None:
+def test_rewriting_removes_old_data(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     other = tmp_path / "other.onnx.0123456789abcdef.data"
     other.write_bytes(b"not ours")
     write_model(residual_network(seed=0), path, limit=LIMIT)
-    first = set(beside(tmp_path))
+    first = set(data_files(tmp_path))
     write_model(residual_network(seed=1), path, limit=LIMIT)
-    second = set(beside(tmp_path))
+    second = set(data_files(tmp_path))
     assert first & second == {other.name}
     assert len(second) == 2
     write_model(residual_network(seed=2), path)
-    assert beside(tmp_path) == [other.name]
+    assert data_files(tmp_path) == [other.name]
     assert read_model(path) == residual_network(seed=2)
 
 
-def test_a_crash_between_the_two_files_leaves_the_old_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crash_keeps_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     write_model(residual_network(seed=0), path, limit=LIMIT)
 
-    def dies(*_: object) -> None:
-        raise OSError("the power is gone")
+    def crash(*_: object) -> None:
+        raise OSError("simulated power cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(modelfiles, "write_atomically", dies)
+        patched.setattr(modelfiles, "write_atomically", crash)
         with pytest.raises(OSError, match="power"):
             write_model(residual_network(seed=1), path, limit=LIMIT)
     assert read_model(path) == residual_network(seed=0)
-    # What was left behind goes with the next model that is written.
+    # The next write removes the remaining file.
     write_model(residual_network(seed=2), path, limit=LIMIT)
-    assert len(beside(tmp_path)) == 1
+    assert len(data_files(tmp_path)) == 1
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="missing"):
         write_model(residual_network(), tmp_path / "missing" / "model.onnx", limit=LIMIT)
 
 
-def test_data_in_a_folder_below_are_found(tmp_path: Path) -> None:
+def test_data_in_subfolder(tmp_path: Path) -> None:
     path = with_data(tmp_path, "weights/w.bin")
     (path.parent / "weights").mkdir()
     (path.parent / "weights" / "w.bin").write_bytes(data())
@@ -159,7 +155,7 @@ def test_data_in_a_folder_below_are_found(tmp_path: Path) -> None:
         ("missing/w.bin", "no such file"),
     ],
 )
-def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, location: str, why: str) -> None:
+def test_invalid_locations(tmp_path: Path, location: str, why: str) -> None:
     (tmp_path / "secret.bin").write_bytes(data())
     path = with_data(tmp_path, location)
     for ask in (bn_ops.describe, bn_ops.inspect, lambda p: bn_ops.adapt(p, [images(2)])):
@@ -192,7 +188,7 @@ def _folder(folder: Path, _: Path) -> None:
         (_folder, "not a regular"),
     ],
 )
-def test_what_is_no_plain_file_is_refused(
+def test_data_must_be_regular_files(
     tmp_path: Path, make: Callable[[Path, Path], None], why: str
 ) -> None:
     secret = tmp_path / "secret.bin"
@@ -203,7 +199,7 @@ def test_what_is_no_plain_file_is_refused(
         bn_ops.describe(path)
 
 
-def test_a_link_on_the_way_is_refused(tmp_path: Path) -> None:
+def test_symlink_in_path(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "w.bin").write_bytes(data())
     path = with_data(tmp_path, "weights/w.bin")
@@ -213,7 +209,7 @@ def test_a_link_on_the_way_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("entries", "why"),
     [
         ({"offset": "8"}, "expected .* bytes"),
         ({"length": "8"}, "expected .* bytes"),
@@ -223,25 +219,21 @@ def test_a_link_on_the_way_is_refused(tmp_path: Path) -> None:
         ({"offset": "first"}, "description is invalid"),
     ],
 )
-def test_lengths_that_do_not_fit_are_refused(
-    tmp_path: Path, told: dict[str, str], why: str
-) -> None:
-    path = with_data(tmp_path, "w.bin", **told)
+def test_invalid_offsets_and_lengths(tmp_path: Path, entries: dict[str, str], why: str) -> None:
+    path = with_data(tmp_path, "w.bin", **entries)
     (path.parent / "w.bin").write_bytes(data())
     with pytest.raises(ExternalDataError, match=why):
         bn_ops.describe(path)
 
 
-def test_a_file_that_is_too_short_is_refused(tmp_path: Path) -> None:
+def test_truncated_data(tmp_path: Path) -> None:
     path = with_data(tmp_path, "w.bin")
     (path.parent / "w.bin").write_bytes(data()[:-4])
     with pytest.raises(ExternalDataError, match=r"expected .* bytes"):
         bn_ops.describe(path)
 
 
-def test_without_a_path_nothing_is_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_external_data_without_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_data(tmp_path, "w.bin")
     (path.parent / "w.bin").write_bytes(data())
     monkeypatch.chdir(path.parent)
@@ -255,9 +247,9 @@ def test_without_a_path_nothing_is_looked_for(
     assert "lie in another file" in (folded.kept[0].reason or "")
 
 
-def test_a_file_beyond_one_message_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_oversized_file_is_rejected_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     with path.open("wb") as file:
-        file.truncate(2**31)  # sparse: it takes no room
+        file.truncate(2**31)  # a sparse file
     with pytest.raises(ModelInvalidError, match="more than one protobuf message"):
         bn_ops.describe(path)

@@ -1,4 +1,4 @@
-"""What preprocessing computes, against torchvision's documented algorithm written down anew."""
+"""Preprocessing, against an independent implementation of torchvision's documented algorithm."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def one(content: bytes, how: Preprocess) -> np.ndarray[tuple[int, ...], np.dtype
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (37, 53), (24, 24), (10, 17)])
-def test_imagenet_preprocessing_is_that_of_torchvision(size: tuple[int, int]) -> None:
+def test_imagenet_preprocessing(size: tuple[int, int]) -> None:
     source = oracle.picture(*size)
     found = one(oracle.encoded(source), IMAGENET)
     exact = oracle.resized(source, oracle.shorter_side(size[1], size[0], 24), "bilinear")
@@ -38,41 +38,41 @@ def test_imagenet_preprocessing_is_that_of_torchvision(size: tuple[int, int]) ->
     expected = ((cropped - MEAN) / STD).transpose(2, 0, 1)
     assert found.shape == (3, 16, 16)
     assert found.dtype == np.float32
-    # PIL, and so torchvision, rounds to whole levels after each axis: at most one level in all.
+    # PIL, and thus torchvision, rounds to whole levels after each axis: at most one level in total.
     assert np.abs(found - expected).max() <= 1 / 255 / min(STD)
     assert np.abs(found - expected).mean() <= 0.3 / 255 / min(STD)
 
 
-def test_after_resizing_the_numbers_are_those_of_to_tensor_and_normalize() -> None:
+def test_normalization() -> None:
     source = oracle.picture(61, 47)
     found = one(oracle.encoded(source), IMAGENET)
     image = Image.fromarray(source).resize((31, 24), Image.Resampling.BILINEAR)
     tensor = torch.from_numpy(oracle.centre_crop(np.asarray(image), (16, 16)).copy())
     tensor = tensor.permute(2, 0, 1).to(torch.float32).div(255)
     expected = tensor.sub(torch.tensor(MEAN)[:, None, None]).div(torch.tensor(STD)[:, None, None])
-    # Three float32 roundings there, one here; the largest value is about 2.6.
+    # torchvision rounds three times to float32, we once; the largest value is about 2.6.
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2 * 2.6 * 2**-23)
 
 
 @pytest.mark.parametrize("name", sorted(oracle.FILTERS))
 @pytest.mark.parametrize("size", [(13, 11), (60, 70), (30, 11)])
-def test_each_filter_is_the_one_that_it_is_named_after(name: str, size: tuple[int, int]) -> None:
+def test_filters(name: str, size: tuple[int, int]) -> None:
     source = oracle.picture(40, 30)
     how = Preprocess(resize=Resize(size=size, interpolation=name), scale=1.0, layout="nhwc")
     found = one(oracle.encoded(source), how)
     difference = np.abs(found - oracle.resized(source, size, name))
     if name == "box":
-        # A pixel whose border falls on another's centre belongs to either of them.
+        # A pixel whose border is at the center of another may be assigned to either.
         assert np.quantile(difference, 0.95) <= 1.0
     else:
-        # Half a level after each axis; the first half is carried on by weights of either sign,
-        # whose sizes add up to 1.4 at most.
+        # Half a level after each axis; the second axis multiplies the first half by weights of
+        # either sign whose absolute values sum to at most 1.4.
         signed = name in {"bicubic", "lanczos"}
         assert difference.max() <= (1.2 if signed else 1.0 + 1e-9)
 
 
 @pytest.mark.parametrize("size", [(13, 11), (60, 70)])
-def test_without_antialias_only_the_nearest_pixels_count(size: tuple[int, int]) -> None:
+def test_without_antialias(size: tuple[int, int]) -> None:
     source = oracle.picture(40, 30)
     how = Preprocess(resize=Resize(size=size, antialias=False), scale=1.0, layout="nhwc")
     found = one(oracle.encoded(source), how)
@@ -81,7 +81,7 @@ def test_without_antialias_only_the_nearest_pixels_count(size: tuple[int, int]) 
     assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() <= 1.0
 
 
-def test_nearest_takes_the_pixel_under_the_new_centre() -> None:
+def test_nearest() -> None:
     source = oracle.picture(40, 30)
     how = Preprocess(resize=Resize(size=(7, 9), interpolation="nearest"), scale=1.0, layout="nhwc")
     rows = ((np.arange(7) + 0.5) * 30 / 7).astype(int)
@@ -93,9 +93,7 @@ def test_nearest_takes_the_pixel_under_the_new_centre() -> None:
     st.tuples(st.integers(1, 300), st.integers(1, 300)), st.integers(1, 64), st.integers(0, 2**31)
 )
 @settings(max_examples=50)
-def test_sizes_and_crops_are_those_of_torchvision(
-    size: tuple[int, int], wanted: int, seed: int
-) -> None:
+def test_sizes_and_crops(size: tuple[int, int], wanted: int, seed: int) -> None:
     width, height = pixels.resized_size(size, wanted)
     assert (height, width) == oracle.shorter_side(size[1], size[0], wanted)
     values = np.random.default_rng(seed).integers(0, 256, (size[1] % 40 + 1, size[0] % 40 + 1, 3))
@@ -116,7 +114,7 @@ def test_channels_and_layout() -> None:
     assert np.abs(grey[0] - luma).max() <= 1.0
 
 
-def test_means_go_with_the_channels_as_they_come_out() -> None:
+def test_means_follow_output_channel_order() -> None:
     how = Preprocess(colour="bgr", scale=1.0, mean=(1.0, 2.0, 3.0))
     source = oracle.picture()
     found = one(oracle.encoded(source), how)
@@ -124,7 +122,7 @@ def test_means_go_with_the_channels_as_they_come_out() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_types_are_rounded_once(dtype: str) -> None:
+def test_other_dtypes_are_rounded_once(dtype: str) -> None:
     source = oracle.picture()
     exact = one(oracle.encoded(source), Preprocess(mean=MEAN, std=STD, dtype="float64"))
     found = one(oracle.encoded(source), Preprocess(mean=MEAN, std=STD, dtype=dtype))
@@ -135,7 +133,7 @@ def test_other_types_are_rounded_once(dtype: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("1", "PNG")]
 )
-def test_images_of_other_kinds_become_rgb_as_the_loader_does_it(mode: str, kind: str) -> None:
+def test_other_modes_are_converted_to_rgb(mode: str, kind: str) -> None:
     image = Image.fromarray(oracle.picture()).convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, kind)
@@ -144,10 +142,10 @@ def test_images_of_other_kinds_become_rgb_as_the_loader_does_it(mode: str, kind:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_orientation_is_ignored_unless_asked_for() -> None:
+def test_orientation() -> None:
     image = Image.fromarray(oracle.picture(40, 30))
     exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned
+    exif[0x0112] = 6  # rotated by 90 degrees
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", exif=exif)
     plain = Preprocess(layout="nhwc")
@@ -156,7 +154,7 @@ def test_orientation_is_ignored_unless_asked_for() -> None:
     np.testing.assert_array_equal(turned, np.rot90(one(buffer.getvalue(), plain), -1))
 
 
-def test_a_batch_is_cut_where_the_size_changes_and_where_memory_is_full(
+def test_batch_boundaries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small, large = oracle.encoded(oracle.picture(8, 8)), oracle.encoded(oracle.picture(9, 8))
@@ -166,7 +164,7 @@ def test_a_batch_is_cut_where_the_size_changes_and_where_memory_is_full(
     assert shapes == [3, 3, 1, 1, 1]
 
 
-def test_files_and_bytes_give_the_same_batches(tmp_path: Any) -> None:
+def test_files_and_bytes_agree(tmp_path: Any) -> None:
     contents = [oracle.encoded(oracle.picture(seed=seed)) for seed in range(5)]
     paths = [tmp_path / f"{place}.png" for place in range(5)]
     for path, content in zip(paths, contents, strict=True):
@@ -197,7 +195,7 @@ BAD = {
     "text": (b"<svg/>", "decoded"),
     "a truncated JPEG": (JPEG[: len(JPEG) // 2], "decoded"),
     "a truncated PNG": (oracle.encoded(oracle.picture())[:-30], "decoded"),
-    "a format that is not named": (oracle.encoded(oracle.picture(), "GIF"), "decoded"),
+    "an unsupported format": (oracle.encoded(oracle.picture(), "GIF"), "decoded"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "decoded"),
     "16 bits": (_deep(), "8 bits"),
     "an animation": (_animated(), "animated"),
@@ -206,21 +204,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_plain_image_is_refused_by_name(name: str) -> None:
+def test_invalid_images(name: str) -> None:
     content, words = BAD[name]
     with pytest.raises(ImageError, match=words) as caught:
         list(image_arrays([("bad.jpg", content)], IMAGENET, batch=4))
     assert caught.value.details() == {"batch": 4, "image": "bad.jpg"}
 
 
-def test_a_line_that_would_grow_into_billions_of_pixels_is_refused() -> None:
+def test_resized_pixel_limit() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (200_000, 1)).save(buffer, "PNG")
     with pytest.raises(ImageError, match="would be resized to 4800000 × 24"):
         list(image_arrays([("line", buffer.getvalue())], IMAGENET))
 
 
-def test_an_image_that_is_not_there_is_named(tmp_path: Any) -> None:
+def test_missing_image(tmp_path: Any) -> None:
     with pytest.raises(ImageError, match="gone"):
         list(image_batches([tmp_path / "gone.png"], IMAGENET))
 
@@ -235,13 +233,13 @@ FORMS: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_json_form_comes_back_as_the_same_value(form: dict[str, object]) -> None:
+def test_json_round_trip(form: dict[str, object]) -> None:
     value = preprocess_from_json(form)
     assert preprocess_from_json(value.to_json()) == value
     assert hash(value) == hash(preprocess_from_json(value.to_json()))
 
 
-def test_short_and_long_forms_mean_the_same() -> None:
+def test_short_and_long_forms_are_equal() -> None:
     long = {"resize": {"size": 256}, "crop": [224, 224], "mean": [0.5], "std": [0.5]}
     assert preprocess_from_json({"resize": 256, "crop": 224, "mean": 0.5, "std": 0.5}) == (
         preprocess_from_json(long)
@@ -280,7 +278,7 @@ def test_short_and_long_forms_mean_the_same() -> None:
         {"orientation": "left"},
     ],
 )
-def test_what_has_no_meaning_is_refused(form: dict[str, object]) -> None:
+def test_invalid_json_forms(form: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="preprocess"):
         preprocess_from_json(form)
 
@@ -301,9 +299,7 @@ def info(*shape: int | str | None, dtype: str = "float32") -> TensorInfo:
         ([info("N", 3)], {}),
     ],
 )
-def test_a_preprocessing_that_no_batch_could_fit_is_refused_beforehand(
-    inputs: list[TensorInfo], form: dict[str, object]
-) -> None:
+def test_incompatible_preprocessing(inputs: list[TensorInfo], form: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="preprocess"):
         check_preprocess(preprocess_from_json(form), inputs)
 
@@ -318,5 +314,5 @@ def test_a_preprocessing_that_no_batch_could_fit_is_refused_beforehand(
         (TensorInfo(name="x", dtype="float32", shape=None), {}),
     ],
 )
-def test_one_that_may_fit_is_taken(one_input: TensorInfo, form: dict[str, object]) -> None:
+def test_compatible_preprocessing(one_input: TensorInfo, form: dict[str, object]) -> None:
     check_preprocess(preprocess_from_json(form), [one_input])

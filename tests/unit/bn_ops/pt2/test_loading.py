@@ -1,4 +1,4 @@
-"""Honest `.pt2` files: the program that comes out is the one that went in."""
+"""Valid `.pt2` files: the loaded program is equivalent to the saved one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.pt2_files import Small, saved
 
 
 class _Pair(nn.Module):
-    """Two inputs, a dict of outputs, a buffer that is no statistics, sizes computed from sizes."""
+    """A network with two inputs, a dict of outputs, an extra buffer and computed sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Pair(nn.Module):
         return {"normal": self.bn(joined) * self.scale, "pairs": torch.nn.functional.gelu(pairs)}
 
 
-def test_the_program_computes_what_the_saved_one_does(tmp_path: Path) -> None:
+def test_loaded_program_is_equivalent(tmp_path: Path) -> None:
     path = tmp_path / "small.pt2"
     program = saved(Small(), (torch.randn(2, 3, 8, 8),), path)
     loaded = load_pt2(path)
@@ -38,7 +38,7 @@ def test_the_program_computes_what_the_saved_one_does(tmp_path: Path) -> None:
     assert torch.equal(loaded.module()(x), program.module()(x))
 
 
-def test_several_inputs_outputs_buffers_and_computed_sizes_come_through(tmp_path: Path) -> None:
+def test_inputs_outputs_buffers_and_sizes(tmp_path: Path) -> None:
     path = tmp_path / "pair.pt2"
     args = (torch.randn(4, 2), torch.randn(4, 4))
     program = saved(_Pair(), args, path)
@@ -47,7 +47,7 @@ def test_several_inputs_outputs_buffers_and_computed_sizes_come_through(tmp_path
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_pt2_path_is_recalibrated_as_the_module_is(tmp_path: Path) -> None:
+def test_recalibration_agrees_with_module(tmp_path: Path) -> None:
     path = tmp_path / "small.pt2"
     saved(Small(), (torch.randn(2, 3, 8, 8),), path)
     batches = [np.random.default_rng(0).normal(1, 2, (16, 3, 8, 8)).astype(np.float32)]
@@ -57,28 +57,28 @@ def test_a_pt2_path_is_recalibrated_as_the_module_is(tmp_path: Path) -> None:
     for name, statistics in module.statistics.items():
         found = program.statistics[name]
         scale = np.sqrt(statistics.var)
-        # Two engines, float32 convolutions: 1e-4 of the layer's own scale.
+        # Two engines with float32 convolutions: 1e-4 relative to the scale of the layer.
         assert np.abs(found.mean - statistics.mean).max() <= 1e-4 * scale.min()
         assert np.abs(found.var / statistics.var - 1).max() <= 1e-4
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04N.", b"no archive at all"])
-def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_files_that_are_not_archives(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "bad.pt2"
     path.write_bytes(data)
     with pytest.raises(ModelInvalidError, match="cannot be read"):
         load_pt2(path)
 
 
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+def test_truncated_file(tmp_path: Path) -> None:
     path = tmp_path / "small.pt2"
     saved(Small(), (torch.randn(2, 3, 8, 8),), path)
     path.write_bytes(path.read_bytes()[:-200])
-    # What is left may end with the archive of the sample inputs, which is a whole one of its own.
+    # The remaining bytes may end with the archive of the sample inputs, which is complete.
     with pytest.raises((ModelInvalidError, ModelUnsafeError)):
         load_pt2(path)
 
 
-def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelInvalidError, match="cannot be read"):
         load_pt2(tmp_path / "none.pt2")

@@ -1,7 +1,7 @@
-"""Hostile `.pt2` files: whatever they hold, none of it runs.
+"""Untrusted `.pt2` files never run code.
 
-The six routes by which such a file runs code in `torch.export.load`, and attempts to get around the
-list of what is allowed.
+The tests cover the six routes by which such a file runs code in `torch.export.load`, and attempts
+to bypass the list of allowed parts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Change = Callable[[Any], None]
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pt2") / "model.pt2"
     saved(Small(), (torch.randn(2, 3, 8, 8),), path)
     return path
@@ -39,7 +39,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """A file that appears when code of a model runs."""
+    """Return the path of a file that is created when code of a model runs."""
     return tmp_path / "ran"
 
 
@@ -102,14 +102,14 @@ _ROUTES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "symbolic expression": _expression,
     "guards": _guards,
 }
-# What nothing else depends on is left out; the rest of the file is taken.
-_LEFT_OUT = {"sample inputs", "guards"}
+# These parts are ignored, because nothing depends on them.
+_IGNORED = {"sample inputs", "guards"}
 
 
 @pytest.mark.parametrize("route", _ROUTES)
-def test_no_route_runs_code(honest: Path, tmp_path: Path, marker: Path, route: str) -> None:
-    path = exchanged(honest, tmp_path / "bad.pt2", _ROUTES[route](marker))
-    if route in _LEFT_OUT:
+def test_no_route_runs_code(valid: Path, tmp_path: Path, marker: Path, route: str) -> None:
+    path = exchanged(valid, tmp_path / "bad.pt2", _ROUTES[route](marker))
+    if route in _IGNORED:
         load_pt2(path).module()(torch.randn(2, 3, 8, 8))
     else:
         with pytest.raises(ModelUnsafeError, match="could run code"):
@@ -119,10 +119,10 @@ def test_no_route_runs_code(honest: Path, tmp_path: Path, marker: Path, route: s
 
 @pytest.mark.parametrize("route", ["pickled weight", "opaque constant", "sample inputs"])
 def test_the_same_file_runs_code_in_torch(
-    honest: Path, tmp_path: Path, marker: Path, route: str
+    valid: Path, tmp_path: Path, marker: Path, route: str
 ) -> None:
-    """Shows that the test above can fail."""
-    path = exchanged(honest, tmp_path / "bad.pt2", _ROUTES[route](marker))
+    """Show that the previous test can fail."""
+    path = exchanged(valid, tmp_path / "bad.pt2", _ROUTES[route](marker))
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
         torch.export.load(path)
@@ -198,7 +198,7 @@ _CHANGES: dict[str, Change] = {
     "an argument within an argument": _set_argument(_nested(300)),
     "a defaultdict": _set_tree("collections.defaultdict", '["os", "system", []]'),
     "a named tuple": _set_tree("collections.namedtuple", '"os.terminal_size"'),
-    "a class of its own": _set_tree("builtins.type", None),
+    "a custom class": _set_tree("builtins.type", None),
     "custom values": _custom_object,
     "a custom input": _custom_input,
     "an unknown key": _unknown_key,
@@ -208,20 +208,20 @@ _CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("what", _CHANGES)
-def test_a_part_that_is_not_on_the_list_is_refused(honest: Path, tmp_path: Path, what: str) -> None:
-    path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: edited(_CHANGES[what])})
+def test_parts_that_are_not_allowed(valid: Path, tmp_path: Path, what: str) -> None:
+    path = exchanged(valid, tmp_path / "bad.pt2", {MODEL: edited(_CHANGES[what])})
     with pytest.raises(ModelUnsafeError, match="not taken"):
         load_pt2(path)
 
 
-def test_a_compressed_member_is_refused(honest: Path, tmp_path: Path) -> None:
-    path = exchanged(honest, tmp_path / "bad.pt2", {}, compression=zipfile.ZIP_DEFLATED)
+def test_compressed_member(valid: Path, tmp_path: Path) -> None:
+    path = exchanged(valid, tmp_path / "bad.pt2", {}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ModelUnsafeError, match="compressed"):
         load_pt2(path)
 
 
-def test_a_member_that_stands_twice_is_refused(honest: Path, tmp_path: Path) -> None:
-    path = exchanged(honest, tmp_path / "bad.pt2", {})
+def test_duplicate_member(valid: Path, tmp_path: Path) -> None:
+    path = exchanged(valid, tmp_path / "bad.pt2", {})
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as file:
         file.writestr(f"model/{MODEL}", b"{}")
     with pytest.raises(ModelUnsafeError, match="twice"):
@@ -231,16 +231,14 @@ def test_a_member_that_stands_twice_is_refused(honest: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "text", ['{"graph_module": 1, "graph_module": 2}', "[" * 100_000, "{", "NaN", '{"a": Infinity}']
 )
-def test_json_that_parsers_may_read_differently_is_refused(
-    honest: Path, tmp_path: Path, text: str
-) -> None:
-    path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: text.encode()})
+def test_ambiguous_json(valid: Path, tmp_path: Path, text: str) -> None:
+    path = exchanged(valid, tmp_path / "bad.pt2", {MODEL: text.encode()})
     with pytest.raises(ModelInvalidError, match="no JSON"):
         load_pt2(path)
 
 
 _TREES = {
-    "no list of children": '[1, {"type": null, "context": null, "children_spec": 5}]',
+    "children that are not a list": '[1, {"type": null, "context": null, "children_spec": 5}]',
     "a list as a class": '[1, {"type": [], "context": null, "children_spec": []}]',
     "no children at all": '[1, {"type": null, "context": null}]',
     "too deep": "[1, "
@@ -252,12 +250,12 @@ _TREES = {
 
 
 @pytest.mark.parametrize("what", _TREES)
-def test_what_is_no_nesting_of_inputs_is_refused(honest: Path, tmp_path: Path, what: str) -> None:
+def test_invalid_input_trees(valid: Path, tmp_path: Path, what: str) -> None:
     def change(program: Any) -> None:
         call = program["graph_module"]["module_call_graph"][0]
         call["signature"]["in_spec"] = _TREES[what]
 
-    path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: edited(change)})
+    path = exchanged(valid, tmp_path / "bad.pt2", {MODEL: edited(change)})
     with pytest.raises(ModelInvalidError, match=r"how its inputs nest|no JSON|too deep"):
         load_pt2(path)
 
@@ -271,22 +269,22 @@ def _no_operator(program: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [_no_nodes, _no_operator])
-def test_a_graph_that_lacks_a_part_is_refused(honest: Path, tmp_path: Path, change: Change) -> None:
-    path = exchanged(honest, tmp_path / "bad.pt2", {MODEL: edited(change)})
+def test_incomplete_graph(valid: Path, tmp_path: Path, change: Change) -> None:
+    path = exchanged(valid, tmp_path / "bad.pt2", {MODEL: edited(change)})
     with pytest.raises(ModelInvalidError, match="torch cannot load"):
         load_pt2(path)
 
 
-def test_a_weight_that_reaches_beyond_its_bytes_is_refused(honest: Path, tmp_path: Path) -> None:
+def test_weight_larger_than_its_bytes(valid: Path, tmp_path: Path) -> None:
     def widen(table: Any) -> None:
         table["config"]["conv.bias"]["tensor_meta"]["sizes"] = [{"as_int": 1 << 40}]
 
-    path = exchanged(honest, tmp_path / "bad.pt2", {_WEIGHTS: edited(widen)})
+    path = exchanged(valid, tmp_path / "bad.pt2", {_WEIGHTS: edited(widen)})
     with pytest.raises(ModelInvalidError, match="torch cannot load"):
         load_pt2(path)
 
 
-def test_an_old_or_foreign_archive_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_other_archives(tmp_path: Path) -> None:
     memory = io.BytesIO()
     torch.save(Small().state_dict(), memory)
     path = tmp_path / "weights.pt2"
@@ -307,7 +305,7 @@ def test_an_old_or_foreign_archive_is_refused_with_the_way_out(tmp_path: Path) -
         "Pow(Symbol('u3', integer=True), Integer(2))",
     ],
 )
-def test_sizes_are_allowed(text: str) -> None:
+def test_symbolic_sizes(text: str) -> None:
     assert clean_expression(text)
 
 
@@ -339,6 +337,6 @@ def test_sizes_are_allowed(text: str) -> None:
         "(" * 500 + "s0" + ")" * 500,
     ],
 )
-def test_anything_else_is_no_size(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(ModelUnsafeError, match="symbolic size"):
         clean_expression(text)

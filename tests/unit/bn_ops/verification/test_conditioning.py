@@ -1,4 +1,4 @@
-"""Networks that amplify rounding: right folds hold, wrong ones are caught and named."""
+"""Networks that amplify rounding errors: correct folds pass, wrong folds are found and named."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ BATCH = np.random.default_rng(0).standard_normal((4, CHANNELS, 8, 8)).astype(np.
 
 @cache
 def amplifying() -> bytes:
-    """A chain of steep layers that each take away a hundredfold offset: 1e-7 becomes a hundredth.
+    """Return a chain of layers that each remove a large offset, amplifying 1e-7 to a hundredth.
 
-    The offset comes from the convolution's bias and leaves with the running mean, so what float32
-    loses beside it stays; the steepness multiplies it from layer to layer.
+    The offset is added by the bias of the convolution and removed by the running mean, so the
+    float32 rounding at the offset remains, and every layer multiplies it.
     """
     graph = Graph("amplifying")
     y = graph.input("x", ("N", CHANNELS, 8, 8))
@@ -66,22 +66,22 @@ def reference() -> Reference:
     return Reference(_model(), [BATCH], threads=1, seed=0)
 
 
-def test_a_right_fold_of_an_ill_conditioned_network_is_handed_out_whole() -> None:
+def test_correct_fold_passes() -> None:
     folded, parity = fold_verified(_model(), [BATCH])
     assert not folded.kept
     assert parity.passed
     (output,) = parity.outputs
     assert output.rounding is not None
     assert output.exact_error is not None
-    # Far above what a well-conditioned network is held to, with or without a fold …
+    # Far above the tolerance of a well-conditioned network, folded or not …
     assert parity.max_relative_error > 100 * parity.tolerance
     assert output.rounding > 100 * parity.tolerance
     assert parity.max_relative_error <= output.allowed <= 16 * output.rounding
-    # … and the same function all the same.
+    # … but equivalent in float64.
     assert output.exact_error <= 1e-9
 
 
-def test_a_fold_that_comes_as_a_file_is_held_the_same_way() -> None:
+def test_folded_file_passes() -> None:
     model = _model()
     parity = verify(model, fold(model).model, [BATCH])
     assert parity.passed
@@ -89,7 +89,7 @@ def test_a_fold_that_comes_as_a_file_is_held_the_same_way() -> None:
     assert parity.exact_error <= 1e-9
 
 
-def test_a_partly_folded_file_is_held_the_same_way() -> None:
+def test_partly_folded_file_passes() -> None:
     model = _model()
     some = fold(model, leave={"layer3": "as a test", "layer7": "as a test"})
     parity = verify(model, some.model, [BATCH])
@@ -97,14 +97,14 @@ def test_a_partly_folded_file_is_held_the_same_way() -> None:
     assert parity.exact_error is not None
 
 
-def test_a_given_tolerance_is_not_widened() -> None:
+def test_explicit_tolerance_is_not_widened() -> None:
     model = _model()
     assert not verify(model, fold(model), [BATCH], tolerance=1e-5).passed
 
 
 @pytest.mark.parametrize("layer", [0, LAYERS // 2, LAYERS - 1])
 @pytest.mark.parametrize("spoil", FAULTS, ids=lambda spoil: spoil.__name__)
-def test_a_wrong_fold_is_caught_and_localised(spoil: Spoil, layer: int) -> None:
+def test_wrong_fold_is_localized(spoil: Spoil, layer: int) -> None:
     folded, parity = _fold_spoilt(f"conv{layer}", spoil=spoil)
     assert [entry.name for entry in folded.kept] == [f"layer{layer}"]
     reason = folded.kept[0].reason
@@ -113,13 +113,13 @@ def test_a_wrong_fold_is_caught_and_localised(spoil: Spoil, layer: int) -> None:
     assert parity.passed
 
 
-def test_several_wrong_folds_are_caught_and_localised() -> None:
+def test_several_wrong_folds_are_localized() -> None:
     folded, parity = _fold_spoilt("conv1", "conv2", "conv9", spoil=FAULTS[0])
     assert [entry.name for entry in folded.kept] == ["layer1", "layer2", "layer9"]
     assert parity.passed
 
 
-def test_a_weight_that_was_written_wrongly_is_caught_and_localised() -> None:
+def test_wrongly_written_weight_is_localized() -> None:
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
         folded = fold(model, leave=leave)
         if "layer4" not in leave:
@@ -135,8 +135,8 @@ def test_a_weight_that_was_written_wrongly_is_caught_and_localised() -> None:
     assert parity.passed
 
 
-def test_without_a_proof_rounding_excuses_a_hundredth_at_most() -> None:
-    # Another tool's file has no witness: a change in one weight of a layer is no fold of ours.
+def test_limit_of_rounding_without_exact_weights() -> None:
+    # A file of another tool has no exact weights, so a changed weight is only compared numerically.
     model = _model()
     other = fold(model).model
     weight = _weight_of(other, "conv0")
@@ -150,7 +150,7 @@ def test_without_a_proof_rounding_excuses_a_hundredth_at_most() -> None:
     assert not parity.passed
 
 
-def test_weights_move_by_one_unit_in_the_last_place_and_nothing_else_does() -> None:
+def test_perturbation_of_weights() -> None:
     graph = Graph("shaken")
     x = graph.input("x", ("N", 3, 4, 4))
     y = graph.conv(x, (3, 5), bias=False, weight=graph.store(graph.array(5, 3, 3, 3), "weight"))
@@ -168,7 +168,7 @@ def test_weights_move_by_one_unit_in_the_last_place_and_nothing_else_does() -> N
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
-def test_zeros_and_the_ends_of_the_range_do_not_move(kind: type[np.generic]) -> None:
+def test_zeros_and_extremes_are_not_perturbed(kind: type[np.generic]) -> None:
     dtype = np.dtype(kind)
     largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     array = np.array([0.0, largest, -largest, np.inf, -np.inf, np.nan, 1.0]).astype(dtype)

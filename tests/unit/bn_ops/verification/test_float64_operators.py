@@ -1,4 +1,4 @@
-"""The fast float64 operators against onnx's own loops, and what has no float64 form."""
+"""The fast float64 operators against onnx's reference loops, and unsupported models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from bn_ops.verification.float64 import Float64Model, NotExactError
 from tests.conformance.fold.building import Array, Graph
 
-TOLERANCE = 1e-12  # both sum the same float64 terms, in another order
+TOLERANCE = 1e-12  # the same float64 terms in a different summation order
 
 POOLS: list[dict[str, Any]] = [
     {"kernel_shape": [2, 2]},
@@ -55,17 +55,17 @@ def _agrees(model: onnx.ModelProto, shape: tuple[int, ...] = (2, 4, 9, 8)) -> No
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
 
 
-# Fewer kernels than channels, and as many that some positions of the kernel, not a divisor of all
-# six, or all of them are summed at once.
+# Numbers of kernels below the number of channels, and such that some positions of the kernel (not a
+# divisor of six) or all of them are summed at once.
 @pytest.mark.parametrize("kernels", [4, 8, 20, 80])
 @pytest.mark.parametrize("attrs", CONVOLUTIONS, ids=str)
-def test_convolution_equals_the_reference(attrs: dict[str, Any], kernels: int) -> None:
+def test_convolution(attrs: dict[str, Any], kernels: int) -> None:
     random = np.random.default_rng(1)
     weight = random.standard_normal((kernels, 4 // attrs.get("group", 1), 3, 2))
     _agrees(_model("Conv", [weight, np.arange(float(kernels))], **attrs))
 
 
-def test_convolution_of_volumes_equals_the_sum_by_hand() -> None:
+def test_3d_convolution() -> None:
     graph = Graph("volume", dtype="float64")
     x, weight = graph.input("x", (1, 2, 3, 4, 5)), graph.array(3, 2, 2, 2, 2)
     graph.output(graph.add("Conv", x, graph.store(weight)))
@@ -80,12 +80,12 @@ def test_convolution_of_volumes_equals_the_sum_by_hand() -> None:
 
 
 @pytest.mark.parametrize("attrs", TRANSPOSED, ids=str)
-def test_transposed_convolution_equals_the_reference(attrs: dict[str, Any]) -> None:
+def test_transposed_convolution(attrs: dict[str, Any]) -> None:
     weight = np.random.default_rng(1).standard_normal((4, 3, 3, 2))
     _agrees(_model("ConvTranspose", [weight, np.arange(3.0)], **attrs))
 
 
-def test_grouped_transposed_convolution_is_one_per_group() -> None:
+def test_grouped_transposed_convolution() -> None:
     weight = np.random.default_rng(1).standard_normal((4, 3, 3, 2))
     attrs: dict[str, Any] = {"strides": [2, 1], "pads": [0, 1, 1, 0]}
     whole = _model("ConvTranspose", [weight], group=2, **attrs)
@@ -104,17 +104,17 @@ def test_grouped_transposed_convolution_is_one_per_group() -> None:
 
 
 @pytest.mark.parametrize("attrs", POOLS, ids=str)
-def test_maximum_equals_the_reference(attrs: dict[str, Any]) -> None:
+def test_max_pool(attrs: dict[str, Any]) -> None:
     _agrees(_model("MaxPool", [], **attrs))
 
 
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize("attrs", POOLS[:2], ids=str)
-def test_average_equals_the_reference(attrs: dict[str, Any], count: int) -> None:
+def test_average_pool(attrs: dict[str, Any], count: int) -> None:
     _agrees(_model("AveragePool", [], count_include_pad=count, **attrs))
 
 
-def test_normalisation_uses_stored_statistics_at_every_opset() -> None:
+def test_batchnorm_uses_stored_statistics() -> None:
     for opset in (9, 13, 14, 17):
         graph = Graph("bn", dtype="float64", opset=opset)
         graph.output(graph.bn(graph.input("x", ("N", 3)), 3))
@@ -127,7 +127,7 @@ def test_normalisation_uses_stored_statistics_at_every_opset() -> None:
         assert np.abs(got - want).max() <= TOLERANCE
 
 
-def test_float16_weights_and_casts_are_widened() -> None:
+def test_float16_is_widened() -> None:
     graph = Graph("narrow", dtype="float16")
     x = graph.input("x", ("N", 3))
     y = graph.add("MatMul", x, graph.store(graph.array(3, 2), "w"))
@@ -140,7 +140,7 @@ def test_float16_weights_and_casts_are_widened() -> None:
     assert np.abs(got - x16.astype(np.float64) @ weight).max() <= TOLERANCE
 
 
-def test_quantised_models_have_no_float64_form() -> None:
+def test_quantized_model_is_unsupported() -> None:
     graph = Graph("quantised")
     levels = graph.store(np.ones((3, 2), dtype=np.int8))
     weight = graph.add("DequantizeLinear", levels, graph.store(np.array(0.1)))
@@ -149,7 +149,7 @@ def test_quantised_models_have_no_float64_form() -> None:
         Float64Model(graph.model())
 
 
-def test_a_model_that_would_take_too_long_is_declined_before_it_runs() -> None:
+def test_cost_limit() -> None:
     graph = Graph("heavy")
     x = graph.input("x", ("N", 64, 4096, 4096))
     graph.output(graph.conv(x, (64, 64), pads=[1, 1, 1, 1]))
@@ -159,13 +159,13 @@ def test_a_model_that_would_take_too_long_is_declined_before_it_runs() -> None:
         model.run([graph.outputs[0].name], {"x": np.tile(zero, (2, 1, 1, 1))})
 
 
-def test_pools_that_hang_over_the_edge_are_declined() -> None:
+def test_pools_beyond_the_edge_are_unsupported() -> None:
     model = _model("AveragePool", [], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
     with pytest.raises(NotExactError, match="hang over the edge"):
         Float64Model(model).run([model.graph.output[0].name], {"x": np.zeros((2, 4, 9, 8))})
 
 
-def test_the_model_is_not_changed() -> None:
+def test_model_is_not_modified() -> None:
     model = _model("MaxPool", [], kernel_shape=[2, 2])
     before = model.SerializeToString()
     Float64Model(model)

@@ -1,4 +1,4 @@
-"""A fold that does not hold is found, undone and named."""
+"""Incorrect folds are found, undone and named."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _run(model: onnx.ModelProto, *wrong: str) -> tuple[Folded, Parity, int]:
     return folded, parity, runs
 
 
-def test_a_right_fold_is_handed_out_after_one_comparison() -> None:
+def test_correct_fold_needs_one_comparison() -> None:
     model = _chain()
     folded, parity, runs = _run(model)
     assert (len(folded.kept), runs) == (0, 1)
@@ -67,7 +67,7 @@ def test_a_right_fold_is_handed_out_after_one_comparison() -> None:
 @pytest.mark.parametrize(
     "wrong", [{0}, {4}, {8}, {0, 8}, {3, 4}, {1, 4, 7}, set(range(LAYERS))], ids=str
 )
-def test_exactly_the_layers_at_fault_are_unfolded(wrong: set[int]) -> None:
+def test_only_faulty_layers_are_unfolded(wrong: set[int]) -> None:
     model = _chain()
     folded, parity, _ = _run(model, *(f"conv{number}" for number in wrong))
     assert {layer.name for layer in folded.kept} == {f"layer{number}" for number in wrong}
@@ -78,12 +78,12 @@ def test_exactly_the_layers_at_fault_are_unfolded(wrong: set[int]) -> None:
         assert layer.reason.startswith("folding it changed the model's outputs by ")
 
 
-def test_one_fault_among_many_takes_few_comparisons() -> None:
+def test_comparisons_for_one_fault() -> None:
     _, _, runs = _run(_chain(), "conv5")
-    assert runs <= 2 + 2 * 4 + 1  # both ends, two halves on each of four levels, the proof
+    assert runs <= 2 + 2 * 4 + 1  # all and none, two halves on each of four levels, the final check
 
 
-def test_a_difference_that_no_layer_explains_raises() -> None:
+def test_unexplained_difference_raises() -> None:
     model = _chain()
 
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
@@ -98,7 +98,7 @@ def test_a_difference_that_no_layer_explains_raises() -> None:
         fold_until_it_holds(model, fold_but, lambda other: verify(model, other, [BATCH]))
 
 
-def test_leftovers_are_verified_as_they_are_written() -> None:
+def test_unfolded_layers_are_verified_as_written() -> None:
     graph = Graph("leftover")
     x = graph.input("x", ("N", 4, 8, 8))
     graph.output(graph.add("Relu", graph.bn(x, 4)))
@@ -107,7 +107,7 @@ def test_leftovers_are_verified_as_they_are_written() -> None:
     assert [node.op_type for node in folded.model.graph.node] == ["Mul", "Add", "Relu"]
 
 
-def test_batches_may_be_an_iterator() -> None:
+def test_iterator_of_batches() -> None:
     folded, parity = fold_verified(_chain(), iter([BATCH, BATCH]))
     assert parity.samples == 4
     assert not folded.kept

@@ -1,4 +1,4 @@
-"""What passes, what fails, and what is said about it."""
+"""Parity decisions: passing and failing models, and the notes of the result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _stored(model: onnx.ModelProto, name: str) -> Array:
     return next(numpy_helper.to_array(t).copy() for t in model.graph.initializer if t.name == name)
 
 
-def test_a_right_fold_passes_against_float64() -> None:
+def test_correct_fold_passes() -> None:
     model = _network()
     parity = verify(model, fold(model).model, [_batch(4), _batch(2)])
     assert parity.passed
@@ -57,7 +57,7 @@ def test_a_right_fold_passes_against_float64() -> None:
     assert output.rounding <= 1e-6
 
 
-def test_a_weight_off_by_a_thousandth_fails() -> None:
+def test_weight_off_by_a_thousandth_fails() -> None:
     model = _network()
     head = _stored(model, "head")
     head[0, 0] *= 1.001
@@ -67,7 +67,7 @@ def test_a_weight_off_by_a_thousandth_fails() -> None:
     assert 1e-5 < parity.max_relative_error < 1e-2
 
 
-def test_a_fault_that_only_large_inputs_show_is_found() -> None:
+def test_fault_at_large_inputs() -> None:
     clipped = Graph("clipped")
     x = clipped.input("x", ("N", 3))
     low, high = clipped.store(np.array(-20.0)), clipped.store(np.array(20.0))
@@ -79,7 +79,7 @@ def test_a_fault_that_only_large_inputs_show_is_found() -> None:
     assert "hundredfold" in parity.outputs[0].worst_samples
 
 
-def test_a_fault_that_only_zeros_show_is_found() -> None:
+def test_fault_at_zero_inputs() -> None:
     model = Graph("plain")
     model.output(model.add("Identity", model.input("x", ("N", 3)), out="y"))
     other = Graph("other")
@@ -91,7 +91,7 @@ def test_a_fault_that_only_zeros_show_is_found() -> None:
     assert math.isinf(parity.max_relative_error)
 
 
-def test_nan_must_stand_where_it_stood() -> None:
+def test_nan_positions_must_match() -> None:
     model = Graph("logarithm")
     model.output(model.add("Log", model.input("x", ("N", 3)), out="y"))
     assert verify(model.model(), model.model(), [np.ones((2, 3), dtype=np.float32)]).passed
@@ -101,14 +101,14 @@ def test_nan_must_stand_where_it_stood() -> None:
     assert not verify(model.model(), other.model(), [np.ones((2, 3), dtype=np.float32)]).passed
 
 
-def test_float16_is_held_to_its_own_tolerance() -> None:
+def test_float16_tolerance() -> None:
     model = _network("float16")
     parity = verify(model, fold(model).model, [_batch(dtype="float16")])
     assert parity.tolerance == 2e-3
     assert parity.passed
 
 
-def test_float64_is_held_to_its_own_tolerance() -> None:
+def test_float64_tolerance() -> None:
     graph = Graph("double", dtype="float64")
     x = graph.input("x", ("N", 6))
     graph.output(graph.bn(graph.add("Gemm", x, graph.store(graph.array(6, 5))), 5))
@@ -118,7 +118,7 @@ def test_float64_is_held_to_its_own_tolerance() -> None:
     assert parity.passed
 
 
-def test_an_output_near_zero_by_construction_is_not_held_to_its_last_digit() -> None:
+def test_output_near_zero() -> None:
     graph = Graph("detector")
     x = graph.input("x", ("N", 3, 8, 8))
     y = graph.bn(graph.conv(x, (3, 4)), 4)
@@ -131,7 +131,7 @@ def test_an_output_near_zero_by_construction_is_not_held_to_its_last_digit() -> 
     assert parity.passed
 
 
-def test_what_rounding_cannot_explain_fails_all_the_same() -> None:
+def test_difference_beyond_rounding_fails() -> None:
     graph = Graph("detector")
     x = graph.input("x", ("N", 3, 8, 8))
     y = graph.bn(graph.conv(x, (3, 4)), 4)
@@ -141,25 +141,25 @@ def test_what_rounding_cannot_explain_fails_all_the_same() -> None:
     assert not verify(model, wrong, [0.1 * _batch()]).passed
 
 
-def test_the_tolerance_can_be_given() -> None:
+def test_explicit_tolerance() -> None:
     model = _network()
     assert not verify(model, fold(model).model, [_batch()], tolerance=1e-12).passed
 
 
-def test_a_model_of_fixed_batch_size_is_cut_to_it() -> None:
+def test_fixed_batch_size() -> None:
     model = _network(batch=3)
     parity = verify(model, fold(model).model, [_batch(4)])
     assert parity.passed
     assert parity.samples == 4
 
 
-def test_it_works_without_a_batch() -> None:
+def test_without_batches() -> None:
     parity = verify(_network(), fold(_network()).model, [])
     assert parity.passed
     assert parity.samples == 0
 
 
-def test_integers_stay_in_the_range_that_was_given() -> None:
+def test_integers_stay_in_range() -> None:
     graph = Graph("embedding")
     index = graph.input("index", ("N", 4), "int64")
     rows = graph.add("Gather", graph.store(graph.array(7, 3)), index)
@@ -170,7 +170,7 @@ def test_integers_stay_in_the_range_that_was_given() -> None:
     assert parity.notes == ()
 
 
-def test_made_up_samples_that_the_reference_refuses_are_left_out_and_noted() -> None:
+def test_rejected_probes_are_noted() -> None:
     graph = Graph("fragile")
     x, index = graph.input("x", ("N", 4)), graph.input("index", ("N",), "int64")
     graph.output(graph.add("Gather", graph.add("Relu", x), index), ("N", 4))
@@ -180,7 +180,7 @@ def test_made_up_samples_that_the_reference_refuses_are_left_out_and_noted() -> 
     assert any("not run" in note for note in parity.notes)
 
 
-def test_a_batch_that_the_reference_refuses_is_an_error() -> None:
+def test_rejected_batch_raises() -> None:
     graph = Graph("embedding")
     rows = graph.add("Gather", graph.store(graph.array(2, 3)), graph.input("i", ("N",), "int64"))
     graph.output(rows, ("N", 3))
@@ -188,7 +188,7 @@ def test_a_batch_that_the_reference_refuses_is_an_error() -> None:
         verify(graph.model(), graph.model(), [np.array([5])])
 
 
-def test_discrete_outputs_may_differ_in_a_thousandth_of_their_elements() -> None:
+def test_discrete_outputs_may_differ_slightly() -> None:
     graph = Graph("labels")
     x = graph.input("x", ("N", 6))
     y = graph.bn(graph.add("Gemm", x, graph.store(graph.array(6, 5))), 5)
@@ -196,11 +196,11 @@ def test_discrete_outputs_may_differ_in_a_thousandth_of_their_elements() -> None
     model = graph.model()
     batch = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
     assert verify(model, fold(model).model, [batch]).passed
-    turned = _with(model, "bn.gamma", -_stored(model, "bn.gamma"))
-    assert not verify(model, turned, [batch]).passed
+    negated = _with(model, "bn.gamma", -_stored(model, "bn.gamma"))
+    assert not verify(model, negated, [batch]).passed
 
 
-def test_random_models_are_compared_in_their_own_element_types() -> None:
+def test_random_operators() -> None:
     graph = Graph("random")
     x = graph.input("x", ("N", 4))
     graph.output(graph.add("Add", x, graph.add("RandomNormalLike", x)))
@@ -209,25 +209,25 @@ def test_random_models_are_compared_in_their_own_element_types() -> None:
     assert "RandomNormalLike" in parity.notes[0]
 
 
-def test_models_with_other_ends_cannot_be_compared() -> None:
+def test_different_inputs_or_outputs() -> None:
     graph = Graph("other")
     graph.output(graph.add("Relu", graph.input("x", ("N", 3, 8, 8))))
     with pytest.raises(OptionError, match="differ in inputs or outputs"):
         verify(_network(), graph.model(), [_batch()])
 
 
-def test_a_batch_of_the_wrong_input_is_refused() -> None:
+def test_batch_with_wrong_input() -> None:
     with pytest.raises(BatchInputError):
         verify(_network(), _network(), [{"y": _batch()}])
 
 
-def test_the_same_seed_gives_the_same_result() -> None:
+def test_deterministic_seed() -> None:
     model = _network()
     folded = fold(model).model
     assert verify(model, folded, [_batch()], seed=7) == verify(model, folded, [_batch()], seed=7)
 
 
-def test_it_can_be_written_as_json_even_when_infinite() -> None:
+def test_json_with_infinite_error() -> None:
     model = _network()
     broken = _with(model, "head", np.full((4, 5), np.nan, dtype=np.float32))
     parity = verify(model, broken, [_batch()])

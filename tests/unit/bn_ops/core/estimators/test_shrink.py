@@ -1,4 +1,4 @@
-"""Shrink leaves the source when there is evidence, as far as the evidence carries."""
+"""Shrink moves from the source to the target in proportion to the evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCE = RunningStatistics(mean=np.linspace(-2, 2, CHANNELS), var=np.geomspace(0
 
 
 def images(samples: int, seed: int, *, positions: int = 49) -> np.ndarray:
-    """Samples of the source's own distribution; a tenth of the variance lies between samples."""
+    """Return samples of the source distribution; a tenth of the variance is between samples."""
     rng = np.random.default_rng(seed)
     own = np.sqrt(0.1) * rng.normal(0, 1, (samples, CHANNELS, 1))
     x = own + np.sqrt(0.9) * rng.normal(0, 1, (samples, CHANNELS, positions))
@@ -24,26 +24,26 @@ def images(samples: int, seed: int, *, positions: int = 49) -> np.ndarray:
 
 
 def moved(new: RunningStatistics) -> np.ndarray:
-    """How far a result lies from the source, per channel, in σ and ln σ² together."""
+    """Return the distance of a result from the source per channel, in σ and ln σ² combined."""
     shift = (new.mean - SOURCE.mean) / np.sqrt(SOURCE.var)
     return np.hypot(shift, np.log(new.var / SOURCE.var))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4, 8, 64])
-def test_without_a_shift_it_stays_nearer_to_the_source_than_the_samples(samples: int) -> None:
+def test_without_shift_stays_near_source(samples: int) -> None:
     ratios = []
     for seed in range(20):
         moments = measure(images(samples, seed))
         ratios.append(
             moved(Shrink()(SOURCE, moments)).mean() / moved(Replace()(SOURCE, moments)).mean()
         )
-    # The truth is the source, so whatever is left of the way to the samples is error.
+    # The source is the truth, so any distance from it is error.
     assert np.mean(ratios) < 0.35
     assert max(ratios) < 0.7
 
 
 @pytest.mark.parametrize("samples", [8, 32, 256])
-def test_a_heavy_shift_is_followed_to_the_target(samples: int) -> None:
+def test_large_shift_reaches_target(samples: int) -> None:
     moments = measure(0.3 * images(samples, 0) + 3.0)
     new, target = Shrink()(SOURCE, moments), Replace()(SOURCE, moments)
     left = np.abs(np.log(new.var / target.var))
@@ -54,7 +54,7 @@ def test_a_heavy_shift_is_followed_to_the_target(samples: int) -> None:
     assert part.max() < 1
 
 
-def test_channels_that_did_not_move_stay_when_few_did() -> None:
+def test_sparse_shift_keeps_other_channels() -> None:
     x = images(64, 1)
     x[:, :3] += 5 * np.sqrt(SOURCE.var)[:3, None]
     new = moved(Shrink()(SOURCE, measure(x)))
@@ -62,17 +62,17 @@ def test_channels_that_did_not_move_stay_when_few_did() -> None:
     assert np.median(new[3:]) < 0.05
 
 
-def test_all_channels_that_moved_alike_get_one_weight() -> None:
+def test_equal_shift_gives_equal_weights() -> None:
     rng = np.random.default_rng(0)
     weights = shift_weights(9.0 * rng.chisquare(1, 400))
-    # True r is 8, so w is 8/9 wherever t² itself is not next to nothing. Alone, a channel with
-    # t² = 1 would look as if nothing had moved.
+    # The true r is 8, so w is 8/9 unless t² is nearly zero. A single channel with t² = 1 would look
+    # unshifted.
     assert shift_weights(np.array([1.0]))[0] < 0.6
     assert np.median(weights) == pytest.approx(8 / 9, abs=0.05)
     assert weights.std() < 0.1
 
 
-def test_weights_grow_with_the_evidence_and_stay_within_bounds() -> None:
+def test_weights_increase_with_evidence() -> None:
     rng = np.random.default_rng(1)
     ratios = np.sort(np.concatenate([rng.chisquare(1, 50), 100 * rng.chisquare(1, 14), [0, 1e12]]))
     weights = shift_weights(ratios)
@@ -81,8 +81,8 @@ def test_weights_grow_with_the_evidence_and_stay_within_bounds() -> None:
     assert weights.max() < 1
 
 
-def test_weights_solve_the_fixed_point_of_their_own_prior() -> None:
-    # An independent EM, written per channel and per grid point, run twice as long.
+def test_weights_are_fixed_point_of_prior() -> None:
+    # An independent EM per channel and grid point, with twice as many iterations.
     ratios = np.random.default_rng(2).chisquare(1, 12) * np.repeat([1.0, 30.0], 6)
     grid = [0.0, *(4.0**k for k in range(-1, 16))]
     prior = [1 / len(grid)] * len(grid)
@@ -107,29 +107,29 @@ def test_weights_solve_the_fixed_point_of_their_own_prior() -> None:
 @pytest.mark.parametrize(
     "shape", [(1, CHANNELS), (1, CHANNELS, 4, 4), (2, CHANNELS), (3, CHANNELS)]
 )
-def test_one_and_two_samples_give_finite_and_moderate_statistics(shape: tuple[int, ...]) -> None:
+def test_one_and_two_samples(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     spread = np.sqrt(SOURCE.var).reshape(1, -1, *[1] * (len(shape) - 2))
     middle = SOURCE.mean.reshape(spread.shape)
     new = Shrink()(SOURCE, measure(middle + spread * rng.normal(0, 1, shape)))
     assert np.isfinite(new.mean).all()
     ratio = new.var / SOURCE.var
-    # Of two normal values the variance is off by a factor of 10 in a channel out of four.
+    # The variance of two normal values is off by a factor of 10 in a quarter of the channels.
     assert ratio.min() > 0.05
     assert ratio.max() < 4
 
 
-def test_a_single_value_a_channel_far_away_moves_the_mean_and_keeps_a_variance() -> None:
+def test_single_value_per_channel() -> None:
     x = (SOURCE.mean + 100 * np.sqrt(SOURCE.var))[None]
     new = Shrink()(SOURCE, measure(x))
     assert (np.abs(new.mean - x[0]) < 0.1 * np.abs(x[0] - SOURCE.mean)).all()
     assert (new.var > 0.5 * SOURCE.var).all()
 
 
-def test_dead_channels_are_left_to_the_guards() -> None:
+def test_dead_channels() -> None:
     source = RunningStatistics(mean=np.zeros(4), var=np.array([1.0, 1.0, 0.0, 0.0]))
     x = np.random.default_rng(4).normal(0, 1, (16, 4, 9))
-    x[:, 1] = 2.0  # fell silent
+    x[:, 1] = 2.0  # constant in the target
     x[:, 3] = 0.0  # dead in both
     new, target = Shrink()(source, measure(x)), Replace()(source, measure(x))
     assert new.mean[1] == 2.0
@@ -141,7 +141,7 @@ def test_dead_channels_are_left_to_the_guards() -> None:
     assert new.mean[0] == pytest.approx(alone.mean[0], abs=1e-12)
 
 
-def test_a_channel_that_nearly_died_is_not_amplified_more_than_replace_would() -> None:
+def test_nearly_dead_channel_amplification() -> None:
     x = images(8, 5)
     x[:, 0] = 1 + 1e-9 * x[:, 0]
     moments = measure(x)
@@ -149,19 +149,19 @@ def test_a_channel_that_nearly_died_is_not_amplified_more_than_replace_would() -
     assert 0 in guarded.silenced
 
 
-def test_the_json_form_brings_it_back_and_takes_no_options() -> None:
+def test_json_form() -> None:
     assert Shrink().to_json() == {"name": "shrink"}
     assert estimator_from_json({"name": "shrink"}) == Shrink()
 
 
-def test_a_layer_of_dead_channels_does_not_stop_a_run() -> None:
+def test_layer_of_dead_channels() -> None:
     source = RunningStatistics(mean=np.zeros(2), var=np.zeros(2))
     moments: Moments = measure(np.zeros((3, 2, 4)))
     new = Shrink()(source, moments)
     assert new.var.tolist() == [0.0, 0.0]
 
 
-def test_the_moments_of_a_log_gamma_variable_are_right() -> None:
+def test_log_gamma_moments() -> None:
     special = pytest.importorskip("scipy.special")
 
     shape = np.geomspace(0.05, 1e9, 60)
@@ -170,8 +170,8 @@ def test_the_moments_of_a_log_gamma_variable_are_right() -> None:
     np.testing.assert_allclose(variance, special.polygamma(1, shape), rtol=1e-6)
 
 
-def test_the_engine_settles_layers_as_one_forward_over_the_whole_stream_does() -> None:
-    # The accuracy benchmark takes that shortcut; here it is held to the engine, ragged batches.
+def test_engine_agrees_with_accuracy_benchmark() -> None:
+    # The accuracy benchmark uses one forward pass; the engine has batches of different sizes.
     torch = pytest.importorskip("torch")
     from benchmarks.accuracy.methods import exact_statistics
     from bn_ops import recalibrate
@@ -186,7 +186,7 @@ def test_the_engine_settles_layers_as_one_forward_over_the_whole_stream_does() -
     expected = exact_statistics(network, stream, Shrink())
     assert len(done.statistics) == len(expected) == 9
     for name, found in done.statistics.items():
-        # float32 convolutions by two libraries, nine layers deep.
+        # float32 convolutions of two libraries, nine layers deep
         scale = np.sqrt(expected[name].var)
         assert (np.abs(found.mean - expected[name].mean) <= 1e-4 * scale).all()
         np.testing.assert_allclose(found.var, expected[name].var, rtol=1e-3)
