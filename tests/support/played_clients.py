@@ -1,4 +1,4 @@
-"""Both clients with their time in hand, and the stream that they send."""
+"""Both clients on a clock of the test's, and the stream that they send."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from bnrecal_client import AsyncClient, Backoff, Client, Result, RetryPolicy
 from tests.support.fake_time import FakeTime
 
-URL = "http://fake.invalid"
+URL = "http://127.0.0.1:8000"
 RETRY = RetryPolicy(backoff=Backoff(jitter=lambda: 1.0))
 
 
-class Verbs:
-    """Calls a client's methods by name and returns their outcome, awaited where needed."""
+class Calls:
+    """Calls a client's methods by name and returns their results, awaited where needed."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -33,7 +33,7 @@ def stream(count: int = 4, size: int = 5) -> list[NDArray[np.float32]]:
 
 
 def check_statistics(result: Result, batches: list[NDArray[np.float32]]) -> None:
-    """Compare with the float64 moments of the whole stream; equal but for summation order."""
+    """Compare with the float64 moments of the whole stream; equal except for summation order."""
     pooled = np.concatenate(batches).astype(np.float64)
     np.testing.assert_allclose(result.statistics["bn.running_mean"], pooled.mean(0), rtol=1e-12)
     np.testing.assert_allclose(result.statistics["bn.running_var"], pooled.var(0), rtol=1e-12)
@@ -42,35 +42,23 @@ def check_statistics(result: Result, batches: list[NDArray[np.float32]]) -> None
 def played(
     transport: httpx.AsyncBaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
 ) -> Client:
-    return Client(
-        url,
-        token,
-        retry=RETRY,
-        transport=transport,
-        sleep=time.sleep,
-        clock=time.clock,
-    )
+    return Client(url, token, retry=RETRY, transport=transport, sleep=time.sleep, clock=time.clock)
 
 
 def played_async(
     transport: httpx.AsyncBaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
 ) -> AsyncClient:
     return AsyncClient(
-        url,
-        token,
-        retry=RETRY,
-        transport=transport,
-        sleep=time.sleep,
-        clock=time.clock,
+        url, token, retry=RETRY, transport=transport, sleep=time.sleep, clock=time.clock
     )
 
 
-def verbs_of(client: Client) -> Verbs:
-    return Verbs(lambda name, *args, **kwargs: getattr(client, name)(*args, **kwargs))
+def calls_of(client: Client | AsyncClient) -> Calls:
+    """Call a client's methods from synchronous code."""
+    if isinstance(client, Client):
+        return Calls(lambda name, *args, **kwargs: getattr(client, name)(*args, **kwargs))
 
-
-def verbs_of_async(client: AsyncClient) -> Verbs:
     async def call(name: str, *args: Any, **kwargs: Any) -> Any:
         return await getattr(client, name)(*args, **kwargs)
 
-    return Verbs(lambda name, *args, **kwargs: asyncio.run(call(name, *args, **kwargs)))
+    return Calls(lambda name, *args, **kwargs: asyncio.run(call(name, *args, **kwargs)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,22 @@ import pytest
 import safetensors.numpy
 
 import bnrecal_client.errors as tree
-from bnrecal_client import __version__
+from bnrecal_client import Client, __version__
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit, exit_of
 from bnrecal_client.errors import BatchError, BnrecalError, RecalibrationFailed
-from tests.support.fake_bnrecal import MODEL, FakeServer, Fault
-from tests.support.fake_http import listening
+from tests.support.client_server import MODEL, ClientServer, Fault, client_server
+from tests.support.listening import listening
+from tests.support.played_clients import URL
+from tests.support.waiting import until
 
 
 class Desk:
     """A folder with a model and data, a server, and the command run in this process."""
 
-    def __init__(self, folder: Path, server: FakeServer, url: str, capsys: Any) -> None:
+    def __init__(self, folder: Path, server: ClientServer, capsys: Any) -> None:
         self.folder = folder
         self.server = server
-        self.url = url
         self._capsys = capsys
         self.model = folder / "model.onnx"
         self.model.write_bytes(MODEL)
@@ -46,18 +47,23 @@ class Desk:
         return code, captured.out, captured.err
 
     def recalibrate(self, *words: object) -> tuple[int, str, str]:
-        return self.run("recalibrate", self.model, self.data, "--server", self.url, *words)
+        return self.run("recalibrate", self.model, self.data, "--server", URL, *words)
 
 
 @pytest.fixture
 def desk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Desk]:
-    monkeypatch.chdir(tmp_path)
+    tmp_path: Path,
+    server: ClientServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("BNRECAL_TOKEN", raising=False)
-    server = FakeServer()
-    with listening(server) as url:
-        yield Desk(tmp_path, server, url, capsys)
+    connected = partial(Client, transport=server.transport)
+    monkeypatch.setattr("bnrecal_client.cli.arguments.Client", connected)
+    return Desk(folder, server, capsys)
 
 
 def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
@@ -65,7 +71,7 @@ def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
     assert (code, told.count("\n")) == (2, 1)
     assert "connections is 99: give a number from 1 to 16" in told
     assert desk.recalibrate("--connections", 3, "--batch-size", 1)[0] == 0
-    assert len(desk.server.recalibrations["rc_00"].batches) == 10
+    assert len(desk.server.stored(desk.server.id)) == 10
     code, _, told = desk.run("recalibrate", desk.model, desk.data, "--connections", 3)
     assert (code, "with --server" in told) == (2, True)
 
@@ -76,9 +82,8 @@ def test_a_run_writes_every_file_that_was_asked_for(desk: Desk) -> None:
         *("s.safetensors", "--report", "r.html", "--report", "r.json"),
     )
     assert (code, err) == (Exit.OK, "")
-    model = next(iter(desk.server.models))
-    assert Path("f.onnx").read_text() == f"folded {model}"
-    assert Path("u.onnx").read_text() == f"unfolded {model}"
+    assert Path("f.onnx").read_bytes() == b"folded " + MODEL
+    assert Path("u.onnx").read_bytes() == b"unfolded " + MODEL
     assert Path("r.html").read_text() == "<h1>report</h1>"
     assert json.loads(Path("r.json").read_text())["report"] == 1
     mean = safetensors.numpy.load_file("s.safetensors")["bn.running_mean"]
@@ -97,25 +102,31 @@ def test_json_is_one_object_and_nothing_else(desk: Desk) -> None:
     told = json.loads(out)
     assert (code, err) == (Exit.OK, "")
     assert told["files"] == {"model": "f.onnx"}
-    assert told["recalibration_id"] == "rc_00"
-    assert told["server"] == desk.url
+    assert told["recalibration_id"] == desk.server.id
+    assert told["server"] == URL
 
 
 def test_options_reach_the_server(desk: Desk) -> None:
-    desk.recalibrate("--estimator", "prior:16", "--layers", "b*", "!bn2", "--limit", 5)
-    stored = desk.server.recalibrations["rc_00"]
-    assert stored.options["estimator"] == {"name": "prior", "samples": 16, "mixture": False}
-    assert stored.options["layers"] == ["b*", "!bn2"]
-    sent = safetensors.numpy.load(stored.batches[0])["x"]
-    assert sent.shape == (5, 3)
+    desk.recalibrate("--estimator", "prior:16", "--layers", "b*", "bn1", "--limit", 5)
+    (opened,) = desk.server.recalibrations
+    estimator = {"name": "prior", "samples": 16, "mixture": False}
+    assert opened["options"]["estimator"] == estimator
+    assert opened["options"]["layers"] == ["b*", "bn1"]
+    assert opened["batches"]["samples"] == 5
 
 
-def test_a_token_comes_from_the_environment(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.server.token = "s3cret"
-    code, _, err = desk.recalibrate()
-    assert (code, err) == (Exit.USAGE, "bnrecal: a token is needed\n")
-    monkeypatch.setenv("BNRECAL_TOKEN", "s3cret")
-    assert desk.recalibrate("--quiet")[0] == Exit.OK
+def test_a_token_comes_from_the_environment(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "s3cret"
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    with client_server(tmp_path / "tokens", tokens=digest) as server:
+        connected = partial(Client, transport=server.transport)
+        monkeypatch.setattr("bnrecal_client.cli.arguments.Client", connected)
+        code, _, err = desk.recalibrate()
+        assert (code, err.count("\n"), "token" in err) == (Exit.USAGE, 1, True)
+        monkeypatch.setenv("BNRECAL_TOKEN", token)
+        assert desk.recalibrate("--quiet")[0] == Exit.OK
 
 
 @pytest.mark.parametrize(
@@ -132,12 +143,12 @@ def test_a_token_comes_from_the_environment(desk: Desk, monkeypatch: pytest.Monk
         (["recalibrate", "{model}", "{data}", "--report", "r.pdf"], Exit.USAGE, ".html or .json"),
         (["recalibrate", "{model}", "{data}", "--estimator", "best"], Exit.USAGE, "prior:SAMPLES"),
         (["recalibrate", "{model}", "{data}", "--server", "nowhere"], Exit.USAGE, "write it like"),
-        (["recalibrate", "none", "{data}", "--server", "{url}"], Exit.MODEL, "cannot be read"),
-        (["recalibrate", "{data}", "{data}", "--server", "{url}"], Exit.MODEL, "not an ONNX"),
+        (["recalibrate", "none", "{data}", "--server", URL], Exit.MODEL, "cannot be read"),
+        (["recalibrate", "bad.onnx", "{data}", "--server", URL], Exit.MODEL, "not an ONNX"),
         (["recalibrate", "{model}", "{data}", "--resume", "rc_1"], Exit.USAGE, "--server"),
-        (["status", "rc_9", "--server", "{url}"], Exit.INPUT, "no recalibration rc_9"),
-        (["fetch", "rc_9", "--server", "{url}"], Exit.INPUT, "no recalibration rc_9"),
-        (["cancel", "rc_9", "--server", "{url}"], Exit.INPUT, "no recalibration rc_9"),
+        (["status", "rc_9", "--server", URL], Exit.INPUT, "rc_9"),
+        (["fetch", "rc_9", "--server", URL], Exit.INPUT, "rc_9"),
+        (["cancel", "rc_9", "--server", URL], Exit.INPUT, "rc_9"),
         (["inspect", "none.onnx"], Exit.MODEL, "no model file"),
         (["fold", "none.onnx", "-o", "f.onnx"], Exit.MODEL, "no model file"),
     ],
@@ -145,7 +156,8 @@ def test_a_token_comes_from_the_environment(desk: Desk, monkeypatch: pytest.Monk
 def test_what_is_wrong_is_one_line_with_its_own_code(
     desk: Desk, words: list[str], code: Exit, says: str
 ) -> None:
-    filled = [w.format(model=desk.model, data=desk.data, url=desk.url) for w in words]
+    filled = [w.format(model=desk.model, data=desk.data) for w in words]
+    Path("bad.onnx").write_bytes(b"bad")
     before = sorted(desk.folder.iterdir())
     found, out, err = desk.run(*filled)
     assert (found, out) == (code, "")
@@ -201,7 +213,7 @@ def test_the_help_of_every_command_says_what_it_does_and_what_each_option_means(
 
 
 def test_an_error_is_an_object_with_json(desk: Desk) -> None:
-    code, out, err = desk.run("status", "rc_9", "--server", desk.url, "--json")
+    code, out, err = desk.run("status", "rc_9", "--server", URL, "--json")
     told = json.loads(out)
     assert told["exit"] == code == Exit.INPUT
     assert told["error"]["code"] == "not-found"
@@ -209,7 +221,11 @@ def test_an_error_is_an_object_with_json(desk: Desk) -> None:
 
 
 def test_a_failed_run_is_the_fault_of_its_cause(desk: Desk) -> None:
-    desk.server.fails_with = {"code": "batch-not-finite", "detail": "batch 1 holds NaN", "batch": 1}
+    desk.server.executor.failure = {
+        "code": "batch-not-finite",
+        "detail": "batch 1 holds NaN",
+        "batch": 1,
+    }
     code, out, err = desk.recalibrate("--json")
     assert code == Exit.INPUT
     assert json.loads(out)["error"]["batch"] == 1
@@ -218,47 +234,56 @@ def test_a_failed_run_is_the_fault_of_its_cause(desk: Desk) -> None:
 
 
 def test_a_run_that_failed_by_itself_is_6(desk: Desk) -> None:
-    desk.server.fails_with = {"code": "engine-failed", "detail": "the runtime failed"}
+    desk.server.executor.failure = {"code": "engine-failed", "detail": "the runtime failed"}
     assert desk.recalibrate()[0] == Exit.FAILED
 
 
-def test_a_server_that_is_not_there_is_5(desk: Desk) -> None:
+def test_a_missing_server_is_5(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnrecal_client.cli.arguments.Client", Client)
     words = ("--server", "http://127.0.0.1:1", "--retry-timeout", "0.3")
     code, _, err = desk.run("recalibrate", desk.model, desk.data, *words)
     assert code == Exit.UNREACHABLE
     assert "http://127.0.0.1:1 does not respond" in err
 
 
-def test_a_server_that_went_away_leaves_something_to_resume(desk: Desk) -> None:
-    desk.server.faults = [Fault(kind="lose", where="PUT .*/1", times=1000)]
+def test_a_run_without_a_server_can_be_resumed(desk: Desk) -> None:
+    desk.server.transport.faults = [Fault(kind="lose", where="PUT .*/1", times=1000)]
     code, _, err = desk.recalibrate("--batch-size", 4, "--retry-timeout", "0.3")
     assert code == Exit.UNREACHABLE
-    assert "--resume rc_00 goes on" in err
-    desk.server.faults = []
-    assert desk.recalibrate("--batch-size", 4, "--resume", "rc_00", "--quiet")[0] == Exit.OK
+    assert f"--resume {desk.server.id} continues" in err
+    desk.server.transport.faults = []
+    words = ("--batch-size", 4, "--resume", desk.server.id, "--quiet")
+    assert desk.recalibrate(*words)[0] == Exit.OK
 
 
-def test_status_and_fetch_and_cancel_speak_of_one_recalibration(desk: Desk) -> None:
+def test_status_fetch_and_cancel_take_an_id(desk: Desk) -> None:
     desk.recalibrate("--quiet")
-    code, out, _ = desk.run("status", "rc_00", "--server", desk.url)
+    name = desk.server.id
+    code, out, _ = desk.run("status", name, "--server", URL)
     assert code == Exit.OK
-    assert out.startswith("rc_00  succeeded\n")
-    told = json.loads(desk.run("status", "rc_00", "--server", desk.url, "--json")[1])
+    assert out.startswith(f"{name}  succeeded\n")
+    told = json.loads(desk.run("status", name, "--server", URL, "--json")[1])
     assert (told["state"], told["batches"]["received"]) == ("succeeded", 1)
-    assert desk.run("fetch", "rc_00", "--server", desk.url, "--quiet")[0] == Exit.OK
-    assert Path("rc_00.onnx").read_bytes() == Path("model.recalibrated.onnx").read_bytes()
-    assert desk.run("cancel", "rc_00", "--server", desk.url)[1] == "rc_00  cancelled\n"
-    code, _, err = desk.run("fetch", "rc_00", "--server", desk.url)
-    assert (code, err) == (Exit.STOPPED, "bnrecal: rc_00 was cancelled\n")
+    assert desk.run("fetch", name, "--server", URL, "--quiet")[0] == Exit.OK
+    assert Path(f"{name}.onnx").read_bytes() == Path("model.recalibrated.onnx").read_bytes()
+    opened = desk.server.http.post(
+        "/v1/recalibrations", json={"model": hashlib.sha256(MODEL).hexdigest()}
+    ).json()["id"]
+    assert desk.run("cancel", opened, "--server", URL)[1] == f"{opened}  cancelled\n"
+    code, _, err = desk.run("fetch", opened, "--server", URL)
+    assert (code, err) == (Exit.STOPPED, f"bnrecal: {opened} was cancelled\n")
 
 
-def test_fetch_that_waited_long_enough_says_how_to_go_on(desk: Desk) -> None:
-    desk.server.never_ends = True
-    desk.server.faults = [Fault(kind="problem", where="GET .*rc_00$", status=500, retryable=False)]
+def test_a_timeout_of_fetch_names_the_next_command(desk: Desk) -> None:
+    desk.server.executor.hold = True
+    desk.server.transport.faults = [
+        Fault(kind="problem", where="GET .*/rc_[^/]*$", status=500, retryable=False)
+    ]
     assert desk.recalibrate("--quiet")[0] != Exit.OK
-    code, _, err = desk.run("fetch", "rc_00", "--server", desk.url, "--timeout", "0.2")
+    name = desk.server.id
+    code, _, err = desk.run("fetch", name, "--server", URL, "--timeout", "0.2")
     assert code == Exit.FAILED
-    assert "bnrecal fetch rc_00" in err
+    assert f"bnrecal fetch {name}" in err
 
 
 def test_every_error_has_an_exit_code() -> None:
@@ -280,51 +305,52 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "bnrecal_client", *map(str, words)]
 
 
-def test_the_process_ends_with_the_exit_code_and_no_traceback(desk: Desk) -> None:
-    done = subprocess.run(
-        command("status", "rc_9", "--server", desk.url),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == Exit.INPUT
-    assert done.stderr == "bnrecal: there is no recalibration rc_9\n"
-
-
-def test_ctrl_c_in_the_middle_says_how_to_go_on(desk: Desk) -> None:
-    desk.server.never_ends = True
-    process = subprocess.Popen(
-        command("recalibrate", desk.model, desk.data, "--server", desk.url),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not any(line.endswith("/start") for line in desk.server.requests):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (Exit.STOPPED, "")
-    assert err.count("\n") == 1
-    assert "--resume rc_00 goes on" in err
-    desk.server.never_ends = False
-    assert desk.recalibrate("--resume", "rc_00", "--quiet")[0] == Exit.OK
-
-
-def test_a_reader_that_goes_away_is_no_error(desk: Desk) -> None:
-    desk.recalibrate("--quiet")
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "wb") as gone:
+def test_the_process_ends_with_the_exit_code_and_no_traceback(tmp_path: Path) -> None:
+    with listening(tmp_path / "server") as (_, url):
         done = subprocess.run(
-            command("status", "rc_00", "--server", desk.url),
-            stdout=gone,
-            stderr=subprocess.PIPE,
+            command("status", "rc_9", "--server", url),
+            capture_output=True,
+            text=True,
             check=False,
             timeout=60,
         )
+    assert done.returncode == Exit.INPUT
+    assert done.stderr.startswith("bnrecal: ")
+    assert (done.stderr.count("\n"), "rc_9" in done.stderr) == (1, True)
+
+
+def test_ctrl_c_names_the_recalibration_to_resume(desk: Desk, tmp_path: Path) -> None:
+    with listening(tmp_path / "socket") as (executor, url):
+        executor.hold = True
+        words = ("recalibrate", desk.model, desk.data, "--server", url)
+        process = subprocess.Popen(
+            command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        until(lambda: executor.runs)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (Exit.STOPPED, "")
+        assert err.count("\n") == 1
+        found = re.search(r"--resume (rc_\w+) continues", err)
+        assert found is not None
+        executor.hold = False
+        done = subprocess.run(command(*words, "--resume", found[1], "--quiet"), check=False)
+        assert done.returncode == Exit.OK
+
+
+def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
+    with listening(tmp_path / "server") as (_, url), Client(url) as client:
+        opened = client.create(client.upload(MODEL).id)
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "wb") as gone:
+            done = subprocess.run(
+                command("status", opened.id, "--server", url),
+                stdout=gone,
+                stderr=subprocess.PIPE,
+                check=False,
+                timeout=60,
+            )
     assert (done.returncode, done.stderr) == (Exit.OK, b"")
 
 

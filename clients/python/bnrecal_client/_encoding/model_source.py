@@ -104,7 +104,7 @@ def read_model(model: AnyModel) -> ModelContent:
         return _from_file(Path(model))
     if is_module(model):
         raise ModelError(
-            f"a {type(model).__name__} has to be exported first, with an example batch: "
+            f"a {type(model).__name__} must be exported first, with an example batch: "
             "recalibrate does it, or bn_ops.export(module, example_inputs)",
             code="export-failed",
         )

@@ -1,4 +1,4 @@
-"""What the exit code says, and how an error is told: the one table of the command line."""
+"""The exit code and the message of each error: the one table of the command line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Exit(IntEnum):
     STOPPED = 7
 
 
-# The first row that fits counts: a special class stands before the general one.
+# The first matching row counts, so a subclass precedes its base class.
 _TABLE: tuple[tuple[type[BaseException], Exit], ...] = (
     (RecalibrationCancelled, Exit.STOPPED),
     (OptionError, Exit.USAGE),
@@ -53,39 +53,41 @@ _TABLE: tuple[tuple[type[BaseException], Exit], ...] = (
 
 
 def exit_of(error: BaseException) -> Exit:
-    """Return the exit code; a run that failed because of its input or model counts as those do."""
+    """Return the exit code; a run that failed because of its input or model has theirs."""
     if isinstance(error, RecalibrationFailed) and isinstance(error.__cause__, BnrecalError):
         return exit_of(error.__cause__)
     return next((code for kind, code in _TABLE if isinstance(error, kind)), Exit.INTERNAL)
 
 
 def describe(error: BaseException) -> dict[str, object]:
-    """Tell an error as JSON: code, detail, and what is known besides."""
+    """Return an error as JSON values: code, detail and further members."""
     if isinstance(error, BnrecalError):
-        return _known(error)
+        return _of_the_tree(error)
     if isinstance(error, Interrupted):
-        told = f"interrupted; {error.recalibration_id} stays on the server: the same command with "
-        detail = told + f"--resume {error.recalibration_id} goes on, `bnrecal cancel` gives it up"
-        return {"code": "interrupted", "detail": detail, "recalibration_id": error.recalibration_id}
+        name = error.recalibration_id
+        detail = (
+            f"interrupted; {name} stays on the server: the same command with --resume {name} "
+            f"continues, `bnrecal cancel {name} --server URL` gives it up"
+        )
+        return {"code": "interrupted", "detail": detail, "recalibration_id": name}
     if isinstance(error, KeyboardInterrupt):
         return {"code": "interrupted", "detail": "interrupted; nothing was written"}
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return {"code": "file-error", "detail": f"{where}{error.strerror or error}"}
-    detail = f"internal error, {type(error).__name__}: {error}; --debug shows where it arose"
+    detail = f"internal error, {type(error).__name__}: {error}; --debug shows the traceback"
     return {"code": "internal", "detail": detail}
 
 
-def _known(error: BnrecalError) -> dict[str, object]:
-    detail = error.message
-    if error.recalibration_id is not None and isinstance(error, ServerUnreachable):
-        detail += f"; --resume {error.recalibration_id} goes on when it is back"
+def _of_the_tree(error: BnrecalError) -> dict[str, object]:
+    detail, name = error.message, error.recalibration_id
+    if name is not None and isinstance(error, ServerUnreachable):
+        detail += f"; --resume {name} continues once it is back"
     if isinstance(error, TimedOut):
-        name = error.recalibration_id
         detail += f" (`bnrecal status {name}`, `bnrecal fetch {name}`)"
-    told: dict[str, object] = {"code": error.code, "detail": detail}
+    found: dict[str, object] = {"code": error.code, "detail": detail}
     if error.problem is not None:
-        told.update(error.problem.members)
-    if error.recalibration_id is not None:
-        told["recalibration_id"] = error.recalibration_id
-    return told
+        found.update(error.problem.members)
+    if name is not None:
+        found["recalibration_id"] = name
+    return found
