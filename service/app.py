@@ -14,14 +14,11 @@ from service import health
 from service.batches import api as batches_api
 from service.context import Context
 from service.errors import CapacityError, ServiceError, StartError
-from service.middleware.authentication import Access, is_loopback
-from service.middleware.body_limits import BodyGuard
-from service.middleware.concurrency_limit import Crowd
-from service.middleware.head import HeadAsGet
+from service.middleware.authentication import AuthenticationMiddleware, is_loopback
+from service.middleware.body_limits import OpenBodies, RequestBodyLimitsMiddleware
+from service.middleware.concurrency_limit import ConcurrencyLimitMiddleware
 from service.middleware.keyring import Keyring, read_tokens
-from service.middleware.open_bodies import OpenBodies
-from service.middleware.request_log import RequestLog
-from service.middleware.security_headers import StrictHeaders
+from service.middleware.request_log import RequestLogMiddleware
 from service.models import api as models_api
 from service.oneshot import api as oneshot_api
 from service.openinference import api as openinference_api
@@ -37,6 +34,8 @@ from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
 from service.web import openapi as documentation
 from service.web import problem_responses as errors
+from service.web.head import HeadMiddleware
+from service.web.security_headers import SecurityHeadersMiddleware
 from service.web.visibility import visible
 from service.workers.process_pool import ProcessExecutor
 from service.workers.protocol import Executor
@@ -100,13 +99,15 @@ def create_app(
 
 def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Put the layers around the routes; the last that is added is the first to see a request."""
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyGuard, settings=settings, bodies=app.state.bodies)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(RequestBodyLimitsMiddleware, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))
-    app.add_middleware(Access, keyring=keyring, demanded=not is_loopback(settings.host))
-    app.add_middleware(Crowd, most=settings.connections)
-    app.add_middleware(StrictHeaders)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(
+        AuthenticationMiddleware, keyring=keyring, required=not is_loopback(settings.host)
+    )
+    app.add_middleware(ConcurrencyLimitMiddleware, limit=settings.connections)
+    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(RequestLogMiddleware, metrics=metrics)
 
 
 @contextlib.asynccontextmanager

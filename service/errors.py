@@ -9,7 +9,7 @@
     │   ├── MediaTypeError           a content type or encoding that the route does not take
     │   ├── TooLargeError            a body over its limit
     │   ├── QuotaError               a recalibration or a token over its quota
-    │   ├── BodySlowError            the body came too slowly
+    │   ├── BodyTimeoutError            the body came too slowly
     │   ├── BodyIncompleteError      the connection ended before the body did
     │   ├── DigestMismatchError      the body is not what its Content-Digest says
     │   ├── BatchMalformedError      the body is no file of its format
@@ -21,14 +21,14 @@
     ├── StateError                   the request is right, the state of the thing is not
     │   ├── TransitionError          an event that the lifecycle does not know in this state
     │   ├── RecalibrationNotOpenError, RecalibrationNotFinishedError, RecalibrationFailedError
-    │   ├── BatchConflictError, BatchesMissingError, BatchesSurplusError
+    │   ├── BatchConflictError, BatchesMissingError, BatchesUnexpectedError
     │   ├── IdempotencyKeyReusedError
     │   ├── TokenExistsError
     │   └── ModelInUseError
     ├── CapacityError                this machine cannot do it now
     │   ├── StorageFullError         no space left, or the total quota is reached
     │   ├── StorageFailedError       a write or fsync failed; nothing was acknowledged
-    │   ├── CrowdedError             as many requests are under way as may be
+    │   ├── OverloadedError             as many requests are under way as may be
     │   └── ShuttingDownError        the server is going down
     ├── WorkerError                  the worker process
     │   ├── RefusedError             it refused the work, with a code of bn_ops
@@ -98,10 +98,10 @@ class QuotaError(RequestError):
     code = "quota-exceeded"
 
 
-class BodySlowError(RequestError):
+class BodyTimeoutError(RequestError):
     """The body came too slowly."""
 
-    code = "body-slow"
+    code = "body-timeout"
 
 
 class BodyIncompleteError(RequestError):
@@ -194,10 +194,10 @@ class BatchesMissingError(StateError):
     code = "batches-missing"
 
 
-class BatchesSurplusError(StateError):
+class BatchesUnexpectedError(StateError):
     """Batches are stored beyond the count that the start names."""
 
-    code = "batches-surplus"
+    code = "batches-unexpected"
 
 
 class IdempotencyKeyReusedError(StateError):
@@ -236,10 +236,10 @@ class StorageFailedError(CapacityError):
     code = "storage-failed"
 
 
-class CrowdedError(CapacityError):
+class OverloadedError(CapacityError):
     """As many requests are under way as may be."""
 
-    code = "crowded"
+    code = "overloaded"
 
 
 class ShuttingDownError(CapacityError):

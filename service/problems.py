@@ -1,8 +1,8 @@
-"""What each error means over HTTP: the one table, and RFC 9457 documents made from it.
+"""The mapping of errors to HTTP: one table, and problem documents (RFC 9457) built from it.
 
-No other module knows a status code of an error. `bn_ops` codes are used unchanged. Every document
-carries an `error` member with the same text as `detail`, because Open Inference Protocol clients
-read only that.
+No other module knows the status code of an error. Codes of bn_ops are used unchanged. Every
+document has an `error` member with the same text as `detail`: clients of the Open Inference
+Protocol read only that.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Problem:
 
     Attributes:
         status: HTTP status.
-        title: the kind of problem, for a person; the same for each occurrence.
-        retryable: whether the same request may succeed later without any change.
+        title: short description of the kind of problem; the same for each occurrence.
+        retryable: whether the same request may succeed later.
     """
 
     status: int
@@ -38,85 +38,91 @@ class Problem:
 TABLE: Mapping[str, Problem] = MappingProxyType(
     {
         # The request.
-        "request-error": Problem(400, "The request is at fault"),
-        "request-malformed": Problem(400, "This is no HTTP/1.1 request"),
-        "head-too-large": Problem(431, "The request's head is too large"),
-        "head-slow": Problem(408, "The request's head came too slowly", retryable=True),
-        "request-invalid": Problem(422, "A parameter or a body is not what the route takes"),
-        "not-found": Problem(404, "There is no such thing"),
-        "method-not-allowed": Problem(405, "The route does not take this method"),
-        "precondition-failed": Problem(412, "The file is not the one that If-Match names"),
-        "media-type-unsupported": Problem(415, "The content type or encoding is not taken"),
-        "too-large": Problem(413, "The body is over its limit"),
-        "quota-exceeded": Problem(413, "A recalibration or a token is over its quota"),
-        "body-slow": Problem(408, "The body came too slowly", retryable=True),
+        "request-error": Problem(400, "Invalid request"),
+        "request-malformed": Problem(400, "Malformed HTTP request"),
+        "header-too-large": Problem(431, "The request header is too large"),
+        "header-timeout": Problem(
+            408, "The request header took too long to arrive", retryable=True
+        ),
+        "request-invalid": Problem(422, "A parameter or the body is invalid"),
+        "not-found": Problem(404, "Not found"),
+        "method-not-allowed": Problem(405, "The route does not support the method"),
+        "precondition-failed": Problem(412, "If-Match names another version of the file"),
+        "media-type-unsupported": Problem(415, "Unsupported content type or encoding"),
+        "too-large": Problem(413, "The body exceeds its limit"),
+        "quota-exceeded": Problem(413, "A quota of the recalibration or the token is exceeded"),
+        "body-timeout": Problem(408, "The body took too long to arrive", retryable=True),
         "body-incomplete": Problem(400, "The connection ended before the body did", retryable=True),
-        "digest-mismatch": Problem(400, "The body is not what its digest says", retryable=True),
-        "range-unsatisfiable": Problem(416, "The range lies outside the file"),
-        "unauthenticated": Problem(401, "A known token is needed"),
-        "forbidden": Problem(403, "The token may not do this"),
-        "host-refused": Problem(403, "The Host header is no loopback name"),
-        "batch-malformed": Problem(422, "The batch is no file of its format"),
-        "batch-unpacked-too-large": Problem(413, "The batch unpacks to more than is allowed"),
+        "digest-mismatch": Problem(400, "The body does not match its digest", retryable=True),
+        "range-unsatisfiable": Problem(416, "The range is outside the file"),
+        "unauthenticated": Problem(401, "A valid token is required"),
+        "forbidden": Problem(403, "The token does not permit this"),
+        "host-refused": Problem(403, "The Host header is not a loopback name"),
+        "batch-malformed": Problem(422, "The batch is malformed"),
+        "batch-unpacked-too-large": Problem(413, "The unpacked batch exceeds its limit"),
         "preprocess-missing": Problem(422, "The recalibration was opened without preprocess"),
         # The state.
-        "state-error": Problem(409, "The state of the thing does not allow it"),
-        "transition-refused": Problem(409, "The recalibration's state does not allow it"),
+        "state-error": Problem(409, "The state of the resource does not allow the request"),
+        "transition-refused": Problem(
+            409, "The state of the recalibration does not allow the request"
+        ),
         "recalibration-not-open": Problem(409, "The stream is sealed"),
-        "recalibration-not-finished": Problem(409, "There is no result yet", retryable=True),
-        "recalibration-failed": Problem(409, "There will be no result"),
-        "batch-conflict": Problem(409, "Another content is stored under this index"),
-        "batches-missing": Problem(409, "The stream has gaps"),
-        "batches-surplus": Problem(409, "There are batches beyond the count"),
-        "idempotency-key-reused": Problem(422, "The key was used with another request"),
-        "token-exists": Problem(409, "There is a token of this name"),
-        "model-in-use": Problem(409, "A recalibration that has not ended uses the model"),
+        "recalibration-not-finished": Problem(
+            409, "The result is not available yet", retryable=True
+        ),
+        "recalibration-failed": Problem(409, "The recalibration has no result"),
+        "batch-conflict": Problem(409, "Other content is stored under the index"),
+        "batches-missing": Problem(409, "Batches are missing from the stream"),
+        "batches-unexpected": Problem(409, "Batches are stored beyond the announced number"),
+        "idempotency-key-reused": Problem(422, "The idempotency key was used with another request"),
+        "token-exists": Problem(409, "A token of this name exists"),
+        "model-in-use": Problem(409, "An active recalibration uses the model"),
         # This machine.
-        "capacity-error": Problem(503, "The server cannot do it now", retryable=True),
+        "capacity-error": Problem(503, "Insufficient resources, retry later", retryable=True),
         "storage-full": Problem(507, "No space is left", retryable=True),
-        "storage-failed": Problem(503, "Storage failed; nothing was acknowledged", retryable=True),
-        "crowded": Problem(503, "Too many requests are under way", retryable=True),
-        "shutting-down": Problem(503, "The server is going down", retryable=True),
-        "service-error": Problem(500, "The server failed"),
-        INTERNAL: Problem(500, "The server failed"),
-        "start-refused": Problem(500, "The server refuses to start"),
+        "storage-failed": Problem(503, "A write failed; nothing was stored", retryable=True),
+        "overloaded": Problem(503, "Too many concurrent requests", retryable=True),
+        "shutting-down": Problem(503, "The server is shutting down", retryable=True),
+        "service-error": Problem(500, "Internal server error"),
+        INTERNAL: Problem(500, "Internal server error"),
+        "start-refused": Problem(500, "The server cannot start"),
         # The worker.
         "worker-error": Problem(500, "The worker failed", retryable=True),
-        "worker-refused": Problem(422, "The worker refused the work"),
-        "worker-died": Problem(422, "The worker process died"),
-        "worker-deadline": Problem(422, "The worker ran past its deadline"),
+        "worker-refused": Problem(422, "The worker rejected the input"),
+        "worker-died": Problem(422, "The worker process crashed"),
+        "worker-deadline": Problem(422, "The worker timed out"),
         # bn_ops.
-        "error": Problem(422, "The work was refused"),
-        "input-invalid": Problem(422, "The input cannot be used"),
-        "option-invalid": Problem(422, "An option has no meaning as given"),
-        "layer-pattern-unmatched": Problem(422, "A layer pattern matches nothing"),
-        "stream-empty": Problem(422, "The stream holds no sample"),
-        "batch-invalid": Problem(422, "The batch cannot be used"),
-        "batch-input": Problem(422, "The batch does not hold the model's inputs"),
-        "batch-dtype": Problem(422, "The batch has another element type than the model's input"),
-        "batch-shape": Problem(422, "The batch has another shape than the model's input"),
-        "batch-not-finite": Problem(422, "The batch holds NaN or Inf"),
+        "error": Problem(422, "The input was rejected"),
+        "input-invalid": Problem(422, "Invalid input"),
+        "option-invalid": Problem(422, "Invalid option"),
+        "layer-pattern-unmatched": Problem(422, "A layer pattern matches no layer"),
+        "stream-empty": Problem(422, "The stream contains no sample"),
+        "batch-invalid": Problem(422, "Invalid batch"),
+        "batch-input": Problem(422, "The batch does not contain the model's inputs"),
+        "batch-dtype": Problem(422, "The element type differs from the model's input"),
+        "batch-shape": Problem(422, "The shape differs from the model's input"),
+        "batch-not-finite": Problem(422, "The batch contains NaN or Inf"),
         "image-invalid": Problem(422, "The image cannot be decoded or is too large"),
-        "model-error": Problem(422, "The model cannot be used"),
+        "model-error": Problem(422, "Unusable model"),
         "model-invalid": Problem(422, "The file is not a valid model"),
         "external-data": Problem(422, "External data of the model is rejected or missing"),
-        "model-unsupported": Problem(422, "The model is of a kind that is not taken"),
-        "model-unsafe": Problem(422, "The file could run code when it is loaded"),
+        "model-unsupported": Problem(422, "Unsupported model"),
+        "model-unsafe": Problem(422, "Loading the file could run code"),
         "model-without-batchnorm": Problem(422, "The model has no BatchNorm to recalibrate"),
-        "model-already-folded": Problem(422, "The model's BatchNorm is folded away already"),
-        "layer-not-finite": Problem(422, "NaN or Inf arises inside the model"),
+        "model-already-folded": Problem(422, "The model's BatchNorm layers are already folded"),
+        "layer-not-finite": Problem(422, "The model computes NaN or Inf"),
         "export-failed": Problem(422, "The model cannot be exported"),
-        "resource-limit": Problem(422, "A limit of the run was reached"),
-        "spill-limit": Problem(422, "The intermediate tensors do not fit the limits"),
+        "resource-limit": Problem(422, "A limit of the run was exceeded"),
+        "spill-limit": Problem(422, "The intermediate tensors exceed the limits"),
         "engine-failed": Problem(422, "The runtime failed on the model"),
         "cancelled": Problem(409, "The run was cancelled"),
-        "parity-failed": Problem(500, "The folded model does not agree with the model"),
+        "parity-failed": Problem(500, "The folded model differs from the original"),
     }
 )
 
 
 def code_of(error: ServiceError | BnOpsError) -> str:
-    """Return the code under which an error stands in the table, or its nearest ancestor's."""
+    """Return the code of an error, or of its nearest ancestor that is in the table."""
     codes = [error.refusal] if isinstance(error, RefusedError) else []
     codes += [str(getattr(kind, "code", "")) for kind in type(error).__mro__]
     return next((code for code in codes if code in TABLE), INTERNAL)
@@ -125,7 +131,7 @@ def code_of(error: ServiceError | BnOpsError) -> str:
 def document(
     code: str, detail: str, *, instance: str | None = None, members: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write a problem document; what it repeats of a request is made text that can be sent."""
+    """Return a problem document; lone surrogates in text from a request are escaped."""
     problem = TABLE[code]
     detail = _text(detail)
     found: dict[str, Any] = {
@@ -145,13 +151,13 @@ def document(
 
 
 def _text(found: Any) -> Any:
-    """Write half of a surrogate pair, which a client's JSON can spell, as an escape."""
+    """Escape lone surrogates, which JSON can express and UTF-8 cannot."""
     if isinstance(found, str):
         return found.encode(errors="backslashreplace").decode()
     return [_text(one) for one in found] if isinstance(found, list) else found
 
 
 def from_error(error: ServiceError | BnOpsError, *, instance: str | None = None) -> dict[str, Any]:
-    """Write the problem document of an error raised on purpose."""
+    """Return the problem document of an error of this package or of bn_ops."""
     members = error.details() if isinstance(error, BnOpsError) else error.details
     return document(code_of(error), error.message, instance=instance, members=members)

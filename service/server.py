@@ -25,7 +25,7 @@ from service.middleware.authentication import is_loopback
 from service.middleware.keyring import read_tokens
 from service.settings import Settings
 from service.telemetry import logs
-from service.uvicorn_protocol.connection_limit import bounded_protocol
+from service.uvicorn_protocol.connection_limit import limited_protocol
 
 _log = logging.getLogger(__name__)
 # The ledger, workers' pipes, the folders of blobs, and room for what libraries open.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         backlog=BACKLOG,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds + CUT_OFF_SECONDS),
         lifespan="on",
-        http=bounded_protocol(settings.connections, settings.body_idle_seconds),
+        http=limited_protocol(settings.connections, settings.body_idle_seconds),
         ws="none",
     )
     server = AnnouncedServer(config, app, listener)

@@ -1,4 +1,4 @@
-"""Tokens: only their SHA-256 hashes are known here, and they are compared in constant time."""
+"""The known tokens: only their SHA-256 hashes, compared in constant time."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from service.settings import Settings
 from service.storage.ledger.protocol import Ledger
 
 _HASH = re.compile(r"[0-9a-f]{64}")
-# A token that was made or revoked in another process is noticed after so long.
+# A token that another process creates or revokes takes effect after this time.
 FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """The hash of a token, and whoever holds it."""
+    """The hash of a token and the caller that it identifies."""
 
     sha256: bytes
     caller: Caller
 
 
 class Keyring:
-    """All tokens that are let in: those of the settings, which see all, and the ledger's.
+    """All accepted tokens: those of the settings, which see everything, and the ledger's.
 
     Attributes:
-        used: whether there was a token at any time since the start. Whose token was the last one to
-            be revoked must not be let in without any.
+        used: whether there was a token at any time since the server started. When the last token is
+            revoked, requests without a token must not be accepted.
     """
 
     def __init__(self, configured: Sequence[bytes]) -> None:
-        """Take the hashes of the settings' tokens."""
+        """Create a keyring with the hashes of the tokens in the settings."""
         self._configured = [Key(sha256=one, caller=EVERYTHING) for one in configured]
         self._keys = self._configured
         self.used = bool(configured)
         self._read_at = float("-inf")
 
     async def keys(self, ledger: Ledger) -> Sequence[Key]:
-        """Return the keys as they were at most a second ago."""
+        """Return the keys, at most `FRESH_SECONDS` old."""
         if monotonic() - self._read_at >= FRESH_SECONDS:
             began = monotonic()
             found = await ledger.read(store.everyone)
@@ -55,10 +55,10 @@ class Keyring:
 
 
 def read_tokens(settings: Settings) -> tuple[bytes, ...]:
-    """Return the hashes of the settings' tokens; empty when none is configured.
+    """Return the hashes of the tokens in the settings; empty if none is configured.
 
     Raises:
-        StartError: the file cannot be read, or an entry is no SHA-256 hash.
+        StartError: the file cannot be read, or an entry is not a SHA-256 hash.
     """
     entries = settings.tokens.split(",")
     if settings.tokens_file is not None:
@@ -71,10 +71,10 @@ def read_tokens(settings: Settings) -> tuple[bytes, ...]:
 
 
 def holder(header: str | None, keys: Sequence[Key]) -> Caller | None:
-    """Return whoever holds the bearer token of an Authorization header; None when nobody does."""
+    """Return the caller that the bearer token of an Authorization header identifies, or None."""
     scheme, _, token = (header or "").partition(" ")
     found = hashlib.sha256(token.strip().encode()).digest()
-    # No short cut: the time taken must not tell which hash came close.
+    # All keys are compared: the time must not depend on which one matches.
     matches = [key.caller for key in keys if hmac.compare_digest(found, key.sha256)]
     return matches[0] if matches and scheme.lower() == "bearer" else None
 
@@ -87,6 +87,7 @@ def _key(token: store.Token) -> Key:
 def _hash(entry: str) -> bytes:
     if _HASH.fullmatch(entry) is None:
         raise StartError(
-            "an entry of the tokens is no SHA-256 hash: make one with `printf %s TOKEN | sha256sum`"
+            "an entry of the tokens is not a SHA-256 hash: create one with "
+            "`printf %s TOKEN | sha256sum`"
         )
     return bytes.fromhex(entry)

@@ -15,11 +15,10 @@ from service.oneshot.form import MEDIA_TYPE
 from service.recalibrations import results
 from service.repositories.lifecycle import State
 from service.repositories.records import Recalibration
-from service.web.disconnect import gone
 from service.web.file_response import send
 from service.web.parameters import Key, Runs
 from service.web.problem_responses import instance_of, refused, respond
-from service.web.request_body import announced_bytes, blocks
+from service.web.request_body import announced_bytes, blocks, client_disconnected
 from service.workers.protocol import FOLDED
 
 router = APIRouter(prefix="/v1", tags=["recalibrations"])
@@ -85,7 +84,9 @@ async def recalibrate(
     location = {"Location": f"/v1/recalibrations/{name}"}
     try:
         keep = idempotency_key is not None
-        found = await operations.ended(context, runs, name, lambda: gone(request), keep=keep)
+        found = await operations.ended(
+            context, runs, name, lambda: client_disconnected(request), keep=keep
+        )
     except ShuttingDownError as error:
         return refused(request.scope, error, location)
     if found is None:

@@ -16,9 +16,9 @@ from service.recalibrations.schemas import (
 )
 from service.recalibrations.waiting import until_ended, until_ended_or_gone
 from service.repositories import recalibrations as store
-from service.web.disconnect import gone
 from service.web.pagination import After, Limit, cut, read_cursor
 from service.web.parameters import Key, RecalibrationId, Runs
+from service.web.request_body import client_disconnected
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
 
@@ -66,7 +66,7 @@ async def get_recalibration(
     found = None
     if wait:
         found = await until_ended_or_gone(
-            context, recalibration, lambda: gone(request), seconds=wait
+            context, recalibration, lambda: client_disconnected(request), seconds=wait
         )
     return RecalibrationOut.of(found or await until_ended(context, recalibration, seconds=0))
 

@@ -16,7 +16,7 @@ from service.callers import Caller
 from service.context import Context
 from service.errors import (
     BatchesMissingError,
-    BatchesSurplusError,
+    BatchesUnexpectedError,
     RecalibrationNotOpenError,
     ServiceError,
 )
@@ -85,7 +85,7 @@ async def start(context: Context, dispatcher: Dispatcher, name: str, total: int)
     Raises:
         NotFoundError: there is no such recalibration.
         StreamEmptyError: `total` is 0.
-        BatchesMissingError, BatchesSurplusError: the stored batches are not exactly 0 … total - 1.
+        BatchesMissingError, BatchesUnexpectedError: the stored indices are not 0 … total - 1.
         RecalibrationNotOpenError: it was started with another count, or has ended.
     """
 
@@ -202,7 +202,7 @@ def _check_stream(tx: Transaction, found: Recalibration, total: int) -> None:
         )
     surplus, first = batches.surplus(tx, name, total)
     if surplus:
-        raise BatchesSurplusError(
+        raise BatchesUnexpectedError(
             f"{surplus} batches are stored at or beyond index {total}, the first is {first}",
             surplus=surplus,
             first=first,

@@ -1,12 +1,11 @@
-"""How many connections there are, and none that only takes room.
+"""A limit on connections, and a timeout for clients that stop reading the response.
 
-Whoever connects comes in as long as anybody is idle: the connection that has waited longest for a
-request is closed for it, as any server may close one between two requests. Where none is idle, a
-few more are let in all the same, for probes: `service.middleware.concurrency_limit` refuses what
-else they ask.
+A new connection is accepted as long as another one is idle: the connection that has been idle
+longest is closed for it, as HTTP allows between two requests. If none is idle, a few more are
+accepted for probes; `service.middleware.concurrency_limit` rejects their other requests.
 
-A client that takes nothing of its answer would hold its connection, and the request behind it, for
-ever; so it is hung up on.
+A client that stops reading its response would hold its connection, and the request, indefinitely;
+its connection is closed.
 """
 
 from __future__ import annotations
@@ -16,138 +15,141 @@ from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.uvicorn_protocol.request_head import StrictProtocol
-from service.uvicorn_protocol.write_coalescing import JoinedWrites
+from service.uvicorn_protocol.request_head import HeaderLimitsProtocol
+from service.uvicorn_protocol.write_coalescing import WriteCoalescingTransport
 
-# Beyond the limit, for probes while every other connection is busy.
-PROBES = 16
-# So often it is looked in a stall's time whether a client takes anything.
-LOOKS = 4
+# Connections beyond the limit, for probes while all others are busy.
+PROBE_CONNECTIONS = 16
+# Number of checks within the stall time.
+STALL_CHECKS = 4
 
 
-class BoundedProtocol(StrictProtocol):
-    """One connection of a server that has a bound.
+class LimitedProtocol(HeaderLimitsProtocol):
+    """The protocol of one connection of a server with a limit.
 
     Attributes:
-        most: connections at one time.
-        stall_seconds: how long a client may take nothing of its answer.
-        held: the connections that are open.
-        waiting: those of them that wait for a request's head, the longest first.
+        max_connections: limit of open connections.
+        stall_seconds: how long a client may read nothing of its response.
+        open_connections: the open connections.
+        waiting: those that wait for the header of a request, longest first.
     """
 
-    most: ClassVar[int]
+    max_connections: ClassVar[int]
     stall_seconds: ClassVar[float]
-    held: ClassVar[set[BoundedProtocol]]
-    waiting: ClassVar[dict[BoundedProtocol, None]]
+    open_connections: ClassVar[set[LimitedProtocol]]
+    waiting: ClassVar[dict[LimitedProtocol, None]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, if need be in the place of another one."""
-        self.held.add(self)
+        """Accept the connection, and close an idle one if there are too many."""
+        self.open_connections.add(self)
         super().connection_made(transport)
-        if len(self.held) > self.most:
-            self._make_room()
+        if len(self.open_connections) > self.max_connections:
+            self._close_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self.held.discard(self)
-        self._unset_stall()
+        """Remove the connection and cancel its timers."""
+        self.open_connections.discard(self)
+        self._cancel_stall()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Wait until the client takes more of its answer, but not for ever."""
+        """Wait until the client reads more of its response, up to the stall time."""
         super().pause_writing()
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Note an answer that is written but not yet taken."""
+        """Watch the client read the rest of a response that is completely written."""
         super().on_response_complete()
         self._watch()
 
     def _watch(self) -> None:
-        """See that the client takes something of what is written, as long as anything is left."""
+        """Check that the client keeps reading as long as written data is not sent."""
         if self._stall is None:
-            self._look_later(self._joined.taken_bytes, self.loop.time())
+            self._schedule_check(self._coalescing.sent_bytes, self.loop.time())
 
-    def _look_later(self, taken: int, since: float) -> None:
-        delay = self.stall_seconds / LOOKS
-        self._stall = self.loop.call_later(delay, self._look_again, taken, since)
+    def _schedule_check(self, sent: int, since: float) -> None:
+        delay = self.stall_seconds / STALL_CHECKS
+        self._stall = self.loop.call_later(delay, self._check_stall, sent, since)
 
-    def _look_again(self, before: int, since: float) -> None:
-        """Hang up on who has taken nothing for too long.
+    def _check_stall(self, before: int, since: float) -> None:
+        """Close the connection if nothing was sent for too long.
 
         Args:
-            before: bytes that had been taken when anything was taken last.
-            since: when that was, in the loop's time.
+            before: bytes that were sent at the last progress.
+            since: time of the last progress, on the loop's clock.
         """
         self._stall = None
-        taken, now = self._joined.taken_bytes, self.loop.time()
-        if not self._joined.get_write_buffer_size():
+        sent, now = self._coalescing.sent_bytes, self.loop.time()
+        if not self._coalescing.get_write_buffer_size():
             return
-        if taken != before:
-            self._look_later(taken, now)
+        if sent != before:
+            self._schedule_check(sent, now)
         elif now - since < self.stall_seconds:
-            self._look_later(before, since)
+            self._schedule_check(before, since)
         else:
-            self._joined.abort()
+            self._coalescing.abort()
 
     @property
-    def _joined(self) -> JoinedWrites:
-        return cast("JoinedWrites", self.transport)
+    def _coalescing(self) -> WriteCoalescingTransport:
+        return cast("WriteCoalescingTransport", self.transport)
 
-    def _expect_head(self) -> None:
+    def _expect_header(self) -> None:
         self.waiting.setdefault(self)
-        super()._expect_head()
+        super()._expect_header()
 
-    def _head_is_there(self) -> None:
+    def _header_complete(self) -> None:
         self.waiting.pop(self, None)
-        super()._head_is_there()
+        super()._header_complete()
 
-    def _make_room(self) -> None:
-        """Close the connection that has been idle longest; this one where no other is."""
+    def _close_idle(self) -> None:
+        """Close the connection that has been idle longest; this one if no other is idle."""
         idle = (one for one in self.waiting if one is not self and one.is_idle)
         oldest = next(idle, self)
-        if oldest is self and len(self.held) <= self.most + PROBES:
+        if (
+            oldest is self
+            and len(self.open_connections) <= self.max_connections + PROBE_CONNECTIONS
+        ):
             return
-        self.held.discard(oldest)
+        self.open_connections.discard(oldest)
         oldest.leave()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way: one may be, while the head of the next comes in."""
+        """Whether no request is in progress; one may be while the next header arrives."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         return cycle is None or cycle.response_complete
 
     def leave(self) -> None:
-        """Hang up, once what is written has been taken."""
-        self._head_is_there()
+        """Close the connection after the written data is sent."""
+        self._header_complete()
         self.transport.close()
 
-    def _unset_stall(self) -> None:
+    def _cancel_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
 
-def bounded_protocol(most: int, idle_seconds: float) -> type[BoundedProtocol]:
-    """Return the protocol of one server; uvicorn makes the objects by itself.
+def limited_protocol(max_connections: int, idle_seconds: float) -> type[LimitedProtocol]:
+    """Return the protocol class of one server; uvicorn creates its instances without arguments.
 
     Args:
-        most: connections at one time.
-        idle_seconds: how long a request's head may take, and how long a client may take nothing of
-            its answer.
+        max_connections: limit of open connections.
+        idle_seconds: how long a request header may take, and how long a client may read nothing of
+            its response.
     """
     return type(
-        "OneServersProtocol",
-        (BoundedProtocol,),
+        "ServerProtocol",
+        (LimitedProtocol,),
         {
-            "head_seconds": idle_seconds,
-            "most": most,
+            "header_seconds": idle_seconds,
+            "max_connections": max_connections,
             "stall_seconds": idle_seconds,
-            "held": set(),
+            "open_connections": set(),
             "waiting": {},
         },
     )

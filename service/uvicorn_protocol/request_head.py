@@ -1,8 +1,6 @@
-"""Requests that are no requests: refused at the socket, in the one shape of errors.
+"""Limits on the header of a request, and problem documents for malformed requests.
 
-uvicorn answers bytes that its parser refuses with plain text, waits for ever for the rest of a
-request's head, and keeps a head of any size in memory. What comes here has no route, no caller and
-no limit yet, so all of it is bounded before anything else looks at it.
+A connection has no route, no caller and no limits yet, so time and size are bounded here.
 """
 
 from __future__ import annotations
@@ -16,103 +14,107 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service import problems
 from service.telemetry import request_ids
-from service.uvicorn_protocol.write_coalescing import JoinedWrites
+from service.uvicorn_protocol.write_coalescing import WriteCoalescingTransport
 from service.web.problem_responses import URN, respond
 
 _log = logging.getLogger(__name__)
-# What a connection may send without a word of a body coming out of it: request line and headers,
-# the lines around chunks, trailers. Other servers allow 8 to 64 KiB.
-SILENT_BYTES = 64 << 10
+# Bytes that a connection may send without completing a header or delivering a part of a body:
+# request line and headers, chunk headers, trailers. Other servers allow 8 to 64 KiB.
+MAX_HEADER_BYTES = 64 << 10
 
 
-class StrictProtocol(HttpToolsProtocol):
-    """One connection.
+class HeaderLimitsProtocol(HttpToolsProtocol):
+    """The protocol of one connection.
 
     Attributes:
-        head_seconds: how long a request's head may take, from the beginning of the connection or
-            the end of the last answer on.
+        header_seconds: how long the header of a request may take, from the start of the connection
+            or the end of the previous response.
     """
 
-    head_seconds: ClassVar[float] = 30.0
+    header_seconds: ClassVar[float] = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._silent = 0
+        self._header_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._head_begun = False
+        self._in_header = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, and wait for the first head."""
-        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
-        self._expect_head()
+        """Wait for the first header."""
+        super().connection_made(cast("asyncio.Transport", WriteCoalescingTransport(transport)))
+        self._expect_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self._head_is_there()
+        """Cancel the timer."""
+        self._header_complete()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless too much has come to nothing."""
-        self._silent += len(data)
+        """Parse data; close the connection if the header is too large."""
+        self._header_bytes += len(data)
         super().data_received(data)
-        if self._silent > SILENT_BYTES and not self.transport.is_closing():
-            self._refuse("head-too-large", f"a request's head has at most {SILENT_BYTES} bytes")
+        if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._reject(
+                "header-too-large", f"a request header has at most {MAX_HEADER_BYTES} bytes"
+            )
 
     def on_message_begin(self) -> None:
-        """Note a new request."""
+        """Start the timer of a new header."""
         super().on_message_begin()
-        self._head_begun = True
-        self._expect_head()
+        self._in_header = True
+        self._expect_header()
 
     def on_headers_complete(self) -> None:
-        """Pass a request on."""
-        self._silent = 0
-        self._head_begun = False
-        self._head_is_there()
+        """Stop the timer and process the request."""
+        self._header_bytes = 0
+        self._in_header = False
+        self._header_complete()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass a part of a body on."""
-        self._silent = 0
+        """Reset the count of header bytes for a part of a body."""
+        self._header_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note the end of a body."""
-        self._silent = 0
+        """Reset the count of header bytes at the end of a request."""
+        self._header_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next head, even while the rest of an answered body still drips in."""
+        """Wait for the next header, even while the rest of the request's body still arrives."""
         idle = not self.pipeline
         super().on_response_complete()
         if idle and not self.transport.is_closing():
-            self._expect_head()
+            self._expect_header()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        del msg  # "Invalid HTTP request received.", always
-        self._refuse("request-malformed", "what came is no HTTP/1.1 request")
+        """Reject a malformed request with a problem document."""
+        del msg  # always "Invalid HTTP request received."
+        self._reject("request-malformed", "the data received is not a valid HTTP/1.1 request")
 
-    def _expect_head(self) -> None:
+    def _expect_header(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(self.head_seconds, self._too_late)
+            self._deadline = self.loop.call_later(self.header_seconds, self._on_timeout)
 
-    def _head_is_there(self) -> None:
+    def _header_complete(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _too_late(self) -> None:
+    def _on_timeout(self) -> None:
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self._head_begun or self.cycle is None:
-            self._refuse("head-slow", f"no request's head came within {self.head_seconds:g} s")
-        else:  # nothing is asked that could be answered
+        if self._in_header or self.cycle is None:
+            self._reject(
+                "header-timeout", f"no complete request header arrived in {self.header_seconds:g} s"
+            )
+        else:  # an idle connection: there is no request to respond to
             self.transport.close()
 
-    def _refuse(self, code: str, detail: str) -> None:
-        """Answer and hang up; where an answer is under way already, only hang up."""
+    def _reject(self, code: str, detail: str) -> None:
+        """Respond and close the connection; only close it if another response has started."""
         request_id = request_ids.choose(None)
         _log.info(
             "A connection was closed: %s",
@@ -121,12 +123,12 @@ class StrictProtocol(HttpToolsProtocol):
         )
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            self.transport.write(_answer(code, detail, request_id))
+            self.transport.write(_response(code, detail, request_id))
         self.transport.close()
 
 
-def _answer(code: str, detail: str, request_id: str) -> bytes:
-    """Write a whole response."""
+def _response(code: str, detail: str, request_id: str) -> bytes:
+    """Return a complete response."""
     response = respond(problems.document(code, detail, instance=f"{URN}{request_id}"))
     response.headers["Connection"] = "close"
     status = HTTPStatus(response.status_code)

@@ -1,4 +1,4 @@
-"""Content-Digest (RFC 9530), SHA-256 only."""
+"""The Content-Digest header (RFC 9530), SHA-256 only."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 
 from service.errors import DigestMismatchError
 
-# 32 bytes in base64: 43 digits, of which the last carries two bits of padding, and one filler.
+# 32 bytes in base64: 43 digits, the last with two unused bits, and one padding character.
 _BYTE_SEQUENCE = re.compile(r":([A-Za-z0-9+/]{43}=):")
 
 
 def write(sha256_hex: str) -> str:
-    """Return the field value of a digest."""
+    """Return the header value for a digest."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256_hex)).decode()}:"
 
 
 def read(value: str | None) -> str | None:
-    """Return the SHA-256 digest in a field value as hexadecimal; None when there is none to check.
+    """Return the SHA-256 digest of a header value in hexadecimal, or None if it has none.
 
-    Other algorithms are passed over, as the RFC allows.
+    Other algorithms are ignored, as the RFC allows.
 
     Raises:
-        DigestMismatchError: the sha-256 member cannot be read.
+        DigestMismatchError: the sha-256 member is malformed.
     """
     for member in (value or "").split(","):
         name, _, rest = member.strip().partition("=")
@@ -32,20 +32,19 @@ def read(value: str | None) -> str | None:
 
 
 def verify(expected_hex: str | None, found_hex: str) -> None:
-    """Compare a body's digest with what the client announced.
+    """Check a body's digest against the announced one, if any.
 
     Raises:
         DigestMismatchError: they differ.
     """
     if expected_hex is not None and expected_hex != found_hex:
         raise DigestMismatchError(
-            f"the body has SHA-256 {found_hex}, its Content-Digest says {expected_hex}: "
-            "send it again"
+            f"the body has SHA-256 {found_hex}, its Content-Digest is {expected_hex}: send it again"
         )
 
 
 def _decode(text: str) -> str:
     match = _BYTE_SEQUENCE.fullmatch(text)
     if match is None:
-        raise DigestMismatchError("the Content-Digest has no readable sha-256 member")
+        raise DigestMismatchError("the sha-256 member of Content-Digest is malformed")
     return base64.b64decode(match.group(1)).hex()

@@ -14,9 +14,9 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import NotFoundError, StorageFailedError
-from service.middleware.head import is_head
 from service.storage.os_errors import translated
 from service.web import content_digest as digests
+from service.web.head import is_head
 
 
 async def send(
@@ -86,7 +86,7 @@ class _StoredFile(FileResponse):
                 _check_start(message)
             await send(message)
 
-        if self._head:  # `HeadAsGet` shows the routes GET
+        if self._head:  # the routes see HEAD as GET
             scope = {**scope, "method": "HEAD"}
         try:
             await super().__call__(scope, receive, checked)

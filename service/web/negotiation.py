@@ -1,15 +1,15 @@
-"""What a client would rather have: JSON or HTML."""
+"""Content negotiation between JSON and HTML."""
 
 from __future__ import annotations
 
 
 def prefers_html(accept: str | None) -> bool:
-    """Tell whether an Accept header ranks `text/html` above `application/json`."""
+    """Return whether an Accept header ranks `text/html` above `application/json`."""
     return _quality(accept, "text/html") > _quality(accept, "application/json")
 
 
 def _quality(accept: str | None, wanted: str) -> float:
-    """Return a media type's quality; the most specific range that covers it decides."""
+    """Return the quality of a media type; the most specific matching range decides."""
     if accept is None or not accept.strip():
         return 1.0
     best = (-1, 0.0)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, with the errors of every route in it, and a page that lists the routes."""
+"""The OpenAPI document, with the errors of every route, and a page that lists the routes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _POLICY = (
 
 
 def install(app: FastAPI) -> None:
-    """Give an app its document and its page."""
+    """Serve the document and the page from an app."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -45,7 +45,7 @@ def install(app: FastAPI) -> None:
 
 
 def build(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document; every operation has the one shape of errors."""
+    """Return the OpenAPI document; all operations share one schema for errors."""
     document = get_openapi(
         title=app.title, version=app.version, summary=app.summary, routes=app.routes
     )
@@ -56,7 +56,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     for operation in _operations(document):
         operation["responses"].pop("422", None)
         operation["responses"]["default"] = {
-            "description": "Any error.",
+            "description": "An error.",
             "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -65,7 +65,7 @@ def build(app: FastAPI) -> dict[str, Any]:
 
 
 def page(document: dict[str, Any]) -> str:
-    """Return a page without any script that lists the routes."""
+    """Return an HTML page, without scripts, that lists the routes."""
     rows = "".join(
         f"<dt><code>{method.upper()} {escape(path)}</code></dt>"
         f"<dd>{_prose(operation.get('description', ''))}</dd>"
@@ -77,7 +77,7 @@ def page(document: dict[str, Any]) -> str:
         '<meta name=viewport content="width=device-width,initial-scale=1">'
         "<title>bnrecal API</title>"
         f"<style>{_STYLE}</style><h1>bnrecal {escape(document['info']['version'])}</h1>"
-        '<p>The whole description is <a href="/openapi.json"><code>/openapi.json</code></a>.</p>'
+        '<p>The OpenAPI document is <a href="/openapi.json"><code>/openapi.json</code></a>.</p>'
         f"<dl>{rows}</dl></html>\n"
     )
 
@@ -102,7 +102,7 @@ def _problem_schema() -> dict[str, Any]:
     )
     return {
         "type": "object",
-        "description": "RFC 9457; further members depend on the code.",
+        "description": "Problem details (RFC 9457); additional members depend on the code.",
         "properties": {
             "type": text,
             "title": text,

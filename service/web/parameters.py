@@ -1,4 +1,4 @@
-"""What more than one route takes: headers, parts of the path, and the dispatcher."""
+"""Parameters of several routes: headers, parts of the path, and the dispatcher."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ Key = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="For safe retries.",
+        description="Makes retries of the request safe.",
         min_length=1,
         max_length=idempotency.LONGEST_KEY,
     ),
 ]
-Digest = Annotated[str | None, Header(alias="Content-Digest", description="RFC 9530, sha-256.")]
+Digest = Annotated[
+    str | None,
+    Header(alias="Content-Digest", description="Digest of the body (RFC 9530), sha-256."),
+]
 RecalibrationId = Annotated[str, Path(description="Id of a recalibration.")]
 
 

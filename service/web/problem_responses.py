@@ -1,4 +1,4 @@
-"""Every error as a problem document, the framework's own included."""
+"""Every error as a problem document, including those of the framework."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.errors import MediaTypeError, ServiceError
-from service.middleware.security_headers import complete
 from service.telemetry.request_ids import ID_HEADER
 from service.web.media_types import media_type
+from service.web.security_headers import add_security_headers
 
 _log = logging.getLogger(__name__)
 
@@ -31,23 +31,30 @@ _BY_STATUS = {
     415: "media-type-unsupported",
     416: "range-unsatisfiable",
 }
-# After these the rest of the body is not worth reading.
+# After these errors the connection is closed instead of reading the rest of the body.
 _CLOSING = frozenset(
-    {"too-large", "body-slow", "body-incomplete", "quota-exceeded", "crowded", "shutting-down"}
+    {
+        "too-large",
+        "body-timeout",
+        "body-incomplete",
+        "quota-exceeded",
+        "overloaded",
+        "shutting-down",
+    }
 )
 
 
 def install(app: FastAPI) -> None:
-    """Let an app answer every error with a problem document."""
-    app.add_exception_handler(ServiceError, _on_purpose)
-    app.add_exception_handler(BnOpsError, _on_purpose)
-    app.add_exception_handler(HTTPException, _of_framework)
-    app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(Exception, _of_ours)
+    """Make an app answer every error with a problem document."""
+    app.add_exception_handler(ServiceError, _on_known_error)
+    app.add_exception_handler(BnOpsError, _on_known_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(Exception, _on_bug)
 
 
 class ProblemResponse(JSONResponse):
-    """A problem document; the request's line in the log and the metrics name its code."""
+    """A problem document; records its code for the request log and the metrics."""
 
     media_type = problems.MEDIA_TYPE
 
@@ -56,7 +63,7 @@ class ProblemResponse(JSONResponse):
         super().__init__(document, status_code=document["status"], headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Send the document."""
         scope.setdefault("state", {})["problem"] = self._code
         await super().__call__(scope, receive, send)
 
@@ -68,12 +75,12 @@ def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> 
         found["Connection"] = "close"
     if document["code"] == "unauthenticated":
         found["WWW-Authenticate"] = "Bearer"
-    if document["code"] == "crowded":
+    if document["code"] == "overloaded":
         found["Retry-After"] = "1"
     response = ProblemResponse(document, found)
     if "instance" in document:
         response.headers[ID_HEADER] = document["instance"].removeprefix(URN)
-    complete(response.headers)  # a 500 is answered outside the layer that does this
+    add_security_headers(response.headers)  # the middleware that adds them does not see a 500
     return response
 
 
@@ -86,23 +93,23 @@ def instance_of(scope: Any) -> str | None:
 def refused(
     scope: Scope, error: ServiceError | BnOpsError, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error of ours as the answer to a request."""
+    """Return the response for an error of this package or of bn_ops."""
     return respond(problems.from_error(error, instance=instance_of(scope)), headers)
 
 
-async def _on_purpose(request: Request, error: Exception) -> JSONResponse:
+async def _on_known_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError | BnOpsError)
     return refused(request.scope, error)
 
 
-async def _of_framework(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, ServiceError):  # the body's guard refused while JSON was read
-        return await _on_purpose(request, error.__cause__)
+    if isinstance(error.__cause__, ServiceError):  # raised by `receive` while JSON was read
+        return await _on_known_error(request, error.__cause__)
     code = _BY_STATUS.get(error.status_code, "request-error")
     detail = f"{request.method} {request.url.path}: {error.detail}"
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = f"there is no {request.method} {request.url.path}; /docs lists the routes"
+        detail = f"no route matches {request.method} {request.url.path}; /docs lists the routes"
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))
@@ -110,7 +117,7 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return every method of a path; the framework names only those of its first route."""
+    """Return all methods of a path; the framework names only those of the first route."""
     scope = dict(request.scope)
     found: set[str] = set()
     for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"):
@@ -122,10 +129,10 @@ def _methods(request: Request) -> list[str]:
     return sorted(found)
 
 
-async def _of_validation(request: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    if (refusal := _no_json(request, error)) is not None:
-        return await _on_purpose(request, refusal)
+    if (wrong_type := _wrong_media_type(request, error)) is not None:
+        return await _on_known_error(request, wrong_type)
     faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     members = {"faults": faults}
     return respond(
@@ -138,21 +145,21 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def _no_json(request: Request, error: RequestValidationError) -> MediaTypeError | None:
-    """Return what is wrong where a body did not say that it is JSON, so that none was read."""
+def _wrong_media_type(request: Request, error: RequestValidationError) -> MediaTypeError | None:
+    """Return the error of a body that was not parsed because it is not declared as JSON."""
     kind = media_type(request)
     if kind == "application/json" or kind.endswith("+json"):
         return None
     if all(one["loc"] != ("body",) or one["type"] == "missing" for one in error.errors()):
         return None
-    return MediaTypeError(f"this route takes application/json, got {kind[:100]!r}")
+    return MediaTypeError(f"this route accepts application/json, got {kind[:100]!r}")
 
 
-async def _of_ours(request: Request, error: Exception) -> JSONResponse:
-    # The framework's outermost layer logs the traceback; a client never sees the text of an
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # Starlette's outermost layer logs the traceback; a client never sees the text of an unexpected
     # exception.
     del error
-    detail = "the server failed; its log has more under this request's id"
+    detail = "internal server error; the server's log has details under this request's id"
     return respond(
         problems.document(problems.INTERNAL, detail, instance=instance_of(request.scope))
     )

@@ -1,7 +1,7 @@
-"""One check for every route: whoever asks sees the thing that the path names, or it is not there.
+"""The visibility check of all routes: a caller gets 404 for what belongs to others.
 
-It stands before all routes and goes by the names of path parameters, so a route that is added
-later is covered without a line of its own.
+It runs before every route and uses the names of path parameters, so new routes are covered without
+code of their own.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from service.repositories import models, recalibrations
 
 
 async def visible(request: Request, context: Ctx) -> None:
-    """Refuse what belongs to others as if it were not there.
+    """Reject a path that names a resource of another owner.
 
     Raises:
-        NotFoundError: there is no such thing, or it is not the caller's.
+        NotFoundError: the resource does not exist or belongs to another owner.
     """
     scope = context.caller.scope
     if scope is None:

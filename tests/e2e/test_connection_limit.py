@@ -80,7 +80,7 @@ def test_only_probes_are_served_when_all_are_busy(server: Server) -> None:
         assert ask(probe, b"/v2/health/live").startswith(b"HTTP/1.1 200 ")
         refused = ask(probe, b"/v1/models")
         assert refused.startswith(b"HTTP/1.1 503 ")
-        assert b'"code":"crowded"' in refused
+        assert b'"code":"overloaded"' in refused
         assert b"\r\nretry-after: 1\r\n" in refused.lower()
         assert b"\r\nconnection: close\r\n" in refused.lower()
         found = psutil.Process(server.process.pid).net_connections()
@@ -102,7 +102,7 @@ def test_disconnected_waiter_frees_its_slot(server: Server) -> None:
             time.sleep(0.2)
         time.sleep(0.2)
         assert server.http.get("/v1/models").status_code == 200
-    assert "\nbnrecal_requests_open 1\n" in server.http.get("/metrics").text
+    assert "\nbnrecal_requests_open 1.0\n" in server.http.get("/metrics").text
 
 
 def test_client_that_stops_reading_is_disconnected(server: Server) -> None:

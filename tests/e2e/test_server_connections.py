@@ -53,7 +53,7 @@ def test_stalled_body_times_out(tmp_path: Path) -> None:
             opened.sendall(safetensors(x=images(0))[:100])
             found = answer(opened)
         assert found.startswith(b"HTTP/1.1 408 ")
-        assert b'"code":"body-slow"' in found
+        assert b'"code":"body-timeout"' in found
         assert list((tmp_path / "data/staging").iterdir()) == []
         assert server.api.put(name, 0, safetensors(x=images(0))).status_code == 201
 

@@ -94,7 +94,7 @@ def test_endless_header_is_rejected(server: Server, start: bytes) -> None:
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     status, _, problem = exchange(server, start, *[b"y" * MIB] * 64)
-    assert (status, problem["code"]) == (431, "head-too-large")
+    assert (status, problem["code"]) == (431, "header-too-large")
     assert process.memory_info().rss - before < 16 * MIB
 
 
@@ -113,7 +113,7 @@ def test_large_body_after_small_header(server: Server) -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
 def test_header_timeout(server: Server, sent: bytes) -> None:
     status, _, problem = exchange(server, sent)
-    assert (status, problem["code"], problem["retryable"]) == (408, "head-slow", True)
+    assert (status, problem["code"], problem["retryable"]) == (408, "header-timeout", True)
 
 
 def test_header_timeout_of_second_request(server: Server) -> None:

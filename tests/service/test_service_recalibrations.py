@@ -156,7 +156,7 @@ def test_start_with_surplus_batches_is_refused(api: Api) -> None:
     for index in (0, 1, 4):
         api.put(name, index)
     response = api.start(name, 2)
-    assert (response.status_code, response.json()["code"]) == (409, "batches-surplus")
+    assert (response.status_code, response.json()["code"]) == (409, "batches-unexpected")
     assert response.json()["first"] == 4
 
 

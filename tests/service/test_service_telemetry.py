@@ -153,4 +153,4 @@ def test_the_docs_page_lists_the_routes_without_a_script(api: Api) -> None:
 
 
 def test_an_unknown_path_points_to_the_docs_page(api: Api) -> None:
-    assert api.http.get("/").json()["detail"] == "there is no GET /; /docs lists the routes"
+    assert api.http.get("/").json()["detail"] == "no route matches GET /; /docs lists the routes"

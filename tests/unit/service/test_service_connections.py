@@ -12,7 +12,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service.uvicorn_protocol.connection_limit import bounded_protocol
+from service.uvicorn_protocol.connection_limit import limited_protocol
 
 STALL_SECONDS = 0.05
 
@@ -40,7 +40,7 @@ class Transport(asyncio.Transport):
 
 
 def _protocol(transport: Transport) -> Any:
-    kind = bounded_protocol(4, 3600.0)
+    kind = limited_protocol(4, 3600.0)
     kind.stall_seconds = STALL_SECONDS
     protocol: Any = kind(Config(_app), ServerState(), {}, asyncio.get_running_loop())
     protocol.connection_made(transport)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from service.uvicorn_protocol.write_coalescing import JoinedWrites
+from service.uvicorn_protocol.write_coalescing import WriteCoalescingTransport
 
 
 class Transport:
@@ -30,12 +30,12 @@ class Transport:
         return self.closed
 
 
-def played(*turns: Callable[[JoinedWrites, Transport], None]) -> list[bytes]:
+def played(*turns: Callable[[WriteCoalescingTransport, Transport], None]) -> list[bytes]:
     """Do one thing in each turn of the loop; return what was written at once."""
     transport = Transport()
 
     async def play() -> None:
-        joined = JoinedWrites(cast("asyncio.Transport", transport))
+        joined = WriteCoalescingTransport(cast("asyncio.Transport", transport))
         for turn in turns:
             turn(joined, transport)
             await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def played(*turns: Callable[[JoinedWrites, Transport], None]) -> list[bytes]:
 
 
 def test_what_is_written_in_one_turn_leaves_at_once() -> None:
-    def answer(joined: JoinedWrites, _: Transport) -> None:
+    def answer(joined: WriteCoalescingTransport, _: Transport) -> None:
         joined.write(b"head ")
         joined.write(b"body")
 
@@ -53,7 +53,7 @@ def test_what_is_written_in_one_turn_leaves_at_once() -> None:
 
 
 def test_a_stream_is_not_held_back() -> None:
-    def part(joined: JoinedWrites, transport: Transport) -> None:
+    def part(joined: WriteCoalescingTransport, transport: Transport) -> None:
         assert len(transport.written) == sum(len(one) for one in transport.written)
         joined.write(b".")
 
@@ -61,7 +61,7 @@ def test_a_stream_is_not_held_back() -> None:
 
 
 def test_closing_writes_first_what_is_waiting() -> None:
-    def refuse(joined: JoinedWrites, transport: Transport) -> None:
+    def refuse(joined: WriteCoalescingTransport, transport: Transport) -> None:
         joined.write(b"400")
         joined.close()
         assert (transport.written, transport.closed) == ([b"400"], True)
@@ -70,7 +70,7 @@ def test_closing_writes_first_what_is_waiting() -> None:
 
 
 def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
-    def write(joined: JoinedWrites, transport: Transport) -> None:
+    def write(joined: WriteCoalescingTransport, transport: Transport) -> None:
         joined.write(b"late")
         transport.close()
 
@@ -78,16 +78,16 @@ def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
 
 
 def test_what_waits_has_not_left_yet() -> None:
-    def write(joined: JoinedWrites, _: Transport) -> None:
-        before = joined.taken_bytes
+    def write(joined: WriteCoalescingTransport, _: Transport) -> None:
+        before = joined.sent_bytes
         joined.write(b"answer")
-        assert (joined.get_write_buffer_size(), joined.taken_bytes) == (106, before)
+        assert (joined.get_write_buffer_size(), joined.sent_bytes) == (106, before)
 
     assert played(write) == [b"answer"]
 
 
 def test_everything_else_is_the_transports() -> None:
-    def look(joined: JoinedWrites, transport: Transport) -> None:
+    def look(joined: WriteCoalescingTransport, transport: Transport) -> None:
         assert not joined.is_closing()
         transport.close()
         assert joined.is_closing()

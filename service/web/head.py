@@ -1,4 +1,4 @@
-"""HEAD as GET without a body, for every route that there is and will be."""
+"""HEAD for every route: GET without the body of the response."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _MARK = "head"
 
 
-class HeadAsGet:
-    """Lets the routes see GET, and sends what they answer without its body."""
+class HeadMiddleware:
+    """Turns HEAD into GET for the routes and drops the body of their response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Process a request."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -26,7 +26,7 @@ class HeadAsGet:
             await send(message)
 
         scope.setdefault("state", {})[_MARK] = True
-        # A copy: whoever wrote the request's line must still see that it was HEAD.
+        # A copy: the request log still needs the original method.
         inner = {**scope, "method": "GET"}
         try:
             await self._app(inner, receive, without_body)
@@ -36,5 +36,5 @@ class HeadAsGet:
 
 
 def is_head(request: Request) -> bool:
-    """Tell whether nobody will read the body, so that a long one need not be made."""
+    """Return whether the body of the response is dropped, so that it need not be produced."""
     return bool(request.scope.get("state", {}).get(_MARK, False))

@@ -1,4 +1,4 @@
-"""Headers that every response carries."""
+"""Security headers of every response."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bn_ops.diagnostics.html import REPORT_CONTENT_SECURITY_POLICY
 
-_NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-# The report allows its one style sheet, by hash, and no script; `sandbox` takes away whatever
-# a layer's name could smuggle in past the escaping.
-_PAGE = f"{REPORT_CONTENT_SECURITY_POLICY}; sandbox"
+_NO_CONTENT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+# The report allows its own style sheet, by hash, and no script; `sandbox` disables whatever a layer
+# name might inject past the escaping.
+_REPORT = f"{REPORT_CONTENT_SECURITY_POLICY}; sandbox"
 
-STRICT: Mapping[str, str] = MappingProxyType(
+HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
@@ -26,27 +26,27 @@ STRICT: Mapping[str, str] = MappingProxyType(
 )
 
 
-class StrictHeaders:
-    """Adds them; a page gets the policy for pages, everything else one that allows nothing."""
+class SecurityHeadersMiddleware:
+    """Adds the headers; HTML gets the report's content security policy, all else the strictest."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Process a request."""
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                complete(MutableHeaders(scope=message))
+                add_security_headers(MutableHeaders(scope=message))
             await send(message)
 
         await self._app(scope, receive, add if scope["type"] == "http" else send)
 
 
-def complete(headers: MutableHeaders) -> None:
-    """Add what is missing."""
-    for name, value in STRICT.items():
+def add_security_headers(headers: MutableHeaders) -> None:
+    """Add those headers that are missing."""
+    for name, value in HEADERS.items():
         headers.setdefault(name, value)
     page = headers.get("Content-Type", "").startswith("text/html")
-    headers.setdefault("Content-Security-Policy", _PAGE if page else _NOTHING)
+    headers.setdefault("Content-Security-Policy", _REPORT if page else _NO_CONTENT)
     headers.setdefault("Cache-Control", "no-store")
