@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support.service_process import Server, network, running
+from tests.support.waiting import until
 
 MOST = 4
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -102,7 +103,7 @@ def test_disconnected_waiter_frees_its_slot(server: Server) -> None:
             time.sleep(0.2)
         time.sleep(0.2)
         assert server.http.get("/v1/models").status_code == 200
-    assert "\nbnrecal_requests_open 1.0\n" in server.http.get("/metrics").text
+    until(lambda: "\nbnrecal_requests_open 1.0\n" in server.http.get("/metrics").text)
 
 
 def test_client_that_stops_reading_is_disconnected(server: Server) -> None:

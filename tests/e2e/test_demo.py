@@ -64,5 +64,5 @@ def test_demo_fails_without_server(tmp_path: Path) -> None:
         tmp_path, "--server", "http://127.0.0.1:9", "--digits", str(tmp_path / "few.npz")
     )
     assert done.returncode == 1
-    assert "the demo failed: http://127.0.0.1:9 does not answer" in done.stderr
+    assert "the demo failed: http://127.0.0.1:9 does not respond" in done.stderr
     assert "Traceback" not in done.stderr

@@ -18,14 +18,14 @@ def seen(x: np.ndarray, size: int = 7, max_blocks: int = 4096) -> Correlation | 
 
 
 def images(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """Each image has its own level and pattern; images are independent."""
+    """Return independent images, each with its own level and pattern."""
     return (rng.normal(0, 1, (samples, 1, 1, 1)) + rng.normal(0, 1, (samples, 2, 6, 6))).astype(
         np.float32
     )
 
 
 def walk(rng: np.random.Generator, samples: int, memory: float) -> np.ndarray:
-    """A stationary AR(1) series per pixel."""
+    """Return a stationary AR(1) series per pixel."""
     x = np.empty((samples, 1, 4, 4))
     x[0] = rng.normal(0, 1, x.shape[1:])
     for i in range(1, samples):
@@ -34,17 +34,17 @@ def walk(rng: np.random.Generator, samples: int, memory: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("samples", [64, 256, 1024])
-def test_independent_samples_are_not_suspicious(samples: int) -> None:
+def test_independent_samples(samples: int) -> None:
     rng = np.random.default_rng(0)
     found = [seen(images(rng, samples), 64) for _ in range(60)]
     effects = [c.design_effect for c in found if c is not None]
     assert len(effects) == 60
     assert sum(c.suspicious for c in found if c is not None) == 0
-    # The mean of 60 design effects of expectation 1, each known to √(2/(blocks - 1)) or better.
+    # The mean of 60 design effects of expectation 1, each with standard error ≤ √(2/(blocks - 1)).
     assert np.mean(effects) == pytest.approx(1, abs=0.25)
 
 
-def test_the_design_effect_of_an_ar1_series() -> None:
+def test_design_effect_of_ar1_series() -> None:
     # Variance of a mean over b of AR(1): (1 + 2 Σ (1 - k/b)·memory^k) times the independent one.
     memory, samples, block = 0.8, 1024, 32
     lags = np.arange(1, block)
@@ -52,7 +52,7 @@ def test_the_design_effect_of_an_ar1_series() -> None:
     rng = np.random.default_rng(1)
     found = [seen(walk(rng, samples, memory)) for _ in range(10)]
     effects = [c.design_effect for c in found if c is not None]
-    # 10 series of 32 blocks and 16 independent pixels know it to about 3 %.
+    # 10 series of 32 blocks and 16 independent pixels estimate it to within about 3 %.
     assert np.mean(effects) == pytest.approx(expected, rel=0.1)
     assert all(c is not None and c.suspicious for c in found)
     assert found[0] is not None
@@ -61,7 +61,7 @@ def test_the_design_effect_of_an_ar1_series() -> None:
     assert found[0].error_ratio == pytest.approx(np.sqrt(found[0].design_effect))
 
 
-def test_a_stream_sorted_by_class_is_suspicious_until_it_is_shuffled() -> None:
+def test_stream_sorted_by_class() -> None:
     rng = np.random.default_rng(2)
     level = np.repeat(rng.normal(0, 1, (10, 1, 4, 4)), 30, axis=0)
     sorted_by_class = level + 0.7 * rng.normal(0, 1, (300, 1, 4, 4))
@@ -74,12 +74,12 @@ def test_a_stream_sorted_by_class_is_suspicious_until_it_is_shuffled() -> None:
 
 
 @pytest.mark.parametrize("max_blocks", [16, 4096])
-def test_batch_sizes_do_not_change_the_correlation(max_blocks: int) -> None:
+def test_invariance_under_batch_sizes(max_blocks: int) -> None:
     x = walk(np.random.default_rng(3), 333, 0.5)
     assert seen(x, 1, max_blocks) == seen(x, 10, max_blocks) == seen(x, 333, max_blocks)
 
 
-def test_merged_blocks_give_the_same_design_effect() -> None:
+def test_merged_blocks() -> None:
     x = walk(np.random.default_rng(4), 256, 0.6)
     fine = seen(x)
     coarse = seen(x, max_blocks=32)
@@ -89,20 +89,20 @@ def test_merged_blocks_give_the_same_design_effect() -> None:
     assert coarse.design_effect == pytest.approx(fine.design_effect, rel=1e-9)
 
 
-def test_few_samples_or_constant_inputs_give_no_correlation() -> None:
+def test_few_samples_or_constant_inputs() -> None:
     assert seen(images(np.random.default_rng(5), 40)) is None
     assert seen(np.full((200, 1, 3, 3), 0.1, np.float32)) is None
     assert SampleSeries().correlation() is None
 
 
-def test_text_inputs_are_skipped_and_integers_used() -> None:
+def test_text_and_integer_inputs() -> None:
     words = np.array([["a"], ["b"]], dtype=object)
     numbers = np.array([[1, 3], [5, 7]], dtype=np.int64)
     features = sample_features({"words": words, "numbers": numbers})
     np.testing.assert_array_equal(features, [[1, 3, 5], [5, 7, 37]])
 
 
-def test_large_samples_are_read_at_evenly_spaced_places() -> None:
+def test_large_samples_are_subsampled() -> None:
     x = np.random.default_rng(7).normal(3, 1, (2, 3, 200, 200)).astype(np.float32)
     features = sample_features({"x": x})
     assert features.shape == (2, 17)
@@ -111,13 +111,13 @@ def test_large_samples_are_read_at_evenly_spaced_places() -> None:
     np.testing.assert_allclose(features[:, 16], 10, atol=4 * np.sqrt(38 / 4000))
 
 
-def test_watched_streams_are_unchanged() -> None:
+def test_stream_is_unchanged() -> None:
     batches = [{"x": np.ones((3, 2))}, {"x": np.zeros((2, 2))}]
     series = SampleSeries()
     assert list(watched(iter(batches), series)) == batches
 
 
-def test_a_correlated_stream_causes_a_warning() -> None:
+def test_warning_about_correlation() -> None:
     moving = seen(walk(np.random.default_rng(6), 400, 0.9))
     steady = seen(images(np.random.default_rng(6), 400))
     assert moving is not None

@@ -139,7 +139,7 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> Repo
 
 
 class _Page(HTMLParser):
-    """Collects elements, attributes and text, and checks that every element is closed."""
+    """Collect elements, attributes and text, and check that every element is closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def _words(page: str) -> str:
     return " ".join(" ".join(_Page(page).text).split())
 
 
-def test_the_page_shows_every_figure_of_the_report() -> None:
+def test_page_shows_all_figures() -> None:
     words = _words(render_html(_report()))
     for expected in (
         "1 of 2 layers",  # recalibrated
@@ -224,7 +224,7 @@ def test_the_page_shows_every_figure_of_the_report() -> None:
         "javascript:alert(1)",
     ],
 )
-def test_text_of_the_model_is_never_markup(hostile: str) -> None:
+def test_text_of_model_is_escaped(hostile: str) -> None:
     harmless, attacked = render_html(_report()), render_html(_report(hostile, hostile))
     assert _Page(attacked).elements == _Page(harmless).elements
     assert _Page(attacked).attributes == _Page(harmless).attributes
@@ -247,7 +247,7 @@ def _poisoned(value: Any, hostile: str) -> Any:
     return value
 
 
-def test_every_string_of_the_report_is_escaped() -> None:
+def test_all_strings_are_escaped() -> None:
     hostile = "<i onclick=x>"
     page = render_html(_poisoned(_report(), hostile))
     assert hostile not in page
@@ -255,19 +255,19 @@ def test_every_string_of_the_report_is_escaped() -> None:
     assert "".join(_Page(page).text).count(hostile) > 20
 
 
-def test_invisible_characters_are_shown_as_escapes() -> None:
+def test_invisible_characters() -> None:
     page = render_html(_report("safe\u202egnp.exe\x00\u200b\ud800"))
     assert "safe\\u{202e}gnp.exe\\u{0}\\u{200b}\\u{d800}" in page
     page.encode("utf-8")
 
 
-def test_a_long_name_is_truncated() -> None:
+def test_long_names_are_truncated() -> None:
     page = render_html(_report("n" * 1_000_000))
     assert len(page) < 50_000
     assert "(1,000,000 characters)" in page
 
 
-def test_the_page_loads_and_runs_nothing() -> None:
+def test_page_has_no_scripts_or_resources() -> None:
     page = render_html(_report())
     assert not _Page(page).elements & {"script", "link", "img", "iframe", "object", "form", "a"}
     assert not _Page(page).attributes & {"src", "href", "style", "action", "srcset"}
@@ -275,7 +275,7 @@ def test_the_page_loads_and_runs_nothing() -> None:
     assert "@import" not in page
 
 
-def test_the_policy_allows_exactly_the_style_sheet_of_the_page() -> None:
+def test_policy_allows_only_the_style_sheet() -> None:
     page = render_html(_report())
     [style] = re.findall(r"<style>(.*?)</style>", page, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -285,7 +285,7 @@ def test_the_policy_allows_exactly_the_style_sheet_of_the_page() -> None:
     assert f"style-src 'sha256-{digest}'" in page.partition("</head>")[0]
 
 
-def test_a_report_without_fold_and_parity_omits_those_sections() -> None:
+def test_report_without_fold_and_parity() -> None:
     report = replace(_report(), fold=None, parity=None, prediction_shift=None, warnings=())
     words = _words(render_html(report))
     assert "Drift by layer" in words
@@ -293,7 +293,7 @@ def test_a_report_without_fold_and_parity_omits_those_sections() -> None:
         assert absent not in words
 
 
-def test_a_failed_parity_and_a_changed_tensor_are_visible() -> None:
+def test_failed_parity_and_changed_tensor() -> None:
     report = _report()
     assert report.parity is not None
     parity = replace(report.parity, passed=False)
@@ -304,7 +304,7 @@ def test_a_failed_parity_and_a_changed_tensor_are_visible() -> None:
     assert "NOT equal" in words
 
 
-def test_missing_and_infinite_numbers_become_dashes() -> None:
+def test_missing_and_infinite_numbers() -> None:
     report = _report()
     first = replace(report.layers[0], confidence=None, amplification=None)
     assert report.parity is not None
@@ -315,7 +315,7 @@ def test_missing_and_infinite_numbers_become_dashes() -> None:
     assert "largest error –" in words
 
 
-def test_a_report_without_layers_renders() -> None:
+def test_report_without_layers() -> None:
     frozen = FrozenReport(tensors={}, sha256_before="", sha256_after="")
     report = Report(
         bnrecal="0.1.0",
@@ -336,7 +336,7 @@ def test_a_report_without_layers_renders() -> None:
 
 
 @pytest.mark.parametrize(("near", "far"), [(0.5, 1.0), (1.0, 0.5)])
-def test_the_longer_bar_is_drawn_first(near: float, far: float) -> None:
+def test_longer_bar_is_drawn_first(near: float, far: float) -> None:
     report = _report()
     drift = report.layers[0].drift
     assert drift is not None

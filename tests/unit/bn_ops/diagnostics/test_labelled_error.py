@@ -17,8 +17,8 @@ def exact(newly_wrong: int, newly_right: int) -> float:
 
 
 @pytest.mark.parametrize("pair", [(0, 0), (0, 1), (1, 1), (0, 5), (3, 17), (40, 61), (480, 520)])
-def test_the_sign_test_is_the_binomial_sum(pair: tuple[int, int]) -> None:
-    # Logarithms of factorials of a thousand are known to about 1e-12.
+def test_sign_test_equals_binomial_sum(pair: tuple[int, int]) -> None:
+    # Logarithms of factorials of a thousand have a precision of about 1e-12.
     assert sign_test(*pair) == pytest.approx(exact(*pair), rel=1e-10)
     assert sign_test(*pair) == sign_test(*reversed(pair))
 
@@ -42,7 +42,7 @@ def found(
     )
 
 
-def test_a_rise_of_the_error_causes_a_warning_with_its_significance() -> None:
+def test_warning_about_rising_error() -> None:
     assert found(0.2, 0.1, 2, 12) == ()
     assert found(0.1, 0.1, 3, 3) == ()
     (sure,) = found(0.1, 0.3, 21, 1)

@@ -37,17 +37,17 @@ def probabilities(z: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("softmax", [False, True])
-def test_the_first_table_of_classes_is_the_head_logits_or_probabilities(*, softmax: bool) -> None:
+def test_first_table_of_classes_is_the_head(*, softmax: bool) -> None:
     x = logits()
 
-    def answers(factor: float) -> ForwardPass:
+    def outputs(factor: float) -> ForwardPass:
         z = factor * x
         table = probabilities(z).astype(np.float32) if softmax else z
         return forward_pass(
             *({"map": x[part, :, None], "logits": table[part]} for part in np.split(np.r_[:20], 4))
         )
 
-    found = compare_heads(answers(1), answers(-1), samples=20)
+    found = compare_heads(outputs(1), outputs(-1), samples=20)
     assert found is not None
     assert (found.output, found.samples, found.classes) == ("logits", 20, 3)
     assert found.agreement == 0
@@ -63,8 +63,8 @@ def test_the_first_table_of_classes_is_the_head_logits_or_probabilities(*, softm
 @pytest.mark.parametrize(
     ("batches", "samples"),
     [
-        ([{"y": logits(shape=(4, 1))}], 4),  # one number per sample is no choice of classes
-        ([{"y": logits(shape=(4, 3, 1))}], 4),  # a map
+        ([{"y": logits(shape=(4, 1))}], 4),  # one value per sample: no classes
+        ([{"y": logits(shape=(4, 3, 1))}], 4),  # a spatial map
         ([{"y": np.zeros((4, 3), np.int64)}], 4),
         ([{"y": logits(shape=(4, 3))}], 5),  # not one row per sample
         ([{"y": logits(shape=(4, 3))}, {"y": logits(shape=(4, 2))}], 8),  # no common classes

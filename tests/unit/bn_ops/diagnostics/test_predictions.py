@@ -19,7 +19,7 @@ def sure_of(classes: list[int], among: int = 4) -> np.ndarray:
     return table
 
 
-def test_the_shift_follows_its_definitions() -> None:
+def test_shift_follows_definitions() -> None:
     before, after = sure_of([0, 1, 2, 3]), np.full((4, 4), 0.25)
     after[:, 1] += 1e-9
     found = prediction_shift("y", before, after)
@@ -31,7 +31,7 @@ def test_the_shift_follows_its_definitions() -> None:
     assert found.entropy_change == pytest.approx(np.log(4) - entropy, abs=1e-6)
 
 
-def test_effective_classes_follow_from_the_shares() -> None:
+def test_effective_classes() -> None:
     # Half, a quarter, a quarter: exp(1.5 ln 2) = 2.83 classes.
     found = prediction_shift("y", sure_of([0, 0, 1, 2]), sure_of([0, 0, 1, 2]))
     assert found.effective_classes_after == pytest.approx(2**1.5)
@@ -41,15 +41,13 @@ def test_effective_classes_follow_from_the_shares() -> None:
 @pytest.mark.parametrize(
     ("samples", "classes_after", "collapsed"),
     [
-        (32, 4, False),  # as before
+        (32, 4, False),  # unchanged
         (32, 2, False),  # exactly half
         (32, 1, True),
-        (8, 1, False),  # too few predictions to tell
+        (8, 1, False),  # too few predictions
     ],
 )
-def test_a_collapse_of_classes_causes_a_warning(
-    samples: int, classes_after: int, *, collapsed: bool
-) -> None:
+def test_warning_about_class_collapse(samples: int, classes_after: int, *, collapsed: bool) -> None:
     before = sure_of([i % 4 for i in range(samples)])
     after = sure_of([i % classes_after for i in range(samples)])
     report = prediction_shift("logits", before, after)
@@ -65,7 +63,7 @@ def test_a_collapse_of_classes_causes_a_warning(
     ("certainty", "warned"),
     [(0.9, False), (0.55, True)],  # mean entropy 0.43, and 1.18: a rise of 0.75 > 0.26 · ln 4
 )
-def test_a_rise_of_the_entropy_causes_a_warning(certainty: float, *, warned: bool) -> None:
+def test_warning_about_entropy_rise(certainty: float, *, warned: bool) -> None:
     before, after = sure_of([0, 1, 2, 3]), np.full((4, 4), (1 - certainty) / 3)
     np.fill_diagonal(after, certainty)
     report = prediction_shift("y", before, after)
@@ -77,18 +75,18 @@ def test_a_rise_of_the_entropy_causes_a_warning(certainty: float, *, warned: boo
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 3), (2, 3, 4)])
-def test_other_shapes_are_rejected(shape: tuple[int, ...]) -> None:
+def test_other_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match="class probabilities"):
         prediction_shift("y", np.ones(shape), np.ones(shape))
 
 
-def test_softmax_is_correct_for_large_logits() -> None:
+def test_softmax_of_large_logits() -> None:
     logits = np.array([[0.0, np.log(3.0)], [1e4, 0.0]], dtype=np.float32)
     expected = np.array([[0.25, 0.75], [1.0, 0.0]])
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-7)
 
 
-def test_equal_tables_give_equal_shifts() -> None:
+def test_deterministic() -> None:
     table = sure_of([0, 1])
     shift = prediction_shift("y", table, table)
     assert shift == prediction_shift("y", table.copy(), table.copy())

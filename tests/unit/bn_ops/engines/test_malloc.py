@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# A few hundred freed pieces lie under one that is still in use, so that the heap cannot shrink from
+# Several hundred freed blocks are below one that is still in use, so the heap cannot shrink from
 # its end.
 _SCRIPT = """
 from bn_ops.engines.malloc import trim_heap
@@ -25,7 +25,7 @@ print(before - resident())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc holds memory back so")
-def test_free_memory_goes_back_to_the_system() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc retains freed memory")
+def test_trim_heap_returns_memory() -> None:
     done = subprocess.run([sys.executable, "-c", _SCRIPT], check=True, capture_output=True)
     assert int(done.stdout) > 25_000_000

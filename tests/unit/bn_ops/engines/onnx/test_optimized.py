@@ -1,4 +1,4 @@
-"""The parts of the optimised cut, each on its own."""
+"""The parts of the optimized executor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.networks import GraphBuilder, images, residual_network
 
 
 def to_blocks(x: np.ndarray, block: int) -> np.ndarray:
-    """Lay a tensor out as onnxruntime does, channels padded with zeros."""
+    """Return a tensor in onnxruntime's blocked layout, with channels padded with zeros."""
     n, c, *spatial = x.shape
     padded = np.zeros((n, -(-c // block) * block, *spatial), np.float32)
     padded[:, :c] = x
@@ -39,34 +39,32 @@ def to_blocks(x: np.ndarray, block: int) -> np.ndarray:
     [
         ((3, 24, 13, 17), 0.0),
         ((2, 20, 1, 1), 5.0),  # one position: no variance
-        ((4, 16, 3, 5), 1.0),  # fewer positions than a lane is wide
+        ((4, 16, 3, 5), 1.0),  # fewer positions than the lane width
         ((2, 32, 56, 56), 2.0),
         ((1, 16, 100, 101), -1.0),  # several pieces and a tail
         ((2, 32, 40, 40), 1000.0),
-        ((2, 16, 17, 19), 1e4),  # 17 · 19: no lane divides it
+        ((2, 16, 17, 19), 1e4),  # 17 · 19 is not divisible by any lane width
     ],
 )
-def test_blocked_moments_equal_float64_numpy(
-    block: int, shape: tuple[int, ...], offset: float
-) -> None:
+def test_blocked_moments(block: int, shape: tuple[int, ...], offset: float) -> None:
     x = (np.random.default_rng(0).normal(0, 1, shape) + offset).astype(np.float32)
     mean, sq_dev = reduce_blocked(to_blocks(x, block), block=block, channels=shape[1])
     wide = x.astype(np.float64).reshape(*shape[:2], -1)
     sigma = max(float(wide.std()), 1e-3)
     assert np.abs(mean - wide.mean(axis=2)).max() <= 1e-6 * sigma
     expected = wide.var(axis=2) * wide.shape[2]
-    # 1e-6 pooled, as promised; one sample's channel with few values may be a little worse.
+    # The guarantee is 1e-6 for pooled moments; single samples of few values may be slightly worse.
     np.testing.assert_allclose(sq_dev, expected, rtol=3e-6, atol=1e-9)
     np.testing.assert_allclose(sq_dev.sum(axis=0), expected.sum(axis=0), rtol=1e-6, atol=1e-9)
 
 
-def test_a_constant_blocked_channel_has_no_variance() -> None:
+def test_constant_blocked_channel() -> None:
     x = np.full((2, 16, 30, 30), 0.1, np.float32)
     assert (reduce_blocked(x, block=16, channels=16)[1] < 1e-12).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_non_finite_values_show_in_their_own_channel_only(bad: float) -> None:
+def test_nonfinite_values_stay_in_their_channel(bad: float) -> None:
     x = np.ones((2, 16, 6, 6), np.float32)
     x[1, 3, 2, 2] = bad
     mean, sq_dev = reduce_blocked(to_blocks(x, 16), block=16, channels=16)
@@ -75,7 +73,7 @@ def test_non_finite_values_show_in_their_own_channel_only(bad: float) -> None:
     assert finite.sum() == finite.size - 1
 
 
-def test_joined_moments_are_those_of_the_joined_tensor() -> None:
+def test_joined_moments() -> None:
     x = np.random.default_rng(1).normal(2, 3, (5, 7, 6, 6)).astype(np.float32)
     whole = measure(x)
     parts = join([measure(x[:, :3]), measure(x[:, 3:])])
@@ -85,7 +83,7 @@ def test_joined_moments_are_those_of_the_joined_tensor() -> None:
         join([measure(x[:, :3]), measure(x[:2])])
 
 
-def test_groups_keep_the_order_and_know_where_each_sample_came_from() -> None:
+def test_groups_keep_sample_order() -> None:
     x = images(23, size=2)
     parts = np.split(x, [1, 3, 20])
     groups = list(grouped(({"x": part} for part in parts), size=8))
@@ -95,7 +93,7 @@ def test_groups_keep_the_order_and_know_where_each_sample_came_from() -> None:
     assert [g.ends for g in groups] == [2, 0, 2]
 
 
-def test_a_full_group_does_not_wait_for_the_next_batch() -> None:
+def test_full_group_is_yielded_immediately() -> None:
     asked: list[int] = []
 
     def stream() -> Iterator[dict[str, np.ndarray]]:
@@ -108,12 +106,12 @@ def test_a_full_group_does_not_wait_for_the_next_batch() -> None:
     assert asked == [0, 1]
 
 
-def test_samples_of_different_shapes_never_share_a_group() -> None:
+def test_groups_have_uniform_shapes() -> None:
     batches = [{"x": images(3, size=4)}, {"x": images(3, size=6)}, {"x": images(1, size=6)}]
     assert [g.arrays["x"].shape for g in grouped(batches)] == [(3, 3, 4, 4), (4, 3, 6, 6)]
 
 
-def test_a_returned_buffer_serves_again_when_it_fits() -> None:
+def test_buffer_reuse() -> None:
     pool = BufferPool(lambda _: True)
     first = pool.take((4, 100), np.dtype(np.float32))
     place = first.ctypes.data
@@ -121,17 +119,19 @@ def test_a_returned_buffer_serves_again_when_it_fits() -> None:
     again = pool.take((350,), np.dtype(np.float32))  # 1,400 of 1,600 bytes
     assert again.ctypes.data == place
     pool.give(again)
-    assert pool.take((100,), np.dtype(np.float32)).ctypes.data != place  # far too small for it
+    assert (
+        pool.take((100,), np.dtype(np.float32)).ctypes.data != place
+    )  # much smaller than the buffer
 
 
-def test_buffers_in_use_count_and_idle_ones_make_room() -> None:
+def test_idle_buffers_are_released() -> None:
     pool = BufferPool(lambda nbytes: nbytes <= 1000)
     byte = np.dtype(np.uint8)
     small, large = pool.take((300,), byte), pool.take((600,), byte)
     assert pool.make_room()
     place = small.ctypes.data
     pool.give(small)
-    other = pool.take((500,), byte)  # 1,100 bytes are in use: nothing may be kept idle beside them
+    other = pool.take((500,), byte)  # 1,100 bytes are in use, so no idle buffer may be kept
     assert not pool.make_room()
     pool.hand_over(other)
     pool.give(large)
@@ -141,7 +141,7 @@ def test_buffers_in_use_count_and_idle_ones_make_room() -> None:
     assert place != kept.ctypes.data
 
 
-def test_what_did_not_come_from_the_pool_is_not_kept_in_it() -> None:
+def test_foreign_buffers_are_not_kept() -> None:
     pool = BufferPool(lambda _: True)
     foreign = np.ones((10, 10), np.float32)
     pool.give_back(foreign)
@@ -182,7 +182,7 @@ WEIGHTS = {
         (node("Reshape", "x", "computed"), True),
         (node("ReduceMean", "x", "last"), False),
         (node("ReduceMean", "x", "first"), True),
-        (node("ReduceMean", "x"), True),  # over everything
+        (node("ReduceMean", "x"), True),  # over all axes
         (node("Gemm", "x", "matrix"), False),
         (node("Gemm", "x", "matrix", transA=1), True),
         (node("Softmax", "x"), True),  # not on the list
@@ -193,13 +193,11 @@ WEIGHTS = {
         (node("Relu", "x", domain="somewhere.else"), True),
     ],
 )
-def test_only_listed_operators_are_taken_to_leave_samples_apart(
-    made: onnx.NodeProto, *, mixes: bool
-) -> None:
+def test_samplewise_operators(made: onnx.NodeProto, *, mixes: bool) -> None:
     assert (mixes_samples([made], WEIGHTS) is not None) == mixes
 
 
-def test_marked_layers_are_found_again_behind_the_optimiser() -> None:
+def test_markers_survive_optimization() -> None:
     prepared = prepare(residual_network())
     graph = optimise(prepared, prepared.eligible)
     assert graph is not None
@@ -210,7 +208,7 @@ def test_marked_layers_are_found_again_behind_the_optimiser() -> None:
         assert graph.model.graph.node[layer.target.position].input[0] == layer.target.tensor
 
 
-def test_a_mark_that_something_wrote_over_is_not_taken_for_a_layer() -> None:
+def test_overwritten_marker_is_not_a_layer() -> None:
     prepared = prepare(residual_network())
     marked = mark_layers(prepared, prepared.eligible)
     graph = marked.model.graph
@@ -222,14 +220,14 @@ def test_a_mark_that_something_wrote_over_is_not_taken_for_a_layer() -> None:
     assert find_layers(graph, {**weights, scaled: 2 * weights[scaled]}, wanted) is None
 
 
-def test_the_prepared_model_is_not_touched_by_marking_and_optimising() -> None:
+def test_prepared_model_is_not_modified() -> None:
     prepared = prepare(residual_network())
     before = prepared.model.SerializeToString()
     optimise(prepared, prepared.eligible)
     assert prepared.model.SerializeToString() == before
 
 
-def test_joined_tensors_are_planned_in_parts_only_when_asked() -> None:
+def test_plan_of_concatenated_tensors() -> None:
     g = GraphBuilder()
     a, b = g.conv("x", 3, 8), g.conv("x", 3, 8)
     y = g.bn(g.op("Concat", g.op("Concat", a, b, axis=1), a, axis=1), 24, "bn")
@@ -241,7 +239,7 @@ def test_joined_tensors_are_planned_in_parts_only_when_asked() -> None:
     assert whole.parts["bn"] == (whole.measured["bn"],)
 
 
-def test_this_onnxruntime_is_trusted() -> None:
-    # Should this fail after an upgrade of onnxruntime, results stay right and runs become slower:
-    # every model goes through the plain cut.
+def test_layout_check_passes() -> None:
+    # If this fails after an upgrade of onnxruntime, results stay correct but runs become slower:
+    # every model uses the graph executor.
     assert blocked_channels() in {8, 16}

@@ -1,4 +1,4 @@
-"""Every way to hand a batch to a module, and every way to get it wrong."""
+"""Valid and invalid forms of batches for a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bn_ops.errors import BatchError, BatchInputError, BatchShapeError, EngineEr
 
 
 class Flexible(nn.Module):
-    """Takes an image, a mask by name, and a dict; BatchNorm itself is called by name."""
+    """Takes an image and an optional mask; calls BatchNorm with a keyword argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,27 +60,25 @@ PLAIN, MASKED = [4.0, 2.0], [round(4 / 3, 5), round(4 / 3, 5)]
         ([{"any": "thing"}], {"call": lambda model, _: model(X)}, PLAIN),
     ],
 )
-def test_a_batch_reaches_the_module_as_it_is_meant(
-    batches: list[Any], options: dict[str, Any], wanted: list[float]
-) -> None:
+def test_forms_of_batches(batches: list[Any], options: dict[str, Any], wanted: list[float]) -> None:
     model = Flexible()
     recalibrate_module(model, batches, **options)
     assert mean_of(model) == wanted
 
 
-def test_a_dict_whose_keys_are_no_parameters_is_one_argument() -> None:
+def test_dict_as_single_argument() -> None:
     model = OneDict()
     recalibrate_module(model, [{"image": X, "ignored": "text"}])
     assert mean_of(model) == PLAIN
 
 
-def test_a_generator_is_read_once() -> None:
+def test_generator_is_read_once() -> None:
     model = Flexible()
     recalibrate_module(model, (part for part in torch.split(X, 1)))
     assert mean_of(model) == PLAIN
 
 
-def test_arrays_that_must_not_be_written_are_taken_without_a_warning() -> None:
+def test_read_only_arrays() -> None:
     array = X.numpy().copy()
     array.flags.writeable = False
     model = Flexible()
@@ -88,7 +86,7 @@ def test_arrays_that_must_not_be_written_are_taken_without_a_warning() -> None:
     assert mean_of(model) == PLAIN
 
 
-def test_the_calibration_samples_carry_the_names_of_the_parameters() -> None:
+def test_calibration_samples_have_parameter_names() -> None:
     done = recalibrate_module(Flexible(), [(X, MASK)])
     assert sorted(done.calibration[0]) == ["image", "mask"]
     np.testing.assert_array_equal(done.calibration[0]["mask"], MASK.numpy())
@@ -106,16 +104,14 @@ def test_the_calibration_samples_carry_the_names_of_the_parameters() -> None:
         ([torch.zeros(2, 5)], EngineError, "batch 0: the module's forward failed"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused_by_name(
-    batches: Any, kind: type[Exception], words: str
-) -> None:
+def test_mismatched_batches(batches: Any, kind: type[Exception], words: str) -> None:
     model = Flexible()
     with pytest.raises(kind, match=words):
         recalibrate_module(model, batches)
     assert mean_of(model) == [0.0, 0.0]
 
 
-def test_a_nan_in_a_named_input_names_it() -> None:
+def test_nan_names_the_input() -> None:
     with pytest.raises(BatchError) as caught:
         recalibrate_module(Flexible(), [{"image": X, "mask": MASK * float("nan")}])
     assert caught.value.details() == {"batch": 0, "input": "mask"}

@@ -1,4 +1,4 @@
-"""Control flow, thread state and everything that must be as before afterwards."""
+"""Control flow, thread state and restoration of the module."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.zoo_blocks import conv_bn
 
 
 class Experts(nn.Module):
-    """A batch goes to one of two experts, by its own sign, then to a common head."""
+    """The sign of a batch selects one of two experts; a common head follows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class Experts(nn.Module):
         return self.head((self.high if float(x.mean()) > 0 else self.low)(x))
 
 
-def test_batches_that_go_different_ways_meet_again() -> None:
+def test_branches_that_rejoin() -> None:
     torch.manual_seed(0)
     model = Experts()
     twin = copy.deepcopy(model).double().eval()
     batches = [torch.randn(3, 1, 6, 6) + sign for sign in (2, -2, 2, -2)]
     done = recalibrate_module(model, batches)
-    # Oracle: each expert alone on its own batches, the head on what all of them make of it.
+    # Oracle: each expert on its own batches, the head on the outputs of all batches.
     outputs: dict[int, torch.Tensor] = {}
     for expert, chosen in ((twin.high, (0, 2)), (twin.low, (1, 3))):
         x = torch.cat([batches[i] for i in chosen]).double()
@@ -61,7 +61,7 @@ def test_batches_that_go_different_ways_meet_again() -> None:
 
 
 class BothWays(nn.Module):
-    """Two layers that half of the batches pass in the other order."""
+    """Two layers; half of the batches call them in reverse order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class BothWays(nn.Module):
         return second(torch.tanh(first(x)))
 
 
-def test_batches_that_go_opposite_ways_are_iterated_to_a_fixed_point() -> None:
+def test_opposite_call_orders_reach_fixed_point() -> None:
     torch.manual_seed(1)
     model = BothWays()
     batches = [torch.randn(8, 1) + 3, torch.randn(8, 1) - 3]
@@ -89,7 +89,7 @@ def test_batches_that_go_opposite_ways_are_iterated_to_a_fixed_point() -> None:
         assert float((stored(model)[name][0] - pooled.mean()).abs()) < 1e-5
 
 
-def test_the_order_of_a_pass_decides_in_the_next_one() -> None:
+def test_call_order_of_previous_pass() -> None:
     order = VisitOrder(["a", "b", "c"])
     assert order.first({"a", "c"}) == "a"
     order.learn(["c", "b"])
@@ -99,7 +99,7 @@ def test_the_order_of_a_pass_decides_in_the_next_one() -> None:
     assert order.first({"a", "c"}) == "a"
 
 
-def test_a_shared_layer_that_does_not_settle_is_reported() -> None:
+def test_shared_layer_without_convergence() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -117,7 +117,7 @@ def test_a_shared_layer_that_does_not_settle_is_reported() -> None:
 
 
 class Stateful(nn.Module):
-    """A forward that changes the thread's torch state around its layers."""
+    """A forward that changes the torch state of the thread around its layers."""
 
     def __init__(self, state: Callable[[], Any]) -> None:
         super().__init__()
@@ -150,9 +150,7 @@ class Stateful(nn.Module):
         (lambda: torch.inference_mode(mode=False), (False, False, True)),
     ],
 )
-def test_each_batch_keeps_its_own_thread_state(
-    state: Callable[[], Any], inside: tuple[bool, bool, bool]
-) -> None:
+def test_thread_state_per_batch(state: Callable[[], Any], inside: tuple[bool, bool, bool]) -> None:
     torch.manual_seed(3)
     model = Stateful(state)
     outside = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
@@ -163,7 +161,7 @@ def test_each_batch_keeps_its_own_thread_state(
     assert len(done.statistics) == 2
 
 
-def test_a_caller_in_inference_mode_or_autocast_is_served_there() -> None:
+def test_caller_in_inference_mode_or_autocast() -> None:
     for state in (torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)):
         with state:
             model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -189,7 +187,7 @@ Fingerprint = list[tuple[str, Any]]
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
-    """Everything of a module that must not change, as comparable values."""
+    """Return all state of a module that must not change, as comparable values."""
     found: Fingerprint = []
     for name, module in model.named_modules():
         found.append((name, module.training))
@@ -209,7 +207,7 @@ def raising_stream(error: BaseException) -> Iterator[torch.Tensor]:
 
 
 def raising_call(error: BaseException) -> Callable[[nn.Module, torch.Tensor], Any]:
-    """Fail in the head, when every layer has been settled and written."""
+    """Fail in the head, after all layers have been updated."""
 
     def call(model: nn.Module, batch: torch.Tensor) -> Any:
         model(batch)
@@ -219,18 +217,16 @@ def raising_call(error: BaseException) -> Callable[[nn.Module, torch.Tensor], An
 
 
 def raising_progress(error: BaseException) -> Callable[[Progress], None]:
-    def tell(progress: Progress) -> None:
+    def report(progress: Progress) -> None:
         if progress.phase == "measuring":
             raise error
 
-    return tell
+    return report
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit(), ValueError("stream")])
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_a_stream_that_fails_leaves_the_module_bit_identical(
-    error: BaseException, method: str
-) -> None:
+def test_failing_stream_restores_module(error: BaseException, method: str) -> None:
     model = network()
     before = fingerprint(model)
     with pytest.raises(type(error)):
@@ -240,9 +236,7 @@ def test_a_stream_that_fails_leaves_the_module_bit_identical(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit(), ValueError("forward")])
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_a_forward_that_fails_leaves_the_module_bit_identical(
-    error: BaseException, method: str
-) -> None:
+def test_failing_forward_restores_module(error: BaseException, method: str) -> None:
     model = network()
     before = fingerprint(model)
     wanted = EngineError if isinstance(error, Exception) else type(error)
@@ -253,7 +247,7 @@ def test_a_forward_that_fails_leaves_the_module_bit_identical(
 
 
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_a_cancelled_run_leaves_the_module_bit_identical(method: str) -> None:
+def test_canceled_run_restores_module(method: str) -> None:
     model = network()
     before = fingerprint(model)
     with pytest.raises(CancelledError):
@@ -263,7 +257,7 @@ def test_a_cancelled_run_leaves_the_module_bit_identical(method: str) -> None:
     assert fingerprint(model) == before
 
 
-def test_success_changes_statistics_only_and_undo_gives_them_back() -> None:
+def test_success_changes_only_statistics() -> None:
     model = network()
     before = fingerprint(model)
     done = recalibrate_module(model, BATCHES, layers=["0.*"])
@@ -276,7 +270,7 @@ def test_success_changes_statistics_only_and_undo_gives_them_back() -> None:
     assert fingerprint(model) == before
 
 
-def test_a_pre_hook_of_the_caller_is_seen_through() -> None:
+def test_pre_hook_of_caller() -> None:
     model = network()
     recalibrate_module(model, BATCHES, layers=["2.1"])
     twin = network()
@@ -287,7 +281,7 @@ def test_a_pre_hook_of_the_caller_is_seen_through() -> None:
     torch.testing.assert_close(stored(model)["2.1"][0], wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_abandoned_forwards_run_their_finally_clauses() -> None:
+def test_abandoned_forwards_run_finally() -> None:
     ended: list[int] = []
 
     def call(model: nn.Module, item: int) -> None:
@@ -303,7 +297,7 @@ def test_abandoned_forwards_run_their_finally_clauses() -> None:
     assert sorted(ended) == [0, 1, 2]
 
 
-def test_a_layer_where_nan_arises_is_named() -> None:
+def test_nan_names_the_layer() -> None:
     class Divides(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 1 / (x - x.amax(0, keepdim=True))
@@ -316,7 +310,7 @@ def test_a_layer_where_nan_arises_is_named() -> None:
     assert fingerprint(model) == before
 
 
-def test_a_layer_called_from_another_thread_is_refused() -> None:
+def test_layer_called_from_another_thread() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2))
     caught: list[Exception] = []
 
@@ -337,14 +331,14 @@ def test_a_layer_called_from_another_thread_is_refused() -> None:
         recalibrate_module(model, [torch.randn(4, 2)], call=call)
 
 
-def test_the_caller_may_run_the_module_between_steps() -> None:
+def test_module_is_usable_between_steps() -> None:
     model = network()
     outputs: list[torch.Tensor] = []
     recalibrate_module(model, BATCHES, progress=lambda _: outputs.append(model(BATCHES[0])))
     assert len(outputs) == len(BATCHES) + 2
 
 
-def test_progress_goes_from_reading_to_measuring() -> None:
+def test_progress_phases() -> None:
     steps: list[Progress] = []
     recalibrate_module(network(), BATCHES, progress=steps.append)
     assert [s.phase for s in steps] == ["reading"] * 4 + ["measuring"] * 2
@@ -352,7 +346,7 @@ def test_progress_goes_from_reading_to_measuring() -> None:
     assert steps[-1].total == 2
 
 
-def test_attributes_that_a_forward_sets_are_gone_afterwards() -> None:
+def test_attributes_set_by_forward_are_removed() -> None:
     class Remembers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -371,7 +365,7 @@ def test_attributes_that_a_forward_sets_are_gone_afterwards() -> None:
     assert float(model.get_buffer("calls")) == 0
 
 
-def test_numpy_error_state_of_the_caller_holds_inside() -> None:
+def test_numpy_error_state_is_kept() -> None:
     states: list[str] = []
 
     def call(model: nn.Module, batch: torch.Tensor) -> None:
@@ -383,7 +377,7 @@ def test_numpy_error_state_of_the_caller_holds_inside() -> None:
     assert states == ["raise"] * 4
 
 
-def test_activations_beyond_the_budget_end_the_run_before_the_machine_does() -> None:
+def test_activation_budget() -> None:
     model = nn.Sequential(nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16))
     before = fingerprint(model)
     # 16 MiB of activations per batch.
@@ -395,7 +389,7 @@ def test_activations_beyond_the_budget_end_the_run_before_the_machine_does() -> 
     recalibrate_module(model, BATCHES, budget=small)
 
 
-def test_a_compiled_module_is_run_without_its_compilation() -> None:
+def test_compiled_module_runs_eagerly() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model.compile(backend="eager")
     recalibrate_module(model, [torch.randn(4, 2), torch.randn(5, 2)])

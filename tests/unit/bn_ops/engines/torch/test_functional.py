@@ -1,4 +1,4 @@
-"""Functional calls of batch_norm are layers like any other."""
+"""Functional calls of batch_norm are treated as layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.torch_oracle import exact_statistics
 
 
 class Norm(nn.Module):
-    """BatchNorm by hand, under names of its own, through either form of the call."""
+    """A custom BatchNorm with its own buffer names, through either form of the call."""
 
     def __init__(self, channels: int, *, operator: bool, training: bool = False) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ def images(samples: int = 12) -> torch.Tensor:
 
 
 def oracle() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The same network with modules in the place of the calls."""
+    """Return the statistics of the same network with modules instead of calls."""
     model = network(lambda channels: nn.BatchNorm2d(channels, eps=1e-3))
     for name, norm in network(lambda c: Norm(c, operator=False)).named_modules():
         if isinstance(norm, Norm):
             model.get_submodule(name).weight = norm.gain
-    # The two kinds draw other random numbers: take the convolutions over.
+    # The two kinds draw different random numbers, so the convolutions are copied.
     like = network(lambda c: Norm(c, operator=False))
     for index in (0, 3):
         model[index] = like[index]
@@ -68,7 +68,7 @@ def oracle() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.mark.parametrize("operator", [False, True])
 @pytest.mark.parametrize("options", [{}, {"budget": Budget(memory_bytes=0)}], ids=str)
-def test_functional_calls_get_exact_statistics(*, operator: bool, options: dict[str, Any]) -> None:
+def test_exact_statistics(*, operator: bool, options: dict[str, Any]) -> None:
     model = network(lambda c: Norm(c, operator=operator))
     before = copy.deepcopy(model.state_dict())
     done = recalibrate_module(model, list(torch.split(images(), 5)), compare=True, **options)
@@ -88,7 +88,7 @@ def test_functional_calls_get_exact_statistics(*, operator: bool, options: dict[
     assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
 
 
-def test_the_batch_method_sees_them_too() -> None:
+def test_batch_method() -> None:
     x = images()
     model = nn.Sequential(Norm(1, operator=False))
     done = recalibrate_module(model, [x[:5], x[5:]], method="batch")
@@ -97,7 +97,7 @@ def test_the_batch_method_sees_them_too() -> None:
     )
 
 
-def test_the_name_is_that_of_the_export() -> None:
+def test_names_match_the_export() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -120,7 +120,7 @@ def test_the_name_is_that_of_the_export() -> None:
 
 
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_patterns_leave_functional_layers_out_without_a_warning(method: str) -> None:
+def test_patterns_exclude_functional_layers(method: str) -> None:
     model = network(lambda c: Norm(c, operator=False))
     done = recalibrate_module(model, [images()], layers=["!1"], method=method)
     assert {layer.name: layer.status for layer in done.report.layers} == {
@@ -131,7 +131,7 @@ def test_patterns_leave_functional_layers_out_without_a_warning(method: str) -> 
     assert not any("functional" in warning for warning in done.report.warnings)
 
 
-def test_a_call_in_training_mode_is_out_of_reach() -> None:
+def test_call_in_training_mode() -> None:
     model = nn.Sequential(Norm(1, operator=False, training=True))
     with pytest.raises(ModelWithoutBatchNormError, match="normalises by each batch"):
         recalibrate_module(model, [images()])
@@ -139,7 +139,7 @@ def test_a_call_in_training_mode_is_out_of_reach() -> None:
 
 
 class Sometimes(nn.Module):
-    """A call that the first batch does not reach, and one with a tensor that is no buffer."""
+    """A call that the first batch does not reach, and a call with a tensor outside the buffers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Sometimes(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_calls_that_cannot_be_layers_are_named(method: str) -> None:
+def test_unsupported_calls_are_named(method: str) -> None:
     x = torch.randn(6, 2)
     model = Sometimes()
     done = recalibrate_module(model, [x, x + 5], method=method)
@@ -166,14 +166,14 @@ def test_calls_that_cannot_be_layers_are_named(method: str) -> None:
     assert torch.equal(model.late.get_buffer("mu"), torch.zeros(2))
 
 
-def test_networks_without_loose_vectors_are_not_run_to_look_for_calls() -> None:
+def test_no_search_without_candidate_buffers() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     assert not may_be_functional(plain, find_layers(plain))
     assert may_be_functional(Norm(2, operator=True), [])
 
 
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_a_layer_that_is_given_statistics_is_no_functional_call(method: str) -> None:
+def test_layer_with_explicit_statistics(method: str) -> None:
     torch.manual_seed(0)
     untracked = nn.BatchNorm2d(1, track_running_stats=False)
     model = nn.Sequential(untracked, Norm(1, operator=False))
@@ -182,7 +182,7 @@ def test_a_layer_that_is_given_statistics_is_no_functional_call(method: str) -> 
     assert not any("functional" in warning for warning in done.report.warnings)
 
 
-def test_a_network_on_the_meta_device_is_refused_before_it_is_run() -> None:
+def test_meta_device() -> None:
     with torch.device("meta"):
         model = network(lambda channels: Norm(channels, operator=False))
     ran: list[object] = []
@@ -191,7 +191,7 @@ def test_a_network_on_the_meta_device_is_refused_before_it_is_run() -> None:
     assert not ran
 
 
-def test_a_forward_that_fails_in_the_search_changes_nothing() -> None:
+def test_failing_forward_in_search() -> None:
     model = nn.Sequential(Norm(1, operator=False), nn.Linear(3, 3))
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     with pytest.raises(EngineError, match="batch 0"):

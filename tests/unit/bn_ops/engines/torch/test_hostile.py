@@ -1,4 +1,4 @@
-"""Modules and callers that do what a coroutine per batch might not survive."""
+"""Unusual modules and callers that conflict with one coroutine per batch."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def hooks_of(model: nn.Module) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("budget", [None, Budget(memory_bytes=0)], ids=["free", "spilled"])
 @pytest.mark.parametrize("kind", ["pre", "post"])
-def test_a_hook_of_the_user_that_raises_leaves_everything_as_it_was(
-    kind: str, budget: Budget | None
-) -> None:
+def test_failing_user_hook_restores_module(kind: str, budget: Budget | None) -> None:
     model = network()
 
     def hook(*_: object) -> None:
@@ -60,7 +58,7 @@ def test_a_hook_of_the_user_that_raises_leaves_everything_as_it_was(
 
 
 class Lazily(nn.Module):
-    """Its forward consumes a generator that runs the layers."""
+    """A forward that consumes a generator, which runs the layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,13 +73,13 @@ class Lazily(nn.Module):
         return [*self.steps(x)][-1]
 
 
-def test_layers_inside_a_generator_wait_there() -> None:
+def test_layers_inside_generator() -> None:
     model = Lazily()
     recalibrate_module(model, BATCHES)
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
-def test_a_forward_that_is_a_generator_is_run_by_the_callers_call() -> None:
+def test_generator_forward_with_custom_call() -> None:
     class Yields(Lazily):
         def forward(self, x: torch.Tensor) -> Any:
             yield from self.steps(x)
@@ -94,7 +92,7 @@ def test_a_forward_that_is_a_generator_is_run_by_the_callers_call() -> None:
 
 
 class Recursive(nn.Module):
-    """Calls itself, so its layer is called several times by one forward."""
+    """A recursive module, whose layer is called several times per forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +103,7 @@ class Recursive(nn.Module):
         return y if depth == 0 else self(y + x, depth - 1)
 
 
-def test_a_module_that_calls_itself_reaches_its_fixed_point() -> None:
+def test_recursive_module_reaches_fixed_point() -> None:
     model = Recursive()
     oracle = exact_statistics(model, WHOLE, passes=60)
     done = recalibrate_module(model, BATCHES, shared_passes=60, shared_tolerance=1e-7)
@@ -117,14 +115,14 @@ def compiled(module: nn.Module) -> Any:
     return torch.compile(module, backend="eager")
 
 
-def test_wrappers_that_run_the_module_in_this_thread_are_seen_through() -> None:
+def test_wrappers_in_same_thread() -> None:
     for wrap in (nn.DataParallel, compiled):
         model = network()
         recalibrate_module(wrap(model), BATCHES)
         assert residual(stored(model), wanted()) < TOLERANCE
 
 
-def test_a_compiled_part_is_run_without_its_compilation() -> None:
+def test_compiled_submodule_runs_eagerly() -> None:
     model = network()
     holder = nn.Sequential(compiled(model[:2]), model[2:])
     recalibrate_module(holder, BATCHES)
@@ -158,24 +156,24 @@ class TakesGradients(nn.Module):
 
 
 @pytest.mark.parametrize("budget", [None, Budget(memory_bytes=2**20)], ids=["free", "budget"])
-def test_a_forward_that_differentiates_is_measured(budget: Budget | None) -> None:
+def test_forward_with_gradients(budget: Budget | None) -> None:
     model = TakesGradients()
     recalibrate_module(model, BATCHES, budget=budget)
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
-def test_saved_tensors_of_a_gradient_are_never_moved_from_under_it() -> None:
+def test_saved_tensors_are_not_spilled() -> None:
     torch.manual_seed(1)
     model = TakesGradients()
     large = [torch.randn(2000, 2) + i for i in range(3)]
     free = copy.deepcopy(model)
     recalibrate_module(free, large)
-    # 48 kB wait in each of a few tensors; those that gradients hold stay in memory.
+    # Several tensors of 48 kB wait; tensors saved for gradients stay in memory.
     recalibrate_module(model, large, budget=Budget(memory_bytes=2 * 2**20))
     assert residual(stored(model.body), stored(free.body)) == 0
 
 
-def test_checkpointed_parts_are_measured_once() -> None:
+def test_checkpointed_parts_are_counted_once() -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +187,7 @@ def test_checkpointed_parts_are_measured_once() -> None:
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
-def test_any_thread_may_run_it() -> None:
+def test_run_in_another_thread() -> None:
     model = network()
     caught: list[BaseException] = []
 
@@ -206,7 +204,7 @@ def test_any_thread_may_run_it() -> None:
     assert residual(stored(model), wanted()) < TOLERANCE
 
 
-def test_a_network_on_the_meta_device_is_refused() -> None:
+def test_meta_device() -> None:
     with torch.device("meta"):
         whole, part = network(), nn.BatchNorm1d(2)
     for model in (whole, nn.Sequential(network(), part)):
@@ -214,7 +212,7 @@ def test_a_network_on_the_meta_device_is_refused() -> None:
             recalibrate_module(model, BATCHES)
 
 
-def test_a_vectorised_layer_is_refused_by_name() -> None:
+def test_vectorized_layer_is_rejected() -> None:
     class Mapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -230,7 +228,7 @@ def test_a_vectorised_layer_is_refused_by_name() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_layers_inside_torchscript_are_out_of_reach_and_say_so() -> None:
+def test_layers_inside_torchscript_are_reported() -> None:
     scripted = torch.jit.script(network())
     with pytest.raises(ModelWithoutBatchNormError, match="TorchScript"):
         recalibrate_module(scripted, BATCHES)
@@ -244,12 +242,12 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @needs_cuda
 @pytest.mark.parametrize("method", ["exact", "batch"])
-def test_on_cuda_the_result_is_that_of_the_cpu(method: str) -> None:
+def test_cuda_agrees_with_cpu(method: str) -> None:
     ours, reference = network().cuda(), network()
     recalibrate_module(reference, BATCHES, method=method)
-    # Batches come from the CPU and are moved; autocast state and grad mode are per batch there too.
+    # Batches are moved from the CPU; autocast state and grad mode are also per batch on CUDA.
     done = recalibrate_module(ours, BATCHES, method=method, compare=True)
-    # TF32 is off by default for matrix products; float32 in another order.
+    # TF32 is off by default for matrix products; float32 sums have a different order.
     on_cpu = {n: (mean.cpu(), var.cpu()) for n, (mean, var) in stored(ours).items()}
     assert residual(on_cpu, stored(reference)) < TOLERANCE
     assert done.report.stream.samples == len(WHOLE)
@@ -258,7 +256,7 @@ def test_on_cuda_the_result_is_that_of_the_cpu(method: str) -> None:
 
 
 @needs_cuda
-def test_on_cuda_each_batch_keeps_its_autocast_state() -> None:
+def test_autocast_state_per_batch_on_cuda() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()

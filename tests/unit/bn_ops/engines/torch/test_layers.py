@@ -1,4 +1,4 @@
-"""Which modules count as layers, what is said of them, and how statistics are written."""
+"""Modules that count as layers, their description, and writing of statistics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.torch_oracle import stored
 from tests.support.zoo_blocks import BatchNormAct2d, FrozenBatchNorm2d
 
 
-def test_layers_are_described_in_the_order_of_registration() -> None:
+def test_layers_in_registration_order() -> None:
     model = nn.Sequential(
         nn.BatchNorm2d(3, eps=1e-3), nn.Sequential(FrozenBatchNorm2d(2)), nn.BatchNorm1d(4)
     )
@@ -47,18 +47,18 @@ def test_layers_are_described_in_the_order_of_registration() -> None:
     np.testing.assert_array_equal(statistics.var, np.ones(3))
 
 
-def test_a_module_under_two_names_is_one_layer() -> None:
+def test_module_with_two_names_is_one_layer() -> None:
     layer = nn.BatchNorm1d(2)
     assert [info.name for info in describe_module(nn.ModuleDict({"a": layer, "b": layer}))] == ["a"]
 
 
-def test_the_root_itself_may_be_the_layer() -> None:
+def test_root_module_as_layer() -> None:
     model = nn.BatchNorm1d(2)
     done = recalibrate_module(model, [torch.tensor([[1.0, 2.0], [3.0, 6.0]])])
     np.testing.assert_array_equal(done.statistics["batch_norm"].mean, [2.0, 4.0])
 
 
-def test_lazy_layers_are_named_until_they_are_built() -> None:
+def test_uninitialized_lazy_layers_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d())
     assert "lazy" in str(describe_module(model)[0].reason)
     with pytest.raises(ModelWithoutBatchNormError, match="run one batch"):
@@ -68,7 +68,7 @@ def test_lazy_layers_are_named_until_they_are_built() -> None:
     assert list(done.statistics) == ["1"]
 
 
-def test_untracked_layers_are_reported_beside_the_others() -> None:
+def test_untracked_layers_are_reported() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
     done = recalibrate_module(model, [torch.randn(4, 2)])
     assert {r.name: r.status for r in done.report.layers} == {
@@ -77,13 +77,13 @@ def test_untracked_layers_are_reported_beside_the_others() -> None:
     }
 
 
-def test_a_network_without_layers_says_what_it_might_have_had() -> None:
+def test_network_without_layers() -> None:
     with pytest.raises(ModelWithoutBatchNormError, match="LayerNorm"):
         recalibrate_module(nn.Linear(2, 2), [torch.randn(4, 2)])
 
 
 class Affine(nn.Module):
-    """Looks frozen, but divides by the variance instead of its root."""
+    """A module with the buffers of a frozen BatchNorm that divides by the variance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,14 +94,14 @@ class Affine(nn.Module):
         return x / self.get_buffer("running_var")
 
 
-def test_names_alone_do_not_make_a_lookalike() -> None:
+def test_buffer_names_alone_are_not_sufficient() -> None:
     assert frozen_eps(Affine()) is None
     assert frozen_eps(FrozenBatchNorm2d(3, eps=1e-2)) == 1e-2
     assert frozen_eps(nn.BatchNorm2d(3)) is None
 
 
 class Foreign(nn.Module):
-    """A look-alike with names of its own."""
+    """A frozen BatchNorm with other buffer names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Foreign(nn.Module):
         return (x - self.get_buffer("mu")) / spread
 
 
-def test_a_lookalike_with_other_names_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registration_of_frozen_batchnorm(monkeypatch: pytest.MonkeyPatch) -> None:
     from bn_ops.torch_modules import frozen_batchnorm as _frozen
 
     monkeypatch.setattr(_frozen, "_REGISTERED", {})
@@ -129,18 +129,18 @@ def test_a_lookalike_with_other_names_can_be_registered(monkeypatch: pytest.Monk
     )
 
 
-def test_subclasses_count() -> None:
+def test_subclasses_are_layers() -> None:
     assert [info.channels for info in describe_module(nn.Sequential(BatchNormAct2d(5)))] == [5]
 
 
-def test_statistics_are_cast_once_to_the_modules_dtype() -> None:
+def test_statistics_are_cast_to_module_dtype() -> None:
     model = nn.Sequential(nn.BatchNorm1d(1)).half()
     recalibrate_module(model, [torch.tensor([[1.0], [2.0], [4.0]]).half()])
     assert stored(model)["0"][0].item() == float(np.float16(7 / 3))
     assert model[0].get_buffer("running_mean").dtype == torch.float16
 
 
-def test_a_value_that_the_dtype_cannot_hold_is_refused_before_anything_is_written() -> None:
+def test_dtype_overflow_changes_nothing() -> None:
     model = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1)).half()
     layers = {layer.name: layer for layer in find_layers(model)}
     fits = RunningStatistics(mean=np.array([1.0]), var=np.array([2.0]))
@@ -159,9 +159,7 @@ VALUES = np.array([0.1, -3.0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_loaded_statistics_are_the_files_in_the_modules_dtype(
-    tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_loaded_statistics_have_module_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to(dtype)
     file = saved(
         tmp_path / "s.safetensors", **{"1.running_mean": VALUES, "1.running_var": VALUES**2}
@@ -180,7 +178,7 @@ def test_loaded_statistics_are_the_files_in_the_modules_dtype(
         ({"1.running_mean": VALUES[:1], "1.running_var": VALUES[:1]}, OptionError, "2 channels"),
     ],
 )
-def test_a_file_for_another_network_is_refused_whole(
+def test_file_of_another_network_changes_nothing(
     tmp_path: Path, tensors: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -190,7 +188,7 @@ def test_a_file_for_another_network_is_refused_whole(
     assert torch.equal(model[1].get_buffer("running_mean"), torch.zeros(2))
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_file(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     for contents in (None, b"pickle"):
         if contents is not None:

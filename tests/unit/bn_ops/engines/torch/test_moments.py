@@ -1,4 +1,4 @@
-"""Moments of tensors, on whatever device and in whatever layout, against float64."""
+"""Moments of tensors on every device and in every layout, against float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def assert_right(found: Moments, x: torch.Tensor, rtol: float = 1e-6) -> None:
-    """Compare with float64 over the same values; the mean in units of the standard deviation."""
+    """Compare with float64 moments; the mean in units of the standard deviation."""
     wide = x.double().movedim(1, -1).reshape(-1, x.shape[1])
     mean, var = wide.mean(0).numpy(), wide.var(0, correction=0).numpy()
     spread = np.sqrt(var) + 1e-300
@@ -36,7 +36,7 @@ def assert_right(found: Moments, x: torch.Tensor, rtol: float = 1e-6) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("offset", [0.0, 3.0, 1000.0])
-def test_every_layout_gives_the_float64_moments(shape: tuple[int, ...], offset: float) -> None:
+def test_memory_layouts(shape: tuple[int, ...], offset: float) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + offset
     for tensor in layouts(x).values():
         assert_right(measure_tensor(tensor), x)
@@ -44,14 +44,14 @@ def test_every_layout_gives_the_float64_moments(shape: tuple[int, ...], offset: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_every_floating_dtype_is_widened_before_any_sum(dtype: torch.dtype) -> None:
+def test_floating_dtypes_are_widened(dtype: torch.dtype) -> None:
     x = (torch.randn(3, 4, 9, 9, generator=torch.Generator().manual_seed(1)) * 2 + 1).to(dtype)
     for tensor in layouts(x).values():
         assert_right(measure_tensor(tensor), x)
         assert_right(_on_device(tensor), x)
 
 
-def test_the_evidence_is_that_of_the_numpy_form() -> None:
+def test_sample_sums_equal_numpy() -> None:
     x = torch.randn(5, 3, 9, 9, generator=torch.Generator().manual_seed(2)) + 2
     wanted = measure(x.numpy()).evidence
     for tensor in layouts(x).values():
@@ -63,7 +63,7 @@ def test_the_evidence_is_that_of_the_numpy_form() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_reaches_the_moments(bad: float) -> None:
+def test_nonfinite_values_propagate(bad: float) -> None:
     x = torch.randn(2, 3, 8, 8)
     x[1, 2, 3, 4] = bad
     for tensor in layouts(x).values():
@@ -72,7 +72,7 @@ def test_what_is_not_finite_reaches_the_moments(bad: float) -> None:
             assert np.isfinite(found.sum_sq_dev[:2]).all()
 
 
-def test_twelve_million_values_at_a_thousand_sigma_keep_their_variance() -> None:
+def test_precision_with_large_mean() -> None:
     x = torch.randn(64, 1, 448, 448, generator=torch.Generator().manual_seed(3)) + 1000
     assert x.numel() > 12_800_000
     assert_right(measure_tensor(x), x)
@@ -80,7 +80,7 @@ def test_twelve_million_values_at_a_thousand_sigma_keep_their_variance() -> None
     assert_right(measure_tensor(two), two)
 
 
-def test_a_tensor_that_requires_grad_is_measured_without_a_graph() -> None:
+def test_tensor_that_requires_grad() -> None:
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     assert_right(measure_tensor(x), x.detach())
     assert x.grad is None

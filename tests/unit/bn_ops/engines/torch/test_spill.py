@@ -1,4 +1,4 @@
-"""Waiting activations in files: the same bits, bounded memory, nothing left behind."""
+"""Spilled activations: identical results, bounded memory, no remaining files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.torch_oracle import stored
 from tests.support.zoo import ZOO, ZooNetwork, split
 
 
-def test_storages_are_moved_whole_with_every_view(tmp_path: Path) -> None:
+def test_storage_is_moved_with_all_views(tmp_path: Path) -> None:
     watch = Watch(SpillFiles(Budget(spill_folder=tmp_path)), memory_bytes=0)
     with torch.no_grad(), watch:
         x = torch.randn(2, 3, 40, 40)
@@ -33,13 +33,13 @@ def test_storages_are_moved_whole_with_every_view(tmp_path: Path) -> None:
             assert part.untyped_storage().filename is not None
             assert torch.equal(part, expected)
         assert x.untyped_storage()._cdata == parts[0].untyped_storage()._cdata
-        # They still are views of one storage, and can be written to.
+        # They are still writable views of one storage.
         x.mul_(2)
         assert torch.equal(parts[0], 2 * wanted[1])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_storage_with_an_alias_that_nobody_knows_stays_where_it_is() -> None:
+def test_storage_with_unknown_alias_is_not_moved() -> None:
     watch = Watch(SpillFiles(Budget()), memory_bytes=0)
     with torch.no_grad(), watch:
         x = torch.randn(100, 100)
@@ -51,7 +51,7 @@ def test_a_storage_with_an_alias_that_nobody_knows_stays_where_it_is() -> None:
         del alias
 
 
-def test_weights_buffers_and_the_callers_batch_are_not_touched() -> None:
+def test_weights_buffers_and_batches_are_not_moved() -> None:
     weight, batch = nn.Parameter(torch.randn(64, 64)), torch.randn(64, 64)
     before = weight.data_ptr(), batch.data_ptr()
     watch = Watch(SpillFiles(Budget()), memory_bytes=0)
@@ -63,9 +63,7 @@ def test_weights_buffers_and_the_callers_batch_are_not_touched() -> None:
 
 
 @pytest.mark.parametrize("network", ZOO, ids=str)
-def test_a_run_that_keeps_nothing_in_memory_gives_the_same_bits(
-    network: ZooNetwork, tmp_path: Path
-) -> None:
+def test_spilling_changes_no_bit(network: ZooNetwork, tmp_path: Path) -> None:
     data = network.inputs(7)
     free, tight = network.build(), network.build()
     recalibrate_module(free, split(data, [3, 1, 3]))
@@ -78,7 +76,7 @@ def test_a_run_that_keeps_nothing_in_memory_gives_the_same_bits(
 
 
 class Inference(nn.Module):
-    """Tensors that were made in inference mode, beside ones that were not."""
+    """Tensors created in inference mode and outside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +90,7 @@ class Inference(nn.Module):
         return z[:, :2] + y
 
 
-def test_inference_tensors_are_moved_too() -> None:
+def test_inference_tensors_are_moved() -> None:
     x = [torch.randn(4, 2, 20, 20) for _ in range(3)]
     free, tight = Inference(), Inference()
     recalibrate_module(free, x)
@@ -106,7 +104,7 @@ def deep() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 8, 1), *(layer for pair in pairs for layer in pair)).eval()
 
 
-def test_files_have_a_limit_and_it_is_told(tmp_path: Path) -> None:
+def test_spill_limit(tmp_path: Path) -> None:
     batches = [torch.randn(4, 1, 32, 32) for _ in range(6)]
     model = deep()
     before = stored(model)
@@ -122,7 +120,7 @@ def test_files_have_a_limit_and_it_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_spilled_while_there_is_room() -> None:
+def test_no_spilling_within_budget() -> None:
     model = deep()
     items = items_of(model, [torch.randn(2, 1, 16, 16)] * 2, select=None, adapt=True)
     with TorchFrontier(model, items, layers=find_layers(model), budget=Budget()) as frontier:
@@ -138,7 +136,7 @@ from bn_ops.engines.torch import recalibrate_module
 
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.BatchNorm2d(16)).eval()
-# What torch imports for the first such run is not what waits.
+# Exclude the memory of modules that torch imports in the first run.
 recalibrate_module(model, [torch.randn(4, 1, 128, 128)], budget=Budget(memory_bytes=0))
 
 def anonymous():
@@ -158,12 +156,12 @@ print(peak)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_peak_memory_stays_within_the_budget() -> None:
+def test_peak_memory_within_budget() -> None:
     def peak(limit: int) -> int:
         words = [sys.executable, "-c", _PEAK, str(limit)]
         return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
-    # 60 batches of 4 MiB of activations, which wait together.
+    # 60 batches with 4 MiB of waiting activations each.
     assert peak(2**40) > 200 * 2**20
-    # One batch on its way needs up to three such tensors beside what waits.
+    # The current batch needs up to three such tensors in addition.
     assert peak(100 * 2**20) < 120 * 2**20
