@@ -10,8 +10,9 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from service.errors import StartError
 from service.middleware.authentication import is_loopback
 from service.middleware.keyring import read_tokens
 from service.settings import Settings
+from service.storage.folder_lock import only_server
 from service.telemetry import logs
 from service.uvicorn_protocol.connection_limit import limited_protocol
 
@@ -37,10 +39,24 @@ CUT_OFF_SECONDS = 2.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until a signal; returns 2 when the server refuses to start."""
+    """Serve until a signal; return 2 if the server does not start."""
+    given = _parse(arguments)
+    return serve(given.pop("config"), given)
+
+
+def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
+    """Serve until a signal; return 2 if the server does not start.
+
+    Args:
+        config_file: TOML file of settings, None for that of the environment or none.
+        overrides: settings by name that take precedence; None values are ignored.
+    """
     try:
-        settings = read_settings(arguments)
+        settings = configuration.read(config_file, overrides)
         refuse_open_door(settings)
+        # The app takes the lock when it starts, but uvicorn would print that error as a traceback.
+        with only_server(settings.data_dir):
+            pass
         listener = bind(settings.host, settings.port)
         app = create_app(settings)
     except StartError as error:
@@ -138,6 +154,11 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     Raises:
         StartError: the file cannot be read, or a value makes no sense.
     """
+    given = _parse(arguments)
+    return configuration.read(given.pop("config"), given)
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         prog="python -m service", description="Serve recalibrations over HTTP."
     )
@@ -145,8 +166,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     parser.add_argument("--host", help="address to bind (BNRECAL_HOST)")
     parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (BNRECAL_PORT)")
     parser.add_argument("--data-dir", type=Path, help="folder for everything (BNRECAL_DATA_DIR)")
-    given = vars(parser.parse_args(arguments))
-    return configuration.read(given.pop("config"), given)
+    return vars(parser.parse_args(arguments))
 
 
 def refuse_open_door(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,14 @@ DONE, FAILED, REFUSED = 0, 1, 2
 
 
 def main(arguments: Sequence[str], *, prog: str = "python -m service.admin") -> int:
-    """Run one command; 0: done, 1: done and something is wrong, 2: not done."""
-    args = _parser(prog).parse_args(arguments)
+    """Run one command line; the exit code is that of `execute`."""
+    parser = ArgumentParser(prog=prog, description="Administer a server's data folder.")
+    add_arguments(parser)
+    return execute(parser.parse_args(arguments))
+
+
+def execute(args: Namespace) -> int:
+    """Run one parsed command; return 0 if all is well, 1 if it found faults, 2 if it failed."""
     try:
         args.settings = configuration.read(args.config, {"data_dir": args.data_dir})
         folder: Path = args.settings.data_dir
@@ -52,8 +58,8 @@ def _row(value: Any) -> str:
     return str(value)
 
 
-def _parser(prog: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description="Look after a server's data folder.")
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add all commands and options to a parser."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the server's settings file (BNRECAL_CONFIG)"
     )
@@ -64,7 +70,6 @@ def _parser(prog: str) -> ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (tokens, listing, purge, check, backup):
         module.add_command(commands)
-    return parser
 
 
 def _print(text: str) -> None:

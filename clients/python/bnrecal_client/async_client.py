@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -124,7 +127,8 @@ class AsyncClient:
                 # Sends GET /v1/recalibrations/{id}?wait=…, until it has ended
                 await session.wait(opened.id, timeout_s=timeout, max_poll_s=poll)
                 # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
-                return await session.fetch(opened.id, unfolded=unfolded)
+                result = await session.fetch(opened.id, unfolded=unfolded)
+            return replace(result, source=_file_of(model))
 
     def attach(self, recalibration_id: str) -> AsyncHandle:
         """As `Client.attach`; it sends no request and is not awaited."""
@@ -229,6 +233,10 @@ async def _model_content(model: AnyModel | None, source: BatchSource) -> ModelCo
         example = await source.peek()
         model = await caller.run(partial(export, model, example))
     return await caller.run(partial(read_model, model))
+
+
+def _file_of(model: AnyModel | None) -> Path | None:
+    return Path(model).absolute() if isinstance(model, str | os.PathLike) else None
 
 
 def _require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:

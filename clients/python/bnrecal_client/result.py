@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bnrecal_client._encoding.atomic_write import write_atomic
-from bnrecal_client.errors import UnexpectedResponseError
+from bnrecal_client.errors import OptionError, UnexpectedResponseError
 
 __all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
 
@@ -24,7 +24,7 @@ Statistics = Mapping[str, NDArray[np.float64]]
 """`<layer>.running_mean` and `<layer>.running_var`, float64, shape (C,)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Outcome:
     """Results of a recalibration except its models.
 
@@ -33,12 +33,14 @@ class Outcome:
         report: the report's JSON form.
         report_html: the same report as an HTML page.
         statistics: the new running statistics by name.
+        source: the file of the source model, which `save` does not overwrite; None if unknown.
     """
 
     recalibration_id: str | None
     report: Mapping[str, Any]
     report_html: str
     statistics: Statistics
+    source: Path | None = None
 
     def save_statistics(self, path: str | os.PathLike[str]) -> Path:
         """Write the statistics as safetensors, atomically."""
@@ -50,8 +52,23 @@ class Outcome:
             return write_atomic(path, json.dumps(self.report, indent=2).encode("utf-8") + b"\n")
         return write_atomic(path, self.report_html.encode("utf-8"))
 
+    def require_not_source(self, path: str | os.PathLike[str]) -> None:
+        """Check that a path does not name the source model.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+        Raises:
+            OptionError: it does.
+        """
+        target = Path(path)
+        if self.source is None or not (target.exists() and self.source.exists()):
+            return
+        if target.samefile(self.source):
+            raise OptionError(
+                f"{target} is the source model and would be overwritten: choose another name, or "
+                "pass force=True"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Result(Outcome):
     """One finished recalibration.
 
@@ -63,18 +80,32 @@ class Result(Outcome):
     model: bytes
     unfolded: bytes | None
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the folded model, whole or not at all."""
+    def __repr__(self) -> str:
+        name = "in process" if self.recalibration_id is None else self.recalibration_id
+        layers = len(self.statistics) // 2
+        return f"<Result {name}: model of {len(self.model):,} bytes, statistics of {layers} layers>"
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the folded model, atomically.
+
+        Raises:
+            OptionError: the path names the source model, and `force` is False.
+        """
+        if not force:
+            self.require_not_source(path)
         return write_atomic(path, self.model)
 
-    def save_unfolded(self, path: str | os.PathLike[str]) -> Path:
+    def save_unfolded(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the model with its BatchNorm kept, atomically.
 
         Raises:
             UnexpectedResponseError: it was not requested.
+            OptionError: the path names the source model, and `force` is False.
         """
         if self.unfolded is None:
             raise UnexpectedResponseError("the unfolded model was not fetched: pass unfolded=True")
+        if not force:
+            self.require_not_source(path)
         return write_atomic(path, self.unfolded)
 
 

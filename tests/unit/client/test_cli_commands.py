@@ -73,7 +73,7 @@ def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
     assert desk.recalibrate("--connections", 3, "--batch-size", 1)[0] == 0
     assert len(desk.server.stored(desk.server.id)) == 10
     code, _, told = desk.run("recalibrate", desk.model, desk.data, "--connections", 3)
-    assert (code, "with --server" in told) == (2, True)
+    assert (code, "pass --server" in told) == (2, True)
 
 
 def test_a_run_writes_every_file_that_was_asked_for(desk: Desk) -> None:
@@ -97,11 +97,60 @@ def test_the_folded_model_has_a_name_even_if_none_was_given(desk: Desk) -> None:
     assert Path("model.recalibrated.onnx").is_file()
 
 
+def test_every_report_is_written_and_listed(desk: Desk) -> None:
+    words = [word for name in ("a.html", "b.json", "c.html") for word in ("--report", name)]
+    code, out, _ = desk.recalibrate(*words)
+    assert code == Exit.OK
+    for name in ("a.html", "b.json", "c.html"):
+        assert Path(name).is_file()
+        assert name in out
+
+
+@pytest.mark.parametrize("option", ["-o", "--unfolded", "--statistics"])
+@pytest.mark.parametrize("name", ["model.onnx", "link.onnx", "x.npy"])
+def test_an_input_is_overwritten_only_with_force(desk: Desk, option: str, name: str) -> None:
+    (desk.folder / "link.onnx").symlink_to(desk.model)
+    before = {path: path.read_bytes() for path in (desk.model, desk.data)}
+    code, _, err = desk.recalibrate(option, name)
+    assert (code, err.count("\n")) == (Exit.USAGE, 1)
+    assert "would be overwritten" in err
+    assert {path: path.read_bytes() for path in before} == before
+    assert desk.server.transport.requests == []
+    assert desk.recalibrate(option, name, "--force", "--quiet")[0] == Exit.OK
+
+
+def test_fold_overwrites_its_input_only_with_force(desk: Desk) -> None:
+    code, _, err = desk.run("fold", desk.model, "-o", desk.model)
+    assert (code, "would be overwritten" in err) == (Exit.USAGE, True)
+    assert desk.model.read_bytes() == MODEL
+
+
+def test_serve_on_a_used_data_folder_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with client_server(tmp_path / "data"):
+        code = main(["serve", "--port", "0", "--data-dir", str(tmp_path / "data")])
+    captured = capsys.readouterr()
+    assert (code, captured.out, captured.err.count("\n")) == (Exit.USAGE, "", 1)
+    assert f"another server uses the data folder {tmp_path / 'data'}" in captured.err
+
+
+def test_admin_commands_parse_their_own_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["admin", "--data-dir", str(tmp_path / "data"), "--json", "tokens", "create", "ci"]
+    assert main(words) == Exit.OK
+    assert "token" in json.loads(capsys.readouterr().out)
+    with pytest.raises(SystemExit) as caught:
+        main(["admin", "nothing"])
+    assert caught.value.code == Exit.USAGE
+
+
 def test_json_is_one_object_and_nothing_else(desk: Desk) -> None:
     code, out, err = desk.recalibrate("--json", "-o", "f.onnx")
     told = json.loads(out)
     assert (code, err) == (Exit.OK, "")
-    assert told["files"] == {"model": "f.onnx"}
+    assert told["files"] == [{"kind": "model", "path": "f.onnx"}]
     assert told["recalibration_id"] == desk.server.id
     assert told["server"] == URL
 

@@ -143,13 +143,13 @@ def result(report: dict[str, object]) -> Result:
 def test_a_report_of_another_version_leaves_lines_out_and_breaks_nothing() -> None:
     newer: dict[str, object] = {"layers": None, "fold": 3, "parity": {}, "stream": []}
     for report in ({}, newer):
-        told = summary(result(report), {})
+        told = summary(result(report), ())
         assert lines(told) == ["recalibrated 0 layers (None, None)"]
 
 
 def test_kept_layers_and_warnings_are_told_and_many_are_counted() -> None:
     fold = [{"name": f"bn{i}", "status": "kept", "reason": "why"} for i in range(7)]
-    told = summary(result({"fold": fold, "warnings": ["few samples"]}), {})
+    told = summary(result({"fold": fold, "warnings": ["few samples"]}), ())
     said = lines(told)
     assert said[1:4] == ["folded 0 of 7 layers", "  kept bn0: why", "  kept bn1: why"]
     assert said[-2:] == ["  and 2 more, listed in the report", "warning: few samples"]

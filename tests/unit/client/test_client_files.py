@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 from bnrecal_client._encoding.atomic_write import write_atomic
+from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 
 
@@ -80,3 +81,34 @@ def test_a_result_saves_each_of_its_parts(tmp_path: Path) -> None:
     assert result.save_report(tmp_path / "r.html").read_text(encoding="utf-8") == "<h1>σ</h1>"
     saved = safetensors.numpy.load_file(result.save_statistics(tmp_path / "s.safetensors"))
     assert sorted(saved) == ["a.running_mean", "b.running_var"]
+
+
+def test_a_result_does_not_overwrite_its_source(tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"
+    source.write_bytes(b"source")
+    result = Result(
+        recalibration_id="rc_1",
+        model=b"onnx",
+        unfolded=b"unfolded",
+        report={},
+        report_html="",
+        statistics={},
+        source=source,
+    )
+    for save in (result.save, result.save_unfolded):
+        with pytest.raises(OptionError, match="source model"):
+            save(tmp_path / "." / "model.onnx")
+    assert source.read_bytes() == b"source"
+    assert result.save(source, force=True).read_bytes() == b"onnx"
+
+
+def test_the_repr_of_a_result_is_one_line() -> None:
+    result = Result(
+        recalibration_id="rc_1",
+        model=bytes(1_000_000),
+        unfolded=None,
+        report={"long": "x" * 1000},
+        report_html="x" * 1000,
+        statistics={"bn.running_mean": np.zeros(1000), "bn.running_var": np.ones(1000)},
+    )
+    assert repr(result) == "<Result rc_1: model of 1,000,000 bytes, statistics of 1 layers>"

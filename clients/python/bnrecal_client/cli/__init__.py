@@ -1,6 +1,6 @@
-"""The `bnrecal` command: a thin shell over the client and over bn_ops, one module per sub-command.
+"""The `bnrecal` command: a thin shell over the client and bn_ops, one module per sub-command.
 
-Exit codes stand in `exits.py`. Nothing but the answer goes to stdout; progress and errors go to
+`exit_codes.py` lists the exit codes. Only the result goes to stdout; progress and errors go to
 stderr, an error as one line.
 """
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: from argparse, for `--help` and for a command line it cannot read (2).
     """
     try:
-        # Imported here, so that Ctrl-C while numpy and httpx load ends as calmly as later.
+        # Imported here, so that Ctrl-C while numpy and httpx load is handled too.
         from bnrecal_client.cli.main import run
     except KeyboardInterrupt:
         print("bnrecal: interrupted; nothing was written", file=sys.stderr)  # noqa: T201

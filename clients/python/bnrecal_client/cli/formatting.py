@@ -1,4 +1,4 @@
-"""Tables and sizes for a person."""
+"""Tables, sizes and counts as text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _STEP = 1000.0
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int]) -> str:
-    """Lay out rows in columns.
+    """Return rows as aligned columns.
 
     Args:
-        head: one word per column.
+        head: the column titles.
         rows: one string per column each.
-        right: columns that are aligned to the right, as numbers are.
+        right: indices of right-aligned columns.
     """
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -31,7 +31,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozense
 
 
 def size(count_bytes: int) -> str:
-    """Write a number of bytes with three digits."""
+    """Return a number of bytes with three digits."""
     value = float(count_bytes)
     for unit in ("B", "kB", "MB"):
         if value < _STEP:
@@ -41,12 +41,12 @@ def size(count_bytes: int) -> str:
 
 
 def file_size(path: Path) -> str:
-    """Write the size of a file, with that of the data files of a large model beside it."""
-    beside = path.parent.glob(f"{glob.escape(path.name)}.*.data")
-    return size(sum(file.stat().st_size for file in (path, *beside)))
+    """Return the size of a file, including the external data files of a large model."""
+    data = path.parent.glob(f"{glob.escape(path.name)}.*.data")
+    return size(sum(file.stat().st_size for file in (path, *data)))
 
 
 def count(number: int, noun: str) -> str:
-    """Write a number with its noun: 1 layer, 2 layers, 3 batches."""
+    """Return a number with its noun: 1 layer, 2 layers, 3 batches."""
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"

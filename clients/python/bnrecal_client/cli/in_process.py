@@ -1,4 +1,4 @@
-"""The same work in this process: bn_ops, imported only when needed, behind the same values."""
+"""Recalibrating, inspecting and folding in this process, by bn_ops, which is imported on use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bnrecal_client.result import Outcome
 __all__ = ["FoldedFile", "LocalResult", "fold_file", "inspect_file", "recalibrate_file"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LocalResult(Outcome):
-    """A recalibration in this process; its models may be too large for bytes.
+    """A recalibration in this process, whose models may be too large for one bytes object.
 
     Attributes:
         artifact: the `bn_ops.Artifact`.
@@ -30,13 +30,17 @@ class LocalResult(Outcome):
 
     artifact: Any
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the folded model, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the folded model, atomically; `force` as in `Result.save`."""
+        if not force:
+            self.require_not_source(path)
         self.artifact.save(path)
         return Path(path)
 
-    def save_unfolded(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model with its BatchNorm kept, whole or not at all."""
+    def save_unfolded(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the model with its BatchNorm kept, atomically; `force` as in `Result.save`."""
+        if not force:
+            self.require_not_source(path)
         self.artifact.save_unfolded(path)
         return Path(path)
 
@@ -49,7 +53,7 @@ def recalibrate_file(
     notify: ProgressCallback,
     evaluate: Iterable[Any] | None = None,
 ) -> LocalResult:
-    """Recalibrate a model file in this process; `evaluate` holds (inputs, labels) pairs.
+    """Return the recalibration of a model file; `evaluate` holds (inputs, labels) pairs.
 
     Raises:
         BnrecalError: as a server would report it.
@@ -69,6 +73,7 @@ def recalibrate_file(
         )
         return LocalResult(
             recalibration_id=None,
+            source=path,
             artifact=artifact,
             report=artifact.report.to_json(),
             report_html=bn_ops.render_html(artifact.report),
@@ -79,7 +84,7 @@ def recalibrate_file(
 def _arrays(
     bn_ops: ModuleType, batches: Iterable[Images], form: Mapping[str, object]
 ) -> Iterator[Any]:
-    """Turn batches of images into arrays, with the code that a server's worker runs."""
+    """Yield batches of images as arrays, by the same code as in a server's worker."""
     from bn_ops.preprocess import image_arrays
 
     preprocess = bn_ops.preprocess_from_json(form)
@@ -88,7 +93,7 @@ def _arrays(
 
 
 def inspect_file(model: Path) -> Any:
-    """Describe a model file; returns a `bn_ops.ModelInfo`.
+    """Return the `bn_ops.ModelInfo` of a model file.
 
     Raises:
         BnrecalError: as a server would report it.
@@ -104,8 +109,8 @@ class FoldedFile:
 
     Attributes:
         folded: the `bn_ops.Folded`.
-        layers: what became of each layer, as JSON values.
-        parity: the proof, as JSON values.
+        layers: how each layer was folded, as JSON values.
+        parity: the verification, as JSON values.
     """
 
     folded: Any
@@ -114,14 +119,14 @@ class FoldedFile:
 
 
 def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
-    """Fold a model file as it is, and prove it; a fold that does not hold is taken back.
+    """Return the folded and verified model; a layer whose fold changes the outputs is kept.
 
     Args:
         model: the ONNX file.
-        batches: samples to prove it on, besides made-up ones; may be empty.
+        batches: samples for the verification, besides generated ones; may be empty.
 
     Raises:
-        BnrecalError: the file is no model, or a batch does not fit it.
+        BnrecalError: the model or a batch is invalid.
     """
     path = _existing(model)
     with _bn_ops("a model is folded in this process"):
@@ -138,13 +143,13 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
 
 @contextmanager
 def _bn_ops(why: str) -> Iterator[ModuleType]:
-    """Lend the package, and translate its errors in one place."""
+    """Yield the package, and translate its errors."""
     try:
         import bn_ops
         import bn_ops.errors
     except ImportError as error:
         raise OptionError(
-            f"{why}, which needs bn_ops: pip install bnrecal, or let a server recalibrate with "
+            f"{why}, which needs bn_ops: pip install bnrecal, or recalibrate on a server with "
             "`bnrecal recalibrate --server URL`"
         ) from error
     try:
@@ -161,7 +166,7 @@ def _existing(model: Path) -> Path:
 
 
 def _named(statistics: Any) -> Any:
-    """Bring bn_ops' statistics under the names that a server's file uses."""
+    """Return bn_ops' statistics under the names in a server's file."""
     arrays = {}
     for layer, found in statistics.items():
         arrays[f"{layer}.running_mean"] = found.mean

@@ -1,33 +1,34 @@
-"""Printing: the answer on stdout, as text or as one JSON object."""
+"""Printing: the result on stdout, as text or as one JSON object."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bnrecal_client.cli import summary
+from bnrecal_client.cli.outputs import OutputFile
 from bnrecal_client.result import Outcome
 
-__all__ = ["say", "say_json", "show_result"]
+__all__ = ["print_json", "print_lines", "print_result"]
 
 
-def show_result(args: Namespace, result: Outcome, files: Mapping[str, str]) -> None:
-    """Tell what a finished recalibration did and where its files are."""
-    told = summary.summary(result, files)
+def print_result(args: Namespace, result: Outcome, files: Sequence[OutputFile]) -> None:
+    """Print the summary of a finished recalibration and its files."""
+    found = summary.summary(result, files)
     if args.json:
-        say_json({**told, "server": args.server})
+        print_json({**found, "server": args.server})
     elif not args.quiet:
-        say(summary.lines(told))
+        print_lines(summary.lines(found))
 
 
-def say(lines: Iterable[str]) -> None:
-    """Print lines for a person."""
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of text."""
     for line in lines:
-        print(line)  # noqa: T201 - a command's answer
+        print(line)  # noqa: T201 - a command's result
 
 
-def say_json(value: Mapping[str, Any]) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - a command's answer
+    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - a command's result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,57 +11,77 @@ from bnrecal_client.cli.in_process import LocalResult
 from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 
-__all__ = ["Outputs", "check_writable"]
+__all__ = ["OutputFile", "Outputs", "check_output"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """One written file.
+
+    Attributes:
+        kind: what it holds, such as `model` or `report html`.
+        path: as the user gave it.
+    """
+
+    kind: str
+    path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Where things go; None where they are not wanted."""
+    """The files to write; None for those that are not wanted."""
 
     model: Path
     unfolded: Path | None
     statistics: Path | None
     reports: tuple[Path, ...]
 
-    def check(self) -> None:
-        """Notice before the work what would fail after it.
+    def check(self, sources: Sequence[Path]) -> None:
+        """Check that all files can be written and that none of them is a source.
+
+        Args:
+            sources: files that must not be overwritten; empty with `--force`.
 
         Raises:
-            OptionError: a file cannot be written, or two are the same.
+            OptionError: a file cannot be written, is a source, or is named twice.
         """
         seen: set[Path] = set()
-        for _, path in self._all():
-            check_writable(path)
-            if path.resolve() in seen:
-                raise OptionError(f"two outputs would go to {path}")
-            seen.add(path.resolve())
+        for file in self._all():
+            check_output(file.path, sources)
+            if file.path.resolve() in seen:
+                raise OptionError(f"two outputs have the same path {file.path}")
+            seen.add(file.path.resolve())
 
-    def write(self, result: Result | LocalResult) -> dict[str, str]:
-        """Write everything; return kind → path as the caller gave it."""
-        result.save(self.model)
+    def write(self, result: Result | LocalResult) -> tuple[OutputFile, ...]:
+        """Write all files and return them."""
+        result.save(self.model, force=True)
         if self.unfolded is not None:
-            result.save_unfolded(self.unfolded)
+            result.save_unfolded(self.unfolded, force=True)
         if self.statistics is not None:
             result.save_statistics(self.statistics)
         for report in self.reports:
             result.save_report(report)
-        return {kind: str(path) for kind, path in self._all()}
+        return tuple(self._all())
 
-    def _all(self) -> Iterator[tuple[str, Path]]:
-        yield "model", self.model
+    def _all(self) -> Iterator[OutputFile]:
+        yield OutputFile(kind="model", path=self.model)
         if self.unfolded is not None:
-            yield "unfolded", self.unfolded
+            yield OutputFile(kind="unfolded", path=self.unfolded)
         if self.statistics is not None:
-            yield "statistics", self.statistics
+            yield OutputFile(kind="statistics", path=self.statistics)
         for report in self.reports:
-            yield f"report {report.suffix.lower().lstrip('.')}", report
+            yield OutputFile(kind=f"report {report.suffix.lower().lstrip('.')}", path=report)
 
 
-def check_writable(path: Path) -> None:
-    """Check that a file can be put there.
+def check_output(path: Path, sources: Sequence[Path]) -> None:
+    """Check that a file can be written at this path.
+
+    Args:
+        path: the path.
+        sources: files that must not be overwritten.
 
     Raises:
-        OptionError: it cannot.
+        OptionError: it cannot, or the file is one of the sources.
     """
     if path.is_dir():
         raise OptionError(f"{path} is a folder; name a file in it")
@@ -69,3 +89,9 @@ def check_writable(path: Path) -> None:
         raise OptionError(f"{path} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{path} cannot be written: the folder {path.parent} is read-only")
+    for source in sources:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OptionError(
+                f"{path} is an input of this command and would be overwritten: choose another "
+                "name, or pass --force"
+            )

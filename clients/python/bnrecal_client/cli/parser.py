@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from bnrecal_client import __version__
 from bnrecal_client.cli.commands import (
@@ -16,7 +18,7 @@ from bnrecal_client.cli.commands import (
     status,
 )
 
-__all__ = ["build_parser"]
+__all__ = ["CommandParser", "build_parser"]
 
 _CODES = (
     "exit codes: 0 done · 1 internal error · 2 command line, option or token · 3 data · "
@@ -24,9 +26,33 @@ _CODES = (
 )
 
 
-def build_parser() -> ArgumentParser:
-    """Build the parser of all sub-commands."""
-    parser = ArgumentParser(
+class CommandParser(ArgumentParser):
+    """A parser that may add its arguments only when its sub-command is used.
+
+    Args:
+        populate: adds the arguments; it may import what is too heavy for every command line.
+        options: as `ArgumentParser`.
+    """
+
+    def __init__(
+        self, *, populate: Callable[[ArgumentParser], None] | None = None, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._populate = populate
+
+    def parse_known_args(  # type: ignore[override]  # typeshed's overloads for other namespaces
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        """Add the arguments, then parse."""
+        if self._populate is not None:
+            populate, self._populate = self._populate, None
+            populate(self)
+        return super().parse_known_args(args, namespace)
+
+
+def build_parser() -> CommandParser:
+    """Return the parser of all sub-commands."""
+    parser = CommandParser(
         prog="bnrecal",
         description="Recalibrate a network's BatchNorm layers for a new domain.",
         epilog=_CODES,

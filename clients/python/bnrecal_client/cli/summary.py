@@ -1,7 +1,6 @@
-"""What a run did, short: as lines for a person, as one object for a program.
+"""The summary of a run, as text or as JSON values.
 
-The report is read leniently: a server may be newer than this client, and a member that is not
-there leaves its line out.
+A server may be newer than this client, so a member that the report lacks only omits its line.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli.formatting import count, file_size, table
+from bnrecal_client.cli.outputs import OutputFile
 from bnrecal_client.result import Outcome
 
 __all__ = ["lines", "parity_line", "parity_of", "summary"]
@@ -18,8 +18,8 @@ __all__ = ["lines", "parity_line", "parity_of", "summary"]
 _LARGEST = 5
 
 
-def summary(result: Outcome, files: Mapping[str, str]) -> dict[str, Any]:
-    """Collect what counts, as JSON values."""
+def summary(result: Outcome, files: Sequence[OutputFile]) -> dict[str, Any]:
+    """Return the summary as JSON values."""
     report = result.report
     layers = _members(report, "layers")
     done = [layer for layer in layers if layer.get("status") == "recalibrated"]
@@ -41,33 +41,33 @@ def summary(result: Outcome, files: Mapping[str, str]) -> dict[str, Any]:
         "parity": parity_of(report),
         "evaluation": _evaluation(report),
         "warnings": list(report.get("warnings") or ()),
-        "files": dict(files),
+        "files": [{"kind": file.kind, "path": str(file.path)} for file in files],
     }
 
 
-def lines(told: Mapping[str, Any]) -> list[str]:
-    """Write a summary for a person."""
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """Return a summary as lines of text."""
     return [
-        *_what(told),
-        *_drifts(told["drift"]),
-        *_folds(told),
-        *([] if told["parity"] is None else [parity_line(told["parity"])]),
-        *_evaluations(told["evaluation"]),
-        *(f"warning: {warning}" for warning in told["warnings"]),
-        *_files(told["files"]),
+        *_headline(found),
+        *_drifts(found["drift"]),
+        *_folds(found),
+        *([] if found["parity"] is None else [parity_line(found["parity"])]),
+        *_evaluations(found["evaluation"]),
+        *(f"warning: {warning}" for warning in found["warnings"]),
+        *_files(found["files"]),
     ]
 
 
-def _what(told: Mapping[str, Any]) -> list[str]:
-    layers = told["layers"]
+def _headline(found: Mapping[str, Any]) -> list[str]:
+    layers = found["layers"]
     of = "" if layers["recalibrated"] == layers["total"] else f" of {layers['total']:,}"
     noun = count(layers["recalibrated"], "layer").split(" ", 1)[1]
     done = f"recalibrated {layers['recalibrated']:,}{of} {noun}"
-    if told["samples"] is not None and told["batches"] is not None:
-        stream = f"{count(told['samples'], 'sample')} in {count(told['batches'], 'batch')}"
+    if found["samples"] is not None and found["batches"] is not None:
+        stream = f"{count(found['samples'], 'sample')} in {count(found['batches'], 'batch')}"
         done += f" from {stream}"
-    estimator = (told["estimator"] or {}).get("name")
-    return [f"{done} ({told['method']}, {estimator})"]
+    estimator = (found["estimator"] or {}).get("name")
+    return [f"{done} ({found['method']}, {estimator})"]
 
 
 def _drifts(drifts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -81,19 +81,19 @@ def _drifts(drifts: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", *table(head, rows, right=frozenset({1, 2, 3})).splitlines(), ""]
 
 
-def _folds(told: Mapping[str, Any]) -> list[str]:
-    total = told["folded"] + len(told["kept"])
+def _folds(found: Mapping[str, Any]) -> list[str]:
+    total = found["folded"] + len(found["kept"])
     if total == 0:
         return []
-    found = [f"folded {told['folded']:,} of {count(total, 'layer')}"]
-    found += [f"  kept {kept['layer']}: {kept['reason']}" for kept in told["kept"][:_LARGEST]]
-    if len(told["kept"]) > _LARGEST:
-        found.append(f"  and {len(told['kept']) - _LARGEST} more, listed in the report")
-    return found
+    written = [f"folded {found['folded']:,} of {count(total, 'layer')}"]
+    written += [f"  kept {kept['layer']}: {kept['reason']}" for kept in found["kept"][:_LARGEST]]
+    if len(found["kept"]) > _LARGEST:
+        written.append(f"  and {len(found['kept']) - _LARGEST} more, listed in the report")
+    return written
 
 
 def parity_line(parity: Mapping[str, Any]) -> str:
-    """Say how far folded and unfolded are apart; `parity` as from `parity_of`."""
+    """Return how far folded and unfolded model differ; `parity` as from `parity_of`."""
     error, limit, samples = parity["max_relative_error"], parity["tolerance"], parity["samples"]
     on = f" on {count(samples, 'sample')}" if samples else ""
     found = f"folded and unfolded agree to {error:.1e} relative (limit {limit:.0e}){on}"
@@ -109,15 +109,15 @@ def _evaluations(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return []
     before, after = 100 * found["error_before"], 100 * found["error_after"]
-    labelled = f"{found['samples']:,} labelled {'sample' if found['samples'] == 1 else 'samples'}"
-    return [f"error on {labelled}: {before:.1f} % before, {after:.1f} % after"]
+    labeled = f"{found['samples']:,} labeled {'sample' if found['samples'] == 1 else 'samples'}"
+    return [f"error on {labeled}: {before:.1f} % before, {after:.1f} % after"]
 
 
-def _files(files: Mapping[str, str]) -> list[str]:
-    width = max((len(kind) for kind in files), default=0)
+def _files(files: Sequence[Mapping[str, str]]) -> list[str]:
+    width = max((len(file["kind"]) for file in files), default=0)
     return [
-        f"wrote {kind.ljust(width)}  {path} ({file_size(Path(path))})"
-        for kind, path in files.items()
+        f"wrote {file['kind'].ljust(width)}  {file['path']} ({file_size(Path(file['path']))})"
+        for file in files
     ]
 
 
@@ -138,7 +138,7 @@ def _drift(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parity_of(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Collect what counts of a report's parity; None where it has none."""
+    """Return the main figures of a report's parity; None if it has none."""
     parity = report.get("parity")
     wanted = ("max_relative_error", "tolerance", "samples", "passed")
     if not isinstance(parity, Mapping) or any(parity.get(name) is None for name in wanted):

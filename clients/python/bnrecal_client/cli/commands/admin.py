@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bnrecal_client.cli.exit_codes import Exit
+from bnrecal_client.cli.arguments import server_missing
 
-__all__ = ["add_command", "hand_over"]
+__all__ = ["add_command"]
 
 
 def add_command(commands: Any) -> None:
-    """Add the sub-command to the list; its own words are read by the server's package."""
-    parser = commands.add_parser("admin", help="look after a server's data folder", add_help=False)
-    parser.set_defaults(run=lambda _args: hand_over([]))
+    """Add the sub-command; its arguments, which the server's package defines, are added on use."""
+    parser = commands.add_parser(
+        "admin", help="administer a server's data folder", populate=_add_arguments
+    )
+    parser.set_defaults(command=run)
 
 
-def hand_over(words: Sequence[str]) -> int:
-    """Let the server's package do the command; it reads its own words and tells its own errors."""
+def run(args: Namespace) -> int:
+    """Run the command, which prints its own result and errors."""
+    from service.admin.command import execute
+
+    return int(execute(args))
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
     try:
-        from service.admin.command import main
+        from service.admin.command import add_arguments
     except ImportError as error:
-        sys.stderr.write(
-            f"bnrecal: this needs the package bnrecal with its server part ({error}): "
-            'pip install "bnrecal[server]"\n'
-        )
-        return Exit.USAGE
-    status: int = main(words, prog="bnrecal admin")
-    return status
+        parser.exit(2, f"bnrecal: {server_missing(error).message}\n")
+    add_arguments(parser)

@@ -1,4 +1,4 @@
-"""`bnrecal cancel`: stop a recalibration at a server for good."""
+"""`bnrecal cancel`: cancel a recalibration of a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.commands.status import as_json
-from bnrecal_client.cli.output import say, say_json
+from bnrecal_client.cli.output import print_json, print_lines
 
 __all__ = ["add_command"]
 
@@ -16,18 +16,18 @@ def add_command(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser(
         "cancel",
-        help="stop a recalibration for good",
-        description="Stop a recalibration for good; what was uploaded for it is removed.",
+        help="cancel a recalibration",
+        description="Cancel a recalibration; its uploaded batches are deleted.",
     )
     arguments.add_recalibration(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(command=run)
 
 
 def run(args: Namespace) -> None:
-    """Cancel and tell."""
+    """Cancel the recalibration and print its state."""
     with arguments.connect(args) as client:
         now = client.cancel(args.id)
     if args.json:
-        say_json(as_json(now))
+        print_json(as_json(now))
     else:
-        say([f"{now.id}  {now.state}"])
+        print_lines([f"{now.id}  {now.state}"])

@@ -1,4 +1,4 @@
-"""`bnrecal fold`: fold BatchNorm into the weights, with the statistics as they are."""
+"""`bnrecal fold`: fold BatchNorm into the weights, with its present statistics."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from bnrecal_client.cli import arguments
 from bnrecal_client.cli.data.array_batches import open_data
 from bnrecal_client.cli.formatting import count, file_size, table
 from bnrecal_client.cli.in_process import FoldedFile, fold_file
-from bnrecal_client.cli.output import say, say_json
-from bnrecal_client.cli.outputs import check_writable
+from bnrecal_client.cli.output import print_json, print_lines
+from bnrecal_client.cli.outputs import check_output
 from bnrecal_client.cli.summary import parity_line, parity_of
 
 __all__ = ["add_command"]
 
 _SAMPLES = 32
-"""Samples that are run, as after a recalibration."""
+"""Most samples of the verification, as after a recalibration."""
 
 _BATCH = 8
 
@@ -27,9 +27,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "fold",
         help="fold a model's BatchNorm into its weights, without recalibrating",
-        description="Fold the BatchNorm layers of an ONNX model into neighbouring weights, with "
-        "their statistics as they are, prove that the result computes the same, and say what "
-        "became of each layer.",
+        description="Fold the BatchNorm layers of an ONNX model into neighboring weights, with "
+        "their present statistics, verify that the result computes the same, and list what "
+        "happened to each layer.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
     parser.add_argument(
@@ -37,35 +37,36 @@ def add_command(commands: Any) -> None:
         metavar="DATA",
         type=Path,
         nargs="*",
-        help=f"samples to prove it on, the first {_SAMPLES} of them; made-up ones always run too",
+        help=f"samples for the verification, at most {_SAMPLES}; generated samples are always used",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the folded model"
     )
+    arguments.add_force(parser)
     arguments.add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(command=run)
 
 
 def run(args: Namespace) -> None:
-    """Fold, prove, write, tell."""
-    check_writable(args.output)
+    """Fold and verify the model, write it and print what happened to each layer."""
+    check_output(args.output, () if args.force else (args.model, *args.data))
     batches = open_data(args.data, batch_size=_BATCH, limit=_SAMPLES) if args.data else ()
     folded = fold_file(args.model, batches)
     folded.folded.save(args.output)
     if args.json:
-        say_json(_as_json(folded, args.output))
+        print_json(_as_json(folded, args.output))
     else:
-        say(_lines(folded, args.output))
+        print_lines(_lines(folded, args.output))
 
 
 def _lines(folded: FoldedFile, output: Path) -> list[str]:
     if not folded.layers:
-        told = f"wrote model  {output} ({file_size(output)}), as it was but for what nothing reads"
-        return ["the model has no BatchNormalization node: there is nothing to fold", told]
+        wrote = f"wrote model  {output} ({file_size(output)}), unchanged except for unused parts"
+        return ["the model has no BatchNormalization node: there is nothing to fold", wrote]
     rows = [[f["name"], f["status"], f["rule"] or f["reason"] or ""] for f in folded.layers]
     known = parity_of({"parity": folded.parity})
     return [
-        *table(["layer", "", "by rule, or why not"], rows, right=frozenset()).splitlines(),
+        *table(["layer", "", "rule or reason"], rows, right=frozenset()).splitlines(),
         "",
         f"folded {_folded(folded):,} of {count(len(rows), 'layer')}",
         *([] if known is None else [parity_line(known)]),

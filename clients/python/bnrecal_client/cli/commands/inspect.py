@@ -1,4 +1,4 @@
-"""`bnrecal inspect`: what a model is, as far as recalibration cares."""
+"""`bnrecal inspect`: the inputs, outputs and BatchNorm layers of a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.formatting import count, table
 from bnrecal_client.cli.in_process import inspect_file
-from bnrecal_client.cli.output import say, say_json
+from bnrecal_client.cli.output import print_json, print_lines
 
 __all__ = ["add_command"]
 
@@ -24,16 +24,16 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
     arguments.add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(command=run)
 
 
 def run(args: Namespace) -> None:
-    """Describe the model."""
+    """Print the description of the model."""
     info = inspect_file(args.model)
     if args.json:
-        say_json(_as_json(info))
+        print_json(_as_json(info))
     else:
-        say(_lines(info))
+        print_lines(_lines(info))
 
 
 def _lines(info: Any) -> list[str]:
@@ -70,7 +70,7 @@ def _signature(tensor: Any) -> str:
 
 
 def _as_json(info: Any) -> dict[str, Any]:
-    """Use the same members as the server's description of a model."""
+    """Return the same members as the server's description of a model."""
     return {
         "inputs": [_tensor(tensor) for tensor in info.inputs],
         "outputs": [_tensor(tensor) for tensor in info.outputs],

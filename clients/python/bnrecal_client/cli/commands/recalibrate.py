@@ -13,7 +13,7 @@ from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
 from bnrecal_client.cli.data.labels import labelled
 from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
-from bnrecal_client.cli.output import show_result
+from bnrecal_client.cli.output import print_result
 from bnrecal_client.errors import OptionError
 from bnrecal_client.options import METHODS, Options
 from bnrecal_client.progress import progress_display
@@ -26,9 +26,9 @@ def add_command(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser(
         "recalibrate",
-        help="recompute a model's BatchNorm statistics from data of the new domain, and fold",
-        description="Recompute the BatchNorm statistics of an ONNX model from unlabelled data of "
-        "the new domain, fold BatchNorm into the weights, verify, and write the result.",
+        help="recompute a model's BatchNorm statistics from data of a new domain",
+        description="Recompute the BatchNorm statistics of an ONNX model from unlabeled data of "
+        "a new domain, fold BatchNorm into the weights, verify, and write the result.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
     _add_data(parser)
@@ -37,25 +37,26 @@ def add_command(commands: Any) -> None:
         "--labels",
         metavar="FILE",
         type=Path,
-        help=".npy of classes (whole numbers) for the first samples of DATA: the report then holds "
-        "the error before and after; only without --server",
+        help=".npy of integer classes for the first samples of DATA, for the error before and "
+        "after in the report; only without --server",
     )
     parser.add_argument(
         "--connections",
         type=arguments.positive,
         metavar="N",
-        help="batches sent to the server at once, 1 to 16 (default 4)",
+        help="batches sent to the server at the same time, 1 to 16 (default 4)",
     )
-    parser.add_argument("--resume", metavar="ID", help="go on with a recalibration of the server")
+    parser.add_argument("--resume", metavar="ID", help="continue a recalibration of the server")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
+    arguments.add_force(parser)
     arguments.add_server(parser, required=False)
     arguments.add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(command=run)
 
 
 def _add_data(parser: ArgumentParser) -> None:
-    """Add what is read, and how."""
+    """Add the arguments about the data."""
     parser.add_argument(
         "data",
         metavar="DATA",
@@ -68,7 +69,7 @@ def _add_data(parser: ArgumentParser) -> None:
         "--preprocess",
         metavar="FILE",
         type=Path,
-        help="JSON file that says what is done to each image (resize, crop, mean, std, …)",
+        help="JSON file with the preprocessing of each image (resize, crop, mean, std, …)",
     )
     parser.add_argument(
         "--batch-size",
@@ -83,7 +84,7 @@ def _add_data(parser: ArgumentParser) -> None:
 
 
 def _add_statistics(parser: ArgumentParser) -> None:
-    """Add how moments become statistics, and of which layers."""
+    """Add the options about the statistics and the layers."""
     parser.add_argument(
         "--method",
         choices=METHODS,
@@ -100,23 +101,25 @@ def _add_statistics(parser: ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="GLOB",
-        help="layers to recalibrate; '!GLOB' leaves out (default all)",
+        help="layers to recalibrate; '!GLOB' excludes (default all)",
     )
 
 
 def run(args: Namespace) -> None:
-    """Recalibrate, write the files, tell what was done."""
+    """Recalibrate, write the files and print a summary."""
     options = Options.of(
         method=args.method,
         estimator=args.estimator,
         layers=args.layers,
         preprocess=None if args.preprocess is None else _read_preprocess(args.preprocess),
     )
-    outputs = arguments.outputs_of(args, Path(f"{args.model.stem}.recalibrated.onnx"))
+    default = Path(f"{args.model.stem}.recalibrated.onnx")
+    sources = () if args.force else (args.model, *args.data)
+    outputs = arguments.outputs_of(args, default, sources=sources)
     find = open_data if options.preprocess is None else open_images
     data = find(args.data, batch_size=args.batch_size, limit=args.limit)
     result = _remote(args, data, options) if args.server else _local(args, data, options)
-    show_result(args, result, outputs.write(result))
+    print_result(args, result, outputs.write(result))
 
 
 def _read_preprocess(path: Path) -> Mapping[str, object]:
@@ -125,13 +128,13 @@ def _read_preprocess(path: Path) -> Mapping[str, object]:
     except (OSError, ValueError) as error:
         raise OptionError(f"--preprocess {path} cannot be read as JSON: {error}") from error
     if not isinstance(form, dict):
-        raise OptionError(f'--preprocess {path}: an object is due, like {{"resize": 256}}')
+        raise OptionError(f'--preprocess {path} does not hold an object, like {{"resize": 256}}')
     return form
 
 
 def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
     if args.labels is not None:
-        raise OptionError("--labels is compared in this process: leave --server out")
+        raise OptionError("--labels works only in this process: omit --server")
     with arguments.connect(args) as client:
         return client.recalibrate(
             args.model,
@@ -149,13 +152,13 @@ def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Resu
 
 def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> LocalResult:
     if args.resume is not None:
-        raise OptionError("--resume goes on at a server: name it with --server")
+        raise OptionError("--resume continues a recalibration of a server: pass --server")
     if args.connections is not None:
-        raise OptionError("--connections counts those to a server: name it with --server")
+        raise OptionError("--connections applies to a server: pass --server")
     pairs = None
     if args.labels is not None:
         if options.preprocess is not None:
-            raise OptionError("--labels goes with arrays, not with --preprocess")
+            raise OptionError("--labels works with arrays, not with --preprocess")
         pairs = labelled(args.data, args.labels, batch_size=args.batch_size)
     with progress_display(_progress(args)) as notify:
         return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)

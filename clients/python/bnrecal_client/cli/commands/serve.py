@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.errors import OptionError
+from bnrecal_client.cli.arguments import server_missing
 
 __all__ = ["add_command"]
 
@@ -26,28 +26,17 @@ def add_command(commands: Any) -> None:
         "--data-dir",
         type=Path,
         metavar="FOLDER",
-        help="where everything is kept (default ./bnrecal-data)",
+        help="folder for all data (default ./bnrecal-data)",
     )
-    parser.add_argument("--debug", action="store_true", help="show where an error arose")
-    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    parser.set_defaults(command=run)
 
 
 def run(args: Namespace) -> int:
-    """Hand over to the server until it ends; it tells by itself why it would not start."""
+    """Run the server until it ends; it prints itself why it does not start."""
     try:
-        from service.server import main
+        from service.server import serve
     except ImportError as error:
-        raise OptionError(
-            f"a server needs the package bnrecal with its server part ({error}): "
-            'pip install "bnrecal[server]"'
-        ) from error
-    given = {
-        "--config": args.config,
-        "--host": args.host,
-        "--port": args.port,
-        "--data-dir": args.data_dir,
-    }
-    argv = [
-        word for name, value in given.items() if value is not None for word in (name, str(value))
-    ]
-    return main(argv)
+        raise server_missing(error) from error
+    settings = {"host": args.host, "port": args.port, "data_dir": args.data_dir}
+    return int(serve(args.config, settings))

@@ -1,4 +1,4 @@
-"""`bnrecal status`: what a recalibration at a server is doing."""
+"""`bnrecal status`: the state of a recalibration of a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.formatting import count, size
-from bnrecal_client.cli.output import say, say_json
+from bnrecal_client.cli.output import print_json, print_lines
 from bnrecal_client.models import Recalibration
 
 __all__ = ["add_command", "as_json"]
@@ -19,21 +19,21 @@ def add_command(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser(
         "status",
-        help="ask for a recalibration's state",
-        description="Tell a recalibration's state, how far it is, and what has arrived for it.",
+        help="print a recalibration's state",
+        description="Print a recalibration's state, its progress, and its stored batches.",
     )
     arguments.add_recalibration(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(command=run)
 
 
 def run(args: Namespace) -> None:
-    """Ask and tell."""
+    """Print the state."""
     with arguments.connect(args) as client:
         now = client.status(args.id)
     if args.json:
-        say_json(as_json(now))
+        print_json(as_json(now))
     else:
-        say(_lines(now))
+        print_lines(_lines(now))
 
 
 def as_json(now: Recalibration) -> dict[str, Any]:
@@ -51,11 +51,11 @@ def _lines(now: Recalibration) -> list[str]:
             state += f", about {now.progress.seconds_left:,.0f} s left"
     stream = now.batches
     of = "" if stream.total is None else f" of {stream.total:,}"
-    arrived = f"{count(stream.samples, 'sample')}, {size(stream.bytes)}"
+    stored = f"{count(stream.samples, 'sample')}, {size(stream.bytes)}"
     lines = [
         f"{now.id}  {state}",
         f"model    {now.model}",
-        f"batches  {stream.received:,}{of} received, {arrived}",
+        f"batches  {stream.received:,}{of} received, {stored}",
         f"created  {now.created}" + (f", ended {now.ended}" if now.ended else ""),
     ]
     return lines if now.error is None else [*lines, f"error    {now.error.detail}"]
