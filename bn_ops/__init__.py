@@ -32,9 +32,14 @@ if TYPE_CHECKING:
     from bn_ops.engines.torch import load_statistics as load_statistics
     from bn_ops.errors import BnOpsError as BnOpsError
     from bn_ops.errors import CancelledError as CancelledError
+    from bn_ops.errors import InputMismatchError as InputMismatchError
     from bn_ops.exporting import export as export
     from bn_ops.folding import Folded as Folded
     from bn_ops.folding import fold as fold
+    from bn_ops.input_check.check import check_input as check_input
+    from bn_ops.input_check.check import rank_preprocessings as rank_preprocessings
+    from bn_ops.input_check.result import InputCheck as InputCheck
+    from bn_ops.input_check.result import PreprocessingScore as PreprocessingScore
     from bn_ops.options import Budget as Budget
     from bn_ops.preprocess import Preprocess as Preprocess
     from bn_ops.preprocess import Resize as Resize
@@ -51,6 +56,8 @@ __all__ = [
     "Budget",
     "CancelledError",
     "Folded",
+    "InputCheck",
+    "InputMismatchError",
     "LayerFold",
     "LayerInfo",
     "ModelInfo",
@@ -58,6 +65,7 @@ __all__ = [
     "OutputParity",
     "Parity",
     "Preprocess",
+    "PreprocessingScore",
     "Prior",
     "Progress",
     "Recalibration",
@@ -68,6 +76,7 @@ __all__ = [
     "Shrink",
     "__version__",
     "adapt",
+    "check_input",
     "describe",
     "estimator_from_json",
     "export",
@@ -76,6 +85,7 @@ __all__ = [
     "inspect",
     "load_statistics",
     "preprocess_from_json",
+    "rank_preprocessings",
     "recalibrate",
     "render_html",
     "verify",
@@ -88,6 +98,8 @@ _HOME = {
     "Budget": "bn_ops.options",
     "CancelledError": "bn_ops.errors",
     "Folded": "bn_ops.folding",
+    "InputCheck": "bn_ops.input_check.result",
+    "InputMismatchError": "bn_ops.errors",
     "LayerFold": "bn_ops.diagnostics.report",
     "LayerInfo": "bn_ops.core.layers",
     "ModelInfo": "bn_ops.core.layers",
@@ -95,6 +107,7 @@ _HOME = {
     "OutputParity": "bn_ops.diagnostics.report",
     "Parity": "bn_ops.diagnostics.report",
     "Preprocess": "bn_ops.preprocess",
+    "PreprocessingScore": "bn_ops.input_check.result",
     "Prior": "bn_ops.core.estimators",
     "Progress": "bn_ops.progress",
     "Recalibration": "bn_ops.result",
@@ -105,6 +118,7 @@ _HOME = {
     "Shrink": "bn_ops.core.estimators",
     "__version__": "bn_ops.version",
     "adapt": "bn_ops.adaptation",
+    "check_input": "bn_ops.input_check.check",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.core.estimators",
     "export": "bn_ops.exporting",
@@ -113,6 +127,7 @@ _HOME = {
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.engines.torch",
     "preprocess_from_json": "bn_ops.preprocess",
+    "rank_preprocessings": "bn_ops.input_check.check",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.diagnostics.html",
     "verify": "bn_ops.verification",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bn_ops.progress import ProgressCallback
     from bn_ops.result import Recalibration
 
-__all__ = ["describe", "inspect", "is_torch", "recalibrate"]
+__all__ = ["as_onnx", "describe", "inspect", "is_torch", "recalibrate"]
 
 _METHODS = ("exact", "batch")
 _ENGINES = ("auto", "onnx", "torch")
@@ -38,7 +38,7 @@ def describe(model: Any) -> ModelInfo:
         ModelInvalidError: no ONNX model.
         ModelWithoutBatchNormError: no BatchNorm layer in it.
     """
-    return describe_prepared(prepare(load_model(_as_onnx(model))))
+    return describe_prepared(prepare(load_model(as_onnx(model))))
 
 
 def inspect(model: Any) -> list[LayerInfo]:
@@ -138,7 +138,7 @@ def recalibrate(
     if torch_options:
         raise OptionError(f"unknown options for an ONNX model: {', '.join(sorted(torch_options))}")
     return recalibrate_onnx(
-        load_model(_as_onnx(model)),
+        load_model(as_onnx(model)),
         batches,
         estimator=chosen,
         method=method,
@@ -174,7 +174,7 @@ def _is_program(model: object) -> bool:
     return kind.__name__ == "ExportedProgram" and kind.__module__.startswith("torch.export")
 
 
-def _as_onnx(model: Any) -> Any:
+def as_onnx(model: Any) -> Any:
     """Return what `load_model` takes; programs, in memory or in a `.pt2` file, are exported."""
     if isinstance(model, str | Path) and Path(model).suffix == ".pt2":
         from bn_ops.pt2 import load_pt2  # noqa: PLC0415 - torch is optional

@@ -7,6 +7,7 @@
     │   ├── OptionError                an option has an invalid value
     │   ├── LayerPatternError          a layer pattern matches nothing
     │   ├── StreamEmptyError           no batch, or fewer samples than the minimum
+    │   ├── InputMismatchError         the data cannot be what the model was trained on
     │   └── BatchError                 one batch is invalid; names batch and input
     │       ├── BatchInputError        unknown or missing input name
     │       ├── BatchDtypeError        wrong element type
@@ -31,7 +32,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 __all__ = [
     "BatchDtypeError",
@@ -46,6 +47,7 @@ __all__ = [
     "ExternalDataError",
     "ImageError",
     "InputError",
+    "InputMismatchError",
     "LayerNotFiniteError",
     "LayerPatternError",
     "ModelAlreadyFoldedError",
@@ -62,6 +64,10 @@ __all__ = [
 ]
 
 
+Detail: TypeAlias = str | int | float
+"""A structured attribute of an error, a plain JSON value."""
+
+
 class BnOpsError(Exception):
     """Root of every error that this package raises deliberately.
 
@@ -76,7 +82,7 @@ class BnOpsError(Exception):
         super().__init__(message)
         self.message = message
 
-    def details(self) -> dict[str, str | int]:
+    def details(self) -> dict[str, Detail]:
         """Return the structured attributes as plain JSON values."""
         return {}
 
@@ -102,7 +108,7 @@ class LayerPatternError(InputError):
         super().__init__(message)
         self.pattern = pattern
 
-    def details(self) -> dict[str, str | int]:
+    def details(self) -> dict[str, Detail]:
         """Return the pattern that matched nothing."""
         return {"pattern": self.pattern}
 
@@ -111,6 +117,44 @@ class StreamEmptyError(InputError):
     """The stream holds no samples, so there are no statistics to compute."""
 
     code = "stream-empty"
+
+
+class InputMismatchError(InputError):
+    """The data cannot be what the model was trained on.
+
+    Attributes:
+        distance: median distance of the first BatchNorm layers' inputs from their stored
+            statistics, in σ; None where no channel can be compared.
+        threshold: the distance beyond which no domain shift explains the difference.
+        cause: a stable word, `bn_ops.input_check.result.Cause`.
+        suggestion: what to change.
+    """
+
+    code = "input-mismatch"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        distance: float | None,
+        threshold: float,
+        cause: str,
+        suggestion: str,
+    ) -> None:
+        super().__init__(message)
+        self.distance = distance
+        self.threshold = threshold
+        self.cause = cause
+        self.suggestion = suggestion
+
+    def details(self) -> dict[str, Detail]:
+        """Return cause, suggestion, threshold and, where known, the distance."""
+        known: dict[str, Detail] = {
+            "cause": self.cause,
+            "suggestion": self.suggestion,
+            "threshold": self.threshold,
+        }
+        return known if self.distance is None else known | {"distance": self.distance}
 
 
 class BatchError(InputError):
@@ -130,9 +174,9 @@ class BatchError(InputError):
         self.batch = batch
         self.input = input_name
 
-    def details(self) -> dict[str, str | int]:
+    def details(self) -> dict[str, Detail]:
         """Return the batch index and the input name, as far as known."""
-        known: dict[str, str | int] = {}
+        known: dict[str, Detail] = {}
         if self.batch is not None:
             known["batch"] = self.batch
         if self.input is not None:
@@ -177,7 +221,7 @@ class ImageError(BatchError):
         super().__init__(message, batch=batch)
         self.image = image
 
-    def details(self) -> dict[str, str | int]:
+    def details(self) -> dict[str, Detail]:
         """Return the batch index and the image's name, as far as known."""
         known = BatchError.details(self)
         return known if self.image is None else known | {"image": self.image}
@@ -235,9 +279,9 @@ class LayerNotFiniteError(ModelError):
         self.layer = layer
         self.batch = batch
 
-    def details(self) -> dict[str, str | int]:
+    def details(self) -> dict[str, Detail]:
         """Return the layer and, where known, the batch."""
-        known: dict[str, str | int] = {"layer": self.layer}
+        known: dict[str, Detail] = {"layer": self.layer}
         if self.batch is not None:
             known["batch"] = self.batch
         return known

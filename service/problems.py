@@ -97,6 +97,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "option-invalid": Problem(422, "Invalid option"),
         "layer-pattern-unmatched": Problem(422, "A layer pattern matches no layer"),
         "stream-empty": Problem(422, "The stream contains no sample"),
+        "input-mismatch": Problem(422, "The data cannot be what the model was trained on"),
         "batch-invalid": Problem(422, "Invalid batch"),
         "batch-input": Problem(422, "The batch does not contain the model's inputs"),
         "batch-dtype": Problem(422, "The element type differs from the model's input"),

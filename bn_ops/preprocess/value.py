@@ -109,6 +109,21 @@ class Preprocess:
         """Number of channels."""
         return COLOURS[self.colour]
 
+    @staticmethod
+    def preset(name: str) -> Preprocess:
+        """Return a common preprocessing without resizing; see `bn_ops.preprocess.presets`.
+
+        Args:
+            name: `imagenet`, `unit` (0…1), `tf` (−1…1), `caffe` (BGR, means subtracted) or `none`
+                (0…255).
+
+        Raises:
+            OptionError: there is no preset of that name.
+        """
+        from bn_ops.preprocess.presets import preset  # noqa: PLC0415 - presets are values of this
+
+        return preset(name)
+
     def levels(self) -> NDArray[Any]:
         """Return what each 8-bit level becomes, of shape (channels, 256) and type `dtype`."""
         levels = np.arange(LEVELS, dtype=np.float64)[None, :] * self.scale

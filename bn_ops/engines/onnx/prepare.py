@@ -24,7 +24,14 @@ from bn_ops.engines.onnx.batchnorm import (
 from bn_ops.engines.onnx.graph import GraphIndex, index_graph, reads
 from bn_ops.onnx_files.large_models import inlined, light_copy
 
-__all__ = ["PreparedModel", "StatisticsWriter", "prepare", "standard_opset"]
+__all__ = [
+    "PreparedModel",
+    "StatisticsWriter",
+    "add_initializer",
+    "prepare",
+    "standard_opset",
+    "unused_name",
+]
 
 # Before this IR version every initialiser had to be listed among the inputs too.
 _INITIALIZERS_STAND_ALONE = 4
@@ -129,11 +136,12 @@ def _own_statistics(model: onnx.ModelProto, layers: Mapping[LayerName, LayerInfo
                 continue
             value = index.constant(tensor)
             if value is not None:
-                node.input[slot] = fresh = _unused_name(taken, f"{node.name}.{suffix}")
-                _add_initializer(model, numpy_helper.from_array(value.reshape(-1), fresh))
+                node.input[slot] = fresh = unused_name(taken, f"{node.name}.{suffix}")
+                add_initializer(model, numpy_helper.from_array(value.reshape(-1), fresh))
 
 
-def _add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+def add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    """Add an initializer, listed among the inputs where the IR version demands it."""
     model.graph.initializer.append(tensor)
     if model.ir_version < _INITIALIZERS_STAND_ALONE:
         model.graph.input.append(
@@ -141,7 +149,8 @@ def _add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
         )
 
 
-def _unused_name(taken: set[str], wanted: str) -> str:
+def unused_name(taken: set[str], wanted: str) -> str:
+    """Return the wanted name, with a number where it is taken, and add it to the taken ones."""
     name, number = wanted, 1
     while name in taken:
         number += 1

@@ -295,6 +295,7 @@ CODES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "option-invalid": OptionError,
         "layer-pattern-unmatched": OptionError,
         "stream-empty": InputError,
+        "input-mismatch": InputError,
         "batch-invalid": BatchError,
         "batch-input": BatchError,
         "batch-dtype": BatchError,

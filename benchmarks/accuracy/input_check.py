@@ -1,0 +1,269 @@
+"""The input check on real networks: distances under every corruption and fault, and what it says.
+
+`python -m benchmarks.accuracy.input_check`. It needs Debian's tuxpaint-stamps-default and
+dataset-fashion-mnist, and the packages of requirements-models.txt.
+
+Right input must never be refused: each network sees its own kind of images, clean and under every
+corruption, and images of other kinds. Wrong input must be: each fault below, on each network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupt
+from benchmarks.accuracy.data import digit_domains, read_fashion
+from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
+from benchmarks.accuracy.photographs import (
+    PHOTO_CORRUPTIONS,
+    corrupt_photographs,
+    read_photographs,
+)
+from benchmarks.accuracy.results import write_results
+from bn_ops.errors import BatchError
+from bn_ops.exporting import export
+from bn_ops.input_check.check import check_input
+from bn_ops.input_check.value_ranges import Candidate, candidates
+from examples.digits.train import MnistResNet
+from tests.support import real_models
+
+SAMPLES = (4, 64)
+SIZE = 128
+"""Sides of the photographs; first-layer statistics hardly depend on it."""
+
+Pixels = NDArray[np.float64]
+"""Images 0…255, shape (n, C, H, W)."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One network and the images that it may see.
+
+    Attributes:
+        name: for the rows.
+        model: with its BatchNorm.
+        right: the candidate preprocessing that it was trained with.
+        images: kind of images → images as they are.
+        corrupted: name of a corruption → its images.
+    """
+
+    name: str
+    model: onnx.ModelProto
+    right: Candidate
+    images: Mapping[str, Pixels]
+    corrupted: Mapping[str, Callable[[], Pixels]]
+
+
+def main() -> None:
+    """Measure every network, write the rows, print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    rows: list[Row] = []
+    for network in [*grey_networks(options.cache), *color_networks()]:
+        found = [*plausible(network), *faults(network)]
+        rows += found
+        print(summary(network.name, found), flush=True)
+    print(write_results("input-check", rows, seconds=time.perf_counter() - began))
+
+
+def summary(name: str, rows: list[Row]) -> str:
+    """Say in one line how often the check was right."""
+    right = [row for row in rows if not row["fault"]]
+    wrong = [row for row in rows if row["fault"]]
+    alarms = [f"{row['case']}@{row['samples']}" for row in right if row["refused"]]
+    missed = [row["case"] for row in wrong if not row["refused"]]
+    far = max(row["distance"] for row in right)
+    return (
+        f"{name}: {len(right)} right, at most {far:.2f} σ, false alarms {alarms}; "
+        f"{len(wrong)} wrong, missed {missed}"
+    )
+
+
+def plausible(network: Network) -> Iterator[Row]:
+    """Right preprocessing of clean, corrupted and foreign images."""
+    cases: dict[str, Callable[[], Pixels]] = {
+        kind: partial(_same, images) for kind, images in network.images.items()
+    }
+    for case, make in (cases | dict(network.corrupted)).items():
+        pixels = make()
+        for samples in SAMPLES:
+            yield _row(network, case, network.right.apply(pixels[:samples]), fault=False)
+
+
+def _same(images: Pixels) -> Pixels:
+    return images
+
+
+def faults(network: Network) -> Iterator[Row]:
+    """Every fault on the network's own images."""
+    pixels = next(iter(network.images.values()))
+    channels = pixels.shape[1]
+    by_name = {c.name: c for c in candidates(channels) if c.preprocess.colour != "bgr"}
+    right = network.right
+    yield _row(network, "0-255 instead", by_name["none"].apply(pixels), fault=True)
+    yield _row(network, "divided by 255 twice", right.apply(pixels / 255), fault=True)
+    again = f"{right.name} twice"
+    if right.name != "unit":
+        yield _row(network, "normalized twice", by_name[again].apply(pixels), fault=True)
+        yield _row(network, "not normalized", by_name["unit"].apply(pixels), fault=True)
+    flat = np.broadcast_to(pixels.mean((2, 3), keepdims=True), pixels.shape)
+    yield _row(network, "constant images", right.apply(flat), fault=True)
+    if channels == 3:
+        blank = pixels.copy()
+        blank[:, 2] = 0
+        yield _row(network, "blank channel", right.apply(blank), fault=True)
+        reshaped = pixels.transpose(0, 2, 3, 1).reshape(pixels.shape)
+        yield _row(network, "NHWC reshaped", right.apply(reshaped), fault=True)
+    last = right.apply(pixels).transpose(0, 2, 3, 1)
+    yield _row(network, "NHWC as it is", last, fault=True)
+
+
+def _row(network: Network, case: str, images: NDArray[np.float32], *, fault: bool) -> Row:
+    began = time.perf_counter()
+    row: Row = {"network": network.name, "case": case, "fault": fault, "samples": len(images)}
+    try:
+        found = check_input(
+            network.model, [np.ascontiguousarray(images)], threads=1, allow_mismatch=True
+        )
+    except BatchError as error:
+        return row | {"refused": True, "cause": error.code, "distance": None, "best": None}
+    best = found.ranking[0] if found.ranking else None
+    return row | {
+        "refused": not found.plausible,
+        "cause": ", ".join(finding.cause for finding in found.findings),
+        "distance": None if found.distance is None else round(found.distance, 3),
+        "spread": None if found.spread is None else round(found.spread, 4),
+        "best": None if best is None else best.name,
+        "color_order": None if best is None else best.color_order,
+        "present": found.present,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def grey_networks(cache: Path) -> Iterator[Network]:
+    """The networks of the digits and of Fashion-MNIST."""
+    most = max(SAMPLES)
+    mnist, domains = digit_domains(4_500)
+    clothes = read_fashion("t10k").images[:most]
+    digits, others = mnist.images[:most], domains[0].stream.images[:most]
+    training = read_fashion("train")
+    order = np.random.default_rng(0).permutation(len(training.labels))[:45_000]
+    for name, state, kinds in (
+        (
+            "digits",
+            trained(cache, "digits", mnist, seed=0, epochs=3),
+            {"own": digits, "other digits": others, "clothes": clothes},
+        ),
+        (
+            "fashion",
+            trained(cache, "fashion", training.take(order), seed=0, epochs=2),
+            {"own": clothes, "digits": digits},
+        ),
+    ):
+        module = MnistResNet().eval()
+        module.load_state_dict(state)
+        own = kinds["own"]
+        yield Network(
+            name=name,
+            model=export(module, (torch.zeros(2, 1, 28, 28),)),
+            right=next(c for c in candidates(1) if c.name == "unit"),
+            images={kind: _levels(images) for kind, images in kinds.items()},
+            corrupted={c: partial(_corrupted_grey, own, c) for c in CORRUPTIONS},
+        )
+
+
+def _levels(images: NDArray[np.float32]) -> Pixels:
+    return np.round(images.astype(np.float64) * 255)
+
+
+def _corrupted_grey(images: NDArray[np.float32], name: str) -> Pixels:
+    return np.asarray(corrupt(images, name, seed=1).astype(np.float64) * 255)
+
+
+def color_networks() -> Iterator[Network]:
+    """ImageNet classifiers on photographs, and PP-OCR on rendered text and photographs."""
+    photographs = read_photographs(max(SAMPLES), SIZE)
+    example = torch.zeros(2, 3, 224, 224)
+    texts = render_text(max(SAMPLES))
+    models: dict[str, tuple[onnx.ModelProto, str, tuple[int, int] | None]] = {
+        "MobileNetV2": (export(real_models.mobilenet_v2(), (example,)), "imagenet", None),
+        "EfficientNet-Lite0": (export(real_models.efficientnet_lite0(), (example,)), "tf", None),
+    }
+    folder = real_models.rapidocr("")
+    for kind, preset, size in (
+        ("det", "imagenet", (96, 192)),
+        ("cls", "tf", (48, 192)),
+        ("rec", "tf", (48, 192)),
+    ):
+        path = next(folder.glob(f"*_{kind}_*.onnx"))
+        models[f"PP-OCR {kind}"] = (onnx.load(path), preset, size)
+    for name, (model, preset, fitted) in models.items():
+        own = photographs if fitted is None else texts
+        kinds = {"own": own, "photographs": photographs}
+        yield Network(
+            name=name,
+            model=_any_size(model),
+            right=next(
+                c for c in candidates(3) if c.name == preset and c.preprocess.colour == "rgb"
+            ),
+            images={kind: _fitted(images, fitted) for kind, images in kinds.items()},
+            corrupted={c: partial(_corrupted_color, own, c, fitted) for c in PHOTO_CORRUPTIONS},
+        )
+
+
+def _any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Free the sizes of the images: only the first layer runs."""
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    for axis, name in ((0, "n"), (2, "h"), (3, "w")):
+        dimensions[axis].dim_param = name
+    return model
+
+
+def _corrupted_color(images: NDArray[np.uint8], name: str, size: tuple[int, int] | None) -> Pixels:
+    return _fitted(corrupt_photographs(images, name), size)
+
+
+def _fitted(images: NDArray[np.uint8], size: tuple[int, int] | None) -> Pixels:
+    """Resize as 8-bit images, channels first."""
+    if size is not None:
+        height, width = size
+        images = np.stack([np.asarray(Image.fromarray(i).resize((width, height))) for i in images])
+    return images.transpose(0, 3, 1, 2).astype(np.float64)
+
+
+def render_text(count: int) -> NDArray[np.uint8]:
+    """Lines of text in Pillow's own font, dark on bright and bright on dark; (n, 96, 384, 3)."""
+    random = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 "))
+    return np.stack([_line("".join(random.choice(letters, 14)), random) for _ in range(count)])
+
+
+def _line(text: str, random: np.random.Generator) -> NDArray[np.uint8]:
+    ground, ink = random.integers(150, 256, 3), random.integers(0, 90, 3)
+    if random.random() < 0.3:
+        ground, ink = ink, ground
+    image = Image.new("RGB", (384, 96), tuple(int(v) for v in ground))
+    font = ImageFont.load_default(int(random.integers(30, 50)))
+    place = (int(random.integers(2, 30)), int(random.integers(8, 40)))
+    ImageDraw.Draw(image).text(place, text, tuple(int(v) for v in ink), font=font)
+    return np.asarray(image)
+
+
+if __name__ == "__main__":
+    main()

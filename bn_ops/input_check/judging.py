@@ -1,0 +1,214 @@
+"""From measured moments and pixels to findings: the thresholds, and why they are where they are.
+
+Theory of operation. A domain shift moves the first layers' statistics by a bounded amount: an
+8-bit picture stays an 8-bit picture, whatever happened to it. Over photographs, digits and clothes
+under 12 to 15 corruptions at their strongest, the median distance stays below 3 σ on every network
+(`docs/input-check.md`). A wrong scale leaves that range by orders of magnitude: 0…255 in place of a
+normalized picture is 40 σ and more, a second division by 255 leaves under 1 % of the spread. These
+are faults wherever they occur. Between them lie confusions that no statistic of the first layer can
+tell from a shift (0…1 in place of −1…1 is half the contrast on a bright ground): they are faults
+only where the values themselves show which preprocessing made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.core.statistics import Float64Array
+from bn_ops.input_check.image_faults import (
+    Planes,
+    blank_channels,
+    constant_samples,
+    is_flat,
+    is_interleaved,
+)
+from bn_ops.input_check.ranking import Measure, is_closer, scored
+from bn_ops.input_check.result import InputCheck, InputFinding, PreprocessingScore
+from bn_ops.input_check.sample_moments import (
+    SampleMoments,
+    channel_distances,
+    median_distance,
+    spread_ratio,
+)
+from bn_ops.input_check.value_ranges import Candidate, candidates, identify
+
+__all__ = ["MAX_DISTANCE", "judge"]
+
+MAX_DISTANCE = 4.5
+"""Median distance in σ beyond which no domain shift explains the difference. The largest measured
+under any corruption is 2.9, the smallest under a wrong scale 7.0 (`docs/input-check.md`)."""
+
+MIN_SPREAD = 0.015
+"""Share of the stored standard deviation below which the values are on another scale. A twentieth
+of the contrast, ImageNet-C's strongest, leaves 0.05 and more; a second division by 255 leaves
+0.004."""
+
+# Below this distance the input is taken as it is, and nothing else is looked at.
+_CLEAR = 0.45
+
+# Another preprocessing must leave at most this share of the distance to be called the right one.
+_EXPLAINED = 0.6
+
+# Half of the samples.
+_MANY = 0.5
+
+# Images that the ranking runs: 20 candidates, each through the first layers.
+_RANKED_IMAGES = 24
+
+
+def judge(moments: SampleMoments, planes: Planes | None, measure: Measure | None) -> InputCheck:
+    """Compare measured with stored statistics and look for the usual faults.
+
+    Args:
+        moments: of at most 64 samples at the first layers.
+        planes: the same samples, where the network has one image input.
+        measure: runs other images through the first layers; None where that cannot be done.
+    """
+    distances = channel_distances(moments)
+    distance = median_distance(moments) if distances.size else None
+    spread = spread_ratio(moments) if distances.size else None
+    findings = list(_pixel_findings(planes)) if planes is not None else []
+    present: Candidate | None = None
+    ranking: tuple[PreprocessingScore, ...] = ()
+    if distance is not None and spread is not None and not findings and distance > _CLEAR:
+        flat = planes is not None and is_flat(planes)
+        far = distance > MAX_DISTANCE or spread < MIN_SPREAD or flat
+        if planes is not None and measure is not None:
+            present = identify(planes)
+            few = planes.values[:: max(1, len(planes.values) // _RANKED_IMAGES)][:_RANKED_IMAGES]
+            if present is not None or far:
+                ranking = scored(_pixels(few, present), measure)
+            findings += _scale_findings(few, present, ranking, measure, distance)
+        if far and not findings:
+            findings.append(_far(distance, spread, present, ranking))
+    return InputCheck(
+        samples=moments.samples,
+        layers=moments.layers,
+        channels=int(distances.size),
+        distance=distance,
+        spread=spread,
+        threshold=MAX_DISTANCE,
+        share_beyond_3=_share(distances, 3.0),
+        share_beyond_10=_share(distances, 10.0),
+        findings=tuple(findings),
+        ranking=ranking,
+        present=None if present is None else present.name,
+    )
+
+
+def _share(distances: Float64Array, limit: float) -> float:
+    return float((distances > limit).mean()) if distances.size else 0.0
+
+
+def _pixel_findings(planes: Planes) -> Iterator[InputFinding]:
+    constant = int(constant_samples(planes).sum())
+    if constant > _MANY * len(planes.values):
+        yield InputFinding(
+            cause="constant-images",
+            message=f"{constant} of {len(planes.values)} images have one value at every position",
+            suggestion="look at the images, and at the step that turns them into arrays",
+        )
+        return
+    blank = blank_channels(planes)
+    if blank:
+        which = " and ".join(map(str, blank))
+        yield InputFinding(
+            cause="blank-channel",
+            message=f"channel {which} holds one value in all images, and the others do not",
+            suggestion="look at the step that decodes the images or stacks their channels",
+        )
+    if is_interleaved(planes):
+        have, want = ("NCHW", "NHWC") if planes.channels_last else ("NHWC", "NCHW")
+        axes = "(0, 2, 3, 1)" if planes.channels_last else "(0, 3, 1, 2)"
+        yield InputFinding(
+            cause="layout",
+            message=f"the images are in the layout {have}, reshaped to {want} without a transpose",
+            suggestion=f"use array.transpose{axes} in place of array.reshape(...)",
+        )
+
+
+def _pixels(values: NDArray[np.floating], present: Candidate | None) -> NDArray[np.float32]:
+    """Return pixels 0…255: what the values were made from, or the values stretched to 0…255."""
+    if present is not None:
+        return present.invert(values)
+    low, high = float(values.min()), float(values.max())
+    return np.asarray((values - low) * (255.0 / max(high - low, 1e-30)), dtype=np.float32)
+
+
+def _scale_findings(
+    values: NDArray[np.floating],
+    present: Candidate | None,
+    ranking: tuple[PreprocessingScore, ...],
+    measure: Measure,
+    distance: float,
+) -> Iterator[InputFinding]:
+    """Yield what the identified preprocessing says about the values."""
+    if present is None or not ranking:
+        return
+    best = _recommended(ranking)
+    if present.twice:
+        once = present.name.removesuffix(" twice")
+        if next(s.distance for s in ranking if s.name == once) < distance:
+            yield InputFinding(
+                cause="normalized-twice",
+                message=f"the values are {_range_of(present)}: the normalization {once!r} applied "
+                f"twice; the first layers are {distance:.3g} σ from their stored statistics",
+                suggestion=_use(best),
+            )
+        return
+    if present.name != "unit" or best.name not in {"tf", "imagenet"}:
+        return
+    if best.distance > _EXPLAINED * distance:
+        return
+    pixels = present.invert(values)
+    better = next(c for c in candidates(pixels.shape[1]) if c.preprocess == best.preprocess)
+    if is_closer(measure(better.apply(pixels)), measure(present.apply(pixels))):
+        yield InputFinding(
+            cause="not-normalized",
+            message=f"the values are 0…1, not normalized; the first layers are {distance:.3g} σ "
+            f"from their stored statistics, and {best.distance:.3g} σ with {best.name!r}",
+            suggestion=_use(best),
+        )
+
+
+def _far(
+    distance: float,
+    spread: float,
+    present: Candidate | None,
+    ranking: tuple[PreprocessingScore, ...],
+) -> InputFinding:
+    what = f"the values are {_range_of(present)}; " if present is not None else ""
+    best = _recommended(ranking) if ranking else None
+    known = best is not None and best.distance <= MAX_DISTANCE
+    return InputFinding(
+        cause="scale",
+        message=f"{what}the first layers are {distance:.3g} σ from their stored statistics, at "
+        f"{spread:.3g} times the spread; a change of domain moves them by less than "
+        f"{MAX_DISTANCE:g} σ",
+        suggestion=_use(best)
+        if known and best is not None
+        else "preprocess the data exactly as in training: scale, mean and standard deviation",
+    )
+
+
+def _recommended(ranking: tuple[PreprocessingScore, ...]) -> PreprocessingScore:
+    """Return the closest preprocessing that is not applied twice."""
+    return next(score for score in ranking if not score.name.endswith(" twice"))
+
+
+def _use(best: PreprocessingScore) -> str:
+    return (
+        f"use the preprocessing {best.name!r}, which leaves {best.distance:.3g} σ: scale "
+        f"{best.preprocess.scale:.6g}, mean {list(best.preprocess.mean)}, std "
+        f"{list(best.preprocess.std)}"
+    )
+
+
+def _range_of(candidate: Candidate) -> str:
+    factor, offset = candidate.affine(candidate.preprocess.channels)
+    return (
+        f"{float(offset.min()):.3g}…{float((offset + 255 * factor).max()):.3g} ({candidate.name})"
+    )

@@ -1,0 +1,150 @@
+"""The start of an `nn.Module`: forwards that end at the first BatchNorm layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bn_ops.core.batches import Select, as_array
+from bn_ops.core.statistics import Float64Array, RunningStatistics
+from bn_ops.engines.torch.functional import FunctionalCalls, find_functional, may_be_functional
+from bn_ops.engines.torch.layers import TorchLayer, find_layers
+from bn_ops.engines.torch.observation import observed
+from bn_ops.engines.torch.thread_state import ThreadState, parked
+from bn_ops.errors import BnOpsError, EngineError, ModelWithoutBatchNormError
+from bn_ops.input_check.network_start import Arrays
+from bn_ops.input_check.sample_moments import SampleMoments, concatenate, measure_samples
+from bn_ops.torch_modules.arguments import Call, Item, as_arguments, items_of, run_item, to_tensors
+
+__all__ = ["TorchStart"]
+
+# A single tensor argument has this name in the arrays that the checks see.
+_ONLY = "input"
+
+
+class _ReachedLayerError(BnOpsError):
+    """Ends a forward at the first layer; never leaves this module."""
+
+
+class TorchStart:
+    """Implements `bn_ops.input_check.network_start.NetworkStart` for a module in eval mode.
+
+    The first layer is the one that the first batch reaches first. Each forward ends there.
+
+    Args:
+        module: the module. Modified: only meanwhile, everything is put back bit for bit.
+        call: the caller's own way to run a batch.
+    """
+
+    def __init__(self, module: torch.nn.Module, call: Call | None = None) -> None:
+        self._module = module
+        self._call = call
+        self._items: dict[int, Item] = {}
+        self._layers: list[TorchLayer] | None = None
+        self._first: TorchLayer | None = None
+
+    def batches(
+        self, items: Iterable[Any], *, select: Select | None, samples: int
+    ) -> tuple[Arrays, ...]:
+        """Return the first samples of a stream, at most `samples`.
+
+        A batch is one array where the module takes one tensor; other calls have no arrays, and only
+        their moments can be compared.
+
+        Raises:
+            BatchError: a batch does not fit the module.
+        """
+        found: list[Arrays] = []
+        self._items.clear()
+        for read in items_of(self._module, items, select=select, adapt=self._call is None):
+            item = self._cut(read, samples)
+            arrays = self._arrays(item)
+            # The arrays of a batch are looked up by identity: a call may take what has no arrays.
+            self._items[id(arrays)] = item
+            found.append(arrays)
+            samples -= item.samples
+            if samples <= 0:
+                break
+        return tuple(found)
+
+    def measure(self, batches: Sequence[Arrays]) -> SampleMoments:
+        """Return the moments of each sample at the first BatchNorm layer.
+
+        Raises:
+            EngineError: the forward failed, or reached no layer.
+            ModelWithoutBatchNormError: no layer has running statistics.
+        """
+        return concatenate([self._measure(batch) for batch in batches])
+
+    def _cut(self, item: Item, samples: int) -> Item:
+        from bn_ops.engines.torch.stream import first_samples  # noqa: PLC0415 - loads diagnostics
+
+        return item if self._call is not None else first_samples(item, samples)
+
+    def _arrays(self, item: Item) -> Arrays:
+        if self._call is not None:
+            return {}
+        args, kwargs = as_arguments(self._module, item.value)
+        if kwargs or len(args) != 1 or not isinstance(args[0], torch.Tensor):
+            return {}
+        return {_ONLY: as_array(args[0])}
+
+    def _item(self, batch: Arrays) -> Item:
+        known = self._items.get(id(batch))
+        if known is not None:
+            return known
+        tensor = to_tensors(self._module, np.ascontiguousarray(batch[_ONLY]))
+        dtype = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), None)
+        value = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        return Item(index=0, value=value, samples=int(value.shape[0]))
+
+    def _measure(self, batch: Arrays) -> SampleMoments:
+        item = self._item(batch)
+        layers = self._known_layers(item)
+        found: list[tuple[TorchLayer, Float64Array, Float64Array]] = []
+        state = ThreadState.current()
+
+        def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
+            if self._first is not None and layer is not self._first:
+                return
+            with parked(state.neutral()):
+                found.append((layer, *measure_samples(as_array(x.detach()))))
+            raise _ReachedLayerError(layer.name)
+
+        with observed(self._module, layers, arrived):
+            calls = FunctionalCalls(self._module, layers, arrived)
+            state.without_grad().apply()
+            try:
+                with calls.watching():
+                    run_item(self._module, item, self._call)
+            except _ReachedLayerError:
+                pass
+        if not found:
+            raise EngineError("the forward reaches no BatchNorm layer")
+        self._first, mean, var = found[0]
+        return SampleMoments(
+            layers=(self._first.name,), source=_statistics(self._first), mean=mean, var=var
+        )
+
+    def _known_layers(self, item: Item) -> list[TorchLayer]:
+        if self._layers is None:
+            modules = find_layers(self._module)
+            functional: Sequence[TorchLayer] = ()
+            if may_be_functional(self._module, modules):
+                functional = find_functional(self._module, item, self._call, modules)
+            self._layers = [
+                layer for layer in (*modules, *functional) if layer.reason is None and layer.tracked
+            ]
+            if not self._layers:
+                raise ModelWithoutBatchNormError("no BatchNorm layer of the module is tracked")
+        return self._layers
+
+
+def _statistics(layer: TorchLayer) -> RunningStatistics:
+    statistics = layer.read()
+    if statistics is None:
+        raise EngineError(f"layer {layer.name!r} has no stored statistics")
+    return statistics
