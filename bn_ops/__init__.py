@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bn_ops.api import describe as describe
     from bn_ops.api import inspect as inspect
     from bn_ops.api import recalibrate as recalibrate
+    from bn_ops.batchnorm_insertion import Insertion as Insertion
+    from bn_ops.batchnorm_insertion import insert_batchnorm as insert_batchnorm
     from bn_ops.core.estimators import Momentum as Momentum
     from bn_ops.core.estimators import Prior as Prior
     from bn_ops.core.estimators import Replace as Replace
@@ -58,6 +60,7 @@ __all__ = [
     "Folded",
     "InputCheck",
     "InputMismatchError",
+    "Insertion",
     "LayerFold",
     "LayerInfo",
     "ModelInfo",
@@ -82,6 +85,7 @@ __all__ = [
     "export",
     "fold",
     "image_batches",
+    "insert_batchnorm",
     "inspect",
     "load_statistics",
     "preprocess_from_json",
@@ -100,6 +104,7 @@ _HOME = {
     "Folded": "bn_ops.folding",
     "InputCheck": "bn_ops.input_check.result",
     "InputMismatchError": "bn_ops.errors",
+    "Insertion": "bn_ops.batchnorm_insertion",
     "LayerFold": "bn_ops.diagnostics.report",
     "LayerInfo": "bn_ops.core.layers",
     "ModelInfo": "bn_ops.core.layers",
@@ -124,6 +129,7 @@ _HOME = {
     "export": "bn_ops.exporting",
     "fold": "bn_ops.folding",
     "image_batches": "bn_ops.preprocess",
+    "insert_batchnorm": "bn_ops.batchnorm_insertion",
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.engines.torch",
     "preprocess_from_json": "bn_ops.preprocess",
