@@ -1,8 +1,8 @@
-"""A batch on its way from the wire to a durable file.
+"""Receiving the body of a batch into a durable file.
 
 Plain arrays are checked, hashed and written in one pass. An archive or an image is opaque to this
-process: it is written as it comes and read by a worker before it becomes durable. Either way a bad
-batch is refused before it is acknowledged, and leaves nothing.
+process: it is written unchanged and read by a worker before it becomes durable. In both cases an
+invalid batch is rejected before it is acknowledged, and nothing of it remains.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from service.web import content_digest as digests
 Check = Callable[[Path], Awaitable[int]]
 """Has a worker read a file; returns its number of samples."""
 
-
-_ENDED = "the request ended before its body did"
+_ENDED = "the request was cancelled before its body was complete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """What has come in: number of samples, bytes, and SHA-256 in hexadecimal."""
+    """A received body: number of samples, size in bytes, and SHA-256 in hexadecimal."""
 
     samples: int
     bytes: int
@@ -38,31 +37,31 @@ class Received:
 async def receive(
     blobs: Blobs, key: str, body: AsyncIterator[bytearray], parser: BatchBody, digest: str | None
 ) -> Received:
-    """Take plain arrays in and make them durable under `key`; whatever fails leaves no file.
+    """Receive plain arrays and make them durable under `key`; no file remains after an error.
 
     Raises:
-        BatchMalformedError, BatchError: it is no batch for this model.
-        DigestMismatchError: it is not what the client announced.
-        CapacityError: it could not be stored.
+        BatchMalformedError, BatchError: the batch is malformed or does not fit the model.
+        DigestMismatchError: the digest differs from the announced one.
+        CapacityError: the batch could not be stored.
     """
-    intake = _Intake(blobs, key, parser, digest)
+    receiver = _Receiver(blobs, key, parser, digest)
     try:
-        # The last block is taken together with the commit: one of a single block costs one hop.
-        last = await _all_but_last(intake, body)
-        return await asyncio.to_thread(intake.finish, last)
+        # The last block is written in the step that commits, to save a switch to a thread.
+        last = await _all_but_last(receiver, body)
+        return await asyncio.to_thread(receiver.finish, last)
     except BaseException:
-        await _leave_nothing(intake)
+        await _discard(receiver)
         raise
 
 
 async def receive_whole(content: bytearray, parser: BatchBody, digest: str | None) -> Received:
-    """Check and hash small arrays that have come whole; they are kept elsewhere.
+    """Check and hash small arrays that are complete; the caller stores them.
 
     Raises:
-        BatchMalformedError, BatchError: they are no batch for this model.
-        DigestMismatchError: they are not what the client announced.
+        BatchMalformedError, BatchError: the batch is malformed or does not fit the model.
+        DigestMismatchError: the digest differs from the announced one.
     """
-    # A hop to a thread would cost more than the honest ones: half a millisecond at most.
+    # At most half a millisecond for a usual header: switching to a thread would cost more.
     if parser.is_quick(content):
         return _receive_whole(content, parser, digest)
     return await asyncio.to_thread(_receive_whole, content, parser, digest)
@@ -79,65 +78,65 @@ def _receive_whole(content: bytearray, parser: BatchBody, digest: str | None) ->
 async def receive_opaque(
     blobs: Blobs, key: str, body: AsyncIterator[bytearray], check: Check, digest: str | None
 ) -> Received:
-    """Take in what only a worker may read, have it read, and make it durable under `key`.
+    """Receive a body that only a worker may read, have it checked, and make it durable.
 
     Raises:
-        RefusedError: the worker found it to be no batch for this recalibration.
-        WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
-        DigestMismatchError: it is not what the client announced.
-        CapacityError: it could not be stored.
+        RefusedError: the worker rejected the batch.
+        WorkerDiedError, WorkerDeadlineError: the worker crashed or timed out.
+        DigestMismatchError: the digest differs from the announced one.
+        CapacityError: the batch could not be stored.
     """
-    intake = _Intake(blobs, key, None, digest)
+    receiver = _Receiver(blobs, key, None, digest)
     try:
-        last = await _all_but_last(intake, body)
-        samples = await check(await asyncio.to_thread(intake.complete, last))
-        return await asyncio.to_thread(intake.commit, samples)
+        last = await _all_but_last(receiver, body)
+        samples = await check(await asyncio.to_thread(receiver.complete, last))
+        return await asyncio.to_thread(receiver.commit, samples)
     except BaseException:
-        await _leave_nothing(intake)
+        await _discard(receiver)
         raise
 
 
-async def _all_but_last(intake: _Intake, body: AsyncIterator[bytearray]) -> bytearray:
-    """Take each block while the next one comes in; return the last."""
+async def _all_but_last(receiver: _Receiver, body: AsyncIterator[bytearray]) -> bytearray:
+    """Write each block while the next one arrives; return the last block."""
     last = await anext(body)
-    taking: asyncio.Task[None] | None = None
+    writing: asyncio.Task[None] | None = None
     try:
         async for block in body:
-            if taking is not None:
-                await taking
-            taking = asyncio.create_task(asyncio.to_thread(intake.take, last))
+            if writing is not None:
+                await writing
+            writing = asyncio.create_task(asyncio.to_thread(receiver.write, last))
             last = block
     except Exception:
-        if taking is not None:
-            await taking  # what was wrong first is told
+        if writing is not None:
+            await writing  # the earlier error is reported
         raise
     except asyncio.CancelledError:
-        if taking is not None:
-            await asyncio.gather(taking, return_exceptions=True)
+        if writing is not None:
+            await asyncio.gather(writing, return_exceptions=True)
         raise
-    if taking is not None:
-        await taking
+    if writing is not None:
+        await writing
     return last
 
 
-async def _leave_nothing(intake: _Intake) -> None:
-    await asyncio.shield(asyncio.to_thread(intake.discard))
+async def _discard(receiver: _Receiver) -> None:
+    await asyncio.shield(asyncio.to_thread(receiver.discard))
 
 
 async def measure(body: AsyncIterator[bytearray]) -> str:
-    """Return the SHA-256 of a body that is not kept."""
+    """Return the SHA-256 of a body that is not stored."""
     digest = hashlib.sha256()
     async for block in body:
         await asyncio.to_thread(digest.update, block)
     return digest.hexdigest()
 
 
-class _Intake:
-    """Everything that blocks; runs in threads, one call at a time.
+class _Receiver:
+    """The blocking part; runs in threads, one call at a time.
 
-    A request that is cancelled does not stop the thread that works for it. So `discard` waits for
-    that, and what comes after it is refused: nothing is written to a handle that may be another
-    file's by then.
+    Cancelling a request does not stop the thread that works for it. So `discard` waits for the
+    thread and rejects later calls: nothing is written to a file descriptor that may have been
+    reused.
     """
 
     def __init__(
@@ -153,11 +152,11 @@ class _Intake:
         self._lock = threading.RLock()
         self._discarded = False
 
-    def take(self, block: bytearray) -> None:
+    def write(self, block: bytearray) -> None:
         with self._lock:
-            self._take(block)
+            self._write(block)
 
-    def _take(self, block: bytearray) -> None:
+    def _write(self, block: bytearray) -> None:
         if self._discarded:
             raise BodyIncompleteError(_ENDED)
         if self._parser is not None:
@@ -171,23 +170,23 @@ class _Intake:
     def finish(self, block: bytearray) -> Received:
         assert self._parser is not None
         with self._lock:
-            self._take(block)
+            self._write(block)
             self._parser.finish()
             digests.verify(self._announced, self._digest.hexdigest())
             return self.commit(self._parser.samples)
 
     def complete(self, block: bytearray) -> Path:
-        """Take the last block and return where all of it lies."""
-        self.take(block)
+        """Write the last block and return the path of the draft."""
+        self.write(block)
         digests.verify(self._announced, self._digest.hexdigest())
-        assert self._draft is not None  # `take` has made it
+        assert self._draft is not None  # created by `write`
         return self._draft.path
 
     def commit(self, samples: int) -> Received:
         with self._lock:
             if self._discarded:
                 raise BodyIncompleteError(_ENDED)
-            assert self._draft is not None  # `take` has made it
+            assert self._draft is not None  # created by `write`
             self._draft.commit(self._key)
             self._draft = None
         return Received(samples=samples, bytes=self._size, sha256=self._digest.hexdigest())

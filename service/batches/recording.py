@@ -58,7 +58,7 @@ def record(
     )
     store.insert(tx, name, batch)
     recalibrations.count_batch(tx, name, samples=batch.samples, size=batch.bytes)
-    _remember(tx, upload, batch)
+    _store_response(tx, upload, batch)
     return batch, True
 
 
@@ -75,7 +75,7 @@ def lookup(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
     return None if answer is None else store.find(tx, upload.recalibration, int(answer))
 
 
-def _remember(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
+def _store_response(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
     if upload.key is not None:
         idempotency.remember(
             tx,

@@ -1,4 +1,4 @@
-"""Batches on the wire."""
+"""Wire schemas of batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.repositories.batches import StoredBatch
 
 
 class BatchOut(BaseModel):
-    """One stored batch."""
+    """A stored batch."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -30,14 +30,14 @@ class BatchOut(BaseModel):
 
     @staticmethod
     def of(batch: StoredBatch) -> BatchOut:
-        """Write a stored batch."""
+        """Return the wire form of a stored batch."""
         return BatchOut(
             index=batch.index, samples=batch.samples, bytes=batch.bytes, sha256=batch.sha256
         )
 
 
 class BatchPage(BaseModel):
-    """A page of batches in the order of the stream."""
+    """A page of batches in stream order."""
 
     items: list[BatchOut]
     next: str | None

@@ -1,1 +1,1 @@
-"""ASGI middleware of the server."""
+"""ASGI middlewares of the server."""

@@ -25,7 +25,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 @router.post(
     "",
     status_code=201,
-    responses={200: {"model": ModelOut, "description": "The same bytes were stored before."}},
+    responses={200: {"model": ModelOut, "description": "The same bytes are already stored."}},
     openapi_extra={
         "requestBody": {"required": True, "content": dict.fromkeys(media.MODEL_TYPES, _BINARY)}
     },
@@ -33,9 +33,9 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 async def upload_model(
     context: Ctx, request: Request, response: Response, content_digest: Digest = None
 ) -> ModelOut:
-    """Upload an ONNX model with its BatchNormalization nodes kept.
+    """Upload an ONNX model that still has its BatchNormalization nodes.
 
-    A model whose tensors lie in other files is uploaded with them, as one zip archive.
+    A model with external data files is uploaded together with them, as one zip archive.
     """
     media.require_model(request)
     digest = digests.read(content_digest)
@@ -60,12 +60,12 @@ async def list_models(context: Ctx, after: After = None, limit: Limit = 100) -> 
 
 @router.get("/{model}")
 async def get_model(context: Ctx, model: ModelId) -> ModelOut:
-    """Describe one model."""
+    """Return the description of a model."""
     scope = context.caller.scope
     return ModelOut.of(await context.ledger.read(lambda tx: store.get(tx, model, owner=scope)))
 
 
 @router.delete("/{model}", status_code=204)
 async def delete_model(context: Ctx, model: ModelId) -> None:
-    """Delete a model that no recalibration needs any more."""
+    """Delete a model that no active recalibration uses."""
     await operations.delete(context, model)

@@ -1,4 +1,4 @@
-"""Models on the wire."""
+"""Wire schemas of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from service.repositories.models import StoredModel
 
-# Without null: the framework leaves it out of the document.
+# Without null values: the framework omits them from the document.
 _EXAMPLE: dict[str, Any] = {
     "id": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "bytes": 322570,
@@ -30,7 +30,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class TensorOut(BaseModel):
-    """One input or output; a null axis is free, a null shape unknown."""
+    """An input or output; a null axis has any size, a null shape is unknown."""
 
     name: str
     dtype: str
@@ -38,7 +38,7 @@ class TensorOut(BaseModel):
 
 
 class LayerOut(BaseModel):
-    """One BatchNorm layer; `reason` says why it cannot be recalibrated."""
+    """A BatchNorm layer; `reason` is why it cannot be recalibrated, or null."""
 
     name: str
     channels: int | None
@@ -49,7 +49,7 @@ class LayerOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """One uploaded model."""
+    """An uploaded model."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -63,7 +63,7 @@ class ModelOut(BaseModel):
 
     @staticmethod
     def of(model: StoredModel) -> ModelOut:
-        """Write a stored model."""
+        """Return the wire form of a stored model."""
         fields: dict[str, Any] = {"id": model.id, "bytes": model.bytes, "created": model.created}
         return ModelOut.model_validate(fields | model.description)
 

@@ -1,1 +1,1 @@
-"""One request from model and data to the recalibrated model, over the durable parts below it."""
+"""The one-shot route: model and data in one request, the recalibrated model in the response."""

@@ -28,17 +28,17 @@ _FORM: dict[str, Any] = {
     "type": "object",
     "required": ["model", "data"],
     "properties": {
-        "model": {**_FILE, "description": "ONNX, BatchNorm kept."},
+        "model": {**_FILE, "description": "ONNX model that still has its BatchNorm layers."},
         "data": {
             "type": "array",
             "items": _FILE,
-            "description": "One or more files, each a batch; the format is told by the part's "
-            "content type or the file name.",
+            "description": "One or more files, each a batch. The part's content type or the file "
+            "name selects the format.",
         },
         "options": {
             "type": "string",
             "contentMediaType": "application/json",
-            "description": "What opens a recalibration, without `model`.",
+            "description": "The request that opens a recalibration, without `model`.",
             "examples": ['{"method": "exact", "estimator": {"name": "shrink"}}'],
         },
     },
@@ -46,9 +46,7 @@ _FORM: dict[str, Any] = {
 _ONNX = {
     "content": {"application/x-onnx": {"schema": _FILE}},
     "description": "The recalibrated, folded and verified model.",
-    "headers": {
-        "Location": {"schema": {"type": "string"}, "description": "The recalibration behind it."}
-    },
+    "headers": {"Location": {"schema": {"type": "string"}, "description": "The recalibration."}},
 }
 
 
@@ -64,10 +62,10 @@ async def recalibrate(
     request: Request,
     idempotency_key: Key = None,
 ) -> Response:
-    """Send model and data in one form, wait, and get the recalibrated model back.
+    """Send model and data in one form and receive the recalibrated model.
 
-    Underneath is an ordinary recalibration, which `Location` names. It is cancelled when the client
-    closes the connection, unless it sent an Idempotency-Key to come back with.
+    The server creates an ordinary recalibration, which `Location` names. It is cancelled when the
+    client closes the connection, unless the client sent an Idempotency-Key for a later retry.
     """
     settings = context.settings
     limit = settings.model_limit_bytes + settings.recalibration_limit_bytes
@@ -90,7 +88,7 @@ async def recalibrate(
     except ShuttingDownError as error:
         return refused(request.scope, error, location)
     if found is None:
-        return Response(status_code=499, headers=location)  # nobody reads it; the log does
+        return Response(status_code=499, headers=location)  # only for the log: the client is gone
     if found.state is not State.SUCCEEDED:
         return respond(_problem(request, found), location)
     result = await context.ledger.read(lambda tx: results.get(tx, name, FOLDED))
@@ -107,7 +105,7 @@ async def recalibrate(
 
 
 def _problem(request: Request, found: Recalibration) -> dict[str, Any]:
-    """Return why there is no result, as this request's own problem."""
+    """Return the problem document for a recalibration without a result."""
     instance = instance_of(request.scope)
     if found.error is None:
         error = RecalibrationFailedError("the recalibration was cancelled", state=str(found.state))

@@ -1,4 +1,4 @@
-"""A multipart form, taken apart as it arrives: files go to drafts, never into memory."""
+"""A multipart form, parsed while it arrives: files are written to drafts, not kept in memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from service.storage.blobs.protocol import Draft
 MODEL, DATA, OPTIONS = "model", "data", "options"
 MEDIA_TYPE = "multipart/form-data"
 OPTIONS_LIMIT_BYTES = 1 << 20
-MOST_FILES = 10_000
+MAX_FILES = 10_000
 _SHOWN = 50
 
 
 @dataclass(kw_only=True, slots=True)
 class File:
-    """One part that is a file.
+    """A part that is a file.
 
     Attributes:
-        name: file name as the client gave it; only its end is looked at.
-        media_type: as the client gave it, without parameters; empty when it gave none.
+        name: file name that the client sent; only its suffix is used.
+        media_type: content type that the client sent, without parameters; may be empty.
         draft: holds the bytes.
-        size: bytes so far.
+        size: number of bytes so far.
     """
 
     name: str
@@ -38,7 +38,7 @@ class File:
 
 @dataclass(kw_only=True, slots=True)
 class _Headers:
-    """A part's headers while they arrive."""
+    """The headers of a part while they arrive."""
 
     name: bytearray = field(default_factory=bytearray)
     value: bytearray = field(default_factory=bytearray)
@@ -46,32 +46,32 @@ class _Headers:
 
 
 class FormReader:
-    """Takes the body in pieces; blocks, because it writes.
+    """Parses a form in pieces; its methods block because they write files.
 
     Attributes:
-        model: the part `model`, once it has begun.
-        data: the parts `data`, in their order.
-        options: the part `options`.
-        complete: whether the form has ended.
+        model: the part `model`, or None before it starts.
+        data: the parts `data`, in order.
+        options: the content of the part `options`.
+        complete: whether the closing boundary was parsed.
     """
 
     def __init__(self, content_type: str, settings: Settings, draft: Callable[[], Draft]) -> None:
-        """Begin a form.
+        """Start a form.
 
         Args:
-            content_type: the request's, with its boundary.
+            content_type: Content-Type of the request, with the boundary.
             settings: limits of models and batches.
-            draft: begins a file.
+            draft: creates a draft.
 
         Raises:
-            MediaTypeError: it is no form.
+            MediaTypeError: the content type is not that of a form.
         """
         kind, parameters = parse_options_header(content_type)
         boundary = parameters.get(b"boundary", b"")
         if kind != MEDIA_TYPE.encode() or not boundary:
             raise MediaTypeError(
-                f"a form ({MEDIA_TYPE} with a boundary) is due, as `curl -F model=@model.onnx "
-                "-F data=@data.npy` sends it"
+                f"send a form ({MEDIA_TYPE} with a boundary), for example with "
+                "`curl -F model=@model.onnx -F data=@data.npy`"
             )
         self.model: File | None = None
         self.data: list[File] = []
@@ -88,32 +88,34 @@ class FormReader:
             raise MediaTypeError("the form's boundary is too long") from error
 
     def feed(self, block: bytearray) -> None:
-        """Take the next bytes.
+        """Parse the next bytes.
 
         Raises:
-            RequestInvalidError: it is no such form, or has other parts.
-            TooLargeError: a part is over its limit.
-            CapacityError: it could not be stored.
+            RequestInvalidError: the form is malformed or has unknown parts.
+            TooLargeError: a part exceeds its limit.
+            CapacityError: a file could not be stored.
         """
         try:
             self._parser.write(bytes(block))
         except FormParserError as error:
-            raise RequestInvalidError(f"the form is broken: {error}") from error
+            raise RequestInvalidError(f"the form is malformed: {error}") from error
 
     def finish(self) -> File:
-        """Tell that the body is over; return the model.
+        """Check that the form is complete; return the model.
 
         Raises:
-            RequestInvalidError: the form has not ended, or lacks a part.
+            RequestInvalidError: the form is truncated, or a part is missing.
         """
         if not self.complete:
-            raise RequestInvalidError("the form ends without its closing boundary")
+            raise RequestInvalidError("the form has no closing boundary")
         if self.model is None or not self.data:
-            raise RequestInvalidError("the form needs one part `model` and at least one `data`")
+            raise RequestInvalidError(
+                "the form must have one part `model` and at least one part `data`"
+            )
         return self.model
 
     def discard(self) -> None:
-        """Throw the files away."""
+        """Delete the files."""
         for file in [*self.data, *([self.model] if self.model else [])]:
             file.draft.discard()
 
@@ -138,26 +140,26 @@ class FormReader:
     def _header(self) -> None:
         headers = self._headers
         name = headers.name.decode("latin-1").strip().lower()
-        # The parser of parameters writes what it has read as Latin-1 again.
+        # `parse_options_header` encodes its argument as Latin-1.
         headers.found[name] = headers.value.decode("latin-1")
         headers.name.clear()
         headers.value.clear()
 
     def _open(self) -> None:
-        """Begin a part whose headers are whole."""
+        """Start a part whose headers are complete."""
         _, parameters = parse_options_header(self._headers.found.get("content-disposition"))
         self._part = parameters.get(b"name", b"").decode("utf-8", "replace")
         if self._part in {MODEL, OPTIONS} and self._part in self._seen:
-            raise RequestInvalidError(f"the form has the part `{self._part}` twice")
+            raise RequestInvalidError(f"the part `{self._part}` is duplicated")
         self._seen.add(self._part)
         if self._part == OPTIONS:
             return
         if self._part not in self._limits:
             raise RequestInvalidError(
-                f"the form has a part {self._part[:_SHOWN]!r}; there are model, data and options"
+                f"the form has an unknown part {self._part[:_SHOWN]!r}; use model, data and options"
             )
-        if len(self.data) == MOST_FILES:
-            raise TooLargeError(f"a form takes at most {MOST_FILES} files", limit=MOST_FILES)
+        if len(self.data) == MAX_FILES:
+            raise TooLargeError(f"a form has at most {MAX_FILES} files", limit=MAX_FILES)
         self._keep(parameters.get(b"filename", b"").decode("utf-8", "replace"))
 
     def _keep(self, name: str) -> None:
@@ -176,7 +178,7 @@ class FormReader:
                 raise TooLargeError(f"the options are larger than {limit} bytes", limit=limit)
             return
         file = self.model if self._part == MODEL else self.data[-1]
-        assert file is not None  # `_open` has made it
+        assert file is not None  # created by `_open`
         file.size += len(data)
         limit = self._limits[self._part]
         if file.size > limit:

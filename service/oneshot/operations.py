@@ -1,4 +1,4 @@
-"""What one request does: the same steps that a client would take one by one."""
+"""The steps of a one-shot request, the same that a client would request one by one."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from service.web.request_body import BLOCK_BYTES
 async def receive(
     context: Context, content_type: str, body: AsyncIterator[bytearray], announced: int
 ) -> FormReader:
-    """Take a form in; whatever fails leaves no file.
+    """Receive a form; no file remains after an error.
 
     Raises:
-        MediaTypeError, RequestInvalidError, TooLargeError: it is no such form.
-        CapacityError: it could not be stored.
+        MediaTypeError, RequestInvalidError, TooLargeError: the form is invalid.
+        CapacityError: the form could not be stored.
     """
-    # At once what would be refused after hours of sending.
+    # Rejected now instead of after hours of upload.
     await context.ledger.read(lambda tx: room.require(tx, context.settings, announced))
     form = FormReader(content_type, context.settings, context.blobs.draft)
     try:
@@ -55,21 +55,23 @@ async def receive(
 async def begin(
     context: Context, dispatcher: Dispatcher, form: FormReader, *, key: str | None
 ) -> str:
-    """Upload, open, send and start; whatever is refused leaves no recalibration.
+    """Store the model, open a recalibration, store the batches and start the run.
+
+    No recalibration remains after an error.
 
     Args:
-        context: where.
-        dispatcher: runs it.
-        form: the whole form.
-        key: the client's Idempotency-Key; the same form again gives the same recalibration.
+        context: context of the request.
+        dispatcher: runs the recalibration.
+        form: the complete form.
+        key: the client's Idempotency-Key; a repeated form gives the same recalibration.
 
     Returns:
-        The recalibration's id.
+        The id of the recalibration.
 
     Raises:
-        RequestInvalidError, OptionError: the options make no sense.
-        IdempotencyKeyReusedError: the key came with another form.
-        RefusedError, BatchError: the model or a file is at fault.
+        RequestInvalidError, OptionError: the options are invalid.
+        IdempotencyKeyReusedError: the key was used with another form.
+        RefusedError, BatchError: the model or a file is invalid.
         CapacityError, QuotaError: a limit was reached.
     """
     asked = read_options(bytes(form.options))
@@ -77,12 +79,12 @@ async def begin(
     model, _ = await models.upload(context, _blocks(form.finish().draft.path), digest=None)
     asked = asked.model_copy(update={"model": model.id})
     known = None if key is None else await replay(context, key, asked, form.data)
-    if known is not None and (again := await known.recall(context)) is not None:
+    if known is not None and (again := await known.lookup(context)) is not None:
         return await _resume(context, dispatcher, again, len(form.data))
     created = await operations.create(context, asked, key=None)
     try:
         await _send(context, created.id, form.data, formats)
-        name = created.id if known is None else await known.settle(context, created.id)
+        name = created.id if known is None else await known.bind(context, created.id)
         if name != created.id:
             await _forget(context, dispatcher, created.id)
         return await _resume(context, dispatcher, name, len(form.data))
@@ -92,7 +94,7 @@ async def begin(
 
 
 async def _send(context: Context, name: str, data: Sequence[File], formats: Sequence[str]) -> None:
-    """Store the files of a form as batches; each is gone from the form then."""
+    """Store the files of a form as batches, and remove each from the form."""
     for index, (file, kind) in enumerate(zip(data, formats, strict=True)):
         upload = Upload(
             recalibration=name,
@@ -106,7 +108,7 @@ async def _send(context: Context, name: str, data: Sequence[File], formats: Sequ
 
 
 async def _resume(context: Context, dispatcher: Dispatcher, name: str, total: int) -> str:
-    """Start it, unless that was done before."""
+    """Start the recalibration, unless it is started already."""
     found = await context.ledger.read(lambda tx: store.get(tx, name))
     if found.state is State.OPEN:
         await operations.start(context, dispatcher, name, total)
@@ -121,54 +123,55 @@ async def ended(
     *,
     keep: bool,
 ) -> Recalibration | None:
-    """Wait until a recalibration has ended; None when the client has gone, which cancels it.
+    """Wait until a recalibration has ended; return None if the client disconnects first.
 
     Args:
-        context: where.
+        context: context of the request.
         dispatcher: kills the worker of a cancelled run.
-        name: the recalibration.
-        gone: returns when the client has gone.
-        keep: whether it goes on all the same: the client has a key to come back with.
+        name: the recalibration's id.
+        gone: returns when the client has disconnected.
+        keep: whether the run continues without the client, which has a key to retry with;
+            otherwise it is cancelled.
 
     Raises:
-        ShuttingDownError: the server goes down; the run goes on with its next start.
+        ShuttingDownError: the server is shutting down; the run continues after its next start.
     """
     found = await until_ended_or_gone(context, name, gone)
     if found is None:
         if not keep:
-            with contextlib.suppress(ServiceError):  # it has ended in this moment
+            with contextlib.suppress(ServiceError):  # it has just ended
                 await operations.cancel(context, dispatcher, name)
         return None
     if found.state not in ENDED:
-        raise ShuttingDownError("the server is going down; the run goes on when it is back")
+        raise ShuttingDownError("the server is shutting down; the run continues when it is back")
     return found
 
 
 def read_options(content: bytes) -> RecalibrationIn:
-    """Read the part `options`: what opens a recalibration, without its model.
+    """Return the part `options`: the request that opens a recalibration, without its model.
 
     Raises:
-        RequestInvalidError: it is no such JSON object.
+        RequestInvalidError: not such a JSON object.
     """
     try:
         said: Any = json.loads(content or b"{}")
         if not isinstance(said, dict) or "model" in said:
-            raise RequestInvalidError("options are a JSON object without the member `model`")
+            raise RequestInvalidError("options must be a JSON object without the member `model`")
         return RecalibrationIn.model_validate(said | {"model": ""})
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
         raise RequestInvalidError(f"options: {'; '.join(faults)}", faults=faults) from error
     except (ValueError, RecursionError) as error:
-        raise RequestInvalidError("options are no JSON") from error
+        raise RequestInvalidError("options are not valid JSON") from error
 
 
 async def _forget(context: Context, dispatcher: Dispatcher, name: str) -> None:
-    with contextlib.suppress(ServiceError):  # the sweep removes what is never started
+    with contextlib.suppress(ServiceError):  # the cleanup removes what is never started
         await operations.delete(context, dispatcher, name)
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytearray]:
-    """Yield a file as a body would come: at least one block."""
+    """Yield a file in blocks like a body: at least one."""
     with await asyncio.to_thread(path.open, "rb") as file:
         block = await asyncio.to_thread(file.read, BLOCK_BYTES)
         yield bytearray(block)

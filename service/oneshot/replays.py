@@ -1,4 +1,4 @@
-"""One-shot requests under an Idempotency-Key: the same form again finds the same recalibration."""
+"""Idempotency keys of one-shot requests: a repeated form finds its recalibration."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from service.storage.ledger.protocol import Transaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A key with what it stands for.
+    """An idempotency key and the request that it belongs to.
 
     Attributes:
-        scope: the route and whoever asks: a key is its owner's.
-        key: as the client sent it.
+        scope: the route and the caller, who owns the key.
+        key: the value that the client sent.
         request: fingerprint of model, options and data.
     """
 
@@ -29,16 +29,16 @@ class Replay:
     key: str
     request: str
 
-    async def recall(self, context: Context) -> str | None:
-        """Return the recalibration that the key stands for; None when there is none (any more).
+    async def lookup(self, context: Context) -> str | None:
+        """Return the id of the key's recalibration; None if it does not exist or was deleted.
 
         Raises:
-            IdempotencyKeyReusedError: the key came with another form.
+            IdempotencyKeyReusedError: the key was used with another form.
         """
         return await context.ledger.read(self._find)
 
-    async def settle(self, context: Context, name: str) -> str:
-        """Let the key stand for a recalibration, unless another request was faster: return its."""
+    async def bind(self, context: Context, name: str) -> str:
+        """Bind the key to a recalibration; return its id, or that of a concurrent request."""
 
         def work(tx: Transaction) -> str:
             if (known := self._find(tx)) is not None:
@@ -58,7 +58,7 @@ class Replay:
 async def replay(
     context: Context, key: str, asked: RecalibrationIn, data: Sequence[File]
 ) -> Replay:
-    """Look at a whole form; `asked` names its model."""
+    """Return the key of a complete form; `asked` names its model."""
     digests = [await asyncio.to_thread(sha256_of, file.draft.path) for file in data]
     told = "\n".join([asked.model_dump_json(), *digests])
     return Replay(

@@ -1,4 +1,4 @@
-"""The routes of the Open Inference Protocol: a recalibration is a model, an inference a batch."""
+"""The routes of the Open Inference Protocol: recalibrations are models, inferences are batches."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 HeaderLength = Annotated[
     str | None,
-    Header(alias=body.HEADER_LENGTH, description="Bytes of the JSON when binary data follows."),
+    Header(
+        alias=body.HEADER_LENGTH, description="Length of the JSON in bytes if binary data follows."
+    ),
 ]
 MODEL = "/models/{recalibration}"
 VERSIONED = "/models/{recalibration}/versions/{version}"
 
 
 def _one_version(version: Annotated[Literal["1"], Path(description="Always 1.")]) -> None:
-    """A recalibration has one version; another one is refused before the route is entered."""
+    """Reject any version but 1, the only one of a recalibration."""
     del version
 
 
@@ -57,20 +59,20 @@ _BODY = {
 
 @router.get("")
 async def get_server() -> ServerOut:
-    """Name the server and the protocol's extensions that it knows."""
+    """Return the name of the server and the extensions that it supports."""
     extensions = ["binary_tensor_data", "model_configuration"]
     return ServerOut(name="bnrecal", version=__version__, extensions=extensions)
 
 
 @router.get("/health/live")
 async def get_live() -> LiveOut:
-    """Tell that the process answers."""
+    """Return whether the process is running."""
     return LiveOut(live=True)
 
 
 @router.get("/health/ready")
 async def get_ready(context: Ctx) -> ReadyOut:
-    """Tell whether batches can be stored and runs can begin; an error says why not."""
+    """Return whether batches can be stored and runs can start; an error gives the reason."""
     failures, _ = await health.look(context)
     if failures:
         raise CapacityError("; ".join(failures))
@@ -80,21 +82,21 @@ async def get_ready(context: Ctx) -> ReadyOut:
 @router.get(MODEL)
 @router.get(VERSIONED, dependencies=OneVersion)
 async def get_metadata(context: Ctx, recalibration: RecalibrationId) -> ModelMetadata:
-    """Describe a recalibration as a model."""
+    """Return the metadata of a recalibration as a model."""
     return schemas.metadata(await _find(context, recalibration))
 
 
 @router.get(f"{MODEL}/config")
 @router.get(f"{VERSIONED}/config", dependencies=OneVersion)
 async def get_config(context: Ctx, recalibration: RecalibrationId) -> ModelConfig:
-    """Describe a recalibration the way Triton's clients want it."""
+    """Return Triton's configuration of a recalibration."""
     return schemas.config(await _find(context, recalibration))
 
 
 @router.get(f"{MODEL}/ready")
 @router.get(f"{VERSIONED}/ready", dependencies=OneVersion)
 async def get_model_ready(context: Ctx, recalibration: RecalibrationId) -> ModelReadyOut:
-    """Tell whether a recalibration takes batches; an error says why not."""
+    """Return whether a recalibration accepts batches; an error gives the reason."""
     found = await _find(context, recalibration)
     found.require_open()
     return ModelReadyOut(name=found.id, ready=True)
@@ -110,7 +112,7 @@ async def infer(
     content_digest: Digest = None,
     header_length: HeaderLength = None,
 ) -> InferOut:
-    """Append the inputs as one batch; when this answers, it is on the disk."""
+    """Append the inputs as one batch. It is durable when the server responds."""
     found = await _find(context, recalibration)  # before anything large is parsed
     settings = context.settings
     limit = settings.batch_limit_bytes + settings.infer_json_limit_bytes
@@ -130,8 +132,8 @@ async def infer(
         body=incoming.batch,
         digest=None,
         key=incoming.request.id or None,
-        # Whoever mirrors traffic reads no answers: an id that comes again with other content must
-        # not cost the batch.
+        # Mirrored traffic ignores responses: a repeated id with other content must not lose the
+        # batch.
         key_with_content=True,
     )
     batch, new = await operations.put(context, upload)

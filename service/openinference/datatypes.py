@@ -1,4 +1,4 @@
-"""The protocol's element types beside ours.
+"""The element types of the protocol, and their names in numpy and safetensors.
 
 Source: Open Inference Protocol, "Tensor Data Types"; BF16 and its binary form are Triton's.
 """
@@ -29,37 +29,39 @@ NUMPY: Mapping[str, str] = MappingProxyType(
     }
 )
 IMAGES = "BYTES"
-"""The type whose elements are encoded images here."""
-# JSON has no number of 16 bits: the protocol lets these travel as binary data only.
+"""The type whose elements are encoded images in this server."""
+# The protocol allows these as binary data only.
 BINARY_ONLY = frozenset({"FP16", "BF16"})
 _OIP = {dtype: name for name, dtype in NUMPY.items()}
 _TAGS = {dtype: tag for tag, dtype in SAFETENSORS.items()}
 
 
 def from_numpy(dtype: str) -> str:
-    """Return the protocol's name of one of numpy's element types."""
+    """Return the protocol's name of a numpy element type."""
     return _OIP.get(dtype, IMAGES)
 
 
 def safetensors_tag(datatype: str) -> str:
-    """Return the name that safetensors has for one of the protocol's element types."""
+    """Return the safetensors name of an element type of the protocol."""
     return _TAGS[NUMPY[datatype]]
 
 
-def refuse_unknown(name: str, datatype: object, *, images: bool) -> str:
-    """Return a datatype that is taken.
+def require_known(name: str, datatype: object, *, images: bool) -> str:
+    """Return a supported datatype.
 
     Args:
         name: the input's name, for messages.
-        datatype: what the request says.
+        datatype: the value in the request.
         images: whether the recalibration takes images, for messages.
 
     Raises:
-        BatchMalformedError: it is none; the message says what is taken.
+        BatchMalformedError: the datatype is unknown; the message lists the supported ones.
     """
     if isinstance(datatype, str) and (datatype in NUMPY or datatype == IMAGES):
         return datatype
     accepted = [*NUMPY, IMAGES] if images else list(NUMPY)
     raise unfit(
-        name, f"has the datatype {str(datatype)[:40]!r}; taken are {accepted}", accepted=accepted
+        name,
+        f"has the datatype {str(datatype)[:40]!r}; supported are {accepted}",
+        accepted=accepted,
     )

@@ -1,4 +1,4 @@
-"""What is wrong with one input of a request, told by the input's name."""
+"""The error for one input of a request."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from service.errors import BatchMalformedError
 
 
 def unfit(name: str, fault: str, **details: Any) -> BatchMalformedError:
-    """Build the error for an input whose data is not what the request says of it."""
+    """Return the error for an input that is malformed or contradicts its description."""
     return BatchMalformedError(f"input {name!r} {fault}", input=name, **details)

@@ -1,7 +1,7 @@
-"""Tensor data written as JSON → the bytes of an array, little-endian, row-major.
+"""Conversion of tensor data in JSON to the bytes of an array, little-endian and row-major.
 
-Nothing is rounded or cut to fit except a decimal number to the nearest value of its float type.
-NaN and Inf pass; whoever checks the batch refuses them by the input's name.
+No value is changed, except that a decimal number is rounded to the nearest value of its float type.
+NaN and Inf are converted; the check of the batch rejects them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def to_bytes(name: str, datatype: str, shape: tuple[int, ...], data: object) -> 
     Args:
         name: the input's name, for messages.
         datatype: the protocol's element type.
-        shape: what the request says.
+        shape: the announced shape.
         data: nested lists in that shape, or one flat list in row-major order.
 
     Raises:
-        BatchMalformedError: the data is ragged, of another shape, no numbers, or does not fit the
-            element type.
+        BatchMalformedError: the data is ragged, has another shape, contains something other than
+            numbers, or does not fit the element type.
     """
     if datatype in BINARY_ONLY:
-        raise unfit(name, f"is {datatype}, which JSON cannot carry: send it as binary data")
+        raise unfit(name, f"has the datatype {datatype}, which has no JSON form: send binary data")
     if not isinstance(data, list):
-        raise unfit(name, "has no list of `data`")
+        raise unfit(name, "has no list `data`")
     try:
         found = np.asarray(data)
     except (ValueError, OverflowError) as error:
-        raise unfit(name, "has ragged data, or numbers beyond 64 bits") from error
+        raise unfit(name, "has ragged data, or numbers of more than 64 bits") from error
     if found.shape not in (shape, (math.prod(shape),)):
-        raise unfit(name, f"says shape {list(shape)}, its data has {list(found.shape)}")
+        raise unfit(name, f"has the shape {list(shape)}, its data has {list(found.shape)}")
     dtype = np.dtype(NUMPY[datatype])
     if dtype == np.uint64 and found.dtype.kind == "f":
         found = _large(data, found)
@@ -50,7 +50,7 @@ def to_bytes(name: str, datatype: str, shape: tuple[int, ...], data: object) -> 
 
 
 def _large(data: object, found: Numbers) -> Numbers:
-    """Return integers on both sides of 2⁶³, for which numpy has guessed float64, as they are."""
+    """Return integers below and above 2⁶³ exactly; numpy converts such a mixture to float64."""
     exact = np.asarray(data, dtype=object)
     if all(type(value) is int and 0 <= value < 1 << 64 for value in exact.flat):
         return exact.astype(np.uint64)
@@ -59,28 +59,28 @@ def _large(data: object, found: Numbers) -> Numbers:
 
 def _floating(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
     if found.dtype.kind not in "fiu":
-        raise unfit(name, f"holds what is no number; {dtype} is wanted")
-    with np.errstate(over="ignore"):  # becomes Inf, which is refused by name
+        raise unfit(name, f"contains an element that is not a number; expected {dtype}")
+    with np.errstate(over="ignore"):  # becomes Inf, which is rejected later
         return found.astype(dtype)
 
 
 def _integer(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
     if found.dtype.kind not in "iu":
-        raise unfit(name, f"holds what is no 64-bit integer; {dtype} is wanted")
+        raise unfit(name, f"contains an element that is not a 64-bit integer; expected {dtype}")
     bounds = np.iinfo(dtype)
     if found.size and not (bounds.min <= int(found.min()) and int(found.max()) <= bounds.max):
-        raise unfit(name, f"holds integers beyond {dtype}")
+        raise unfit(name, f"contains integers out of range for {dtype}")
     return found
 
 
-def _truth(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
+def _boolean(name: str, found: Numbers, dtype: np.dtype[Any]) -> Numbers:
     if found.dtype.kind == "b":
         return found
     if found.dtype.kind in "iu" and bool(((found == 0) | (found == 1)).all()):
         return found.astype(dtype)
-    raise unfit(name, "holds what is no truth value")
+    raise unfit(name, "contains an element that is not a boolean")
 
 
 _CASTS: Mapping[str, Callable[[str, Numbers, np.dtype[Any]], Numbers]] = MappingProxyType(
-    {"f": _floating, "i": _integer, "u": _integer, "b": _truth}
+    {"f": _floating, "i": _integer, "u": _integer, "b": _boolean}
 )

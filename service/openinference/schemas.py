@@ -1,4 +1,4 @@
-"""The protocol on the wire.
+"""Wire schemas of the protocol.
 
 Source: Open Inference Protocol v2, REST; `config` is Triton's model configuration extension.
 """
@@ -16,12 +16,12 @@ from service.repositories.records import Recalibration
 
 VERSION = "1"
 PLATFORM = "bnrecal_recalibration"
-# What `config` calls the types: the protocol's names, of which one differs.
+# The names of types in `config` differ from the protocol's for one type.
 _CONFIG_TYPES = {IMAGES: "TYPE_STRING"}
 
 
 class ServerOut(BaseModel):
-    """The server and what it knows beyond the protocol's core."""
+    """The server and the extensions that it supports."""
 
     name: str
     version: str
@@ -29,26 +29,26 @@ class ServerOut(BaseModel):
 
 
 class LiveOut(BaseModel):
-    """The server answers."""
+    """The server is running."""
 
     live: bool
 
 
 class ReadyOut(BaseModel):
-    """The server can store batches and begin runs."""
+    """The server can store batches and start runs."""
 
     ready: bool
 
 
 class ModelReadyOut(BaseModel):
-    """The recalibration takes batches."""
+    """The recalibration accepts batches."""
 
     name: str
     ready: bool
 
 
 class TensorMetadata(BaseModel):
-    """One tensor; a size of -1 is free."""
+    """A tensor; an axis of size -1 has any size."""
 
     name: str
     datatype: str
@@ -56,7 +56,7 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """A recalibration as a model: the network's inputs, and what is answered of a batch."""
+    """A recalibration as a model: the network's inputs, and the outputs of the response."""
 
     name: str
     versions: list[str]
@@ -66,7 +66,7 @@ class ModelMetadata(BaseModel):
 
 
 class TensorConfig(BaseModel):
-    """One tensor as Triton's configuration writes it; a size of -1 is free."""
+    """A tensor in Triton's configuration; an axis of size -1 has any size."""
 
     name: str
     data_type: str
@@ -74,7 +74,7 @@ class TensorConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """A recalibration as Triton's clients want to see it; `max_batch_size` 0: shapes are whole."""
+    """Triton's configuration of a model; with `max_batch_size` 0, shapes include the batch axis."""
 
     name: str
     platform: str
@@ -85,7 +85,7 @@ class ModelConfig(BaseModel):
 
 
 class TensorData(BaseModel):
-    """One output."""
+    """An output tensor."""
 
     name: str
     datatype: str
@@ -94,7 +94,7 @@ class TensorData(BaseModel):
 
 
 class InferOut(BaseModel):
-    """What became of a request: the place of its batch, its samples, and whether it is new."""
+    """The response: the index of the batch, its number of samples, and whether it is new."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -120,7 +120,7 @@ class InferOut(BaseModel):
 
     @staticmethod
     def of(name: str, request_id: str, batch: StoredBatch, *, new: bool) -> InferOut:
-        """Write the answer to a request whose batch is stored."""
+        """Return the response to a request whose batch is stored."""
         values: list[list[int] | list[bool]] = [[batch.index], [batch.samples], [new]]
         outputs = [
             TensorData(name=one.name, datatype=one.datatype, shape=one.shape, data=data)
@@ -140,7 +140,7 @@ INFER_SCHEMA: dict[str, Any] = {
     "properties": {
         "id": {
             "type": "string",
-            "description": "Not empty: the same id with the same content counts once.",
+            "description": "If not empty, requests with the same id and content count once.",
         },
         "inputs": {
             "type": "array",
@@ -154,7 +154,7 @@ INFER_SCHEMA: dict[str, Any] = {
                     "parameters": {"type": "object"},
                     "data": {
                         "type": "array",
-                        "description": "Nested or flat; images (BYTES) as base64 text.",
+                        "description": "Nested or flat list; images (BYTES) as base64 strings.",
                     },
                 },
                 "required": ["name", "datatype", "shape"],
@@ -170,7 +170,7 @@ INFER_SCHEMA: dict[str, Any] = {
 
 
 def metadata(found: Recalibration) -> ModelMetadata:
-    """Describe a recalibration as a model."""
+    """Return the metadata of a recalibration as a model."""
     return ModelMetadata(
         name=found.id,
         versions=[VERSION],
@@ -181,7 +181,7 @@ def metadata(found: Recalibration) -> ModelMetadata:
 
 
 def config(found: Recalibration) -> ModelConfig:
-    """Describe a recalibration as Triton would."""
+    """Return Triton's configuration of a recalibration."""
     described = metadata(found)
     return ModelConfig(
         name=found.id,
@@ -194,7 +194,7 @@ def config(found: Recalibration) -> ModelConfig:
 
 
 def _inputs(found: Recalibration) -> list[TensorMetadata]:
-    """Write what is taken; where images feed the input, arrays are taken all the same."""
+    """Return the accepted inputs; an input of images also accepts arrays."""
     if (name := found.image_input()) is not None:
         return [TensorMetadata(name=name, datatype=IMAGES, shape=[-1])]
     return [
@@ -204,7 +204,7 @@ def _inputs(found: Recalibration) -> list[TensorMetadata]:
 
 
 def _sizes(info: TensorInfo) -> list[int]:
-    """Write a shape; the first axis counts samples and is free whatever the model says."""
+    """Return a shape; the first axis counts samples and always has any size."""
     rest = (info.shape or ())[1:]
     return [-1, *(size if isinstance(size, int) else -1 for size in rest)]
 

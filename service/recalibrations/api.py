@@ -22,14 +22,14 @@ from service.web.request_body import client_disconnected
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
 
-# Shorter than the idle limits of common proxies and clients.
-LONGEST_WAIT_SECONDS = 20.0
+# Shorter than the idle timeouts of common proxies and clients.
+MAX_WAIT_SECONDS = 20.0
 Wait = Annotated[
     float,
     Query(
         ge=0,
-        le=LONGEST_WAIT_SECONDS,
-        description="Seconds to wait for its end before the answer.",
+        le=MAX_WAIT_SECONDS,
+        description="Seconds to wait for the recalibration to end.",
     ),
 ]
 
@@ -62,7 +62,7 @@ async def list_recalibrations(
 async def get_recalibration(
     context: Ctx, request: Request, recalibration: RecalibrationId, wait: Wait = 0.0
 ) -> RecalibrationOut:
-    """Return state, progress, counts and error."""
+    """Return a recalibration with its state, progress, counts and error."""
     found = None
     if wait:
         found = await until_ended_or_gone(
@@ -73,7 +73,7 @@ async def get_recalibration(
 
 @router.delete("/{recalibration}", status_code=204)
 async def delete_recalibration(context: Ctx, runs: Runs, recalibration: RecalibrationId) -> None:
-    """Delete a recalibration with all its data; a run under way is killed."""
+    """Delete a recalibration with all its data; an active run is killed."""
     await operations.delete(context, runs, recalibration)
 
 
@@ -90,5 +90,5 @@ async def start_recalibration(
 async def cancel_recalibration(
     context: Ctx, runs: Runs, recalibration: RecalibrationId
 ) -> RecalibrationOut:
-    """Cancel; a run under way is killed."""
+    """Cancel a recalibration; an active run is killed."""
     return RecalibrationOut.of(await operations.cancel(context, runs, recalibration))

@@ -1,4 +1,4 @@
-"""The routes of what a recalibration brings forth."""
+"""The routes of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from service.workers.protocol import (
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}", tags=["results"])
 
 Variant = Annotated[
-    Literal["folded", "unfolded"], Query(description="With BatchNorm folded away, or kept.")
+    Literal["folded", "unfolded"],
+    Query(description="With BatchNorm folded, or with BatchNorm kept."),
 ]
 _VARIANTS = {"folded": FOLDED, "unfolded": UNFOLDED}
 
@@ -51,7 +52,7 @@ async def get_result_model(
 async def get_statistics(
     context: Ctx, request: Request, recalibration: RecalibrationId
 ) -> Response:
-    """Return the new running statistics, two float64 tensors for each layer."""
+    """Return the new running statistics: two float64 tensors for each layer."""
     return await _send(
         context,
         request,
@@ -76,7 +77,7 @@ async def get_statistics(
     },
 )
 async def get_report(context: Ctx, request: Request, recalibration: RecalibrationId) -> Response:
-    """Return the report as JSON, or as HTML when the Accept header prefers it."""
+    """Return the report as JSON, or as HTML if the Accept header prefers it."""
     html = accept.prefers_html(request.headers.get("accept"))
     name, media_type = (REPORT_HTML, "text/html") if html else (REPORT_JSON, "application/json")
     response = await _send(context, request, recalibration, name=name, media_type=media_type)

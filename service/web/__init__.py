@@ -1,1 +1,1 @@
-"""What no framework ships: bodies with deadlines, digests, ranges, pages, strict headers."""
+"""Helpers of the routes: bodies, media types, digests, files, pages, problem responses."""

@@ -36,18 +36,18 @@ def test_an_integer_that_does_not_fit_is_refused_and_never_wrapped(datatype: str
 
 
 @pytest.mark.parametrize(("given", "byte"), [(True, 1), (False, 0), (1, 1), (0, 0)])
-def test_a_truth_value_may_be_written_as_0_or_1(given: Any, byte: int) -> None:
+def test_a_boolean_may_be_written_as_0_or_1(given: Any, byte: int) -> None:
     assert to_bytes("x", "BOOL", (1,), [given]) == bytes([byte])
 
 
 @pytest.mark.parametrize("given", [2, -1, 0.0, "true"])
-def test_what_is_no_truth_value_is_refused(given: Any) -> None:
-    with pytest.raises(BatchMalformedError, match="truth"):
+def test_anything_but_a_boolean_is_refused(given: Any) -> None:
+    with pytest.raises(BatchMalformedError, match="not a boolean"):
         to_bytes("x", "BOOL", (1,), [given])
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_sixteen_bits_travel_as_binary_data_only(datatype: str) -> None:
+def test_sixteen_bit_floats_are_accepted_as_binary_data_only(datatype: str) -> None:
     with pytest.raises(BatchMalformedError, match="binary"):
         to_bytes("x", datatype, (1,), [1.0])
     text = (

@@ -1,4 +1,4 @@
-"""What happens to a connection whose client does not take the end of its answer."""
+"""Connections whose client stops reading the response."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ STALL_SECONDS = 0.05
 
 
 class Transport(asyncio.Transport):
-    """Holds what was written as long as a test wants."""
+    """Keeps written bytes until a test removes them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +40,31 @@ class Transport(asyncio.Transport):
         self.left = 0
 
 
+class Clock:
+    """The part of an event loop that timers use; time passes only when a test lets it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[..., None], *args: object) -> Any:
+        timer = (self.now + delay, lambda: call(*args))
+        self._timers.append(timer)
+        return SimpleNamespace(cancel=lambda: self._timers.remove(timer))
+
+    def advance(self, seconds: float) -> None:
+        until = self.now + seconds
+        while due := [one for one in self._timers if one[0] <= until]:
+            timer = min(due, key=lambda one: one[0])
+            self._timers.remove(timer)
+            self.now = timer[0]
+            timer[1]()
+        self.now = until
+
+
 def _protocol(transport: Transport) -> Any:
     kind = limited_protocol(4, 3600.0)
     kind.stall_seconds = STALL_SECONDS
@@ -47,41 +73,42 @@ def _protocol(transport: Transport) -> Any:
     return protocol
 
 
-def _stands(transport: Transport) -> None:
+def _reads_nothing(transport: Transport) -> None:
     del transport
 
 
-def _shrinks(transport: Transport) -> None:
+def _reads_slowly(transport: Transport) -> None:
     transport.left -= 1
 
 
-def _is_taken(transport: Transport) -> None:
+def _reads_all(transport: Transport) -> None:
     transport.left = 0
 
 
 @pytest.mark.parametrize(
     ("change", "aborted"),
     [
-        pytest.param(_stands, True, id="nothing is taken"),
-        pytest.param(_shrinks, False, id="it is taken slowly"),
-        pytest.param(_is_taken, False, id="all was taken"),
+        pytest.param(_reads_nothing, True, id="nothing is read"),
+        pytest.param(_reads_slowly, False, id="it is read slowly"),
+        pytest.param(_reads_all, False, id="all is read"),
     ],
 )
-def test_an_answer_is_waited_for_as_long_as_it_is_taken(
+def test_a_connection_stays_open_as_long_as_the_client_reads(
     *, change: Callable[[Transport], None], aborted: bool
 ) -> None:
     async def look() -> bool:
         protocol = _protocol(transport := Transport())
+        protocol.loop = clock = Clock()
         protocol.pause_writing()
         for _ in range(8):
-            await asyncio.sleep(STALL_SECONDS / 2)
+            clock.advance(STALL_SECONDS / 2)
             change(transport)
         return transport.aborted
 
     assert asyncio.run(look()) is aborted
 
 
-def test_a_connection_that_has_ended_is_held_by_nothing() -> None:
+def test_a_closed_connection_is_garbage_collected() -> None:
     async def look() -> object:
         protocol = _protocol(Transport())
         protocol.pause_writing()
