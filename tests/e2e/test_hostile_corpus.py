@@ -61,8 +61,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert not LEFT.exists()
         assert process.memory_info().rss < SERVER_LIMIT_BYTES
         # Only accepted models are stored.
-        taken = {one["id"] for one in found.http.get("/v1/models?limit=1000").json()["items"]}
-        assert {one.name for one in (folder / "data/models").iterdir()} == taken
+        accepted = {one["id"] for one in found.http.get("/v1/models?limit=1000").json()["items"]}
+        assert {one.name for one in (folder / "data/models").iterdir()} == accepted
         assert found.stop() == 0
         assert not any(one.is_running() for one in workers)
         assert list((folder / "data/staging").iterdir()) == []
@@ -97,7 +97,7 @@ def opened(server: Server) -> str:
 @pytest.mark.parametrize("case", MODELS, ids=lambda one: one.name)
 def test_hostile_models(case: HostileModel, answers: dict[str, httpx.Response]) -> None:
     answer = answers[case.name]
-    found = "taken" if answer.is_success else answer.json()["code"]
+    found = "accepted" if answer.is_success else answer.json()["code"]
     assert found in case.allowed, answer.text[:500]
     assert answer.status_code < 500
     assert len(answer.content) < 5 << 20

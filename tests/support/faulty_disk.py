@@ -1,4 +1,4 @@
-"""A disk whose k-th call of a kind fails: below the blobs and below SQLite, in this process."""
+"""Fault injection: the k-th disk call of a kind fails, below the blobs and below SQLite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.storage.blobs.os_calls import System
 from service.storage.disk import Disk
 
 _names = itertools.count()
-# What SQLite itself makes of an errno; ENOSPC at a write is the one that it tells apart.
+# SQLite's error code per call; only ENOSPC of a write has a code of its own.
 _SQLITE: dict[str, int] = {
     "sqlite-open": apsw.SQLITE_CANTOPEN,
     "sqlite-write": apsw.SQLITE_IOERR_WRITE,
@@ -26,11 +26,11 @@ _SQLITE: dict[str, int] = {
 
 
 class Faults:
-    """Counts the calls of each kind and lets one of them fail.
+    """Count the calls of each kind and inject one failure.
 
     Attributes:
-        calls: how many there were of each kind.
-        hit: whether the fault has happened.
+        calls: number of calls of each kind.
+        hit: whether the failure was injected.
     """
 
     def __init__(self) -> None:
@@ -38,41 +38,41 @@ class Faults:
         self.plan()
 
     def plan(self, kind: str = "", at: int = -1, error: int = errno.EIO) -> None:
-        """Begin to count anew, and let the call of a kind with this number fail."""
+        """Reset the counters, and select the call that fails by kind and number."""
         self.calls: Counter[str] = Counter()
         self.hit = False
         self._kind = kind
         self._at = at
         self._error = error
 
-    def due(self, kind: str) -> bool:
-        """Count a call; True when it is the one that must fail."""
+    def fails(self, kind: str) -> bool:
+        """Count a call, and return whether it must fail."""
         with self._lock:
             number = self.calls[kind]
             self.calls[kind] += 1
-            due = kind == self._kind and number == self._at
-            self.hit |= due
-        return due
+            fails = kind == self._kind and number == self._at
+            self.hit |= fails
+        return fails
 
     def check(self, kind: str) -> None:
-        """Count a call of the operating system, and let it fail when its time has come."""
-        if self.due(kind):
+        """Count a call of the operating system, and raise OSError if it must fail."""
+        if self.fails(kind):
             raise OSError(self._error, os.strerror(self._error))
 
     def check_sqlite(self, kind: str) -> None:
-        """Count a call of SQLite's, likewise."""
-        if self.due(kind):
+        """Count a call of SQLite, and raise its error if it must fail."""
+        if self.fails(kind):
             full = self._error == errno.ENOSPC and kind == "sqlite-write"
             raise apsw.exception_for(apsw.SQLITE_FULL if full else _SQLITE[kind])
 
     def disk(self) -> Disk:
-        """Return the disk that these faults are on."""
+        """Return a disk with these faults."""
         vfs = FaultyVFS(self)
         return Disk(system=FaultySystem(self), vfs=vfs.name)
 
 
 class FaultySystem(System):
-    """The calls of the blobs."""
+    """System calls of the blob store with injected faults."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -82,12 +82,12 @@ class FaultySystem(System):
         return super().open(path, flags)
 
     def write(self, handle: int, data: memoryview) -> int:
-        if self._faults.due("short-write"):
+        if self._faults.fails("short-write"):
             return super().write(handle, data[: max(1, len(data) // 2)])
         try:
             self._faults.check("write")
         except OSError:
-            super().write(handle, data[: len(data) // 2])  # a disk that fails has often begun
+            super().write(handle, data[: len(data) // 2])  # a failing write is often partial
             raise
         return super().write(handle, data)
 
@@ -109,9 +109,9 @@ class FaultySystem(System):
 
 
 class FaultyVFS(apsw.VFS):
-    """The layer below SQLite; it lives as long as the process."""
+    """A SQLite VFS with injected faults, which lives as long as the process."""
 
-    _kept: list[FaultyVFS] = []  # noqa: RUF012 - SQLite refers to them by name alone
+    _kept: list[FaultyVFS] = []  # noqa: RUF012 - SQLite refers to them only by name
 
     def __init__(self, faults: Faults) -> None:
         self.name = f"faulty-{next(_names)}"
@@ -127,7 +127,7 @@ class FaultyVFS(apsw.VFS):
 
 
 class FaultyFile(apsw.VFSFile):
-    """One of SQLite's files."""
+    """A file of SQLite with injected faults."""
 
     def __init__(
         self, faults: Faults, name: str | apsw.URIFilename | None, flags: list[int]

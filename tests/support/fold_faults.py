@@ -1,4 +1,4 @@
-"""Folds that are wrong on purpose, each in the named convolutions only."""
+"""Deliberately wrong folds of selected convolutions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bn_ops.folding.rules import Walk
 
 Spoil = Callable[[PutConstant], PutConstant | None]
-"""Spoils an edit: input 1 of a convolution is its weight, input 2 its bias. None drops it."""
+"""Changes an edit (input 1 of a convolution is its weight, input 2 its bias) or drops it (None)."""
 
 
 def hundredth_in_all(edit: PutConstant) -> PutConstant:
@@ -44,13 +44,13 @@ def bias_off_by_a_ten_thousandth(edit: PutConstant) -> PutConstant:
 
 
 def epsilon_of_another_layer(edit: PutConstant) -> PutConstant:
-    """As a layer of variance 1 with epsilon 1e-3 comes out when 1e-5 is read."""
+    """Use epsilon 1e-5 instead of 1e-3, for a layer of variance 1."""
     factor = np.sqrt((1.0 + 1e-3) / (1.0 + 1e-5))
     return _with(edit, factor * edit.array) if edit.index == 1 else edit
 
 
 def rounded_twice(edit: PutConstant) -> PutConstant:
-    """As float16 statistics in between would leave it."""
+    """Round to float16 first, as if the statistics were stored in float16."""
     rough = edit.array.astype(np.float16).astype(np.float64)
     return _with(edit, rough) if edit.index == 1 else edit
 
@@ -66,7 +66,7 @@ FAULTS: tuple[Spoil, ...] = (
 
 
 class FaultyConv(ConvRule):
-    """Folds the named convolutions wrongly, all others right."""
+    """Folds the named convolutions incorrectly and all others correctly."""
 
     def __init__(self, *wrong: str, spoil: Spoil = hundredth_in_all) -> None:
         self.wrong = wrong

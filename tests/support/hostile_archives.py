@@ -1,4 +1,4 @@
-"""Archives that no honest program writes."""
+"""Malformed and malicious archives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def npz(*, packed: bool = False, **arrays: NDArray[np.generic]) -> bytes:
-    """Write arrays as numpy does."""
+    """Write arrays with numpy."""
     buffer = io.BytesIO()
     (np.savez_compressed if packed else np.savez)(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -40,7 +40,7 @@ def zip_link(name: str, target: str) -> bytes:
 
 
 def with_flag(archive: bytes, flag: int) -> bytes:
-    """Set a flag on each member, in the directory and in the local headers."""
+    """Set a flag of each member, in the central directory and in the local headers."""
     found = bytearray(archive)
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = found.find(signature)
@@ -52,7 +52,7 @@ def with_flag(archive: bytes, flag: int) -> bytes:
 
 
 def with_size(archive: bytes, size: int) -> bytes:
-    """Let the directory and the local header of a one-member archive lie about its size."""
+    """Set a false size in the central directory and local header of a one-member archive."""
     found = bytearray(archive)
     struct.pack_into("<I", found, found.find(b"PK\x03\x04") + 22, size)
     struct.pack_into("<I", found, found.find(b"PK\x01\x02") + 24, size)
@@ -60,7 +60,7 @@ def with_size(archive: bytes, size: int) -> bytes:
 
 
 def overlapping(content: bytes, copies: int) -> bytes:
-    """Write one packed member and many directory entries that all point to it."""
+    """Write one compressed member and many directory entries that refer to it."""
     single = zipped({"a0.npy": content}, packed=True)
     directory = single.find(b"PK\x01\x02")
     end = single.find(b"PK\x05\x06")
@@ -83,7 +83,7 @@ def tarred(members: Mapping[str, bytes]) -> bytes:
 
 
 def tar_entry(name: str, kind: bytes, target: str = "") -> bytes:
-    """Write a tar archive with one member that is no file."""
+    """Write a tar archive with one member that is not a regular file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         entry = tarfile.TarInfo(name)

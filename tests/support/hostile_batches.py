@@ -1,4 +1,4 @@
-"""Batch bodies that a stranger might send for a model that takes `x`, float32, (N, 3, 4, 4)."""
+"""Untrusted batch bodies for a model with the input `x`, float32, (N, 3, 4, 4)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD = np.ones((1, 3, 4, 4), np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostileBatch:
-    """A body under a content type; each must be refused."""
+    """A body with a content type, which must be rejected."""
 
     name: str
     kind: str
@@ -87,7 +87,7 @@ def _safetensors() -> Iterator[tuple[str, bytes]]:
     yield "header of 2**63 bytes", struct.pack("<Q", 1 << 63) + b"{}"
     yield "header of a gigabyte", struct.pack("<Q", 1 << 30) + b"{}"
     yield "header that ends early", struct.pack("<Q", 200) + b"{"
-    yield "header that is no JSON", with_header(b"{x}", b"")
+    yield "header that is not JSON", with_header(b"{x}", b"")
     yield "header of brackets", with_header(b'{"x":' + b"[" * 100_000, b"")
     yield "header of a number", with_header(b"1e999", b"")
     yield "header with NaN", with_header(b'{"x": NaN}', b"")
@@ -103,17 +103,17 @@ def _safetensors() -> Iterator[tuple[str, bytes]]:
     yield "size that is a float", _tensors(x=_entry([1.0, 3, 4, 4]))
     yield "size that is true", _tensors(x=_entry([True, 3, 4, 4]))
     yield "sizes whose product overflows", _tensors(x=_entry([1 << 62, 3, 4, 4]))
-    yield "a promise of 2**50 samples", _tensors(x=_entry([1 << 50, 3, 4, 4], 0, 192 << 50))
+    yield "shape of 2**50 samples", _tensors(x=_entry([1 << 50, 3, 4, 4], 0, 192 << 50))
     yield "no sample", _tensors(b"", x=_entry([0, 3, 4, 4], 0, 0))
     yield "ten thousand axes", _tensors(x=_entry([1] * 10_000, 0, 4))
     yield "unknown element type", _tensors(x=_entry(shape, dtype="F128"))
     yield "type that is a list", _tensors(x={**_entry(shape), "dtype": ["F32"]})
-    yield "further member", _tensors(x={**_entry(shape), "code": "import os"})
+    yield "unknown member", _tensors(x={**_entry(shape), "code": "import os"})
     yield "name of HTML", _tensors(**{HTML: _entry(shape)})
     yield "name of control characters", _tensors(**{"\x00\x1b[2J\r\n": _entry(shape)})
     yield "name that is a path", _tensors(**{"../../x": _entry(shape)})
     yield "data that ends early", safetensors(x=GOOD)[:-1]
-    yield "data that goes on", safetensors(x=GOOD) + b"\0"
+    yield "trailing data", safetensors(x=GOOD) + b"\0"
     yield "first value NaN", _value(float("nan"), 0)
     yield "last value infinite", _value(float("-inf"), -1)
     yield "a pickle", pickle.dumps([1])
@@ -125,7 +125,7 @@ def _numpy() -> Iterator[tuple[str, bytes]]:
     yield "npy with a pickle", _shape("(1,)", "'|O'") + pickle.dumps([1])
     yield "npy with code for a shape", _shape("__import__('os').system('touch /tmp/x')")
     yield "npy with code for a type", _shape("(1, 3, 4, 4)", "exit()")
-    yield "npy with a type of parts", _shape("(1, 3, 4, 4)", "[('a', '<f4')]")
+    yield "npy with a structured type", _shape("(1, 3, 4, 4)", "[('a', '<f4')]")
     yield "npy of brackets", _npy_header("{'shape': " + "(" * 5000)
     yield "npy of signs", _npy_header("{'shape': " + "-" * 9000 + "1}")
     yield "npy of negative size", _shape("(-1, 3, 4, 4)")
@@ -138,13 +138,13 @@ def _numpy() -> Iterator[tuple[str, bytes]]:
 
 
 def _archives() -> Iterator[tuple[str, bytes]]:
-    yield "npz with a way out", _npz(("../../x.npy", npy(GOOD)))
+    yield "npz with a path outside", _npz(("../../x.npy", npy(GOOD)))
     yield "npz at an absolute path", _npz(("/x.npy", npy(GOOD)))
     yield "npz of a link", _linked()
     yield "npz bomb", _npz(("x.npy", _shape("(2000000, 3, 4, 4)") + bytes(1 << 24)))
     yield "npz with a pickle", _npz(("x.npy", _shape("(1,)", "'|O'") + pickle.dumps([1])))
     yield "npz of another file", _npz(("x.sh", b"#!/bin/sh"))
-    yield "npz that is none", b"PK\x03\x04" + bytes(60)
+    yield "npz that is not a zip file", b"PK\x03\x04" + bytes(60)
     yield "npz with NaN", _npz(("x.npy", npy(np.full((1, 3, 4, 4), np.nan, np.float32))))
 
 

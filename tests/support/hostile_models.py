@@ -1,4 +1,4 @@
-"""Model files that a stranger might send: each with what may become of it."""
+"""Untrusted model files, each with its allowed outcomes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 INVALID = frozenset({"model-invalid"})
 EXTERNAL = frozenset({"external-data"})
 UNSUPPORTED = frozenset({"model-unsupported"})
-REFUSED = frozenset(
+REJECTED = frozenset(
     {
         *("model-invalid", "model-unsupported", "model-without-batchnorm"),
         *("resource-limit", "worker-died", "worker-deadline", "engine-failed"),
     }
 )
-# What is odd but no attack on the one who reads it.
-EITHER = REFUSED | {"taken"}
+# Unusual, but harmless for the reader.
+EITHER = REJECTED | {"accepted"}
 FLOAT = TensorProto.FLOAT
 TRUE = numpy_helper.from_array(np.ones((), np.bool_))
 HTML = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -32,7 +32,7 @@ HTML = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostileModel:
-    """A file, and the outcomes that hold it: codes of problems, or `taken`."""
+    """A file and its allowed outcomes: problem codes, or `accepted`."""
 
     name: str
     content: bytes
@@ -48,7 +48,7 @@ def bn_model(
     channels: int = 3,
     change: Callable[[onnx.ModelProto], None] = lambda _: None,
 ) -> bytes:
-    """Return a network with one BatchNorm between `x` and `y`, and whatever else is asked for."""
+    """Return a network from `x` through one BatchNorm and the `extra` nodes to `y`."""
     names = ("scale", "shift", "mean", "var")
     tensors = [numpy_helper.from_array(np.ones(channels, np.float32), one) for one in names]
     graph = helper.make_graph(
@@ -83,11 +83,11 @@ def _external(location: str, **keys: str) -> bytes:
 
 
 def _dims(*dims: int) -> bytes:
-    def lie(model: onnx.ModelProto) -> None:
+    def set_dims(model: onnx.ModelProto) -> None:
         del model.graph.initializer[0].dims[:]
         model.graph.initializer[0].dims.extend(dims)
 
-    return bn_model(change=lie)
+    return bn_model(change=set_dims)
 
 
 def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
@@ -96,7 +96,7 @@ def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
 
 
 def nested(depth: int, innermost: onnx.NodeProto | None = None) -> bytes:
-    """Return If in If in If …, with one operator at the bottom."""
+    """Return `depth` nested If nodes around one operator."""
     inner = innermost or helper.make_node("Relu", ["n"], ["v0"])
     inner.output[0] = "v0"
     nodes = [inner]
@@ -115,7 +115,7 @@ def nested(depth: int, innermost: onnx.NodeProto | None = None) -> bytes:
 
 
 def _very_deep(depth: int) -> bytes:
-    """Nest subgraphs by hand, linear in their depth: protobuf's own classes would copy them."""
+    """Encode nested subgraphs in linear time; the protobuf classes would copy them."""
 
     def field(number: int, content: bytes) -> bytes:
         length, size = len(content), b""
@@ -152,8 +152,8 @@ def with_functions(*functions: onnx.FunctionProto, first: str = "f0") -> bytes:
     return bn_model(extra=[_call(first)], functions=list(functions), opsets=opsets)
 
 
-def _laughs(levels: int) -> bytes:
-    """Each function calls the next twice: 2**levels nodes when they are inlined."""
+def _doubling(levels: int) -> bytes:
+    """Return functions that each call the next twice: 2**levels nodes after inlining."""
     chain = [function(f"f{n}", [("own", f"f{n + 1}")] * 2) for n in range(levels)]
     return with_functions(*chain, function(f"f{levels}", [("", "Relu")]))
 
@@ -166,15 +166,15 @@ def _zip(*members: tuple[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-class _Runs:
-    """A pickle that would leave a file behind."""
+class _CreatesFile:
+    """An object whose unpickling creates a file."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return (open, ("/tmp/bnrecal-hostile", "w"))
 
 
 def memory_bomb() -> bytes:
-    """Return a small file whose run asks for 16 GiB."""
+    """Return a small model whose run allocates 16 GiB."""
     size = numpy_helper.from_array(np.array([1 << 32], np.int64))
     return bn_model(
         extra=[
@@ -187,7 +187,7 @@ def memory_bomb() -> bytes:
 
 
 def endless_loop() -> bytes:
-    """Return a small file whose run never ends, before its BatchNorm has an output."""
+    """Return a small model with an infinite loop after its BatchNorm."""
     i = helper.make_tensor_value_info("i", TensorProto.INT64, [])
     cond = helper.make_tensor_value_info("cond", TensorProto.BOOL, [])
     more = helper.make_tensor_value_info("more", TensorProto.BOOL, [])
@@ -213,7 +213,7 @@ def endless_loop() -> bytes:
 
 
 def nan_maker() -> bytes:
-    """Return a file in which NaN arises before a second BatchNorm."""
+    """Return a model that computes NaN before its second BatchNorm."""
     names = ["scale", "shift", "mean", "var"]
     return bn_model(
         extra=[
@@ -226,7 +226,7 @@ def nan_maker() -> bytes:
 
 
 def html_model() -> bytes:
-    """Return a right model with a script for a layer's name."""
+    """Return a valid model whose layer name is an HTML script."""
     return bn_model(layer=HTML)
 
 
@@ -264,7 +264,7 @@ def _graphs() -> Iterator[tuple[str, bytes, frozenset[str]]]:
     yield "external data above the folder", _external("../../../../etc/passwd"), EXTERNAL
     yield "external data at an absolute path", _external("/etc/passwd"), EXTERNAL
     yield "external data in /proc", _external("/proc/self/environ"), EXTERNAL
-    yield "external data beside the file", _external("weights", length="12"), EXTERNAL
+    yield "external data next to the file", _external("weights", length="12"), EXTERNAL
     yield "external data in the folder itself", _external("."), EXTERNAL
     yield "external data at a huge offset", _external("w", offset=str(1 << 62)), EXTERNAL
     yield "external data of negative length", _external("w", length="-1"), EXTERNAL
@@ -278,17 +278,17 @@ def _graphs() -> Iterator[tuple[str, bytes, frozenset[str]]]:
     )
     yield "unknown operator", bn_model(extra=[helper.make_node("Evil", ["n"], ["y"])]), INVALID
     yield "function calls itself", with_functions(function("f0", [("own", "f0")])), UNSUPPORTED
-    yield "functions double thirty times", _laughs(30), UNSUPPORTED
-    yield "functions two hundred deep", _laughs(200), UNSUPPORTED
+    yield "functions double thirty times", _doubling(30), UNSUPPORTED
+    yield "functions two hundred deep", _doubling(200), UNSUPPORTED
     yield "subgraphs twenty deep", nested(18), UNSUPPORTED | INVALID
     yield "subgraphs thousand deep", _very_deep(1000), INVALID
 
 
 def _files() -> Iterator[tuple[str, bytes, frozenset[str]]]:
     plain = bn_model()
-    pickled = pickle.dumps(_Runs(), protocol=4)
+    pickled = pickle.dumps(_CreatesFile(), protocol=4)
     yield "pickle", pickled, INVALID
-    yield "pickle of protocol 0", pickle.dumps(_Runs(), protocol=0), INVALID
+    yield "pickle of protocol 0", pickle.dumps(_CreatesFile(), protocol=0), INVALID
     yield (
         "TorchScript archive",
         _zip(("net/data.pkl", pickled), ("net/code/__torch__.py", b"import os")),
@@ -297,7 +297,7 @@ def _files() -> Iterator[tuple[str, bytes, frozenset[str]]]:
     yield "pt2 archive", _zip(("archive_format", b"pt2"), ("models/model.json", b"{}")), INVALID
     yield "pth archive", _zip(("archive/data.pkl", pickled), ("archive/version", b"3")), INVALID
     yield "zip bomb", _zip(("model.onnx", bytes(1 << 22))), INVALID
-    yield "zip with a way out", _zip(("../../x", plain)), INVALID
+    yield "zip with a path outside", _zip(("../../x", plain)), INVALID
     yield "gzip of a model", gzip.compress(plain), INVALID
     yield "nothing", b"", INVALID
     yield "noise", np.random.default_rng(0).bytes(4096), INVALID
@@ -311,38 +311,38 @@ def _files() -> Iterator[tuple[str, bytes, frozenset[str]]]:
     )
 
 
-def _lies() -> Iterator[tuple[str, bytes, frozenset[str]]]:
-    yield "lying sizes", _dims(1 << 40), REFUSED
-    yield "sizes whose product overflows", _dims(1 << 32, 1 << 32), REFUSED
-    yield "negative sizes", _dims(-3), REFUSED
+def _false_metadata() -> Iterator[tuple[str, bytes, frozenset[str]]]:
+    yield "false sizes", _dims(1 << 40), REJECTED
+    yield "sizes whose product overflows", _dims(1 << 32, 1 << 32), REJECTED
+    yield "negative sizes", _dims(-3), REJECTED
     yield "sparse tensor of 2**61", bn_model(change=_sparse), EITHER
-    yield "opset of the future", bn_model(opsets=[("", 1_000_000)]), REFUSED
-    yield "negative opset", bn_model(opsets=[("", -1)]), REFUSED
-    yield "no opset", bn_model(change=_no_opset), REFUSED
-    yield "IR version of the future", bn_model(change=_set("ir_version", 1 << 60)), REFUSED
-    yield "name given twice", bn_model(change=_twice), EITHER
+    yield "unsupported opset", bn_model(opsets=[("", 1_000_000)]), REJECTED
+    yield "negative opset", bn_model(opsets=[("", -1)]), REJECTED
+    yield "no opset", bn_model(change=_no_opset), REJECTED
+    yield "unsupported IR version", bn_model(change=_set("ir_version", 1 << 60)), REJECTED
+    yield "duplicate name", bn_model(change=_twice), EITHER
     yield "no channels", bn_model(channels=0), EITHER
     yield "negative variance", bn_model(change=_statistics(-1.0)), EITHER
     yield "variance NaN", bn_model(change=_statistics(float("nan"))), EITHER
     yield (
-        "graph in a circle",
+        "cyclic graph",
         bn_model(
             extra=[
                 helper.make_node("Add", ["n", "y"], ["z"]),
                 helper.make_node("Relu", ["z"], ["y"]),
             ]
         ),
-        REFUSED,
+        REJECTED,
     )
     yield "name of a megabyte", bn_model(layer="a" * (1 << 20)), EITHER
     yield "name of control characters", bn_model(layer="\r\n\x00\x1b[31m\u202e"), EITHER
     yield "name that is a path", bn_model(layer="../../../../tmp/bnrecal-hostile"), EITHER
-    yield "name that is no text", _not_text(bn_model()), EITHER
-    yield "length that lies", b"\x08\x0a\x3a" + struct.pack("<I", 0x7FFFFFFF) + b"x", INVALID
+    yield "name that is not UTF-8", _not_text(bn_model()), EITHER
+    yield "false length", b"\x08\x0a\x3a" + struct.pack("<I", 0x7FFFFFFF) + b"x", INVALID
 
 
 MODELS = tuple(
     HostileModel(name=name, content=content, allowed=allowed)
-    for cases in (_graphs(), _files(), _lies())
+    for cases in (_graphs(), _files(), _false_metadata())
     for name, content, allowed in cases
 )

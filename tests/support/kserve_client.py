@@ -1,8 +1,7 @@
-"""KServe's REST client without the rest of KServe.
+"""Import KServe's REST client without the rest of KServe.
 
-Its package loads a Kubernetes client when it is imported; the module of the REST client does not
-need it. So the package is entered without running its `__init__`; the client itself runs as it was
-published.
+The package imports a Kubernetes client, which the module of the REST client does not need, so the
+module is imported without running the `__init__` of the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A ledger with very many batches, written past the server."""
+"""Write a ledger with a large number of batches without a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTIONS = {"method": "exact", "estimator": {"name": "replace"}, "layers": []}
 
 
 def write(folder: Path, sizes: dict[str, int]) -> None:
-    """Make a data folder whose ledger holds open recalibrations of so many batches each."""
+    """Create a data folder with open recalibrations of the given numbers of batches."""
     folder.mkdir(parents=True)
     with opened(folder) as ledger:
         ledger.write(_insert_model)

@@ -1,4 +1,4 @@
-"""Small ONNX networks, built by hand, for tests of the ONNX engine and of everything above it."""
+"""Small ONNX networks for tests of the ONNX engine and everything that uses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class GraphBuilder:
-    """Builds a graph node by node; every weight comes from one seeded generator."""
+    """Build a graph node by node; all weights come from one seeded generator."""
 
     def __init__(self, seed: int = 0, dtype: type[np.floating] = np.float32) -> None:
         self.rng = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ class GraphBuilder:
 
 
 def residual_network(*, width: int = 8, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
-    """Stem, two residual blocks (one projects), pooling and a Gemm head; `x` is (N, 3, H, W)."""
+    """Return a stem, two residual blocks, pooling and a Gemm head; `x` is (N, 3, H, W)."""
     g = GraphBuilder(seed)
     x = g.op("Relu", g.bn(g.conv("x", 3, width), width, "stem.bn"))
     for block, (c_in, c_out, stride) in enumerate([(width, width, 1), (width, 2 * width, 2)]):
@@ -107,7 +107,7 @@ def residual_network(*, width: int = 8, classes: int = 10, seed: int = 0) -> onn
 def images(
     samples: int, *, channels: int = 3, size: int = 12, seed: int = 1
 ) -> NDArray[np.float32]:
-    """Samples whose mean and spread differ from one to the next, as real images' do."""
+    """Return samples with different means and spreads, like real images."""
     rng = np.random.default_rng(seed)
     level = rng.normal(0.5, 1.0, (samples, channels, 1, 1))
     spread = rng.uniform(0.2, 2.0, (samples, 1, 1, 1))

@@ -1,4 +1,4 @@
-"""A torch batch as the feeds of an ONNX file."""
+"""Convert a torch batch to the feeds of an ONNX model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def feeds_of(model: onnx.ModelProto, inputs: Any) -> dict[str, NDArray[np.generic]]:
-    """Name positional inputs after the graph's inputs, keep named ones, and turn all to numpy."""
+    """Return the inputs as numpy arrays by name; positional inputs take the names of the graph."""
     given = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in given]
     if isinstance(inputs, dict):

@@ -1,4 +1,4 @@
-"""Run an ONNX model in onnxruntime, with its optimiser off."""
+"""Run an ONNX model in onnxruntime without graph optimizations."""
 
 from __future__ import annotations
 

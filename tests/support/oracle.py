@@ -1,8 +1,8 @@
-"""The oracle of exact recalibration, independent of the product's code.
+"""Float64 oracle of exact recalibration, independent of the engines.
 
-The whole data set goes through the network as one train-mode batch, node by node, in float64, by
-onnx's own reference implementation of the operators. What each BatchNorm sees on the way is what it
-must store.
+The whole data set passes through the network as one train-mode batch, node by node, in float64,
+with the reference operators of onnx. The moments of the input of each BatchNorm are the expected
+statistics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def oracle_statistics(
 ) -> Observed:
     """Return layer name → (mean, population variance) of one train-mode pass over all samples.
 
-    Layers in `frozen` normalise with the statistics that the model stores.
+    Layers in `frozen` normalize with the stored statistics.
     """
     return _walk(model, feeds, train=True, frozen=frozen)
 
@@ -37,9 +37,9 @@ def observed_statistics(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> O
 
 
 def tapped_statistics(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Observed:
-    """As `observed_statistics`, by onnxruntime on the whole graph with each layer's input tapped.
+    """Return the same as `observed_statistics`, computed by onnxruntime with added outputs.
 
-    For operators that onnx's reference implementation lacks; float32, moments in float64.
+    For operators without a reference implementation; float32 values, float64 moments.
     """
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
@@ -53,7 +53,7 @@ def tapped_statistics(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Obs
 
 
 def stored_statistics(model: onnx.ModelProto) -> Observed:
-    """Return layer name → (mean, variance) as the model stores them."""
+    """Return layer name → stored (mean, variance)."""
     tensors = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer}
     return {
         node.name or node.output[0]: (tensors[node.input[3]], tensors[node.input[4]])
@@ -63,7 +63,7 @@ def stored_statistics(model: onnx.ModelProto) -> Observed:
 
 
 def residual(stored: Observed, observed: Observed) -> float:
-    """Promise P1's number: the largest of |Δmean|/σ and |var ratio - 1| over all channels."""
+    """Return the measure of guarantee P1: the maximum of |Δmean|/σ and |var ratio - 1|."""
     worst = 0.0
     for name, (mean, var) in observed.items():
         live = var > 1e-12
@@ -92,7 +92,7 @@ def _walk(
                 if train and name not in frozen
                 else (values[node.input[3]], values[node.input[4]])
             )
-            values[node.output[0]] = _normalise(node, x, values, mean, var)
+            values[node.output[0]] = _normalize(node, x, values, mean, var)
             continue
         inputs = {name: values[name] for name in node.input if name}
         made = ReferenceEvaluator(node, opsets={"": opset}).run(None, inputs)
@@ -106,7 +106,7 @@ def _moments(x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return wide.mean(axis=axes), wide.var(axis=axes)
 
 
-def _normalise(
+def _normalize(
     node: onnx.NodeProto,
     x: NDArray[np.float64],
     values: Mapping[str, Array],

@@ -1,9 +1,9 @@
-"""What other tools compute, written anew from their published definitions, faults included.
+"""Independent implementations of the published formulas of other tools, including their faults.
 
 `precise_bn` follows fvcore's `update_bn_stats` (Apache-2.0): momentum 1, train mode, a hook that
-learns each batch's size, float32 population mean of x and of x². `reestimate` follows AIMET's
-`reestimate_bn_stats`: momentum 1, train mode, plain averages of what the buffers hold after each
-batch. torch's own `update_bn` is installed and used as it is.
+reads the batch size, float32 population mean of x and of x². `reestimate` follows AIMET's
+`reestimate_bn_stats`: momentum 1, train mode, unweighted averages of the buffers after each batch.
+`update_bn` of torch is installed and used directly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def train_mode_layers(model: nn.Module) -> list[_BatchNorm]:
 
 
 class _PopulationEstimator:
-    """fvcore's: running float32 means of x and of x², weighted by values per channel."""
+    """Estimator of fvcore: running float32 means of x and x², weighted by values per channel."""
 
     def __init__(self, like: torch.Tensor) -> None:
         self.mean, self.square_mean = torch.zeros_like(like), torch.zeros_like(like)
@@ -58,7 +58,7 @@ def precise_bn(model: nn.Module, loader: Iterable[torch.Tensor], num_iters: int)
         model(batch)
         for layer, estimator in zip(layers, estimators, strict=True):
             estimator.update(_mean(layer), _var(layer), counts[layer])
-    # As in the original, what was changed is put back only after this check.
+    # As in the original, momentum and hooks are restored only after this check.
     assert seen == num_iters, f"update_bn_stats is meant to run for {num_iters} iterations"
     for layer, estimator, momentum in zip(layers, estimators, momenta, strict=True):
         layer.running_mean, layer.running_var = estimator.mean, estimator.var
@@ -89,7 +89,7 @@ def reestimate(model: nn.Module, loader: Sequence[torch.Tensor], num_batches: in
 
 
 def moving_average(model: nn.Module, loader: Iterable[torch.Tensor], momentum: float) -> None:
-    """Plain `.train()` as tools do it; dropout is switched off to compare BatchNorm alone."""
+    """Run in train mode with the given momentum; dropout is off, to compare only BatchNorm."""
     for module in model.modules():
         module.training = not isinstance(module, nn.Dropout | nn.Dropout2d)
         if isinstance(module, _BatchNorm):

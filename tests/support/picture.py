@@ -1,4 +1,4 @@
-"""Images made for tests, and an independent float64 account of what torchvision does to them."""
+"""Test images, and an independent float64 implementation of torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pixels = NDArray[np.uint8]
 
 
 def picture(width: int = 40, height: int = 30, seed: int = 0) -> Pixels:
-    """Return noise over a slope, (H, W, 3): edges and flat places both."""
+    """Return noise on a gradient, (H, W, 3)."""
     random = np.random.default_rng(seed)
     slope = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 80, width))[:, :, None]
     values: Pixels = (slope + random.integers(0, 56, size=(height, width, 3))).astype(np.uint8)
@@ -41,7 +41,7 @@ def _triangle(x: float) -> float:
 
 
 def _cubic(x: float) -> float:
-    # Keys' kernel with a = -0.5.
+    # Cubic convolution kernel (Keys 1981) with a = -0.5.
     x = abs(x)
     if x < 1:
         return 1.5 * x**3 - 2.5 * x**2 + 1
@@ -80,23 +80,23 @@ FILTERS: dict[str, tuple[Callable[[float], float], float]] = {
 
 
 def weights(old: int, new: int, name: str, *, antialias: bool = True) -> NDArray[np.float64]:
-    """Return the matrix (new, old) of a resampling along one axis.
+    """Return the matrix (new, old) of resampling along one axis.
 
-    Each new pixel's centre lies at (i + 0.5) · old / new; the kernel is stretched by old / new when
-    the image shrinks and `antialias` holds; weights are normalised over the pixels that exist.
+    The center of output pixel i is at (i + 0.5) · old / new. The kernel is scaled by old / new if
+    the image shrinks and `antialias` is set. Weights are normalized over the existing pixels.
     """
     kernel, support = FILTERS[name]
     step = old / new
     stretch = max(step, 1.0) if antialias else 1.0
     matrix = np.zeros((new, old))
     for i in range(new):
-        centre = (i + 0.5) * step
+        center = (i + 0.5) * step
         for j in range(old):
-            distance = (j + 0.5 - centre) / stretch
+            distance = (j + 0.5 - center) / stretch
             if abs(distance) < support + 1e-9:
                 matrix[i, j] = kernel(distance)
     if not antialias:
-        # Outside the image the border is repeated, so what is missing belongs to the border.
+        # Outside the image the border is repeated, so the missing weight belongs to the border.
         matrix[0 : new // 2, 0] += 1 - matrix[0 : new // 2].sum(1)
         matrix[new // 2 :, -1] += 1 - matrix[new // 2 :].sum(1)
     total: NDArray[np.float64] = matrix / matrix.sum(1, keepdims=True)
@@ -106,7 +106,7 @@ def weights(old: int, new: int, name: str, *, antialias: bool = True) -> NDArray
 def resized(
     pixels: Pixels, size: tuple[int, int], name: str, *, antialias: bool = True
 ) -> NDArray[np.float64]:
-    """Resample (H, W, C) to (height, width), exactly, without rounding in between."""
+    """Resample (H, W, C) to (height, width) without intermediate rounding."""
     rows = weights(pixels.shape[0], size[0], name, antialias=antialias)
     columns = weights(pixels.shape[1], size[1], name, antialias=antialias)
     found: NDArray[np.float64] = np.einsum("ih,jw,hwc->ijc", rows, columns, pixels.astype(float))
@@ -114,14 +114,14 @@ def resized(
 
 
 def shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """torchvision's rule for Resize(int): (height, width)."""
+    """Return (height, width) after torchvision's Resize(int)."""
     short, long = min(height, width), max(height, width)
     new_long = int(size * long / short)
     return (size, new_long) if height <= width else (new_long, size)
 
 
-def centre_crop(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """torchvision's CenterCrop on (H, W, C)."""
+def center_crop(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return torchvision's CenterCrop of (H, W, C)."""
     height, width = values.shape[:2]
     if size[0] > height or size[1] > width:
         left = (size[1] - width) // 2 if size[1] > width else 0

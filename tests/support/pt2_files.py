@@ -1,4 +1,4 @@
-"""`.pt2` files for tests: honest ones, and copies with single members exchanged."""
+"""`.pt2` files for tests: valid files, and copies with replaced members."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROOT = "model/"
 
 
 class Small(nn.Module):
-    """Convolution, BatchNorm, and a head; the statistics are far from those of its inputs."""
+    """Convolution, BatchNorm and a head, with statistics far from those of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Small(nn.Module):
 def saved(
     module: nn.Module, args: tuple[Any, ...], path: Path, *, dynamic: bool = True
 ) -> torch.export.ExportedProgram:
-    """Save a module with a free first axis as torch does; returns the program."""
+    """Save a module with a free first axis by torch, and return the program."""
     shapes = tuple({0: torch.export.Dim.AUTO} if dynamic else None for _ in args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,13 +51,13 @@ def saved(
 def exchanged(
     source: Path, target: Path, members: Mapping[str, bytes | Callable[[bytes], bytes]], **how: Any
 ) -> Path:
-    """Copy an archive with some members exchanged or added.
+    """Copy an archive with replaced or added members.
 
     Args:
-        source: the honest file.
-        target: where the copy goes.
-        members: by name without the archive's folder: new bytes, or what makes them of the old.
-        **how: for `zipfile.ZipFile`.
+        source: the valid file.
+        target: path of the copy.
+        members: new bytes, or a function of the old ones, by name within the archive's folder.
+        ***how: options of `zipfile.ZipFile`.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", **how) as new:
         root = old.namelist()[0].partition("/")[0] + "/"
@@ -75,7 +75,7 @@ def exchanged(
 
 
 def edited(change: Callable[[Any], None]) -> Callable[[bytes], bytes]:
-    """Make a member's new bytes by changing its JSON in place."""
+    """Return a function that applies `change` to the JSON of a member."""
 
     def apply(data: bytes) -> bytes:
         value = json.loads(data)
@@ -94,5 +94,5 @@ class _Touch:
 
 
 def runs_code(marker: Path) -> bytes:
-    """Return a pickle that makes a file when it is loaded."""
+    """Return a pickle that creates a file when it is loaded."""
     return pickle.dumps(_Touch(marker))

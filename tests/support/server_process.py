@@ -1,4 +1,4 @@
-"""A real server as a process of its own, which a test may kill and start again."""
+"""A server in a separate process, which a test may kill and restart."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import psutil
 
 
 class ServerProcess:
-    """One server over one data folder; it keeps its address over a restart.
+    """A server of one data folder; it keeps its address across restarts.
 
     Attributes:
-        url: where it listens.
+        url: URL of the server.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class ServerProcess:
         module: str = "service",
         log: Path | None = None,
     ) -> None:
-        """Begin with nothing that runs.
+        """Create a stopped server.
 
         Args:
             folder: the data folder.
-            settings: by their names.
-            module: what is started, as `python -m` takes it.
-            log: where its log goes; beside the data folder when None.
+            settings: settings by name.
+            module: module to run with `python -m`.
+            log: path of the log, by default next to the data folder.
         """
         self._folder = folder
         self._module = module
@@ -45,12 +45,12 @@ class ServerProcess:
         self.url = ""
 
     def start(self) -> None:
-        """Start, and return when it listens."""
+        """Start the server and wait until it listens."""
         self.spawn()
         self.await_ready()
 
     def spawn(self) -> None:
-        """Start, and return at once."""
+        """Start the server without waiting."""
         environment = {**os.environ, "BNRECAL_WORKER_THREADS": "1", **self._settings}
         words = ["-m", self._module, "--port", str(self._port), "--data-dir", str(self._folder)]
         with self._log.open("a") as log:
@@ -63,33 +63,33 @@ class ServerProcess:
             )
 
     def await_ready(self) -> None:
-        """Return when it listens."""
+        """Wait until the server listens."""
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert found, f"the server said {line!r}; see {self._log}"
+        assert found, f"the server printed {line!r}; see {self._log}"
         self.url, self._port = found[0], int(found[1])
 
     @property
     def pid(self) -> int:
-        """The process's id, while it runs."""
+        """Process id of the running server."""
         assert self._process is not None
         return self._process.pid
 
     def workers(self) -> list[psutil.Process]:
-        """Return the worker processes that live."""
+        """Return the running worker processes."""
         assert self._process is not None
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def kill(self) -> None:
-        """End it by SIGKILL, as a power cut would."""
+        """Kill the server with SIGKILL, as a power cut would."""
         assert self._process is not None
         self._process.kill()
         self._end()
 
     def stop(self) -> int:
-        """Ask it to end and return its exit status."""
+        """Terminate the server and return its exit status."""
         assert self._process is not None
         self._process.terminate()
         return self._end()

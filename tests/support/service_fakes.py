@@ -1,4 +1,4 @@
-"""An executor that computes nothing of worth, fast, in this process, and fails on demand."""
+"""A fast in-process executor that computes only digests and fails on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _tensor(name: str) -> dict[str, Any]:
 
 
 def describe_bytes(content: bytes) -> dict[str, Any]:
-    """Describe a fake model; one whose bytes begin with `bad` is refused."""
+    """Describe a fake model; reject bytes that start with `bad`."""
     if content.startswith((b"bad", ARCHIVE)):
         raise RefusedError("this is not an ONNX file", refusal="model-invalid")
     names = ["x", "mask"] if content.startswith(TWO_INPUTS) else ["x"]
@@ -37,17 +37,17 @@ def describe_bytes(content: bytes) -> dict[str, Any]:
 
 
 class FakeExecutor:
-    """Hashes the batches in order; the digest is the result, so equal streams give equal bytes.
+    """Executor whose result is the digest of the batches, so that equal streams give equal bytes.
 
     Attributes:
-        deaths: runs that die before one succeeds.
-        refusal: a code of bn_ops with which each run is refused; None for none.
-        hold: while set, a run waits in its first phase until it is cancelled.
-        runs: jobs that were begun.
-        killed: runs that were cancelled.
-        describing: models that were read.
-        converting: archives that were turned into ONNX.
-        checking: batches that were read; one that begins with `bad` is refused, others hold 2.
+        deaths: number of runs that crash before one succeeds.
+        refusal: error code of bn_ops with which every run fails, or None.
+        hold: if set, a run waits in its first phase until it is canceled.
+        runs: started jobs.
+        killed: canceled runs.
+        describing: inspected models.
+        converting: archives converted to ONNX.
+        checking: validated batches; a prefix `bad` is rejected, others have 2 samples.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class FakeExecutor:
         return describe_bytes(await asyncio.to_thread(model.read_bytes))
 
     async def convert(self, model: Path, output: Path) -> Path:
-        """Take what follows the archive's first four bytes for the ONNX file."""
+        """Return the bytes after the first four of the archive as the ONNX file."""
         self.converting += 1
         content = await asyncio.to_thread(model.read_bytes)
         if content.startswith(UNSAFE):

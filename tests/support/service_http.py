@@ -1,4 +1,4 @@
-"""Short ways through the API for tests."""
+"""Helpers for API requests in tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENDED = {"succeeded", "failed", "cancelled"}
 
 
 def batch(seed: int = 0, samples: int = 2) -> NDArray[np.float32]:
-    """Return a batch that fits the fake model: (samples, 3), float32."""
+    """Return a batch for the fake model: (samples, 3), float32."""
     return np.random.default_rng(seed).normal(size=(samples, 3)).astype(np.float32)
 
 
@@ -40,7 +40,7 @@ def safetensors(**arrays: NDArray[Any]) -> bytes:
 
 
 def with_header(table: object, data: bytes) -> bytes:
-    """Write a safetensors file with any header at all."""
+    """Write a safetensors file with an arbitrary header."""
     header = table if isinstance(table, bytes) else json.dumps(table).encode()
     return len(header).to_bytes(8, "little") + header + data
 
@@ -53,7 +53,7 @@ def npy(array: NDArray[Any]) -> bytes:
 
 
 class Api:
-    """The API through any httpx client."""
+    """The API of the server through an httpx client."""
 
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
@@ -95,7 +95,7 @@ class Api:
         return self.http.get(f"/v1/recalibrations/{name}{rest}", headers=headers)
 
     def wait(self, name: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
-        """Wait until a recalibration is in one of these states (by default: has ended)."""
+        """Wait until a recalibration is in one of `states`, by default any final state."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             found: dict[str, Any] = self.get(name).json()
@@ -105,7 +105,7 @@ class Api:
         raise AssertionError(f"still {found['state']} after {seconds} s")
 
     def finished(self, batches: int = 3, **options: Any) -> str:
-        """Return a recalibration that has succeeded."""
+        """Return the id of a succeeded recalibration."""
         name = self.open(**options)
         for index in range(batches):
             assert self.put(name, index).status_code == 201
@@ -115,4 +115,4 @@ class Api:
 
 
 StartServer = Callable[..., Api]
-"""Starts a server in this process; settings that differ are named."""
+"""Starts an in-process server; keyword arguments override settings."""

@@ -1,4 +1,4 @@
-"""An ASGI app in a thread of its own, with its lifespan, behind an ordinary synchronous client."""
+"""Run an ASGI app with its lifespan in a separate thread, for a synchronous client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BASE = "http://127.0.0.1:8000"
 
 
 class LoopTransport(httpx.BaseTransport):
-    """Sends requests to an app that lives on another thread's event loop."""
+    """Transport to an app on the event loop of another thread."""
 
     def __init__(self, app: FastAPI, loop: asyncio.AbstractEventLoop) -> None:
         self._inner = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -36,7 +36,7 @@ class LoopTransport(httpx.BaseTransport):
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """Run an app's lifespan around a client."""
+    """Run an app with its lifespan, and yield a client."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -60,5 +60,5 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
 
 
 def call_once(work: Coroutine[Any, Any, T]) -> T:
-    """Run one coroutine on a loop of its own."""
+    """Run one coroutine on a new event loop."""
     return asyncio.run(work)

@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol for tests, written from its text alone."""
+"""Requests of the Open Inference Protocol for tests, written from the specification."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_binary(name: str, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def framed(*images: bytes) -> bytes:
-    """Write images as BYTES travel as binary data: each behind its length."""
+    """Write images in the binary form of BYTES: each preceded by its length."""
     return b"".join(len(one).to_bytes(4, "little") + one for one in images)
 
 
@@ -61,7 +61,7 @@ def infer(api: Api, name: str, *inputs: dict[str, Any], **members: Any) -> httpx
 def infer_binary(
     api: Api, name: str, head: dict[str, Any] | bytes, data: bytes, **headers: str
 ) -> httpx.Response:
-    """Send a request with binary data behind its JSON."""
+    """Send a request with binary data after its JSON."""
     text = head if isinstance(head, bytes) else json.dumps(head).encode()
     length = {"Inference-Header-Content-Length": str(len(text))}
     return api.http.post(
@@ -70,11 +70,11 @@ def infer_binary(
 
 
 def values(response: httpx.Response) -> dict[str, Any]:
-    """Return the outputs of an answer by name."""
+    """Return the outputs of a response by name."""
     assert response.status_code == 200, response.text
     return {one["name"]: one["data"][0] for one in response.json()["outputs"]}
 
 
 def samples(seed: int, count: int = 2) -> NDArray[np.float32]:
-    """Return inputs that fit the fake model: (count, 3), float32."""
+    """Return inputs for the fake model: (count, 3), float32."""
     return np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The real server as a real process."""
+"""A server in a separate process on a free port."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANNELS = 4
 
 
 class Server:
-    """One server process on a free port."""
+    """A server process on a free port, with a client."""
 
     def __init__(self, data: Path, **settings: object) -> None:
         environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
@@ -39,21 +39,21 @@ class Server:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         match = re.fullmatch(r"bnrecal is listening on (http://127\.0\.0\.1:\d+)\n", line)
-        assert match, f"the server said {line!r}"
+        assert match, f"the server printed {line!r}"
         self.url = match.group(1)
         self.http = httpx.Client(base_url=self.url, timeout=60)
         self.api = Api(self.http)
 
     def workers(self) -> list[psutil.Process]:
-        """Return the worker processes that live."""
+        """Return the running worker processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def kill(self) -> None:
-        """Kill the process as a power cut would."""
+        """Kill the process with SIGKILL, as a power cut would."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """Ask it to end and return its exit status."""
+        """Terminate the server and return its exit status."""
         return self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> int:
@@ -69,7 +69,7 @@ class Server:
 
 @contextmanager
 def running(data: Path, **settings: object) -> Iterator[Server]:
-    """Run a server for a while."""
+    """Run a server for the duration of a `with` block."""
     server = Server(data, **settings)
     try:
         yield server
@@ -113,6 +113,6 @@ def network(size: int = 8, repeats: int = 1) -> bytes:
 def images(
     seed: int, samples: int = 8, size: int = 8
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return a batch for `network`, with another mean and variance than the model knows."""
+    """Return a batch for `network` with a mean and variance that differ from the model's."""
     values = np.random.default_rng(seed).normal(3.0, 2.0, size=(samples, 1, size, size))
     return values.astype(np.float32)

@@ -1,7 +1,7 @@
-"""The float64 oracle of exact recalibration in torch, independent of the engine's code.
+"""Float64 oracle of exact recalibration in torch, independent of the engine.
 
-The whole data set goes through a float64 copy as one batch. Each BatchNorm is set to the moments
-of what reaches it just before it normalises: the network as one train-mode batch, dropout off.
+The whole data set passes through a float64 copy as one batch. Each BatchNorm is set to the moments
+of its input before it normalizes, as in one train-mode batch without dropout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def batchnorms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module that holds running statistics, once, by its first path."""
+    """Yield every module with running statistics once, with its first name."""
     for name, module in model.named_modules():
         if isinstance(getattr(module, "running_mean", None), torch.Tensor):
             yield name, module
@@ -47,10 +47,10 @@ def double(value: Any) -> Any:
 
 
 def exact_statistics(model: nn.Module, data: Any, *, passes: int = 1) -> Statistics:
-    """What each layer must store after exact recalibration on `data`, one batch of everything.
+    """Return the expected statistics of each layer after exact recalibration on `data`.
 
-    With several passes each layer keeps, during a pass, what the pass before has pooled over all
-    its calls: the fixed point of layers that are called more than once.
+    With several passes, layers that are called more than once use the pooled statistics of the
+    previous pass, which converges to their fixed point.
     """
     twin = double_copy(model)
     shared: frozenset[str] = frozenset()
@@ -79,7 +79,7 @@ def _one_pass(
 
 
 def observed_statistics(model: nn.Module, data: Any) -> Statistics:
-    """What reaches each layer in eval mode, all calls pooled, with the statistics it stores."""
+    """Return the moments of the input of each layer in eval mode, pooled over its calls."""
     twin = double_copy(model)
     calls: dict[str, list[torch.Tensor]] = defaultdict(list)
     with _observing(twin, lambda name, _, x: calls[name].append(x)):
@@ -88,7 +88,7 @@ def observed_statistics(model: nn.Module, data: Any) -> Statistics:
 
 
 def residual(have: Statistics, want: Statistics) -> float:
-    """The largest of |Δmean|/σ and |var ratio - 1| over all channels of `want`."""
+    """Return the maximum of |Δmean|/σ and |var ratio - 1| over all channels of `want`."""
     worst = 0.0
     for name, (mean, var) in want.items():
         shift = (have[name][0] - mean).abs() / var.sqrt()

@@ -19,10 +19,10 @@ def until(
     """Wait until a condition holds and return its value.
 
     Args:
-        condition: evaluated again and again, with a pause between two evaluations.
-        describe: what to report when time runs out.
-        seconds: the deadline; long enough for a machine with other work to do.
-        pause: seconds between two evaluations.
+        condition: evaluated repeatedly.
+        describe: returns the message of a timeout.
+        seconds: the timeout; long enough for a busy machine.
+        pause: seconds between evaluations.
 
     Raises:
         AssertionError: the condition did not hold in time.

@@ -112,7 +112,7 @@ class Store:
         self.happened: list[str] = []
 
     def settle(self) -> None:
-        self.happened.append(f"settle beside {self._look()}")
+        self.happened.append(f"settle with {self._look()} rows")
         if self._failing:
             raise StorageFailedError("the partner's disk fails")
 
@@ -143,7 +143,7 @@ def test_partner_is_flushed_once_before_commit(ledger: Ledger, look: Callable[[]
 
     asyncio.run(both())
     # Each time, the rows that refer to its content were not yet visible.
-    assert store.happened == ["settle beside 0", "settle beside 1"]
+    assert store.happened == ["settle with 0 rows", "settle with 1 rows"]
 
 
 def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
@@ -166,7 +166,7 @@ def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[
 
     answers = [type(one).__name__ for one in asyncio.run(work())]
     assert answers == ["NoneType", "int", "StorageFailedError", "int", "ConstraintError"]
-    assert store.happened == ["settle beside 1", "abandon"]
+    assert store.happened == ["settle with 1 rows", "abandon"]
     assert look() == 3
     assert ledger.failure is None
 

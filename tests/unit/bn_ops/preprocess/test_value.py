@@ -34,7 +34,7 @@ def test_imagenet_preprocessing(size: tuple[int, int]) -> None:
     source = oracle.picture(*size)
     found = one(oracle.encoded(source), IMAGENET)
     exact = oracle.resized(source, oracle.shorter_side(size[1], size[0], 24), "bilinear")
-    cropped = oracle.centre_crop(exact, (16, 16)) / 255
+    cropped = oracle.center_crop(exact, (16, 16)) / 255
     expected = ((cropped - MEAN) / STD).transpose(2, 0, 1)
     assert found.shape == (3, 16, 16)
     assert found.dtype == np.float32
@@ -47,7 +47,7 @@ def test_normalization() -> None:
     source = oracle.picture(61, 47)
     found = one(oracle.encoded(source), IMAGENET)
     image = Image.fromarray(source).resize((31, 24), Image.Resampling.BILINEAR)
-    tensor = torch.from_numpy(oracle.centre_crop(np.asarray(image), (16, 16)).copy())
+    tensor = torch.from_numpy(oracle.center_crop(np.asarray(image), (16, 16)).copy())
     tensor = tensor.permute(2, 0, 1).to(torch.float32).div(255)
     expected = tensor.sub(torch.tensor(MEAN)[:, None, None]).div(torch.tensor(STD)[:, None, None])
     # torchvision rounds three times to float32, we once; the largest value is about 2.6.
@@ -98,7 +98,7 @@ def test_sizes_and_crops(size: tuple[int, int], wanted: int, seed: int) -> None:
     assert (height, width) == oracle.shorter_side(size[1], size[0], wanted)
     values = np.random.default_rng(seed).integers(0, 256, (size[1] % 40 + 1, size[0] % 40 + 1, 3))
     found = pixels.crop_centre(values.astype(np.uint8), (wanted, 20))
-    np.testing.assert_array_equal(found, oracle.centre_crop(values, (wanted, 20)))
+    np.testing.assert_array_equal(found, oracle.center_crop(values, (wanted, 20)))
 
 
 def test_channels_and_layout() -> None:
