@@ -1,8 +1,8 @@
-"""bn_ops: exact BatchNorm recalibration, folding and verification.
+"""Exact BatchNorm recalibration, folding and verification.
 
-Arrays, torch modules and ONNX graphs in, values out. This package knows no HTTP, no database and no
-environment variable. Names load on first use, so that a light module (`bn_ops.core.signature`,
-`bn_ops.errors`) can be imported without onnx, onnxruntime or torch.
+Functions take arrays, torch modules and ONNX graphs and return values; the package has no HTTP, no
+database and no configuration. Public names are imported on first use, so that light modules
+(`bn_ops.core.signature`, `bn_ops.errors`) do not load onnx, onnxruntime or torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bn_ops.adaptation import Artifact as Artifact
     from bn_ops.adaptation import adapt as adapt
     from bn_ops.api import describe as describe
     from bn_ops.api import inspect as inspect
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from bn_ops.core.estimators import Replace as Replace
     from bn_ops.core.estimators import Shrink as Shrink
     from bn_ops.core.estimators import estimator_from_json as estimator_from_json
+    from bn_ops.core.estimators import estimator_from_string as estimator_from_string
     from bn_ops.core.layers import LayerInfo as LayerInfo
     from bn_ops.core.layers import ModelInfo as ModelInfo
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from bn_ops.input_check.result import InputCheck as InputCheck
     from bn_ops.input_check.result import PreprocessingScore as PreprocessingScore
     from bn_ops.options import Budget as Budget
+    from bn_ops.options import Progress as Progress
     from bn_ops.preprocess import Preprocess as Preprocess
     from bn_ops.preprocess import Resize as Resize
     from bn_ops.preprocess import image_batches as image_batches
     from bn_ops.preprocess import preprocess_from_json as preprocess_from_json
-    from bn_ops.progress import Progress as Progress
+    from bn_ops.result import Artifact as Artifact
     from bn_ops.result import Recalibration as Recalibration
     from bn_ops.verification import verify as verify
     from bn_ops.version import __version__ as __version__
@@ -82,6 +83,7 @@ __all__ = [
     "check_input",
     "describe",
     "estimator_from_json",
+    "estimator_from_string",
     "export",
     "fold",
     "image_batches",
@@ -95,9 +97,9 @@ __all__ = [
     "verify",
 ]
 
-# Where each public name lives.
+# The module that defines each public name.
 _HOME = {
-    "Artifact": "bn_ops.adaptation",
+    "Artifact": "bn_ops.result",
     "BnOpsError": "bn_ops.errors",
     "Budget": "bn_ops.options",
     "CancelledError": "bn_ops.errors",
@@ -114,7 +116,7 @@ _HOME = {
     "Preprocess": "bn_ops.preprocess",
     "PreprocessingScore": "bn_ops.input_check.result",
     "Prior": "bn_ops.core.estimators",
-    "Progress": "bn_ops.progress",
+    "Progress": "bn_ops.options",
     "Recalibration": "bn_ops.result",
     "Replace": "bn_ops.core.estimators",
     "Report": "bn_ops.diagnostics.report",
@@ -126,6 +128,7 @@ _HOME = {
     "check_input": "bn_ops.input_check.check",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.core.estimators",
+    "estimator_from_string": "bn_ops.core.estimators",
     "export": "bn_ops.exporting",
     "fold": "bn_ops.folding",
     "image_batches": "bn_ops.preprocess",

@@ -1,143 +1,133 @@
-"""The transaction: recalibrate, export, fold, verify; all of it, or nothing changes."""
+"""Recalibrate, export, fold and verify a model as one transaction."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bn_ops.api import is_torch, recalibrate
-from bn_ops.core.statistics import LayerName, RunningStatistics
+from bn_ops.api import is_torch, recalibrate_with
+from bn_ops.core.estimators import Estimator, as_estimator
 from bn_ops.diagnostics.report import Report
 from bn_ops.errors import OptionError
-from bn_ops.onnx_files.read_write import write_model
-from bn_ops.progress import Progress, ProgressCallback, silent
+from bn_ops.options import Progress, RecalibrateOptions, progress_callback
+from bn_ops.result import Artifact
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
+    from bn_ops.api import Call, OnnxSource
     from bn_ops.core.batches import Select
-    from bn_ops.core.estimators import Estimator
     from bn_ops.core.train_accumulator import Variance
     from bn_ops.folding import Folded
-    from bn_ops.options import Budget
+    from bn_ops.options import Budget, ProgressCallback
     from bn_ops.result import Recalibration
 
-__all__ = ["Artifact", "adapt"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
-    """What is ready to deploy, with its proof.
-
-    Attributes:
-        model: the recalibrated, folded, verified ONNX model.
-        unfolded: the recalibrated ONNX model with its BatchNormalization nodes.
-        statistics: the new running statistics of each recalibrated layer, float64.
-        report: what was done.
-    """
-
-    model: onnx.ModelProto
-    unfolded: onnx.ModelProto
-    statistics: Mapping[LayerName, RunningStatistics]
-    report: Report
-
-    def save(self, path: str | Path) -> None:
-        """Write the folded model to a file, atomically and durably.
-
-        A model above 2 GiB gets its tensors beside it; see `bn_ops.onnx_files.read_write`.
-
-        Raises:
-            OSError: the file cannot be written; what stood there is untouched.
-        """
-        write_model(self.model, Path(path))
-
-    def save_unfolded(self, path: str | Path) -> None:
-        """Write the unfolded model likewise."""
-        write_model(self.unfolded, Path(path))
+__all__ = ["adapt"]
 
 
 def adapt(
-    model: Any,
+    model: nn.Module | OnnxSource,
     batches: Iterable[Any],
     *,
     method: str = "exact",
-    estimator: Estimator | None = None,
+    estimator: Estimator | str | None = None,
     layers: Sequence[str] | None = None,
     engine: str = "auto",
     budget: Budget | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
     select: Select | None = None,
     threads: int | None = None,
     variance: Variance = "population",
     evaluate: Iterable[Any] | None = None,
+    call: Call | None = None,
+    adopt_untracked: bool = False,
+    shared_passes: int = 20,
+    shared_tolerance: float = 1e-5,
     example_inputs: Any = None,
-    **torch_options: Any,
 ) -> Artifact:
-    """Recalibrate, fold and verify in one transaction.
+    """Recalibrate, fold and verify a model in one transaction.
 
-    Arguments and errors are those of `bn_ops.recalibrate`, with `compare=True`; an `nn.Module` is
-    exported with `example_inputs`, by default the first samples of the stream.
+    Arguments and errors are those of `bn_ops.recalibrate` with `compare=True`, and in addition:
+
+    Args:
+        model: as for `recalibrate`.
+        batches: as for `recalibrate`.
+        method: as for `recalibrate`.
+        estimator: as for `recalibrate`.
+        layers: as for `recalibrate`.
+        engine: as for `recalibrate`.
+        budget: as for `recalibrate`.
+        progress: as for `recalibrate`.
+        select: as for `recalibrate`.
+        threads: as for `recalibrate`; for an `nn.Module` it applies to folding and verification.
+        variance: as for `recalibrate`.
+        evaluate: as for `recalibrate`.
+        call: as for `recalibrate`.
+        adopt_untracked: as for `recalibrate`.
+        shared_passes: as for `recalibrate`.
+        shared_tolerance: as for `recalibrate`.
+        example_inputs: inputs to export an `nn.Module` with; default the first samples of the
+            stream.
 
     Returns:
-        The artifact. An `nn.Module` then holds the new statistics; if anything fails it is as it
-        was, bit for bit.
+        The artifact. An `nn.Module` then holds the new statistics; if anything fails, it is
+        unchanged, bit for bit.
 
     Raises:
-        ParityError: the model cannot be folded so that it computes the same, whichever layers stay.
-        ExportError: an `nn.Module` cannot be exported.
+        ParityError: no choice of layers to fold gives a model that computes the same.
+        ExportError: the `nn.Module` cannot be exported.
     """
-    tell = progress or silent
-    done = recalibrate(
-        model,
-        batches,
+    options = RecalibrateOptions(
         method=method,
-        estimator=estimator,
+        estimator=as_estimator(estimator),
         layers=layers,
         engine=engine,
         budget=budget,
-        progress=tell,
+        progress=progress_callback(progress),
         select=select,
-        threads=threads,
+        threads=None if is_torch(model) else threads,
         variance=variance,
         compare=True,
         evaluate=evaluate,
-        **torch_options,
+        call=call,
+        adopt_untracked=adopt_untracked,
+        shared_passes=shared_passes,
+        shared_tolerance=shared_tolerance,
     )
+    done = recalibrate_with(model, batches, options)
     try:
-        return _finish(_as_onnx(model, done, example_inputs), done, tell, threads)
+        unfolded = _as_onnx(model, done, example_inputs)
+        return _fold(unfolded, done, options.progress, threads)
     except BaseException:
         done.undo()
         raise
 
 
-def _finish(
+def _fold(
     unfolded: onnx.ModelProto,
     done: Recalibration[Any],
-    tell: ProgressCallback,
+    progress: ProgressCallback,
     threads: int | None,
 ) -> Artifact:
     from bn_ops.verification import fold_verified  # noqa: PLC0415 - loads onnxruntime
 
     started = time.perf_counter()
-    tell(Progress(phase="folding", done=0, total=1))
+    progress(Progress(phase="folding", done=0, total=1))
     folded, parity = fold_verified(unfolded, done.calibration, threads=threads)
-    tell(Progress(phase="verifying", done=1, total=1))
+    progress(Progress(phase="verifying", done=1, total=1))
     report = replace(
         done.report,
         fold=folded.layers,
         parity=parity,
         timings={**done.report.timings, "fold and verify": time.perf_counter() - started},
-        warnings=(
-            *done.report.warnings,
-            *_fold_warnings(folded),
-        ),
+        warnings=(*done.report.warnings, *_fold_warnings(folded)),
     )
     return Artifact(
-        model=_labelled(folded.model, report),
-        unfolded=_labelled(unfolded, report),
+        model=_with_metadata(folded.model, report),
+        unfolded=_with_metadata(unfolded, report),
         statistics=done.statistics,
         report=report,
     )
@@ -145,13 +135,13 @@ def _finish(
 
 def _as_onnx(model: Any, done: Recalibration[Any], example: Any) -> onnx.ModelProto:
     if not is_torch(model):
-        return done.model  # type: ignore[no-any-return]  # a ModelProto by the engine's contract
+        return done.model  # type: ignore[no-any-return]  # a ModelProto, see `recalibrate`
     from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
     if example is not None:
         return export(model, example)
     if not done.calibration:
-        raise OptionError("with call= the module's arguments are not known: give example_inputs=")
+        raise OptionError("with call= the module's arguments are not known: pass example_inputs=")
     return export(model, dict(done.calibration[0]))
 
 
@@ -163,18 +153,18 @@ def _fold_warnings(folded: Folded) -> tuple[str, ...]:
     return (f"{share}; {kept[0].name!r}: {kept[0].reason}",)
 
 
-def _labelled(model: onnx.ModelProto, report: Report) -> onnx.ModelProto:
-    """Write into a model's metadata where it comes from."""
-    labels = {
+def _with_metadata(model: onnx.ModelProto, report: Report) -> onnx.ModelProto:
+    """Record in a model's metadata how it was made."""
+    entries = {
         "bnrecal.version": report.bnrecal,
         "bnrecal.source_sha256": report.source_sha256 or "",
         "bnrecal.method": report.method,
         "bnrecal.estimator": str(report.estimator["name"]),
         "bnrecal.samples": str(report.stream.samples),
     }
-    kept = [entry for entry in model.metadata_props if entry.key not in labels]
+    kept = [entry for entry in model.metadata_props if entry.key not in entries]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    for key, value in labels.items():
+    for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)
     return model

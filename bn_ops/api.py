@@ -1,51 +1,57 @@
-"""The door to both engines: one model and one stream in, new statistics out."""
+"""Describe and recalibrate a model, with the engine that fits it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from bn_ops.core.estimators import Estimator, Replace
+from bn_ops.core.estimators import Estimator, as_estimator
+from bn_ops.engines import open_engine
 from bn_ops.engines.onnx.describe import describe_prepared
-from bn_ops.engines.onnx.engine import recalibrate_onnx
 from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.errors import ModelUnsupportedError, OptionError
 from bn_ops.onnx_files.load import load_model
+from bn_ops.options import RecalibrateOptions, progress_callback
+from bn_ops.pipeline import run
 
 if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+    from torch.export import ExportedProgram
+
     from bn_ops.core.batches import Select
     from bn_ops.core.layers import LayerInfo, ModelInfo
     from bn_ops.core.train_accumulator import Variance
-    from bn_ops.options import Budget
-    from bn_ops.progress import ProgressCallback
+    from bn_ops.options import Budget, ProgressCallback
     from bn_ops.result import Recalibration
 
-__all__ = ["as_onnx", "describe", "inspect", "is_torch", "recalibrate"]
+    Call: TypeAlias = Callable[[nn.Module, Any], object]
+    OnnxSource: TypeAlias = onnx.ModelProto | ExportedProgram | bytes | str | Path
 
-_METHODS = ("exact", "batch")
-_ENGINES = ("auto", "onnx", "torch")
+__all__ = ["as_onnx", "describe", "inspect", "is_torch", "recalibrate", "recalibrate_with"]
 
 
-def describe(model: Any) -> ModelInfo:
-    """Describe an ONNX model: inputs, outputs, layers, warnings.
+def describe(model: OnnxSource) -> ModelInfo:
+    """Return inputs, outputs, layers and warnings of an ONNX model.
 
     Args:
-        model: an `onnx.ModelProto`, serialised bytes, a path to an `.onnx` or `.pt2` file, or a
-            `torch.export.ExportedProgram`. Not changed.
+        model: an `onnx.ModelProto`, serialized bytes, a path to an `.onnx` or `.pt2` file, or a
+            `torch.export.ExportedProgram`. Modified: no.
 
     Raises:
-        ModelInvalidError: no ONNX model.
-        ModelWithoutBatchNormError: no BatchNorm layer in it.
+        ModelInvalidError: not an ONNX model.
+        ModelWithoutBatchNormError: the model has no BatchNorm layer.
     """
     return describe_prepared(prepare(load_model(as_onnx(model))))
 
 
-def inspect(model: Any) -> list[LayerInfo]:
-    """List the BatchNorm layers of a model, and why one cannot be recalibrated.
+def inspect(model: nn.Module | OnnxSource) -> list[LayerInfo]:
+    """Return the BatchNorm layers of a model, each with the reason if it cannot be recalibrated.
 
     Args:
-        model: an `nn.Module`, an `onnx.ModelProto`, serialised bytes or a path. Not changed.
+        model: an `nn.Module`, or a model as for `describe`. Modified: no.
 
     Raises:
         ModelError: as `describe`.
@@ -53,115 +59,160 @@ def inspect(model: Any) -> list[LayerInfo]:
     if is_torch(model):
         from bn_ops.engines.torch import describe_module  # noqa: PLC0415 - torch is optional
 
-        return list(describe_module(model))
-    return list(describe(model).layers)
+        return list(describe_module(model))  # type: ignore[arg-type]  # is_torch
+    return list(describe(model).layers)  # type: ignore[arg-type]  # not is_torch
 
 
+@overload  # first: without protobuf's types a ModelProto matches nn.Module too
 def recalibrate(
-    model: Any,
+    model: OnnxSource,
     batches: Iterable[Any],
     *,
     method: str = "exact",
-    estimator: Estimator | None = None,
+    estimator: Estimator | str | None = None,
     layers: Sequence[str] | None = None,
     engine: str = "auto",
     budget: Budget | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
     select: Select | None = None,
     threads: int | None = None,
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
-    **torch_options: Any,
-) -> Recalibration[Any]:
+) -> Recalibration[onnx.ModelProto]: ...
+
+
+@overload
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    method: str = "exact",
+    estimator: Estimator | str | None = None,
+    layers: Sequence[str] | None = None,
+    engine: str = "auto",
+    budget: Budget | None = None,
+    progress: ProgressCallback | bool | None = None,
+    select: Select | None = None,
+    variance: Variance = "population",
+    compare: bool = False,
+    evaluate: Iterable[Any] | None = None,
+    call: Call | None = None,
+    adopt_untracked: bool = False,
+    shared_passes: int = 20,
+    shared_tolerance: float = 1e-5,
+) -> Recalibration[nn.Module]: ...
+
+
+def recalibrate(
+    model: nn.Module | OnnxSource,
+    batches: Iterable[Any],
+    *,
+    method: str = "exact",
+    estimator: Estimator | str | None = None,
+    layers: Sequence[str] | None = None,
+    engine: str = "auto",
+    budget: Budget | None = None,
+    progress: ProgressCallback | bool | None = None,
+    select: Select | None = None,
+    threads: int | None = None,
+    variance: Variance = "population",
+    compare: bool = False,
+    evaluate: Iterable[Any] | None = None,
+    call: Call | None = None,
+    adopt_untracked: bool = False,
+    shared_passes: int = 20,
+    shared_tolerance: float = 1e-5,
+) -> Recalibration[nn.Module] | Recalibration[onnx.ModelProto]:
     """Recompute the running statistics of a model's BatchNorm layers, and nothing else.
 
     With `method="exact"` each layer's new statistics are the pooled moments, over all samples and
-    positions of the stream, of the input that it receives in eval mode with every layer before it
-    already recalibrated. They depend neither on batch size nor on order, at the cost of one forward
-    pass.
+    positions of the stream, of the input that it receives in eval mode when every layer before it
+    is already recalibrated. They depend neither on the batch size nor on the order of samples, and
+    cost one forward pass.
 
     Args:
-        model: an `nn.Module` (changed in place, only when all has succeeded), a
+        model: an `nn.Module` (modified in place, only if everything succeeds; any device), a
             `torch.export.ExportedProgram` (exported to ONNX first), an `onnx.ModelProto`,
-            serialised bytes, or a path to an `.onnx` or `.pt2` file (never changed; the result
+            serialized bytes, or a path to an `.onnx` or `.pt2` file (never modified; the result
             holds a new model).
-        batches: iterable of arrays, tensors, tuples, or mappings from input name to array; first
-            axis = samples. Read once.
-        method: `exact`, or `batch`: one train-mode pass, as most tools do.
-        estimator: moments and source statistics to new ones; default `Replace()`.
-        layers: glob patterns to include, `"!pattern"` to leave out; None means all.
+        batches: iterable of arrays, tensors, tuples, or mappings from input name to array; the
+            first axis counts samples. Read once.
+        method: `exact`, or `batch` for one train-mode pass, as most tools do.
+        estimator: how source statistics and moments become new statistics; a value such as
+            `Shrink()` or a string such as `"shrink"` or `"prior:64"`. Default `Replace()`.
+        layers: glob patterns of layers to include, `"!pattern"` to exclude; None for all.
         engine: `auto` takes torch for modules and onnxruntime for ONNX.
-        budget: memory and disk for tensors that wait; default `Budget()`.
-        progress: called between steps; raise `CancelledError` in it to stop.
+        budget: memory and disk for waiting tensors; default `Budget()`. For a module on another
+            device than the CPU there is no limit by default, and a given budget ends a run that
+            needs more memory, since only CPU tensors can be spilled to files.
+        progress: called between steps; raise `CancelledError` in it to stop. True prints to
+            standard error.
         select: applied to each item of the stream first, for `(input, label)` pairs.
-        threads: threads within an operator (ONNX); None means every core.
-        variance: for `method="batch"`, how batches become one variance: `population`, `unbiased`
+        threads: threads within an operator (ONNX only); None for every core.
+        variance: how `method="batch"` combines batches into one variance: `population`, `unbiased`
             or `mean_of_batches` (see `bn_ops.core.train_accumulator.Variance`).
-        compare: run the first 32 samples through the network before and after, so that the report
-            holds activations by depth and how a classification head's answers changed.
-        evaluate: `(inputs, labels)` pairs, labels as whole numbers, one class per sample (or per
-            position): the report then holds the error before and after. Read first, kept until the
-            end; `select` does not apply. Labels never enter the statistics.
-        **torch_options: see `bn_ops.engines.torch.recalibrate_module`.
+        compare: whether to run the first 32 samples through the network before and after, so that
+            the report holds activations by depth and the change in a classification head's
+            predictions.
+        evaluate: `(inputs, labels)` pairs, labels as integers, one class per sample (or per
+            position); the report then holds the error before and after. Read first and kept until
+            the end; `select` does not apply. Labels never enter the statistics.
+        call: `call(module, batch)` runs the module on one batch (torch only); batches are then
+            passed to it unchanged, neither converted nor moved to the module's device.
+        adopt_untracked: whether layers with `track_running_stats=False` receive running statistics
+            (torch only).
+        shared_passes: maximum number of passes over the data where a layer is called several times
+            (torch only).
+        shared_tolerance: movement, in units of σ, below which such layers count as converged
+            (torch only).
 
     Raises:
         BatchError: a batch does not fit or holds NaN or Inf; names batch and input.
-        StreamEmptyError: no sample came.
+        StreamEmptyError: the stream holds no batch.
         ModelError: the model cannot be recalibrated.
         LayerNotFiniteError: NaN or Inf arises inside the network.
+        EngineError: the runtime or the module's forward failed.
         SpillLimitError: the budget is too small.
+        OptionError: an option has no meaning, or does not apply to the model.
     """
-    _check_options(method, engine)
-    chosen = estimator if estimator is not None else Replace()
-    if is_torch(model):
-        if engine == "onnx":
-            raise OptionError('engine="onnx" needs an ONNX model: bn_ops.export makes one')
-        from bn_ops.engines.torch import recalibrate_module  # noqa: PLC0415 - torch is optional
-
-        return recalibrate_module(
-            model,
-            batches,
-            method=method,
-            variance=variance,
-            estimator=chosen,
-            layers=layers,
-            budget=budget,
-            progress=progress,
-            select=select,
-            compare=compare,
-            evaluate=evaluate,
-            **torch_options,
-        )
-    if engine == "torch":
-        raise OptionError('engine="torch" needs an nn.Module')
-    if torch_options:
-        raise OptionError(f"unknown options for an ONNX model: {', '.join(sorted(torch_options))}")
-    return recalibrate_onnx(
-        load_model(as_onnx(model)),
-        batches,
-        estimator=chosen,
+    options = RecalibrateOptions(
         method=method,
-        variance=variance,
+        estimator=as_estimator(estimator),
         layers=layers,
+        engine=engine,
         budget=budget,
-        progress=progress,
+        progress=progress_callback(progress),
         select=select,
         threads=threads,
+        variance=variance,
         compare=compare,
         evaluate=evaluate,
+        call=call,
+        adopt_untracked=adopt_untracked,
+        shared_passes=shared_passes,
+        shared_tolerance=shared_tolerance,
     )
+    return recalibrate_with(model, batches, options)
 
 
-def _check_options(method: str, engine: str) -> None:
-    if method not in _METHODS:
-        raise OptionError(f"unknown method {method!r}; there are {', '.join(_METHODS)}")
-    if engine not in _ENGINES:
-        raise OptionError(f"unknown engine {engine!r}; there are {', '.join(_ENGINES)}")
+def recalibrate_with(
+    model: object, batches: Iterable[Any], options: RecalibrateOptions
+) -> Recalibration[Any]:
+    """Recalibrate with options as one value; see `recalibrate`."""
+    started = time.perf_counter()
+    if is_torch(model):
+        if options.engine == "onnx":
+            raise OptionError('engine="onnx" needs an ONNX model: bn_ops.export makes one')
+        return run(open_engine("torch", model, batches, options), options, started=started)
+    if options.engine == "torch":
+        raise OptionError('engine="torch" needs an nn.Module')
+    source = load_model(as_onnx(model))
+    return run(open_engine("onnx", source, batches, options), options, started=started)
 
 
 def is_torch(model: object) -> bool:
-    """Tell whether a model is a torch module, without importing torch."""
+    """Return whether a model is a torch module, without importing torch."""
     return any(
         base.__module__ == "torch.nn.modules.module" and base.__name__ == "Module"
         for base in type(model).__mro__
@@ -169,7 +220,7 @@ def is_torch(model: object) -> bool:
 
 
 def _is_program(model: object) -> bool:
-    """Tell whether a model is a `torch.export.ExportedProgram`, without importing torch."""
+    """Return whether a model is a `torch.export.ExportedProgram`, without importing torch."""
     kind = type(model)
     return kind.__name__ == "ExportedProgram" and kind.__module__.startswith("torch.export")
 

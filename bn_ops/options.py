@@ -1,13 +1,33 @@
-"""How much memory and disk the frontier's tensors may take."""
+"""Options of a run: budget, progress, and everything that `recalibrate` and `adapt` accept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from bn_ops.core.estimators import Estimator, Replace
+from bn_ops.core.train_accumulator import Variance, check_variance
 from bn_ops.errors import OptionError
 
-__all__ = ["Budget"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bn_ops.core.batches import Select
+
+__all__ = [
+    "Budget",
+    "Progress",
+    "ProgressCallback",
+    "RecalibrateOptions",
+    "progress_callback",
+    "silent",
+]
+
+_METHODS = ("exact", "batch")
+_ENGINES = ("auto", "onnx", "torch")
 
 _GIB = 1 << 30
 
@@ -17,9 +37,9 @@ class Budget:
     """Limits for the tensors that wait at the frontier.
 
     Attributes:
-        memory_bytes: held in memory; what does not fit is written to files.
-        spill_bytes: held in files; beyond it the run ends with `SpillLimitError`.
-        spill_folder: where the files go; None means the system's temporary folder.
+        memory_bytes: kept in memory; the rest is written to files.
+        spill_bytes: kept in files; beyond it the run fails with `SpillLimitError`.
+        spill_folder: folder of the files; None for the system's temporary folder.
     """
 
     memory_bytes: int = 2 * _GIB
@@ -29,3 +49,117 @@ class Budget:
     def __post_init__(self) -> None:
         if self.memory_bytes < 0 or self.spill_bytes < 0:
             raise OptionError(f"a budget cannot be negative: {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One step of a run.
+
+    Attributes:
+        phase: `reading`, `measuring`, `folding` or `verifying`, in this order.
+        done: steps completed in the phase.
+        total: steps in the phase, or None while unknown (the length of a stream).
+    """
+
+    phase: str
+    done: int
+    total: int | None
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called between steps; raise `CancelledError` in it to stop the run with nothing changed."""
+
+
+def silent(progress: Progress) -> None:
+    """Ignore progress."""
+    del progress
+
+
+def progress_callback(value: object) -> ProgressCallback:
+    """Return the callback that a `progress=` option stands for.
+
+    Args:
+        value: a callable, True to print to standard error, or None or False for no progress.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if value is None or value is False:
+        return silent
+    if value is True:
+        return _Printer()
+    if callable(value):
+        return value
+    raise OptionError(
+        f"progress= takes a function of one Progress, or True to print to standard error, "
+        f"got {value!r}"
+    )
+
+
+class _Printer:
+    """Writes progress to standard error: one line per phase, updated in place on a terminal."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+
+    def __call__(self, progress: Progress) -> None:
+        terminal = sys.stderr.isatty()
+        if progress.phase != self._phase:
+            sys.stderr.write("\n" if terminal and self._phase else "")
+            self._phase = progress.phase
+        elif not terminal and progress.done != progress.total:
+            return
+        total = "" if progress.total is None else f" of {progress.total}"
+        line = f"{progress.phase}: {progress.done}{total}"
+        sys.stderr.write(f"\r{line}\x1b[K" if terminal else f"{line}\n")
+        if terminal and progress.done == progress.total:
+            sys.stderr.write("\n")
+            self._phase = ""
+        sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecalibrateOptions:
+    """The options of one run; `bn_ops.recalibrate` documents each.
+
+    Raises:
+        OptionError: an option has an unknown value.
+    """
+
+    method: str = "exact"
+    estimator: Estimator = field(default_factory=Replace)
+    layers: Sequence[str] | None = None
+    engine: str = "auto"
+    budget: Budget | None = None
+    progress: ProgressCallback = silent
+    select: Select | None = None
+    threads: int | None = None
+    variance: Variance = "population"
+    compare: bool = False
+    evaluate: Iterable[Any] | None = None
+    call: Callable[[nn.Module, Any], object] | None = None
+    adopt_untracked: bool = False
+    shared_passes: int = 20
+    shared_tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise OptionError(f"unknown method {self.method!r}; choose from {', '.join(_METHODS)}")
+        if self.engine not in _ENGINES:
+            raise OptionError(f"unknown engine {self.engine!r}; choose from {', '.join(_ENGINES)}")
+        check_variance(self.variance)
+
+    def require_default(self, names: Iterable[str], *, reason: str) -> None:
+        """Reject options that have no meaning for a model.
+
+        Args:
+            names: options that must have their default value.
+            reason: why, for the message.
+
+        Raises:
+            OptionError: names the options that were given.
+        """
+        defaults = {item.name: item.default for item in fields(self)}
+        given = [name for name in names if getattr(self, name) != defaults[name]]
+        if given:
+            raise OptionError(f"{', '.join(given)}: {reason}")

@@ -1,38 +1,91 @@
-"""What a recalibration returns."""
+"""What recalibration and adaptation return."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.diagnostics.report import Report
+from bn_ops.onnx_files.read_write import write_model
 
-__all__ = ["Recalibration"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Artifact", "Recalibration"]
 
 ModelT = TypeVar("ModelT")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Recalibration(Generic[ModelT]):
-    """A recalibrated model with its proof.
+    """A recalibrated model and its report.
 
     Attributes:
-        model: the module itself (torch: changed in place) or a new ModelProto (ONNX: the caller's
-            is untouched).
+        model: the module itself (torch: modified in place) or a new ModelProto (ONNX: the caller's
+            model is unchanged).
         statistics: the new running statistics of each recalibrated layer, float64.
         report: what was done.
-        calibration: the first samples of the stream, kept to verify with.
+        calibration: the first samples of the stream, kept for verification.
     """
 
     model: ModelT
     statistics: Mapping[LayerName, RunningStatistics]
     report: Report
     calibration: tuple[Batch, ...] = ()
-    _restore: Callable[[], None] = field(default=lambda: None, repr=False)
+    _restore: Callable[[], None] = field(default=lambda: None)
+
+    def __repr__(self) -> str:
+        return f"Recalibration({type(self.model).__name__}, {_summary(self.report)})"
 
     def undo(self) -> None:
-        """Put back, bit for bit, what a module held before; an ONNX model was never changed."""
+        """Restore a module's previous statistics bit for bit; does nothing for an ONNX model."""
         self._restore()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Artifact:
+    """A model that is ready to deploy, and the report that proves it.
+
+    Attributes:
+        model: the recalibrated, folded, verified ONNX model.
+        unfolded: the recalibrated ONNX model with its BatchNormalization nodes.
+        statistics: the new running statistics of each recalibrated layer, float64.
+        report: what was done.
+    """
+
+    model: onnx.ModelProto
+    unfolded: onnx.ModelProto
+    statistics: Mapping[LayerName, RunningStatistics]
+    report: Report
+
+    def __repr__(self) -> str:
+        parity = self.report.parity
+        verified = parity is not None and parity.passed
+        return f"Artifact({_summary(self.report)}, {'verified' if verified else 'not verified'})"
+
+    def save(self, path: str | Path) -> None:
+        """Write the folded model to a file, atomically and durably.
+
+        The tensors of a model above 2 GiB are written to an external data file next to it; see
+        `bn_ops.onnx_files.read_write`.
+
+        Raises:
+            OSError: the file cannot be written; an existing file is unchanged.
+        """
+        write_model(self.model, Path(path))
+
+    def save_unfolded(self, path: str | Path) -> None:
+        """Write the unfolded model in the same way."""
+        write_model(self.unfolded, Path(path))
+
+
+def _summary(report: Report) -> str:
+    done = sum(layer.status == "recalibrated" for layer in report.layers)
+    return (
+        f"{done} of {len(report.layers)} layers recalibrated, {report.stream.samples} samples, "
+        f"{len(report.warnings)} warnings"
+    )

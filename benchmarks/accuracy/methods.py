@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bn_ops.core.estimators import Estimator
-from bn_ops.core.frontier import settle_layer
+from bn_ops.core.frontier import update_layer
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.moments import measure
 from bn_ops.core.statistics import RunningStatistics
@@ -92,7 +92,7 @@ def exact_statistics(network: nn.Module, images: Images, estimator: Estimator) -
             input_rank=x.ndim,
             reason=None,
         )
-        settled[name] = settle_layer(info, measure(x.contiguous().numpy()), estimator).statistics
+        settled[name] = update_layer(info, measure(x.contiguous().numpy()), estimator).statistics
         _write(layer, settled[name])
 
     _observe(network, images, arrived)

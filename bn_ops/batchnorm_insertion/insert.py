@@ -25,7 +25,7 @@ from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import ModelUnsupportedError, OptionError, ParityError, StreamEmptyError
 from bn_ops.folding.result import Folded
 from bn_ops.onnx_files.load import load_model
-from bn_ops.progress import ProgressCallback, silent
+from bn_ops.options import ProgressCallback, silent
 from bn_ops.verification.reference import Reference
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from bn_ops.core.moments import Moments, measure, merge
 from bn_ops.core.signature import Batch
-from bn_ops.engines.onnx.rebatch import Group, demanded_size, regroup
+from bn_ops.engines.onnx.rebatch import PaddedBatch, fixed_batch_size, rebatch
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import session
-from bn_ops.progress import Progress
+from bn_ops.options import Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -59,23 +59,23 @@ def measure_tensors(
     inner = session(
         model, threads=threads, more_outputs=[name for name in tensors if name not in outputs]
     )
-    size = demanded_size(model_inputs(model))
+    size = fixed_batch_size(model_inputs(model))
     found: dict[str, TensorMoments] = {}
     for number, batch in enumerate(batches):
         for group in _groups(batch, size):
             for name, array in zip(tensors, inner.run(tensors, group.arrays), strict=True):
-                real = array[: group.samples] if group.filled else array
+                real = array[: group.samples] if group.padded else array
                 found[name] = _added(found.get(name), real)
         progress(Progress(phase="reading", done=number + 1, total=None))
     return found
 
 
-def _groups(batch: Batch, size: int | None) -> Iterator[Group]:
+def _groups(batch: Batch, size: int | None) -> Iterator[PaddedBatch]:
     if size is not None:
-        return regroup([batch], size)
+        return rebatch([batch], size)
     samples = next(iter(batch.values())).shape[0]
     singles = ({n: array[i : i + 1] for n, array in batch.items()} for i in range(samples))
-    return regroup(singles, None)
+    return rebatch(singles, None)
 
 
 def _added(held: TensorMoments | None, array: NDArray[np.generic]) -> TensorMoments:

@@ -1,1 +1,1 @@
-"""The mathematics: moments, estimators and the loop over layers, on numpy alone."""
+"""Moments, estimators and the loop over layers; depends on numpy only."""

@@ -1,4 +1,4 @@
-"""A caller's stream, whatever it yields, as checked batches of named arrays."""
+"""Convert a caller's stream into checked batches of named arrays."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from bn_ops.errors import BatchInputError, InputError, OptionError
 __all__ = ["Select", "as_array", "named_batches"]
 
 Select = Callable[[Any], Any]
-"""Takes one item of the stream, returns the part of it that the model takes."""
+"""Returns the part of a stream item that is the model's input."""
 
 
 def named_batches(
     items: Iterable[Any], inputs: Sequence[TensorInfo], *, select: Select | None = None
 ) -> Iterator[Batch]:
-    """Yield each item of a stream as a checked batch; the stream is read once.
+    """Yield each item of a stream as a checked batch, reading the stream once.
 
     Args:
         items: arrays or tensors (for a model with one input), tuples or lists in the order of the
-            model's inputs, or mappings from input name to array. Tensors are whatever numpy can
-            convert.
-        inputs: what the model takes.
-        select: applied to each item first, for streams of `(input, label)` and the like.
+            model's inputs, or mappings from input name to array. Tensors of any library are
+            accepted if numpy can convert them.
+        inputs: the model's inputs.
+        select: applied to each item first, for example for streams of `(input, label)` pairs.
 
     Raises:
         BatchError: as `bn_ops.core.signature.check_batch`, naming batch and input.
-        OptionError: the stream is not iterable.
+        OptionError: `items` is one array or mapping instead of an iterable of batches.
     """
     if isinstance(items, np.ndarray | str | bytes | Mapping):
         raise OptionError(
@@ -53,18 +53,18 @@ def _named(item: Any, inputs: Sequence[TensorInfo], number: int) -> Batch:
     if len(values) != len(names):
         raise BatchInputError(
             f"batch {number} holds {len(values)} arrays, the model takes {len(names)}: {names}. "
-            "For (input, label) pairs give select=lambda item: item[0]",
+            "For (input, label) pairs pass select=lambda item: item[0]",
             batch=number,
         )
     return {name: as_array(value) for name, value in zip(names, values, strict=True)}
 
 
 def as_array(value: Any) -> NDArray[np.generic]:
-    """Convert an array or tensor, on whatever device, to numpy."""
+    """Convert an array or a tensor on any device to numpy."""
     if isinstance(value, np.ndarray):
         return value
     if hasattr(value, "detach"):
-        # A torch tensor, known by its method: this module must not import torch.
+        # A torch tensor, recognized by its method: this module must not import torch.
         value = value.detach().cpu()
     try:
         if str(getattr(value, "dtype", "")) == "torch.bfloat16":
@@ -75,8 +75,8 @@ def as_array(value: Any) -> NDArray[np.generic]:
 
 
 def _bfloat16(tensor: Any) -> NDArray[np.generic]:
-    """View a torch tensor's bits as the type that numpy lacks and onnx brings along."""
-    import ml_dtypes  # noqa: PLC0415 - the light modules of this package load without it
+    """Convert a torch bfloat16 tensor to the bfloat16 of ml_dtypes, which numpy itself lacks."""
+    import ml_dtypes  # noqa: PLC0415 - light modules must load without it
 
     bits = tensor.contiguous().view(_int16_of(tensor))
     return np.asarray(bits).view(ml_dtypes.bfloat16)

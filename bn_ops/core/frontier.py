@@ -1,7 +1,7 @@
-"""The one loop of recalibration, over a protocol small enough for every engine.
+"""The loop of an exact recalibration, over an interface that every engine can implement.
 
-An engine knows how to push all batches up to the next layers whose inputs are computable, and how
-to settle the layers there. The loop, the estimators and sharding know nothing about engines.
+An engine runs all batches up to the next layers whose inputs can be computed, and stores new
+statistics in these layers. The loop, the estimators and sharding do not depend on the engine.
 """
 
 from __future__ import annotations
@@ -18,24 +18,30 @@ from bn_ops.core.moments import Moments, merge_all
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.errors import LayerNotFiniteError
 
-__all__ = ["Frontier", "Settlement", "ShardedFrontier", "settle"]
+__all__ = ["Frontier", "LayerUpdate", "ShardedFrontier", "commit_layers"]
 
 
 class Frontier(Protocol):
     """A model and a stream, advanced layer by layer."""
 
     def advance(self) -> Mapping[LayerName, Moments]:
-        """Run every batch up to the next layers; return their moments, or nothing when done."""
+        """Run every batch up to the next layers; return their moments, or an empty mapping."""
         ...
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Settle the layers that the last `advance` returned: later layers see these statistics."""
+        """Set the statistics of the layers of the last `advance`, for the rest of the run."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """One settled layer: what it had, what was measured, what it has now."""
+class LayerUpdate:
+    """One recalibrated layer.
+
+    Attributes:
+        source: the statistics that the layer had.
+        moments: the moments of its input.
+        guarded: its new statistics, and what the guards changed.
+    """
 
     source: RunningStatistics
     moments: Moments
@@ -47,41 +53,45 @@ class Settlement:
         return self.guarded.statistics
 
 
-def settle(
+def commit_layers(
     frontier: Frontier, layers: Mapping[LayerName, LayerInfo], estimate: Estimator
-) -> dict[LayerName, Settlement]:
-    """Advance and commit until nothing is left.
+) -> dict[LayerName, LayerUpdate]:
+    """Advance and commit until the frontier has passed the last layer.
 
     Returns:
-        Every settled layer, in the order of settling.
+        The update of every layer, in the order of commits.
 
     Raises:
         LayerNotFiniteError: a layer's input holds NaN or Inf although every batch is finite.
     """
-    settled: dict[LayerName, Settlement] = {}
+    updates: dict[LayerName, LayerUpdate] = {}
     while moments := frontier.advance():
         step = {
-            name: settle_layer(layers[name], measured, estimate)
+            name: update_layer(layers[name], measured, estimate)
             for name, measured in moments.items()
         }
-        frontier.commit({name: s.statistics for name, s in step.items()})
-        settled.update(step)
-    return settled
+        frontier.commit({name: update.statistics for name, update in step.items()})
+        updates.update(step)
+    return updates
 
 
-def settle_layer(layer: LayerInfo, moments: Moments, estimate: Estimator) -> Settlement:
+def update_layer(layer: LayerInfo, moments: Moments, estimate: Estimator) -> LayerUpdate:
     """Estimate and guard one layer's new statistics."""
     check_finite(layer.name, moments)
-    source = layer.statistics
-    if source is None:
-        # A layer adopted without statistics of its own: nothing to hold on to.
-        source = RunningStatistics(mean=moments.mean, var=moments.var_population)
+    source = source_of(layer, moments)
     guarded = guard(source, estimate(source, moments), eps=layer.eps)
-    return Settlement(source=source, moments=moments, guarded=guarded)
+    return LayerUpdate(source=source, moments=moments, guarded=guarded)
+
+
+def source_of(layer: LayerInfo, moments: Moments) -> RunningStatistics:
+    """Return the layer's source statistics; the moments for a layer that never had any."""
+    if layer.statistics is not None:
+        return layer.statistics
+    return RunningStatistics(mean=moments.mean, var=moments.var_population)
 
 
 def check_finite(name: LayerName, moments: Moments, *, batch: int | None = None) -> None:
-    """Refuse moments that NaN or Inf has reached.
+    """Reject moments that contain NaN or Inf.
 
     Raises:
         LayerNotFiniteError: names the layer and, where given, the batch.
@@ -99,9 +109,9 @@ def check_finite(name: LayerName, moments: Moments, *, batch: int | None = None)
 
 
 class ShardedFrontier:
-    """Several frontiers over shards of one stream, advanced in step.
+    """Frontiers over shards of one stream, advanced in lockstep.
 
-    Only moments are merged, in the order of the shards, so the result has the same bits on any
+    Only moments are merged, in the order of the shards, so the result has the same bits for any
     number of workers.
     """
 
@@ -109,12 +119,12 @@ class ShardedFrontier:
         self._shards = tuple(shards)
 
     def advance(self) -> Mapping[LayerName, Moments]:
-        """Advance every shard and merge what they measured."""
+        """Advance every shard and merge the moments."""
         found = [shard.advance() for shard in self._shards]
         names = dict.fromkeys(name for shard in found for name in shard)
         return {name: merge_all(shard[name] for shard in found if name in shard) for name in names}
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Settle the layers on every shard."""
+        """Commit the statistics to every shard."""
         for shard in self._shards:
             shard.commit(statistics)

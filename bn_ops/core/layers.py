@@ -1,4 +1,4 @@
-"""What is known of a model's layers before any data is seen, and which of them a caller means."""
+"""Descriptions of a model and its layers, and the selection of layers by patterns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["LayerInfo", "ModelInfo", "select_layers"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInfo:
-    """One BatchNorm operator occurrence.
+    """One BatchNorm layer of a model.
 
     Attributes:
         name: stable name: module path (torch) or node name (ONNX).
-        channels: C, or None where the model does not say.
+        channels: C, or None where unknown.
         eps: the layer's epsilon.
-        affine: whether a scale or shift other than 1 and 0 is stored.
+        affine: whether the layer stores a scale other than 1 or a shift other than 0.
         statistics: the source statistics, or None where they cannot be read.
         input_rank: number of axes of the layer's input, or None where unknown.
         reason: why the layer cannot be recalibrated; None when it can.
@@ -38,13 +38,13 @@ class LayerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a model is, as far as recalibration cares.
+    """Description of a model for recalibration.
 
     Attributes:
-        inputs: what a batch must hold.
-        outputs: what the model returns.
+        inputs: the inputs that a batch must hold.
+        outputs: the outputs of the model.
         layers: every BatchNorm layer, in the order of execution.
-        warnings: sentences for a person.
+        warnings: sentences for the user.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -56,16 +56,16 @@ class ModelInfo:
 def select_layers(
     names: Iterable[LayerName], patterns: Sequence[str] | None
 ) -> frozenset[LayerName]:
-    """Choose layers by glob patterns.
+    """Return the layers that glob patterns select.
 
     Args:
         names: all layers that could be recalibrated.
-        patterns: globs to include; `"!glob"` leaves out. Only exclusions means "all but these";
-            None means all. Case-sensitive.
+        patterns: globs to include; `"!glob"` excludes. If there are only exclusions, all other
+            layers are selected; None selects all. Case-sensitive.
 
     Raises:
-        LayerPatternError: a pattern matches no layer (a typing mistake must not pass in silence).
-        OptionError: nothing is left, or a bare string came instead of a list.
+        LayerPatternError: a pattern matches no layer.
+        OptionError: no layer is left, or `patterns` is a string instead of a list.
     """
     known = list(names)
     if patterns is None:

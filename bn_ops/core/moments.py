@@ -1,9 +1,8 @@
-"""Moments: what was measured of a layer's input, per channel, mergeable and exact to float64.
+"""Moments of a layer's input, per channel: mergeable and exact to float64.
 
-Each sample is reduced on its own in float32 (or wider), which bounds the length of every float32
-sum by one sample's positions; everything across samples is float64. So a sample contributes the
-same numbers whatever batch it came in, and merging in the order of the stream gives the same bits
-on one worker or many.
+Each sample is reduced separately in float32 (or wider), which limits every float32 sum to one
+sample's positions; sums across samples are float64. So a sample contributes the same numbers in any
+batch, and merging in stream order gives the same bits for any number of workers.
 
 Source of the merge: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
 Sample Variances" (1979), equations 2.1. Source of the sample-wise sums: the delta method for a
@@ -25,8 +24,8 @@ from bn_ops.core.statistics import Float64Array
 from bn_ops.errors import OptionError
 
 __all__ = [
-    "Evidence",
     "Moments",
+    "SampleSums",
     "from_samples",
     "join",
     "measure",
@@ -35,15 +34,15 @@ __all__ = [
     "per_sample",
 ]
 
-# (N, C) is the least that a layer can have.
-_LEAST_RANK = 2
+# A layer's input has at least the axes (N, C).
+_MIN_RANK = 2
 
-_LEAST_UNBIASED = 2
+_MIN_UNBIASED_COUNT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Sums over samples of each sample's own first two moments around a fixed centre.
+class SampleSums:
+    """Sums over samples of each sample's first two moments around a fixed center.
 
     With c the centre, a_i the mean over positions of (x - c) and e_i the mean of (x - c)², of
     sample i, the five sums give clustered standard errors of the pooled mean and variance.
@@ -60,12 +59,12 @@ class Evidence:
     ae: Float64Array
     ee: Float64Array
 
-    def recentered(self, center: Float64Array, samples: int) -> Evidence:
-        """Return the same sums around another centre (exact algebra, no data needed)."""
+    def recentered(self, center: Float64Array, samples: int) -> SampleSums:
+        """Return the same sums around another center, computed algebraically without the data."""
         # With d = new - old: a' = a - d, e' = e - 2·d·a + d².
         d = center - self.center
         dd = d * d
-        return Evidence(
+        return SampleSums(
             center=center,
             a=self.a - samples * d,
             e=self.e - 2 * d * self.a + samples * dd,
@@ -89,14 +88,14 @@ class Moments:
         count: number of values per channel: samples times positions.
         mean: shape (C,), float64.
         sum_sq_dev: Σ(x - mean)², shape (C,), float64 (Welford's M2; divide to get a variance).
-        evidence: sample-wise sums for standard errors.
+        sample_sums: sample-wise sums for standard errors.
     """
 
     samples: int
     count: int
     mean: Float64Array
     sum_sq_dev: Float64Array
-    evidence: Evidence
+    sample_sums: SampleSums
 
     @property
     def channels(self) -> int:
@@ -104,18 +103,23 @@ class Moments:
         return int(self.mean.shape[0])
 
     @property
+    def var(self) -> Float64Array:
+        """The variance that estimators read: the population variance."""
+        return self.var_population
+
+    @property
     def var_population(self) -> Float64Array:
-        """sum_sq_dev / count: what train-mode normalisation uses (Ioffe & Szegedy, Alg. 1)."""
+        """sum_sq_dev / count, as in train-mode normalization (Ioffe & Szegedy, Alg. 1)."""
         return self.sum_sq_dev / self.count
 
     @property
     def var_unbiased(self) -> Float64Array:
-        """sum_sq_dev / (count - 1): what PyTorch buffers hold (Ioffe & Szegedy, Alg. 2).
+        """sum_sq_dev / (count - 1), as in PyTorch buffers (Ioffe & Szegedy, Alg. 2).
 
         Raises:
-            OptionError: with one value per channel there is no unbiased variance.
+            OptionError: one value per channel, which has no unbiased variance.
         """
-        if self.count < _LEAST_UNBIASED:
+        if self.count < _MIN_UNBIASED_COUNT:
             raise OptionError("an unbiased variance needs at least two values per channel")
         return self.sum_sq_dev / (self.count - 1)
 
@@ -127,10 +131,10 @@ def measure(x: NDArray[np.generic]) -> Moments:
         x: floating array, layout (N, C, *spatial), N ≥ 1; any strides.
 
     Returns:
-        Moments of the N samples. Non-finite values propagate to mean and sum_sq_dev: the caller
-        checks them, since only the caller knows the layer's name.
+        Moments of the N samples. Non-finite values propagate to mean and sum_sq_dev; the caller,
+        who knows the layer's name, checks for them.
     """
-    if x.ndim < _LEAST_RANK or x.shape[0] == 0:
+    if x.ndim < _MIN_RANK or x.shape[0] == 0:
         raise OptionError(f"moments need the layout (N, C, *spatial) with N ≥ 1, got {x.shape}")
     mean, sq_dev = per_sample(x)
     positions = int(np.prod(x.shape[2:], dtype=np.int64))
@@ -155,7 +159,7 @@ def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Mo
         count=samples * positions,
         mean=pooled,
         sum_sq_dev=positions * e.sum(axis=0),
-        evidence=Evidence(
+        sample_sums=SampleSums(
             center=pooled,
             a=a.sum(axis=0),
             e=e.sum(axis=0),
@@ -169,7 +173,7 @@ def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Mo
 def per_sample(
     x: NDArray[np.generic], *, workers: int | None = None
 ) -> tuple[Float64Array, Float64Array]:
-    """Reduce each (sample, channel) row on its own.
+    """Reduce each (sample, channel) row separately.
 
     Args:
         x: (N, C, *spatial), any floating dtype. float16 and bfloat16 are widened before any sum.
@@ -186,15 +190,15 @@ def per_sample(
 def merge(left: Moments, right: Moments) -> Moments:
     """Merge the moments of two disjoint sets of samples (Chan, Golub, LeVeque 1979, eq. 2.1).
 
-    Associative and commutative up to float64 rounding; to get the same bits, merge in the same
-    order (the order of the stream).
+    Associative and commutative up to float64 rounding; merging in the same order (that of the
+    stream) gives the same bits.
     """
     if left.channels != right.channels:
         raise OptionError(f"cannot merge {left.channels} with {right.channels} channels")
     count = left.count + right.count
     delta = right.mean - left.mean
-    moved = right.evidence.recentered(left.evidence.center, right.samples)
-    kept = left.evidence
+    moved = right.sample_sums.recentered(left.sample_sums.center, right.samples)
+    kept = left.sample_sums
     return Moments(
         samples=left.samples + right.samples,
         count=count,
@@ -202,7 +206,7 @@ def merge(left: Moments, right: Moments) -> Moments:
         sum_sq_dev=left.sum_sq_dev
         + right.sum_sq_dev
         + delta * delta * (left.count * right.count / count),
-        evidence=Evidence(
+        sample_sums=SampleSums(
             center=kept.center,
             a=kept.a + moved.a,
             e=kept.e + moved.e,
@@ -219,7 +223,7 @@ def merge_all(parts: Iterable[Moments]) -> Moments:
 
 
 def join(parts: Sequence[Moments]) -> Moments:
-    """Join the moments of tensors that are joined along the channel axis, from the same samples.
+    """Join the moments of tensors that are concatenated along the channel axis.
 
     Raises:
         OptionError: the parts are not of the same samples and positions.
@@ -232,18 +236,18 @@ def join(parts: Sequence[Moments]) -> Moments:
     def joined(values: Iterable[Float64Array]) -> Float64Array:
         return np.concatenate(list(values))
 
-    evidence = [part.evidence for part in parts]
+    sums = [part.sample_sums for part in parts]
     return Moments(
         samples=parts[0].samples,
         count=parts[0].count,
         mean=joined(part.mean for part in parts),
         sum_sq_dev=joined(part.sum_sq_dev for part in parts),
-        evidence=Evidence(
-            center=joined(e.center for e in evidence),
-            a=joined(e.a for e in evidence),
-            e=joined(e.e for e in evidence),
-            aa=joined(e.aa for e in evidence),
-            ae=joined(e.ae for e in evidence),
-            ee=joined(e.ee for e in evidence),
+        sample_sums=SampleSums(
+            center=joined(e.center for e in sums),
+            a=joined(e.a for e in sums),
+            e=joined(e.e for e in sums),
+            aa=joined(e.aa for e in sums),
+            ae=joined(e.ae for e in sums),
+            ee=joined(e.ee for e in sums),
         ),
     )

@@ -1,9 +1,9 @@
-"""Reducing rows of values to their mean and squared deviation, at the speed of one read of memory.
+"""Reduce rows of values to mean and squared deviation, at the speed of one read of memory.
 
-A row is one sample's values in one channel. Each is reduced on its own, so the result does not
-depend on what else is in the batch. Sums run in float32 over pieces of at most 8,192 values and are
-added in float64. Rows are taken in blocks that stay in the processor's cache, so that the second
-pass over a block costs no memory traffic.
+A row holds one sample's values of one channel. Each is reduced separately, so the result does not
+depend on the rest of the batch. Sums run in float32 over pieces of at most 8,192 values, which are
+added in float64. Rows are processed in blocks that fit the processor's cache, so the second pass
+over a block causes no memory traffic.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from bn_ops.core.statistics import Float64Array
 
 __all__ = ["reduce_rows"]
 
-# Longest float32 sum. It bounds the rounding error, and it is below the length from which BLAS
-# splits a dot product over threads, which would make the bits depend on the machine.
+# Length of the longest float32 sum. It bounds the rounding error and stays below the length from
+# which BLAS splits a dot product over threads, which would make the bits depend on the machine.
 _PIECE = 8192
 
-# Values per block: 2 MiB of float32, a core's second-level cache. Measured on 77 MB: 19 ms, against
-# 31 ms with a quarter of it, where Python's cost per block shows.
+# Values per block: 2 MiB of float32, a core's second-level cache. Measured on 77 MB: 19 ms, and 31
+# ms for a quarter of it, because of Python's cost per block.
 _BLOCK = 1 << 19
 
-# Rows at most this long are cheaper to widen to float64 than to reduce in float32 and check.
+# Rows of at most this length are cheaper to widen to float64 than to reduce in float32 and check.
 _SHORT = 32
 
 # A row whose squared mean exceeds this many times its variance is reduced again, in float64 around
 # its own mean: E[x²] - E[x]² loses that factor in precision.
 _CANCELLATION_RATIO = 4.0
 
-# Below this many bytes starting threads costs more than it saves.
-_WORTH_THREADS = 4 << 20
+# For fewer bytes, starting threads costs more than it saves.
+_MIN_THREADED_BYTES = 4 << 20
 
 
 def reduce_rows(
@@ -46,8 +46,8 @@ def reduce_rows(
     Args:
         rows: (R, P), any floating dtype and strides, P ≥ 1. float16 and bfloat16 are widened
             before any sum.
-        workers: threads; None means one per core where the rows are many enough. The result does
-            not depend on it.
+        workers: threads; None for one per core if there are enough rows. The result does not
+            depend on it.
 
     Returns:
         (mean, sq_dev): two (R,) float64 arrays; sq_dev is Σ(x - mean)². A row with NaN or Inf gives
@@ -62,7 +62,7 @@ def reduce_rows(
     blocks = list(_blocks(*rows.shape))
     workers = min(workers or len(os.sched_getaffinity(0)), len(blocks))
     with np.errstate(over="ignore", invalid="ignore"):
-        if workers > 1 and rows.nbytes >= _WORTH_THREADS:
+        if workers > 1 and rows.nbytes >= _MIN_THREADED_BYTES:
             with ThreadPoolExecutor(workers, "moments") as pool:
                 list(pool.map(reduce, blocks))
         else:
@@ -86,7 +86,7 @@ def _reduce_block(rows: NDArray[np.generic]) -> tuple[Float64Array, Float64Array
         total, total_sq = _sums(narrow)
         mean = total / length
         sq_dev = total_sq - length * mean * mean
-        # Not "<": a NaN must land here too, so that the careful way decides about it.
+        # Not "<": NaN must take the careful path too.
         careful = ~(length * mean * mean <= _CANCELLATION_RATIO * sq_dev)
         if careful.any():
             mean[careful], sq_dev[careful] = _two_pass(narrow[careful].astype(np.float64))
@@ -94,7 +94,7 @@ def _reduce_block(rows: NDArray[np.generic]) -> tuple[Float64Array, Float64Array
 
 
 def _sums(rows: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
-    """Σx and Σx² of each row, in float32 pieces added in float64."""
+    """Return Σx and Σx² of each row, from float32 sums over pieces, added in float64."""
     length = rows.shape[1]
     whole = length - length % _PIECE
     total = np.zeros(rows.shape[0])
@@ -110,7 +110,7 @@ def _sums(rows: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
     return total, total_sq
 
 
-# A dot product with ones sums at the same speed and precision as the squares' dot product.
+# A dot product with ones has the speed and precision of the dot product for squares.
 _ONES = np.ones(_PIECE, dtype=np.float32)
 
 

@@ -1,6 +1,6 @@
-"""What a model takes in, and whether a batch fits it.
+"""The inputs of a model, and checks of a batch against them.
 
-Pure and light (numpy only), so that a server can check a batch's header without loading a runtime.
+It depends on numpy only, so that a server can check a batch's header without loading a runtime.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bn_ops.errors import (
 __all__ = ["ArrayHeader", "Batch", "TensorInfo", "check_batch", "check_headers", "is_floating"]
 
 Batch = Mapping[str, NDArray[np.generic]]
-"""Named input arrays; the first axis of each counts the samples."""
+"""Input arrays by name; the first axis of each counts samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +31,10 @@ class TensorInfo:
 
     Attributes:
         name: the name in the graph.
-        dtype: numpy's name of the element type (`float32`, `float16`, `bfloat16`, `int64`, …).
-        shape: one entry per axis: an int where the model demands that size, a string where the
-            model names a free size, None where it is free and unnamed. None instead of a tuple:
-            rank unknown. The first axis counts samples.
+        dtype: numpy name of the element type (`float32`, `float16`, `bfloat16`, `int64`, …).
+        shape: one entry per axis: an int for a fixed size, a string for a named free size, None for
+            an unnamed free size. None instead of a tuple if the rank is unknown. The first axis
+            counts samples.
     """
 
     name: str
@@ -63,8 +63,9 @@ def check_headers(
 
     Raises:
         BatchInputError: an input is missing, or a name is unknown.
-        BatchDtypeError: another element type than the model's.
-        BatchShapeError: another rank or size, no sample, or inputs of different sample counts.
+        BatchDtypeError: an element type differs from the model's.
+        BatchShapeError: a rank or size differs from the model's, there are no samples, or inputs
+            have different numbers of samples.
     """
     _check_names(inputs, headers, batch)
     samples: int | None = None
@@ -85,13 +86,13 @@ def check_headers(
 
 
 def check_batch(inputs: Sequence[TensorInfo], arrays: Batch, *, batch: int | None = None) -> int:
-    """Check one batch's headers and that every floating value in it is finite.
+    """Check one batch's headers, and that every floating-point value in it is finite.
 
     Returns:
         The number of samples in the batch.
 
     Raises:
-        BatchNotFiniteError: NaN or Inf in an input; nothing has been counted.
+        BatchNotFiniteError: NaN or Inf in an input.
         BatchError: as `check_headers`.
     """
     headers = {
@@ -106,22 +107,21 @@ def check_batch(inputs: Sequence[TensorInfo], arrays: Batch, *, batch: int | Non
 
 
 def is_floating(dtype: np.dtype[np.generic]) -> bool:
-    """Tell whether an element type is a floating one, bfloat16 included."""
+    """Return whether an element type is floating-point, including bfloat16."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def all_finite(array: NDArray[np.generic]) -> bool:
-    """Tell whether no value is NaN or Inf; integers and booleans always are finite."""
+    """Return whether no value is NaN or Inf; integers and booleans are always finite."""
     if array.dtype.kind in "iub":
         return True
     return bool(np.isfinite(array).all())
 
 
 def not_finite(name: str, *, batch: int | None) -> BatchNotFiniteError:
-    """Build the error for an input that holds NaN or Inf."""
+    """Return the error for an input that holds NaN or Inf."""
     return BatchNotFiniteError(
-        f"{_where(batch, name)} holds NaN or Inf; no batch with such values is counted: "
-        "leave the sample out or repair it",
+        f"{_where(batch, name)} holds NaN or Inf; remove or repair the sample",
         batch=batch,
         input_name=name,
     )
@@ -162,14 +162,13 @@ def _check_dtype(info: TensorInfo, found: ArrayHeader, batch: int | None) -> Non
 
 
 def _check_shape(info: TensorInfo, found: ArrayHeader, batch: int | None) -> int:
-    """Check rank and every fixed size but the first; return the number of samples."""
+    """Check the rank and all fixed sizes except the first; return the number of samples."""
     if info.shape is not None and len(found.shape) != len(info.shape):
         raise _shape_error(info, found, batch, f"has rank {len(found.shape)}")
     if not found.shape or 0 in found.shape:
-        raise _shape_error(info, found, batch, f"has no sample (shape {list(found.shape)})")
+        raise _shape_error(info, found, batch, f"has no samples (shape {list(found.shape)})")
     for axis, (want, got) in enumerate(zip(info.shape or (), found.shape, strict=False)):
-        # The first axis counts samples: a fixed size there is the engine's affair, not the
-        # caller's.
+        # The first axis counts samples; engines rebatch for a fixed size there.
         if axis > 0 and isinstance(want, int) and want != got:
             raise _shape_error(info, found, batch, f"has size {got} on axis {axis}")
     return found.shape[0]
@@ -188,6 +187,6 @@ def _shape_error(
 
 
 def describe_shape(shape: Sequence[int | str | None]) -> str:
-    """Write a shape for a person: free axes by name, the first as N."""
+    """Format a shape for a message: free axes by name, the first as N."""
     sizes = ["N", *("?" if size is None else str(size) for size in shape[1:])]
     return f"[{', '.join(sizes)}]"

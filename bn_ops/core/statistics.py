@@ -1,4 +1,4 @@
-"""What a model stores for a layer: its running statistics."""
+"""Running statistics, as a model stores them for a layer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RunningStatistics:
 
     Attributes:
         mean: shape (C,), float64, in the unit of the layer's input.
-        var: shape (C,), float64, in the square of that unit; the number that the layer divides by
-            (plus epsilon), never a standard deviation.
+        var: shape (C,), float64, in the square of that unit; the layer divides by
+            √(var + ε). A variance, not a standard deviation.
     """
 
     mean: Float64Array
@@ -35,7 +35,9 @@ class RunningStatistics:
                 f"got shapes {self.mean.shape} and {self.var.shape}"
             )
         if self.mean.dtype != np.float64 or self.var.dtype != np.float64:
-            raise OptionError("running statistics are kept in float64; cast once, when stored")
+            raise OptionError(
+                "running statistics are float64; cast them once, when they are stored"
+            )
 
     @property
     def channels(self) -> int:

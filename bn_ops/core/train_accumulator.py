@@ -1,130 +1,154 @@
-"""How the batches of a train-mode pass become one layer's statistics."""
+"""Turn the batches of a train-mode pass into each layer's statistics."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from bn_ops.core.estimators import Estimator, Momentum, guard
-from bn_ops.core.frontier import Settlement
+from bn_ops.core.estimators import Estimator, TargetMoments, guard
+from bn_ops.core.frontier import LayerUpdate, source_of
 from bn_ops.core.layers import LayerInfo
-from bn_ops.core.moments import Moments, merge
+from bn_ops.core.moments import Moments, SampleSums, merge
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.errors import BatchShapeError, OptionError
 
-__all__ = ["Tally", "Variance", "check_variance", "settle_tally"]
+__all__ = ["TrainAccumulators", "Variance", "check_variance"]
 
 Variance = Literal["population", "unbiased", "mean_of_batches"]
-"""How batches become one variance.
+"""How batches are combined into one variance.
 
-`population`: Σ(x - mean)² / count over all batches together, which PreciseBN estimates.
+`population`: Σ(x - mean)² / count over all batches together, as fvcore's PreciseBN.
 `unbiased`: the same over count - 1.
-`mean_of_batches`: plain averages of the batches' means and unbiased variances, each batch with
-the same weight, which torch's `update_bn` and AIMET hold; variance between batches is lost.
+`mean_of_batches`: the averages of the batches' means and of their unbiased variances, all batches
+weighted equally, as torch's `update_bn` and AIMET; variance between batches is lost.
 """
 
-_LEAST_COUNT = 2
+_MIN_COUNT = 2
 
 
 def check_variance(variance: str) -> None:
-    """Refuse an unknown way to make a variance.
+    """Reject an unknown `variance=` option.
 
     Raises:
         OptionError: not one of `Variance`.
     """
     if variance not in get_args(Variance):
         raise OptionError(
-            f"unknown variance {variance!r}; there are {', '.join(get_args(Variance))}"
+            f"unknown variance {variance!r}; choose from {', '.join(get_args(Variance))}"
         )
 
 
-class Tally:
-    """One layer's batches: pooled, averaged, and run through a moving average.
+class TrainAccumulators:
+    """Collects the moments of a train-mode pass, per layer and batch.
 
     Args:
-        name: the layer, for messages.
-        source: its source statistics.
-        estimator: a `Momentum` makes one step per batch, any other sees the whole stream at once.
+        layers: the layers of the run.
+        estimator: applied once per batch or once to the whole stream; see `Estimator.per_batch`.
         variance: see `Variance`.
     """
 
     def __init__(
-        self,
-        name: LayerName,
-        source: RunningStatistics | None,
-        estimator: Estimator,
-        variance: Variance,
+        self, layers: Mapping[LayerName, LayerInfo], estimator: Estimator, variance: Variance
     ) -> None:
-        self._name = name
+        self._layers = layers
+        self._estimator = estimator
+        self._variance: Variance = variance
+        self._by_layer: dict[LayerName, _LayerAccumulator] = {}
+
+    def add(self, name: LayerName, moments: Moments, batch: int) -> None:
+        """Add one batch of a layer.
+
+        Raises:
+            BatchShapeError: one value per channel, which has no unbiased variance.
+        """
+        if name not in self._by_layer:
+            self._by_layer[name] = _LayerAccumulator(
+                self._layers[name], self._estimator, self._variance
+            )
+        self._by_layer[name].add(moments, batch)
+
+    def updates(self) -> dict[LayerName, LayerUpdate]:
+        """Return the update of each layer, in the order in which layers were first reached."""
+        return {name: layer.update() for name, layer in self._by_layer.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Moments of the target with the variance that the caller asked for."""
+
+    samples: int
+    count: int
+    mean: Float64Array
+    var: Float64Array
+    sample_sums: SampleSums
+
+
+def _with_var(
+    moments: Moments, var: Float64Array, *, mean: Float64Array | None = None
+) -> TargetMoments:
+    return _Target(
+        samples=moments.samples,
+        count=moments.count,
+        mean=moments.mean if mean is None else mean,
+        var=var,
+        sample_sums=moments.sample_sums,
+    )
+
+
+class _LayerAccumulator:
+    """The batches of one layer: pooled, averaged, and applied one by one."""
+
+    def __init__(self, layer: LayerInfo, estimator: Estimator, variance: Variance) -> None:
+        self._layer = layer
         self._estimator = estimator
         self._variance = variance
-        self._running = source
+        self._running = layer.statistics
         self._pooled: Moments | None = None
         self._mean_sum: Float64Array = np.zeros(())
         self._var_sum: Float64Array = np.zeros(())
         self._batches = 0
 
-    def add(self, moments: Moments, *, batch: int) -> None:
-        """Take one batch in.
-
-        Raises:
-            BatchShapeError: one value per channel, where an unbiased variance is asked for.
-        """
+    def add(self, moments: Moments, batch: int) -> None:
         self._pooled = moments if self._pooled is None else merge(self._pooled, moments)
         self._batches += 1
-        if self._variance == "population" and not isinstance(self._estimator, Momentum):
+        if self._variance == "population" and not self._estimator.per_batch:
             return
-        seen = self._as_one_batch(moments, batch)
-        self._mean_sum = self._mean_sum + seen.mean
-        self._var_sum = self._var_sum + seen.var_population
+        target = self._batch_target(moments, batch)
+        self._mean_sum = self._mean_sum + target.mean
+        self._var_sum = self._var_sum + target.var
         if self._running is not None:
-            self._running = self._estimator(self._running, seen)
+            self._running = self._estimator(self._running, target)
 
-    def _as_one_batch(self, moments: Moments, batch: int) -> Moments:
+    def update(self) -> LayerUpdate:
+        """Estimate and guard the layer's new statistics."""
+        assert self._pooled is not None
+        source = source_of(self._layer, self._pooled)
+        guarded = guard(source, self._estimate(source, self._pooled), eps=self._layer.eps)
+        return LayerUpdate(source=source, moments=self._pooled, guarded=guarded)
+
+    def _batch_target(self, moments: Moments, batch: int) -> TargetMoments:
         if self._variance == "population":
             return moments
-        if moments.count < _LEAST_COUNT:
+        if moments.count < _MIN_COUNT:
             raise BatchShapeError(
-                f"batch {batch} gives layer {self._name!r} one value per channel, which has no "
-                'unbiased variance: use larger batches, variance="population", or method="exact"',
+                f"batch {batch} gives layer {self._layer.name!r} one value per channel, which has "
+                'no unbiased variance: use larger batches, variance="population", or '
+                'method="exact"',
                 batch=batch,
             )
         return _with_var(moments, moments.var_unbiased)
 
-    @property
-    def pooled(self) -> Moments | None:
-        """All batches as one set of samples; None before the first."""
-        return self._pooled
-
-    def estimate(self, source: RunningStatistics) -> RunningStatistics:
-        """Return the layer's new statistics."""
-        if isinstance(self._estimator, Momentum) and self._running is not None:
+    def _estimate(self, source: RunningStatistics, pooled: Moments) -> RunningStatistics:
+        if self._estimator.per_batch and self._running is not None:
             return self._running
-        return self._estimator(source, self._target())
+        return self._estimator(source, self._pooled_target(pooled))
 
-    def _target(self) -> Moments:
-        assert self._pooled is not None
+    def _pooled_target(self, pooled: Moments) -> TargetMoments:
         if self._variance == "population":
-            return self._pooled
+            return pooled
         if self._variance == "unbiased":
-            return _with_var(self._pooled, self._pooled.var_unbiased)
-        averaged = _with_var(self._pooled, self._var_sum / self._batches)
-        return replace(averaged, mean=self._mean_sum / self._batches)
-
-
-def settle_tally(layer: LayerInfo, tally: Tally) -> Settlement:
-    """Estimate and guard a layer's statistics from what its tally holds."""
-    pooled = tally.pooled
-    assert pooled is not None
-    source = layer.statistics
-    if source is None:
-        source = RunningStatistics(mean=pooled.mean, var=pooled.var_population)
-    guarded = guard(source, tally.estimate(source), eps=layer.eps)
-    return Settlement(source=source, moments=pooled, guarded=guarded)
-
-
-def _with_var(moments: Moments, var: Float64Array) -> Moments:
-    """Return moments whose `var_population` is another variance, as estimators read that."""
-    return replace(moments, sum_sq_dev=var * moments.count)
+            return _with_var(pooled, pooled.var_unbiased)
+        return _with_var(pooled, self._var_sum / self._batches, mean=self._mean_sum / self._batches)

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from bn_ops.core.frontier import Settlement
+from bn_ops.core.frontier import LayerUpdate
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.moments import Moments
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
@@ -63,7 +63,7 @@ class Comparison(Generic[BatchT]):
         self,
         report: Report,
         infos: Iterable[LayerInfo],
-        settled: Mapping[LayerName, Settlement],
+        updates: Mapping[LayerName, LayerUpdate],
     ) -> Report:
         """Return the report with prediction shift, activations by depth, and their warnings."""
         before, after = self._passes
@@ -73,7 +73,7 @@ class Comparison(Generic[BatchT]):
             report,
             prediction_shift=shift,
             layers=tuple(
-                _with_activations(layer, before, after, known[layer.name], settled.get(layer.name))
+                _with_activations(layer, before, after, known[layer.name], updates.get(layer.name))
                 for layer in report.layers
             ),
             warnings=(*report.warnings, *(() if shift is None else prediction_warnings(shift))),
@@ -85,13 +85,13 @@ def _with_activations(
     before: ForwardPass,
     after: ForwardPass,
     info: LayerInfo,
-    settlement: Settlement | None,
+    update: LayerUpdate | None,
 ) -> LayerReport:
     old, new = before.inputs.get(info.name), after.inputs.get(info.name)
     source = info.statistics
     if old is None or new is None or source is None:
         return layer
-    stored = source if settlement is None else settlement.statistics
+    stored = source if update is None else update.statistics
     return replace(
         layer,
         activations=ActivationReport(

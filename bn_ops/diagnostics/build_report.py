@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from bn_ops.core.frontier import Settlement
+from bn_ops.core.frontier import LayerUpdate
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.diagnostics.report import Correlation, DriftSummary, LayerReport
+from bn_ops.diagnostics.report import Correlation, DriftSummary, FrozenReport, LayerReport
 from bn_ops.diagnostics.standard_errors import confidence
 
-__all__ = ["TARGET_ERROR", "drift", "layer_reports", "warnings_of"]
+__all__ = ["TARGET_ERROR", "drift", "frozen_report", "layer_reports", "warnings_of"]
 
 # "Converged" means that mean and scale are known to this many σ; about 200 images reach it.
 TARGET_ERROR = 0.05
@@ -42,29 +43,44 @@ def drift(source: RunningStatistics, target: RunningStatistics, eps: float) -> D
     )
 
 
+def frozen_report(before: Mapping[str, str], after: Mapping[str, str]) -> FrozenReport:
+    """Report the sha256 of each frozen tensor, and of all of them before and after the run."""
+    return FrozenReport(
+        tensors=before,
+        sha256_before=_combined(before),
+        sha256_after=_combined({name: after[name] for name in before if name in after}),
+    )
+
+
+def _combined(digests: Mapping[str, str]) -> str:
+    """Return one sha256 over a set of digests, independent of their order."""
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def layer_reports(
     layers: Iterable[LayerInfo],
-    chosen: frozenset[LayerName],
-    settled: Mapping[LayerName, Settlement],
+    selected: frozenset[LayerName],
+    updates: Mapping[LayerName, LayerUpdate],
 ) -> tuple[LayerReport, ...]:
     """Report every layer of a model, recalibrated or not."""
-    return tuple(_layer(layer, chosen, settled.get(layer.name)) for layer in layers)
+    return tuple(_layer(layer, selected, updates.get(layer.name)) for layer in layers)
 
 
 def _layer(
-    layer: LayerInfo, chosen: frozenset[LayerName], settlement: Settlement | None
+    layer: LayerInfo, selected: frozenset[LayerName], update: LayerUpdate | None
 ) -> LayerReport:
-    if settlement is None:
-        status, reason = _absence(layer, chosen)
+    if update is None:
+        status, reason = _absence(layer, selected)
         return LayerReport(name=layer.name, status=status, reason=reason, channels=layer.channels)
-    moments, guarded = settlement.moments, settlement.guarded
+    moments, guarded = update.moments, update.guarded
     return LayerReport(
         name=layer.name,
         status="recalibrated",
         channels=moments.channels,
         samples=moments.samples,
         count=moments.count,
-        drift=drift(settlement.source, settlement.statistics, layer.eps),
+        drift=drift(update.source, update.statistics, layer.eps),
         confidence=confidence(moments, target=TARGET_ERROR, floor=1e-5 * layer.eps),
         dead_channels=guarded.dead,
         silenced_channels=guarded.silenced,
@@ -72,10 +88,10 @@ def _layer(
     )
 
 
-def _absence(layer: LayerInfo, chosen: frozenset[LayerName]) -> tuple[str, str]:
+def _absence(layer: LayerInfo, selected: frozenset[LayerName]) -> tuple[str, str]:
     if layer.reason is not None:
         return "unsupported", layer.reason
-    if layer.name not in chosen:
+    if layer.name not in selected:
         return "excluded", "no layer pattern includes it"
     return "unreached", "no batch reached it; its statistics are unchanged"
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.core.engine import OnLayerInput, OnOutputs
 from bn_ops.core.moments import Moments, merge
 from bn_ops.core.signature import is_floating
 from bn_ops.core.statistics import Float64Array, LayerName
 
-__all__ = ["ForwardPass", "ForwardRunner", "OnLayerInput", "OnOutputs", "observe"]
+__all__ = ["ForwardPass", "ForwardRunner", "observe"]
 
 _TABLE_RANK = 2
 _MIN_CLASSES = 2
 
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
-
-OnOutputs = Callable[[Mapping[str, NDArray[np.generic]]], None]
-"""Called with the tensor outputs of each batch, by name."""
-
-OnLayerInput = Callable[[LayerName, Moments], None]
-"""Called with the moments of each input of a layer."""
 
 
 class ForwardRunner(Protocol[BatchT_contra]):

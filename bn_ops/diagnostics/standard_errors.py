@@ -48,7 +48,7 @@ def standard_errors(moments: Moments) -> StandardErrors | None:
     n = moments.samples
     if n < _MIN_SAMPLES:
         return None
-    sums = moments.evidence.recentered(moments.mean, n)
+    sums = moments.sample_sums.recentered(moments.mean, n)
     mean_a, mean_e = sums.a / n, sums.e / n
     var_a = np.maximum(sums.aa - n * mean_a**2, 0) / (n - 1)
     var_e = np.maximum(sums.ee - n * mean_e**2, 0) / (n - 1)

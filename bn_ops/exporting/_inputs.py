@@ -10,8 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from bn_ops.errors import OptionError
-from bn_ops.torch_modules.arguments import as_arguments, to_tensors
-from bn_ops.torch_modules.calibration import argument_names
+from bn_ops.torch_modules.arguments import argument_names, as_arguments, to_tensors
 
 __all__ = ["ExampleCall"]
 

@@ -11,9 +11,8 @@ import torch
 from bn_ops.exporting._failures import translated_errors
 from bn_ops.exporting._inputs import ExampleCall
 from bn_ops.exporting._quiet import quiet
-from bn_ops.torch_modules.frozen_batchnorm import frozen_eps, normalise
-from bn_ops.torch_modules.modes import set_eval
-from bn_ops.torch_modules.module_state import unchanged
+from bn_ops.torch_modules.frozen_batchnorm import frozen_eps, normalize
+from bn_ops.torch_modules.module_state import set_eval, unchanged
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -48,8 +47,8 @@ def _let_frozen_call_batch_norm(root: torch.nn.Module) -> None:
     for module in root.modules():
         eps = None if "forward" in module.__dict__ else frozen_eps(module)
         if eps is not None:
-            module.__dict__["forward"] = partial(_normalised, module, eps)
+            module.__dict__["forward"] = partial(_normalized, module, eps)
 
 
-def _normalised(module: torch.nn.Module, eps: float, x: torch.Tensor) -> torch.Tensor:
-    return normalise(module, x, eps)
+def _normalized(module: torch.nn.Module, eps: float, x: torch.Tensor) -> torch.Tensor:
+    return normalize(module, x, eps)

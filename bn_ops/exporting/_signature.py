@@ -9,8 +9,7 @@ import onnx_ir as ir
 from torch.utils import _pytree as pytree
 
 from bn_ops.exporting._inputs import ExampleCall
-from bn_ops.torch_modules.arguments import key_word
-from bn_ops.torch_modules.calibration import unique_names
+from bn_ops.torch_modules.arguments import key_name, unique_names
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -83,7 +82,7 @@ def _output_names(program: ExportedProgram) -> tuple[str, ...]:
     paths = [path for path, _ in pytree.tree_flatten_with_path(_unflatten(spec))[0]]
     is_tensor = [isinstance(name, str) for name in kept]
     words = [
-        ("output", *(key_word(key) for key in path))
+        ("output", *(key_name(key) for key in path))
         for path, keep in zip(paths, is_tensor, strict=True)
         if keep
     ]

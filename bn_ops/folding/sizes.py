@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Size", "Sizes", "carry", "product", "quotient", "size_of"]
 
-_LARGEST_VECTOR = 1 << 26
+_MAX_VECTOR_SIZE = 1 << 26
 """Longest map that is spelled out element by element (512 MiB of float64)."""
 
 
@@ -100,7 +100,7 @@ def _respread(
     behind = product(target[place + 1 :])
     if inner is None or width is None or behind is None:
         return None
-    if inner.free or width.free or behind.free or inner.number * vector.size > _LARGEST_VECTOR:
+    if inner.free or width.free or behind.free or inner.number * vector.size > _MAX_VECTOR_SIZE:
         return None
     if inner.number * vector.size != width.number * behind.number or behind.number == 0:
         return None

@@ -16,7 +16,7 @@ from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.graph import index_graph
 from bn_ops.engines.onnx.plan import Segment, make_plan
 from bn_ops.engines.onnx.prepare import PreparedModel
-from bn_ops.engines.onnx.rebatch import Group, demanded_size, regroup
+from bn_ops.engines.onnx.rebatch import PaddedBatch, fixed_batch_size, rebatch
 from bn_ops.engines.onnx.segment_model import cut_segment
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError
@@ -58,7 +58,7 @@ class OnnxStart:
         self._model = prepared.model
         self._index = index_graph(prepared.model.graph)
         self._inputs = model_inputs(prepared.model)
-        self._size = demanded_size(self._inputs)
+        self._size = fixed_batch_size(self._inputs)
         self._threads = threads
         plan = make_plan(self._index, prepared.eligible)
         self._measured = dict(plan.segments[0].measured)
@@ -96,11 +96,11 @@ class OnnxStart:
         """
         return concatenate([self._measure(group) for group in self._groups(batches)])
 
-    def _groups(self, batches: Sequence[Arrays]) -> Iterator[Group]:
+    def _groups(self, batches: Sequence[Arrays]) -> Iterator[PaddedBatch]:
         parts = (part for batch in batches for part in _pieces(batch, _RUN_SAMPLES))
-        return regroup(parts, self._size)
+        return rebatch(parts, self._size)
 
-    def _measure(self, group: Group) -> SampleMoments:
+    def _measure(self, group: PaddedBatch) -> SampleMoments:
         feeds = {name: group.arrays[name] for name in self._segment.inputs}
         tensors = {**group.arrays, **self._run(feeds)}
         found = [measure_samples(tensors[name][: group.samples]) for name in self._distinct()]

@@ -17,7 +17,15 @@ from bn_ops.engines.torch.thread_state import ThreadState, parked
 from bn_ops.errors import BnOpsError, EngineError, ModelWithoutBatchNormError
 from bn_ops.input_check.network_start import Arrays
 from bn_ops.input_check.sample_moments import SampleMoments, concatenate, measure_samples
-from bn_ops.torch_modules.arguments import Call, Item, as_arguments, items_of, run_item, to_tensors
+from bn_ops.torch_modules.arguments import (
+    Call,
+    Item,
+    as_arguments,
+    first_samples,
+    read_items,
+    run_item,
+    to_tensors,
+)
 
 __all__ = ["TorchStart"]
 
@@ -59,7 +67,7 @@ class TorchStart:
         """
         found: list[Arrays] = []
         self._items.clear()
-        for read in items_of(self._module, items, select=select, adapt=self._call is None):
+        for read in read_items(self._module, items, select=select, convert=self._call is None):
             item = self._cut(read, samples)
             arrays = self._arrays(item)
             # The arrays of a batch are looked up by identity: a call may take what has no arrays.
@@ -80,8 +88,6 @@ class TorchStart:
         return concatenate([self._measure(batch) for batch in batches])
 
     def _cut(self, item: Item, samples: int) -> Item:
-        from bn_ops.engines.torch.stream import first_samples  # noqa: PLC0415 - loads diagnostics
-
         return item if self._call is not None else first_samples(item, samples)
 
     def _arrays(self, item: Item) -> Arrays:

@@ -1,1 +1,1 @@
-"""Torch module helpers that the torch engine and the exporter share."""
+"""Helpers for torch modules, shared by the torch engine and the exporter."""

@@ -1,10 +1,15 @@
-"""From one item of a stream to one call of the module: device, finiteness, signature."""
+"""Turn one item of a stream into one call of a module.
+
+Covers conversion to tensors on the module's device, the checks before a batch is counted, and the
+names under which an exported model takes the same arguments.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -13,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.core.batches import Select
-from bn_ops.core.signature import all_finite, not_finite
+from bn_ops.core.batches import Select, as_array
+from bn_ops.core.signature import Batch, all_finite, not_finite
 from bn_ops.errors import (
     BatchInputError,
     BatchShapeError,
@@ -26,31 +31,35 @@ from bn_ops.errors import (
 __all__ = [
     "Call",
     "Item",
+    "argument_names",
     "as_arguments",
     "device_of",
-    "items_of",
-    "key_word",
+    "first_samples",
+    "key_name",
+    "named_arrays",
+    "read_items",
     "run_item",
     "to_tensors",
+    "unique_names",
 ]
 
 Call = Callable[[torch.nn.Module, Any], object]
-"""Runs the module on one batch; what it returns counts only where outputs are compared."""
+"""Runs the module on one batch; its return value is used only where outputs are compared."""
 
-_OUT_OF_MEMORY = (
-    ". The activations of every batch wait at a layer until all have reached it: use fewer "
-    "samples, a smaller budget.memory_bytes on the CPU, or move the module there, where what waits "
-    "is spilled to files"
+_OUT_OF_MEMORY_ADVICE = (
+    ". The activations of all batches are held at a layer until every batch has reached it: use "
+    "fewer samples, or a smaller budget.memory_bytes on the CPU, or move the module to the CPU, "
+    "where waiting activations are spilled to files"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One batch of the stream, ready to be run.
+    """One batch of the stream, ready to run.
 
     Attributes:
         index: position in the stream, from 0.
-        value: the batch; arrays have become tensors on the module's device.
+        value: the batch; arrays have been converted to tensors on the module's device.
         samples: first-axis length of its first tensor.
     """
 
@@ -59,23 +68,23 @@ class Item:
     samples: int
 
 
-def items_of(
-    module: torch.nn.Module, batches: Any, *, select: Select | None, adapt: bool
+def read_items(
+    module: torch.nn.Module, batches: Any, *, select: Select | None, convert: bool
 ) -> Iterator[Item]:
-    """Read a stream once, checking each batch before anything is counted.
+    """Read a stream once, checking each batch before it is counted.
 
     Args:
-        module: tells the device.
-        batches: iterable of whatever the call takes.
+        module: determines the device and the signature of the call.
+        batches: iterable of the arguments that the module's forward or the caller's `call` takes.
         select: applied to each item first.
-        adapt: turn numpy arrays into tensors and move tensors to the module's device; off when
-            the caller runs the module in a way of their own.
+        convert: turn numpy arrays into tensors and move tensors to the module's device; False
+            where the caller runs the module with a function of their own.
 
     Raises:
-        OptionError: no iterable of batches.
+        OptionError: `batches` is not an iterable of batches.
         BatchNotFiniteError: NaN or Inf in a batch.
-        BatchShapeError: a batch without a sample.
-        BatchInputError: a batch without any tensor, or one that does not fit forward.
+        BatchShapeError: a batch without samples.
+        BatchInputError: a batch without tensors, or one that does not match forward's parameters.
     """
     if isinstance(batches, torch.Tensor | np.ndarray | str | bytes | Mapping):
         raise OptionError(
@@ -84,53 +93,66 @@ def items_of(
         )
     for index, raw in enumerate(batches):
         value = raw if select is None else select(raw)
-        if adapt:
+        if convert:
             value = to_tensors(module, value)
             _check_signature(module, value, index)
         samples = _checked(value, index)
-        if samples is None and adapt:
+        if samples is None and convert:
             raise BatchInputError(
                 f"batch {index} holds no tensor with a first axis, only {type(value).__name__}",
                 batch=index,
             )
-        # A value that only the caller's own call can read counts as one sample.
+        # A value that only the caller's `call` can interpret counts as one sample.
         yield Item(index=index, value=value, samples=samples or 1)
 
 
+def first_samples(item: Item, count: int) -> Item:
+    """Copy the first `count` samples of a batch."""
+
+    def cut(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        per_sample = leaf.ndim and leaf.shape[0] == item.samples
+        return (leaf[:count] if per_sample else leaf).detach().clone()
+
+    samples = min(count, item.samples)
+    return replace(item, value=pytree.tree_map(cut, item.value), samples=samples)
+
+
 def to_tensors(module: torch.nn.Module, value: Any) -> Any:
-    """Turn the arrays of a nested value into tensors, and move all to the module's device."""
+    """Return a nested value with arrays as tensors and all tensors on the module's device."""
     device = device_of(module)
     return pytree.tree_map(lambda leaf: _as_tensor(leaf, device), value)
 
 
 def device_of(module: torch.nn.Module) -> torch.device | None:
-    """Return where the module's first tensor lies; None for a module without any."""
+    """Return the device of the module's first tensor, or None for a module without tensors."""
     first = next(chain(module.parameters(), module.buffers()), None)
     return None if first is None else first.device
 
 
 def _as_tensor(leaf: Any, device: torch.device | None) -> Any:
     if isinstance(leaf, np.ndarray) and leaf.dtype.name == "bfloat16":
-        # numpy has no such type of its own, and torch does not know ml_dtypes'.
+        # numpy has no bfloat16, and torch does not convert the one of ml_dtypes.
         leaf = torch.from_numpy(leaf.view(np.int16).copy()).view(torch.bfloat16)
     elif isinstance(leaf, np.ndarray):
-        # torch warns about arrays that it must not write to; it is not going to.
+        # Copied because torch warns about read-only arrays, although nothing writes to this one.
         leaf = torch.from_numpy(leaf if leaf.flags.writeable else leaf.copy())
     return leaf.to(device) if isinstance(leaf, torch.Tensor) and device is not None else leaf
 
 
 def _checked(value: Any, index: int) -> int | None:
-    """Check every tensor of a batch; return its number of samples, None where there is none."""
+    """Check every tensor of a batch; return the number of samples, or None without tensors."""
     samples: int | None = None
     for path, leaf in pytree.tree_flatten_with_path(value)[0]:
         if not isinstance(leaf, torch.Tensor | np.ndarray):
             continue
-        name = _word(path)
+        name = _path_name(path)
         if leaf.ndim and samples is None:
             samples = int(leaf.shape[0])
         if 0 in leaf.shape:
             raise BatchShapeError(
-                f"batch {index}, input {name!r} has no sample (shape {list(leaf.shape)})",
+                f"batch {index}, input {name!r} has no samples (shape {list(leaf.shape)})",
                 batch=index,
                 input_name=name,
             )
@@ -147,12 +169,12 @@ def _is_finite(leaf: torch.Tensor | NDArray[np.generic]) -> bool:
     return bool(torch.isfinite(leaf).all())
 
 
-def _word(path: tuple[Any, ...]) -> str:
-    return ".".join(key_word(key) for key in path) or "input"
+def _path_name(path: tuple[Any, ...]) -> str:
+    return ".".join(key_name(key) for key in path) or "input"
 
 
-def key_word(key: Any) -> str:
-    """Return a pytree key's own word: a dict key, a field name, or an index."""
+def key_name(key: Any) -> str:
+    """Return the name of a pytree key: a dict key, a field name, or an index."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
@@ -160,10 +182,10 @@ def key_word(key: Any) -> str:
 
 
 def as_arguments(module: torch.nn.Module, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read a value as the arguments of one call.
+    """Return the positional and keyword arguments that a value stands for.
 
-    A tuple or list is positional arguments; a mapping is named arguments where all its keys are
-    parameters of forward, and one positional argument where not; anything else is one argument.
+    A tuple or list holds positional arguments. A mapping holds keyword arguments if all its keys
+    are parameters of forward, otherwise it is one positional argument, as is any other value.
     """
     if isinstance(value, Mapping):
         named = _names_parameters(module, value)
@@ -187,18 +209,18 @@ def _check_signature(module: torch.nn.Module, value: Any, index: int) -> None:
     except TypeError as error:
         raise BatchInputError(
             f"batch {index} does not fit {type(module).__name__}.forward: {error}. "
-            "For (input, label) pairs give select=lambda item: item[0]; for any other call give "
+            "For (input, label) pairs pass select=lambda item: item[0]; for any other call pass "
             "call=lambda model, batch: ...",
             batch=index,
         ) from error
 
 
 def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> object:
-    """Run the module on a batch, in the caller's way or as its arguments.
+    """Run the module on a batch, through `call` if given, and return its output.
 
     Raises:
-        EngineError: the forward failed; the cause is chained. Errors of this package that arise
-            where a layer is watched pass as they are.
+        EngineError: the forward failed; the cause is chained. Errors of this package, which hooks
+            on layers raise, propagate unchanged.
     """
     try:
         if call is not None:
@@ -214,6 +236,55 @@ def run_item(module: torch.nn.Module, item: Item, call: Call | None) -> object:
 def _forward_error(item: Item, error: Exception) -> EngineError:
     text = f"{type(error).__name__}: {error}"
     memory = isinstance(error, MemoryError) or "alloc" in text or "out of memory" in text
-    return EngineError(
-        f"batch {item.index}: the module's forward failed: {text}{_OUT_OF_MEMORY if memory else ''}"
-    )
+    advice = _OUT_OF_MEMORY_ADVICE if memory else ""
+    return EngineError(f"batch {item.index}: the module's forward failed: {text}{advice}")
+
+
+def named_arrays(module: torch.nn.Module, item: Item) -> Batch:
+    """Return the tensors of a batch as arrays, named as `bn_ops.export` names the inputs."""
+    args, kwargs = as_arguments(module, item.value)
+    leaves = pytree.tree_leaves((args, kwargs))
+    names = argument_names(module, args, kwargs)
+    return {
+        name: as_array(leaf)
+        for name, leaf in zip(names, leaves, strict=True)
+        if isinstance(leaf, torch.Tensor)
+    }
+
+
+def argument_names(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, ...]:
+    """Return a name per leaf of (args, kwargs): its last dict key, else parameter and position."""
+    positional = _positional_names(inspect.signature(module.forward).bind(*args, **kwargs))
+    paths = [path for path, _ in pytree.tree_flatten_with_path((args, kwargs))[0]]
+    named: list[tuple[str, ...]] = []
+    for path in paths:
+        argument: Any = path[1]
+        first = positional[argument.idx] if hasattr(argument, "idx") else argument.key
+        named.append((first, *(key_name(key) for key in path[2:])))
+    return unique_names(named)
+
+
+def _positional_names(bound: inspect.BoundArguments) -> list[str]:
+    names: list[str] = []
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            count = len(bound.arguments.get(parameter.name, ()))
+            names.extend(f"{parameter.name}_{i}" for i in range(count))
+        else:
+            names.append(parameter.name)
+    return names
+
+
+def unique_names(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return each path's last component where it is unique, else all components joined by `_`."""
+    short = [path[-1] if not path[-1].isdigit() else "_".join(path) for path in paths]
+    counts = Counter(short)
+    seen: Counter[str] = Counter()
+    result = []
+    for last, path in zip(short, paths, strict=True):
+        name = last if counts[last] == 1 else "_".join(path)
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(result)

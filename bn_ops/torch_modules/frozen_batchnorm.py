@@ -1,9 +1,9 @@
-"""Modules that normalise like BatchNorm in eval mode without being torch's BatchNorm.
+"""Recognize modules that act like BatchNorm in eval mode without being torch's BatchNorm.
 
-torchvision's and detectron2's FrozenBatchNorm2d and their many copies hold `running_mean`,
-`running_var`, `weight` and `bias` as buffers and compute the affine form themselves. They are
-recognised by those names, or by the names in a registered form, and then by behaviour: a module
-counts only if it returns, on a small probe, what `torch.nn.functional.batch_norm` returns.
+FrozenBatchNorm2d of torchvision and detectron2, and its many copies, keep `running_mean`,
+`running_var`, `weight` and `bias` as buffers and compute the affine form themselves. A module is
+recognized by these names, or by those of a registered form, and then by its behavior: it counts
+only if it returns the same as `torch.nn.functional.batch_norm` on a small probe.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import torch
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["FrozenForm", "form_of", "frozen_eps", "normalise", "register_frozen"]
+__all__ = ["FrozenForm", "form_of", "frozen_eps", "normalize", "register_frozen"]
 
-# Probed in this order; the 4-axis form is by far the most common.
+# Tried in this order; four axes are by far the most common.
 _PROBE_SPACES = ((3, 2), (5,), (), (2, 3, 2))
 _PROBE_SAMPLES = 2
-_EPS_WHERE_UNSAID = (1e-5, 0.0, 1e-3)
+_DEFAULT_EPS = (1e-5, 0.0, 1e-3)
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenForm:
-    """Names under which a module class keeps what BatchNorm keeps.
+    """Names of the tensors and of epsilon in a module class that acts like BatchNorm.
 
     Attributes:
         mean, var: buffers of shape (C,).
         weight, bias: tensors of shape (C,), or None where absent.
-        eps: attribute that holds epsilon.
+        eps: attribute with epsilon.
     """
 
     mean: str = "running_mean"
@@ -44,30 +44,30 @@ _REGISTERED: dict[type[torch.nn.Module], FrozenForm] = {}
 
 
 def register_frozen(kind: type[torch.nn.Module], form: FrozenForm) -> None:
-    """Recognise a class whose buffers have other names than torchvision's.
+    """Register a class whose buffers have other names than torchvision's.
 
-    Its instances still count only where they behave like BatchNorm in eval mode.
+    An instance is still treated as a layer only if it acts like BatchNorm in eval mode.
     """
     _REGISTERED[kind] = form
 
 
 def form_of(module: torch.nn.Module) -> FrozenForm:
-    """Return the names that hold for a module: its class's, a base class's, or the usual ones."""
+    """Return the form registered for a module's class or a base class, or the default form."""
     return next((_REGISTERED[k] for k in type(module).__mro__ if k in _REGISTERED), FrozenForm())
 
 
 def frozen_eps(module: torch.nn.Module) -> float | None:
-    """Return the epsilon of a frozen BatchNorm look-alike; None when it is none."""
+    """Return the epsilon of a frozen BatchNorm, or None if the module does not act like one."""
     form = form_of(module)
     if isinstance(module, _BatchNorm) or not _has_tensors(module, form):
         return None
-    said = getattr(module, form.eps, None)
-    candidates = (float(said),) if isinstance(said, float | int) else _EPS_WHERE_UNSAID
+    stated = getattr(module, form.eps, None)
+    candidates = (float(stated),) if isinstance(stated, float | int) else _DEFAULT_EPS
     return next((eps for eps in candidates if _behaves(module, eps)), None)
 
 
-def normalise(module: torch.nn.Module, x: torch.Tensor, eps: float) -> torch.Tensor:
-    """Compute what the module computes, through the one operator that exporters know."""
+def normalize(module: torch.nn.Module, x: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return the module's output, computed by `batch_norm`, the operator that exporters know."""
     form = form_of(module)
     return functional.batch_norm(
         x,
@@ -105,12 +105,12 @@ def _agrees_on(module: torch.nn.Module, eps: float, space: tuple[int, ...]) -> b
     probe = torch.linspace(-1.0, 1.0, values).reshape(_PROBE_SAMPLES, mean.numel(), *space)
     try:
         with torch.no_grad():
-            # `forward` directly: a user's hooks must not see the probe.
+            # `forward` is called directly, so that a user's hooks do not see the probe.
             found = module.forward(probe.to(mean))
-            wanted = normalise(module, probe.to(mean), eps)
-    except Exception:  # noqa: BLE001 - a foreign forward may refuse the probe in any way
+            expected = normalize(module, probe.to(mean), eps)
+    except Exception:  # noqa: BLE001 - an unknown forward may raise anything
         return False
-    if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
+    if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
         return False
-    close = torch.isclose(found.double(), wanted.double(), rtol=_TOLERANCE, atol=_TOLERANCE)
+    close = torch.isclose(found.double(), expected.double(), rtol=_TOLERANCE, atol=_TOLERANCE)
     return bool(close.all())

@@ -1,4 +1,4 @@
-"""A module tree as it was: attributes, modes, hooks and buffers, put back bit for bit."""
+"""Save and restore the state of a module tree: attributes, modes, hooks and buffers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-__all__ = ["Snapshot", "overwrite", "unchanged"]
+__all__ = ["Snapshot", "overwrite", "set_eval", "unchanged"]
 
 
 class Snapshot:
-    """Attributes of every module of a tree and contents of every buffer, copied when built.
+    """A copy of the attributes of every module in a tree and of the contents of every buffer.
 
-    Parameters are held by reference: nothing in inference writes to one. Contents of containers
-    in attributes of a user's own are not copied either.
+    Parameters are kept by reference, since inference does not write to them. The contents of
+    containers in a user's own attributes are not copied.
     """
 
     def __init__(self, root: torch.nn.Module) -> None:
         self._attributes = [(module, dict(module.__dict__)) for module in root.modules()]
-        # Kept in place, since hook handles refer to them weakly.
+        # Restored in place: hook handles hold weak references to these containers.
         self._containers: list[tuple[Any, Any]] = [
             (value, value.copy())
             for _, attributes in self._attributes
@@ -30,7 +30,7 @@ class Snapshot:
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in root.buffers()]
 
     def restore(self) -> None:
-        """Put everything back; buffers keep their identity, only contents are written."""
+        """Restore everything bit for bit; buffers keep their identity."""
         for module, attributes in self._attributes:
             module.__dict__.clear()
             module.__dict__.update(attributes)
@@ -43,16 +43,26 @@ class Snapshot:
 
 
 def overwrite(buffer: torch.Tensor, contents: torch.Tensor) -> None:
-    """Write a tensor's contents in place, also into one that was made in inference mode."""
+    """Write a tensor's contents in place, including a tensor created in inference mode."""
     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
         buffer.copy_(contents)
 
 
 @contextmanager
 def unchanged(root: torch.nn.Module) -> Iterator[None]:
-    """Put the tree back on leaving, however it is left."""
+    """Restore the tree when the context exits, with or without an exception."""
     snapshot = Snapshot(root)
     try:
         yield
     finally:
         snapshot.restore()
+
+
+def set_eval(root: torch.nn.Module) -> None:
+    """Set `training` to False on every module of the tree. Modified: yes; restore a snapshot.
+
+    The flag is written directly instead of calling `train()`: an overridden `train` may merge
+    weights, refuse to change the mode, or modify its children.
+    """
+    for module in root.modules():
+        module.training = False

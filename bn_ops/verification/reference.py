@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bn_ops.core.batches import named_batches
 from bn_ops.core.signature import is_floating
 from bn_ops.diagnostics.report import OutputParity, Parity
-from bn_ops.engines.onnx.rebatch import demanded_size, regroup
+from bn_ops.engines.onnx.rebatch import fixed_batch_size, rebatch
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError, OptionError
 from bn_ops.folding.result import Folded
@@ -234,9 +234,9 @@ class Reference:
 
     def _probes(self, batches: Iterable[Any]) -> Iterator[Probe]:
         inputs = model_inputs(self._model)
-        size = demanded_size(inputs)
+        size = fixed_batch_size(inputs)
         example: Batch | None = None
-        for group in regroup(named_batches(batches, inputs), size):
+        for group in rebatch(named_batches(batches, inputs), size):
             example = group.arrays if example is None else example
             self._samples += group.samples
             yield Probe(label="given samples", batch=group.arrays, made_up=False, usual=True)

@@ -49,13 +49,13 @@ def close(left: RunningStatistics, right: RunningStatistics, rtol: float) -> Non
 
 def repeated(moments: Moments, times: int) -> Moments:
     """Return the moments of the same samples, each repeated `times` times."""
-    sums = moments.evidence
+    sums = moments.sample_sums
     return replace(
         moments,
         samples=times * moments.samples,
         count=times * moments.count,
         sum_sq_dev=times * moments.sum_sq_dev,
-        evidence=replace(
+        sample_sums=replace(
             sums,
             a=times * sums.a,
             e=times * sums.e,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from bn_ops.errors import EngineError
 from tests.support.torch_oracle import residual, stored
 from tests.support.zoo import ZOO, ZooNetwork, split
@@ -44,8 +44,8 @@ def test_invariance_under_order_and_splits(
     network: ZooNetwork, order: list[int], sizes: list[int]
 ) -> None:
     one, other = network.build(), network.build()
-    recalibrate_module(one, [network.inputs(SAMPLES)])
-    recalibrate_module(other, split(permuted(network, order), sizes))
+    recalibrate(one, [network.inputs(SAMPLES)])
+    recalibrate(other, split(permuted(network, order), sizes))
     assert residual(stored(other), stored(one)) <= TOLERANCE
 
 
@@ -54,7 +54,7 @@ def test_invariance_under_order_and_splits(
 def test_undo_restores_every_bit(network: ZooNetwork, sizes: list[int], method: str) -> None:
     model = network.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    done = recalibrate_module(model, split(network.inputs(SAMPLES), sizes), method=method)
+    done = recalibrate(model, split(network.inputs(SAMPLES), sizes), method=method)
     assert done.report.frozen.unchanged
     done.undo()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -82,7 +82,7 @@ def test_failure_restores_the_module(
     hooks = [len(module._forward_pre_hooks) for module in modules]
     try:
         with pytest.raises(EngineError):
-            recalibrate_module(model, split(network.inputs(SAMPLES), sizes))
+            recalibrate(model, split(network.inputs(SAMPLES), sizes))
     finally:
         handle_alive = handle.id in victim._forward_pre_hooks
     assert handle_alive
@@ -97,6 +97,6 @@ def test_determinism(network: ZooNetwork, sizes: list[int]) -> None:
     found = []
     for _ in range(2):
         model = network.build()
-        recalibrate_module(model, split(network.inputs(SAMPLES), sizes))
+        recalibrate(model, split(network.inputs(SAMPLES), sizes))
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())

@@ -1,10 +1,10 @@
-"""Guards: where an estimated variance says nothing, it is not used.
+"""Guards: discard estimated variances that are not informative.
 
 Real checkpoints have dead channels (ImageNet MobileNetV2 has 34 with a variance under 1e-10,
 EfficientNet-Lite0 130 with exactly 0). A channel that is constant over the target would get
-variance 0, and its gain would become γ/√ε: 316× for ε = 1e-5. Such a channel keeps the source's
-variance. Its mean is still the target's: a mean never amplifies, and with it the constant maps to
-β, as it would in training.
+variance 0, and its gain would become γ/√ε: 316·γ for ε = 1e-5. Such a channel keeps the source's
+variance. It still takes the target's mean, which never amplifies: the constant then maps to β, as
+it would in training.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = ["Guarded", "guard"]
 # working precision of a normalised value.
 _EPS_FRACTION = 1e-5
 
-# Spread relative to the mean below which a float32 channel holds rounding noise and nothing else:
+# Standard deviation relative to the mean below which a float32 channel holds only rounding noise:
 # 2^-20 is eight units in the last place.
 _RELATIVE_RESOLUTION = 2.0**-20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarded:
-    """Statistics after the guards, and what they did.
+    """Statistics after the guards, and the channels that the guards changed.
 
     Attributes:
-        statistics: what may be stored.
+        statistics: the statistics to store.
         dead: channels without variance in source and target; they keep the source variance.
-        silenced: channels with variance in the source but not in the target; likewise kept, and
-            worth a warning.
+        silenced: channels with variance in the source but not in the target; they keep the source
+            variance too and cause a warning.
         amplification: largest gain ratio √((σs² + ε)/(σ² + ε)) over the channels; 1 = unchanged.
     """
 
@@ -45,11 +45,11 @@ class Guarded:
 
 
 def guard(source: RunningStatistics, estimated: RunningStatistics, *, eps: float) -> Guarded:
-    """Replace variances that carry no information by the source's.
+    """Return the estimate with the source's variance where the estimated one is not informative.
 
     Args:
-        source: what the model stored before.
-        estimated: what the estimator says.
+        source: the statistics stored in the model.
+        estimated: the estimator's result.
         eps: the layer's epsilon.
     """
     floor = _floor(estimated.mean, eps)

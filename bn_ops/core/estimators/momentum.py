@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from bn_ops.core.moments import Moments
+from bn_ops.core.estimators.base import TargetMoments
 from bn_ops.core.statistics import RunningStatistics
 from bn_ops.errors import OptionError
 
@@ -16,9 +17,9 @@ __all__ = ["Momentum"]
 class Momentum:
     """Move a fraction m of the way from the source to the target's moments.
 
-    new = (1 - m)·old + m·target. The whole stream is one step here, so (1 - m) of the source
-    remains however long the stream is; that is what the tools that use it do per batch, and why it
-    is offered for comparison only.
+    new = (1 - m)·old + m·target. With `method="exact"` the whole stream is one step, so (1 - m) of
+    the source remains however long the stream is. With `method="batch"` each batch is one step, as
+    in other tools. It is offered for comparison only.
 
     Args:
         momentum: m in (0, 1], PyTorch's convention (weight of the new value).
@@ -28,16 +29,18 @@ class Momentum:
 
     momentum: float
 
+    per_batch: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not 0 < self.momentum <= 1:
             raise OptionError(f"Momentum needs a weight in (0, 1], got {self.momentum}")
 
-    def __call__(self, source: RunningStatistics, moments: Moments) -> RunningStatistics:
+    def __call__(self, source: RunningStatistics, moments: TargetMoments, /) -> RunningStatistics:
         """Return the averaged statistics."""
         m = self.momentum
         return RunningStatistics(
             mean=(1 - m) * source.mean + m * moments.mean,
-            var=(1 - m) * source.var + m * moments.var_population,
+            var=(1 - m) * source.var + m * moments.var,
         )
 
     def to_json(self) -> Mapping[str, str | int | float | bool]:

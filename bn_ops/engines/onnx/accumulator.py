@@ -9,10 +9,10 @@ from bn_ops.core.moments import Moments, join, merge
 from bn_ops.core.statistics import LayerName
 from bn_ops.engines.onnx.plan import Plan, Segment
 
-__all__ = ["Tally"]
+__all__ = ["MomentAccumulator"]
 
 
-class Tally:
+class MomentAccumulator:
     """Moments of the measured tensors, merged in the order of the stream."""
 
     def __init__(self, plan: Plan) -> None:

@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.core.engine import OnLayerInput, OnOutputs
 from bn_ops.core.moments import measure
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName
-from bn_ops.diagnostics.forward_pass import OnLayerInput, OnOutputs
 from bn_ops.engines.onnx.batchnorm import INPUT, batchnorm_nodes
 from bn_ops.engines.onnx.prepare import PreparedModel
-from bn_ops.engines.onnx.rebatch import Group, demanded_size, regroup
+from bn_ops.engines.onnx.rebatch import PaddedBatch, fixed_batch_size, rebatch
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import Session, session
 
-__all__ = ["OnnxRun"]
+__all__ = ["OnnxForward"]
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 
 
-class OnnxRun:
+class OnnxForward:
     """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a prepared model.
 
     With watched layers each sample runs alone, so that the tensors of one sample are all that is
@@ -37,7 +37,7 @@ class OnnxRun:
     def __init__(self, prepared: PreparedModel, *, threads: int | None) -> None:
         self._model = prepared.model
         self._eligible = prepared.eligible
-        self._size = demanded_size(model_inputs(prepared.model))
+        self._size = fixed_batch_size(model_inputs(prepared.model))
         self._threads = threads
 
     def __call__(
@@ -71,11 +71,11 @@ class OnnxRun:
 
     def _found(
         self, inner: Session, names: list[str], batch: Batch, *, singly: bool
-    ) -> Iterator[tuple[Group, _Arrays]]:
+    ) -> Iterator[tuple[PaddedBatch, _Arrays]]:
         fed = {name for name in names if name in batch}
         wanted = [name for name in names if name not in fed]
         parts = list(_singles(batch)) if singly else [batch]
-        for number, group in enumerate(regroup(parts, self._size)):
+        for number, group in enumerate(rebatch(parts, self._size)):
             try:
                 found = inner.run(wanted, group.arrays)
             except EngineError:
@@ -98,9 +98,9 @@ class OnnxRun:
         more = [name for name in extra if name not in given]
         return session(self._model, threads=self._threads, more_outputs=more)
 
-    def _real(self, array: NDArray[np.generic], group: Group) -> NDArray[np.generic]:
+    def _real(self, array: NDArray[np.generic], group: PaddedBatch) -> NDArray[np.generic]:
         """Leave out the rows of filling, where there is one row per sample."""
-        if group.filled and array.shape[:1] == (self._size,):
+        if group.padded and array.shape[:1] == (self._size,):
             return array[: group.samples]
         return array
 

@@ -1,4 +1,4 @@
-"""The frontier of an ONNX model: one segment per advance, each sample through it once."""
+"""The frontier of an ONNX model: one segment per step, each sample through it once."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from typing import Literal, Protocol, Self
 from bn_ops.core.moments import Moments
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.engines.onnx.graph_executor import PlainCut
-from bn_ops.engines.onnx.optimized.executor import OptimisedCut
-from bn_ops.engines.onnx.optimized.layout_check import blocked_channels
-from bn_ops.engines.onnx.optimized.model import OptimisedModel, open_optimised
+from bn_ops.engines.onnx.graph_executor import GraphExecutor
+from bn_ops.engines.onnx.optimized.executor import OptimizedGraphExecutor
+from bn_ops.engines.onnx.optimized.model import OptimizedModel, open_optimized
+from bn_ops.engines.onnx.optimized.self_test import block_channels
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter
-from bn_ops.engines.onnx.rebatch import demanded_size
+from bn_ops.engines.onnx.rebatch import fixed_batch_size
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError
-from bn_ops.options import Budget
-from bn_ops.progress import Progress
+from bn_ops.options import Budget, Progress
 
-__all__ = ["Cut", "OnnxFrontier"]
+__all__ = ["ExecutorChoice", "OnnxFrontier"]
 
-Cut = Literal["auto", "plain", "optimised"]
+ExecutorChoice = Literal["auto", "graph", "optimized"]
 
 
-class _Engine(Protocol):
+class _Executor(Protocol):
     def advance(self) -> Mapping[LayerName, Moments]: ...
 
-    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None: ...
+    def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -38,18 +37,18 @@ class _Engine(Protocol):
 class OnnxFrontier:
     """Implements `bn_ops.core.frontier.Frontier` for a prepared ONNX model.
 
-    The prepared model is modified: `commit` writes the statistics into it. Use as a context
-    manager, so that spilled tensors are removed.
+    Use as a context manager: leaving it removes spilled tensors.
 
     Args:
-        prepared: the model.
+        prepared: the model. Modified: `commit` writes statistics into it.
         batches: the stream, read once.
         layers: the layers to measure.
-        budget: memory and files for the tensors that wait.
+        budget: memory and files for waiting tensors.
         progress: called between steps.
-        threads: threads to run on; None means every core.
-        cut: `plain` cuts the model as it is and takes every model; `optimised` cuts what
-            onnxruntime makes of it and takes those whose structure allows it; `auto` chooses.
+        threads: number of threads; None for every core.
+        executor: `graph` runs the model as it is and accepts every model; `optimized` runs the
+            graph that onnxruntime optimizes it to and accepts models whose structure allows it;
+            `auto` chooses.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class OnnxFrontier:
         budget: Budget,
         progress: Callable[[Progress], None],
         threads: int | None = None,
-        cut: Cut = "auto",
+        executor: ExecutorChoice = "auto",
     ) -> None:
         self._prepared = prepared
         self._writer = StatisticsWriter(prepared)
@@ -70,8 +69,8 @@ class OnnxFrontier:
         self._store = TensorStore(budget)
         self._progress = progress
         self._threads = threads
-        self._cut = cut
-        self._engine: _Engine | None = None
+        self._choice = executor
+        self._executor: _Executor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,46 +81,46 @@ class OnnxFrontier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._engine is not None:
-            self._engine.close()
+        if self._executor is not None:
+            self._executor.close()
         self._store.close()
 
     @property
     def store(self) -> TensorStore:
-        """The waiting tensors, for its peak figures."""
+        """The store of waiting tensors, with its peak sizes."""
         return self._store
 
     def advance(self) -> Mapping[LayerName, Moments]:
         """Run every sample through the next segment; return the moments of its layers."""
         if not self._layers:
             return {}
-        if self._engine is None:
-            self._engine = self._choose()
-        return self._engine.advance()
+        if self._executor is None:
+            self._executor = self._choose()
+        return self._executor.advance()
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Write the statistics into the prepared model, and where the next segments read them."""
+        """Write the statistics into the prepared model and into the executor."""
         self._writer.write(statistics)
-        if self._engine is not None:
-            self._engine.settle(statistics)
+        if self._executor is not None:
+            self._executor.commit(statistics)
 
-    def _choose(self) -> _Engine:
+    def _choose(self) -> _Executor:
         batches: Iterator[Batch] = iter(self._batches)
-        if self._cut != "plain":
+        if self._choice != "graph":
             first = next(batches, None)
             batches = itertools.chain([] if first is None else [first], batches)
-            model = "there is no batch" if first is None else self._optimised(first)
-            if isinstance(model, OptimisedModel):
-                return OptimisedCut(
+            model = "there is no batch" if first is None else self._optimized(first)
+            if isinstance(model, OptimizedModel):
+                return OptimizedGraphExecutor(
                     model,
                     batches,
                     store=self._store,
                     progress=self._progress,
                     threads=self._threads,
                 )
-            if self._cut == "optimised":
-                raise OptionError(f'cut="optimised" cannot take this model: {model}')
-        return PlainCut(
+            if self._choice == "optimized":
+                raise OptionError(f'executor="optimized" cannot run this model: {model}')
+        return GraphExecutor(
             self._prepared,
             batches,
             layers=self._layers,
@@ -130,20 +129,20 @@ class OnnxFrontier:
             threads=self._threads,
         )
 
-    def _optimised(self, first: Batch) -> OptimisedModel | str:
-        """Open the optimised cut and try it on the first sample; or say why it is not taken."""
-        block = blocked_channels()
+    def _optimized(self, first: Batch) -> OptimizedModel | str:
+        """Return the optimized model, tried on the first sample, or why it cannot be used."""
+        block = block_channels()
         if block is None:
-            return "the installed onnxruntime optimises otherwise"
-        if demanded_size(model_inputs(self._prepared.model)) is not None:
+            return "the installed onnxruntime optimizes differently"
+        if fixed_batch_size(model_inputs(self._prepared.model)) is not None:
             return "the model fixes its number of samples"
         if any(array.dtype.name == "bfloat16" for array in first.values()):
-            return "an input is bfloat16, which has no buffers in numpy's own types"
+            return "an input is bfloat16, which numpy has no native type for"
         try:
-            model = open_optimised(self._prepared, self._layers, block=block)
-            if isinstance(model, OptimisedModel):
+            model = open_optimized(self._prepared, self._layers, block=block)
+            if isinstance(model, OptimizedModel):
                 model.try_shapes(first)
         except (EngineError, ModelInvalidError) as error:
-            # The plain cut either takes the model or says better what is wrong with it.
+            # The graph executor either runs the model or reports its fault more precisely.
             return error.message
         return model

@@ -22,7 +22,7 @@ _CONSTANT_FORMS = frozenset(
 )
 
 # No layer has more channels; a hostile ConstantOfShape may ask for any amount of memory.
-_LARGEST_VECTOR = 1 << 20
+_MAX_VECTOR_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class GraphIndex:
             if value is None:
                 return None
             feeds[given] = value
-        if node.op_type == "ConstantOfShape" and _elements(feeds[node.input[0]]) > _LARGEST_VECTOR:
+        if node.op_type == "ConstantOfShape" and _elements(feeds[node.input[0]]) > _MAX_VECTOR_SIZE:
             return None
         return np.asarray(next(iter(ReferenceEvaluator(node).run(None, feeds))))
 

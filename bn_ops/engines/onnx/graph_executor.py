@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from bn_ops.core.moments import Moments, measure
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.engines.onnx.accumulator import Tally
+from bn_ops.engines.onnx.accumulator import MomentAccumulator
 from bn_ops.engines.onnx.graph import index_graph
 from bn_ops.engines.onnx.plan import Segment, make_plan
 from bn_ops.engines.onnx.prepare import PreparedModel
-from bn_ops.engines.onnx.rebatch import demanded_size, regroup
+from bn_ops.engines.onnx.rebatch import fixed_batch_size, rebatch
 from bn_ops.engines.onnx.segment_model import cut_segment
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError, ModelUnsupportedError
 from bn_ops.onnx_files.session import Session, session
-from bn_ops.progress import Progress
+from bn_ops.options import Progress
 
-__all__ = ["PlainCut"]
+__all__ = ["GraphExecutor"]
 
 _Tensors = Mapping[str, NDArray[np.generic]]
 
 
-class PlainCut:
+class GraphExecutor:
     """Runs a prepared model segment by segment; the model holds what was settled."""
 
     def __init__(
@@ -47,12 +47,12 @@ class PlainCut:
         self._prepared = prepared
         self._batches = batches
         self._plan = make_plan(index_graph(prepared.model.graph), layers, split=True)
-        self._tally = Tally(self._plan)
+        self._accumulator = MomentAccumulator(self._plan)
         self._store = store
         self._progress = progress
         self._threads = threads
         self._level = 0
-        self._size = demanded_size(model_inputs(prepared.model))
+        self._size = fixed_batch_size(model_inputs(prepared.model))
         self._real: list[int | None] = []
 
     def advance(self) -> Mapping[LayerName, Moments]:
@@ -67,9 +67,9 @@ class PlainCut:
             self._keep(batch, segment, tensors, made)
             self._report(batch)
         self._level += 1
-        return self._tally.layers(segment)
+        return self._accumulator.layers(segment)
 
-    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+    def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
         """Do nothing: the segments are cut from the prepared model, which holds the statistics."""
 
     def close(self) -> None:
@@ -78,8 +78,8 @@ class PlainCut:
     def _arriving(self, segment: Segment) -> Iterable[tuple[int, _Tensors]]:
         """Yield each batch's inputs of a segment: the stream itself first, the store later."""
         if self._level == 0:
-            for batch, group in enumerate(regroup(self._batches, self._size)):
-                self._real.append(group.samples if group.filled else None)
+            for batch, group in enumerate(rebatch(self._batches, self._size)):
+                self._real.append(group.samples if group.padded else None)
                 yield batch, group.arrays
             return
         for batch in range(len(self._real)):
@@ -89,7 +89,7 @@ class PlainCut:
         for tensor in segment.reduced:
             found = measure(self._without_filling(batch, tensor, tensors[tensor]))
             # Batches that were cut anew have other numbers than the caller's.
-            self._tally.add(tensor, found, batch=batch if self._size is None else None)
+            self._accumulator.add(tensor, found, batch=batch if self._size is None else None)
 
     def _without_filling(
         self, batch: int, name: str, tensor: NDArray[np.generic]
@@ -100,8 +100,9 @@ class PlainCut:
         if tensor.shape[0] != self._size:
             raise ModelUnsupportedError(
                 f"the model takes exactly {self._size} samples at a time, and the input of layer "
-                f"{self._tally.owner(name)!r} no longer has one row per sample, so the last {real} "
-                f"samples cannot be told from filling: send a multiple of {self._size} samples"
+                f"{self._accumulator.owner(name)!r} does not have one row per sample, so padding "
+                f"cannot be separated from the last {real} samples: send a multiple of "
+                f"{self._size} samples"
             )
         return tensor[:real]
 

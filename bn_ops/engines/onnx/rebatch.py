@@ -1,9 +1,12 @@
-"""Batches of the size that a model demands.
+"""Cut a stream into batches of another size.
 
-Many exporters fix the first axis, to 1 more often than not. Recalibration does not depend on how
-the stream is cut, so the samples are simply cut anew. Only the last group can be short: it is
-filled up with copies of its last sample, which run through the network and are left out of every
-measurement.
+The result of a recalibration does not depend on how the stream is cut, which two cases use:
+
+* Many exporters fix the first axis of a model's inputs, most often to 1. `rebatch` cuts the stream
+  into batches of that size. Only the last one can be short; it is padded with copies of its last
+  sample, which are left out of every measurement.
+* Where a graph treats samples independently, `group_samples` forms groups of up to 16 samples. This
+  bounds the memory that one huge batch needs and avoids one run per tiny batch.
 """
 
 from __future__ import annotations
@@ -12,64 +15,77 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.errors import ModelUnsupportedError
 
-__all__ = ["Group", "demanded_size", "regroup"]
+__all__ = [
+    "GROUP_SAMPLES",
+    "PaddedBatch",
+    "SampleGroup",
+    "fixed_batch_size",
+    "group_samples",
+    "rebatch",
+]
+
+# The size of a usual batch; a larger group would only make the unit of spilling larger.
+GROUP_SAMPLES = 16
+
+_Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Arrays as the model takes them.
+class PaddedBatch:
+    """One batch in the size that the model takes.
 
     Attributes:
         arrays: the inputs.
-        samples: how many of the first samples are real; the rest is filling.
-        filled: whether there is any filling.
+        samples: number of real samples; the rows after them are padding.
+        padded: whether there is any padding.
     """
 
     arrays: Batch
     samples: int
-    filled: bool = False
+    padded: bool = False
 
 
-def demanded_size(inputs: Sequence[TensorInfo]) -> int | None:
-    """Return the number of samples that the model demands per run, or None if it is free.
+def fixed_batch_size(inputs: Sequence[TensorInfo]) -> int | None:
+    """Return the number of samples that the model requires per run, or None if it is free.
 
     Raises:
-        ModelUnsupportedError: two inputs demand different numbers.
+        ModelUnsupportedError: two inputs require different numbers.
     """
     sizes = {info.shape[0] for info in inputs if info.shape and isinstance(info.shape[0], int)}
     if len(sizes) > 1:
         raise ModelUnsupportedError(
-            f"the model's inputs demand different numbers of samples: {sorted(map(str, sizes))}"
+            f"the model's inputs require different numbers of samples: {sorted(map(str, sizes))}"
         )
     size = next(iter(sizes), None)
     return size if isinstance(size, int) else None
 
 
-def regroup(batches: Iterable[Batch], size: int | None) -> Iterator[Group]:
-    """Yield groups of exactly `size` samples in the stream's order, or each batch as it is."""
-    waiting: list[Batch] = []
+def rebatch(batches: Iterable[Batch], size: int | None) -> Iterator[PaddedBatch]:
+    """Yield batches of exactly `size` samples in stream order, or each batch unchanged for None."""
+    pending: list[Batch] = []
     held = 0
     for batch in batches:
-        samples = next(iter(batch.values())).shape[0]
+        samples = _samples(batch)
         if size is None:
-            yield Group(arrays=batch, samples=samples)
+            yield PaddedBatch(arrays=batch, samples=samples)
             continue
-        waiting.append(batch)
+        pending.append(batch)
         held += samples
         if held < size:
             continue
-        joined = _join(waiting)
+        joined = _join(pending)
         whole = held - held % size
         for start in range(0, whole, size):
-            yield Group(arrays=_cut(joined, start, start + size), samples=size)
-        waiting = [_cut(joined, whole, held)] if whole < held else []
+            yield PaddedBatch(arrays=_rows(joined, start, start + size), samples=size)
+        pending = [_rows(joined, whole, held)] if whole < held else []
         held -= whole
     if size is not None and held:
-        yield _fill(_join(waiting), held, size)
+        yield _padded(_join(pending), held, size)
 
 
 def _join(parts: Sequence[Batch]) -> Batch:
@@ -78,14 +94,80 @@ def _join(parts: Sequence[Batch]) -> Batch:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
     return {name: array[start:stop] for name, array in batch.items()}
 
 
-def _fill(batch: Batch, samples: int, size: int) -> Group:
+def _padded(batch: Batch, samples: int, size: int) -> PaddedBatch:
     copies = size - samples
-    filled = {
+    arrays = {
         name: np.concatenate([array, np.repeat(array[-1:], copies, axis=0)])
         for name, array in batch.items()
     }
-    return Group(arrays=filled, samples=samples, filled=True)
+    return PaddedBatch(arrays=arrays, samples=samples, padded=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleGroup:
+    """Consecutive samples of the stream, copied.
+
+    Attributes:
+        arrays: the model's inputs, C-contiguous copies: a stream may reuse the memory of a batch.
+        batches: for each sample, the index of the batch that it came in.
+        completed: number of batches whose last sample is in this group.
+    """
+
+    arrays: dict[str, NDArray[np.generic]]
+    batches: tuple[int, ...]
+    completed: int
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.batches)
+
+
+def group_samples(batches: Iterable[Batch], size: int = GROUP_SAMPLES) -> Iterator[SampleGroup]:
+    """Yield groups of at most `size` samples; all samples of a group have the same shapes."""
+    pending: list[tuple[int, Batch]] = []
+    completed = 0
+    for index, batch in enumerate(batches):
+        start, samples = 0, _samples(batch)
+        while start < samples:
+            held = sum(_samples(part) for _, part in pending)
+            if held == size or (pending and _shapes(pending[0][1]) != _shapes(batch)):
+                yield _group(pending, completed)
+                pending, completed, held = [], 0, 0
+            stop = min(samples, start + size - held)
+            # Copied now: the stream may reuse this memory for its next batch.
+            part = {name: np.array(array[start:stop], order="C") for name, array in batch.items()}
+            pending.append((index, part))
+            start = stop
+        completed += 1
+        if sum(_samples(part) for _, part in pending) == size:
+            yield _group(pending, completed)
+            pending, completed = [], 0
+    if pending:
+        yield _group(pending, completed)
+
+
+def _samples(batch: Batch) -> int:
+    return int(next(iter(batch.values())).shape[0])
+
+
+def _shapes(batch: Batch) -> _Shapes:
+    return tuple(batch[name].shape[1:] for name in sorted(batch))
+
+
+def _group(parts: list[tuple[int, Batch]], completed: int) -> SampleGroup:
+    names = parts[0][1]
+    return SampleGroup(
+        arrays={
+            name: parts[0][1][name]
+            if len(parts) == 1
+            else np.concatenate([part[name] for _, part in parts])
+            for name in names
+        },
+        batches=tuple(index for index, part in parts for _ in range(_samples(part))),
+        completed=completed,
+    )

@@ -1,6 +1,6 @@
 """The torch engine: exact recalibration of any module on any device, without tracing it."""
 
-from bn_ops.engines.torch.engine import describe_module, recalibrate_module
+from bn_ops.engines.torch.engine import describe_module
 from bn_ops.engines.torch.frontier import TorchFrontier
 from bn_ops.engines.torch.loading import load_statistics
 from bn_ops.torch_modules.frozen_batchnorm import FrozenForm, register_frozen
@@ -10,6 +10,5 @@ __all__ = [
     "TorchFrontier",
     "describe_module",
     "load_statistics",
-    "recalibrate_module",
     "register_frozen",
 ]

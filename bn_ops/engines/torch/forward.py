@@ -9,19 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.diagnostics.forward_pass import OnLayerInput, OnOutputs
+from bn_ops.core.engine import OnLayerInput, OnOutputs
 from bn_ops.engines.torch.functional import FunctionalCalls
 from bn_ops.engines.torch.layers import TorchLayer
 from bn_ops.engines.torch.moments import measure_tensor
 from bn_ops.engines.torch.observation import observed
 from bn_ops.engines.torch.thread_state import ThreadState, parked
-from bn_ops.torch_modules.arguments import Call, Item, key_word, run_item
-from bn_ops.torch_modules.calibration import unique_names
+from bn_ops.torch_modules.arguments import Call, Item, key_name, run_item, unique_names
 
-__all__ = ["ModuleRun"]
+__all__ = ["ModuleForward"]
 
 
-class ModuleRun:
+class ModuleForward:
     """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a module in eval mode.
 
     Args:
@@ -74,7 +73,7 @@ class ModuleRun:
 def _named(output: object) -> dict[str, NDArray[np.generic]]:
     """Name the tensors of an output as `bn_ops.export` names them; 16-bit floats are widened."""
     leaves = [
-        (("output", *(key_word(key) for key in path)), leaf)
+        (("output", *(key_name(key) for key in path)), leaf)
         for path, leaf in pytree.tree_flatten_with_path(output)[0]
         if isinstance(leaf, torch.Tensor)
     ]

@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 
+from bn_ops.core.engine import Residual
 from bn_ops.core.frontier import check_finite
 from bn_ops.core.moments import Moments, merge_all
 from bn_ops.core.statistics import LayerName, RunningStatistics
@@ -22,19 +23,14 @@ from bn_ops.engines.torch.functional import FunctionalCalls
 from bn_ops.engines.torch.layers import TorchLayer, write
 from bn_ops.engines.torch.moments import measure_tensor
 from bn_ops.engines.torch.observation import observed
-from bn_ops.engines.torch.paused_forward import Traveller
-from bn_ops.engines.torch.shared_layers import Residual, SharedLayers
+from bn_ops.engines.torch.paused_forward import PausedForward
+from bn_ops.engines.torch.shared_layers import SharedLayers, VisitOrder
 from bn_ops.engines.torch.thread_state import ThreadState, parked
-from bn_ops.engines.torch.visit_order import VisitOrder
 from bn_ops.engines.torch.waiting import Waiting
-from bn_ops.options import Budget
-from bn_ops.progress import Progress, ProgressCallback, silent
+from bn_ops.options import Budget, Progress, ProgressCallback, silent
 from bn_ops.torch_modules.arguments import Call, Item, device_of, run_item
 
 __all__ = ["TorchFrontier"]
-
-SHARED_TOLERANCE = 1e-5
-SHARED_PASSES = 20
 
 
 class TorchFrontier:
@@ -64,8 +60,8 @@ class TorchFrontier:
         call: Call | None = None,
         progress: ProgressCallback = silent,
         budget: Budget | None = None,
-        shared_passes: int = SHARED_PASSES,
-        shared_tolerance: float = SHARED_TOLERANCE,
+        shared_passes: int = 20,
+        shared_tolerance: float = 1e-5,
     ) -> None:
         self._module = module
         self._items = items
@@ -73,8 +69,8 @@ class TorchFrontier:
         self._call = call
         self._budget = budget
         self._progress = progress
-        self._travellers: list[Traveller] = []
-        self._current: Traveller | None = None
+        self._forwards: list[PausedForward] = []
+        self._current: PausedForward | None = None
         self._settled: set[LayerName] = set()
         self._ever_settled: set[LayerName] = set()
         self._order = VisitOrder(self._layers)
@@ -109,9 +105,9 @@ class TorchFrontier:
         return self._waiting.spilled_bytes
 
     @property
-    def strangers(self) -> tuple[str, ...]:
+    def unmatched_calls(self) -> tuple[str, ...]:
         """Statistics of functional calls that are no layer of this run."""
-        return tuple(self._functional.strangers)
+        return tuple(self._functional.unmatched_calls)
 
     @property
     def residuals(self) -> Mapping[LayerName, Residual]:
@@ -122,7 +118,7 @@ class TorchFrontier:
     def advance(self) -> Mapping[LayerName, Moments]:
         """Run every batch up to the next layer; return its moments, merged in stream order."""
         self._run_on()
-        waiting = {t.waits_at.name for t in self._travellers if t.waits_at is not None}
+        waiting = {t.waits_at.name for t in self._forwards if t.waits_at is not None}
         if waiting:
             name = self._order.first(waiting)
             return {name: self._gathered(name)}
@@ -134,7 +130,7 @@ class TorchFrontier:
         self._settled |= statistics.keys()
         self._ever_settled |= statistics.keys()
         for name, settled in statistics.items():
-            self._shared.use(name, settled, self._layers[name].eps)
+            self._shared.commit(name, settled, self._layers[name].eps)
         done = len(self._ever_settled)
         self._progress(Progress(phase="measuring", done=done, total=len(self._layers)))
 
@@ -145,30 +141,30 @@ class TorchFrontier:
             self._start(self._items)
         elif self._between_passes:
             self._between_passes = False
-            if self._shared.wants_another_pass():
+            if self._shared.needs_another_pass():
                 self._settled = set(self._shared.names)
-                self._start([traveller.item for traveller in self._travellers])
-        for traveller in self._travellers:
-            if traveller.waits_at is not None and traveller.waits_at.name in self._settled:
-                self._resume(traveller)
+                self._start([forward.item for forward in self._forwards])
+        for forward in self._forwards:
+            if forward.waits_at is not None and forward.waits_at.name in self._settled:
+                self._resume(forward)
 
-    def _resume(self, traveller: Traveller) -> None:
-        self._current = traveller
+    def _resume(self, forward: PausedForward) -> None:
+        self._current = forward
         try:
             with self._waiting.watching(), self._functional.watching():
-                traveller.resume()
+                forward.resume()
         finally:
             self._current = None
 
     def _start(self, items: Iterable[Item]) -> None:
-        first_pass = not self._travellers
-        self._travellers = []
+        first_pass = not self._forwards
+        self._forwards = []
         for read in items:
             # What the caller's own call takes is handed on as it is.
             item = self._waiting.stored(read) if first_pass and self._call is None else read
-            traveller = Traveller(item, self._forward, inside=self._inside, outside=self._neutral)
-            self._travellers.append(traveller)
-            self._resume(traveller)
+            forward = PausedForward(item, self._forward, inside=self._inside, outside=self._neutral)
+            self._forwards.append(forward)
+            self._resume(forward)
             if first_pass:
                 self._progress(Progress(phase="reading", done=item.index + 1, total=None))
 
@@ -176,13 +172,13 @@ class TorchFrontier:
         """Merge what waits at a layer, in the order of the stream."""
         return merge_all(
             t.moments
-            for t in self._travellers
+            for t in self._forwards
             if t.moments is not None and t.waits_at is not None and t.waits_at.name == name
         )
 
     def _end_of_pass(self) -> Mapping[LayerName, Moments]:
-        for traveller in self._travellers:
-            self._order.learn([layer.name for layer in traveller.visited])
+        for forward in self._forwards:
+            self._order.learn([layer.name for layer in forward.visited])
         pooled = self._shared.pooled()
         self._between_passes = bool(pooled)
         return pooled
@@ -192,23 +188,23 @@ class TorchFrontier:
 
     def _arrived(self, layer: TorchLayer, x: torch.Tensor) -> None:
         """Measure a layer's input, and wait there unless the layer is settled. Runs in a batch."""
-        traveller = self._current
-        if traveller is None or self._closed:
+        forward = self._current
+        if forward is None or self._closed:
             # The caller runs the module for a reason of their own, or the run is being abandoned.
             return
         with parked(self._neutral):
             moments = measure_tensor(x)
-            check_finite(layer.name, moments, batch=traveller.item.index)
+            check_finite(layer.name, moments, batch=forward.item.index)
             self._shared.add(layer.name, moments)
-            traveller.visited.append(layer)
+            forward.visited.append(layer)
             if layer.name in self._settled:
                 # A second call, or a batch that came by another way after the layer was settled.
                 self._shared.names.add(layer.name)
             else:
-                self._waiting.check(traveller.item.index)
-                traveller.wait(layer, moments)
+                self._waiting.check(forward.item.index)
+                forward.wait(layer, moments)
 
     def _abandon_all(self) -> None:
-        for traveller in self._travellers:
-            traveller.abandon()
-        self._travellers = []
+        for forward in self._forwards:
+            forward.abandon()
+        self._forwards = []

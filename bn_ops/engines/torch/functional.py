@@ -111,7 +111,7 @@ class FunctionalCalls:
         arrived: told of their inputs.
 
     Attributes:
-        strangers: paths of statistics of calls that are no layer of the run.
+        unmatched_calls: paths of statistics of calls that are no layer of the run.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class FunctionalCalls:
         self._paths = {id(buffer): path for path, buffer in module.named_buffers()}
         self._arrived = arrived
         self._mode = _Intercept(self._told) if may_be_functional(module, known) else None
-        self.strangers: dict[str, None] = {}
+        self.unmatched_calls: dict[str, None] = {}
 
     def watching(self) -> AbstractContextManager[object]:
         """Return the context in which a forward runs."""
@@ -134,7 +134,9 @@ class FunctionalCalls:
             return
         layer = self._layers.get(id(call.mean))
         if layer is None:
-            self.strangers[self._paths.get(id(call.mean), "(a tensor that is no buffer)")] = None
+            self.unmatched_calls[self._paths.get(id(call.mean), "(a tensor that is no buffer)")] = (
+                None
+            )
         elif fits(layer, call.x):
             self._arrived(layer, call.x)
 

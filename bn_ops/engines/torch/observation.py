@@ -12,13 +12,12 @@ import torch
 from bn_ops.engines.torch.layers import TorchLayer, adopt
 from bn_ops.engines.torch.thread_state import ThreadState
 from bn_ops.errors import ModelUnsupportedError
-from bn_ops.torch_modules.modes import set_eval
-from bn_ops.torch_modules.module_state import Snapshot
+from bn_ops.torch_modules.module_state import Snapshot, set_eval
 
 __all__ = ["Arrival", "fits", "observed"]
 
 # (N, C) is the least that a layer can have.
-_LEAST_RANK = 2
+_MIN_RANK = 2
 
 Arrival = Callable[[TorchLayer, torch.Tensor], None]
 """Told each time a layer is called, with the layer's input, before it normalises."""
@@ -70,7 +69,7 @@ def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., Non
 
 def fits(layer: TorchLayer, x: torch.Tensor) -> bool:
     """Tell whether the layer takes this input; what it does not take it refuses by itself."""
-    return x.ndim >= _LEAST_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
+    return x.ndim >= _MIN_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
 
 
 def _check_storage(layer: TorchLayer, x: torch.Tensor) -> None:

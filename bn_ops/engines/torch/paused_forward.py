@@ -12,10 +12,10 @@ from bn_ops.engines.torch.layers import TorchLayer
 from bn_ops.engines.torch.thread_state import ThreadState
 from bn_ops.torch_modules.arguments import Item
 
-__all__ = ["Traveller"]
+__all__ = ["PausedForward"]
 
 
-class Traveller:
+class PausedForward:
     """A forward of one batch that can be left and entered again at layers.
 
     Attributes:

@@ -1,71 +1,64 @@
-"""Layers that are called several times per forward: pooled, and iterated to a fixed point.
+"""Layers that a forward calls several times, or that batches reach in different orders.
 
-Such a layer has no answer in one pass: its later calls see what its own statistics made of the
-earlier ones. Each pass runs every batch with the statistics of the pass before, pools all calls,
-and measures every other layer anew. It ends when the pooled statistics no longer move, or at the
-bound; how far the last pass moved them is the residual.
+One pass gives no answer for a layer that is called several times, because its later calls receive
+what its own statistics made of the earlier ones. Each pass runs every batch with the statistics of
+the pass before, pools all calls, and measures every other layer anew. Passes end when the pooled
+statistics stop moving, or at a bound; the movement of the last pass is the residual.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bn_ops.core.engine import Residual
 from bn_ops.core.moments import Moments, merge
 from bn_ops.core.statistics import LayerName, RunningStatistics
 
-__all__ = ["Residual", "SharedLayers"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residual:
-    """How far a layer's last pass moved its statistics, the largest over its channels.
-
-    Attributes:
-        mean: |Δμ| / √(σ² + ε).
-        var: |Δσ²| / (σ² + ε).
-    """
-
-    mean: float
-    var: float
+__all__ = ["SharedLayers", "VisitOrder"]
 
 
 class SharedLayers:
-    """Pools of the layers that are called more than once."""
+    """Pooled moments of the layers that are called more than once.
+
+    Args:
+        tolerance: movement in units of σ below which passes end.
+        passes: maximum number of passes.
+    """
 
     def __init__(self, *, tolerance: float, passes: int) -> None:
         self.names: set[LayerName] = set()
         self.residuals: dict[LayerName, Residual] = {}
         self._pools: dict[LayerName, Moments] = {}
-        self._used: dict[LayerName, RunningStatistics] = {}
+        self._committed: dict[LayerName, RunningStatistics] = {}
         self._tolerance = tolerance
         self._passes_left = passes
 
     def add(self, name: LayerName, moments: Moments) -> None:
         """Pool one more call of a layer."""
-        held = self._pools.get(name)
-        self._pools[name] = moments if held is None else merge(held, moments)
+        pool = self._pools.get(name)
+        self._pools[name] = moments if pool is None else merge(pool, moments)
 
-    def use(self, name: LayerName, new: RunningStatistics, eps: float) -> None:
-        """Take note of the statistics that a layer gets, and of how far they moved."""
-        old = self._used.get(name)
+    def commit(self, name: LayerName, new: RunningStatistics, eps: float) -> None:
+        """Record a layer's new statistics and how far they moved since the pass before."""
+        old = self._committed.get(name)
         if old is not None:
             scale = np.maximum(new.var, 0) + eps
             self.residuals[name] = Residual(
                 mean=float((np.abs(new.mean - old.mean) / np.sqrt(scale)).max()),
                 var=float((np.abs(new.var - old.var) / scale).max()),
             )
-        self._used[name] = new
+        self._committed[name] = new
 
     def pooled(self) -> dict[LayerName, Moments]:
-        """Return what the pass has pooled, and begin with empty pools."""
+        """Return the moments that the pass has pooled, and clear the pools."""
         found = {name: self._pools[name] for name in sorted(self.names) if name in self._pools}
         self._pools.clear()
         return found
 
-    def wants_another_pass(self) -> bool:
-        """Tell whether the statistics still move and the bound allows one more pass."""
+    def needs_another_pass(self) -> bool:
+        """Return whether the statistics still move and the bound allows one more pass."""
         self._passes_left -= 1
         moving = any(
             max(r.mean, r.var) > self._tolerance
@@ -74,3 +67,40 @@ class SharedLayers:
             )
         )
         return moving and self._passes_left > 0
+
+
+class VisitOrder:
+    """The order in which batches reach layers, as far as it is known.
+
+    At first the order of registration decides, which is the order of execution in most code. Later
+    passes use the order seen in earlier ones.
+    """
+
+    def __init__(self, registered: Iterable[LayerName]) -> None:
+        self._rank = {name: rank for rank, name in enumerate(registered)}
+        self._after: dict[LayerName, set[LayerName]] = {}
+
+    def learn(self, visited: Sequence[LayerName]) -> None:
+        """Record the order in which one batch reached its layers."""
+        for position, name in enumerate(visited):
+            self._after.setdefault(name, set()).update(visited[position + 1 :])
+
+    def first(self, waiting: Iterable[LayerName]) -> LayerName:
+        """Return the layer that no other waiting layer precedes, as far as known."""
+        names = sorted(waiting, key=self._rank.__getitem__)
+        free = [
+            name
+            for name in names
+            if not any(name in self._reachable(other) for other in names if other != name)
+        ]
+        # None is free where batches reach the layers in opposite orders.
+        return free[0] if free else names[0]
+
+    def _reachable(self, start: LayerName) -> set[LayerName]:
+        found: set[LayerName] = set()
+        pending = [start]
+        while pending:
+            for name in self._after.get(pending.pop(), set()) - found:
+                found.add(name)
+                pending.append(name)
+        return found

@@ -34,7 +34,7 @@ from bn_ops.options import Budget
 __all__ = ["SpillFiles", "Watch"]
 
 # Smaller storages would not free a page.
-_SMALLEST = 4096
+_MIN_STORAGE_BYTES = 4096
 
 # glibc keeps freed memory that lies between used pieces; without this, memory grew by 1.8 MiB per
 # batch beyond the budget (batches of 0.3 MiB, activations of 4 MiB). A call takes about 3 ms, so
@@ -164,7 +164,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook
         key = _address(storage)
         held = self._held.get(key)
         if held is None:
-            if storage.nbytes() < _SMALLEST or key in set(_storages(args)):
+            if storage.nbytes() < _MIN_STORAGE_BYTES or key in set(_storages(args)):
                 # A view of something that is not ours: a weight, a buffer, the caller's batch.
                 return
             held = self._held[key] = _Held(_WeakStorage(storage), storage.nbytes())

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import bn_ops
+from bn_ops import recalibrate
 from bn_ops.core.batches import as_array
-from bn_ops.engines.torch import recalibrate_module
 from tests.support.torch_oracle import population, residual, stored
 
 NARROW = [torch.bfloat16, torch.float16]
@@ -39,7 +39,7 @@ def images(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_statistics_match_float64_oracle(dtype: torch.dtype) -> None:
     model, x = network(dtype), images(dtype)
-    done = recalibrate_module(model, [x[:7], x[7:]])
+    done = recalibrate(model, [x[:7], x[7:]])
     seen: dict[str, torch.Tensor] = {}
     twin = copy.deepcopy(model)
     for name in ("1", "4"):
@@ -86,8 +86,8 @@ def test_tensor_to_array_round_trip(dtype: torch.dtype) -> None:
     for form in (x, x[:, :, ::2], x.contiguous(memory_format=torch.channels_last), x[0, 0, 0, 0]):
         np.testing.assert_array_equal(as_array(form).astype(np.float64), form.double().numpy())
     one, other = network(dtype), network(dtype)
-    recalibrate_module(one, [x])
-    recalibrate_module(other, [as_array(x)])
+    recalibrate(one, [x])
+    recalibrate(other, [as_array(x)])
     assert residual(stored(one), stored(other)) == 0
 
 

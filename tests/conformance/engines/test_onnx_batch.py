@@ -27,7 +27,7 @@ def positions(layer: str) -> int:
 
 
 def recalibrated(**options: object) -> Observed:
-    result = bn_ops.recalibrate(residual_network(), BATCHES, method="batch", **options)  # type: ignore[arg-type]
+    result = bn_ops.recalibrate(residual_network(), BATCHES, method="batch", **options)  # type: ignore[call-overload]
     assert result.report.method == "batch"
     found = {name: (s.mean, s.var) for name, s in result.statistics.items()}
     assert residual(stored_statistics(result.model), found) < 1e-6

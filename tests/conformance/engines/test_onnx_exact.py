@@ -409,9 +409,10 @@ def test_mismatched_batches() -> None:
         ({"method": "magic"}, "unknown method"),
         ({"engine": "tpu"}, "unknown engine"),
         ({"engine": "torch"}, "needs an nn.Module"),
-        ({"warp": 9}, "unknown options"),
+        ({"adopt_untracked": True}, "applies to an nn.Module"),
+        ({"call": print, "shared_passes": 3}, "call, shared_passes"),
     ],
 )
 def test_invalid_options(options: dict[str, object], says: str) -> None:
     with pytest.raises(OptionError, match=says):
-        bn_ops.recalibrate(residual_network(), [images(2)], **options)  # type: ignore[arg-type]
+        bn_ops.recalibrate(residual_network(), [images(2)], **options)  # type: ignore[call-overload]

@@ -10,12 +10,11 @@ import onnx
 import pytest
 
 from bn_ops.core.estimators import Replace
-from bn_ops.core.frontier import settle
+from bn_ops.core.frontier import commit_layers
 from bn_ops.engines.onnx import OnnxFrontier, prepare
-from bn_ops.engines.onnx.frontier import Cut
+from bn_ops.engines.onnx.frontier import ExecutorChoice
 from bn_ops.errors import CancelledError, LayerNotFiniteError, OptionError, SpillLimitError
-from bn_ops.options import Budget
-from bn_ops.progress import Progress, ProgressCallback, silent
+from bn_ops.options import Budget, Progress, ProgressCallback, silent
 from tests.support.networks import GraphBuilder, images, residual_network
 from tests.support.oracle import Observed, oracle_statistics, residual
 
@@ -26,7 +25,7 @@ TIGHT = 1e-5
 def measured(
     model: onnx.ModelProto,
     batches: list[np.ndarray],
-    cut: Cut,
+    executor: ExecutorChoice,
     *,
     budget: Budget | None = None,
     threads: int | None = None,
@@ -41,9 +40,9 @@ def measured(
         budget=budget or Budget(),
         progress=progress,
         threads=threads,
-        cut=cut,
+        executor=executor,
     ) as frontier:
-        settled = settle(frontier, prepared.eligible, Replace())
+        settled = commit_layers(frontier, prepared.eligible, Replace())
     return {name: (s.statistics.mean, s.statistics.var) for name, s in settled.items()}
 
 
@@ -172,8 +171,8 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
 def test_executors_agree_with_each_other_and_oracle(name: str) -> None:
     model, x = NETWORKS[name](), images(21)
     oracle = oracle_statistics(model, {"x": x})
-    plain = measured(model, split(x, 5), "plain")
-    optimised = measured(model, split(x, 5), "optimised")
+    plain = measured(model, split(x, 5), "graph")
+    optimised = measured(model, split(x, 5), "optimized")
     assert plain.keys() == optimised.keys() == oracle.keys()
     assert residual(plain, oracle) <= TIGHT
     assert residual(optimised, oracle) <= TIGHT
@@ -185,15 +184,15 @@ def test_invariance_under_splits(size: int) -> None:
     x = images(40)
     model = inverted()
     assert residual(
-        measured(model, split(x, size), "optimised"), oracle_statistics(model, {"x": x})
+        measured(model, split(x, size), "optimized"), oracle_statistics(model, {"x": x})
     ) <= TIGHT  # fmt: skip
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_thread_count_changes_no_bit(threads: int) -> None:
     model, batches = dense(), split(images(37), 9)
-    one = measured(model, batches, "optimised", threads=1)
-    many = measured(model, batches, "optimised", threads=threads)
+    one = measured(model, batches, "optimized", threads=1)
+    many = measured(model, batches, "optimized", threads=threads)
     for name, (mean, var) in one.items():
         np.testing.assert_array_equal(many[name][0], mean)
         np.testing.assert_array_equal(many[name][1], var)
@@ -203,8 +202,8 @@ def test_thread_count_changes_no_bit(threads: int) -> None:
 def test_spilling_changes_no_bit(memory: int, tmp_path: Path) -> None:
     model, batches = squeezed(), split(images(24), 5)
     budget = Budget(memory_bytes=memory, spill_folder=tmp_path)
-    spilled = measured(model, batches, "optimised", budget=budget)
-    plain = measured(model, batches, "optimised")
+    spilled = measured(model, batches, "optimized", budget=budget)
+    plain = measured(model, batches, "optimized")
     for name, (mean, var) in plain.items():
         np.testing.assert_array_equal(spilled[name][0], mean)
         np.testing.assert_array_equal(spilled[name][1], var)
@@ -214,7 +213,7 @@ def test_spilling_changes_no_bit(memory: int, tmp_path: Path) -> None:
 def test_insufficient_budget(tmp_path: Path) -> None:
     budget = Budget(memory_bytes=10_000, spill_bytes=10_000, spill_folder=tmp_path)
     with pytest.raises(SpillLimitError):
-        measured(residual_network(), split(images(48), 16), "optimised", budget=budget)
+        measured(residual_network(), split(images(48), 16), "optimized", budget=budget)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,8 +221,8 @@ def test_stream_of_different_sizes() -> None:
     small, large = images(9), images(7, size=18, seed=2)
     model = residual_network()
     batches = [small[:4], large[:2], small[4:], large[2:]]
-    plain = measured(model, batches, "plain")
-    assert residual(measured(model, batches, "optimised"), plain) <= TIGHT
+    plain = measured(model, batches, "graph")
+    assert residual(measured(model, batches, "optimized"), plain) <= TIGHT
 
 
 def test_stream_that_reuses_its_array() -> None:
@@ -243,9 +242,9 @@ def test_stream_that_reuses_its_array() -> None:
         layers=prepared.eligible,
         budget=Budget(),
         progress=silent,
-        cut="optimised",
+        executor="optimized",
     ) as frontier:
-        settled = settle(frontier, prepared.eligible, Replace())
+        settled = commit_layers(frontier, prepared.eligible, Replace())
     found = {name: (s.statistics.mean, s.statistics.var) for name, s in settled.items()}
     assert residual(found, oracle_statistics(model, {"x": x})) <= TIGHT
 
@@ -255,8 +254,8 @@ def test_excluded_layers_in_both_executors() -> None:
     left_out = ("0.expand", "1.project")
     oracle = oracle_statistics(model, {"x": x}, frozen=left_out)
     expected = {name: value for name, value in oracle.items() if name not in left_out}
-    for cut in ("plain", "optimised"):
-        found = measured(model, [x], cut, leave_out=left_out)
+    for executor in ("graph", "optimized"):
+        found = measured(model, [x], executor, leave_out=left_out)
         assert found.keys() == expected.keys()
         assert residual(found, expected) <= TIGHT
 
@@ -265,8 +264,8 @@ def test_precision_with_large_mean() -> None:
     g = GraphBuilder(9)
     far = g.op("Add", g.conv("x", 3, 16), g.tensor(np.full((1, 16, 1, 1), 3000, np.float32)))
     model, x = one_input(g, g.bn(far, 16, "bn")), images(12, size=32)
-    plain = measured(model, [x], "plain")["bn"]
-    optimised = measured(model, [x], "optimised")["bn"]
+    plain = measured(model, [x], "graph")["bn"]
+    optimised = measured(model, [x], "optimized")["bn"]
     assert (np.abs(plain[0]) > 500 * np.sqrt(plain[1])).all()
     np.testing.assert_allclose(optimised[1], plain[1], rtol=1e-6)
 
@@ -277,7 +276,7 @@ def test_overflow_names_layer_and_batch() -> None:
     model = one_input(g, g.bn(g.op("Exp", steep), 16, "second"))
     quiet = np.full((2, 3, 4, 4), 1e-3, np.float32)
     with pytest.raises(LayerNotFiniteError, match="'second'") as caught:
-        measured(model, [quiet, quiet, images(2, size=4)], "optimised")
+        measured(model, [quiet, quiet, images(2, size=4)], "optimized")
     assert caught.value.details() == {"layer": "second", "batch": 2}
 
 
@@ -290,7 +289,7 @@ def test_progress_counts_batches_and_cancels() -> None:
             raise CancelledError("enough")
 
     with pytest.raises(CancelledError, match="enough"):
-        measured(residual_network(), split(images(30), 7), "optimised", progress=stop)
+        measured(residual_network(), split(images(30), 7), "optimized", progress=stop)
     assert [p.done for p in seen if p.phase == "reading"] == [1, 2, 3, 4, 5]
     assert [p.done for p in seen if p.phase == "measuring"] == [1, 2, 3]
     assert {p.total for p in seen if p.phase == "measuring"} == {20}
@@ -328,8 +327,8 @@ def test_fallback_to_graph_executor(network: Callable[[], onnx.ModelProto], says
     rank = len(model.graph.input[0].type.tensor_type.shape.dim)
     x = images(8)[:, :, 0] if rank == 3 else images(8)
     with pytest.raises(OptionError, match=says):
-        measured(model, [x], "optimised")
-    plain, auto = measured(model, [x], "plain"), measured(model, [x], "auto")
+        measured(model, [x], "optimized")
+    plain, auto = measured(model, [x], "graph"), measured(model, [x], "auto")
     for name, (mean, var) in plain.items():
         np.testing.assert_array_equal(auto[name][0], mean)
         np.testing.assert_array_equal(auto[name][1], var)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from tests.support.torch_oracle import exact_statistics, observed_statistics, residual, stored
 from tests.support.zoo import ZOO, ZooNetwork, split
 
@@ -29,7 +29,7 @@ def test_statistics_equal_single_train_mode_batch(network: ZooNetwork) -> None:
     wanted = exact_statistics(network.build(), data)
     for sizes in SPLITS:
         model = network.build()
-        recalibrate_module(model, split(data, sizes))
+        recalibrate(model, split(data, sizes))
         assert residual(stored(model), wanted) <= TOLERANCE, sizes
 
 
@@ -39,7 +39,7 @@ def test_invariance_under_splits(network: ZooNetwork) -> None:
     found = []
     for sizes in SPLITS:
         model = network.build()
-        recalibrate_module(model, split(data, sizes))
+        recalibrate(model, split(data, sizes))
         found.append(stored(model))
     for one, other in pairwise(found):
         assert residual(one, other) <= TOLERANCE
@@ -49,7 +49,7 @@ def test_invariance_under_splits(network: ZooNetwork) -> None:
 def test_stored_statistics_match_eval_inputs(network: ZooNetwork) -> None:
     model = network.build()
     data = network.inputs(SAMPLES)
-    recalibrate_module(model, split(data, [3, 8]))
+    recalibrate(model, split(data, [3, 8]))
     assert residual(stored(model), observed_statistics(model, data)) <= TOLERANCE
 
 
@@ -58,7 +58,7 @@ def test_shared_layers_pool_their_calls(network: ZooNetwork) -> None:
     data = network.inputs(SAMPLES)
     wanted = exact_statistics(network.build(), data, passes=60)
     model = network.build()
-    done = recalibrate_module(model, split(data, [4, 7]), shared_passes=60, shared_tolerance=1e-6)
+    done = recalibrate(model, split(data, [4, 7]), shared_passes=60, shared_tolerance=1e-6)
     assert residual(stored(model), wanted) <= TOLERANCE
     reported = [r for r in done.report.layers if r.residual_mean is not None]
     assert reported

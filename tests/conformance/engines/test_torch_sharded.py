@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bn_ops.core.estimators import Replace
-from bn_ops.core.frontier import ShardedFrontier, settle
+from bn_ops.core.frontier import ShardedFrontier, commit_layers
 from bn_ops.engines.torch import TorchFrontier
 from bn_ops.engines.torch.layers import find_layers, layer_info
-from bn_ops.torch_modules.arguments import items_of
+from bn_ops.torch_modules.arguments import read_items
 from tests.support.zoo import ZOO, ZooNetwork, split
 
 NETWORKS = [a for a in ZOO if a.name in {"residual", "dense", "inception", "double_input"}]
@@ -20,7 +20,7 @@ NETWORKS = [a for a in ZOO if a.name in {"residual", "dense", "inception", "doub
 
 def frontier(network: ZooNetwork, parts: list[object]) -> TorchFrontier:
     model = network.build()
-    items = items_of(model, parts, select=None, adapt=True)
+    items = read_items(model, parts, select=None, convert=True)
     return TorchFrontier(model, items, layers=find_layers(model))
 
 
@@ -29,10 +29,10 @@ def test_shards_equal_the_whole_stream(network: ZooNetwork) -> None:
     parts: list[object] = list(split(network.inputs(9), [2, 4, 3]))
     infos = {layer.name: layer_info(layer) for layer in find_layers(network.build())}
     with frontier(network, parts) as whole:
-        wanted = settle(whole, infos, Replace())
+        wanted = commit_layers(whole, infos, Replace())
     with ExitStack() as stack:
         shards = [stack.enter_context(frontier(network, part)) for part in (parts[:1], parts[1:])]
-        found = settle(ShardedFrontier(shards), infos, Replace())
+        found = commit_layers(ShardedFrontier(shards), infos, Replace())
     for name, settlement in wanted.items():
         assert found[name].moments.samples == settlement.moments.samples
         np.testing.assert_allclose(
@@ -46,7 +46,7 @@ def test_frontier_restores_its_module() -> None:
     model = network.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     parts = list(split(network.inputs(4), [2, 2]))
-    items = items_of(model, parts, select=None, adapt=True)
+    items = read_items(model, parts, select=None, convert=True)
     with TorchFrontier(model, items, layers=find_layers(model)) as entered:
         assert entered.advance()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from bn_ops import recalibrate
 from bn_ops.core.estimators import Momentum, Prior
-from bn_ops.engines.torch import recalibrate_module
 from bn_ops.errors import BatchShapeError, OptionError
-from bn_ops.reference import paper_population_statistics
 from tests.support.peer_formulas import moving_average, precise_bn, reestimate
+from tests.support.published_algorithms import paper_population_statistics
 from tests.support.torch_oracle import residual, stored
 from tests.support.zoo import ZOO, ZooNetwork, split
 
@@ -41,7 +41,7 @@ def batches_of(network: ZooNetwork) -> list[torch.Tensor]:
 def test_mean_of_batches_equals_update_bn(network: ZooNetwork) -> None:
     peer, ours = network.build(), network.build()
     update_bn(batches_of(network), peer)
-    recalibrate_module(ours, batches_of(network), method="batch", variance="mean_of_batches")
+    recalibrate(ours, batches_of(network), method="batch", variance="mean_of_batches")
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
@@ -49,7 +49,7 @@ def test_mean_of_batches_equals_update_bn(network: ZooNetwork) -> None:
 def test_mean_of_batches_equals_aimet(network: ZooNetwork) -> None:
     peer, ours = network.build(), network.build()
     reestimate(peer, batches_of(network), len(SIZES))
-    recalibrate_module(ours, batches_of(network), method="batch", variance="mean_of_batches")
+    recalibrate(ours, batches_of(network), method="batch", variance="mean_of_batches")
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
@@ -57,7 +57,7 @@ def test_mean_of_batches_equals_aimet(network: ZooNetwork) -> None:
 def test_population_equals_precise_bn(network: ZooNetwork) -> None:
     peer, ours = network.build().train(), network.build()
     precise_bn(peer, batches_of(network), len(SIZES))
-    recalibrate_module(ours, batches_of(network), method="batch")
+    recalibrate(ours, batches_of(network), method="batch")
     assert residual(stored(ours), stored(peer)) <= TOLERANCE
 
 
@@ -65,7 +65,7 @@ def test_population_equals_precise_bn(network: ZooNetwork) -> None:
 def test_momentum_equals_training(network: ZooNetwork) -> None:
     peer, ours = network.build(), network.build()
     moving_average(peer, batches_of(network), 0.1)
-    recalibrate_module(
+    recalibrate(
         ours,
         batches_of(network),
         method="batch",
@@ -80,7 +80,7 @@ def test_case_of_fvcore() -> None:
     torch.manual_seed(0)
     batches = [torch.randn(8, 3, 5, 5) * (i + 1) + i for i in range(4)]
     model = nn.Sequential(nn.BatchNorm2d(3))
-    recalibrate_module(model, batches, method="batch")
+    recalibrate(model, batches, method="batch")
     everything = torch.cat(batches).double()
     mean, var = stored(model)["0"]
     torch.testing.assert_close(mean, everything.mean([0, 2, 3]))
@@ -92,7 +92,7 @@ def test_case_of_torch() -> None:
     torch.manual_seed(1)
     batches = [torch.rand(10, 4) for _ in range(5)]
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.3))
-    recalibrate_module(model, batches, method="batch", variance="mean_of_batches")
+    recalibrate(model, batches, method="batch", variance="mean_of_batches")
     wanted = paper_population_statistics([batch.double().numpy() for batch in batches])
     mean, var = stored(model)["0"]
     torch.testing.assert_close(mean, torch.from_numpy(wanted.mean), rtol=1e-6, atol=1e-7)
@@ -102,14 +102,14 @@ def test_case_of_torch() -> None:
 def test_unbiased_divides_by_count_minus_one() -> None:
     x = torch.randn(6, 2)
     model = nn.Sequential(nn.BatchNorm1d(2))
-    recalibrate_module(model, [x[:4], x[4:]], method="batch", variance="unbiased")
+    recalibrate(model, [x[:4], x[4:]], method="batch", variance="unbiased")
     torch.testing.assert_close(stored(model)["0"][1], x.double().var(0), rtol=1e-6, atol=0)
 
 
 def test_other_estimators_use_the_whole_stream() -> None:
     x = torch.randn(6, 2)
     model = nn.Sequential(nn.BatchNorm1d(2))
-    recalibrate_module(model, [x[:4], x[4:]], method="batch", estimator=Prior(6))
+    recalibrate(model, [x[:4], x[4:]], method="batch", estimator=Prior(6))
     wanted = 0.5 + 0.5 * x.double().var(0, correction=0)
     torch.testing.assert_close(stored(model)["0"][1], wanted, rtol=1e-6, atol=0)
 
@@ -119,18 +119,18 @@ def test_single_value_per_channel() -> None:
     batches = [torch.randn(3, 2), torch.randn(1, 2)]
     before = stored(copy.deepcopy(model))
     with pytest.raises(BatchShapeError, match="batch 1"):
-        recalibrate_module(model, batches, method="batch", variance="mean_of_batches")
+        recalibrate(model, batches, method="batch", variance="mean_of_batches")
     assert residual(stored(model), before) == 0
-    recalibrate_module(model, batches, method="batch")
+    recalibrate(model, batches, method="batch")
     wanted = torch.cat(batches).double().var(0, correction=0)
     torch.testing.assert_close(stored(model)["0"][1], wanted, rtol=1e-6, atol=0)
 
 
 def test_unknown_variance() -> None:
     with pytest.raises(OptionError, match="mean_of_batches"):
-        recalibrate_module(
+        recalibrate(  # type: ignore[call-overload]
             nn.Sequential(nn.BatchNorm1d(2)),
             [torch.randn(3, 2)],
             method="batch",
-            variance="biased",  # type: ignore[arg-type]
+            variance="biased",
         )

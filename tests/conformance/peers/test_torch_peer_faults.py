@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 import bn_ops
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from bn_ops.errors import BatchNotFiniteError, StreamEmptyError
 from tests.support.peer_formulas import moving_average, precise_bn, reestimate, without_len
 from tests.support.torch_oracle import exact_statistics, residual, stored
@@ -39,7 +39,7 @@ def test_dropout_stays_off() -> None:
     x = torch.randn(4000, 3) + 1
     peer, ours = (nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3)) for _ in range(2))
     update_bn([x], peer)
-    recalibrate_module(ours, [x])
+    recalibrate(ours, [x])
     # E[(2·b·x)²] - E[x]² = 2·(1 + 1) - 1 = 3 instead of 1.
     assert float(stored(peer)["1"][1].min()) > 2.5
     torch.testing.assert_close(stored(ours)["1"][1], x.double().var(0, correction=0))
@@ -54,7 +54,7 @@ def test_frozen_children_stay_in_eval_mode() -> None:
     x = torch.randn(4, 1, 3, 3)
     peer, ours = network(), network()
     update_bn([x], peer)
-    recalibrate_module(ours, [x])
+    recalibrate(ours, [x])
     assert peer[1].training
     assert ours.training
     assert not ours[1].training
@@ -67,7 +67,7 @@ def test_smaller_last_batch_counts_by_samples() -> None:
     batches = [x[:8], x[8:16], x[16:]]
     peer, ours = one_layer(), one_layer()
     update_bn(batches, peer)
-    recalibrate_module(ours, batches)
+    recalibrate(ours, batches)
     shift = (stored(peer)["0"][0] - x.double().mean()).abs() / x.double().std()
     assert float(shift) > 0.12
     assert float((stored(ours)["0"][0] - x.double().mean()).abs()) < 1e-7
@@ -85,7 +85,7 @@ def test_variance_between_batches_is_included(peer_name: str) -> None:
         reestimate(peer, batches, 16)
     else:
         moving_average(peer, batches, 0.1)
-    recalibrate_module(ours, batches)
+    recalibrate(ours, batches)
     assert float(stored(peer)["0"][1]) < 1.2
     everything = torch.cat(batches)
     assert float(everything.var()) > 10
@@ -100,7 +100,7 @@ def test_empty_stream_changes_nothing() -> None:
     assert torch.equal(peer[0].get_buffer("running_mean"), torch.zeros(2))
     for method in ("exact", "batch"):
         with pytest.raises(StreamEmptyError):
-            recalibrate_module(ours, [], method=method)
+            recalibrate(ours, [], method=method)
         assert torch.equal(ours[0].get_buffer("running_mean"), torch.full((2,), 3.0))
     aimet = one_layer(2)
     reestimate(aimet, [], 0)
@@ -112,7 +112,7 @@ def test_variance_with_large_mean() -> None:
     x = torch.randn(32, 1, 32, 32) + 1000
     peer, ours = one_layer().train(), one_layer()
     precise_bn(peer, [x[:16], x[16:]], 2)
-    recalibrate_module(ours, [x[:16], x[16:]])
+    recalibrate(ours, [x[:16], x[16:]])
     assert relative_var_error(peer, x) > 0.01
     # The remaining error is the rounding of 1.0 to the float32 buffer.
     assert relative_var_error(ours, x) < 1e-6
@@ -127,7 +127,7 @@ def test_failure_restores_momentum_and_hooks() -> None:
     assert peer[0]._forward_pre_hooks
     before = copy.deepcopy(ours.state_dict())
     with pytest.raises(BatchNotFiniteError):
-        recalibrate_module(ours, [x, x * float("nan")])
+        recalibrate(ours, [x, x * float("nan")])
     assert ours[0].momentum == 0.1
     assert not ours[0]._forward_pre_hooks
     assert ours[0].training
@@ -139,7 +139,7 @@ def test_iterator_is_read_once() -> None:
     with pytest.raises(TypeError):
         reestimate(one_layer(), without_len(x), 2)  # type: ignore[arg-type]
     ours = one_layer()
-    recalibrate_module(ours, without_len(x))
+    recalibrate(ours, without_len(x))
     assert relative_var_error(ours, torch.cat(x)) < 1e-6
 
 
@@ -158,7 +158,7 @@ def test_source_statistics_have_no_weight(momentum: float | None) -> None:
     with torch.no_grad():
         for batch in batches:
             peer(batch)
-    recalibrate_module(ours, batches)
+    recalibrate(ours, batches)
     everything = torch.cat(batches).double()
     assert float(stored(peer)["0"][0] - everything.mean()) < -30
     assert float((stored(ours)["0"][0] - everything.mean()).abs()) < 1e-5
@@ -170,7 +170,7 @@ def test_nan_in_buffer_is_overwritten() -> None:
     for model in (peer, ours):
         model[0].get_buffer("running_mean").fill_(float("nan"))
     peer(x)
-    recalibrate_module(ours, [x])
+    recalibrate(ours, [x])
     assert bool(stored(peer)["0"][0].isnan().all())
     assert float((stored(ours)["0"][0] - x.double().mean()).abs()) < 1e-7
 
@@ -183,7 +183,7 @@ def test_nan_pixel_names_its_batch() -> None:
     assert bool(stored(peer)["0"][0].isnan().all())
     before = stored(ours)
     with pytest.raises(BatchNotFiniteError, match="batch 1") as caught:
-        recalibrate_module(ours, batches)
+        recalibrate(ours, batches)
     assert caught.value.details() == {"batch": 1, "input": "input"}
     assert residual(stored(ours), before) == 0
 
@@ -194,7 +194,7 @@ def test_single_value_per_channel() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         update_bn(list(torch.split(x, 1)), nn.Sequential(nn.BatchNorm1d(4)))
     ours = nn.Sequential(nn.BatchNorm1d(4))
-    recalibrate_module(ours, list(torch.split(x, 1)))
+    recalibrate(ours, list(torch.split(x, 1)))
     torch.testing.assert_close(stored(ours)["0"][1], x.double().var(0, correction=0))
 
 
@@ -204,7 +204,7 @@ def test_frozen_batchnorm_is_found() -> None:
     peer, ours = nn.Sequential(FrozenBatchNorm2d(2)), nn.Sequential(FrozenBatchNorm2d(2))
     update_bn([x], peer)
     assert torch.equal(peer[0].get_buffer("running_var"), torch.ones(2))
-    recalibrate_module(ours, [x])
+    recalibrate(ours, [x])
     assert relative_var_error(ours, x) < 1e-6
 
 
@@ -241,8 +241,8 @@ def test_untracked_layers_are_adopted_on_request() -> None:
     update_bn([x], peer)
     assert "0.running_mean" not in peer.state_dict()
     with pytest.raises(bn_ops.BnOpsError, match="adopt_untracked"):
-        recalibrate_module(untracked, [x])
-    done = recalibrate_module(untracked, [x], adopt_untracked=True)
+        recalibrate(untracked, [x])
+    done = recalibrate(untracked, [x], adopt_untracked=True)
     assert relative_var_error(untracked, x) < 1e-6
     alone = untracked.eval()(x[:1])
     torch.testing.assert_close(alone, untracked(x)[:1])
@@ -269,7 +269,7 @@ def test_unreached_layer_is_kept_and_reported() -> None:
     update_bn([x], peer)
     assert float(peer.unused.get_buffer("running_mean")) == 0.0
     for method in ("exact", "batch"):
-        done = recalibrate_module(ours, [x], method=method)
+        done = recalibrate(ours, [x], method=method)
         assert float(ours.unused.get_buffer("running_mean")) == 7.0
         statuses = {layer.name: layer.status for layer in done.report.layers}
         assert statuses == {"used": "recalibrated", "unused": "unreached"}
@@ -281,7 +281,7 @@ def test_invariance_under_memory_layout() -> None:
     last = x.contiguous(memory_format=torch.channels_last)
     peer, ours = one_layer(2), one_layer(2)
     update_bn([last], peer)
-    recalibrate_module(ours, [last])
+    recalibrate(ours, [last])
     assert relative_var_error(peer, x) > 1e-3
     assert relative_var_error(ours, x) < 1e-6
 
@@ -299,7 +299,7 @@ def test_shared_layer_pools_its_calls() -> None:
     x = torch.randn(64, 1)
     peer, ours = Shared(), Shared()
     reestimate(peer, [x], 1)
-    done = recalibrate_module(ours, [x[:20], x[20:]])
+    done = recalibrate(ours, [x[:20], x[20:]])
     both = torch.cat([x, 3 * x + 4]).double()
     assert float((stored(peer)["bn"][0] - both.mean()).abs()) > 1
     assert float((stored(ours)["bn"][0] - both.mean()).abs()) < 1e-6
@@ -316,7 +316,7 @@ def test_train_mode_differs_from_deployed_network() -> None:
     batches = list(torch.split(x, 2))
     update_bn(batches, peer)
     precise_bn(precise, batches, len(batches))
-    recalibrate_module(ours, batches)
+    recalibrate(ours, batches)
     assert residual(stored(peer), wanted) > 0.02
     assert residual(stored(precise), wanted) > 0.02
     assert residual(stored(ours), wanted) < 1e-5

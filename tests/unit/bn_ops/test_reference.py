@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from bn_ops.core.statistics import RunningStatistics
-from bn_ops.reference import (
+from tests.support.published_algorithms import (
     batch_statistics,
     moving_average,
-    normalise,
+    normalize,
     paper_population_statistics,
     population_statistics,
     train_step,
@@ -41,7 +41,7 @@ def test_algorithm_2_equals_eval_mode() -> None:
     built.get_buffer("running_mean").copy_(torch.tensor([0.5, -1.0, 2.0]))
     built.get_buffer("running_var").copy_(torch.tensor([0.5, 1.0, 2.0]))
     statistics = RunningStatistics(mean=np.array([0.5, -1, 2]), var=np.array([0.5, 1, 2]))
-    found = normalise(BATCHES[1], statistics, scale=SCALE, shift=SHIFT, eps=1e-5)
+    found = normalize(BATCHES[1], statistics, scale=SCALE, shift=SHIFT, eps=1e-5)
     wanted = built(torch.from_numpy(BATCHES[1])).detach().numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 

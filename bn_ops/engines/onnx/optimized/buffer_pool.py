@@ -19,7 +19,7 @@ from bn_ops.engines.onnx.tensor_store import base_of
 __all__ = ["BufferPool"]
 
 # A buffer serves tensors down to this share of its size.
-_LEAST_USE = 0.75
+_MIN_FILL = 0.75
 
 # From this size on a buffer is a mapping of its own, which goes back to the system as soon as it is
 # let go; the C library would keep it. Two huge pages.
@@ -42,7 +42,7 @@ class BufferPool:
     def take(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
         """Return an array with any content."""
         nbytes = math.prod(shape) * dtype.itemsize
-        fitting = (n for n, b in self._idle.items() if b and nbytes <= n <= nbytes / _LEAST_USE)
+        fitting = (n for n, b in self._idle.items() if b and nbytes <= n <= nbytes / _MIN_FILL)
         size = min(fitting, default=None)
         if size is None:
             self._used_bytes += nbytes

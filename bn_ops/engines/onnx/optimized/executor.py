@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from bn_ops.core.moments import Moments, from_samples, per_sample
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
-from bn_ops.engines.onnx.accumulator import Tally
-from bn_ops.engines.onnx.groups import grouped
+from bn_ops.engines.onnx.accumulator import MomentAccumulator
 from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
-from bn_ops.engines.onnx.optimized.model import OptimisedModel
-from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_blocked
+from bn_ops.engines.onnx.optimized.model import OptimizedModel
+from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_nchwc
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Segment
+from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError
-from bn_ops.progress import Progress
+from bn_ops.options import Progress
 
-__all__ = ["OptimisedCut"]
+__all__ = ["OptimizedGraphExecutor"]
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Reduced = dict[str, tuple[Float64Array, Float64Array]]
@@ -49,12 +49,12 @@ class _Pending:
     parts: list[Future[_Reduced]]
 
 
-class OptimisedCut:
+class OptimizedGraphExecutor:
     """Runs the optimised graph segment by segment, and holds what was settled."""
 
     def __init__(
         self,
-        model: OptimisedModel,
+        model: OptimizedModel,
         batches: Iterable[Batch],
         *,
         store: TensorStore,
@@ -63,7 +63,7 @@ class OptimisedCut:
     ) -> None:
         self._model = model
         self._batches = batches
-        self._tally = Tally(model.plan)
+        self._accumulator = MomentAccumulator(model.plan)
         self._store = store
         self._progress = progress
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -82,11 +82,11 @@ class OptimisedCut:
         self._run_level(segment)
         self._model.close_runner(self._level)
         self._level += 1
-        return self._tally.layers(segment)
+        return self._accumulator.layers(segment)
 
-    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+    def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
         """Write the layers' scale and shift."""
-        self._model.settle(statistics)
+        self._model.commit(statistics)
 
     def close(self) -> None:
         """End the threads."""
@@ -115,8 +115,10 @@ class OptimisedCut:
             for number in range(len(self._groups)):
                 yield number, {name: self._store.get(number, name) for name in segment.inputs}
             return
-        for number, group in enumerate(grouped(self._batches)):
-            self._groups.append((group.batches, group.ends, self._model.try_shapes(group.arrays)))
+        for number, group in enumerate(group_samples(self._batches)):
+            self._groups.append(
+                (group.batches, group.completed, self._model.try_shapes(group.arrays))
+            )
             yield number, group.arrays
 
     def _start(self, segment: Segment, number: int, inputs: _Arrays) -> _Pending:
@@ -156,7 +158,7 @@ class OptimisedCut:
             raise EngineError(f"{name!r} is blocked and {tensor.dtype}; blocks are float32")
         block, channels = layout
         narrow: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
-        return reduce_blocked(narrow, block=block, channels=channels or tensor.shape[1])
+        return reduce_nchwc(narrow, block=block, channels=channels or tensor.shape[1])
 
     def _finish(self, segment: Segment, group: _Pending) -> None:
         reduced = [part.result() for part in group.parts]
@@ -175,7 +177,7 @@ class OptimisedCut:
         batch = self._groups[group.number][0][int(np.argmax(bad))] if bad.any() else None
         with np.errstate(over="ignore", invalid="ignore"):
             found = from_samples(mean, sq_dev, positions)
-        self._tally.add(name, found, batch=batch)
+        self._accumulator.add(name, found, batch=batch)
 
     def _release(self, segment: Segment, group: _Pending) -> None:
         if self._level == 0:

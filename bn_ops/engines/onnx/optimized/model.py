@@ -12,14 +12,14 @@ from bn_ops.core.layers import LayerInfo
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.batchnorm import SCALE, SHIFT, batchnorm_nodes
 from bn_ops.engines.onnx.graph import index_graph
-from bn_ops.engines.onnx.optimized.optimize import OptimisedGraph, optimise
+from bn_ops.engines.onnx.optimized.optimize import OptimizedGraph, optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Plan, plan_targets
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.errors import EngineError
 
-__all__ = ["Kind", "OptimisedModel", "open_optimised"]
+__all__ = ["Kind", "OptimizedModel", "open_optimized"]
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Signature = tuple[tuple[int, ...], ...]
@@ -47,7 +47,7 @@ class _Affine:
     eps: float
 
 
-class OptimisedModel:
+class OptimizedModel:
     """The optimised graph of a prepared model, cut at its layers.
 
     Args:
@@ -59,7 +59,7 @@ class OptimisedModel:
 
     def __init__(
         self,
-        graph: OptimisedGraph,
+        graph: OptimizedGraph,
         block: int,
         layers: Mapping[LayerName, LayerInfo],
         affine: Mapping[LayerName, _Affine],
@@ -84,9 +84,9 @@ class OptimisedModel:
         }
         self._runners: dict[int, SegmentRunner] = {}
         self._kinds: dict[_Signature, Mapping[str, Kind]] = {}
-        self.settle({n: s for n, i in layers.items() if (s := i.statistics) is not None})
+        self.commit({n: s for n, i in layers.items() if (s := i.statistics) is not None})
 
-    def settle(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
+    def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
         """Write scale γ/√(var + ε) and shift β - mean·scale of the given layers."""
         for name, new in statistics.items():
             layer, affine = self._graph.layers[name], self._affine[name]
@@ -150,9 +150,9 @@ class OptimisedModel:
         return self._runners[level].try_out(inputs)
 
 
-def open_optimised(
+def open_optimized(
     prepared: PreparedModel, layers: Collection[LayerName], *, block: int
-) -> OptimisedModel | str:
+) -> OptimizedModel | str:
     """Optimise and plan a prepared model.
 
     Returns:
@@ -166,10 +166,10 @@ def open_optimised(
     for name, info in infos.items():
         if info.input_rank != _RANK or name not in affine:
             return f"layer {name!r} is not a float32 layer of rank 4"
-    graph = optimise(prepared, layers)
+    graph = optimize(prepared, layers)
     if graph is None:
         return "the optimiser changed a layer"
-    model = OptimisedModel(graph, block, infos, affine)
+    model = OptimizedModel(graph, block, infos, affine)
     nodes = graph.model.graph.node
     used = [nodes[p] for segment in model.plan.segments for p in segment.nodes]
     mixing = mixes_samples(used, graph.weights)

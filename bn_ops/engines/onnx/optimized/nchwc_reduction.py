@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from bn_ops.core.statistics import Float64Array
 
-__all__ = ["reduce_blocked"]
+__all__ = ["reduce_nchwc"]
 
 # Positions side by side in one lane, at most: sums then run over rows of up to 256 values.
-_WIDEST = 16
+_MAX_WIDTH = 16
 
 # Longest float32 sum, in positions; each lane adds about a sixteenth of it. A lane's rounding error
 # is then below 2e-7 of its sum, and that of the lanes together a few 1e-8.
@@ -36,7 +36,7 @@ _COPIED = 1 << 18
 _CANCELLATION_RATIO = 8.0
 
 
-def reduce_blocked(
+def reduce_nchwc(
     x: NDArray[np.float32], *, block: int, channels: int
 ) -> tuple[Float64Array, Float64Array]:
     """Reduce each (sample, channel) on its own.
@@ -110,13 +110,13 @@ def _joined(lanes: NDArray[np.float32], width: int) -> Float64Array:
     return np.asarray(np.matmul(_ONES[:, :width], wide)[:, 0])
 
 
-_ONES = np.ones((1, _WIDEST))
+_ONES = np.ones((1, _MAX_WIDTH))
 
 
 @cache
 def _divisor(length: int) -> int:
     """Width of a lane: the largest that divides the length, or any where none is near."""
-    if length <= _WIDEST:
+    if length <= _MAX_WIDTH:
         return 1
-    near = (width for width in range(_WIDEST, _WIDEST // 4, -1) if length % width == 0)
-    return next(near, _WIDEST)
+    near = (width for width in range(_MAX_WIDTH, _MAX_WIDTH // 4, -1) if length % width == 0)
+    return next(near, _MAX_WIDTH)

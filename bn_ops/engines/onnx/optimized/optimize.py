@@ -23,7 +23,7 @@ from bn_ops.engines.onnx.optimized.markers import FoundLayer, MarkedModel, find_
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.onnx_files.session import onnxruntime, translated
 
-__all__ = ["OptimisedGraph", "optimise"]
+__all__ = ["OptimizedGraph", "optimize"]
 
 # They would write a layer's constant successor into the layer's own scale and shift.
 _NOT_ACROSS_LAYERS = ("ConvMulFusion", "ConvAddFusion", "ConvBNFusion")
@@ -36,7 +36,7 @@ _ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimisedGraph:
+class OptimizedGraph:
     """An optimised model.
 
     Attributes:
@@ -50,7 +50,7 @@ class OptimisedGraph:
     layers: Mapping[LayerName, FoundLayer]
 
 
-def optimise(prepared: PreparedModel, layers: Collection[LayerName]) -> OptimisedGraph | None:
+def optimize(prepared: PreparedModel, layers: Collection[LayerName]) -> OptimizedGraph | None:
     """Optimise a model around the given layers; None when a layer cannot be found again.
 
     Raises:
@@ -59,17 +59,17 @@ def optimise(prepared: PreparedModel, layers: Collection[LayerName]) -> Optimise
     channels = {layer.name: layer.channels or 0 for layer in prepared.layers}
     with tempfile.TemporaryDirectory(prefix="bnrecal-") as folder:
         path = Path(folder, "optimised.onnx")
-        _write_optimised(mark_layers(prepared, layers), path)
+        _write_optimized(mark_layers(prepared, layers), path)
         model = onnx.load_model(str(path), load_external_data=False)
         # A mapping outlives its file's name.
         weights = {t.name: _value(t, path.parent) for t in model.graph.initializer}
     found = find_layers(model.graph, weights, {name: channels[name] for name in layers})
     if found is None:
         return None
-    return OptimisedGraph(model=model, weights=weights, layers=found)
+    return OptimizedGraph(model=model, weights=weights, layers=found)
 
 
-def _write_optimised(marked: MarkedModel, path: Path) -> None:
+def _write_optimized(marked: MarkedModel, path: Path) -> None:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bn_ops.engines.onnx.graph import GraphIndex
-from bn_ops.engines.onnx.optimized.optimize import OptimisedGraph
+from bn_ops.engines.onnx.optimized.optimize import OptimizedGraph
 from bn_ops.engines.onnx.plan import Segment
 from bn_ops.engines.onnx.segment_model import cut_segment
 from bn_ops.errors import EngineError
@@ -42,7 +42,7 @@ class SegmentRunner:
 
     def __init__(
         self,
-        graph: OptimisedGraph,
+        graph: OptimizedGraph,
         index: GraphIndex,
         segment: Segment,
         example: Arrays,

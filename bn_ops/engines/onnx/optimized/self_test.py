@@ -1,4 +1,10 @@
-"""A tiny network through both cuts; see `bn_ops.engines.onnx.optimized.layout_check`."""
+"""Check once per process that onnxruntime optimizes as the optimized executor expects.
+
+The optimized executor depends on how onnxruntime writes its blocked (NCHWc) layout. A tiny network
+with everything it relies on (padded channels, an addition and an activation fused into a layer, a
+layer before its convolution) runs through both executors. If anything differs or fails, every model
+uses the plain graph executor.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +17,16 @@ from onnx import helper, numpy_helper
 from bn_ops.core.moments import Moments
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.engines.onnx.graph_executor import PlainCut
-from bn_ops.engines.onnx.optimized.executor import OptimisedCut
-from bn_ops.engines.onnx.optimized.model import OptimisedModel, open_optimised
-from bn_ops.engines.onnx.optimized.optimize import optimise
+from bn_ops.engines.onnx.graph_executor import GraphExecutor
+from bn_ops.engines.onnx.optimized.executor import OptimizedGraphExecutor
+from bn_ops.engines.onnx.optimized.model import OptimizedModel, open_optimized
+from bn_ops.engines.onnx.optimized.optimize import optimize
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import BnOpsError
-from bn_ops.options import Budget
-from bn_ops.progress import silent
+from bn_ops.options import Budget, silent
 
-__all__ = ["passes", "probe_block"]
+__all__ = ["block_channels", "padded_block", "passes"]
 
 # float32 networks of four layers agree to about 1e-6.
 _TOLERANCE = 1e-5
@@ -31,11 +36,18 @@ _CHANNELS = 20
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-def probe_block() -> int | None:
-    """Return the channels per block that onnxruntime pads to, or None without blocked layers."""
+@cache
+def block_channels() -> int | None:
+    """Return the number of channels per block, or None if the optimized executor is not usable."""
+    block = padded_block()
+    return block if block is not None and passes(block) else None
+
+
+def padded_block() -> int | None:
+    """Return the number of channels per block that onnxruntime pads to, or None if it does not."""
     prepared = _network()
     try:
-        graph = optimise(prepared, prepared.eligible)
+        graph = optimize(prepared, prepared.eligible)
     except BnOpsError:
         return None
     if graph is None or not all(layer.blocked for layer in graph.layers.values()):
@@ -46,13 +58,13 @@ def probe_block() -> int | None:
 
 
 def passes(block: int) -> bool:
-    """Tell whether both cuts measure the same on the tiny network."""
+    """Return whether both executors measure the same moments of the tiny network."""
     try:
-        plain, optimised = _measured(None), _measured(block)
+        plain, optimized = _measured(None), _measured(block)
     except BnOpsError:
         return False
-    return plain.keys() == optimised.keys() and all(
-        _near(plain[name], optimised[name]) for name in plain
+    return plain.keys() == optimized.keys() and all(
+        _near(plain[name], optimized[name]) for name in plain
     )
 
 
@@ -69,30 +81,30 @@ def _measured(block: int | None) -> dict[LayerName, Moments]:
     batches = _batches()
     found: dict[LayerName, Moments] = {}
     with TensorStore(Budget()) as store:
-        cut = _cut(prepared, batches, store, block)
-        while moments := cut.advance():
+        executor = _executor(prepared, batches, store, block)
+        while moments := executor.advance():
             found.update(moments)
-            settled = {
+            statistics = {
                 name: RunningStatistics(mean=m.mean, var=m.var_population)
                 for name, m in moments.items()
             }
-            StatisticsWriter(prepared).write(settled)
-            cut.settle(settled)
-        cut.close()
+            StatisticsWriter(prepared).write(statistics)
+            executor.commit(statistics)
+        executor.close()
     return found
 
 
-def _cut(
+def _executor(
     prepared: PreparedModel, batches: list[Batch], store: TensorStore, block: int | None
-) -> PlainCut | OptimisedCut:
+) -> GraphExecutor | OptimizedGraphExecutor:
     if block is None:
-        return PlainCut(
+        return GraphExecutor(
             prepared, batches, layers=prepared.eligible, store=store, progress=silent, threads=1
         )
-    model = open_optimised(prepared, prepared.eligible, block=block)
-    if not isinstance(model, OptimisedModel):
+    model = open_optimized(prepared, prepared.eligible, block=block)
+    if not isinstance(model, OptimizedModel):
         raise BnOpsError(model)
-    return OptimisedCut(model, batches, store=store, progress=silent, threads=1)
+    return OptimizedGraphExecutor(model, batches, store=store, progress=silent, threads=1)
 
 
 def _batches() -> list[Batch]:

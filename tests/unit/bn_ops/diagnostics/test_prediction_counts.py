@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pytest
 
+from bn_ops.core.engine import OnLayerInput, OnOutputs
 from bn_ops.diagnostics.before_after import compare_heads
-from bn_ops.diagnostics.forward_pass import ForwardPass, OnLayerInput, OnOutputs, observe
+from bn_ops.diagnostics.forward_pass import ForwardPass, observe
 
 Outputs = Mapping[str, np.ndarray]
 

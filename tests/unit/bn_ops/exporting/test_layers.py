@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from bn_ops.exporting import export
 from tests.support.onnx_run import run_onnx
 from tests.support.torch_oracle import stored
@@ -150,7 +150,7 @@ def test_recalibration_of_model_and_module_agree() -> None:
     assert isinstance(data, tuple)
     model = network.build()
     proto = export(model, data)
-    recalibrate_module(model, [data[0][:5], data[0][5:]])
+    recalibrate(model, [data[0][:5], data[0][5:]])
     done = bn_ops.recalibrate(proto, [data[0][:7].numpy(), data[0][7:].numpy()])
     for name, (mean, var) in stored(model).items():
         np.testing.assert_allclose(done.statistics[name].mean, mean.numpy(), rtol=1e-4, atol=1e-5)

@@ -62,7 +62,7 @@ def test_invalid_graph() -> None:
 
 def test_unsupported_type() -> None:
     with pytest.raises(ModelUnsupportedError, match="not dict"):
-        bn_ops.describe({})
+        bn_ops.describe({})  # type: ignore[arg-type]
 
 
 def test_folded_model_is_recognized() -> None:

@@ -11,15 +11,15 @@ from onnx import helper
 
 from bn_ops.core.moments import join, measure
 from bn_ops.engines.onnx.graph import index_graph
-from bn_ops.engines.onnx.groups import grouped
 from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
-from bn_ops.engines.onnx.optimized.layout_check import blocked_channels
 from bn_ops.engines.onnx.optimized.markers import find_layers, mark_layers
-from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_blocked
-from bn_ops.engines.onnx.optimized.optimize import optimise
+from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_nchwc
+from bn_ops.engines.onnx.optimized.optimize import optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
+from bn_ops.engines.onnx.optimized.self_test import block_channels
 from bn_ops.engines.onnx.plan import make_plan
 from bn_ops.engines.onnx.prepare import prepare
+from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.errors import OptionError
 from tests.support.networks import GraphBuilder, images, residual_network
 
@@ -48,7 +48,7 @@ def to_blocks(x: np.ndarray, block: int) -> np.ndarray:
 )
 def test_blocked_moments(block: int, shape: tuple[int, ...], offset: float) -> None:
     x = (np.random.default_rng(0).normal(0, 1, shape) + offset).astype(np.float32)
-    mean, sq_dev = reduce_blocked(to_blocks(x, block), block=block, channels=shape[1])
+    mean, sq_dev = reduce_nchwc(to_blocks(x, block), block=block, channels=shape[1])
     wide = x.astype(np.float64).reshape(*shape[:2], -1)
     sigma = max(float(wide.std()), 1e-3)
     assert np.abs(mean - wide.mean(axis=2)).max() <= 1e-6 * sigma
@@ -60,14 +60,14 @@ def test_blocked_moments(block: int, shape: tuple[int, ...], offset: float) -> N
 
 def test_constant_blocked_channel() -> None:
     x = np.full((2, 16, 30, 30), 0.1, np.float32)
-    assert (reduce_blocked(x, block=16, channels=16)[1] < 1e-12).all()
+    assert (reduce_nchwc(x, block=16, channels=16)[1] < 1e-12).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nonfinite_values_stay_in_their_channel(bad: float) -> None:
     x = np.ones((2, 16, 6, 6), np.float32)
     x[1, 3, 2, 2] = bad
-    mean, sq_dev = reduce_blocked(to_blocks(x, 16), block=16, channels=16)
+    mean, sq_dev = reduce_nchwc(to_blocks(x, 16), block=16, channels=16)
     finite = np.isfinite(mean) & np.isfinite(sq_dev)
     assert not finite[1, 3]
     assert finite.sum() == finite.size - 1
@@ -78,7 +78,7 @@ def test_joined_moments() -> None:
     whole = measure(x)
     parts = join([measure(x[:, :3]), measure(x[:, 3:])])
     np.testing.assert_array_equal(parts.mean, whole.mean)
-    np.testing.assert_array_equal(parts.evidence.ee, whole.evidence.ee)
+    np.testing.assert_array_equal(parts.sample_sums.ee, whole.sample_sums.ee)
     with pytest.raises(OptionError, match="same samples"):
         join([measure(x[:, :3]), measure(x[:2])])
 
@@ -86,11 +86,11 @@ def test_joined_moments() -> None:
 def test_groups_keep_sample_order() -> None:
     x = images(23, size=2)
     parts = np.split(x, [1, 3, 20])
-    groups = list(grouped(({"x": part} for part in parts), size=8))
+    groups = list(group_samples(({"x": part} for part in parts), size=8))
     np.testing.assert_array_equal(np.concatenate([g.arrays["x"] for g in groups]), x)
     assert [g.samples for g in groups] == [8, 8, 7]
     assert [b for g in groups for b in g.batches] == [0] + [1] * 2 + [2] * 17 + [3] * 3
-    assert [g.ends for g in groups] == [2, 0, 2]
+    assert [g.completed for g in groups] == [2, 0, 2]
 
 
 def test_full_group_is_yielded_immediately() -> None:
@@ -101,14 +101,14 @@ def test_full_group_is_yielded_immediately() -> None:
             asked.append(number)
             yield {"x": images(4, size=2)}
 
-    groups = grouped(stream(), size=8)
-    assert next(groups).ends == 2
+    groups = group_samples(stream(), size=8)
+    assert next(groups).completed == 2
     assert asked == [0, 1]
 
 
 def test_groups_have_uniform_shapes() -> None:
     batches = [{"x": images(3, size=4)}, {"x": images(3, size=6)}, {"x": images(1, size=6)}]
-    assert [g.arrays["x"].shape for g in grouped(batches)] == [(3, 3, 4, 4), (4, 3, 6, 6)]
+    assert [g.arrays["x"].shape for g in group_samples(batches)] == [(3, 3, 4, 4), (4, 3, 6, 6)]
 
 
 def test_buffer_reuse() -> None:
@@ -199,7 +199,7 @@ def test_samplewise_operators(made: onnx.NodeProto, *, mixes: bool) -> None:
 
 def test_markers_survive_optimization() -> None:
     prepared = prepare(residual_network())
-    graph = optimise(prepared, prepared.eligible)
+    graph = optimize(prepared, prepared.eligible)
     assert graph is not None
     assert graph.layers.keys() == prepared.eligible.keys()
     for name, layer in graph.layers.items():
@@ -223,7 +223,7 @@ def test_overwritten_marker_is_not_a_layer() -> None:
 def test_prepared_model_is_not_modified() -> None:
     prepared = prepare(residual_network())
     before = prepared.model.SerializeToString()
-    optimise(prepared, prepared.eligible)
+    optimize(prepared, prepared.eligible)
     assert prepared.model.SerializeToString() == before
 
 
@@ -239,7 +239,7 @@ def test_plan_of_concatenated_tensors() -> None:
     assert whole.parts["bn"] == (whole.measured["bn"],)
 
 
-def test_layout_check_passes() -> None:
+def test_self_test_passes() -> None:
     # If this fails after an upgrade of onnxruntime, results stay correct but runs become slower:
     # every model uses the graph executor.
-    assert blocked_channels() in {8, 16}
+    assert block_channels() in {8, 16}

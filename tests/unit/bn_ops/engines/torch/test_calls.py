@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from bn_ops.errors import BatchError, BatchInputError, BatchShapeError, EngineError, OptionError
 
 
@@ -62,19 +62,19 @@ PLAIN, MASKED = [4.0, 2.0], [round(4 / 3, 5), round(4 / 3, 5)]
 )
 def test_forms_of_batches(batches: list[Any], options: dict[str, Any], wanted: list[float]) -> None:
     model = Flexible()
-    recalibrate_module(model, batches, **options)
+    recalibrate(model, batches, **options)
     assert mean_of(model) == wanted
 
 
 def test_dict_as_single_argument() -> None:
     model = OneDict()
-    recalibrate_module(model, [{"image": X, "ignored": "text"}])
+    recalibrate(model, [{"image": X, "ignored": "text"}])
     assert mean_of(model) == PLAIN
 
 
 def test_generator_is_read_once() -> None:
     model = Flexible()
-    recalibrate_module(model, (part for part in torch.split(X, 1)))
+    recalibrate(model, (part for part in torch.split(X, 1)))
     assert mean_of(model) == PLAIN
 
 
@@ -82,12 +82,12 @@ def test_read_only_arrays() -> None:
     array = X.numpy().copy()
     array.flags.writeable = False
     model = Flexible()
-    recalibrate_module(model, [array])
+    recalibrate(model, [array])
     assert mean_of(model) == PLAIN
 
 
 def test_calibration_samples_have_parameter_names() -> None:
-    done = recalibrate_module(Flexible(), [(X, MASK)])
+    done = recalibrate(Flexible(), [(X, MASK)])
     assert sorted(done.calibration[0]) == ["image", "mask"]
     np.testing.assert_array_equal(done.calibration[0]["mask"], MASK.numpy())
 
@@ -107,11 +107,11 @@ def test_calibration_samples_have_parameter_names() -> None:
 def test_mismatched_batches(batches: Any, kind: type[Exception], words: str) -> None:
     model = Flexible()
     with pytest.raises(kind, match=words):
-        recalibrate_module(model, batches)
+        recalibrate(model, batches)
     assert mean_of(model) == [0.0, 0.0]
 
 
 def test_nan_names_the_input() -> None:
     with pytest.raises(BatchError) as caught:
-        recalibrate_module(Flexible(), [{"image": X, "mask": MASK * float("nan")}])
+        recalibrate(Flexible(), [{"image": X, "mask": MASK * float("nan")}])
     assert caught.value.details() == {"batch": 0, "input": "mask"}

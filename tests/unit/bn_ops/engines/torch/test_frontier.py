@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from bn_ops.engines.torch import recalibrate_module
-from bn_ops.engines.torch.visit_order import VisitOrder
+from bn_ops import recalibrate
+from bn_ops.engines.torch.shared_layers import VisitOrder
 from bn_ops.errors import (
     CancelledError,
     EngineError,
@@ -21,8 +21,7 @@ from bn_ops.errors import (
     ModelUnsupportedError,
     SpillLimitError,
 )
-from bn_ops.options import Budget
-from bn_ops.progress import Progress
+from bn_ops.options import Budget, Progress
 from tests.support.torch_oracle import exact_statistics, residual, stored
 from tests.support.zoo_blocks import conv_bn
 
@@ -44,7 +43,7 @@ def test_branches_that_rejoin() -> None:
     model = Experts()
     twin = copy.deepcopy(model).double().eval()
     batches = [torch.randn(3, 1, 6, 6) + sign for sign in (2, -2, 2, -2)]
-    done = recalibrate_module(model, batches)
+    done = recalibrate(model, batches)
     # Oracle: each expert on its own batches, the head on the outputs of all batches.
     outputs: dict[int, torch.Tensor] = {}
     for expert, chosen in ((twin.high, (0, 2)), (twin.low, (1, 3))):
@@ -76,7 +75,7 @@ def test_opposite_call_orders_reach_fixed_point() -> None:
     torch.manual_seed(1)
     model = BothWays()
     batches = [torch.randn(8, 1) + 3, torch.randn(8, 1) - 3]
-    recalibrate_module(model, batches, shared_tolerance=1e-7, shared_passes=50)
+    recalibrate(model, batches, shared_tolerance=1e-7, shared_passes=50)
     model.eval()
     seen: dict[str, list[torch.Tensor]] = {"a": [], "b": []}
     for name, layer in (("a", model.a), ("b", model.b)):
@@ -109,7 +108,7 @@ def test_shared_layer_without_convergence() -> None:
             return self.bn(5 * self.bn(x).abs())
 
     torch.manual_seed(2)
-    done = recalibrate_module(Twice(), [torch.randn(16, 1)], shared_passes=1)
+    done = recalibrate(Twice(), [torch.randn(16, 1)], shared_passes=1)
     report = done.report.layers[0]
     assert report.residual_mean is not None
     assert report.residual_mean > 1e-5
@@ -154,7 +153,7 @@ def test_thread_state_per_batch(state: Callable[[], Any], inside: tuple[bool, bo
     torch.manual_seed(3)
     model = Stateful(state)
     outside = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
-    done = recalibrate_module(model, [torch.randn(4, 3) for _ in range(3)])
+    done = recalibrate(model, [torch.randn(4, 3) for _ in range(3)])
     assert model.seen == {inside}
     assert (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")) == outside
     assert not torch.is_inference_mode_enabled()
@@ -166,7 +165,7 @@ def test_caller_in_inference_mode_or_autocast() -> None:
         with state:
             model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
             enabled = torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()
-            recalibrate_module(model, [torch.randn(4, 2), torch.randn(3, 2)])
+            recalibrate(model, [torch.randn(4, 2), torch.randn(3, 2)])
             after = torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()
             assert after == enabled
 
@@ -230,7 +229,7 @@ def test_failing_stream_restores_module(error: BaseException, method: str) -> No
     model = network()
     before = fingerprint(model)
     with pytest.raises(type(error)):
-        recalibrate_module(model, raising_stream(error), method=method)
+        recalibrate(model, raising_stream(error), method=method)
     assert fingerprint(model) == before
 
 
@@ -241,7 +240,7 @@ def test_failing_forward_restores_module(error: BaseException, method: str) -> N
     before = fingerprint(model)
     wanted = EngineError if isinstance(error, Exception) else type(error)
     with pytest.raises(wanted):
-        recalibrate_module(model, BATCHES, method=method, call=raising_call(error))
+        recalibrate(model, BATCHES, method=method, call=raising_call(error))
     assert fingerprint(model) == before
     assert torch.is_grad_enabled()
 
@@ -251,7 +250,7 @@ def test_canceled_run_restores_module(method: str) -> None:
     model = network()
     before = fingerprint(model)
     with pytest.raises(CancelledError):
-        recalibrate_module(
+        recalibrate(
             model, BATCHES, method=method, progress=raising_progress(CancelledError("stop"))
         )
     assert fingerprint(model) == before
@@ -260,7 +259,7 @@ def test_canceled_run_restores_module(method: str) -> None:
 def test_success_changes_only_statistics() -> None:
     model = network()
     before = fingerprint(model)
-    done = recalibrate_module(model, BATCHES, layers=["0.*"])
+    done = recalibrate(model, BATCHES, layers=["0.*"])
     changed = [
         name for (name, new), (_, old) in zip(fingerprint(model), before, strict=True) if new != old
     ]
@@ -272,7 +271,7 @@ def test_success_changes_only_statistics() -> None:
 
 def test_pre_hook_of_caller() -> None:
     model = network()
-    recalibrate_module(model, BATCHES, layers=["2.1"])
+    recalibrate(model, BATCHES, layers=["2.1"])
     twin = network()
     seen: list[torch.Tensor] = []
     twin.get_submodule("2.1").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -293,7 +292,7 @@ def test_abandoned_forwards_run_finally() -> None:
             ended.append(item)
 
     with pytest.raises(EngineError, match="third batch"):
-        recalibrate_module(network(), range(4), call=call)
+        recalibrate(network(), range(4), call=call)
     assert sorted(ended) == [0, 1, 2]
 
 
@@ -305,7 +304,7 @@ def test_nan_names_the_layer() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), Divides(), nn.BatchNorm1d(2))
     before = fingerprint(model)
     with pytest.raises(LayerNotFiniteError) as caught:
-        recalibrate_module(model, [torch.randn(4, 2), torch.randn(4, 2) * 9])
+        recalibrate(model, [torch.randn(4, 2), torch.randn(4, 2) * 9])
     assert caught.value.details()["layer"] == "2"
     assert fingerprint(model) == before
 
@@ -328,19 +327,19 @@ def test_layer_called_from_another_thread() -> None:
             raise caught[0]
 
     with pytest.raises(ModelUnsupportedError, match="another thread"):
-        recalibrate_module(model, [torch.randn(4, 2)], call=call)
+        recalibrate(model, [torch.randn(4, 2)], call=call)
 
 
 def test_module_is_usable_between_steps() -> None:
     model = network()
     outputs: list[torch.Tensor] = []
-    recalibrate_module(model, BATCHES, progress=lambda _: outputs.append(model(BATCHES[0])))
+    recalibrate(model, BATCHES, progress=lambda _: outputs.append(model(BATCHES[0])))
     assert len(outputs) == len(BATCHES) + 2
 
 
 def test_progress_phases() -> None:
     steps: list[Progress] = []
-    recalibrate_module(network(), BATCHES, progress=steps.append)
+    recalibrate(network(), BATCHES, progress=steps.append)
     assert [s.phase for s in steps] == ["reading"] * 4 + ["measuring"] * 2
     assert [s.done for s in steps] == [1, 2, 3, 4, 1, 2]
     assert steps[-1].total == 2
@@ -360,7 +359,7 @@ def test_attributes_set_by_forward_are_removed() -> None:
             return self.bn(x)
 
     model = Remembers()
-    recalibrate_module(model, [torch.randn(4, 2)])
+    recalibrate(model, [torch.randn(4, 2)])
     assert model.last is None
     assert float(model.get_buffer("calls")) == 0
 
@@ -373,7 +372,7 @@ def test_numpy_error_state_is_kept() -> None:
         model(batch)
 
     with np.errstate(over="raise"):
-        recalibrate_module(network(), BATCHES, call=call)
+        recalibrate(network(), BATCHES, call=call)
     assert states == ["raise"] * 4
 
 
@@ -384,13 +383,13 @@ def test_activation_budget() -> None:
     large = (torch.zeros(4, 1, 256, 256) for _ in range(8))
     small = Budget(memory_bytes=20 * 2**20, spill_bytes=0)
     with pytest.raises(SpillLimitError, match="0 bytes of files"):
-        recalibrate_module(model, large, budget=small)
+        recalibrate(model, large, budget=small)
     assert fingerprint(model) == before
-    recalibrate_module(model, BATCHES, budget=small)
+    recalibrate(model, BATCHES, budget=small)
 
 
 def test_compiled_module_runs_eagerly() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model.compile(backend="eager")
-    recalibrate_module(model, [torch.randn(4, 2), torch.randn(5, 2)])
+    recalibrate(model, [torch.randn(4, 2), torch.randn(5, 2)])
     assert not torch.equal(model[1].get_buffer("running_mean"), torch.zeros(2))

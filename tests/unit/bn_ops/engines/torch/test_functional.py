@@ -12,7 +12,7 @@ from torch._C import _len_torch_function_stack
 from torch.nn import functional
 
 import bn_ops
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from bn_ops.engines.torch.functional import may_be_functional
 from bn_ops.engines.torch.layers import find_layers
 from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
@@ -71,7 +71,7 @@ def oracle() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 def test_exact_statistics(*, operator: bool, options: dict[str, Any]) -> None:
     model = network(lambda c: Norm(c, operator=operator))
     before = copy.deepcopy(model.state_dict())
-    done = recalibrate_module(model, list(torch.split(images(), 5)), compare=True, **options)
+    done = recalibrate(model, list(torch.split(images(), 5)), compare=True, **options)
     for name, (mean, var) in oracle().items():
         found = done.statistics[name]
         torch.testing.assert_close(torch.from_numpy(found.mean), mean, rtol=1e-5, atol=1e-5)
@@ -91,7 +91,7 @@ def test_exact_statistics(*, operator: bool, options: dict[str, Any]) -> None:
 def test_batch_method() -> None:
     x = images()
     model = nn.Sequential(Norm(1, operator=False))
-    done = recalibrate_module(model, [x[:5], x[5:]], method="batch")
+    done = recalibrate(model, [x[:5], x[5:]], method="batch")
     torch.testing.assert_close(
         torch.from_numpy(done.statistics["0"].var), x.double().var([0, 2, 3], correction=0)
     )
@@ -113,7 +113,7 @@ def test_names_match_the_export() -> None:
 
     x = torch.randn(9, 2, 5)
     exported = bn_ops.recalibrate(bn_ops.export(Twice().eval(), x[:2]), [x.numpy()])
-    own = recalibrate_module(Twice(), [x[:4], x[4:]])
+    own = recalibrate(Twice(), [x[:4], x[4:]])
     assert list(own.statistics) == list(exported.statistics) == ["batch_norm", "batch_norm#2"]
     for name, found in own.statistics.items():
         torch.testing.assert_close(found.mean, exported.statistics[name].mean, atol=1e-5, rtol=1e-5)
@@ -122,7 +122,7 @@ def test_names_match_the_export() -> None:
 @pytest.mark.parametrize("method", ["exact", "batch"])
 def test_patterns_exclude_functional_layers(method: str) -> None:
     model = network(lambda c: Norm(c, operator=False))
-    done = recalibrate_module(model, [images()], layers=["!1"], method=method)
+    done = recalibrate(model, [images()], layers=["!1"], method=method)
     assert {layer.name: layer.status for layer in done.report.layers} == {
         "1": "excluded",
         "4": "recalibrated",
@@ -134,7 +134,7 @@ def test_patterns_exclude_functional_layers(method: str) -> None:
 def test_call_in_training_mode() -> None:
     model = nn.Sequential(Norm(1, operator=False, training=True))
     with pytest.raises(ModelWithoutBatchNormError, match="normalises by each batch"):
-        recalibrate_module(model, [images()])
+        recalibrate(model, [images()])
     assert torch.equal(model[0].get_buffer("mu"), torch.zeros(1))
 
 
@@ -158,7 +158,7 @@ class Sometimes(nn.Module):
 def test_unsupported_calls_are_named(method: str) -> None:
     x = torch.randn(6, 2)
     model = Sometimes()
-    done = recalibrate_module(model, [x, x + 5], method=method)
+    done = recalibrate(model, [x, x + 5], method=method)
     assert list(done.statistics) == ["bn"]
     (warning,) = (text for text in done.report.warnings if "functional" in text)
     assert "late.mu" in warning
@@ -177,7 +177,7 @@ def test_layer_with_explicit_statistics(method: str) -> None:
     torch.manual_seed(0)
     untracked = nn.BatchNorm2d(1, track_running_stats=False)
     model = nn.Sequential(untracked, Norm(1, operator=False))
-    done = recalibrate_module(model, [images()], method=method, adopt_untracked=True)
+    done = recalibrate(model, [images()], method=method, adopt_untracked=True)
     assert list(done.statistics) == ["0", "1"]
     assert not any("functional" in warning for warning in done.report.warnings)
 
@@ -187,7 +187,7 @@ def test_meta_device() -> None:
         model = network(lambda channels: Norm(channels, operator=False))
     ran: list[object] = []
     with pytest.raises(ModelUnsupportedError, match="meta"):
-        recalibrate_module(model, [images()], call=lambda _, batch: ran.append(batch))
+        recalibrate(model, [images()], call=lambda _, batch: ran.append(batch))
     assert not ran
 
 
@@ -195,6 +195,6 @@ def test_failing_forward_in_search() -> None:
     model = nn.Sequential(Norm(1, operator=False), nn.Linear(3, 3))
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     with pytest.raises(EngineError, match="batch 0"):
-        recalibrate_module(model, [images()])
+        recalibrate(model, [images()])
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     assert _len_torch_function_stack() == 0

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bn_ops.engines.torch import recalibrate_module
-from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
+from bn_ops import recalibrate
+from bn_ops.errors import EngineError, ModelUnsupportedError
 from bn_ops.options import Budget
 from tests.support.torch_oracle import exact_statistics, residual, stored
 
@@ -51,7 +51,7 @@ def test_failing_user_hook_restores_module(kind: str, budget: Budget | None) -> 
         model[3].register_forward_hook(hook)
     before, hooks = copy.deepcopy(model.state_dict()), hooks_of(model)
     with pytest.raises(EngineError, match="from the user's hook"):
-        recalibrate_module(model, BATCHES, budget=budget)
+        recalibrate(model, BATCHES, budget=budget)
     assert hooks_of(model) == hooks
     assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
     assert torch.is_grad_enabled()
@@ -75,7 +75,7 @@ class Lazily(nn.Module):
 
 def test_layers_inside_generator() -> None:
     model = Lazily()
-    recalibrate_module(model, BATCHES)
+    recalibrate(model, BATCHES)
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
@@ -85,9 +85,9 @@ def test_generator_forward_with_custom_call() -> None:
             yield from self.steps(x)
 
     model = Yields()
-    statuses = {layer.status for layer in recalibrate_module(model, BATCHES).report.layers}
+    statuses = {layer.status for layer in recalibrate(model, BATCHES).report.layers}
     assert statuses == {"unreached"}
-    recalibrate_module(model, BATCHES, call=lambda m, batch: list(m(batch)))
+    recalibrate(model, BATCHES, call=lambda m, batch: list(m(batch)))
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
@@ -106,7 +106,7 @@ class Recursive(nn.Module):
 def test_recursive_module_reaches_fixed_point() -> None:
     model = Recursive()
     oracle = exact_statistics(model, WHOLE, passes=60)
-    done = recalibrate_module(model, BATCHES, shared_passes=60, shared_tolerance=1e-7)
+    done = recalibrate(model, BATCHES, shared_passes=60, shared_tolerance=1e-7)
     assert residual(stored(model), oracle) < TOLERANCE
     assert done.report.layers[0].residual_mean is not None
 
@@ -118,14 +118,14 @@ def compiled(module: nn.Module) -> Any:
 def test_wrappers_in_same_thread() -> None:
     for wrap in (nn.DataParallel, compiled):
         model = network()
-        recalibrate_module(wrap(model), BATCHES)
+        recalibrate(wrap(model), BATCHES)
         assert residual(stored(model), wanted()) < TOLERANCE
 
 
 def test_compiled_submodule_runs_eagerly() -> None:
     model = network()
     holder = nn.Sequential(compiled(model[:2]), model[2:])
-    recalibrate_module(holder, BATCHES)
+    recalibrate(holder, BATCHES)
     assert residual(stored(model), wanted()) < TOLERANCE
 
 
@@ -134,7 +134,7 @@ def test_inference_tensors_as_batches_and_as_weights(budget: Budget | None) -> N
     with torch.inference_mode():
         model = network()
         batches = [batch.clone() for batch in BATCHES]
-    done = recalibrate_module(model, batches, budget=budget, compare=True)
+    done = recalibrate(model, batches, budget=budget, compare=True)
     assert residual(stored(model), wanted()) < TOLERANCE
     done.undo()
     assert torch.equal(model[0].get_buffer("running_mean"), torch.zeros(2))
@@ -158,7 +158,7 @@ class TakesGradients(nn.Module):
 @pytest.mark.parametrize("budget", [None, Budget(memory_bytes=2**20)], ids=["free", "budget"])
 def test_forward_with_gradients(budget: Budget | None) -> None:
     model = TakesGradients()
-    recalibrate_module(model, BATCHES, budget=budget)
+    recalibrate(model, BATCHES, budget=budget)
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
@@ -167,9 +167,9 @@ def test_saved_tensors_are_not_spilled() -> None:
     model = TakesGradients()
     large = [torch.randn(2000, 2) + i for i in range(3)]
     free = copy.deepcopy(model)
-    recalibrate_module(free, large)
+    recalibrate(free, large)
     # Several tensors of 48 kB wait; tensors saved for gradients stay in memory.
-    recalibrate_module(model, large, budget=Budget(memory_bytes=2 * 2**20))
+    recalibrate(model, large, budget=Budget(memory_bytes=2 * 2**20))
     assert residual(stored(model.body), stored(free.body)) == 0
 
 
@@ -183,7 +183,7 @@ def test_checkpointed_parts_are_counted_once() -> None:
             return checkpoint(self.body, x, use_reentrant=False)
 
     model = Checkpointed()
-    recalibrate_module(model, BATCHES)
+    recalibrate(model, BATCHES)
     assert residual(stored(model.body), wanted()) < TOLERANCE
 
 
@@ -193,7 +193,7 @@ def test_run_in_another_thread() -> None:
 
     def run() -> None:
         try:
-            recalibrate_module(model, BATCHES)
+            recalibrate(model, BATCHES)
         except BaseException as error:  # noqa: BLE001 - carried to the test's thread
             caught.append(error)
 
@@ -209,7 +209,7 @@ def test_meta_device() -> None:
         whole, part = network(), nn.BatchNorm1d(2)
     for model in (whole, nn.Sequential(network(), part)):
         with pytest.raises(ModelUnsupportedError, match="meta"):
-            recalibrate_module(model, BATCHES)
+            recalibrate(model, BATCHES)
 
 
 def test_vectorized_layer_is_rejected() -> None:
@@ -223,17 +223,20 @@ def test_vectorized_layer_is_rejected() -> None:
 
     model = Mapped()
     with pytest.raises(ModelUnsupportedError, match="'bn'"):
-        recalibrate_module(model, BATCHES)
+        recalibrate(model, BATCHES)
     assert torch.equal(model.bn.get_buffer("running_mean"), torch.zeros(2))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_layers_inside_torchscript_are_reported() -> None:
     scripted = torch.jit.script(network())
-    with pytest.raises(ModelWithoutBatchNormError, match="TorchScript"):
-        recalibrate_module(scripted, BATCHES)
+    with pytest.raises(ModelUnsupportedError, match="TorchScript"):
+        recalibrate(scripted, BATCHES)
+    traced = torch.jit.trace(network().eval(), BATCHES[0])  # type: ignore[no-untyped-call]
+    with pytest.raises(ModelUnsupportedError, match="traced or scripted"):
+        recalibrate(traced, BATCHES)
     mixed = nn.Sequential(scripted, nn.BatchNorm1d(2))
-    done = recalibrate_module(mixed, BATCHES)
+    done = recalibrate(mixed, BATCHES)
     assert [layer.status for layer in done.report.layers].count("recalibrated") == 1
 
 
@@ -244,9 +247,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("method", ["exact", "batch"])
 def test_cuda_agrees_with_cpu(method: str) -> None:
     ours, reference = network().cuda(), network()
-    recalibrate_module(reference, BATCHES, method=method)
+    recalibrate(reference, BATCHES, method=method)
     # Batches are moved from the CPU; autocast state and grad mode are also per batch on CUDA.
-    done = recalibrate_module(ours, BATCHES, method=method, compare=True)
+    done = recalibrate(ours, BATCHES, method=method, compare=True)
     # TF32 is off by default for matrix products; float32 sums have a different order.
     on_cpu = {n: (mean.cpu(), var.cpu()) for n, (mean, var) in stored(ours).items()}
     assert residual(on_cpu, stored(reference)) < TOLERANCE
@@ -269,5 +272,5 @@ def test_autocast_state_per_batch_on_cuda() -> None:
             assert not torch.is_autocast_enabled("cuda")
             return y
 
-    recalibrate_module(Mixed().cuda(), BATCHES)
+    recalibrate(Mixed().cuda(), BATCHES)
     assert not torch.is_autocast_enabled("cuda")

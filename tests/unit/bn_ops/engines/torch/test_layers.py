@@ -11,12 +11,12 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
+from bn_ops import recalibrate
 from bn_ops.core.statistics import RunningStatistics
 from bn_ops.engines.torch import (
     FrozenForm,
     describe_module,
     load_statistics,
-    recalibrate_module,
     register_frozen,
 )
 from bn_ops.engines.torch.layers import find_layers, write
@@ -54,7 +54,7 @@ def test_module_with_two_names_is_one_layer() -> None:
 
 def test_root_module_as_layer() -> None:
     model = nn.BatchNorm1d(2)
-    done = recalibrate_module(model, [torch.tensor([[1.0, 2.0], [3.0, 6.0]])])
+    done = recalibrate(model, [torch.tensor([[1.0, 2.0], [3.0, 6.0]])])
     np.testing.assert_array_equal(done.statistics["batch_norm"].mean, [2.0, 4.0])
 
 
@@ -62,15 +62,15 @@ def test_uninitialized_lazy_layers_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d())
     assert "lazy" in str(describe_module(model)[0].reason)
     with pytest.raises(ModelWithoutBatchNormError, match="run one batch"):
-        recalibrate_module(model, [torch.randn(4, 3)])
+        recalibrate(model, [torch.randn(4, 3)])
     model(torch.randn(4, 3))
-    done = recalibrate_module(model, [torch.randn(4, 3)])
+    done = recalibrate(model, [torch.randn(4, 3)])
     assert list(done.statistics) == ["1"]
 
 
 def test_untracked_layers_are_reported() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
-    done = recalibrate_module(model, [torch.randn(4, 2)])
+    done = recalibrate(model, [torch.randn(4, 2)])
     assert {r.name: r.status for r in done.report.layers} == {
         "0": "recalibrated",
         "1": "unsupported",
@@ -79,7 +79,7 @@ def test_untracked_layers_are_reported() -> None:
 
 def test_network_without_layers() -> None:
     with pytest.raises(ModelWithoutBatchNormError, match="LayerNorm"):
-        recalibrate_module(nn.Linear(2, 2), [torch.randn(4, 2)])
+        recalibrate(nn.Linear(2, 2), [torch.randn(4, 2)])
 
 
 class Affine(nn.Module):
@@ -123,7 +123,7 @@ def test_registration_of_frozen_batchnorm(monkeypatch: pytest.MonkeyPatch) -> No
     register_frozen(Foreign, FrozenForm(mean="mu", var="sigma2", eps="epsilon"))
     assert describe_module(model)[0].eps == 1e-4
     x = torch.randn(50, 2) * 3
-    recalibrate_module(model, [x[:20], x[20:]])
+    recalibrate(model, [x[:20], x[20:]])
     torch.testing.assert_close(
         model[0].get_buffer("sigma2").double(), x.double().var(0, correction=0)
     )
@@ -135,7 +135,7 @@ def test_subclasses_are_layers() -> None:
 
 def test_statistics_are_cast_to_module_dtype() -> None:
     model = nn.Sequential(nn.BatchNorm1d(1)).half()
-    recalibrate_module(model, [torch.tensor([[1.0], [2.0], [4.0]]).half()])
+    recalibrate(model, [torch.tensor([[1.0], [2.0], [4.0]]).half()])
     assert stored(model)["0"][0].item() == float(np.float16(7 / 3))
     assert model[0].get_buffer("running_mean").dtype == torch.float16
 

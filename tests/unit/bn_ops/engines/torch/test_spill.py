@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 from bn_ops.engines.torch.frontier import TorchFrontier
 from bn_ops.engines.torch.layers import find_layers
 from bn_ops.engines.torch.spill import SpillFiles, Watch
 from bn_ops.errors import SpillLimitError
 from bn_ops.options import Budget
-from bn_ops.torch_modules.arguments import items_of
+from bn_ops.torch_modules.arguments import read_items
 from tests.support.torch_oracle import stored
 from tests.support.zoo import ZOO, ZooNetwork, split
 
@@ -66,9 +66,9 @@ def test_weights_buffers_and_batches_are_not_moved() -> None:
 def test_spilling_changes_no_bit(network: ZooNetwork, tmp_path: Path) -> None:
     data = network.inputs(7)
     free, tight = network.build(), network.build()
-    recalibrate_module(free, split(data, [3, 1, 3]))
+    recalibrate(free, split(data, [3, 1, 3]))
     budget = Budget(memory_bytes=0, spill_folder=tmp_path)
-    recalibrate_module(tight, split(data, [3, 1, 3]), budget=budget)
+    recalibrate(tight, split(data, [3, 1, 3]), budget=budget)
     for name, (mean, var) in stored(free).items():
         assert torch.equal(stored(tight)[name][0], mean), name
         assert torch.equal(stored(tight)[name][1], var), name
@@ -93,8 +93,8 @@ class Inference(nn.Module):
 def test_inference_tensors_are_moved() -> None:
     x = [torch.randn(4, 2, 20, 20) for _ in range(3)]
     free, tight = Inference(), Inference()
-    recalibrate_module(free, x)
-    recalibrate_module(tight, x, budget=Budget(memory_bytes=0))
+    recalibrate(free, x)
+    recalibrate(tight, x, budget=Budget(memory_bytes=0))
     assert torch.equal(stored(tight)["second"][1], stored(free)["second"][1])
 
 
@@ -110,9 +110,9 @@ def test_spill_limit(tmp_path: Path) -> None:
     before = stored(model)
     small = Budget(memory_bytes=0, spill_bytes=200_000, spill_folder=tmp_path)
     with pytest.raises(SpillLimitError, match="200,000 bytes of files"):
-        recalibrate_module(model, batches, budget=small)
+        recalibrate(model, batches, budget=small)
     with pytest.raises(SpillLimitError, match="cannot spill"):
-        recalibrate_module(
+        recalibrate(
             model, batches, budget=Budget(memory_bytes=0, spill_folder=tmp_path / "missing")
         )
     for name, (mean, _) in stored(model).items():
@@ -122,7 +122,7 @@ def test_spill_limit(tmp_path: Path) -> None:
 
 def test_no_spilling_within_budget() -> None:
     model = deep()
-    items = items_of(model, [torch.randn(2, 1, 16, 16)] * 2, select=None, adapt=True)
+    items = read_items(model, [torch.randn(2, 1, 16, 16)] * 2, select=None, convert=True)
     with TorchFrontier(model, items, layers=find_layers(model), budget=Budget()) as frontier:
         assert frontier.advance()
     assert frontier.spilled_bytes == 0
@@ -132,12 +132,12 @@ _PEAK = """
 import resource, sys, torch
 from torch import nn
 from bn_ops.options import Budget
-from bn_ops.engines.torch import recalibrate_module
+from bn_ops import recalibrate
 
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Conv2d(1, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.BatchNorm2d(16)).eval()
 # Exclude the memory of modules that torch imports in the first run.
-recalibrate_module(model, [torch.randn(4, 1, 128, 128)], budget=Budget(memory_bytes=0))
+recalibrate(model, [torch.randn(4, 1, 128, 128)], budget=Budget(memory_bytes=0))
 
 def anonymous():
     with open("/proc/self/statm") as file:
@@ -150,7 +150,7 @@ def watch(_):
     peak = max(peak, anonymous() - start)
 limit = int(sys.argv[1])
 stream = (torch.randn(4, 1, 128, 128) for _ in range(60))
-recalibrate_module(model, stream, budget=Budget(memory_bytes=limit), progress=watch)
+recalibrate(model, stream, budget=Budget(memory_bytes=limit), progress=watch)
 print(peak)
 """
 

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from bn_ops.diagnostics.build_report import frozen_report
 from bn_ops.diagnostics.report import FrozenReport
+from bn_ops.engines.onnx.digests import STRUCTURE, FrozenDigests
 from bn_ops.engines.onnx.prepare import PreparedModel, prepare
-from bn_ops.onnx_files.digests import STRUCTURE, FrozenDigests, combined
 from bn_ops.onnx_files.large_models import model_digest
 
 _STATISTICS = frozenset({"mean", "var"})
@@ -48,26 +49,32 @@ def _tensor(prepared: PreparedModel, name: str) -> onnx.TensorProto:
     return found
 
 
+def _report(digests: FrozenDigests) -> FrozenReport:
+    return frozen_report(digests.before(), digests.after())
+
+
 def _digested(change: Callable[[PreparedModel], None]) -> FrozenReport:
     source = _model()
     prepared = prepare(source)
     with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
         change(prepared)
-        return digests.report()
+        return _report(digests)
 
 
 def test_digests_of_tensors_and_source() -> None:
     source = _model()
     prepared = prepare(source)
     with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
-        report, whole = digests.report(), digests.source()
+        report, whole = _report(digests), digests.source
     expected = {
         t.name: hashlib.sha256(t.SerializeToString(deterministic=True)).hexdigest()
         for t in source.graph.initializer
         if t.name not in _STATISTICS
     }
     assert {n: d for n, d in report.tensors.items() if n != STRUCTURE} == expected
-    assert report.sha256_before == combined(report.tensors) == report.sha256_after
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(report.tensors.items()))
+    assert report.sha256_before == hashlib.sha256(lines.encode()).hexdigest()
+    assert report.sha256_after == report.sha256_before
     assert whole == model_digest(source)
 
 
@@ -93,9 +100,9 @@ def test_tensors_of_the_copy_are_included() -> None:
     prepared = prepare(source)
     prepared.model.graph.initializer.append(numpy_helper.from_array(np.ones(3), "extra"))
     with FrozenDigests(source, prepared.model, _STATISTICS) as digests:
-        assert digests.report().unchanged
+        assert _report(digests).unchanged
         _tensor(prepared, "extra").raw_data = np.zeros(3).tobytes()
-        assert not digests.report().unchanged
+        assert not _report(digests).unchanged
 
 
 @pytest.mark.parametrize(

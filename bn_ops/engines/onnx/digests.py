@@ -1,42 +1,35 @@
-"""Digests of everything in a model that a run must not change: all but the statistics."""
+"""Digests of everything in an ONNX model except the statistics that a run may change."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from bn_ops.diagnostics.report import FrozenReport
 from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_digest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FrozenDigests", "combined"]
+__all__ = ["STRUCTURE", "FrozenDigests"]
 
 STRUCTURE = "(graph structure)"
-
-
-def combined(digests: Mapping[str, str]) -> str:
-    """Return one sha256 over a set of digests, independent of their order."""
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 class FrozenDigests:
     """sha256 of each tensor that must not change, and of the graph without its tensors.
 
-    Hashing a large model takes as long as some of its batches. Therefore tensors that the run's
-    copy has in common with the source are hashed from the source, which is never written to, in a
-    thread during the run; at the end they are compared with the source byte by byte, which is as
-    strict as hashing them again and twenty times as fast. Use as a context manager around the run.
+    Implements `bn_ops.core.engine.Digests`. Hashing a large model takes as long as some of its
+    batches. So the tensors that the private copy shares with the source are hashed from the source,
+    which nothing writes to, in a thread during the run. At the end they are compared with the
+    source byte by byte, which proves as much as hashing them again and is twenty times as fast. Use
+    as a context manager around the run.
 
     Args:
         source: the caller's model.
-        copy: the run's copy of it.
-        changeable: names of the initializers that hold the statistics of the recalibrated layers.
+        copy: the private copy that the run works on.
+        changeable: names of the initializers with the statistics of the recalibrated layers.
     """
 
     def __init__(
@@ -66,21 +59,22 @@ class FrozenDigests:
     ) -> None:
         self._thread.shutdown(cancel_futures=True)
 
+    @property
     def source(self) -> str:
         """Return the sha256 of the caller's model."""
         return self._source.result()
 
-    def report(self) -> FrozenReport:
-        """Return each tensor's digest before the run, and the combined digests before and after."""
+    def before(self) -> Mapping[str, str]:
+        """Return the digests from before the run: tensors by name, the graph structure last."""
+        digests = {**self._given.result(), **self._own}
+        tensors = {name: digests[name] for name in sorted(digests.keys() - {STRUCTURE})}
+        return {**tensors, STRUCTURE: digests[STRUCTURE]}
+
+    def after(self) -> Mapping[str, str]:
+        """Return the digests now."""
         before = {**self._given.result(), **self._own}
         after = {t.name: self._digest_now(t, before) for t in self._frozen()}
-        after[STRUCTURE] = self._structure()
-        tensors = {name: before[name] for name in sorted(before.keys() - {STRUCTURE})}
-        return FrozenReport(
-            tensors={**tensors, STRUCTURE: before[STRUCTURE]},
-            sha256_before=combined(before),
-            sha256_after=combined(after),
-        )
+        return {**after, STRUCTURE: self._structure()}
 
     def _digest_now(self, tensor: onnx.TensorProto, before: Mapping[str, str]) -> str:
         if tensor == self._shared.get(tensor.name):

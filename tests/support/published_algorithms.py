@@ -19,7 +19,7 @@ from bn_ops.core.statistics import Float64Array, RunningStatistics
 __all__ = [
     "batch_statistics",
     "moving_average",
-    "normalise",
+    "normalize",
     "paper_population_statistics",
     "population_statistics",
     "train_step",
@@ -35,7 +35,7 @@ def batch_statistics(x: Float64Array) -> RunningStatistics:
     return RunningStatistics(mean=x.mean(axis=axes), var=x.var(axis=axes))
 
 
-def normalise(
+def normalize(
     x: Float64Array,
     statistics: RunningStatistics,
     *,
@@ -53,13 +53,13 @@ def normalise(
 def train_step(
     x: Float64Array, *, scale: Float64Array, shift: Float64Array, eps: float
 ) -> tuple[Float64Array, RunningStatistics]:
-    """Algorithm 1: normalise a mini-batch by its own statistics.
+    """Algorithm 1: normalize a mini-batch by its own statistics.
 
     Returns:
         The normalised batch and the statistics that it was normalised with.
     """
     statistics = batch_statistics(x)
-    return normalise(x, statistics, scale=scale, shift=shift, eps=eps), statistics
+    return normalize(x, statistics, scale=scale, shift=shift, eps=eps), statistics
 
 
 def paper_population_statistics(batches: Sequence[Float64Array]) -> RunningStatistics:

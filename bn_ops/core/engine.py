@@ -1,0 +1,188 @@
+"""The interface between a run and the engine that executes the network.
+
+`bn_ops.pipeline` performs a run once for all engines; an engine implements what is specific to its
+runtime. A new engine is one implementation of `Engine` and one line in `bn_ops.engines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.core.frontier import Frontier
+from bn_ops.core.layers import LayerInfo
+from bn_ops.core.moments import Moments
+from bn_ops.core.signature import Batch
+from bn_ops.core.statistics import LayerName, RunningStatistics
+
+__all__ = [
+    "BatchAdapter",
+    "Digests",
+    "Engine",
+    "EngineNotes",
+    "OnBatchMoments",
+    "OnLayerInput",
+    "OnOutputs",
+    "Residual",
+]
+
+ModelT_co = TypeVar("ModelT_co", covariant=True)
+BatchT = TypeVar("BatchT")
+
+OnBatchMoments = Callable[[LayerName, Moments, int], None]
+"""Receives a layer, the moments of one batch of its input, and the index of the batch."""
+
+OnOutputs = Callable[[Mapping[str, NDArray[np.generic]]], None]
+"""Receives the output tensors of each batch by name."""
+
+OnLayerInput = Callable[[LayerName, Moments], None]
+"""Receives the moments of each input of a layer."""
+
+
+class BatchAdapter(Protocol[BatchT]):
+    """What a run needs to know about an engine's batches."""
+
+    def read(self, items: Iterable[Any]) -> Iterator[BatchT]:
+        """Yield the items of a stream as checked batches, without `select`."""
+        ...
+
+    def samples(self, batch: BatchT) -> int:
+        """Return the number of samples in a batch."""
+        ...
+
+    def head(self, batch: BatchT, samples: int) -> BatchT:
+        """Copy the first samples of a batch."""
+        ...
+
+    def features(self, batch: BatchT) -> Batch:
+        """Return the arrays with one row per sample, for the autocorrelation of the stream.
+
+        Rows may be thinned by `bn_ops.diagnostics.autocorrelation.feature_step`.
+        """
+        ...
+
+    def named(self, batches: Sequence[BatchT]) -> tuple[Batch, ...]:
+        """Return batches as arrays under the input names of the exported model, where known."""
+        ...
+
+
+class Digests(Protocol):
+    """sha256 of everything that a run must not change, by name."""
+
+    @property
+    def source(self) -> str | None:
+        """sha256 of the caller's model file; None for a model that is not a file."""
+        ...
+
+    def before(self) -> Mapping[str, str]:
+        """Return the digests from before the run."""
+        ...
+
+    def after(self) -> Mapping[str, str]:
+        """Return the digests now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """How far the last pass moved a layer's statistics, as the maximum over its channels.
+
+    Attributes:
+        mean: |Δμ| / √(σ² + ε).
+        var: |Δσ²| / (σ² + ε).
+    """
+
+    mean: float
+    var: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineNotes:
+    """What only the engine knows about a finished pass.
+
+    Attributes:
+        layers: every layer, in the order of the report.
+        residuals: of the layers that are called several times per forward.
+        warnings: sentences for the report.
+    """
+
+    layers: Sequence[LayerInfo]
+    residuals: Mapping[LayerName, Residual] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Engine(Protocol[ModelT_co, BatchT]):
+    """One model and one stream, ready to run.
+
+    After `exact` or `train_pass` the model holds its source statistics again; only `store` changes
+    them for good.
+    """
+
+    @property
+    def name(self) -> str:
+        """The engine's name in reports."""
+        ...
+
+    @property
+    def model(self) -> ModelT_co:
+        """The model; after `store`, the result."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[LayerInfo]:
+        """Every BatchNorm layer, with its source statistics."""
+        ...
+
+    @property
+    def selected(self) -> frozenset[LayerName]:
+        """The layers to recalibrate."""
+        ...
+
+    @property
+    def stream(self) -> Iterator[BatchT]:
+        """The caller's stream as checked batches; read once."""
+        ...
+
+    @property
+    def adapter(self) -> BatchAdapter[BatchT]:
+        """How to handle one batch."""
+        ...
+
+    def digests(self) -> AbstractContextManager[Digests]:
+        """Take the digests of everything but the statistics of the selected layers."""
+        ...
+
+    def frontier(self, stream: Iterable[BatchT]) -> AbstractContextManager[Frontier]:
+        """Open a frontier over the selected layers."""
+        ...
+
+    def train_pass(self, stream: Iterable[BatchT], on_moments: OnBatchMoments) -> None:
+        """Run one pass in which each batch is normalized by its own moments."""
+        ...
+
+    def forward(
+        self,
+        batches: Iterable[BatchT],
+        *,
+        on_outputs: OnOutputs,
+        on_layer_input: OnLayerInput | None = None,
+    ) -> None:
+        """Run the model, with the statistics that it holds now, on batches."""
+        ...
+
+    def store(self, statistics: Mapping[LayerName, RunningStatistics]) -> Callable[[], None]:
+        """Write statistics into the model; return a function that restores the previous ones."""
+        ...
+
+    def notes(self, updated: Iterable[LayerName]) -> EngineNotes:
+        """Return what the engine knows about the finished pass.
+
+        Args:
+            updated: the recalibrated layers, in the order of their updates.
+        """
+        ...
