@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can do its work, and its figures."""
+"""Liveness, readiness and metrics of the server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The process is running."""
 
     status: Literal["ok"]
 
 
 class Readiness(BaseModel):
-    """What is in force; `failures` is empty when the server can do its work."""
+    """Readiness and sandbox of the server; `failures` is empty if the server is ready."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -45,7 +45,7 @@ class Readiness(BaseModel):
 
 
 async def look(context: Context) -> tuple[list[str], dict[str, Any]]:
-    """Return why the server cannot do its work (nothing: it can), and what holds its workers in."""
+    """Return why the server is not ready (empty if it is), and the sandbox of its workers."""
     failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
     try:
         return failures, dict(await context.executor.protections())
@@ -55,13 +55,13 @@ async def look(context: Context) -> tuple[list[str], dict[str, Any]]:
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Tell that the process answers."""
+    """Return whether the process is running."""
     return Health(status="ok")
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
 async def readyz(context: Ctx, response: Response) -> Readiness:
-    """Tell whether batches can be stored and runs can begin, and what holds the workers in."""
+    """Return whether batches can be stored and runs can start, and the sandbox of the workers."""
     failures, workers = await look(context)
     response.status_code = 503 if failures else 200
     return Readiness(
@@ -78,7 +78,7 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def get_metrics(context: Ctx) -> Response:
-    """Return the server's figures in Prometheus' text format; they tell of everybody's work."""
+    """Return the metrics in Prometheus' text format; they cover the work of all callers."""
     if not context.caller.sees_all:
-        raise ForbiddenError("the figures tell of everybody's work: use an admin token")
+        raise ForbiddenError("the metrics cover the work of all callers: use an admin token")
     return Response(await metrics_endpoint.read(context), media_type=metrics.MEDIA_TYPE)

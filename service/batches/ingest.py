@@ -35,16 +35,24 @@ class Received:
 
 
 async def receive(
-    blobs: Blobs, key: str, body: AsyncIterator[bytearray], parser: BatchBody, digest: str | None
+    blobs: Blobs,
+    key: str,
+    body: AsyncIterator[bytearray],
+    parser: BatchBody,
+    digest: str | None,
+    *,
+    draft: Draft | None = None,
 ) -> Received:
     """Receive plain arrays and make them durable under `key`; no file remains after an error.
+
+    A `draft` that already holds the body is checked and kept instead of written again.
 
     Raises:
         BatchMalformedError, BatchError: the batch is malformed or does not fit the model.
         DigestMismatchError: the digest differs from the announced one.
         CapacityError: the batch could not be stored.
     """
-    receiver = _Receiver(blobs, key, parser, digest)
+    receiver = _Receiver(blobs, key, parser, digest, draft)
     try:
         # The last block is written in the step that commits, to save a switch to a thread.
         last = await _all_but_last(receiver, body)
@@ -76,9 +84,17 @@ def _receive_whole(content: bytearray, parser: BatchBody, digest: str | None) ->
 
 
 async def receive_opaque(
-    blobs: Blobs, key: str, body: AsyncIterator[bytearray], check: Check, digest: str | None
+    blobs: Blobs,
+    key: str,
+    body: AsyncIterator[bytearray],
+    check: Check,
+    digest: str | None,
+    *,
+    draft: Draft | None = None,
 ) -> Received:
     """Receive a body that only a worker may read, have it checked, and make it durable.
+
+    A `draft` that already holds the body is checked and kept instead of written again.
 
     Raises:
         RefusedError: the worker rejected the batch.
@@ -86,7 +102,7 @@ async def receive_opaque(
         DigestMismatchError: the digest differs from the announced one.
         CapacityError: the batch could not be stored.
     """
-    receiver = _Receiver(blobs, key, None, digest)
+    receiver = _Receiver(blobs, key, None, digest, draft)
     try:
         last = await _all_but_last(receiver, body)
         samples = await check(await asyncio.to_thread(receiver.complete, last))
@@ -140,14 +156,20 @@ class _Receiver:
     """
 
     def __init__(
-        self, blobs: Blobs, key: str, parser: BatchBody | None, digest: str | None
+        self,
+        blobs: Blobs,
+        key: str,
+        parser: BatchBody | None,
+        digest: str | None,
+        draft: Draft | None,
     ) -> None:
         self._blobs = blobs
         self._key = key
         self._parser = parser
         self._announced = digest
         self._digest = hashlib.sha256()
-        self._draft: Draft | None = None
+        self._draft = draft
+        self._is_written = draft is not None
         self._size = 0
         self._lock = threading.RLock()
         self._discarded = False
@@ -164,7 +186,8 @@ class _Receiver:
         if self._draft is None:
             self._draft = self._blobs.draft()
         self._digest.update(block)
-        self._draft.write(block)
+        if not self._is_written:
+            self._draft.write(block)
         self._size += len(block)
 
     def finish(self, block: bytearray) -> Received:

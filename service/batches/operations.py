@@ -142,9 +142,15 @@ async def _receive(context: Context, found: Recalibration, upload: Upload) -> tu
     key = store.key(found.id, blob)
     if FORMATS[upload.format].header is not None:
         parser = _parser(context, found.tensors(), upload)
-        return await ingest.receive(context.blobs, key, upload.body, parser, upload.digest), blob
+        received = await ingest.receive(
+            context.blobs, key, upload.body, parser, upload.digest, draft=upload.draft
+        )
+        return received, blob
     check = partial(_check, context, found, upload)
-    return await ingest.receive_opaque(context.blobs, key, upload.body, check, upload.digest), blob
+    received = await ingest.receive_opaque(
+        context.blobs, key, upload.body, check, upload.digest, draft=upload.draft
+    )
+    return received, blob
 
 
 def _parser(context: Context, inputs: Sequence[TensorInfo], upload: Upload) -> BatchBody:

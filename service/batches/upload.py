@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from service.context import Context
+from service.storage.blobs.protocol import Draft
 from service.web import content_digest as digests
 from service.web import media_types as media
 from service.web.request_body import announced_bytes, blocks
@@ -27,6 +28,8 @@ class Upload:
         key: the client's Idempotency-Key; only for appends.
         key_with_content: whether the key identifies a batch only together with its content, so that
             a repeated key with other content is another batch instead of a conflict.
+        draft: a draft that already holds the body and becomes the stored file; None if the body has
+            to be written.
     """
 
     recalibration: str
@@ -37,6 +40,7 @@ class Upload:
     announced: int | None = None
     key: str | None = None
     key_with_content: bool = False
+    draft: Draft | None = None
 
 
 def upload_of(

@@ -102,6 +102,7 @@ async def _send(context: Context, name: str, data: Sequence[File], formats: Sequ
             format=kind,
             body=_blocks(file.draft.path),
             digest=None,
+            draft=file.draft,
         )
         await batches.put(context, upload)
         await asyncio.to_thread(file.draft.discard)

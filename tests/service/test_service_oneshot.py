@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.settings import Settings
+from service.storage.blobs.folder import FileDraft, FolderBlobs
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy, safetensors
 
@@ -48,6 +49,30 @@ def test_the_answer_is_the_model_of_an_ordinary_recalibration(api: Api, settings
     assert (
         response.content == api.get(stepwise, "/model").content == api.get(name, "/model").content
     )
+    assert staged(settings) == []
+
+
+@pytest.mark.parametrize("samples", [2, 20_000], ids=["packed", "a file"])
+def test_a_file_of_a_form_is_written_once(
+    api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    drafts: list[FileDraft] = []
+    begin = FolderBlobs.draft
+
+    def draft(blobs: FolderBlobs) -> FileDraft:
+        drafts.append(begin(blobs))
+        return drafts[-1]
+
+    monkeypatch.setattr(FolderBlobs, "draft", draft)
+    content = npy(batch(0, samples))
+    data = ("data", ("x.npy", content, "application/octet-stream"))
+    response = post(api, MODEL, data, options({"keep_data": True}))
+    assert response.status_code == 200
+    # Model and data of the form, and the model's own upload.
+    assert len(drafts) == 3
+    name = response.headers["Location"].rpartition("/")[2]
+    (stored,) = (settings.data_dir / "recalibrations" / name / "batches").iterdir()
+    assert stored.read_bytes() == content
     assert staged(settings) == []
 
 
