@@ -29,9 +29,10 @@ demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the serv
 test: $(STAMP) ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: $(STAMP) ## Check format, lint and types
+check: $(STAMP) ## Check format, lint, imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 format: $(STAMP) ## Format the code and apply the fixes of the linter

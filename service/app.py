@@ -1,4 +1,4 @@
-"""The app factory: settings and seams in, an ASGI app out. Nothing here is global."""
+"""The app factory: builds an ASGI app from settings; nothing is global."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from service.recalibrations import event_api, recovery, result_api, retention
 from service.recalibrations.dispatch import Dispatcher
 from service.settings import Settings
 from service.storage.blobs.folder import FolderBlobs
-from service.storage.disk import Disk
-from service.storage.folder_lock import only_server
+from service.storage.blobs.os_calls import Disk
+from service.storage.folder_lock import exclusive
 from service.storage.ledger.filesystem_check import LEDGER_FILE
 from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
@@ -49,9 +49,9 @@ def create_app(
     """Build the server.
 
     Args:
-        settings: read once, by the caller.
-        executor: what computes; worker processes when None.
-        disk: how the ledger and the blobs reach the disk; the system's own way when None.
+        settings: settings of the server.
+        executor: does the work; worker processes when None.
+        disk: system calls of the ledger and the blobs; those of the system when None.
 
     Raises:
         StartError: the tokens cannot be read.
@@ -60,8 +60,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        computer = executor or ProcessExecutor(settings)
-        async with _running(settings, computer, metrics, disk or Disk()) as (context, dispatcher):
+        async with _running(settings, executor, metrics, disk or Disk()) as (context, dispatcher):
             app.state.context = context
             app.state.dispatcher = dispatcher
             yield
@@ -72,10 +71,10 @@ def create_app(
         summary="Exact BatchNorm recalibration for a new domain.",
         lifespan=lifespan,
         dependencies=[Depends(visible)],
-        # The framework's pages load scripts from a foreign host.
+        # The framework's pages load scripts from another host.
         docs_url=None,
         redoc_url=None,
-        # Behind a proxy that ends TLS, such a redirect would lead a client with its token to http.
+        # Behind a proxy that terminates TLS, such a redirect would send a token over plain HTTP.
         redirect_slashes=False,
     )
     errors.install(app)
@@ -98,84 +97,86 @@ def create_app(
 
 
 def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """Put the layers around the routes; the last that is added is the first to see a request."""
+    """Add the middleware; the last one that is added sees a request first."""
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestBodyLimitsMiddleware, settings=settings, bodies=app.state.bodies)
     keyring = Keyring(read_tokens(settings))
     app.add_middleware(
         AuthenticationMiddleware, keyring=keyring, required=not is_loopback(settings.host)
     )
-    app.add_middleware(ConcurrencyLimitMiddleware, limit=settings.connections)
+    app.add_middleware(ConcurrencyLimitMiddleware, limit=settings.max_connections)
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(RequestLogMiddleware, metrics=metrics)
 
 
 @contextlib.asynccontextmanager
 async def _running(
-    settings: Settings, executor: Executor, metrics: Metrics, disk: Disk
+    settings: Settings, executor: Executor | None, metrics: Metrics, disk: Disk
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
-    """Open ledger and blobs, take up what was cut off; close everything in reverse order."""
-    with only_server(settings.data_dir):
+    """Open the stores and requeue interrupted runs; close everything in reverse order."""
+    with exclusive(settings.data_dir):
         ledger = SqliteLedger(
             settings.data_dir / LEDGER_FILE,
             on_commit=metrics.commit_seconds.observe,
             vfs=disk.vfs,
         )
         try:
-            context = Context(
-                settings=settings,
-                ledger=ledger,
-                blobs=FolderBlobs(
-                    settings.data_dir,
-                    system=disk.system,
-                    reserve_bytes=settings.disk_reserve_bytes,
-                ),
-                executor=executor,
-                metrics=metrics,
+            blobs = FolderBlobs(
+                settings.data_dir, calls=disk.calls, reserve_bytes=settings.disk_reserve_bytes
             )
-            await _take_up(context)
+            if executor is None:
+                executor = ProcessExecutor(settings, workspace=blobs.workspace)
+            context = Context(
+                settings=settings, ledger=ledger, blobs=blobs, executor=executor, metrics=metrics
+            )
+            await _requeue_interrupted(context)
             async with _background(context) as dispatcher:
                 yield context, dispatcher
         finally:
-            await executor.close()
+            if executor is not None:
+                await executor.close()
             ledger.close()
 
 
-async def _take_up(context: Context) -> None:
-    """Queue what the last server left running; a ledger that fails already is not served from."""
+async def _requeue_interrupted(context: Context) -> None:
+    """Queue the runs that the last server left; do not start on a ledger that cannot be written."""
     try:
-        found = await context.ledger.write(lambda tx: recovery.take_up(tx, context.settings))
+        found = await context.ledger.write(
+            lambda tx: recovery.requeue_interrupted(tx, context.settings)
+        )
     except CapacityError as error:
         raise StartError(f"the ledger cannot be written: {error.message}") from error
     for one in found:
         context.metrics.count_failure(one.error)
-    _log.info("%d runs are taken up again", len(found), extra={"action": "taken-up"})
+    _log.info(
+        "%d interrupted runs were queued again", len(found), extra={"action": "runs-requeued"}
+    )
 
 
 @contextlib.asynccontextmanager
 async def _background(context: Context) -> AsyncIterator[Dispatcher]:
-    """Keep the dispatcher and the sweeper going; ask a worker what holds it in, for the log."""
+    """Run the dispatcher and the cleanup; log which sandbox restrictions are in force."""
     dispatcher = Dispatcher(context)
     dispatcher.start()
-    beside = [
-        asyncio.create_task(retention.sweep_forever(context), name="sweeper"),
-        asyncio.create_task(_tell_protections(context), name="protections"),
+    tasks = [
+        asyncio.create_task(retention.clean_up_forever(context), name="cleanup"),
+        asyncio.create_task(_log_sandbox_status(context), name="sandbox status"),
     ]
     try:
         yield dispatcher
     finally:
-        for task in beside:
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(beside)
+        await asyncio.wait(tasks)
         await dispatcher.stop()
 
 
-async def _tell_protections(context: Context) -> None:
+async def _log_sandbox_status(context: Context) -> None:
     try:
-        await context.executor.protections()
+        await context.executor.sandbox_status()  # logs it
     except ServiceError as error:
         _log.warning(
-            "What holds the workers in is not known: %s",
+            "The sandbox restrictions in force are unknown: %s",
             error.message,
-            extra={"action": "protections-unknown"},
+            extra={"action": "sandbox-unknown"},
         )

@@ -1,4 +1,4 @@
-"""Who asks, and what they may see."""
+"""Callers: who sends a request, and which data they may see."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Whoever a request, or this server itself, acts for.
+    """The sender of a request.
 
     Attributes:
-        name: the token's name, which owns what it makes; empty where no named token is used.
-        sees_all: whether what others own is visible, too.
+        name: name of the token, which owns what the caller creates; empty without a named token.
+        sees_all: whether the data of all owners is visible.
     """
 
     name: str
@@ -19,12 +19,12 @@ class Caller:
 
     @property
     def scope(self) -> str | None:
-        """The one owner whose things are visible; None for everybody's."""
+        """The owner whose data is visible; None for the data of all owners."""
         return None if self.sees_all else self.name
 
 
 EVERYTHING = Caller(name="", sees_all=True)
-"""The server itself, loopback without tokens, and tokens of the settings."""
+"""The server itself, clients on loopback without tokens, and tokens from the settings."""
 
 NOTHING = Caller(name="", sees_all=False)
-"""A request that nobody has let in."""
+"""A request that was not authenticated."""

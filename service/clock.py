@@ -1,4 +1,4 @@
-"""Time and names: the two sources of chance that the ledger stores."""
+"""Time and random ids."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 
 def now() -> str:
-    """Return the time as RFC 3339 UTC with milliseconds; the text sorts like the time."""
+    """Return the time as RFC 3339 UTC with milliseconds; the text sorts in order of time."""
     return to_text(datetime.now(UTC))
 
 
 def to_text(moment: datetime) -> str:
-    """Write a moment the way the ledger stores it."""
+    """Return a time in the form that the ledger stores."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_recalibration_id() -> str:
-    """Return a name that cannot be guessed: 128 random bits."""
+    """Return a new id that cannot be guessed: 128 random bits."""
     return f"rc_{secrets.token_hex(16)}"

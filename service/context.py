@@ -1,4 +1,4 @@
-"""What every operation is given: the settings and the three seams."""
+"""The context that every operation receives: settings, stores, executor and caller."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.batches.inputs import KnownInputs
 from service.callers import EVERYTHING, NOTHING, Caller
+from service.repositories.batches import InputsCache
 from service.settings import Settings
 from service.signals import Signals
 from service.storage.blobs.protocol import Blobs
@@ -20,11 +20,17 @@ from service.workers.protocol import Executor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Built once in the app's lifespan; operations take it as their first argument.
+    """Built once in the app's lifespan; the first argument of every operation.
 
-    `model_files` is held while a model's row and file change together: the same bytes can be
-    uploaded again while they are being deleted. `json_parsing` is held while a large JSON body is
-    parsed. `caller` is whoever a request comes from; outside of requests, the server itself.
+    Attributes:
+        settings: settings of the server.
+        ledger, blobs, executor: the stores, and what does the work.
+        caller: sender of the request; outside of requests, the server itself.
+        inputs: cached inputs of recalibrations.
+        metrics, signals: shared by all requests.
+        model_files: held while the row and the file of a model change together, because the same
+            bytes can be uploaded while they are deleted.
+        json_parsing: held while a large JSON body is parsed.
     """
 
     settings: Settings
@@ -32,7 +38,7 @@ class Context:
     blobs: Blobs
     executor: Executor
     caller: Caller = EVERYTHING
-    inputs: KnownInputs = field(default_factory=KnownInputs)
+    inputs: InputsCache = field(default_factory=InputsCache)
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
     model_files: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -42,11 +48,11 @@ class Context:
 async def context_of(request: Request) -> Context:
     """Return the context of a request.
 
-    A coroutine, although it waits for nothing: the framework sends plain functions to a thread.
+    A coroutine although it awaits nothing: the framework runs plain functions in a thread.
     """
     context = request.app.state.context
     assert isinstance(context, Context)
-    # Whoever was not let in by name sees nothing, should a request ever get past the door.
+    # If a request ever bypasses authentication, it sees nothing.
     caller = request.scope.get("state", {}).get("caller", NOTHING)
     return context if caller is context.caller else replace(context, caller=caller)
 

@@ -1,40 +1,40 @@
-"""The error tree of the server. What each error means over HTTP stands in `service.problems` alone.
+"""The error tree of the server; `service.problems` defines what each error means over HTTP.
 
 ::
 
     ServiceError
     ├── RequestError                 the request is at fault
-    │   ├── NotFoundError            no such thing
-    │   ├── RequestInvalidError      a parameter or a JSON body is not what the route takes
-    │   ├── MediaTypeError           a content type or encoding that the route does not take
-    │   ├── TooLargeError            a body over its limit
-    │   ├── QuotaError               a recalibration or a token over its quota
-    │   ├── BodyTimeoutError            the body came too slowly
-    │   ├── BodyIncompleteError      the connection ended before the body did
-    │   ├── DigestMismatchError      the body is not what its Content-Digest says
-    │   ├── BatchMalformedError      the body is no file of its format
-    │   │   └── BatchUnpackedTooLargeError  an archive that unpacks to too much
-    │   ├── PreprocessMissingError   images for a recalibration that was opened without preprocess
-    │   ├── UnauthenticatedError     no token, or one that is not known
-    │   ├── ForbiddenError           the token may not do this
-    │   └── HostError                a Host header that is not this machine's loopback name
-    ├── StateError                   the request is right, the state of the thing is not
-    │   ├── TransitionError          an event that the lifecycle does not know in this state
+    │   ├── NotFoundError            the resource does not exist
+    │   ├── RequestInvalidError      a parameter or a JSON body is invalid
+    │   ├── MediaTypeError           the content type or encoding is not supported
+    │   ├── TooLargeError            the body exceeds its limit
+    │   ├── QuotaError               a recalibration or a token exceeds its quota
+    │   ├── BodyTimeoutError         the body arrived too slowly
+    │   ├── BodyIncompleteError      the connection ended before the body was complete
+    │   ├── DigestMismatchError      the body does not match its Content-Digest
+    │   ├── BatchMalformedError      the body is not a file of its format
+    │   │   └── BatchUnpackedTooLargeError  an archive exceeds a limit when unpacked
+    │   ├── PreprocessMissingError   images for a recalibration without preprocess
+    │   ├── UnauthenticatedError     there is no token, or it is unknown
+    │   ├── ForbiddenError           the token does not allow the request
+    │   └── HostError                the Host header is not a loopback name
+    ├── StateError                   the state of the resource does not allow the request
+    │   ├── TransitionError          a lifecycle event that the state does not allow
     │   ├── RecalibrationNotOpenError, RecalibrationNotFinishedError, RecalibrationFailedError
     │   ├── BatchConflictError, BatchesMissingError, BatchesUnexpectedError
     │   ├── IdempotencyKeyReusedError
     │   ├── TokenExistsError
     │   └── ModelInUseError
-    ├── CapacityError                this machine cannot do it now
-    │   ├── StorageFullError         no space left, or the total quota is reached
+    ├── CapacityError                insufficient resources, retry later
+    │   ├── StorageFullError         the disk is full, or the total limit is reached
     │   ├── StorageFailedError       a write or fsync failed; nothing was acknowledged
-    │   ├── OverloadedError             as many requests are under way as may be
-    │   └── ShuttingDownError        the server is going down
+    │   ├── OverloadedError          too many requests are in progress
+    │   └── ShuttingDownError        the server is shutting down
     ├── WorkerError                  the worker process
-    │   ├── RefusedError             it refused the work, with a code of bn_ops
+    │   ├── RefusedError             it refused the task, with a code of bn_ops
     │   ├── WorkerDiedError          it ended without an answer
-    │   └── WorkerDeadlineError      it ran past its deadline and was killed
-    └── StartError                   the server refuses to start
+    │   └── WorkerDeadlineError      it exceeded its time limit and was killed
+    └── StartError                   the server cannot start
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ Detail = str | int | bool | list[int] | list[str] | None
 
 
 class ServiceError(Exception):
-    """Root of every error that this package raises on purpose.
+    """Root of all errors that this package raises on purpose.
 
     Attributes:
-        code: stable slug; the key into the table of problems.
+        code: stable slug; the key in the table of problems.
         message: what happened, where, what was found, what to do.
         details: structured members for the problem document.
     """
@@ -69,103 +69,103 @@ class RequestError(ServiceError):
 
 
 class NotFoundError(RequestError):
-    """There is no such thing."""
+    """The resource does not exist."""
 
     code = "not-found"
 
 
 class RequestInvalidError(RequestError):
-    """A parameter or a JSON body is not what the route takes."""
+    """A parameter or a JSON body is invalid."""
 
     code = "request-invalid"
 
 
 class MediaTypeError(RequestError):
-    """The content type or encoding is none that the route takes."""
+    """The route does not support the content type or encoding."""
 
     code = "media-type-unsupported"
 
 
 class TooLargeError(RequestError):
-    """The body is over its limit."""
+    """The body exceeds its limit."""
 
     code = "too-large"
 
 
 class QuotaError(RequestError):
-    """A recalibration or a token is over its quota."""
+    """A recalibration or a token exceeds its quota."""
 
     code = "quota-exceeded"
 
 
 class BodyTimeoutError(RequestError):
-    """The body came too slowly."""
+    """The body arrived too slowly."""
 
     code = "body-timeout"
 
 
 class BodyIncompleteError(RequestError):
-    """The connection ended before the body did."""
+    """The connection ended before the body was complete."""
 
     code = "body-incomplete"
 
 
 class DigestMismatchError(RequestError):
-    """The body is not what its Content-Digest says."""
+    """The body does not match its Content-Digest."""
 
     code = "digest-mismatch"
 
 
 class BatchMalformedError(RequestError):
-    """The body is no file of the format that its content type names."""
+    """The body is not a file of the format that its content type names."""
 
     code = "batch-malformed"
 
 
 class BatchUnpackedTooLargeError(BatchMalformedError):
-    """An archive or image that unpacks to more than is allowed."""
+    """An archive or image exceeds a limit when unpacked."""
 
     code = "batch-unpacked-too-large"
 
 
 class PreprocessMissingError(RequestError):
-    """Images for a recalibration that does not say what to do with them."""
+    """Images for a recalibration that was created without preprocess."""
 
     code = "preprocess-missing"
 
 
 class UnauthenticatedError(RequestError):
-    """No token, or one that is not known."""
+    """There is no token, or it is unknown."""
 
     code = "unauthenticated"
 
 
 class ForbiddenError(RequestError):
-    """The token is known but may not do this."""
+    """The token does not allow the request."""
 
     code = "forbidden"
 
 
 class HostError(RequestError):
-    """The Host header is not a loopback name although no token protects the server."""
+    """The Host header is not a loopback name, and the server has no token."""
 
     code = "host-refused"
 
 
 class StateError(ServiceError):
-    """The request is right, the state of the thing is not."""
+    """The state of the resource does not allow the request."""
 
     code = "state-error"
 
 
 class TransitionError(StateError):
-    """The lifecycle does not know this event in this state; nothing has changed."""
+    """The state does not allow the lifecycle event; nothing was changed."""
 
     code = "transition-refused"
 
 
 class RecalibrationNotOpenError(StateError):
-    """The stream is sealed: no batch is taken any more."""
+    """The stream is sealed and accepts no more batches."""
 
     code = "recalibration-not-open"
 
@@ -177,13 +177,13 @@ class RecalibrationNotFinishedError(StateError):
 
 
 class RecalibrationFailedError(StateError):
-    """There will be no result."""
+    """The recalibration ended without a result."""
 
     code = "recalibration-failed"
 
 
 class BatchConflictError(StateError):
-    """Another content is stored under this index."""
+    """Other content is stored under this index."""
 
     code = "batch-conflict"
 
@@ -195,19 +195,19 @@ class BatchesMissingError(StateError):
 
 
 class BatchesUnexpectedError(StateError):
-    """Batches are stored beyond the count that the start names."""
+    """Batches are stored beyond the announced count."""
 
     code = "batches-unexpected"
 
 
 class IdempotencyKeyReusedError(StateError):
-    """The key was used before, with another request."""
+    """The key was used with another request."""
 
     code = "idempotency-key-reused"
 
 
 class TokenExistsError(StateError):
-    """There is a token of this name already."""
+    """There is a token with this name already."""
 
     code = "token-exists"
 
@@ -219,13 +219,13 @@ class ModelInUseError(StateError):
 
 
 class CapacityError(ServiceError):
-    """This machine cannot do it now."""
+    """Insufficient resources, retry later."""
 
     code = "capacity-error"
 
 
 class StorageFullError(CapacityError):
-    """No space is left, or the total quota is reached."""
+    """The disk is full, or the total limit is reached."""
 
     code = "storage-full"
 
@@ -237,25 +237,25 @@ class StorageFailedError(CapacityError):
 
 
 class OverloadedError(CapacityError):
-    """As many requests are under way as may be."""
+    """Too many requests are in progress."""
 
     code = "overloaded"
 
 
 class ShuttingDownError(CapacityError):
-    """The server is going down."""
+    """The server is shutting down."""
 
     code = "shutting-down"
 
 
 class WorkerError(ServiceError):
-    """The worker process did not do the work."""
+    """The worker process failed."""
 
     code = "worker-error"
 
 
 class RefusedError(WorkerError):
-    """The worker refused the work; `refusal` is the code of bn_ops, used unchanged over HTTP."""
+    """The worker refused the task; `refusal` is a code of bn_ops, used unchanged over HTTP."""
 
     code = "worker-refused"
 
@@ -271,12 +271,12 @@ class WorkerDiedError(WorkerError):
 
 
 class WorkerDeadlineError(WorkerError):
-    """The worker ran past its deadline and was killed."""
+    """The worker exceeded its time limit and was killed."""
 
     code = "worker-deadline"
 
 
 class StartError(ServiceError):
-    """The server refuses to start, and says why."""
+    """The server cannot start."""
 
     code = "start-refused"

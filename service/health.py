@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import apsw
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
@@ -44,11 +43,11 @@ class Readiness(BaseModel):
     workers: dict[str, Any]
 
 
-async def look(context: Context) -> tuple[list[str], dict[str, Any]]:
+async def check(context: Context) -> tuple[list[str], dict[str, Any]]:
     """Return why the server is not ready (empty if it is), and the sandbox of its workers."""
     failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
     try:
-        return failures, dict(await context.executor.protections())
+        return failures, dict(await context.executor.sandbox_status())
     except ServiceError as error:
         return [*failures, error.message], {}
 
@@ -62,12 +61,12 @@ async def healthz() -> Health:
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
 async def readyz(context: Ctx, response: Response) -> Readiness:
     """Return whether batches can be stored and runs can start, and the sandbox of the workers."""
-    failures, workers = await look(context)
+    failures, workers = await check(context)
     response.status_code = 503 if failures else 200
     return Readiness(
         status="not-ready" if failures else "ready",
         failures=failures,
-        sqlite=apsw.sqlite_lib_version(),
+        sqlite=context.ledger.version,
         workers=workers,
     )
 

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 from service.context import Context
-from service.repositories import recalibrations
-from service.repositories import usage as room
+from service.repositories import recalibrations, usage
 from service.storage.ledger.protocol import Transaction
 
 
@@ -27,7 +26,7 @@ async def read(context: Context) -> bytes:
 
 
 def _counts(tx: Transaction) -> tuple[dict[str, float], float]:
-    return dict(recalibrations.counts(tx)), room.stored_bytes(tx)
+    return dict(recalibrations.counts(tx)), usage.stored_bytes(tx)
 
 
 def _free(folder: Path) -> int:

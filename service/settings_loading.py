@@ -1,4 +1,4 @@
-"""Where settings come from: the command line, the environment, a TOML file, in this order."""
+"""Load settings from the command line, the environment and a TOML file, in this precedence."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from service.settings import Settings
 PREFIX = "BNRECAL_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 # Variables of the client's command, which often shares the server's environment.
-_OF_OTHERS = frozenset({FILE_VARIABLE, f"{PREFIX}TOKEN"})
+_NOT_SETTINGS = frozenset({FILE_VARIABLE, f"{PREFIX}TOKEN"})
 
 
 def read(file: Path | None, given: Mapping[str, object]) -> Settings:
-    """Build the settings; what is not told anywhere keeps its default.
+    """Return the settings; a setting that is not given has its default.
 
     Args:
-        file: a TOML file; None looks for its name in `BNRECAL_CONFIG`.
-        given: values of the command line, by setting; None stands for a value that is not given.
+        file: a TOML file; None uses the file that `BNRECAL_CONFIG` names, if any.
+        given: values from the command line by setting; None for a value that is not given.
 
     Raises:
-        StartError: the file cannot be read, holds an unknown key, or a value makes no sense.
+        StartError: the file cannot be read or has an unknown key, or a value is invalid.
     """
-    told = {name: value for name, value in given.items() if value is not None}
+    explicit = {name: value for name, value in given.items() if value is not None}
     file = file or (Path(named) if (named := os.environ.get(FILE_VARIABLE)) else None)
     values = {} if file is None else _read_file(file)
     try:
-        return Settings(**{**values, **EnvSettingsSource(Settings)(), **told})
+        return Settings(**{**values, **EnvSettingsSource(Settings)(), **explicit})
     except ValidationError as error:
-        raise StartError("; ".join(map(_told, error.errors()))) from error
+        raise StartError("; ".join(map(_describe, error.errors()))) from error
 
 
 def unknown_variables() -> list[str]:
-    """Return the variables of the environment that look like settings and are none."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _OF_OTHERS
+    """Return environment variables that look like settings but are not."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _NOT_SETTINGS
     return sorted(
         name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
     )
@@ -53,27 +53,29 @@ def _read_file(file: Path) -> dict[str, Any]:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise StartError(f"the settings file {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both such
-        raise StartError(f"the settings file {file} is no TOML: {error}") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are subclasses
+        raise StartError(f"the settings file {file} is not valid TOML: {error}") from error
     for name in found:
         if name not in Settings.model_fields:
-            raise StartError(f"the settings file {file} has an unknown key {name!r}{_near(name)}")
-    return {name: _from_folder_of(file, name, value) for name, value in found.items()}
+            raise StartError(
+                f"the settings file {file} has an unknown key {name!r}{_suggestion(name)}"
+            )
+    return {name: _resolve(file, name, value) for name, value in found.items()}
 
 
-def _near(name: str) -> str:
+def _suggestion(name: str) -> str:
     plain = name.lower().removeprefix(PREFIX.lower()).replace("-", "_")
     close = difflib.get_close_matches(plain, Settings.model_fields, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _from_folder_of(file: Path, name: str, value: object) -> object:
-    """Let relative paths count from the file: a service manager starts us anywhere."""
+def _resolve(file: Path, name: str, value: object) -> object:
+    """Resolve a relative path against the file: a service manager may use any working folder."""
     if isinstance(value, str) and Settings.model_fields[name].annotation in (Path, Path | None):
         return file.parent / value
     return value
 
 
-def _told(fault: Any) -> str:
-    """Write one fault without the value: a token in the wrong place must not get into a log."""
+def _describe(fault: Any) -> str:
+    """Describe an error without the value: a misplaced token must not be logged."""
     return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

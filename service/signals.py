@@ -1,4 +1,4 @@
-"""Wake-ups inside one process. They carry no state: whoever wakes reads the ledger."""
+"""Notifications inside one process. They carry no state: a woken waiter reads the ledger."""
 
 from __future__ import annotations
 
@@ -7,39 +7,43 @@ from collections import defaultdict
 
 
 class Signals:
-    """Lets waiters sleep until a recalibration, or the queue, may have changed."""
+    """Wakes waiters when a recalibration may have changed.
+
+    Attributes:
+        closed: whether the server is shutting down.
+    """
 
     def __init__(self) -> None:
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self.closed = False
 
     def close(self) -> None:
-        """Wake everybody for the last time: the server is going down."""
+        """Wake all waiters: the server is shutting down."""
         self.closed = True
         for events in list(self._waiters.values()):
             for event in events:
                 event.set()
 
     def notify(self, topic: str) -> None:
-        """Wake everybody who waits on a topic."""
+        """Wake all waiters of a topic."""
         for event in self._waiters.get(topic, ()):
             event.set()
 
     def subscribe(self, topic: str) -> Subscription:
-        """Begin to listen; what happens from now on is not missed."""
+        """Subscribe to a topic; notifications from now on are not missed."""
         event = asyncio.Event()
         self._waiters[topic].add(event)
         return Subscription(self, topic, event)
 
     def unsubscribe(self, topic: str, event: asyncio.Event) -> None:
-        """Stop to listen."""
+        """Remove a subscription."""
         self._waiters[topic].discard(event)
         if not self._waiters[topic]:
             del self._waiters[topic]
 
 
 class Subscription:
-    """One listener."""
+    """A subscription to one topic."""
 
     def __init__(self, signals: Signals, topic: str, event: asyncio.Event) -> None:
         self._signals = signals
@@ -47,7 +51,7 @@ class Subscription:
         self._event = event
 
     async def wait(self, timeout_seconds: float) -> bool:
-        """Sleep until the next change; False when the time is over first."""
+        """Wait for a notification; return False if the time is over first."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._event.wait()
@@ -57,5 +61,5 @@ class Subscription:
         return True
 
     def close(self) -> None:
-        """Stop to listen."""
+        """Remove a subscription."""
         self._signals.unsubscribe(self._topic, self._event)

@@ -1,1 +1,1 @@
-"""What an operator does with the data folder, beside a running server or without one."""
+"""Administration of a data folder, with or without a running server."""

@@ -1,4 +1,4 @@
-"""`check`: whether every row has its file, every file its row, and the ledger is whole."""
+"""`check`: compare the rows of the ledger with the files, and check the ledger itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from service.admin import holdings
-from service.admin.holdings import Held
-from service.admin.ledger import AdminLedger, opened
+from service.admin.files import present_files
+from service.repositories.usage import FileContent, expected_files
+from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
 
-# A running server renames a file before its row is committed, and removes a row before its file;
-# what is still wrong after so long is wrong.
-SETTLE_SECONDS = 1.0
+# A running server stores a file before its row, and removes a row before its file. A difference
+# that remains after this time is a fault.
+RECHECK_SECONDS = 1.0
 
 
 def add_command(commands: Any) -> None:
@@ -28,24 +28,24 @@ def add_command(commands: Any) -> None:
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:
-    """Look twice where something seems wrong, and return what stays so."""
+    """Return the faults; a fault must be found twice."""
     digests = not args.sizes_only
-    with opened(folder) as ledger:
-        files, faults = _look(folder, ledger, digests=digests)
+    with open_ledger(folder) as ledger:
+        files, faults = _compare(folder, ledger, digests=digests)
         if faults:
-            time.sleep(SETTLE_SECONDS)
-            files, again = _look(folder, ledger, digests=digests)
+            time.sleep(RECHECK_SECONDS)
+            files, again = _compare(folder, ledger, digests=digests)
             faults = [fault for fault in faults if fault in again]
     return {"files": files, "digests": "compared" if digests else "not read", "faults": faults}
 
 
-def faults_of(folder: Path, held: Sequence[Held], *, digests: bool) -> list[str]:
-    """Return what is wrong with one file and the things that must lie in it."""
-    key = held[0].key
+def faults_of(folder: Path, contents: Sequence[FileContent], *, digests: bool) -> list[str]:
+    """Return the faults of one file with the contents that the ledger expects in it."""
+    key = contents[0].key
     try:
         with (folder / key).open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            found = (_fault_of(stream, size, one, digests=digests) for one in held)
+            found = (_fault_of(stream, size, one, digests=digests) for one in contents)
             return [fault for fault in found if fault is not None]
     except FileNotFoundError:
         return [f"{key} is missing"]
@@ -53,38 +53,32 @@ def faults_of(folder: Path, held: Sequence[Held], *, digests: bool) -> list[str]
         return [f"{key} cannot be read: {error.strerror}"]
 
 
-def _fault_of(stream: BufferedReader, size: int, held: Held, *, digests: bool) -> str | None:
-    if held.start is None:
-        if size != held.bytes:
-            return f"{held.key} has {size} bytes, the ledger says {held.bytes}"
-        if digests and hashlib.file_digest(stream, "sha256").hexdigest() != held.sha256:
-            return f"{held.key} has another content than the ledger says"
+def _fault_of(
+    stream: BufferedReader, size: int, content: FileContent, *, digests: bool
+) -> str | None:
+    if content.start is None:
+        if size != content.bytes:
+            return f"{content.key} has {size} bytes, the ledger expects {content.bytes}"
+        if digests and hashlib.file_digest(stream, "sha256").hexdigest() != content.sha256:
+            return f"{content.key} has other content than the ledger expects"
         return None
-    end = held.start + held.bytes
+    end = content.start + content.bytes
     if size < end:
-        return f"{held.key} has {size} bytes, the ledger says {end} at least"
-    stream.seek(held.start)
-    if digests and hashlib.sha256(stream.read(held.bytes)).hexdigest() != held.sha256:
-        return f"{held.key} has another content from byte {held.start} on than the ledger says"
+        return f"{content.key} has {size} bytes, the ledger expects at least {end}"
+    stream.seek(content.start)
+    if digests and hashlib.sha256(stream.read(content.bytes)).hexdigest() != content.sha256:
+        return f"{content.key} has other content at byte {content.start} than the ledger expects"
     return None
 
 
-def _look(folder: Path, ledger: AdminLedger, *, digests: bool) -> tuple[int, list[str]]:
-    faults = [
-        f"SQLite: {row[0]}"
-        for row in ledger.connection.execute("PRAGMA integrity_check")
-        if row[0] != "ok"
-    ]
-    faults += [
-        f"SQLite: a row of {row[0]} refers to a {row[2]} that is not there"
-        for row in ledger.connection.execute("PRAGMA foreign_key_check")
-    ]
-    wanted = ledger.read(holdings.expected)
-    for held in wanted.values():
-        faults += faults_of(folder, held, digests=digests)
+def _compare(folder: Path, ledger: MaintenanceLedger, *, digests: bool) -> tuple[int, list[str]]:
+    faults = ledger.faults()
+    expected = ledger.read(expected_files)
+    for contents in expected.values():
+        faults += faults_of(folder, contents, digests=digests)
     faults += [
         f"{key} has no row in the ledger"
-        for key in sorted(holdings.present(folder))
-        if key not in wanted
+        for key in sorted(present_files(folder))
+        if key not in expected
     ]
-    return len(wanted), faults
+    return len(expected), faults

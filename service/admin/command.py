@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service import settings_loading as configuration
+from service import settings_loading
 from service.admin import backup, check, listing, purge, tokens
 from service.errors import ServiceError, StartError
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str], *, prog: str = "python -m service.admin") -> 
 def execute(args: Namespace) -> int:
     """Run one parsed command; return 0 if all is well, 1 if it found faults, 2 if it failed."""
     try:
-        args.settings = configuration.read(args.config, {"data_dir": args.data_dir})
+        args.settings = settings_loading.read(args.config, {"data_dir": args.data_dir})
         folder: Path = args.settings.data_dir
         if not folder.is_dir() and args.run is not tokens.create:
             raise StartError(f"there is no data folder {folder}")
@@ -41,7 +41,7 @@ def execute(args: Namespace) -> int:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Write a result for a person: one line for each value, a table for each list."""
+    """Return a result as text: one line for each value, a table for each list."""
     written = []
     for name, value in found.items():
         if isinstance(value, list):
@@ -66,7 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", type=Path, metavar="FOLDER", help="the data folder (BNRECAL_DATA_DIR)"
     )
-    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (tokens, listing, purge, check, backup):
         module.add_command(commands)

@@ -1,4 +1,4 @@
-"""`list`: what is kept, for whom, and how large it is."""
+"""`list`: show all models and recalibrations with their owners and sizes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from service.admin.ledger import opened
-from service.storage.ledger.protocol import Transaction
+from service.repositories.usage import inventory
+from service.storage.ledger.maintenance import open_ledger
 
-# Recalibrations with what they keep.
-RECALIBRATIONS = """
-SELECT id, nullif(owner, '') AS owner, state, received AS batches,
-       CASE WHEN data_removed THEN 0 ELSE bytes END AS batch_bytes,
-       (SELECT coalesce(sum(bytes), 0) FROM result WHERE recalibration = id) AS result_bytes,
-       model, created, ended
-FROM recalibration ORDER BY seq
-"""
-# Models with how many hold and use them.
-MODELS = """
-SELECT id, bytes, created,
-       (SELECT group_concat(owner, ' ') FROM model_owner WHERE model = id AND owner <> '')
-           AS owners,
-       (SELECT count(*) FROM recalibration WHERE model = model.id) AS recalibrations
-FROM model ORDER BY seq
-"""
 _SIZES = ("bytes", "batch_bytes", "result_bytes")
 
 
@@ -36,14 +20,9 @@ def add_command(commands: Any) -> None:
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:
-    """Return everything that is kept, oldest first, and the sum of the sizes."""
-
-    def look(tx: Transaction) -> dict[str, Any]:
-        kept = [dict(row) for row in tx.rows(RECALIBRATIONS)]
-        models = [dict(row) for row in tx.rows(MODELS)]
-        total = sum(int(row.get(name) or 0) for row in [*kept, *models] for name in _SIZES)
-        shown = [row for row in kept if args.state in (None, row["state"])]
-        return {"recalibrations": shown, "models": models, "total_bytes": total}
-
-    with opened(folder) as ledger:
-        return ledger.read(look)
+    """Return everything that is stored, oldest first, and the total size."""
+    with open_ledger(folder) as ledger:
+        recalibrations, models = ledger.read(inventory)
+    total = sum(int(row.get(name) or 0) for row in [*recalibrations, *models] for name in _SIZES)
+    shown = [row for row in recalibrations if args.state in (None, row["state"])]
+    return {"recalibrations": shown, "models": models, "total_bytes": total}

@@ -9,49 +9,51 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from service.admin.ledger import opened
 from service.errors import RequestInvalidError
 from service.repositories import tokens as store
-from service.repositories.tokens import StoredToken, Token
+from service.repositories.records import StoredToken, Token
+from service.storage.ledger.maintenance import open_ledger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Tells scanners of leaked secrets, and people, what it is.
+# Identifies a token for people and for scanners of leaked secrets.
 PREFIX = "bnr_"
 
 
 def add_command(commands: Any) -> None:
     """Add the commands."""
-    parser = commands.add_parser("tokens", help="make, list and revoke tokens")
+    parser = commands.add_parser("tokens", help="create, list and revoke tokens")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    making = actions.add_parser("create", help="make a token; it is printed once")
+    making = actions.add_parser("create", help="create a token; it is printed once")
     making.add_argument(
-        "name", metavar="NAME", help="letters, digits, dots, dashes: the owner of what it makes"
-    )
-    making.add_argument("--admin", action="store_true", help="sees what others own")
-    making.add_argument(
-        "--limit-bytes", type=int, metavar="N", help="most bytes that its owner keeps"
+        "name", metavar="NAME", help="letters, digits, dots, dashes; owns what is created with it"
     )
     making.add_argument(
-        "--limit-open", type=int, metavar="N", help="most recalibrations that have not ended"
+        "--admin", action="store_true", help="give access to the data of all owners"
+    )
+    making.add_argument(
+        "--limit-bytes", type=int, metavar="N", help="maximum bytes that its owner stores"
+    )
+    making.add_argument(
+        "--limit-open", type=int, metavar="N", help="maximum recalibrations that have not ended"
     )
     making.set_defaults(run=create)
     actions.add_parser("list", help="list the tokens").set_defaults(run=show)
-    revoking = actions.add_parser("revoke", help="take a token back; what it made stays")
-    revoking.add_argument("name", metavar="NAME", help="as `tokens list` shows it")
+    revoking = actions.add_parser("revoke", help="revoke a token; its owner's data stays")
+    revoking.add_argument("name", metavar="NAME", help="name as in `tokens list`")
     revoking.set_defaults(run=revoke)
 
 
 def create(folder: Path, args: Namespace) -> dict[str, Any]:
-    """Make a token and return it, for the only time.
+    """Create a token and return it; it cannot be shown again.
 
     Raises:
-        RequestInvalidError: the name or a limit makes no sense.
-        TokenExistsError: the name is taken.
+        RequestInvalidError: the name or a limit is invalid.
+        TokenExistsError: there is a token with this name.
     """
     if _NAME.fullmatch(args.name) is None:
         raise RequestInvalidError("a token's name has 1 to 64 letters, digits, dots or dashes")
     if any(limit is not None and limit < 0 for limit in (args.limit_bytes, args.limit_open)):
-        raise RequestInvalidError("a limit is a number from 0 on")
+        raise RequestInvalidError("a limit must not be negative")
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(
         name=args.name,
@@ -60,7 +62,7 @@ def create(folder: Path, args: Namespace) -> dict[str, Any]:
         limit_bytes=args.limit_bytes,
         limit_open=args.limit_open,
     )
-    with opened(folder) as ledger:
+    with open_ledger(folder) as ledger:
         ledger.write(lambda tx: store.insert(tx, token))
     return {"name": token.name, "token": secret}
 
@@ -68,17 +70,17 @@ def create(folder: Path, args: Namespace) -> dict[str, Any]:
 def show(folder: Path, args: Namespace) -> dict[str, Any]:
     """List the tokens."""
     del args
-    with opened(folder) as ledger:
-        return {"tokens": [_row(one) for one in ledger.read(store.everyone)]}
+    with open_ledger(folder) as ledger:
+        return {"tokens": [_row(one) for one in ledger.read(store.all_tokens)]}
 
 
 def revoke(folder: Path, args: Namespace) -> dict[str, Any]:
-    """Take a token back.
+    """Revoke a token.
 
     Raises:
-        NotFoundError: there is none of this name.
+        NotFoundError: there is no token with this name.
     """
-    with opened(folder) as ledger:
+    with open_ledger(folder) as ledger:
         ledger.write(lambda tx: store.delete(tx, args.name))
     return {"revoked": args.name}
 

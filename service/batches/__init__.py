@@ -1,1 +1,1 @@
-"""The batches of a stream, each stored durably under its index."""
+"""Batches of a stream, each stored durably under its index."""

@@ -14,7 +14,7 @@ from service.batches.upload import upload_of
 from service.context import Ctx, context_of
 from service.repositories import batches as store
 from service.repositories import recalibrations
-from service.repositories.batches import StoredBatch
+from service.repositories.records import StoredBatch
 from service.storage.ledger.protocol import Transaction
 from service.web import media_types as media
 from service.web.direct_route import DirectRoute
@@ -24,7 +24,7 @@ from service.web.visibility import visible
 
 router = APIRouter(prefix="/v1/recalibrations/{recalibration}/batches", tags=["batches"])
 
-Index = Annotated[int, Path(ge=0, le=store.LARGEST_INDEX, description="Position in the stream.")]
+Index = Annotated[int, Path(ge=0, le=store.MAX_INDEX, description="Position in the stream.")]
 _INDEX: TypeAdapter[int] = TypeAdapter(Index)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {"requestBody": {"required": True, "content": dict.fromkeys(media.BATCH_TYPES, _BINARY)}}

@@ -20,7 +20,7 @@ from service.storage.blobs.protocol import Blobs, Draft
 from service.web import content_digest as digests
 
 Check = Callable[[Path], Awaitable[int]]
-"""Has a worker read a file; returns its number of samples."""
+"""Lets a worker read a file and returns its number of samples."""
 
 _ENDED = "the request was cancelled before its body was complete"
 

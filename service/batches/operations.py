@@ -26,12 +26,11 @@ from service.formats.body import BatchBody
 from service.formats.registry import FORMATS
 from service.repositories import batches as store
 from service.repositories import recalibrations
-from service.repositories.batches import StoredBatch
 from service.repositories.lifecycle import State
-from service.repositories.records import Recalibration
-from service.storage.blobs.protocol import Place
+from service.repositories.records import Recalibration, StoredBatch
+from service.storage.blobs.protocol import BlobLocation
 from service.storage.ledger.protocol import Transaction
-from service.workers.protocol import Check
+from service.workers.protocol import BatchToValidate
 
 __all__ = ["Upload", "put"]
 
@@ -90,16 +89,13 @@ async def _put_packed(
     context: Context, upload: Upload, content: bytearray
 ) -> tuple[StoredBatch, bool]:
     """Store a small batch: its bytes in a pack and its row, with one wait for both."""
-    inputs = await context.inputs.of(context.ledger, upload.recalibration)
+    inputs = await context.inputs.get(context.ledger, upload.recalibration)
     parser = _parser(context, inputs, upload)
     received = await ingest.receive_whole(content, parser, upload.digest)
-    packs = context.blobs.packs
-
-    def keep(tx: Transaction) -> Place:
-        tx.join(packs)
-        return packs.append(store.folder(upload.recalibration), content)
-
-    return await context.ledger.write(lambda tx: record(context, tx, upload, received, keep))
+    staged = await context.blobs.stage(store.folder(upload.recalibration), content)
+    return await context.ledger.write(
+        lambda tx: record(context, tx, upload, received, staged.store)
+    )
 
 
 async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
@@ -113,10 +109,10 @@ async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool
     found.require_open()
     _require_preprocess(found, upload)
     received, blob = await _receive(context, found, upload)
-    place = Place(name=blob, start=None)
+    location = BlobLocation(name=blob, start=None)
     try:
         batch, new = await context.ledger.write(
-            lambda tx: record(context, tx, upload, received, lambda _tx: place)
+            lambda tx: record(context, tx, upload, received, lambda _tx: location)
         )
     except StorageFailedError:
         # The commit may be on the disk nevertheless: a row without its file would be a loss.
@@ -146,9 +142,9 @@ async def _receive(context: Context, found: Recalibration, upload: Upload) -> tu
             context.blobs, key, upload.body, parser, upload.digest, draft=upload.draft
         )
         return received, blob
-    check = partial(_check, context, found, upload)
+    validate = partial(_validate, context, found, upload)
     received = await ingest.receive_opaque(
-        context.blobs, key, upload.body, check, upload.digest, draft=upload.draft
+        context.blobs, key, upload.body, validate, upload.digest, draft=upload.draft
     )
     return received, blob
 
@@ -158,11 +154,11 @@ def _parser(context: Context, inputs: Sequence[TensorInfo], upload: Upload) -> B
     return BatchBody(upload.format, inputs, batch=upload.index, limit_bytes=limit)
 
 
-async def _check(context: Context, found: Recalibration, upload: Upload, file: Path) -> int:
-    """Have a worker read a batch; see `service.workers.protocol.Executor.check`."""
-    return await context.executor.check(
-        Check(
-            recalibration=found.id,
+async def _validate(context: Context, found: Recalibration, upload: Upload, file: Path) -> int:
+    """Let a worker read a batch; see `service.workers.protocol.Executor.validate`."""
+    return await context.executor.validate(
+        BatchToValidate(
+            recalibration_id=found.id,
             inputs=found.inputs,
             options=found.options,
             file=file,
@@ -194,5 +190,5 @@ async def _replay_after_seal(
 def _require_preprocess(found: Recalibration, upload: Upload) -> None:
     if FORMATS[upload.format].images is not None and found.image_input() is None:
         raise PreprocessMissingError(
-            f"{found.id} takes arrays: open a recalibration with preprocess to send images"
+            f"{found.id} accepts arrays only: create a recalibration with preprocess to send images"
         )

@@ -9,14 +9,12 @@ from service.batches.upload import Upload
 from service.context import Context
 from service.errors import BatchConflictError, QuotaError
 from service.repositories import batches as store
-from service.repositories import idempotency, recalibrations, tokens
-from service.repositories import usage as room
-from service.repositories.batches import StoredBatch
-from service.repositories.records import Recalibration
-from service.storage.blobs.protocol import Place
+from service.repositories import idempotency, recalibrations, tokens, usage
+from service.repositories.records import Recalibration, StoredBatch
+from service.storage.blobs.protocol import BlobLocation
 from service.storage.ledger.protocol import Transaction
 
-Keep = Callable[[Transaction], Place]
+Keep = Callable[[Transaction], BlobLocation]
 """Stores the bytes of a new batch and returns their location."""
 
 
@@ -34,30 +32,32 @@ def record(
 
     Raises:
         NotFoundError, RecalibrationNotOpenError, BatchConflictError, IdempotencyKeyReusedError,
-        QuotaError, StorageFullError: as `service.batches.operations.put`.
+        QuotaError, StorageFullError: see `service.batches.operations.put`.
     """
-    name = upload.recalibration
+    recalibration_id = upload.recalibration
     if (again := lookup(tx, upload, received.sha256)) is not None:
         return again, False
-    found = recalibrations.get(tx, name)
-    index = store.next_index(tx, name) if upload.index is None else upload.index
-    known = store.find(tx, name, index)
+    found = recalibrations.get(tx, recalibration_id)
+    index = upload.index
+    if index is None:
+        index = store.next_index(tx, recalibration_id)
+    known = store.find(tx, recalibration_id, index)
     if known is not None:
         return replayed(known, received.sha256), False
     found.require_open()
-    _require_room(context, tx, found, index, received)
-    place = keep(tx)
+    _check_limits(context, tx, found, index, received)
+    location = keep(tx)
     batch = StoredBatch(
         index=index,
         samples=received.samples,
         bytes=received.bytes,
         sha256=received.sha256,
         format=upload.format,
-        blob=place.name,
-        start=place.start,
+        blob=location.name,
+        start=location.start,
     )
-    store.insert(tx, name, batch)
-    recalibrations.count_batch(tx, name, samples=batch.samples, size=batch.bytes)
+    store.insert(tx, recalibration_id, batch)
+    recalibrations.count_batch(tx, recalibration_id, samples=batch.samples, size=batch.bytes)
     _store_response(tx, upload, batch)
     return batch, True
 
@@ -71,13 +71,13 @@ def lookup(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
     if upload.key is None:
         return None
     key = _key(upload, sha256)
-    answer = idempotency.recall(tx, scope=_scope(upload), key=key, request=sha256)
-    return None if answer is None else store.find(tx, upload.recalibration, int(answer))
+    index = idempotency.lookup(tx, scope=_scope(upload), key=key, request=sha256)
+    return None if index is None else store.find(tx, upload.recalibration, int(index))
 
 
 def _store_response(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
     if upload.key is not None:
-        idempotency.remember(
+        idempotency.store_response(
             tx,
             scope=_scope(upload),
             key=_key(upload, batch.sha256),
@@ -110,15 +110,15 @@ def replayed(known: StoredBatch, sha256: str) -> StoredBatch:
     return known
 
 
-def _require_room(
+def _check_limits(
     context: Context, tx: Transaction, found: Recalibration, index: int, received: Received
 ) -> None:
     settings = context.settings
     if found.bytes + received.bytes > settings.recalibration_limit_bytes:
         limit = settings.recalibration_limit_bytes
-        raise QuotaError(f"a recalibration takes at most {limit} bytes", limit=limit)
-    limit = min(settings.recalibration_limit_batches, store.LARGEST_INDEX + 1)
-    if found.received >= limit or index > store.LARGEST_INDEX:
-        raise QuotaError(f"a recalibration takes at most {limit} batches", limit=limit)
-    tokens.require_bytes(tx, found.owner, received.bytes)
-    room.require(tx, settings, received.bytes)
+        raise QuotaError(f"a recalibration accepts at most {limit} bytes", limit=limit)
+    limit = min(settings.recalibration_limit_batches, store.MAX_INDEX + 1)
+    if found.received >= limit or index > store.MAX_INDEX:
+        raise QuotaError(f"a recalibration accepts at most {limit} batches", limit=limit)
+    tokens.check_bytes(tx, found.owner, received.bytes)
+    usage.check_total(tx, settings, received.bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from service.repositories.batches import StoredBatch
+from service.repositories.records import StoredBatch
 
 
 class BatchOut(BaseModel):

@@ -12,6 +12,7 @@ from time import monotonic
 from service.callers import EVERYTHING, Caller
 from service.errors import StartError
 from service.repositories import tokens as store
+from service.repositories.records import Token
 from service.settings import Settings
 from service.storage.ledger.protocol import Ledger
 
@@ -47,7 +48,7 @@ class Keyring:
         """Return the keys, at most `FRESH_SECONDS` old."""
         if monotonic() - self._read_at >= FRESH_SECONDS:
             began = monotonic()
-            found = await ledger.read(store.everyone)
+            found = await ledger.read(store.all_tokens)
             self._keys = self._configured + [_key(one.token) for one in found]
             self._read_at = began
             self.used = self.used or bool(self._keys)
@@ -79,7 +80,7 @@ def holder(header: str | None, keys: Sequence[Key]) -> Caller | None:
     return matches[0] if matches and scheme.lower() == "bearer" else None
 
 
-def _key(token: store.Token) -> Key:
+def _key(token: Token) -> Key:
     caller = Caller(name=token.name, sees_all=token.admin)
     return Key(sha256=bytes.fromhex(token.sha256), caller=caller)
 

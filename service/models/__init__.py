@@ -1,1 +1,1 @@
-"""Uploaded models."""
+"""Models that clients upload."""

@@ -1,4 +1,4 @@
-"""From an uploaded file to the ONNX file that is kept."""
+"""Convert an uploaded file to the ONNX file that is stored."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ZIP = b"PK\x03\x04"
 
 @asynccontextmanager
 async def as_onnx(context: Context, uploaded: Path) -> AsyncIterator[Path]:
-    """Yield the uploaded file, or, where it is an archive, the ONNX file that it was turned into.
+    """Yield the uploaded file or, for an archive, the ONNX file that it was converted to.
 
     Raises:
-        RefusedError: the worker does not take it.
-        WorkerDiedError, WorkerDeadlineError, CapacityError: no worker could do it.
+        RefusedError: the file is not accepted.
+        WorkerDiedError, WorkerDeadlineError, CapacityError: no worker could convert it.
     """
     if await asyncio.to_thread(_head, uploaded) != _ZIP:
         yield uploaded

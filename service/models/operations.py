@@ -1,4 +1,4 @@
-"""What can be done with models."""
+"""Operations on models."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from service.context import Context
 from service.errors import ModelInUseError, WorkerDiedError
 from service.models import conversion
 from service.repositories import models as store
-from service.repositories import tokens
-from service.repositories import usage as room
-from service.repositories.models import StoredModel
+from service.repositories import tokens, usage
+from service.repositories.records import StoredModel
 from service.storage.blobs.protocol import Draft
 from service.storage.ledger.protocol import Transaction
 from service.web import content_digest as digests
@@ -27,18 +26,19 @@ from service.web import content_digest as digests
 async def upload(
     context: Context, body: AsyncIterator[bytearray], *, digest: str | None
 ) -> tuple[StoredModel, bool]:
-    """Take in a model; returns it, and whether it is new to the caller.
+    """Store a model; return it, and whether it is new to the caller.
 
-    What others hold is neither shown nor saved work: a worker reads the bytes again.
+    A model that another owner has uploaded is inspected again, so that the response time does not
+    reveal its existence.
 
-    The bytes reach the disk and a worker, never a parser in this process. A refused model leaves
-    nothing behind.
+    This process never parses the bytes: it writes them to the disk, and a worker reads them. A
+    rejected model leaves nothing behind.
 
     Raises:
-        RefusedError: the worker does not take it.
-        WorkerDiedError: one worker after the other died over it.
-        DigestMismatchError: the body is not what the client announced.
-        QuotaError: the token keeps as much as it may.
+        RefusedError: the worker does not accept it.
+        WorkerDiedError: repeated workers died of it.
+        DigestMismatchError: the body does not match the announced digest.
+        QuotaError: the token's quota is exceeded.
         CapacityError: it could not be stored.
     """
     draft = await asyncio.to_thread(context.blobs.draft)
@@ -49,12 +49,13 @@ async def upload(
             await _touch(context, model)
             return known, False
         async with conversion.as_onnx(context, draft.path) as file:
-            description = await _describe(context, file)
+            description = await _inspect(context, file)
             size = (await asyncio.to_thread(file.stat)).st_size
-            await context.ledger.read(lambda tx: _refuse_over_quota(context, tx, size))
+            await context.ledger.read(lambda tx: _check_limits(context, tx, size))
             async with context.model_files:
-                # The same bytes may have come meanwhile. Their file must stay the one that it is: a
-                # worker's sandbox lets it open that file and no other that takes its name.
+                # The same bytes may have been stored in the meantime. Their file must not be
+                # replaced: the sandbox of a running worker allows that file only, and not
+                # another one with the same name.
                 if await _whole(context, model) is None:
                     await asyncio.to_thread(_keep, context, draft, file, store.key(model))
                 return await _record(context, model, size, description)
@@ -70,15 +71,15 @@ def _keep(context: Context, draft: Draft, file: Path, key: str) -> None:
 
 
 async def delete(context: Context, model: str) -> None:
-    """Delete a model; what others hold, too, stays for them.
+    """Delete a model; it stays for its other owners.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is no such model.
         ModelInUseError: a recalibration of the caller that has not ended uses it.
     """
     scope = context.caller.scope
 
-    def forget(tx: Transaction) -> bool:
+    def work(tx: Transaction) -> bool:
         store.get(tx, model, owner=scope)
         if users := store.users(tx, model, owner=scope):
             raise ModelInUseError(
@@ -90,49 +91,50 @@ async def delete(context: Context, model: str) -> None:
         return True
 
     async with context.model_files:
-        if await context.ledger.write(forget):
+        if await context.ledger.write(work):
             await asyncio.to_thread(context.blobs.remove, store.folder(model))
 
 
 async def remove_unowned(context: Context) -> list[str]:
-    """Remove models that nobody holds and no recalibration needs; return them."""
+    """Remove models without an owner and without a recalibration in progress; return their ids."""
 
-    def forget(tx: Transaction) -> list[str]:
+    def work(tx: Transaction) -> list[str]:
         found = store.unowned(tx)
         for model in found:
             store.delete(tx, model)
         return found
 
     async with context.model_files:
-        removed = await context.ledger.write(forget)
+        removed = await context.ledger.write(work)
         for model in removed:
             await asyncio.to_thread(context.blobs.remove, store.folder(model))
     return removed
 
 
-async def _describe(context: Context, file: Path) -> dict[str, Any]:
-    """Let a worker read a model; one that dies is replaced as often as a run's worker is."""
-    for _ in range(context.settings.worker_deaths - 1):
+async def _inspect(context: Context, file: Path) -> dict[str, Any]:
+    """Inspect a model; a worker that dies is replaced as often as the worker of a run."""
+    for _ in range(context.settings.max_worker_crashes - 1):
         with contextlib.suppress(WorkerDiedError):
-            return await context.executor.describe(file)
-    return await context.executor.describe(file)
+            return await context.executor.inspect(file)
+    return await context.executor.inspect(file)
 
 
 async def _whole(context: Context, model: str, owner: str | None = None) -> StoredModel | None:
-    """Return a model that is there, row and file: a disk may have lost the file.
+    """Return a model if both its row and its file exist: a damaged disk may have lost the file.
 
-    With an owner, only where it holds the model.
+    With an owner, only if the model belongs to that owner.
     """
     found = await context.ledger.read(lambda tx: store.find(tx, model, owner=owner))
-    path = context.blobs.path(store.key(model))
-    return found if found is not None and await asyncio.to_thread(path.exists) else None
+    if found is None or not await asyncio.to_thread(context.blobs.exists, store.key(model)):
+        return None
+    return found
 
 
 async def _touch(context: Context, model: str) -> None:
-    """Let the time after which an unused model expires begin anew."""
+    """Restart the retention time of a model."""
     now = datetime.now(UTC)
-    # Often enough that it never expires, seldom enough that few requests wait for a commit.
-    before = now - timedelta(seconds=min(86400.0, context.settings.keep_model_seconds / 2))
+    # Often enough that it never expires, rarely enough that few requests wait for a commit.
+    before = now - timedelta(seconds=min(86400.0, context.settings.model_retention_seconds / 2))
     owner, text = context.caller.name, clock.to_text(now)
     await context.ledger.write(
         lambda tx: store.touch(tx, model, owner, now=text, before=clock.to_text(before))
@@ -162,12 +164,12 @@ async def _record(
         store.insert(tx, model=model, size=size, description=text, created=now)
         new = store.grant(tx, model, caller.name, created=now)
         if new:
-            tokens.require_bytes(tx, caller.name, 0)
+            tokens.check_bytes(tx, caller.name, 0)
         return store.get(tx, model, owner=caller.scope), new
 
     return await context.ledger.write(insert)
 
 
-def _refuse_over_quota(context: Context, tx: Transaction, size: int) -> None:
-    tokens.require_bytes(tx, context.caller.name, size)
-    room.require(tx, context.settings, size)
+def _check_limits(context: Context, tx: Transaction, size: int) -> None:
+    tokens.check_bytes(tx, context.caller.name, size)
+    usage.check_total(tx, context.settings, size)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from service.repositories.models import StoredModel
+from service.repositories.records import StoredModel
 
 # Without null values: the framework omits them from the document.
 _EXAMPLE: dict[str, Any] = {

@@ -12,14 +12,14 @@ from service.context import Ctx
 from service.errors import RecalibrationFailedError, ShuttingDownError
 from service.oneshot import operations
 from service.oneshot.form import MEDIA_TYPE
-from service.recalibrations import results
+from service.recalibrations.dependencies import Runs
+from service.recalibrations.result_api import send_result
 from service.repositories.lifecycle import State
 from service.repositories.records import Recalibration
-from service.web.file_response import send
-from service.web.parameters import Key, Runs
+from service.web.parameters import Key
 from service.web.problem_responses import instance_of, refused, respond
 from service.web.request_body import announced_bytes, blocks, client_disconnected
-from service.workers.protocol import FOLDED
+from service.workers.messages import FOLDED
 
 router = APIRouter(prefix="/v1", tags=["recalibrations"])
 
@@ -91,12 +91,11 @@ async def recalibrate(
         return Response(status_code=499, headers=location)  # only for the log: the client is gone
     if found.state is not State.SUCCEEDED:
         return respond(_problem(request, found), location)
-    result = await context.ledger.read(lambda tx: results.get(tx, name, FOLDED))
-    path = context.blobs.path(results.key(name, FOLDED))
-    response = await send(
+    response = await send_result(
+        context,
         request,
-        path,
-        sha256=result.sha256,
+        name,
+        name=FOLDED,
         media_type="application/x-onnx",
         download="recalibrated.onnx",
     )

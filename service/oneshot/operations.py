@@ -23,7 +23,7 @@ from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn
 from service.recalibrations.waiting import until_ended_or_gone
 from service.repositories import recalibrations as store
-from service.repositories import usage as room
+from service.repositories import usage
 from service.repositories.lifecycle import ENDED, State
 from service.repositories.records import Recalibration
 from service.web import media_types as media
@@ -40,7 +40,7 @@ async def receive(
         CapacityError: the form could not be stored.
     """
     # Rejected now instead of after hours of upload.
-    await context.ledger.read(lambda tx: room.require(tx, context.settings, announced))
+    await context.ledger.read(lambda tx: usage.check_total(tx, context.settings, announced))
     form = FormReader(content_type, context.settings, context.blobs.draft)
     try:
         async for block in body:

@@ -43,7 +43,7 @@ class Replay:
         def work(tx: Transaction) -> str:
             if (known := self._find(tx)) is not None:
                 return known
-            idempotency.remember(
+            idempotency.store_response(
                 tx, scope=self.scope, key=self.key, request=self.request, response=name
             )
             return name
@@ -51,7 +51,7 @@ class Replay:
         return await context.ledger.write(work)
 
     def _find(self, tx: Transaction) -> str | None:
-        known = idempotency.recall(tx, scope=self.scope, key=self.key, request=self.request)
+        known = idempotency.lookup(tx, scope=self.scope, key=self.key, request=self.request)
         return known if known is not None and store.find(tx, known) is not None else None
 
 

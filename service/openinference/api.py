@@ -73,7 +73,7 @@ async def get_live() -> LiveOut:
 @router.get("/health/ready")
 async def get_ready(context: Ctx) -> ReadyOut:
     """Return whether batches can be stored and runs can start; an error gives the reason."""
-    failures, _ = await health.look(context)
+    failures, _ = await health.check(context)
     if failures:
         raise CapacityError("; ".join(failures))
     return ReadyOut(ready=True)

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bn_ops.core.signature import TensorInfo
 from service.openinference.datatypes import IMAGES, from_numpy
-from service.repositories.batches import StoredBatch
-from service.repositories.records import Recalibration
+from service.repositories.records import Recalibration, StoredBatch
 
 VERSION = "1"
 PLATFORM = "bnrecal_recalibration"

@@ -1,1 +1,1 @@
-"""Recalibrations: from an open stream to a verified result."""
+"""Recalibrations: from an open stream to verified results."""

@@ -1,8 +1,8 @@
-"""Admission: sealed recalibrations enter the queue as far as the memory for runs reaches.
+"""Admission: sealed recalibrations enter the queue while memory for their runs is free.
 
-Each reserves what its worker may take, from the moment it is queued until it has ended. They are
-admitted strictly in the order of their creation, so a large one is never overtaken for ever by
-small ones. One that needs more than there is gets all of it, once nobody else is admitted.
+Each recalibration reserves the memory of its worker from admission until its end. Admission is
+strictly in the order of creation, so small recalibrations never overtake a large one forever. A
+recalibration that needs more than the total is admitted alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from service.recalibrations import events as changes
+from service.recalibrations import events
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event, State
 from service.repositories.records import Recalibration
@@ -20,7 +20,7 @@ from service.workers.memory import runs_bytes, worker_bytes
 
 
 def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
-    """Queue the sealed recalibrations for which there is room; return them."""
+    """Queue the sealed recalibrations for which memory is free; return them."""
     admitted: list[Recalibration] = []
     reserved: int | None = None
     while (found := store.oldest(tx, State.SEALED)) is not None:
@@ -30,7 +30,7 @@ def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
         if reserved and reserved + need > runs_bytes(settings):
             break
         reserved += need
-        admitted.append(changes.advance(tx, found.id, Event.ADMIT))
+        admitted.append(events.advance(tx, found.id, Event.ADMIT))
     return admitted
 
 
@@ -39,5 +39,5 @@ def _memory_of(options: Mapping[str, Any], settings: Settings) -> int:
 
 
 def _reserved(tx: Transaction, settings: Settings) -> int:
-    taken = [*store.in_state(tx, State.QUEUED), *store.in_state(tx, State.RUNNING)]
-    return sum(_memory_of(one.options, settings) for one in taken)
+    admitted = [*store.in_state(tx, State.QUEUED), *store.in_state(tx, State.RUNNING)]
+    return sum(_memory_of(one.options, settings) for one in admitted)

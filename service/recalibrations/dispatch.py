@@ -1,4 +1,4 @@
-"""The dispatcher: takes queued recalibrations up, as many at a time as the settings allow."""
+"""The dispatcher: starts queued recalibrations, up to the configured number at a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from functools import partial
 
 from service.context import Context
 from service.errors import ServiceError
-from service.recalibrations import admission, recovery
-from service.recalibrations import events as changes
+from service.recalibrations import admission, events, recovery
 from service.recalibrations.runs import run
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event, State
@@ -18,12 +17,10 @@ from service.storage.ledger.protocol import Transaction
 from service.workers.memory import runs_bytes
 
 _log = logging.getLogger(__name__)
-# A ledger that refuses for a moment (disk full) is asked again after so long.
-RETRY_SECONDS = 5.0
 
 
 class Dispatcher:
-    """Owns the tasks of all runs under way."""
+    """Owns the tasks of all runs in progress."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -33,37 +30,37 @@ class Dispatcher:
 
     @property
     def running(self) -> int:
-        """Number of runs under way."""
+        """Number of runs in progress."""
         return len(self._running)
 
     def start(self) -> None:
-        """Begin to take up work, what is queued already included."""
+        """Start to process the queue, including recalibrations that are already queued."""
         allowed = runs_bytes(self._context.settings)
-        _log.info("Runs may take %d bytes together", allowed, extra={"action": "admission"})
+        _log.info("Runs may use %d bytes in total", allowed, extra={"action": "admission"})
         self._wake.set()
         self._loop = asyncio.create_task(self._dispatch(), name="dispatcher")
 
     def wake(self) -> None:
-        """Tell that there may be work."""
+        """Look for work: the queue or the free memory may have changed."""
         self._wake.set()
 
-    async def kill(self, name: str) -> None:
-        """Kill a run's worker and wait until it is gone; harmless when nothing runs."""
-        task = self._running.get(name)
+    async def kill(self, recalibration_id: str) -> None:
+        """Kill the worker of a run, if it is running, and wait until it has ended."""
+        task = self._running.get(recalibration_id)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
 
     async def stop(self) -> None:
-        """Kill all workers and give their recalibrations back to the queue."""
+        """Kill all workers and return their recalibrations to the queue."""
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
-        names = list(self._running)
-        for name in names:
-            await self.kill(name)
-        for name in names:
-            await self._give_back(name)
+        ids = list(self._running)
+        for recalibration_id in ids:
+            await self.kill(recalibration_id)
+        for recalibration_id in ids:
+            await self._release(recalibration_id)
 
     async def _dispatch(self) -> None:
         while True:
@@ -75,11 +72,13 @@ class Dispatcher:
                 _log.warning(
                     "The queue cannot be read: %s", error.message, extra={"action": "queue-failed"}
                 )
-                asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
+                # The ledger may only be unable to write for a moment, on a full disk.
+                pause = self._context.settings.run_retry_seconds
+                asyncio.get_running_loop().call_later(pause, self.wake)
 
     async def _fill(self) -> None:
         await self._admit()
-        while len(self._running) < self._context.settings.concurrency:
+        while len(self._running) < self._context.settings.max_concurrent_runs:
             found = await self._context.ledger.write(_claim)
             if found is None:
                 return
@@ -89,7 +88,7 @@ class Dispatcher:
             task.add_done_callback(partial(self._done, found.id))
 
     async def _admit(self) -> None:
-        """Let sealed recalibrations into the queue; nothing is written where none waits."""
+        """Admit sealed recalibrations to the queue; write nothing if there are none."""
         ledger = self._context.ledger
         if await ledger.read(lambda tx: store.oldest(tx, State.SEALED)) is None:
             return
@@ -97,28 +96,31 @@ class Dispatcher:
         for found in await ledger.write(lambda tx: admission.admit(tx, settings)):
             self._context.signals.notify(found.id)
 
-    def _done(self, name: str, task: asyncio.Task[None]) -> None:
-        del self._running[name]
+    def _done(self, recalibration_id: str, task: asyncio.Task[None]) -> None:
+        del self._running[recalibration_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error(
-                "A run ended in a fault of ours", exc_info=error, extra={"action": "run-fault"}
+                "A run ended with an internal error", exc_info=error, extra={"action": "run-fault"}
             )
         self._wake.set()
 
-    async def _give_back(self, name: str) -> None:
+    async def _release(self, recalibration_id: str) -> None:
         try:
-            await self._context.ledger.write(lambda tx: recovery.give_back(tx, name))
+            await self._context.ledger.write(lambda tx: recovery.release(tx, recalibration_id))
         except ServiceError as error:
-            # The next start does the same from the ledger alone.
+            # The next start requeues it from the ledger alone.
             _log.warning(
-                "%s is not given back: %s", name, error, extra={"action": "give-back-failed"}
+                "%s could not be returned to the queue: %s",
+                recalibration_id,
+                error,
+                extra={"action": "release-failed"},
             )
 
 
 def _claim(tx: Transaction) -> Recalibration | None:
-    """Take the oldest queued recalibration, in one transaction."""
+    """Start the oldest queued recalibration, in one transaction."""
     found = store.oldest(tx, State.QUEUED)
     if found is None:
         return None
     store.count_attempt(tx, found.id)
-    return changes.advance(tx, found.id, Event.BEGIN)
+    return events.advance(tx, found.id, Event.BEGIN)

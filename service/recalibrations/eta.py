@@ -1,7 +1,7 @@
-"""How long a phase will still take, from the rate so far.
+"""Estimate the remaining time of a phase from its rate.
 
-The ledger keeps when a phase began and where it stood then; a server that is started again goes on
-from there.
+The ledger stores when a phase began and its progress at that time, so an estimate survives a
+restart of the server.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from datetime import datetime
 from service.repositories.records import Recalibration
 from service.workers.protocol import Progress
 
-# A rate over less says nothing: the first steps load libraries and fill caches.
-SHORTEST_SECONDS = 0.5
+# A rate over a shorter time is not informative: the first steps load libraries and fill caches.
+MIN_SECONDS = 0.5
 
 
-def begins_anew(found: Recalibration, step: Progress) -> bool:
-    """Tell whether a step is the first of a phase, or of a phase in a further attempt."""
+def starts_phase(found: Recalibration, step: Progress) -> bool:
+    """Return whether a step is the first of a phase, also of the same phase in another attempt."""
     return (
         found.phase != step.phase
         or found.phase_began is None
@@ -26,21 +26,21 @@ def begins_anew(found: Recalibration, step: Progress) -> bool:
 
 
 def seconds_left(found: Recalibration, step: Progress, now: str) -> float | None:
-    """Estimate the rest of a phase: (total - done) · elapsed ÷ done since it began.
+    """Return the estimate (total - done) · elapsed ÷ (done since the phase began).
 
     Args:
-        found: as the ledger knows it, with the phase's beginning.
-        step: how far the phase is now.
+        found: the recalibration with the start of its phase.
+        step: the current progress.
         now: RFC 3339 UTC.
 
     Returns:
-        Seconds; None while the total or the rate is not known.
+        Seconds; None while the total or the rate is unknown.
     """
     if step.total is None or found.phase_began is None or found.phase_first is None:
         return None
-    begun = datetime.fromisoformat(found.phase_began)
-    elapsed = (datetime.fromisoformat(now) - begun).total_seconds()
+    began = datetime.fromisoformat(found.phase_began)
+    elapsed = (datetime.fromisoformat(now) - began).total_seconds()
     done = step.done - found.phase_first
-    if done <= 0 or elapsed < SHORTEST_SECONDS:
+    if done <= 0 or elapsed < MIN_SECONDS:
         return None
     return round(max(0, step.total - step.done) * elapsed / done, 1)

@@ -11,9 +11,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from service.context import Ctx
 from service.errors import RequestInvalidError
 from service.recalibrations import events
-from service.recalibrations.events import StoredEvent
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED
+from service.repositories.records import StoredEvent
 from service.storage.ledger.protocol import Transaction
 from service.web.head import is_head
 from service.web.parameters import RecalibrationId

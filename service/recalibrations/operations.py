@@ -1,4 +1,4 @@
-"""What can be done with recalibrations."""
+"""Operations on recalibrations."""
 
 from __future__ import annotations
 
@@ -20,67 +20,67 @@ from service.errors import (
     RecalibrationNotOpenError,
     ServiceError,
 )
-from service.recalibrations import admission, retention
-from service.recalibrations import events as changes
+from service.recalibrations import admission, events, retention
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.options import PreprocessForm
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.repositories import batches, idempotency, models, tokens
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, Event, State
-from service.repositories.models import StoredModel
-from service.repositories.records import Recalibration
+from service.repositories.records import Recalibration, StoredModel
 from service.storage.ledger.protocol import Transaction
 
-MISSING_SHOWN = 100
+MAX_MISSING_SHOWN = 100
 _CREATE = "POST /v1/recalibrations"
 
 
 async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -> RecalibrationOut:
-    """Open a recalibration.
+    """Create a recalibration.
 
     Args:
-        context: where.
-        asked: what.
+        context: context of the request.
+        asked: the request.
         key: the client's Idempotency-Key.
 
     Raises:
         NotFoundError: there is no such model.
-        OptionError, LayerPatternError: the options make no sense for this model.
-        IdempotencyKeyReusedError: the key came with another request.
-        QuotaError: the token has too many that have not ended.
+        OptionError, LayerPatternError: the options are invalid for this model.
+        IdempotencyKeyReusedError: the key was used with another request.
+        QuotaError: the token has too many recalibrations that have not ended.
     """
-    name = clock.new_recalibration_id()
+    recalibration_id = clock.new_recalibration_id()
     request = idempotency.fingerprint(asked.model_dump_json().encode())
     scope = idempotency.scope_of(_CREATE, context.caller.name)
 
-    def answered(tx: Transaction) -> str | None:
+    def stored(tx: Transaction) -> str | None:
         if key is None:
             return None
-        return idempotency.recall(tx, scope=scope, key=key, request=request)
+        return idempotency.lookup(tx, scope=scope, key=key, request=request)
 
     def examine(tx: Transaction) -> None:
-        if answered(tx) is None:
+        if stored(tx) is None:
             _check_options(models.get(tx, asked.model, owner=context.caller.scope), asked)
 
     def work(tx: Transaction) -> RecalibrationOut:
-        if (known := answered(tx)) is not None:
+        if (known := stored(tx)) is not None:
             return RecalibrationOut.model_validate_json(known)
-        created = RecalibrationOut.of(_insert(tx, name, asked, context.caller))
+        created = RecalibrationOut.of(_insert(tx, recalibration_id, asked, context.caller))
         if key is not None:
             response = created.model_dump_json()
-            idempotency.remember(tx, scope=scope, key=key, request=request, response=response)
+            idempotency.store_response(tx, scope=scope, key=key, request=request, response=response)
         return created
 
-    # Matching globs takes a while: not on the one thread that writes.
+    # Matching globs can take long, so it is not done on the only thread that writes.
     await context.ledger.read(examine)
     return await context.ledger.write(work)
 
 
-async def start(context: Context, dispatcher: Dispatcher, name: str, total: int) -> Recalibration:
-    """Seal the stream, and queue the run where there is memory for it.
+async def start(
+    context: Context, dispatcher: Dispatcher, recalibration_id: str, total: int
+) -> Recalibration:
+    """Seal the stream, and queue the run if its memory is free.
 
-    Harmless when repeated with the same count.
+    Repeating it with the same count has no effect.
 
     Raises:
         NotFoundError: there is no such recalibration.
@@ -90,87 +90,91 @@ async def start(context: Context, dispatcher: Dispatcher, name: str, total: int)
     """
 
     def examine(tx: Transaction) -> None:
-        found = store.get(tx, name)
+        found = store.get(tx, recalibration_id)
         if found.state is State.OPEN:
             _check_stream(tx, found, total)
 
     def work(tx: Transaction) -> Recalibration:
-        found = store.get(tx, name)
+        found = store.get(tx, recalibration_id)
         if found.state is not State.OPEN:
             return _already_started(found, total)
         _check_stream(tx, found, total)
-        store.seal(tx, name, total)
-        changes.advance(tx, name, Event.START)
+        store.seal(tx, recalibration_id, total)
+        events.advance(tx, recalibration_id, Event.START)
         admission.admit(tx, context.settings)
-        return store.get(tx, name)
+        return store.get(tx, recalibration_id)
 
-    # Naming what is missing reads the whole stream: not on the one thread that writes.
+    # Finding gaps reads the whole stream, so it is not done on the only thread that writes.
     await context.ledger.read(examine)
     found = await context.ledger.write(work)
-    context.signals.notify(name)
+    context.signals.notify(recalibration_id)
     dispatcher.wake()
     return found
 
 
-async def cancel(context: Context, dispatcher: Dispatcher, name: str) -> Recalibration:
-    """Cancel; the ledger knows before the worker is killed. Harmless when repeated.
+async def cancel(context: Context, dispatcher: Dispatcher, recalibration_id: str) -> Recalibration:
+    """Cancel a recalibration; the ledger is changed before the worker is killed.
+
+    Repeating it has no effect.
 
     Raises:
         NotFoundError: there is no such recalibration.
-        TransitionError: it has ended otherwise.
+        TransitionError: it has succeeded or failed.
     """
 
     def work(tx: Transaction) -> Recalibration:
-        found = store.get(tx, name)
+        found = store.get(tx, recalibration_id)
         if found.state is State.CANCELLED:
             return found
-        return changes.advance(tx, name, Event.CANCEL)
+        return events.advance(tx, recalibration_id, Event.CANCEL)
 
     found = await context.ledger.write(work)
-    context.signals.notify(name)
-    await dispatcher.kill(name)
-    dispatcher.wake()  # what it had reserved is free
-    with contextlib.suppress(ServiceError):  # the next sweep removes what stays
-        await retention.remove_data(context, name)
+    context.signals.notify(recalibration_id)
+    await dispatcher.kill(recalibration_id)
+    dispatcher.wake()  # its reserved memory is free
+    with contextlib.suppress(ServiceError):  # the next cleanup removes what remains
+        await retention.remove_data(context, recalibration_id)
     return found
 
 
-async def delete(context: Context, dispatcher: Dispatcher, name: str) -> None:
-    """Delete a recalibration with all its data, in whatever state it is.
+async def delete(context: Context, dispatcher: Dispatcher, recalibration_id: str) -> None:
+    """Delete a recalibration with all its data, in any state.
 
     Raises:
         NotFoundError: there is no such recalibration.
     """
-    forgotten = await context.ledger.write(lambda tx: retention.forget(tx, name))
-    context.signals.notify(name)
-    await dispatcher.kill(name)
-    if not forgotten:
-        await retention.forget_large(context, name)
-        context.signals.notify(name)
-    dispatcher.wake()  # what it had reserved is free
-    await asyncio.to_thread(context.blobs.remove, store.folder(name))
+    deleted = await context.ledger.write(lambda tx: retention.delete(tx, recalibration_id))
+    context.signals.notify(recalibration_id)
+    await dispatcher.kill(recalibration_id)
+    if not deleted:
+        await retention.delete_large(context, recalibration_id)
+        context.signals.notify(recalibration_id)
+    dispatcher.wake()  # its reserved memory is free
+    await asyncio.to_thread(context.blobs.remove, store.folder(recalibration_id))
 
 
-def _insert(tx: Transaction, name: str, asked: RecalibrationIn, caller: Caller) -> Recalibration:
+def _insert(
+    tx: Transaction, recalibration_id: str, asked: RecalibrationIn, caller: Caller
+) -> Recalibration:
     model = models.get(tx, asked.model, owner=caller.scope)
-    tokens.require_open(tx, caller.name)
+    tokens.check_open(tx, caller.name)
     options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
     options["preprocess"] = _preprocess(model, asked.preprocess)
     options["memory_bytes"] = asked.memory_bytes
     found = store.insert(
         tx,
-        name=name,
+        recalibration_id=recalibration_id,
         owner=caller.name,
         model=model.id,
         inputs=json.dumps(model.description["inputs"]),
         options=json.dumps(options),
         keep_data=asked.keep_data,
     )
-    return changes.created(tx, found)
+    return events.created(tx, found)
 
 
 def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
-    """Refuse now what the worker would refuse after hours of streaming."""
+    """Reject now what the worker would reject after hours of streaming."""
     layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]
     select_layers(layers, asked.layers)
 
@@ -187,24 +191,23 @@ def _preprocess(model: StoredModel, form: PreprocessForm | None) -> dict[str, An
 
 def _check_stream(tx: Transaction, found: Recalibration, total: int) -> None:
     if total == 0:
-        raise StreamEmptyError("the stream has no batch; statistics of nothing are never made up")
-    name = found.id
-    # So many different indices, none beyond the last: there is no gap to look for.
-    if found.received == total == batches.next_index(tx, name):
+        raise StreamEmptyError("the stream has no batches")
+    # This many different indices, none beyond the last: there are no gaps.
+    if found.received == total == batches.next_index(tx, found.id):
         return
-    missing = batches.missing(tx, name, total, limit=MISSING_SHOWN)
+    missing = batches.missing(tx, found.id, total, limit=MAX_MISSING_SHOWN)
     if missing:
         raise BatchesMissingError(
             f"{len(missing)} or more of {total} batches are missing, the first is {missing[0]}"
-            if len(missing) == MISSING_SHOWN
+            if len(missing) == MAX_MISSING_SHOWN
             else f"{len(missing)} of {total} batches are missing: {missing}",
             missing=missing,
         )
-    surplus, first = batches.surplus(tx, name, total)
-    if surplus:
+    unexpected, first = batches.unexpected(tx, found.id, total)
+    if unexpected:
         raise BatchesUnexpectedError(
-            f"{surplus} batches are stored at or beyond index {total}, the first is {first}",
-            surplus=surplus,
+            f"{unexpected} batches are stored at or beyond index {total}, the first is {first}",
+            unexpected=unexpected,
             first=first,
         )
 

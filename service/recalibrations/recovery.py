@@ -1,10 +1,10 @@
-"""What becomes of a run that was cut off."""
+"""What happens to a run that was interrupted."""
 
 from __future__ import annotations
 
 from service import problems
 from service.errors import ServiceError, WorkerDiedError
-from service.recalibrations import events as changes
+from service.recalibrations import events
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event, State
 from service.repositories.records import Recalibration
@@ -12,56 +12,58 @@ from service.settings import Settings
 from service.storage.ledger.protocol import Transaction
 
 
-def take_up(tx: Transaction, settings: Settings) -> list[Recalibration]:
-    """At the start of a server: queue what ran when the last one ended; return it as it is then.
+def requeue_interrupted(tx: Transaction, settings: Settings) -> list[Recalibration]:
+    """At the start of a server, queue the runs that the last server left; return them.
 
-    What was begun too often, whoever died each time, ends `failed` instead: it may be what kills
-    us.
+    A run that was started too often fails instead, whether the worker or the server died each time:
+    the run itself may be what kills the server.
     """
-    return [_take_up(tx, found, settings) for found in store.in_state(tx, State.RUNNING)]
+    return [_requeue(tx, found, settings) for found in store.in_state(tx, State.RUNNING)]
 
 
-def _take_up(tx: Transaction, found: Recalibration, settings: Settings) -> Recalibration:
-    if found.attempts < settings.attempts:
-        return changes.advance(tx, found.id, Event.INTERRUPT)
+def _requeue(tx: Transaction, found: Recalibration, settings: Settings) -> Recalibration:
+    if found.attempts < settings.max_attempts:
+        return events.advance(tx, found.id, Event.INTERRUPT)
     cause = WorkerDiedError(
-        f"the run was begun {found.attempts} times and was cut off each time",
+        f"the run was started {found.attempts} times and interrupted each time",
         attempts=found.attempts,
     )
-    return changes.fail(tx, found.id, problems.from_error(cause))
+    return events.fail(tx, found.id, problems.from_error(cause))
 
 
-def after_death(tx: Transaction, name: str, cause: Exception, settings: Settings) -> None:
-    """After a worker's death: queue the run again, or fail it when that happens again and again."""
-    if (found := store.find_running(tx, name)) is None:
+def on_worker_crash(
+    tx: Transaction, recalibration_id: str, cause: Exception, settings: Settings
+) -> None:
+    """After a worker crashed, queue the run again, or fail it after too many crashes."""
+    if (found := store.find_running(tx, recalibration_id)) is None:
         return
-    store.count_death(tx, name)
-    deaths = found.worker_deaths + 1
-    if deaths < settings.worker_deaths:
-        changes.advance(tx, name, Event.INTERRUPT)
+    store.count_crash(tx, recalibration_id)
+    crashes = found.worker_crashes + 1
+    if crashes < settings.max_worker_crashes:
+        events.advance(tx, recalibration_id, Event.INTERRUPT)
         return
     error = WorkerDiedError(
-        f"the worker died {deaths} times; the last time: {cause}", deaths=deaths
+        f"the worker died {crashes} times; the last time: {cause}", deaths=crashes
     )
-    changes.fail(tx, name, problems.from_error(error))
+    events.fail(tx, recalibration_id, problems.from_error(error))
 
 
-def after_refusal(tx: Transaction, name: str, cause: ServiceError, settings: Settings) -> None:
-    """After this machine could not do it now (disk full, no process): queue the run again.
+def defer(tx: Transaction, recalibration_id: str, cause: ServiceError, settings: Settings) -> None:
+    """After insufficient resources (full disk, no process), queue the run again.
 
-    That is no fault of the work, so it counts as an attempt and not as a death.
+    The run itself is not at fault, so this counts as an attempt and not as a crash.
     """
-    if (found := store.find_running(tx, name)) is None:
+    if (found := store.find_running(tx, recalibration_id)) is None:
         return
-    if found.attempts >= settings.attempts:
-        changes.fail(tx, name, problems.from_error(cause))
+    if found.attempts >= settings.max_attempts:
+        events.fail(tx, recalibration_id, problems.from_error(cause))
     else:
-        changes.advance(tx, name, Event.INTERRUPT)
+        events.advance(tx, recalibration_id, Event.INTERRUPT)
 
 
-def give_back(tx: Transaction, name: str) -> None:
-    """At an orderly shutdown: queue the run again without counting it."""
-    if store.find_running(tx, name) is None:
+def release(tx: Transaction, recalibration_id: str) -> None:
+    """At a graceful shutdown, queue the run again without counting the attempt."""
+    if store.find_running(tx, recalibration_id) is None:
         return
-    store.uncount_attempt(tx, name)
-    changes.advance(tx, name, Event.INTERRUPT)
+    store.uncount_attempt(tx, recalibration_id)
+    events.advance(tx, recalibration_id, Event.INTERRUPT)

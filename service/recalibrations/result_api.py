@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.background import BackgroundTask
 
 from service.context import Context, Ctx
-from service.recalibrations import results
+from service.repositories import results
 from service.web import negotiation as accept
 from service.web.file_response import send
 from service.web.parameters import RecalibrationId
-from service.workers.protocol import (
+from service.workers.messages import (
     FOLDED,
     REPORT_HTML,
     REPORT_JSON,
@@ -38,7 +40,7 @@ async def get_result_model(
     context: Ctx, request: Request, recalibration: RecalibrationId, variant: Variant = "folded"
 ) -> Response:
     """Return the recalibrated model."""
-    return await _send(
+    return await send_result(
         context,
         request,
         recalibration,
@@ -53,7 +55,7 @@ async def get_statistics(
     context: Ctx, request: Request, recalibration: RecalibrationId
 ) -> Response:
     """Return the new running statistics: two float64 tensors for each layer."""
-    return await _send(
+    return await send_result(
         context,
         request,
         recalibration,
@@ -80,12 +82,12 @@ async def get_report(context: Ctx, request: Request, recalibration: Recalibratio
     """Return the report as JSON, or as HTML if the Accept header prefers it."""
     html = accept.prefers_html(request.headers.get("accept"))
     name, media_type = (REPORT_HTML, "text/html") if html else (REPORT_JSON, "application/json")
-    response = await _send(context, request, recalibration, name=name, media_type=media_type)
+    response = await send_result(context, request, recalibration, name=name, media_type=media_type)
     response.headers["Vary"] = "Accept"
     return response
 
 
-async def _send(
+async def send_result(
     context: Context,
     request: Request,
     recalibration: str,
@@ -94,6 +96,13 @@ async def _send(
     media_type: str,
     download: str | None = None,
 ) -> Response:
+    """Return a result file as a response; a local copy of it is released when it has been sent."""
     found = await context.ledger.read(lambda tx: results.get(tx, recalibration, name))
-    path = context.blobs.path(results.key(recalibration, name))
-    return await send(request, path, sha256=found.sha256, media_type=media_type, download=download)
+    async with AsyncExitStack() as stack:
+        key = results.key(recalibration, name)
+        path = await stack.enter_async_context(context.blobs.local(key))
+        response = await send(
+            request, path, sha256=found.sha256, media_type=media_type, download=download
+        )
+        response.background = BackgroundTask(stack.pop_all().aclose)
+        return response

@@ -1,4 +1,4 @@
-"""What goes when: data once a recalibration has ended, everything when its time is over."""
+"""Deletion: data after a recalibration has ended, everything after its retention time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service import clock
 from service.context import Context
 from service.errors import ServiceError
 from service.models import operations as models_operations
-from service.recalibrations import events as changes
+from service.recalibrations import events
 from service.repositories import batches, idempotency, models
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, Event
@@ -18,135 +18,144 @@ from service.settings import Settings
 from service.storage.ledger.protocol import Transaction
 
 _log = logging.getLogger(__name__)
-IDEMPOTENCY_KEPT = timedelta(days=1)
-# Rows that one transaction deletes: a few tens of milliseconds, for which everybody who waits for
-# an acknowledgement waits too.
-ROWS_AT_ONCE = 5000
+IDEMPOTENCY_RETENTION = timedelta(days=1)
+# Rows that one transaction deletes: a few tens of milliseconds, during which all other writes wait.
+ROWS_PER_TRANSACTION = 5000
 
 
-async def remove_data(context: Context, name: str) -> None:
-    """Remove the batches of an ended recalibration unless its owner wants to keep them."""
-    found = await context.ledger.read(lambda tx: store.find(tx, name))
+async def remove_data(context: Context, recalibration_id: str) -> None:
+    """Remove the batches of an ended recalibration unless they are to be kept."""
+    found = await context.ledger.read(lambda tx: store.find(tx, recalibration_id))
     if found is None or found.state not in ENDED or found.keep_data or found.data_removed:
         return
-    await asyncio.to_thread(context.blobs.remove, batches.folder(name))
-    await context.ledger.write(lambda tx: store.set_data_removed(tx, name))
+    await asyncio.to_thread(context.blobs.remove, batches.folder(recalibration_id))
+    await context.ledger.write(lambda tx: store.set_data_removed(tx, recalibration_id))
 
 
-def forget(tx: Transaction, name: str) -> bool:
-    """Delete a recalibration; one with very many batches is closed instead, and False returned.
+def delete(tx: Transaction, recalibration_id: str) -> bool:
+    """Delete a recalibration in one transaction if it has few batches; return whether it did.
 
-    `forget_more` does the rest, in further transactions.
+    A recalibration with many batches is only cancelled; `delete_part` deletes it in further
+    transactions.
     """
-    found = store.get(tx, name)
-    if found.received <= ROWS_AT_ONCE:
-        store.delete(tx, name)
+    found = store.get(tx, recalibration_id)
+    if found.received <= ROWS_PER_TRANSACTION:
+        store.delete(tx, recalibration_id)
         return True
     if found.state not in ENDED:
-        changes.advance(tx, name, Event.CANCEL)
+        events.advance(tx, recalibration_id, Event.CANCEL)
     return False
 
 
-async def forget_large(context: Context, name: str) -> None:
-    """Delete a closed recalibration bit by bit, so that other writes come in between.
+async def delete_large(context: Context, recalibration_id: str) -> None:
+    """Delete an ended recalibration in several transactions, so that others can write meanwhile.
 
-    Until its own row goes, last, it is there as a cancelled one; a crash leaves it so, to expire.
+    Its own row is deleted last. After a crash it remains as a cancelled one, and expires.
     """
-    while await context.ledger.write(lambda tx: forget_more(tx, name)):
+    while await context.ledger.write(lambda tx: delete_part(tx, recalibration_id)):
         pass
 
 
-def forget_more(tx: Transaction, name: str) -> bool:
-    """Delete a part of a closed recalibration; False when that was the last."""
-    if batches.delete_last(tx, name, ROWS_AT_ONCE):
+def delete_part(tx: Transaction, recalibration_id: str) -> bool:
+    """Delete a part of an ended recalibration; return whether more is left."""
+    if batches.delete_last(tx, recalibration_id, ROWS_PER_TRANSACTION):
         return True
-    store.delete(tx, name)
+    store.delete(tx, recalibration_id)
     return False
 
 
-async def sweep(context: Context) -> None:
-    """Remove what has expired, what should be gone, and what no row of the ledger knows.
+async def clean_up(context: Context) -> None:
+    """Remove expired recalibrations and models, data that is not kept, and orphaned blobs.
 
-    Nothing is removed once the ledger has failed: its last transaction may be on the disk all the
-    same, and its rows would lose their files.
+    Nothing is removed after the ledger has failed: its last transaction may be durable although it
+    reported an error, and its rows would lose their files.
     """
     if context.ledger.failure is not None:
         return
-    for name in await context.ledger.read(store.with_needless_data):
-        await remove_data(context, name)
-    await _expire_answers(context)
-    for name in await context.ledger.read(lambda tx: overdue(tx, context.settings)):
-        await _expire(context, name)
+    for recalibration_id in await context.ledger.read(store.with_data_to_remove):
+        await remove_data(context, recalibration_id)
+    await _expire_idempotency_keys(context)
+    for recalibration_id in await context.ledger.read(lambda tx: overdue(tx, context.settings)):
+        await _expire(context, recalibration_id)
     await context.ledger.write(lambda tx: expire_models(tx, context.settings))
     for model in await models_operations.remove_unowned(context):
         _log.info(
-            "A model that nobody holds is removed",
+            "A model without an owner was removed",
             extra={"action": "model-removed", "model": model},
         )
     await _remove_orphans(context)
 
 
-async def sweep_forever(context: Context) -> None:
-    """Sweep now and then; a failure is logged and tried again the next time."""
+async def clean_up_forever(context: Context) -> None:
+    """Clean up at regular intervals; an error is logged, and the next interval tries again."""
     while True:
         try:
-            await sweep(context)
+            await clean_up(context)
         except ServiceError as error:
-            _log.warning("A sweep failed: %s", error.message, extra={"action": "sweep-failed"})
-        await asyncio.sleep(context.settings.sweep_seconds)
+            _log.warning("A cleanup failed: %s", error.message, extra={"action": "cleanup-failed"})
+        await asyncio.sleep(context.settings.cleanup_interval_seconds)
 
 
-def overdue(tx: Transaction, settings: Settings, name: str | None = None) -> list[str]:
-    """Return the recalibrations whose time is over; with a name, that one or none."""
+def overdue(tx: Transaction, settings: Settings, recalibration_id: str | None = None) -> list[str]:
+    """Return the ids of expired recalibrations; with an id, at most that one."""
     now = datetime.now(UTC)
-    ended = now - timedelta(seconds=settings.keep_ended_seconds)
-    untouched = now - timedelta(seconds=settings.keep_open_seconds)
+    ended = now - timedelta(seconds=settings.ended_retention_seconds)
+    untouched = now - timedelta(seconds=settings.open_retention_seconds)
     return store.expired(
-        tx, ended_before=clock.to_text(ended), open_before=clock.to_text(untouched), name=name
+        tx,
+        ended_before=clock.to_text(ended),
+        open_before=clock.to_text(untouched),
+        recalibration_id=recalibration_id,
     )
 
 
-def forget_overdue(tx: Transaction, settings: Settings, name: str) -> bool | None:
-    """As `forget`; None where its time is not over (any more), or it is gone already."""
-    return forget(tx, name) if overdue(tx, settings, name) else None
+def delete_overdue(tx: Transaction, settings: Settings, recalibration_id: str) -> bool | None:
+    """As `delete`; return None if it has not expired (any more) or does not exist."""
+    expired = overdue(tx, settings, recalibration_id)
+    return delete(tx, recalibration_id) if expired else None
 
 
 def expire_models(tx: Transaction, settings: Settings) -> None:
-    """Take models that are out of use from their owners; then nobody may hold them."""
-    before = datetime.now(UTC) - timedelta(seconds=settings.keep_model_seconds)
+    """Remove owners from models that they have not used within the retention time."""
+    before = datetime.now(UTC) - timedelta(seconds=settings.model_retention_seconds)
     models.expire(tx, before=clock.to_text(before))
 
 
-async def _expire(context: Context, name: str) -> None:
-    """Delete an overdue recalibration, in transactions of its own: others write in between."""
-    forgotten = await context.ledger.write(lambda tx: forget_overdue(tx, context.settings, name))
-    if forgotten is None:
+async def _expire(context: Context, recalibration_id: str) -> None:
+    """Delete an expired recalibration in its own transactions."""
+    deleted = await context.ledger.write(
+        lambda tx: delete_overdue(tx, context.settings, recalibration_id)
+    )
+    if deleted is None:
         return
-    if not forgotten:
-        await forget_large(context, name)
-    _log.info("A recalibration has expired", extra={"action": "expired", "recalibration": name})
-    await asyncio.to_thread(context.blobs.remove, store.folder(name))
+    if not deleted:
+        await delete_large(context, recalibration_id)
+    _log.info(
+        "A recalibration has expired",
+        extra={"action": "expired", "recalibration": recalibration_id},
+    )
+    await asyncio.to_thread(context.blobs.remove, store.folder(recalibration_id))
 
 
-async def _expire_answers(context: Context) -> None:
-    """Forget old answers, as many at a time as rows of batches; one that comes again stays."""
-    before = clock.to_text(datetime.now(UTC) - IDEMPOTENCY_KEPT)
+async def _expire_idempotency_keys(context: Context) -> None:
+    """Delete old responses in several transactions; a key that was used again stays."""
+    before = clock.to_text(datetime.now(UTC) - IDEMPOTENCY_RETENTION)
 
     def find(tx: Transaction) -> list[tuple[str, str]]:
-        return idempotency.expired(tx, before=before, most=ROWS_AT_ONCE)
+        return idempotency.expired(tx, before=before, limit=ROWS_PER_TRANSACTION)
 
     while found := await context.ledger.read(find):
         some = found
         await context.ledger.write(
-            lambda tx: idempotency.forget(tx, some, before=before)  # noqa: B023 - awaited at once
+            lambda tx: idempotency.delete(tx, some, before=before)  # noqa: B023 - awaited at once
         )
 
 
 async def _remove_orphans(context: Context) -> None:
-    """Remove folders that a crash has left between the ledger and the blobs.
+    """Remove folders without a row, which a crash between ledger and blobs can leave.
 
-    A recalibration's folder appears only after its row, so a folder without a row is never one that
-    is about to get it. A model's file appears before its row; the lock keeps the two together.
+    A recalibration's folder is created after its row, so a folder without a row will never get one.
+    A model's file is stored before its row; the lock covers both steps.
     """
     for name in await asyncio.to_thread(lambda: list(context.blobs.names("recalibrations"))):
         found = await context.ledger.read(lambda tx: store.find(tx, name))  # noqa: B023

@@ -1,4 +1,4 @@
-"""One run: from a claimed recalibration to durable results, or to the reason why there are none."""
+"""One run: from a claimed recalibration to durable results, or to the reason for a failure."""
 
 from __future__ import annotations
 
@@ -12,29 +12,25 @@ from time import monotonic
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.context import Context
-from service.errors import CapacityError, RefusedError, ServiceError, WorkerDeadlineError
-from service.recalibrations import events as changes
-from service.recalibrations import recovery, results, retention
-from service.recalibrations.results import Result
-from service.repositories import batches, models
+from service.errors import RefusedError, ServiceError, WorkerDeadlineError
+from service.recalibrations import events, recovery, result_adoption, retention
+from service.repositories import batches, models, results
 from service.repositories import recalibrations as store
-from service.repositories.batches import StoredBatch
 from service.repositories.lifecycle import Event
-from service.repositories.records import Recalibration
+from service.repositories.records import Recalibration, StoredBatch, StoredResult
+from service.storage.capacity import defers_run
 from service.storage.ledger.protocol import Transaction
-from service.workers.messages import Piece
+from service.workers.messages import StoredBatchRef
 from service.workers.protocol import Job, OnProgress, Progress
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
-# A person reads no faster; a new phase is always told at once.
+# Frequent enough to follow; the start of a phase is always reported.
 PROGRESS_SECONDS = 0.25
-# Between a run that this machine could not do now (disk full, no process) and the next attempt.
-PUT_OFF_SECONDS = 5.0
 
 
 async def run(context: Context, found: Recalibration) -> None:
-    """Do a claimed run and write down how it ended; cancelling the task kills the worker."""
+    """Do a claimed run and record how it ended; cancelling the task kills the worker."""
     ids = {"recalibration": found.id, "attempt": found.attempts}
     _log.info("A run begins", extra={"action": "run-begins", **ids})
     began = monotonic()
@@ -44,24 +40,12 @@ async def run(context: Context, found: Recalibration) -> None:
     except asyncio.CancelledError:
         _log.info("A run was killed", extra={"action": "run-killed", **ids})
         raise
-    except CapacityError as error:
-        _log.warning("A run is put off: %s", error, extra={"action": "run-put-off", **ids})
-        refusal = error
-        # What is full now is hardly empty in an instant; the run begins again from its first batch.
-        await asyncio.sleep(PUT_OFF_SECONDS)
-        await context.ledger.write(
-            lambda tx: recovery.after_refusal(tx, found.id, refusal, context.settings)
-        )
     except (RefusedError, WorkerDeadlineError) as error:
-        # The same work would end the same way again.
+        # Another attempt would end the same way.
         problem = problems.from_error(error)
         await context.ledger.write(lambda tx: _fail(tx, found.id, problem))
     except (ServiceError, BnOpsError, OSError) as error:
-        _log.warning("A run was cut off: %s", error, extra={"action": "run-cut-off", **ids})
-        cause = error
-        await context.ledger.write(
-            lambda tx: recovery.after_death(tx, found.id, cause, context.settings)
-        )
+        await _interrupted(context, found, error, ids)
     ended = await context.ledger.read(lambda tx: store.find(tx, found.id))
     state = None if ended is None else ended.state
     _log.info(
@@ -76,69 +60,91 @@ async def run(context: Context, found: Recalibration) -> None:
     await retention.remove_data(context, found.id)
 
 
+async def _interrupted(
+    context: Context, found: Recalibration, error: Exception, ids: dict[str, object]
+) -> None:
+    """Defer a run that lacked resources; after any other error, count a crash of its worker."""
+    if isinstance(error, ServiceError) and defers_run(error):
+        _log.warning("A run is deferred: %s", error, extra={"action": "run-deferred", **ids})
+        # A full disk is rarely free again at once, and the run starts again from its first batch.
+        await asyncio.sleep(context.settings.run_retry_seconds)
+        await context.ledger.write(lambda tx: recovery.defer(tx, found.id, error, context.settings))
+    else:
+        _log.warning("A run was interrupted: %s", error, extra={"action": "run-interrupted", **ids})
+        await context.ledger.write(
+            lambda tx: recovery.on_worker_crash(tx, found.id, error, context.settings)
+        )
+
+
 async def _run(context: Context, found: Recalibration) -> None:
     output = await asyncio.to_thread(context.blobs.workspace)
     try:
-        job = Job(
-            model=context.blobs.path(models.key(found.model)),
-            inputs=found.inputs,
-            batch_folder=context.blobs.path(batches.folder(found.id)),
-            batches=lambda: _batches(context, found.id),
-            total=found.total or 0,
-            options=found.options,
-            output=output,
-        )
-        await context.executor.run(job, _reporter(context, found.id))
+        async with (
+            context.blobs.local(models.key(found.model)) as model,
+            context.blobs.local(batches.folder(found.id)) as batch_folder,
+        ):
+            job = Job(
+                model=model,
+                inputs=found.inputs,
+                batch_folder=batch_folder,
+                batches=lambda: _batches(context, found.id),
+                total=found.total or 0,
+                options=found.options,
+                output=output,
+            )
+            await context.executor.run(job, _reporter(context, found.id))
         await _keep(context, found.id, output)
     finally:
         await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
 
 
-async def _keep(context: Context, name: str, output: Path) -> None:
-    kept = await asyncio.to_thread(results.adopt, context.blobs, name, output)
-    await context.ledger.write(lambda tx: _finish(tx, name, kept))
+async def _keep(context: Context, recalibration_id: str, output: Path) -> None:
+    kept = await asyncio.to_thread(result_adoption.adopt, context.blobs, recalibration_id, output)
+    await context.ledger.write(lambda tx: _finish(tx, recalibration_id, kept))
 
 
-def _finish(tx: Transaction, name: str, kept: list[Result]) -> None:
-    if store.find_running(tx, name) is None:
+def _finish(tx: Transaction, recalibration_id: str, kept: list[StoredResult]) -> None:
+    if store.find_running(tx, recalibration_id) is None:
         return
     for result in kept:
-        results.insert(tx, name, result)
-    changes.advance(tx, name, Event.FINISH)
+        results.insert(tx, recalibration_id, result)
+    events.advance(tx, recalibration_id, Event.FINISH)
 
 
-def _fail(tx: Transaction, name: str, problem: dict[str, object]) -> None:
-    if store.find_running(tx, name) is not None:
-        changes.fail(tx, name, problem)
+def _fail(tx: Transaction, recalibration_id: str, problem: dict[str, object]) -> None:
+    if store.find_running(tx, recalibration_id) is not None:
+        events.fail(tx, recalibration_id, problem)
 
 
-async def _batches(context: Context, name: str) -> AsyncIterator[list[Piece]]:
+async def _batches(context: Context, recalibration_id: str) -> AsyncIterator[list[StoredBatchRef]]:
     after = -1
     while True:
         start = after
         page = await context.ledger.read(
-            lambda tx: batches.page(tx, name, after=start, limit=BATCH_PAGE)  # noqa: B023 - awaited
+            lambda tx: batches.page(tx, recalibration_id, after=start, limit=BATCH_PAGE)  # noqa: B023 - awaited
         )
         if not page:
             return
-        yield [_piece(one) for one in page]
+        yield [_reference(one) for one in page]
         after = page[-1].index
 
 
-def _piece(batch: StoredBatch) -> Piece:
-    return Piece(name=batch.blob, format=batch.format, start=batch.start, bytes=batch.bytes)
+def _reference(batch: StoredBatch) -> StoredBatchRef:
+    return StoredBatchRef(
+        name=batch.blob, format=batch.format, start=batch.start, bytes=batch.bytes
+    )
 
 
-def _reporter(context: Context, name: str) -> OnProgress:
-    told_at = 0.0
-    told_phase = ""
+def _reporter(context: Context, recalibration_id: str) -> OnProgress:
+    reported_at = 0.0
+    reported_phase = ""
 
     async def report(step: Progress) -> None:
-        nonlocal told_at, told_phase
-        if step.phase == told_phase and monotonic() - told_at < PROGRESS_SECONDS:
+        nonlocal reported_at, reported_phase
+        if step.phase == reported_phase and monotonic() - reported_at < PROGRESS_SECONDS:
             return
-        told_at, told_phase = monotonic(), step.phase
-        await context.ledger.write(lambda tx: changes.progress(tx, name, step))
-        context.signals.notify(name)
+        reported_at, reported_phase = monotonic(), step.phase
+        await context.ledger.write(lambda tx: events.progress(tx, recalibration_id, step))
+        context.signals.notify(recalibration_id)
 
     return report

@@ -1,4 +1,4 @@
-"""Wait for a recalibration's end."""
+"""Wait for the end of a recalibration."""
 
 from __future__ import annotations
 
@@ -12,39 +12,45 @@ from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED
 from service.repositories.records import Recalibration
 
-# A waiter looks again after so long even if nobody has woken it.
-LOOK_SECONDS = 15.0
+# A waiter reads the ledger again after this time even if no signal arrives.
+POLL_SECONDS = 15.0
 
 
-async def until_ended(context: Context, name: str, *, seconds: float = math.inf) -> Recalibration:
-    """Return a recalibration once it has ended, the time is over, or the server goes down.
+async def until_ended(
+    context: Context, recalibration_id: str, *, seconds: float = math.inf
+) -> Recalibration:
+    """Return a recalibration once it has ended, the time is over, or the server stops.
 
     Args:
-        context: where.
-        name: the recalibration.
-        seconds: how long to wait at most; 0: not at all.
+        context: context of the request.
+        recalibration_id: the recalibration.
+        seconds: maximum time to wait; 0 returns at once.
 
     Raises:
-        NotFoundError: there is none (any more).
+        NotFoundError: it does not exist, or no longer exists.
     """
     until = monotonic() + seconds
-    subscription = context.signals.subscribe(name)
+    subscription = context.signals.subscribe(recalibration_id)
     try:
         while True:
-            found = await context.ledger.read(lambda tx: store.get(tx, name))
+            found = await context.ledger.read(lambda tx: store.get(tx, recalibration_id))
             left = until - monotonic()
             if found.state in ENDED or context.signals.closed or left <= 0:
                 return found
-            await subscription.wait(min(left, LOOK_SECONDS))
+            await subscription.wait(min(left, POLL_SECONDS))
     finally:
         subscription.close()
 
 
 async def until_ended_or_gone(
-    context: Context, name: str, gone: Callable[[], Awaitable[None]], *, seconds: float = math.inf
+    context: Context,
+    recalibration_id: str,
+    gone: Callable[[], Awaitable[None]],
+    *,
+    seconds: float = math.inf,
 ) -> Recalibration | None:
-    """As `until_ended`; None as soon as `gone` returns: nobody is there to be told."""
-    waiting = asyncio.create_task(until_ended(context, name, seconds=seconds))
+    """As `until_ended`, but return None as soon as `gone` returns: the client has disconnected."""
+    waiting = asyncio.create_task(until_ended(context, recalibration_id, seconds=seconds))
     leaving = asyncio.ensure_future(gone())
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)

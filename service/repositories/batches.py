@@ -1,104 +1,85 @@
-"""Batches in the ledger, and where their bytes lie."""
+"""Batches in the ledger, and the keys of their blobs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from service.storage.ledger.protocol import Row, Transaction
+from bn_ops.core.signature import TensorInfo
+from service.repositories import recalibrations
+from service.repositories.records import StoredBatch
+from service.storage.ledger.protocol import Ledger, Row, Transaction
 
 # One batch.
 ONE = """
-SELECT * FROM batch WHERE recalibration = :recalibration AND batch_index = :index
+SELECT * FROM batch WHERE recalibration = :recalibration_id AND batch_index = :index
 """
-# A new batch.
+# Insert a batch.
 INSERT = """
 INSERT INTO batch (recalibration, batch_index, samples, bytes, sha256, format, blob, start)
-VALUES (:recalibration, :index, :samples, :bytes, :sha256, :format, :blob, :start)
+VALUES (:recalibration_id, :index, :samples, :bytes, :sha256, :format, :blob, :start)
 """
-# A page of batches in the order of the stream.
+# A page of batches in stream order.
 PAGE = """
-SELECT * FROM batch WHERE recalibration = :recalibration AND batch_index > :after
+SELECT * FROM batch WHERE recalibration = :recalibration_id AND batch_index > :after
 ORDER BY batch_index LIMIT :limit
 """
-# The next free index behind all others.
+# The index after the last batch.
 NEXT = """
-SELECT coalesce(max(batch_index), -1) + 1 AS free FROM batch WHERE recalibration = :recalibration
+SELECT coalesce(max(batch_index), -1) + 1 AS free FROM batch
+WHERE recalibration = :recalibration_id
 """
-# How many lie at or beyond a count.
-SURPLUS = """
-SELECT count(*) AS surplus, min(batch_index) AS first FROM batch
-WHERE recalibration = :recalibration AND batch_index >= :total
+# Number of batches at or beyond a count, and the first of them.
+UNEXPECTED = """
+SELECT count(*) AS found, min(batch_index) AS first FROM batch
+WHERE recalibration = :recalibration_id AND batch_index >= :total
 """
-# The first gaps: before the first stored index, and behind each whose successor is missing.
+# The first gaps: before the first stored index, and after each index whose successor is missing.
 GAPS = """
 SELECT 0 AS first, stop FROM (
     SELECT coalesce(min(batch_index), :total) AS stop FROM batch
-    WHERE recalibration = :recalibration AND batch_index < :total
-)
+    WHERE recalibration = :recalibration_id AND batch_index < :total
+) AS before
 WHERE stop > 0
 UNION ALL
 SELECT i + 1 AS first, next AS stop FROM (
     SELECT batch_index AS i, lead(batch_index, 1, :total) OVER (ORDER BY batch_index) AS next
-    FROM batch WHERE recalibration = :recalibration AND batch_index < :total
-)
+    FROM batch WHERE recalibration = :recalibration_id AND batch_index < :total
+) AS pairs
 WHERE next > i + 1
 ORDER BY first LIMIT :limit
 """
-# The last ones of a stream, so many at most.
+# Delete the last batches of a stream, up to a limit.
 DELETE_LAST = """
-DELETE FROM batch WHERE recalibration = :recalibration AND batch_index IN (
-    SELECT batch_index FROM batch WHERE recalibration = :recalibration
-    ORDER BY batch_index DESC LIMIT :most
+DELETE FROM batch WHERE recalibration = :recalibration_id AND batch_index IN (
+    SELECT batch_index FROM batch WHERE recalibration = :recalibration_id
+    ORDER BY batch_index DESC LIMIT :limit
 )
 """
 
-LARGEST_INDEX = 9_999_999
+MAX_INDEX = 9_999_999
+# Number of streams whose inputs are cached.
+MAX_CACHED_STREAMS = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredBatch:
-    """A batch that was acknowledged.
-
-    Attributes:
-        index: its place in the stream.
-        samples: size of the first axis.
-        bytes: size of the body.
-        sha256: digest of the body, hexadecimal.
-        format: name of its format, see `service.formats.registry`.
-        blob: its file's name; random, so that the loser of a race overwrites nobody.
-        start: where it begins in that file, which is a pack; None where the file is its own.
-    """
-
-    index: int
-    samples: int
-    bytes: int
-    sha256: str
-    format: str
-    blob: str
-    start: int | None = None
-
-
-def folder(recalibration: str) -> str:
+def folder(recalibration_id: str) -> str:
     """Return the blob folder of a recalibration's batches."""
-    return f"recalibrations/{recalibration}/batches"
+    return f"{recalibrations.folder(recalibration_id)}/batches"
 
 
-def key(recalibration: str, blob: str) -> str:
+def key(recalibration_id: str, blob: str) -> str:
     """Return the blob key of a batch."""
-    return f"{folder(recalibration)}/{blob}"
+    return f"{folder(recalibration_id)}/{blob}"
 
 
-def find(tx: Transaction, recalibration: str, index: int) -> StoredBatch | None:
+def find(tx: Transaction, recalibration_id: str, index: int) -> StoredBatch | None:
     """Return a batch, or None."""
-    row = tx.row(ONE, recalibration=recalibration, index=index)
+    row = tx.row(ONE, recalibration_id=recalibration_id, index=index)
     return None if row is None else _batch(row)
 
 
-def insert(tx: Transaction, recalibration: str, batch: StoredBatch) -> None:
-    """Store a batch under a free index."""
+def insert(tx: Transaction, recalibration_id: str, batch: StoredBatch) -> None:
+    """Insert a batch under a free index."""
     tx.change(
         INSERT,
-        recalibration=recalibration,
+        recalibration_id=recalibration_id,
         index=batch.index,
         samples=batch.samples,
         bytes=batch.bytes,
@@ -109,35 +90,67 @@ def insert(tx: Transaction, recalibration: str, batch: StoredBatch) -> None:
     )
 
 
-def page(tx: Transaction, recalibration: str, *, after: int, limit: int) -> list[StoredBatch]:
-    """Return batches in the order of the stream."""
-    found = tx.rows(PAGE, recalibration=recalibration, after=after, limit=limit)
+def page(tx: Transaction, recalibration_id: str, *, after: int, limit: int) -> list[StoredBatch]:
+    """Return the batches after an index in stream order, up to a limit."""
+    found = tx.rows(PAGE, recalibration_id=recalibration_id, after=after, limit=limit)
     return [_batch(row) for row in found]
 
 
-def next_index(tx: Transaction, recalibration: str) -> int:
-    """Return the index behind all others."""
-    row = tx.row(NEXT, recalibration=recalibration)
+def next_index(tx: Transaction, recalibration_id: str) -> int:
+    """Return the index after the last batch."""
+    row = tx.row(NEXT, recalibration_id=recalibration_id)
     assert row is not None
     return int(row["free"] or 0)
 
 
-def surplus(tx: Transaction, recalibration: str, total: int) -> tuple[int, int]:
-    """Return how many batches lie at or beyond `total`, and the first of them."""
-    row = tx.row(SURPLUS, recalibration=recalibration, total=total)
+def unexpected(tx: Transaction, recalibration_id: str, total: int) -> tuple[int, int]:
+    """Return the number of batches at or beyond index `total`, and the first index of them."""
+    row = tx.row(UNEXPECTED, recalibration_id=recalibration_id, total=total)
     assert row is not None
-    return int(row["surplus"] or 0), int(row["first"] or 0)
+    return int(row["found"] or 0), int(row["first"] or 0)
 
 
-def missing(tx: Transaction, recalibration: str, total: int, *, limit: int) -> list[int]:
-    """Return the first indices below `total` under which nothing is stored."""
+def missing(tx: Transaction, recalibration_id: str, total: int, *, limit: int) -> list[int]:
+    """Return the indices below `total` without a batch, up to a limit."""
     found: list[int] = []
-    for row in tx.rows(GAPS, recalibration=recalibration, total=total, limit=limit):
+    for row in tx.rows(GAPS, recalibration_id=recalibration_id, total=total, limit=limit):
         gap = range(int(row["first"] or 0), int(row["stop"] or 0))
         found += gap[: limit - len(found)]
         if len(found) == limit:
             break
     return found
+
+
+def delete_last(tx: Transaction, recalibration_id: str, limit: int) -> int:
+    """Delete the rows of the last batches, up to a limit; return their number."""
+    return tx.change(DELETE_LAST, recalibration_id=recalibration_id, limit=limit)
+
+
+class InputsCache:
+    """The inputs of recalibrations that receive batches.
+
+    A recalibration's inputs never change and no id is used twice, so cached values stay valid.
+    Whether the recalibration still exists and is open is checked in the transaction that stores the
+    batch.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[TensorInfo, ...]] = {}
+
+    async def get(self, ledger: Ledger, recalibration_id: str) -> tuple[TensorInfo, ...]:
+        """Return the inputs that a batch must hold.
+
+        Raises:
+            NotFoundError: there is no such recalibration.
+        """
+        known = self._known.get(recalibration_id)
+        if known is None:
+            found = await ledger.read(lambda tx: recalibrations.get(tx, recalibration_id))
+            known = found.tensors()
+            self._known[recalibration_id] = known
+            if len(self._known) > MAX_CACHED_STREAMS:
+                del self._known[next(iter(self._known))]
+        return known
 
 
 def _batch(row: Row) -> StoredBatch:
@@ -150,8 +163,3 @@ def _batch(row: Row) -> StoredBatch:
         blob=str(row["blob"]),
         start=None if row["start"] is None else int(row["start"]),
     )
-
-
-def delete_last(tx: Transaction, recalibration: str, most: int) -> int:
-    """Delete the rows of the last batches, `most` of them at most; return how many."""
-    return tx.change(DELETE_LAST, recalibration=recalibration, most=most)

@@ -1,6 +1,6 @@
-"""Idempotency keys: the same key and the same request give the same answer again.
+"""Idempotency keys: the same key with the same request gets the same response.
 
-A key decides identity, a content hash never does: a client may well send the same content twice on
+A key decides identity, a content hash never does: a client may send the same content twice on
 purpose.
 """
 
@@ -13,42 +13,42 @@ from service import clock
 from service.errors import IdempotencyKeyReusedError, RequestInvalidError
 from service.storage.ledger.protocol import Transaction
 
-# What was answered under a key.
+# The response that is stored under a key.
 ONE = "SELECT request_sha256, response FROM idempotency WHERE scope = :scope AND key = :key"
-# Remember an answer, instead of one that stands for nothing any more.
+# Store a response, replacing one that is no longer valid.
 INSERT = """
 INSERT INTO idempotency (scope, key, request_sha256, response, created)
 VALUES (:scope, :key, :request, :response, :now)
 ON CONFLICT (scope, key) DO UPDATE SET response = excluded.response, created = excluded.created
 """
-# Keys of old answers.
-EXPIRED = "SELECT scope, key FROM idempotency WHERE created < :before LIMIT :most"
-# Forget an old answer.
-FORGET = "DELETE FROM idempotency WHERE scope = :scope AND key = :key AND created < :before"
+# Keys of old responses.
+EXPIRED = "SELECT scope, key FROM idempotency WHERE created < :before LIMIT :limit"
+# Delete an old response.
+DELETE = "DELETE FROM idempotency WHERE scope = :scope AND key = :key AND created < :before"
 
-LONGEST_KEY = 255
+MAX_KEY_LENGTH = 255
 
 
 def scope_of(route: str, owner: str) -> str:
-    """Return what a key belongs to: another owner's answer under the same key must not come out."""
+    """Return the scope of an owner's keys for a route; owners never share responses."""
     return f"{route} {owner}".strip()
 
 
-def recall(tx: Transaction, *, scope: str, key: str, request: str) -> str | None:
-    """Return what was answered under a key; None when it is new.
+def lookup(tx: Transaction, *, scope: str, key: str, request: str) -> str | None:
+    """Return the response that is stored under a key; None for a new key.
 
     Args:
         tx: the transaction.
-        scope: what the key belongs to: `scope_of` a route, or one thing's own route.
+        scope: scope of the key: the result of `scope_of`, or the route of one resource.
         key: the client's key.
         request: fingerprint of the request.
 
     Raises:
-        IdempotencyKeyReusedError: the key came with another request.
+        IdempotencyKeyReusedError: the key was used with another request.
         RequestInvalidError: the key is empty or too long.
     """
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise RequestInvalidError(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise RequestInvalidError(f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters")
     row = tx.row(ONE, scope=scope, key=key)
     if row is None:
         return None
@@ -57,23 +57,23 @@ def recall(tx: Transaction, *, scope: str, key: str, request: str) -> str | None
     return str(row["response"])
 
 
-def remember(tx: Transaction, *, scope: str, key: str, request: str, response: str) -> None:
-    """Keep an answer."""
+def store_response(tx: Transaction, *, scope: str, key: str, request: str, response: str) -> None:
+    """Store the response to a request under its key."""
     tx.change(INSERT, scope=scope, key=key, request=request, response=response, now=clock.now())
 
 
-def expired(tx: Transaction, *, before: str, most: int) -> list[tuple[str, str]]:
-    """Return scope and key of answers from before a time, `most` of them at most."""
-    rows = tx.rows(EXPIRED, before=before, most=most)
+def expired(tx: Transaction, *, before: str, limit: int) -> list[tuple[str, str]]:
+    """Return scope and key of responses from before a time, up to a limit."""
+    rows = tx.rows(EXPIRED, before=before, limit=limit)
     return [(str(row["scope"]), str(row["key"])) for row in rows]
 
 
-def forget(tx: Transaction, answers: Sequence[tuple[str, str]], *, before: str) -> None:
-    """Forget those of these answers that are still from before a time."""
-    for scope, key in answers:
-        tx.change(FORGET, scope=scope, key=key, before=before)
+def delete(tx: Transaction, keys: Sequence[tuple[str, str]], *, before: str) -> None:
+    """Delete the responses under these scopes and keys that are still from before a time."""
+    for scope, key in keys:
+        tx.change(DELETE, scope=scope, key=key, before=before)
 
 
 def fingerprint(content: bytes) -> str:
-    """Return what tells one request from another."""
+    """Return the fingerprint of a request."""
     return hashlib.sha256(content).hexdigest()

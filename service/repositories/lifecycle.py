@@ -1,14 +1,13 @@
 """The lifecycle of a recalibration, as one table.
 
-Theory of operation. A recalibration is `open` while batches arrive. `start` seals the stream: it is
-`sealed`, complete and closed, until the memory that its run may take is free. Then it is admitted
-to the queue, which reserves that memory for it; where no limit is set, that happens at once. The
-dispatcher begins it; the worker either finishes or fails. When the server
-or the worker dies, the run is interrupted; it goes back into the queue and begins again from the
-stored batches, which gives the same bytes. `cancel` is written to the ledger before the worker is
-killed, so no crash can bring a cancelled run back. The three states in `ENDED` have no way out; an
-event that arrives there late (a worker that finishes just after a cancel) raises `TransitionError`
-and changes nothing.
+Theory of operation. A recalibration is `open` while batches arrive. `start` seals the stream: the
+recalibration is `sealed` until the memory that its run may use is free. Then it is admitted to the
+queue and reserves that memory; without a memory limit, that happens at once. The dispatcher starts
+the run, and the worker either finishes or fails. When the server or the worker dies, the run is
+interrupted: it returns to the queue and starts again from the stored batches, which gives the same
+bytes. `cancel` is written to the ledger before the worker is killed, so a crash cannot bring back a
+cancelled run. The three states in `ENDED` are final: an event that arrives too late, such as a
+worker that finishes just after a cancellation, raises `TransitionError` and changes nothing.
 
 The diagram in docs/service.md is generated from `TRANSITIONS` by `diagram()`; a test compares them.
 """
@@ -23,7 +22,7 @@ from service.errors import TransitionError
 
 
 class State(StrEnum):
-    """What a recalibration is doing."""
+    """State of a recalibration."""
 
     OPEN = "open"
     SEALED = "sealed"
@@ -35,7 +34,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happens to a recalibration."""
+    """Event in the life of a recalibration."""
 
     START = "start"
     ADMIT = "admit"
@@ -67,30 +66,30 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
     }
 )
 
-ENDED = frozenset(state for state, ways in TRANSITIONS.items() if not ways)
+ENDED = frozenset(state for state, events in TRANSITIONS.items() if not events)
 
 
 def after(state: State, event: Event) -> State:
-    """Return the state that follows.
+    """Return the state that follows an event.
 
     Raises:
-        TransitionError: the table has no such way.
+        TransitionError: the state does not allow the event.
     """
     try:
         return TRANSITIONS[state][event]
     except KeyError:
         raise TransitionError(
-            f"a recalibration that is {state} does not take the event {event}",
+            f"a recalibration that is {state} does not allow the event {event}",
             state=str(state),
             event=str(event),
         ) from None
 
 
 def diagram() -> str:
-    """Draw the table as Mermaid text, one line for each way."""
+    """Return the table as a Mermaid diagram, one line for each transition."""
     lines = ["stateDiagram-v2", "    [*] --> open"]
-    for state, ways in TRANSITIONS.items():
-        lines += [f"    {state} --> {target}: {event}" for event, target in ways.items()]
-        if not ways:
+    for state, events in TRANSITIONS.items():
+        lines += [f"    {state} --> {target}: {event}" for event, target in events.items()]
+        if not events:
             lines.append(f"    {state} --> [*]")
     return "\n".join(lines)

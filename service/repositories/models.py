@@ -1,46 +1,45 @@
-"""Models in the ledger, and where their bytes lie."""
+"""Models in the ledger, their owners, and the keys of their blobs."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
 
-from bn_ops.core.signature import TensorInfo
 from service.errors import NotFoundError
+from service.repositories.records import StoredModel
 from service.storage.ledger.protocol import Row, Transaction
 
-# Insert a model unless the same bytes are there.
+# Insert a model unless the same bytes are stored.
 INSERT = """
 INSERT INTO model (id, bytes, description, created)
 VALUES (:id, :bytes, :description, :created) ON CONFLICT (id) DO NOTHING
 """
-# Give a model to an owner unless it has it.
+# Add an owner to a model.
 GRANT = """
 INSERT INTO model_owner (model, owner, created) VALUES (:id, :owner, :now) ON CONFLICT DO NOTHING
 """
-# Take a model from an owner.
+# Remove an owner from a model.
 REVOKE = "DELETE FROM model_owner WHERE model = :id AND owner = :owner"
-# An owner has sent a model again: it counts as new from time to time, not with each request.
+# Note that an owner has uploaded a model again. Done from time to time, not for each request.
 TOUCH = """
 UPDATE model_owner SET created = :now WHERE model = :id AND owner = :owner AND created < :before
 """
-# Take from their owners the models that they have not sent for long and keep no recalibration of.
+# Remove owners from models that they have not uploaded since a time and have no recalibration of.
 EXPIRE = """
 DELETE FROM model_owner WHERE created < :before AND NOT EXISTS (
     SELECT 1 FROM recalibration AS one
     WHERE one.model = model_owner.model AND one.owner = model_owner.owner
 )
 """
-# How many hold a model.
+# Number of owners of a model.
 OWNERS = "SELECT count(*) AS owners FROM model_owner WHERE model = :id"
-# Models that nobody holds and no recalibration needs.
+# Models without an owner and without a recalibration that has not ended.
 UNOWNED = """
 SELECT id FROM model
 WHERE id NOT IN (SELECT model FROM model_owner)
   AND id NOT IN (SELECT model FROM recalibration WHERE ended IS NULL)
 """
-# One model as its owner knows it: nothing tells that others held it before.
+# One model of an owner. `created` is the time of the owner's own upload: nothing reveals that
+# others had uploaded it before.
 OWN_ONE = """
 SELECT own.seq, id, bytes, description, own.created
 FROM model_owner AS own JOIN model ON id = own.model WHERE id = :id AND owner = :owner
@@ -53,57 +52,17 @@ WHERE owner = :owner AND own.seq > :after ORDER BY own.seq LIMIT :limit
 """
 # One model.
 ONE = "SELECT * FROM model WHERE id = :id"
-# A page of models, oldest first.
+# A page of all models, oldest first.
 PAGE = "SELECT * FROM model WHERE seq > :after ORDER BY seq LIMIT :limit"
-# Forget a model.
+# Delete a model.
 DELETE = "DELETE FROM model WHERE id = :id"
-# Recalibrations that still need a model.
+# Number of recalibrations, optionally of one owner, that have not ended and use a model.
 USERS = """
 SELECT count(*) AS users FROM recalibration
-WHERE model = :id AND ended IS NULL AND (:owner IS NULL OR owner = :owner)
+WHERE model = :id AND ended IS NULL AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
 """
 # Bytes of all models.
 TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM model"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredModel:
-    """A model that was acknowledged.
-
-    Attributes:
-        seq: its place in the ledger's order.
-        id: SHA-256 of its bytes, hexadecimal.
-        bytes: its size.
-        description: `inputs`, `outputs`, `layers`, `warnings`, as the worker told them.
-        created: RFC 3339 UTC.
-    """
-
-    seq: int
-    id: str
-    bytes: int
-    description: dict[str, Any]
-    created: str
-
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """Return what a batch must hold."""
-        return parse_inputs(self.description["inputs"])
-
-
-def parse_inputs(table: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
-    """Read inputs from their JSON form."""
-    return tuple(
-        TensorInfo(
-            name=item["name"],
-            dtype=item["dtype"],
-            shape=None if item["shape"] is None else tuple(item["shape"]),
-        )
-        for item in table
-    )
-
-
-def key(model: str) -> str:
-    """Return the blob key; alone in its folder, a model's external data finds no other file."""
-    return f"models/{model}/model.onnx"
 
 
 def folder(model: str) -> str:
@@ -111,18 +70,26 @@ def folder(model: str) -> str:
     return f"models/{model}"
 
 
+def key(model: str) -> str:
+    """Return the blob key of a model.
+
+    The model is alone in its folder, so references to external data find no other file.
+    """
+    return f"{folder(model)}/model.onnx"
+
+
 def insert(tx: Transaction, *, model: str, size: int, description: str, created: str) -> None:
-    """Store a model; harmless when it is there."""
+    """Insert a model unless it exists."""
     tx.change(INSERT, id=model, bytes=size, description=description, created=created)
 
 
 def grant(tx: Transaction, model: str, owner: str, *, created: str) -> bool:
-    """Give a model to an owner; False when it has it already."""
+    """Add an owner to a model; return whether the owner is new."""
     return bool(tx.change(GRANT, id=model, owner=owner, now=created))
 
 
 def revoke(tx: Transaction, model: str, owner: str) -> int:
-    """Take a model from an owner; return how many others hold it."""
+    """Remove an owner from a model; return the number of remaining owners."""
     tx.change(REVOKE, id=model, owner=owner)
     row = tx.row(OWNERS, id=model)
     assert row is not None
@@ -130,35 +97,35 @@ def revoke(tx: Transaction, model: str, owner: str) -> int:
 
 
 def touch(tx: Transaction, model: str, owner: str, *, now: str, before: str) -> None:
-    """Note that an owner has sent a model again, where it was noted before a time.
+    """Store the time of a repeated upload, unless the stored time is not before `before`.
 
-    Whoever sees all may send what another one holds, and holds it from then on as well.
+    An administrator may upload a model of another owner, and becomes an owner of it as well.
     """
     grant(tx, model, owner, created=now)
     tx.change(TOUCH, id=model, owner=owner, now=now, before=before)
 
 
 def expire(tx: Transaction, *, before: str) -> None:
-    """Take from their owners what they have not sent since a time and do not use."""
+    """Remove owners from models that they have not uploaded since a time and do not use."""
     tx.change(EXPIRE, before=before)
 
 
 def unowned(tx: Transaction) -> list[str]:
-    """Return the models that nobody holds and no recalibration needs."""
+    """Return the ids of models without an owner and without a recalibration in progress."""
     return [str(row["id"]) for row in tx.rows(UNOWNED)]
 
 
 def find(tx: Transaction, model: str, *, owner: str | None = None) -> StoredModel | None:
-    """Return a model, or None; with an owner, only when it holds it."""
+    """Return a model, or None; with an owner, only if it belongs to that owner."""
     row = tx.row(ONE, id=model) if owner is None else tx.row(OWN_ONE, id=model, owner=owner)
     return None if row is None else _model(row)
 
 
 def get(tx: Transaction, model: str, *, owner: str | None = None) -> StoredModel:
-    """Return a model; with an owner, only when it holds it.
+    """Return a model; with an owner, only if it belongs to that owner.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is no such model.
     """
     found = find(tx, model, owner=owner)
     if found is None:
@@ -167,7 +134,7 @@ def get(tx: Transaction, model: str, *, owner: str | None = None) -> StoredModel
 
 
 def page(tx: Transaction, *, after: int, limit: int, owner: str | None = None) -> list[StoredModel]:
-    """Return models, or one owner's, in the order of their arrival."""
+    """Return models, or those of one owner, in the order of upload."""
     if owner is None:
         found = tx.rows(PAGE, after=after, limit=limit)
     else:
@@ -176,14 +143,14 @@ def page(tx: Transaction, *, after: int, limit: int, owner: str | None = None) -
 
 
 def users(tx: Transaction, model: str, *, owner: str | None = None) -> int:
-    """Count the recalibrations, or one owner's, that still need a model."""
+    """Return how many recalibrations, or those of one owner, have not ended and use a model."""
     row = tx.row(USERS, id=model, owner=owner)
     assert row is not None
     return int(row["users"] or 0)
 
 
 def delete(tx: Transaction, model: str) -> None:
-    """Forget a model."""
+    """Delete a model."""
     tx.change(DELETE, id=model)
 
 

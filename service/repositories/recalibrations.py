@@ -1,4 +1,4 @@
-"""Recalibrations in the ledger: one row each, changed only through the lifecycle."""
+"""Recalibrations in the ledger: one row each; the state changes only through the lifecycle."""
 
 from __future__ import annotations
 
@@ -12,100 +12,101 @@ from service.repositories.lifecycle import ENDED, Event, State, after
 from service.repositories.records import Recalibration
 from service.storage.ledger.protocol import Row, Transaction, Value
 
-# A new recalibration.
+# Insert a recalibration.
 INSERT = """
 INSERT INTO recalibration (
     id, owner, model, inputs, options, keep_data, state, created, updated
 )
 VALUES (:id, :owner, :model, :inputs, :options, :keep_data, 'open', :now, :now)
 """
-# One recalibration.
+# One recalibration, optionally only if it belongs to an owner.
 ONE = """
-SELECT * FROM recalibration WHERE id = :id AND (:owner IS NULL OR owner = :owner)
+SELECT * FROM recalibration WHERE id = :id AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
 """
-# A page of recalibrations, oldest first.
+# A page of all recalibrations, oldest first.
 PAGE = "SELECT * FROM recalibration WHERE seq > :after ORDER BY seq LIMIT :limit"
-# A page of one owner's.
+# A page of one owner's recalibrations, oldest first.
 OWN_PAGE = """
 SELECT * FROM recalibration WHERE owner = :owner AND seq > :after ORDER BY seq LIMIT :limit
 """
-# The oldest in a state.
+# The oldest recalibration in a state.
 OLDEST = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq LIMIT 1"
-# All in a state.
+# All recalibrations in a state, oldest first.
 IN_STATE = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq"
-# Move to another state. `ended` stands in each row whose state has no way out and in no other, so
-# that queries tell by it what has ended.
+# Change the state. `ended` is set exactly in the rows whose state is final; other queries use it to
+# find them.
 MOVE = """
 UPDATE recalibration SET state = :state, updated = :now, ended = :ended WHERE id = :id
 """
-# How far the run has come.
+# Store the progress of the current run.
 PROGRESS = """
 UPDATE recalibration
 SET phase = :phase, progress_done = :done, progress_total = :total, seconds_left = :left,
     updated = :now
 WHERE id = :id
 """
-# A phase begins.
+# Store the start of a phase.
 PHASE = "UPDATE recalibration SET phase_began = :now, phase_first = :done WHERE id = :id"
-# The stream is sealed at this count.
+# Seal the stream with its number of batches.
 SEAL = "UPDATE recalibration SET total = :total WHERE id = :id"
-# One more run has begun, and its phases with it: the time between two attempts is nobody's pace.
+# Count a run that starts. The phase starts again as well: the time between two attempts must not
+# count towards its rate.
 COUNT_ATTEMPT = """
 UPDATE recalibration SET attempts = attempts + 1, phase_began = NULL WHERE id = :id
 """
-# A run that was given back in order does not count.
+# Do not count a run that a graceful shutdown interrupted.
 UNCOUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts - 1 WHERE id = :id"
-# One more worker has died.
-COUNT_DEATH = "UPDATE recalibration SET worker_deaths = worker_deaths + 1 WHERE id = :id"
-# Why it failed.
+# Count a crash of a worker.
+COUNT_CRASH = "UPDATE recalibration SET worker_crashes = worker_crashes + 1 WHERE id = :id"
+# Store why it failed.
 SET_ERROR = "UPDATE recalibration SET error = :error WHERE id = :id"
-# A batch has been stored.
+# Count a stored batch.
 COUNT_BATCH = """
 UPDATE recalibration
 SET received = received + 1, samples = samples + :samples, bytes = bytes + :bytes, updated = :now
 WHERE id = :id
 """
-# Forget it, and by cascade its batches, results and events.
+# Delete a recalibration, and by cascade its batches, results and events.
 DELETE = "DELETE FROM recalibration WHERE id = :id"
-# The uploaded data is gone.
+# Mark the uploaded data as removed.
 DATA_REMOVED = "UPDATE recalibration SET data_removed = 1 WHERE id = :id"
-# Ended ones whose data is still there although nobody asked to keep it.
+# Ended recalibrations whose data is still stored although it should not be kept.
 WITH_DATA = """
 SELECT id FROM recalibration
 WHERE ended IS NOT NULL AND keep_data = 0 AND data_removed = 0
 """
-# Ended or abandoned ones whose time is over.
+# Recalibrations that ended, or were last used, before the given times.
 EXPIRED = """
 SELECT id FROM recalibration
-WHERE (:id IS NULL OR id = :id) AND (
+WHERE (CAST(:id AS TEXT) IS NULL OR id = :id) AND (
     (ended IS NOT NULL AND ended < :ended_before) OR (state = 'open' AND updated < :open_before)
 )
 """
-# How many are in each state.
+# Number of recalibrations in each state.
 COUNTS = "SELECT state, count(*) AS found FROM recalibration GROUP BY state"
-# Bytes of batches that are stored.
+# Bytes of all stored batches.
 TOTAL = "SELECT bytes FROM stored_bytes"
 
 
-def folder(recalibration: str) -> str:
-    """Return the blob folder of everything that belongs to a recalibration."""
-    return f"recalibrations/{recalibration}"
+def folder(recalibration_id: str) -> str:
+    """Return the blob folder of a recalibration."""
+    return f"recalibrations/{recalibration_id}"
 
 
 def insert(
     tx: Transaction,
     *,
-    name: str,
+    recalibration_id: str,
     owner: str,
     model: str,
     inputs: str,
     options: str,
     keep_data: bool,
 ) -> Recalibration:
-    """Store a new one."""
+    """Insert a recalibration and return it; `inputs` and `options` are JSON."""
     tx.change(
         INSERT,
-        id=name,
+        id=recalibration_id,
         owner=owner,
         model=model,
         inputs=inputs,
@@ -113,37 +114,39 @@ def insert(
         keep_data=int(keep_data),
         now=clock.now(),
     )
-    return get(tx, name)
+    return get(tx, recalibration_id)
 
 
-def find(tx: Transaction, name: str, *, owner: str | None = None) -> Recalibration | None:
-    """Return one, or None; with an owner, only when it is theirs."""
-    row = tx.row(ONE, id=name, owner=owner)
+def find(
+    tx: Transaction, recalibration_id: str, *, owner: str | None = None
+) -> Recalibration | None:
+    """Return a recalibration, or None; with an owner, only if it belongs to that owner."""
+    row = tx.row(ONE, id=recalibration_id, owner=owner)
     return None if row is None else _recalibration(row)
 
 
-def get(tx: Transaction, name: str, *, owner: str | None = None) -> Recalibration:
-    """Return one; with an owner, only when it is theirs.
+def get(tx: Transaction, recalibration_id: str, *, owner: str | None = None) -> Recalibration:
+    """Return a recalibration; with an owner, only if it belongs to that owner.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is no such recalibration.
     """
-    found = find(tx, name, owner=owner)
+    found = find(tx, recalibration_id, owner=owner)
     if found is None:
-        raise NotFoundError(f"there is no recalibration {name!r}")
+        raise NotFoundError(f"there is no recalibration {recalibration_id!r}")
     return found
 
 
-def find_running(tx: Transaction, name: str) -> Recalibration | None:
-    """Return one that runs; None where it does not (any more), or is gone."""
-    found = find(tx, name)
+def find_running(tx: Transaction, recalibration_id: str) -> Recalibration | None:
+    """Return a recalibration that is running; None if it is not, or no longer exists."""
+    found = find(tx, recalibration_id)
     return found if found is not None and found.state is State.RUNNING else None
 
 
 def page(
     tx: Transaction, *, after_seq: int, limit: int, owner: str | None = None
 ) -> list[Recalibration]:
-    """Return recalibrations, or one owner's, in the order of their creation."""
+    """Return recalibrations, or those of one owner, in the order of creation."""
     if owner is None:
         found = tx.rows(PAGE, after=after_seq, limit=limit)
     else:
@@ -152,42 +155,43 @@ def page(
 
 
 def oldest(tx: Transaction, state: State) -> Recalibration | None:
-    """Return the oldest in a state, or None."""
+    """Return the oldest recalibration in a state, or None."""
     row = tx.row(OLDEST, state=state)
     return None if row is None else _recalibration(row)
 
 
 def in_state(tx: Transaction, state: State) -> list[Recalibration]:
-    """Return all in a state."""
+    """Return all recalibrations in a state, oldest first."""
     return [_recalibration(row) for row in tx.rows(IN_STATE, state=state)]
 
 
-def move(tx: Transaction, name: str, event: Event) -> Recalibration:
-    """Let an event happen.
+def move(tx: Transaction, recalibration_id: str, event: Event) -> Recalibration:
+    """Apply a lifecycle event and return the changed recalibration.
 
     Raises:
         NotFoundError: there is no such recalibration.
-        TransitionError: the lifecycle does not know the event in its state.
+        TransitionError: its state does not allow the event.
     """
-    target = after(get(tx, name).state, event)
+    target = after(get(tx, recalibration_id).state, event)
     now = clock.now()
-    tx.change(MOVE, id=name, state=target, now=now, ended=now if target in ENDED else None)
-    return get(tx, name)
+    ended = now if target in ENDED else None
+    tx.change(MOVE, id=recalibration_id, state=target, now=now, ended=ended)
+    return get(tx, recalibration_id)
 
 
 def set_progress(
     tx: Transaction,
-    name: str,
+    recalibration_id: str,
     *,
     phase: str,
     done: int,
     total: int | None,
     seconds_left: float | None,
 ) -> None:
-    """Store how far the run has come."""
+    """Store the progress of the current run."""
     tx.change(
         PROGRESS,
-        id=name,
+        id=recalibration_id,
         phase=phase,
         done=done,
         total=total,
@@ -196,66 +200,68 @@ def set_progress(
     )
 
 
-def begin_phase(tx: Transaction, name: str, *, done: int) -> None:
-    """Store that a phase begins, and where it stands."""
-    tx.change(PHASE, id=name, done=done, now=clock.now())
+def begin_phase(tx: Transaction, recalibration_id: str, *, done: int) -> None:
+    """Store the start of a phase and its progress at that time."""
+    tx.change(PHASE, id=recalibration_id, done=done, now=clock.now())
 
 
-def seal(tx: Transaction, name: str, total: int) -> None:
-    """Store the number of batches of the whole stream."""
-    tx.change(SEAL, id=name, total=total)
+def seal(tx: Transaction, recalibration_id: str, total: int) -> None:
+    """Store the number of batches of the complete stream."""
+    tx.change(SEAL, id=recalibration_id, total=total)
 
 
-def count_attempt(tx: Transaction, name: str) -> None:
-    """Count one more run."""
-    tx.change(COUNT_ATTEMPT, id=name)
+def count_attempt(tx: Transaction, recalibration_id: str) -> None:
+    """Count a run that starts."""
+    tx.change(COUNT_ATTEMPT, id=recalibration_id)
 
 
-def uncount_attempt(tx: Transaction, name: str) -> None:
-    """Take back the count of a run that was given up in good order."""
-    tx.change(UNCOUNT_ATTEMPT, id=name)
+def uncount_attempt(tx: Transaction, recalibration_id: str) -> None:
+    """Do not count a run that a graceful shutdown interrupted."""
+    tx.change(UNCOUNT_ATTEMPT, id=recalibration_id)
 
 
-def count_death(tx: Transaction, name: str) -> None:
-    """Count one more death of a worker."""
-    tx.change(COUNT_DEATH, id=name)
+def count_crash(tx: Transaction, recalibration_id: str) -> None:
+    """Count a crash of a worker."""
+    tx.change(COUNT_CRASH, id=recalibration_id)
 
 
-def set_error(tx: Transaction, name: str, problem: Mapping[str, Any]) -> None:
-    """Store why it failed."""
-    tx.change(SET_ERROR, id=name, error=json.dumps(problem))
+def set_error(tx: Transaction, recalibration_id: str, problem: Mapping[str, Any]) -> None:
+    """Store the problem document of a failure."""
+    tx.change(SET_ERROR, id=recalibration_id, error=json.dumps(problem))
 
 
-def count_batch(tx: Transaction, name: str, *, samples: int, size: int) -> None:
-    """Count one more stored batch."""
-    tx.change(COUNT_BATCH, id=name, samples=samples, bytes=size, now=clock.now())
+def count_batch(tx: Transaction, recalibration_id: str, *, samples: int, size: int) -> None:
+    """Count a stored batch."""
+    tx.change(COUNT_BATCH, id=recalibration_id, samples=samples, bytes=size, now=clock.now())
 
 
-def delete(tx: Transaction, name: str) -> None:
-    """Forget one; harmless when it is not there."""
-    tx.change(DELETE, id=name)
+def delete(tx: Transaction, recalibration_id: str) -> None:
+    """Delete a recalibration if it exists."""
+    tx.change(DELETE, id=recalibration_id)
 
 
-def set_data_removed(tx: Transaction, name: str) -> None:
-    """Note that the uploaded data is gone."""
-    tx.change(DATA_REMOVED, id=name)
+def set_data_removed(tx: Transaction, recalibration_id: str) -> None:
+    """Mark the uploaded data of a recalibration as removed."""
+    tx.change(DATA_REMOVED, id=recalibration_id)
 
 
-def with_needless_data(tx: Transaction) -> list[str]:
-    """Return ended ones whose uploaded data should be gone."""
+def with_data_to_remove(tx: Transaction) -> list[str]:
+    """Return the ids of ended recalibrations whose uploaded data should be removed."""
     return [str(row["id"]) for row in tx.rows(WITH_DATA)]
 
 
 def expired(
-    tx: Transaction, *, ended_before: str, open_before: str, name: str | None = None
+    tx: Transaction, *, ended_before: str, open_before: str, recalibration_id: str | None = None
 ) -> list[str]:
-    """Return those whose time is over; with a name, that one or none."""
-    found = tx.rows(EXPIRED, ended_before=ended_before, open_before=open_before, id=name)
+    """Return the ids of expired recalibrations; with an id, at most that one."""
+    found = tx.rows(
+        EXPIRED, ended_before=ended_before, open_before=open_before, id=recalibration_id
+    )
     return [str(row["id"]) for row in found]
 
 
 def counts(tx: Transaction) -> dict[str, float]:
-    """Return how many recalibrations are in each state, the states without any included."""
+    """Return the number of recalibrations in each state, including states with none."""
     found = {str(row["state"]): float(row["found"] or 0) for row in tx.rows(COUNTS)}
     return dict.fromkeys(map(str, State), 0.0) | found
 
@@ -289,7 +295,7 @@ def _recalibration(row: Row) -> Recalibration:
         seconds_left=None if row["seconds_left"] is None else float(row["seconds_left"]),
         error=None if row["error"] is None else json.loads(str(row["error"])),
         attempts=_int(row["attempts"]),
-        worker_deaths=_int(row["worker_deaths"]),
+        worker_crashes=_int(row["worker_crashes"]),
         data_removed=bool(row["data_removed"]),
         created=str(row["created"]),
         updated=str(row["updated"]),

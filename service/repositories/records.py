@@ -1,4 +1,4 @@
-"""A recalibration as the ledger knows it."""
+"""Records: rows of the ledger as values."""
 
 from __future__ import annotations
 
@@ -7,33 +7,125 @@ from typing import Any
 
 from bn_ops.core.signature import TensorInfo
 from service.errors import RecalibrationNotOpenError
+from service.formats.model_inputs import inputs_from_json
 from service.repositories.lifecycle import State
-from service.repositories.models import parse_inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A model that was acknowledged.
+
+    Attributes:
+        seq: position in the order of upload.
+        id: SHA-256 of its bytes in hexadecimal.
+        bytes: size.
+        description: `inputs`, `outputs`, `layers` and `warnings`, as reported by the worker.
+        created: RFC 3339 UTC.
+    """
+
+    seq: int
+    id: str
+    bytes: int
+    description: dict[str, Any]
+    created: str
+
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Return the inputs that a batch must hold."""
+        return inputs_from_json(self.description["inputs"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBatch:
+    """A batch that was acknowledged.
+
+    Attributes:
+        index: position in the stream.
+        samples: size of the first axis.
+        bytes: size of the body.
+        sha256: digest of the body in hexadecimal.
+        format: name of a format, see `service.formats.registry`.
+        blob: name of its file; random, so that concurrent uploads do not overwrite each other.
+        start: offset in that file, which is a pack; None where the batch is the whole file.
+    """
+
+    index: int
+    samples: int
+    bytes: int
+    sha256: str
+    format: str
+    blob: str
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """A result file: its name, its size, and its SHA-256 in hexadecimal."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event: its number, its kind (`state` or `progress`), and the recalibration as JSON."""
+
+    seq: int
+    kind: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token.
+
+    Attributes:
+        name: name of the token; the owner of everything that is created with it.
+        sha256: SHA-256 of the token in hexadecimal.
+        admin: whether it gives access to the data of all owners.
+        limit_bytes: maximum bytes of models and batches of its owner; None for no limit.
+        limit_open: maximum number of its owner's recalibrations that have not ended; None for no
+            limit.
+    """
+
+    name: str
+    sha256: str
+    admin: bool = False
+    limit_bytes: int | None = None
+    limit_open: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredToken:
+    """A token with its time of creation (RFC 3339 UTC)."""
+
+    token: Token
+    created: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalibration:
-    """One stored recalibration.
+    """A recalibration.
 
     Attributes:
-        seq: its place in the ledger's order.
-        id: its name.
-        owner: name of the token that opened it; empty where that has none.
-        model: the model's id.
+        seq: position in the order of creation.
+        id: its id, `rc_` and 32 hexadecimal digits.
+        owner: name of the token that created it; empty for a token without a name.
+        model: id of the model.
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
         options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
-        keep_data: whether the batches stay when it has ended.
-        state: where it stands in the lifecycle.
-        received, samples, bytes: of the stored batches.
-        total: batches of the whole stream; None while it is open.
-        phase, progress_done, progress_total: of the current or last run.
-        phase_began, phase_first: when the phase began (RFC 3339 UTC) and where it stood then.
-        seconds_left: estimate for the phase when its progress was last told; None: not known.
+        keep_data: whether the batches are kept after its end.
+        state: its state.
+        received, samples, bytes: totals of the stored batches.
+        total: number of batches in the complete stream; None while it is open.
+        phase, progress_done, progress_total: progress of the current or last run.
+        phase_began, phase_first: when the phase began (RFC 3339 UTC), and its progress then.
+        seconds_left: estimate for the phase at the last progress event; None if unknown.
         error: a problem document; None unless it failed.
-        attempts: runs that were begun.
-        worker_deaths: runs whose worker died.
-        data_removed: whether the batches are gone.
+        attempts: number of runs that were started.
+        worker_crashes: number of runs whose worker crashed.
+        data_removed: whether the batches were deleted.
         created, updated, ended: RFC 3339 UTC.
     """
 
@@ -57,29 +149,30 @@ class Recalibration:
     seconds_left: float | None
     error: dict[str, Any] | None
     attempts: int
-    worker_deaths: int
+    worker_crashes: int
     data_removed: bool
     created: str
     updated: str
     ended: str | None
 
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """Return what a batch must hold."""
-        return parse_inputs(self.inputs)
+        """Return the inputs that a batch must hold."""
+        return inputs_from_json(self.inputs)
 
     def image_input(self) -> str | None:
-        """Return the name of the input that images feed; None where only arrays are taken."""
+        """Return the name of the input that images are fed to; None if it accepts only arrays."""
         if self.options.get("preprocess") is None:
             return None
         return str(self.inputs[0]["name"])  # with preprocess, a model has one input
 
     def require_open(self) -> None:
-        """Refuse a new batch once the stream is sealed.
+        """Check that the stream accepts new batches.
 
         Raises:
-            RecalibrationNotOpenError: it is.
+            RecalibrationNotOpenError: the stream is sealed.
         """
         if self.state is not State.OPEN:
             raise RecalibrationNotOpenError(
-                f"the recalibration is {self.state} and takes no new batch", state=str(self.state)
+                f"the recalibration is {self.state} and accepts no new batches",
+                state=str(self.state),
             )

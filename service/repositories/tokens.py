@@ -1,14 +1,13 @@
-"""Tokens in the ledger: never a token itself, only its SHA-256."""
+"""Tokens in the ledger, and the quotas of their owners; only SHA-256 hashes are stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from service import clock
 from service.errors import NotFoundError, QuotaError, TokenExistsError
+from service.repositories.records import StoredToken, Token
 from service.storage.ledger.protocol import Row, Transaction, Value
 
-# A new token.
+# Insert a token.
 INSERT = """
 INSERT INTO token (name, sha256, admin, limit_bytes, limit_open, created)
 VALUES (:name, :sha256, :admin, :limit_bytes, :limit_open, :now)
@@ -18,55 +17,30 @@ ON CONFLICT DO NOTHING
 ONE = "SELECT * FROM token WHERE name = :name"
 # All tokens.
 ALL = "SELECT * FROM token ORDER BY name"
-# A token is taken back.
+# Number of tokens.
+COUNT = "SELECT count(*) AS found FROM token"
+# Delete a token.
 DELETE = "DELETE FROM token WHERE name = :name"
-# Bytes that an owner keeps: batches that are still there, and each model that it holds.
+# Bytes of an owner: batches whose data is not removed, and each model that it holds.
 STORED = """
 SELECT (SELECT coalesce(sum(bytes), 0) FROM recalibration
         WHERE owner = :owner AND data_removed = 0)
-     + (SELECT coalesce(sum(model.bytes), 0) FROM model_owner JOIN model ON id = model
+     + (SELECT coalesce(sum(model.bytes), 0) FROM model_owner JOIN model ON id = model_owner.model
         WHERE owner = :owner) AS bytes
 """
-# Recalibrations of an owner that have not ended.
+# Number of an owner's recalibrations that have not ended.
 OPEN = """
 SELECT count(*) AS found FROM recalibration WHERE owner = :owner AND ended IS NULL
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """One token.
-
-    Attributes:
-        name: who holds it; the owner of what is made with it.
-        sha256: hash of the token, hexadecimal.
-        admin: whether it sees what others own.
-        limit_bytes: most bytes of models and batches that its owner keeps; None: no limit.
-        limit_open: most recalibrations of its owner that have not ended; None: no limit.
-    """
-
-    name: str
-    sha256: str
-    admin: bool = False
-    limit_bytes: int | None = None
-    limit_open: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredToken:
-    """A token with the time of its making (RFC 3339 UTC)."""
-
-    token: Token
-    created: str
-
-
 def insert(tx: Transaction, token: Token) -> None:
-    """Let a token in.
+    """Insert a token.
 
     Raises:
-        TokenExistsError: the name, or the token itself, is there already.
+        TokenExistsError: there is a token with this name or hash.
     """
-    done = tx.change(
+    inserted = tx.change(
         INSERT,
         name=token.name,
         sha256=token.sha256,
@@ -75,46 +49,53 @@ def insert(tx: Transaction, token: Token) -> None:
         limit_open=token.limit_open,
         now=clock.now(),
     )
-    if not done:
+    if not inserted:
         raise TokenExistsError(f"there is a token {token.name!r} already: revoke it first")
 
 
-def everyone(tx: Transaction) -> list[StoredToken]:
+def all_tokens(tx: Transaction) -> list[StoredToken]:
     """Return all tokens by name."""
     return [_token(row) for row in tx.rows(ALL)]
 
 
+def count(tx: Transaction) -> int:
+    """Return the number of tokens."""
+    row = tx.row(COUNT)
+    assert row is not None
+    return int(row["found"] or 0)
+
+
 def delete(tx: Transaction, name: str) -> None:
-    """Take a token back; what its owner has made stays.
+    """Delete a token; its owner's data stays.
 
     Raises:
-        NotFoundError: there is none of this name.
+        NotFoundError: there is no token of this name.
     """
     if not tx.change(DELETE, name=name):
         raise NotFoundError(f"there is no token {name!r}")
 
 
-def require_bytes(tx: Transaction, owner: str, more: int) -> None:
-    """Refuse what would bring an owner over its quota of bytes.
+def check_bytes(tx: Transaction, owner: str, more_bytes: int) -> None:
+    """Check that an upload stays within its owner's quota of bytes.
 
     Raises:
-        QuotaError: it would.
+        QuotaError: it does not.
     """
     limit = _limit(tx, owner, "limit_bytes")
-    if limit is not None and _number(tx, STORED, owner, "bytes") + more > limit:
-        raise QuotaError(f"the token {owner!r} keeps at most {limit} bytes", limit=limit)
+    if limit is not None and _number(tx, STORED, owner, "bytes") + more_bytes > limit:
+        raise QuotaError(f"the token {owner!r} can store at most {limit} bytes", limit=limit)
 
 
-def require_open(tx: Transaction, owner: str) -> None:
-    """Refuse one more recalibration that has not ended when an owner's quota is used up.
+def check_open(tx: Transaction, owner: str) -> None:
+    """Check that an owner's quota allows another recalibration.
 
     Raises:
-        QuotaError: it is.
+        QuotaError: it does not.
     """
     limit = _limit(tx, owner, "limit_open")
     if limit is not None and _number(tx, OPEN, owner, "found") >= limit:
         raise QuotaError(
-            f"the token {owner!r} has at most {limit} recalibrations that have not ended",
+            f"the token {owner!r} can have at most {limit} recalibrations that have not ended",
             limit=limit,
         )
 

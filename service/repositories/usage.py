@@ -1,11 +1,60 @@
-"""The bytes of models and batches that the server keeps, and the most that it may."""
+"""How much is stored: totals for limits and metrics, and the inventory for administrators."""
 
 from __future__ import annotations
 
-from service.errors import StorageFullError
-from service.repositories import models, recalibrations
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from service.repositories import batches, models, recalibrations, results
 from service.settings import Settings
-from service.storage.ledger.protocol import Transaction
+from service.storage import capacity
+from service.storage.ledger.protocol import Row, Transaction
+
+# All recalibrations with their sizes.
+RECALIBRATIONS = """
+SELECT id, nullif(owner, '') AS owner, state, received AS batches,
+       CASE WHEN data_removed = 0 THEN bytes ELSE 0 END AS batch_bytes,
+       (SELECT coalesce(sum(result.bytes), 0) FROM result
+        WHERE result.recalibration = recalibration.id) AS result_bytes,
+       model, created, ended
+FROM recalibration ORDER BY seq
+"""
+# All models with the number of their recalibrations.
+MODELS = """
+SELECT id, bytes, created,
+       (SELECT count(*) FROM recalibration WHERE recalibration.model = model.id) AS recalibrations
+FROM model ORDER BY seq
+"""
+# Owners of models.
+OWNERS = "SELECT model, owner FROM model_owner WHERE owner <> '' ORDER BY seq"
+# Files of models.
+MODEL_FILES = "SELECT id, bytes FROM model"
+# Files of batches.
+BATCH_FILES = """
+SELECT recalibration, blob, start, batch.bytes, sha256
+FROM batch JOIN recalibration ON id = recalibration
+WHERE data_removed = 0
+"""
+# Files of results.
+RESULT_FILES = "SELECT recalibration, name, bytes, sha256 FROM result"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """Content that a blob must have.
+
+    Attributes:
+        key: key of the blob.
+        bytes: size of the content.
+        sha256: digest of the content in hexadecimal.
+        start: offset in the blob, which is a pack; None where the content is the whole blob.
+    """
+
+    key: str
+    bytes: int
+    sha256: str
+    start: int | None = None
 
 
 def stored_bytes(tx: Transaction) -> int:
@@ -13,12 +62,58 @@ def stored_bytes(tx: Transaction) -> int:
     return recalibrations.total_bytes(tx) + models.total_bytes(tx)
 
 
-def require(tx: Transaction, settings: Settings, more: int) -> None:
-    """Refuse what would bring the server over its total limit.
+def check_total(tx: Transaction, settings: Settings, more_bytes: int) -> None:
+    """Check that an upload stays within the server's total limit.
 
     Raises:
-        StorageFullError: so many bytes more would.
+        StorageFullError: it does not.
     """
-    limit = settings.total_limit_bytes
-    if stored_bytes(tx) + more > limit:
-        raise StorageFullError(f"the server keeps at most {limit} bytes; delete what nobody needs")
+    capacity.check_total_limit(stored_bytes(tx), more_bytes, settings.total_limit_bytes)
+
+
+def inventory(tx: Transaction) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return all recalibrations and all models with their sizes, oldest first."""
+    owners: defaultdict[str, list[str]] = defaultdict(list)
+    for row in tx.rows(OWNERS):
+        owners[str(row["model"])].append(str(row["owner"]))
+    found = [
+        {
+            "id": row["id"],
+            "bytes": row["bytes"],
+            "created": row["created"],
+            "owners": " ".join(owners[str(row["id"])]) or None,
+            "recalibrations": row["recalibrations"],
+        }
+        for row in tx.rows(MODELS)
+    ]
+    return [dict(row) for row in tx.rows(RECALIBRATIONS)], found
+
+
+def expected_files(tx: Transaction) -> dict[str, list[FileContent]]:
+    """Return the content of all blobs that the ledger refers to, by key.
+
+    Only a pack has more than one entry.
+    """
+    found = [_content(models.key(str(row["id"])), row, row["id"]) for row in tx.rows(MODEL_FILES)]
+    found += [
+        _content(batches.key(str(row["recalibration"]), str(row["blob"])), row, row["sha256"])
+        for row in tx.rows(BATCH_FILES)
+    ]
+    found += [
+        _content(results.key(str(row["recalibration"]), str(row["name"])), row, row["sha256"])
+        for row in tx.rows(RESULT_FILES)
+    ]
+    files: dict[str, list[FileContent]] = {}
+    for one in found:
+        files.setdefault(one.key, []).append(one)
+    return files
+
+
+def _content(key: str, row: Row, sha256: object) -> FileContent:
+    start = row.get("start")
+    return FileContent(
+        key=key,
+        bytes=int(str(row["bytes"])),
+        sha256=str(sha256),
+        start=None if start is None else int(str(start)),
+    )

@@ -1,1 +1,1 @@
-"""The ledger and the blobs."""
+"""Durable storage: the ledger and the blobs."""

@@ -1,4 +1,4 @@
-"""The SHA-256 of a file."""
+"""SHA-256 of files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""One server for each data folder."""
+"""The lock that keeps a data folder to one server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from service.errors import StartError
 
 
 @contextmanager
-def only_server(folder: Path) -> Iterator[None]:
-    """Hold a data folder; the kernel lets go of it when the process ends, however it ends.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a data folder; the kernel releases it when the process ends.
 
     Raises:
-        StartError: another server holds it, or it cannot be made.
+        StartError: another process holds it, or the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -31,3 +31,18 @@ def only_server(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def try_exclusive(folder: Path) -> Iterator[bool]:
+    """Hold the lock if no other process does; yield whether it is held."""
+    lock = exclusive(folder)
+    try:
+        lock.__enter__()
+    except StartError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.__exit__(None, None, None)

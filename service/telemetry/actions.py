@@ -11,10 +11,10 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "stopping": "The server accepts no more requests and finishes those in progress.",
         "unknown-variable": "An environment variable starts with BNRECAL_ but is not a setting.",
         "few-files": "The system allows fewer open files than the connections may need.",
-        "taken-up": "At startup: the number of interrupted runs that were queued again.",
+        "runs-requeued": "At startup: the number of interrupted runs that were queued again.",
         "admission": "At startup: the memory that all runs may use together.",
-        "protections": "The sandbox restrictions that are in force for workers on this machine.",
-        "protections-unknown": "No worker could report its sandbox; `/readyz` asks again.",
+        "sandbox": "The sandbox restrictions that are in force for workers on this machine.",
+        "sandbox-unknown": "No worker could report its sandbox; `/readyz` asks again.",
         "connection-refused": "A connection sent invalid HTTP, an oversized header or no header in "
         "time, and was closed; with the problem's code.",
         "request": "A response was sent; with route, status, seconds, the token's name and, for a "
@@ -22,17 +22,17 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "run-begins": "A run starts.",
         "run-ended": "A run has ended; with the recalibration's state.",
         "run-killed": "A run was killed: cancelled, deleted, or interrupted by a shutdown.",
-        "run-put-off": "A run was deferred for lack of resources (disk full, no process).",
-        "run-cut-off": "The worker of a run crashed; the run restarts, or fails after too many "
+        "run-deferred": "A run was deferred for lack of resources (disk full, no process).",
+        "run-interrupted": "The worker of a run crashed; the run restarts, or fails after too many "
         "crashes.",
         "run-fault": "A run failed because of a bug in the server; with the traceback.",
         "worker-died": "A worker exited without a response; with the end of its output.",
         "worker-failed": "A worker failed with an unexpected exception; with the traceback.",
         "queue-failed": "The queue cannot be read; it is retried.",
-        "give-back-failed": "A shutdown could not queue a run again; the next startup does.",
+        "release-failed": "A shutdown could not queue a run again; the next startup does.",
         "expired": "A recalibration was deleted because it has expired.",
         "model-removed": "A model was deleted because it has no owner or was unused for too long.",
-        "sweep-failed": "A cleanup of expired data failed; the next one tries again.",
+        "cleanup-failed": "A cleanup of expired data failed; the next one tries again.",
         "ledger-close-failed": "The ledger could not be closed gracefully; nothing is lost.",
     }
 )

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import NotFoundError, StorageFailedError
-from service.storage.os_errors import translated
+from service.storage.capacity import translated
 from service.web import content_digest as digests
 from service.web.head import is_head
 

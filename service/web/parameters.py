@@ -1,12 +1,11 @@
-"""Parameters of several routes: headers, parts of the path, and the dispatcher."""
+"""Parameters that several routes share: headers and parts of the path."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Header, Path
 
-from service.recalibrations.dispatch import Dispatcher
 from service.repositories import idempotency
 
 Key = Annotated[
@@ -15,7 +14,7 @@ Key = Annotated[
         alias="Idempotency-Key",
         description="Makes retries of the request safe.",
         min_length=1,
-        max_length=idempotency.LONGEST_KEY,
+        max_length=idempotency.MAX_KEY_LENGTH,
     ),
 ]
 Digest = Annotated[
@@ -23,16 +22,3 @@ Digest = Annotated[
     Header(alias="Content-Digest", description="Digest of the body (RFC 9530), sha-256."),
 ]
 RecalibrationId = Annotated[str, Path(description="Id of a recalibration.")]
-
-
-async def _dispatcher(request: Request) -> Dispatcher:
-    """Return what runs recalibrations.
-
-    A coroutine, although it waits for nothing: the framework sends plain functions to a thread.
-    """
-    dispatcher = request.app.state.dispatcher
-    assert isinstance(dispatcher, Dispatcher)
-    return dispatcher
-
-
-Runs = Annotated[Dispatcher, Depends(_dispatcher)]

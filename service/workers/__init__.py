@@ -1,1 +1,1 @@
-"""The executor: worker processes as the server sees them."""
+"""Worker processes: the server's half (protocol and pools), and the child's half (`child`)."""

@@ -1,4 +1,4 @@
-"""How much memory this process's machine or container has, and how much of it runs may take."""
+"""Memory of this machine or container, and the part of it that runs may use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.settings import Settings
 
-# What stays for the server itself, the disk's cache and everybody else.
+# The rest is for the server itself, the page cache and other processes.
 RUNS_SHARE = 0.75
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -21,7 +21,7 @@ def machine_bytes() -> int:
 
 
 def cgroup_bytes(own: Path = OWN_CGROUP, root: Path = CGROUPS) -> int | None:
-    """Return the smallest limit of the control groups that this process is in; None without one.
+    """Return the lowest memory limit of this process's control groups; None without a limit.
 
     Source: cgroups(7); `memory.max` of version 2, `memory.limit_in_bytes` of version 1.
     """
@@ -30,18 +30,18 @@ def cgroup_bytes(own: Path = OWN_CGROUP, root: Path = CGROUPS) -> int | None:
 
 
 def runs_bytes(settings: Settings) -> int:
-    """Return how much memory all runs together may take."""
+    """Return how much memory all runs together may use."""
     return settings.runs_memory_bytes or int(_found_bytes() * RUNS_SHARE)
 
 
-def worker_bytes(asked: int | None, settings: Settings) -> int:
-    """Return how much private memory a worker may take, and a run reserves.
+def worker_bytes(requested: int | None, settings: Settings) -> int:
+    """Return how much private memory a worker may use, and its run reserves.
 
     Args:
-        asked: what its recalibration asked for; None for as much as there may be.
-        settings: say how much that is.
+        requested: what its recalibration requests; None for the maximum.
+        settings: with the maximum.
     """
-    return min(asked or settings.worker_memory_bytes, settings.worker_memory_bytes)
+    return min(requested or settings.worker_memory_bytes, settings.worker_memory_bytes)
 
 
 @cache

@@ -1,8 +1,8 @@
-"""What the server tells a worker: one line of JSON, then, for a run, one line for each batch.
+"""Messages from the server to a worker, and the names of the files that a worker writes.
 
-A worker that checks batches gets each of them later, as a line of JSON with an open file beside it.
-Values only; nothing here is ever unpickled. The server writes it with `to_line`, the worker reads
-it with `from_line`.
+A task is one line of JSON; for a run, one line for each batch follows. A validation worker gets
+each batch later, as a line of JSON together with an open file. Messages are plain values; nothing
+is ever unpickled. The server writes a message with `to_line`, the worker reads it with `from_line`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,30 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+FOLDED = "folded.onnx"
+UNFOLDED = "unfolded.onnx"
+STATISTICS = "statistics.safetensors"
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+RESULTS = (FOLDED, UNFOLDED, STATISTICS, REPORT_JSON, REPORT_HTML)
+"""Files that a run writes."""
+CONVERTED = "model.onnx"
+"""File that a conversion writes."""
+
+TaskKind = Literal["inspect", "convert", "recalibrate", "validate", "report_sandbox"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a worker may use.
+    """Resource limits of a worker.
 
     Attributes:
         memory_bytes: private memory (RLIMIT_DATA).
-        file_bytes: largest file that it may write (RLIMIT_FSIZE).
+        file_bytes: maximum size of a file that it writes (RLIMIT_FSIZE).
         cpu_seconds: processor time (RLIMIT_CPU).
         frontier_memory_bytes, frontier_spill_bytes: the budget of `bn_ops`.
-        threads: of the numerical libraries; 0 leaves the choice to them.
-        batch_bytes: most bytes that one batch may unpack to.
+        threads: threads of the numerical libraries; 0 for their default.
+        batch_bytes: maximum size of one batch after unpacking.
     """
 
     memory_bytes: int
@@ -36,24 +48,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """One piece of work.
+class WorkerTask:
+    """The task of one worker.
 
     Attributes:
-        kind: read a model, turn one into ONNX, run a recalibration, check batches as they come in,
-            or say what holds the worker in.
+        kind: inspect a model, convert an archive to ONNX, run a recalibration, validate batches as
+            they arrive, or report which parts of the sandbox are in force.
         parent: process id of the server; the worker does not outlive it.
-        model: path of the ONNX file; of a conversion, of the archive.
+        model: path of the ONNX file; for a conversion, of the archive.
         output: an empty folder, the only place where the worker may write.
-        batch_folder: where the batches lie.
-        total: number of batches; as many lines follow.
-        options: of a run `method`, `estimator`, `layers`, `preprocess`; of a check `preprocess`; of
-            a conversion `pt2` and `model_limit_bytes`.
-        inputs: what a batch must hold, in JSON form; of a run and of a check.
-        limits: what it may use.
+        batch_folder: folder of the batches.
+        total: number of batches, and of the lines that follow.
+        options: for a run `method`, `estimator`, `layers` and `preprocess`; for a validation
+            `preprocess`; for a conversion `pt2` and `model_limit_bytes`.
+        inputs: inputs that a batch must hold, in JSON form; for runs and validations.
+        limits: resource limits.
     """
 
-    kind: Literal["describe", "convert", "adapt", "check", "probe"]
+    kind: TaskKind
     parent: int
     output: str
     limits: Limits
@@ -64,25 +76,25 @@ class Spec:
     inputs: list[dict[str, Any]] = field(default_factory=list)
 
     def to_line(self) -> bytes:
-        """Write it as one line."""
+        """Return the task as one line."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @staticmethod
-    def from_line(line: bytes) -> Spec:
-        """Read what `to_line` wrote."""
+    def from_line(line: bytes) -> WorkerTask:
+        """Return the task that `to_line` wrote."""
         fields = json.loads(line)
-        return Spec(**(fields | {"limits": Limits(**fields["limits"])}))
+        return WorkerTask(**(fields | {"limits": Limits(**fields["limits"])}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Where one stored batch lies.
+class StoredBatchRef:
+    """Reference to a stored batch.
 
     Attributes:
-        name: of its file in the folder of batches.
-        format: name of its format, see `service.formats.registry`.
-        start: where it begins in that file; None where the file is its own.
-        bytes: its size.
+        name: name of its file in the folder of batches.
+        format: name of a format, see `service.formats.registry`.
+        start: offset in that file; None where the batch is the whole file.
+        bytes: size.
     """
 
     name: str
@@ -91,11 +103,11 @@ class Piece:
     bytes: int
 
     def to_line(self) -> builtins.bytes:
-        """Write it as one line."""
+        """Return the reference as one line."""
         return json.dumps([self.name, self.format, self.start, self.bytes]).encode() + b"\n"
 
     @staticmethod
-    def from_line(line: builtins.bytes) -> Piece:
-        """Read what `to_line` wrote."""
+    def from_line(line: builtins.bytes) -> StoredBatchRef:
+        """Return the reference that `to_line` wrote."""
         name, kind, start, size = json.loads(line)
-        return Piece(name=name, format=kind, start=start, bytes=size)
+        return StoredBatchRef(name=name, format=kind, start=start, bytes=size)

@@ -1,4 +1,4 @@
-"""`Executor` by worker processes: one for each piece of work, killed when nobody waits for it."""
+"""`Executor` with one worker process for each task, killed when nothing awaits it any more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,15 @@ from service.errors import (
     WorkerError,
 )
 from service.settings import Settings
-from service.storage.blobs.folder import STAGING
-from service.storage.os_errors import translated
+from service.storage.capacity import translated
 from service.workers.memory import worker_bytes
-from service.workers.messages import Limits, Spec
-from service.workers.protocol import CONVERTED, Check, Job, OnProgress, Progress
-from service.workers.validation_pool import MOST_BATCHES, Checker, Checkers
+from service.workers.messages import CONVERTED, Limits, TaskKind, WorkerTask
+from service.workers.protocol import BatchToValidate, Job, OnProgress, Progress
+from service.workers.validation_pool import MAX_BATCHES, ValidationPool, ValidationWorker
 
 _log = logging.getLogger(__name__)
 # One line holds the description of a whole model: some hundred bytes for each layer.
-LONGEST_LINE_BYTES = 64 << 20
+MAX_LINE_BYTES = 64 << 20
 STDERR_TAIL_BYTES = 4096
 # The operator's choice of numerical kernels. Kernels differ in the last bits, so a worker must use
 # those of a run in the operator's own process. Thread counts come from the settings.
@@ -45,55 +44,53 @@ KERNEL_VARIABLES = (
     *("ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
     *("ONEDNN_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_MAX_CPU_ISA", "DNNL_CPU_ISA_HINTS"),
 )
-# Models being read at one time; each worker loads onnx, about 200 MB.
-DESCRIBE_CONCURRENCY = 2
+# Models that are read at the same time; each worker loads onnx, about 200 MB.
+MAX_INSPECTIONS = 2
 
 
 class ProcessExecutor:
     """Runs `python -m service.workers.child` in a session of its own with a minimal environment."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, workspace: Callable[[], Path] | None = None) -> None:
+        """Prepare to start workers.
+
+        Args:
+            settings: limits and timeouts.
+            workspace: creates an empty private folder for a worker; by default a temporary folder
+                of the system. The server passes one that is emptied at its next start.
+        """
         self._settings = settings
-        self._protections: dict[str, Any] | None = None
-        self._describing = asyncio.Semaphore(DESCRIBE_CONCURRENCY)
-        self._checkers = Checkers(
-            settings.checkers, settings.check_deadline_seconds, self._start_checker
+        self._workspace = workspace or _temporary_folder
+        self._sandbox_status: dict[str, Any] | None = None
+        self._inspecting = asyncio.Semaphore(MAX_INSPECTIONS)
+        self._validation = ValidationPool(
+            settings.validation_workers,
+            settings.validation_timeout_seconds,
+            self._start_validation_worker,
         )
 
-    async def describe(self, model: Path) -> dict[str, Any]:
-        """Read a model file and return what it is."""
-        deadline = self._settings.describe_deadline_seconds
-        async with self._describing, self._scratch() as folder:
-            spec = Spec(
-                kind="describe",
-                parent=os.getpid(),
-                model=str(model),
-                output=str(folder),
-                limits=self._limits(deadline),
-            )
-            return await self._work(spec, _nothing(), _ignore, deadline)
+    async def inspect(self, model: Path) -> dict[str, Any]:
+        """Return the description of a model file."""
+        timeout = self._settings.inspection_timeout_seconds
+        async with self._inspecting, self._scratch() as folder:
+            task = self._task("inspect", folder, timeout, model=str(model))
+            return await self._work(task, _nothing(), _ignore, timeout)
 
     async def convert(self, model: Path, output: Path) -> Path:
-        """Turn an archive into an ONNX file."""
+        """Convert an archive to an ONNX file."""
         settings = self._settings
-        deadline = settings.describe_deadline_seconds
-        spec = Spec(
-            kind="convert",
-            parent=os.getpid(),
-            model=str(model),
-            output=str(output),
-            options={"pt2": settings.pt2, "model_limit_bytes": settings.model_limit_bytes},
-            limits=self._limits(deadline),
-        )
-        async with self._describing:
-            await self._work(spec, _nothing(), _ignore, deadline)
+        timeout = settings.inspection_timeout_seconds
+        options = {"pt2": settings.pt2, "model_limit_bytes": settings.model_limit_bytes}
+        task = self._task("convert", output, timeout, model=str(model), options=options)
+        async with self._inspecting:
+            await self._work(task, _nothing(), _ignore, timeout)
         return output / CONVERTED
 
     async def run(self, job: Job, on_progress: OnProgress) -> None:
-        """Do a job; its results lie in `job.output`."""
-        deadline = self._settings.worker_deadline_seconds
-        spec = Spec(
-            kind="adapt",
+        """Do a run; its results are in `job.output`."""
+        timeout = self._settings.worker_timeout_seconds
+        task = WorkerTask(
+            kind="recalibrate",
             parent=os.getpid(),
             model=str(job.model),
             inputs=job.inputs,
@@ -101,97 +98,100 @@ class ProcessExecutor:
             batch_folder=str(job.batch_folder),
             total=job.total,
             options=dict(job.options),
-            limits=self._limits(deadline, job.options.get("memory_bytes")),
+            limits=self._limits(timeout, job.options.get("memory_bytes")),
         )
-        await self._work(spec, _lines(job), on_progress, deadline)
+        await self._work(task, _lines(job), on_progress, timeout)
 
-    async def check(self, batch: Check) -> int:
+    async def validate(self, batch: BatchToValidate) -> int:
         """Read a batch as a run would; return its number of samples."""
-        return await self._checkers.check(batch)
+        return await self._validation.validate(batch)
 
     async def close(self) -> None:
-        """End workers that wait for more to do."""
-        await self._checkers.close()
+        """End idle workers."""
+        await self._validation.close()
 
-    async def protections(self) -> Mapping[str, Any]:
-        """Return what holds a worker in; a worker that does nothing else is asked once."""
-        if self._protections is None:
-            deadline = self._settings.describe_deadline_seconds
+    async def sandbox_status(self) -> Mapping[str, Any]:
+        """Return which sandbox restrictions are in force; a worker is asked once."""
+        if self._sandbox_status is None:
+            timeout = self._settings.inspection_timeout_seconds
             async with self._scratch() as folder:
-                spec = Spec(
-                    kind="probe",
-                    parent=os.getpid(),
-                    output=str(folder),
-                    limits=self._limits(deadline),
-                )
-                found = await self._work(spec, _nothing(), _ignore, deadline)
-            self._protections = found | {
+                task = self._task("report_sandbox", folder, timeout)
+                found = await self._work(task, _nothing(), _ignore, timeout)
+            self._sandbox_status = found | {
                 "rlimits": True,
                 "parent_death_signal": sys.platform == "linux",
-                "deadline_seconds": self._settings.worker_deadline_seconds,
+                "timeout_seconds": self._settings.worker_timeout_seconds,
                 "memory_bytes": self._settings.worker_memory_bytes,
             }
             _log.info(
-                "Workers are held in by: %s",
-                self._protections,
-                extra={"action": "protections"} | {k: self._protections[k] for k in found},
+                "Sandbox restrictions in force: %s",
+                self._sandbox_status,
+                extra={"action": "sandbox"} | {k: self._sandbox_status[k] for k in found},
             )
-        return self._protections
+        return self._sandbox_status
 
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        # The blobs' staging folder is emptied at each start: a killed server leaves nothing behind.
-        staging = self._settings.data_dir.absolute() / STAGING
-        within = staging if staging.is_dir() else None
         with translated():
-            made = await asyncio.to_thread(tempfile.mkdtemp, prefix="bnrecal-", dir=within)
-        folder = Path(made)
+            folder = await asyncio.to_thread(self._workspace)
         try:
             yield folder
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _start_checker(self, batch: Check) -> Checker:
-        """Start a worker that reads one recalibration's batches; it sees no file but these."""
+    async def _start_validation_worker(self, batch: BatchToValidate) -> ValidationWorker:
+        """Start a worker that reads the batches of one recalibration and sees no other file."""
+        settings = self._settings
         async with contextlib.AsyncExitStack() as stack:
             folder = await stack.enter_async_context(self._scratch())
             with translated():
                 pair = socket.socketpair()
             ours, theirs = (stack.enter_context(end) for end in pair)
-            spec = Spec(
-                kind="check",
+            task = WorkerTask(
+                kind="validate",
                 parent=os.getpid(),
                 output=str(folder),
                 options=dict(batch.options),
                 inputs=batch.inputs,
-                limits=self._limits(MOST_BATCHES * self._settings.check_deadline_seconds),
+                limits=self._limits(MAX_BATCHES * settings.validation_timeout_seconds),
             )
-            process = await _spawn(spec, self._settings, stdin=theirs.fileno())
+            process = await _spawn(task, settings, stdin=theirs.fileno())
             stack.push_async_callback(_kill, process)
             stack.callback(asyncio.create_task(_tail(process)).cancel)
             theirs.close()
-            ours.sendall(spec.to_line())
+            ours.sendall(task.to_line())
             assert process.stdout is not None
-            checker = Checker(
+            worker = ValidationWorker(
                 answers=process.stdout,
                 requests=ours,
                 resources=contextlib.AsyncExitStack(),
-                serves=batch.recalibration,
+                recalibration_id=batch.recalibration_id,
             )
-            async with asyncio.timeout(self._settings.describe_deadline_seconds):
-                await checker.answer()
-            checker.resources = stack.pop_all()
-            return checker
+            async with asyncio.timeout(settings.inspection_timeout_seconds):
+                await worker.answer()
+            worker.resources = stack.pop_all()
+            return worker
 
-    def _limits(self, deadline_seconds: float, memory_bytes: int | None = None) -> Limits:
+    def _task(
+        self, kind: TaskKind, output: Path, timeout_seconds: float, **fields: Any
+    ) -> WorkerTask:
+        return WorkerTask(
+            kind=kind,
+            parent=os.getpid(),
+            output=str(output),
+            limits=self._limits(timeout_seconds),
+            **fields,
+        )
+
+    def _limits(self, timeout_seconds: float, memory_bytes: int | None = None) -> Limits:
         settings = self._settings
         memory = worker_bytes(memory_bytes, settings)
         return Limits(
             memory_bytes=memory,
-            # The largest file is a spilled tensor or a result, both bounded by these two.
+            # The largest file is a spilled tensor or a result; these two values bound both.
             file_bytes=max(settings.frontier_spill_bytes, 2 * settings.model_limit_bytes),
-            cpu_seconds=int(deadline_seconds * (os.cpu_count() or 1)) + 1,
-            # A smaller worker keeps its share of it for the frontier.
+            cpu_seconds=int(timeout_seconds * (os.cpu_count() or 1)) + 1,
+            # In proportion to the worker's memory.
             frontier_memory_bytes=settings.frontier_memory_bytes
             * memory
             // settings.worker_memory_bytes,
@@ -202,16 +202,16 @@ class ProcessExecutor:
 
     async def _work(
         self,
-        spec: Spec,
+        task: WorkerTask,
         lines: AsyncIterator[bytes],
         on_progress: OnProgress,
-        deadline_seconds: float,
+        timeout_seconds: float,
     ) -> dict[str, Any]:
-        process = await _spawn(spec, self._settings)
-        feeder = asyncio.create_task(_feed(process, spec, lines))
+        process = await _spawn(task, self._settings)
+        feeder = asyncio.create_task(_feed(process, task, lines))
         tail = asyncio.create_task(_tail(process))
         try:
-            async with asyncio.timeout(deadline_seconds):
+            async with asyncio.timeout(timeout_seconds):
                 answer = await _answer(process, on_progress)
                 if answer is None:
                     raise WorkerDiedError(await _cause(process, tail))
@@ -221,7 +221,7 @@ class ProcessExecutor:
                 _log.error("A worker failed: %s", await tail, extra={"action": "worker-failed"})
             raise
         except TimeoutError as error:
-            text = f"the worker ran longer than {deadline_seconds:g} seconds and was killed"
+            text = f"the worker ran longer than {timeout_seconds:g} seconds and was killed"
             raise WorkerDeadlineError(text) from error
         finally:
             feeder.cancel()
@@ -229,7 +229,11 @@ class ProcessExecutor:
             await _kill(process)
 
 
-async def _spawn(spec: Spec, settings: Settings, *, stdin: int = PIPE) -> Process:
+def _temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="bnrecal-"))
+
+
+async def _spawn(task: WorkerTask, settings: Settings, *, stdin: int = PIPE) -> Process:
     """Start a worker: isolated interpreter, own session, scrubbed environment."""
     try:
         return await asyncio.create_subprocess_exec(
@@ -240,21 +244,21 @@ async def _spawn(spec: Spec, settings: Settings, *, stdin: int = PIPE) -> Proces
             stdin=stdin,
             stdout=PIPE,
             stderr=PIPE,
-            cwd=spec.output,
-            env=_environment(spec, settings),
+            cwd=task.output,
+            env=_environment(task, settings),
             start_new_session=True,
-            limit=LONGEST_LINE_BYTES,
+            limit=MAX_LINE_BYTES,
         )
     except OSError as error:
         raise CapacityError(f"no worker could be started ({error.strerror})") from error
 
 
-def _environment(spec: Spec, settings: Settings) -> dict[str, str]:
+def _environment(task: WorkerTask, settings: Settings) -> dict[str, str]:
     found = {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "HOME": spec.output,
-        "TMPDIR": spec.output,
+        "HOME": task.output,
+        "TMPDIR": task.output,
         "ORT_DISABLE_TELEMETRY": "1",
     }
     found |= {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
@@ -264,11 +268,11 @@ def _environment(spec: Spec, settings: Settings) -> dict[str, str]:
     return found
 
 
-async def _feed(process: Process, spec: Spec, lines: AsyncIterator[bytes]) -> None:
-    """Write the job; a worker that dies meanwhile is noticed by whoever reads its answer."""
+async def _feed(process: Process, task: WorkerTask, lines: AsyncIterator[bytes]) -> None:
+    """Write the task; the reader of the answer notices a worker that has died."""
     assert process.stdin is not None
     try:
-        process.stdin.write(spec.to_line())
+        process.stdin.write(task.to_line())
         async for line in lines:
             process.stdin.write(line)
             await process.stdin.drain()
@@ -280,7 +284,7 @@ async def _feed(process: Process, spec: Spec, lines: AsyncIterator[bytes]) -> No
 
 async def _lines(job: Job) -> AsyncIterator[bytes]:
     async for page in job.batches():
-        yield b"".join(piece.to_line() for piece in page)
+        yield b"".join(batch.to_line() for batch in page)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -294,7 +298,7 @@ async def _ignore(step: Progress) -> None:
 
 
 async def _answer(process: Process, on_progress: OnProgress) -> dict[str, Any] | None:
-    """Read events until the answer; None when the worker ends without one."""
+    """Return the answer, or None if the worker ends without one; report progress meanwhile."""
     assert process.stdout is not None
     async for line in process.stdout:
         event = json.loads(line)
@@ -313,7 +317,7 @@ async def _answer(process: Process, on_progress: OnProgress) -> dict[str, Any] |
 
 
 async def _tail(process: Process) -> str:
-    """Drain standard error and keep its end."""
+    """Read standard error to its end and return the last part."""
     assert process.stderr is not None
     kept = b""
     while chunk := await process.stderr.read(STDERR_TAIL_BYTES):
@@ -322,7 +326,7 @@ async def _tail(process: Process) -> str:
 
 
 async def _cause(process: Process, tail: asyncio.Task[str]) -> str:
-    """Say how a worker ended; what it wrote goes to the log, not to a client."""
+    """Return how a worker ended; its standard error is logged, never sent to a client."""
     status = await process.wait()
     _log.warning(
         "A worker died with status %d: %s", status, await tail, extra={"action": "worker-died"}
@@ -333,7 +337,7 @@ async def _cause(process: Process, tail: asyncio.Task[str]) -> str:
 
 
 async def _kill(process: Process) -> None:
-    """End a worker and whatever it has started; harmless when it has ended."""
+    """Kill the process group of a worker, if it still runs."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await asyncio.shield(process.wait())

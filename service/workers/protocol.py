@@ -1,6 +1,6 @@
-"""The seam between the operations and whatever computes.
+"""The interface of whatever does the work outside the server's process.
 
-Whoever cancels the awaiting task kills the worker: there is no other way to stop one.
+To stop a worker, cancel the task that awaits it; there is no other way.
 """
 
 from __future__ import annotations
@@ -10,31 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from service.workers.messages import Piece
-
-FOLDED = "folded.onnx"
-CONVERTED = "model.onnx"
-UNFOLDED = "unfolded.onnx"
-STATISTICS = "statistics.safetensors"
-REPORT_JSON = "report.json"
-REPORT_HTML = "report.html"
-RESULTS = (FOLDED, UNFOLDED, STATISTICS, REPORT_JSON, REPORT_HTML)
+from service.workers.messages import StoredBatchRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One batch that a worker must read before it is acknowledged.
+class BatchToValidate:
+    """A batch that a worker must read before it is acknowledged.
 
     Attributes:
-        recalibration: whose it is.
-        inputs: what it must hold, in JSON form.
-        options: the recalibration's; `preprocess` matters.
-        file: where it lies, whole but not yet durable.
-        format: its format.
-        batch: its index, for messages; None while it is not known.
+        recalibration_id: recalibration that it belongs to.
+        inputs: inputs that it must hold, in JSON form.
+        options: options of the recalibration; `preprocess` is used.
+        file: complete, but not yet durable.
+        format: name of its format.
+        batch: its index, for messages; None while it is unknown.
     """
 
-    recalibration: str
+    recalibration_id: str
     inputs: list[dict[str, Any]]
     options: Mapping[str, Any]
     file: Path
@@ -48,18 +40,19 @@ class Job:
 
     Attributes:
         model: the ONNX file.
-        inputs: what a batch holds, in JSON form.
-        batch_folder: where the batches lie.
-        batches: pages of batches in the order of their indices.
-        total: how many batches there are.
+        inputs: inputs that a batch holds, in JSON form.
+        batch_folder: folder of the batches.
+        batches: returns pages of batches in stream order.
+        total: number of batches.
         options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
-        output: an empty folder; on success it holds the files named in `RESULTS`.
+        output: an empty folder; after a successful run it holds the files named in
+            `service.workers.messages.RESULTS`.
     """
 
     model: Path
     inputs: list[dict[str, Any]]
     batch_folder: Path
-    batches: Callable[[], AsyncIterator[list[Piece]]]
+    batches: Callable[[], AsyncIterator[list[StoredBatchRef]]]
     total: int
     options: Mapping[str, Any]
     output: Path
@@ -67,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run has come: `done` of `total` in `phase`."""
+    """Progress of a run: `done` of `total` in `phase`."""
 
     phase: str
     done: int
@@ -78,55 +71,56 @@ OnProgress = Callable[[Progress], Awaitable[None]]
 
 
 class Executor(Protocol):
-    """Runs work outside the API process."""
+    """Does work outside the server's process."""
 
-    async def describe(self, model: Path) -> dict[str, Any]:
-        """Read a model file and return its `inputs`, `outputs`, `layers` and `warnings`.
+    async def inspect(self, model: Path) -> dict[str, Any]:
+        """Return the `inputs`, `outputs`, `layers` and `warnings` of a model file.
 
         Raises:
-            RefusedError: it cannot be taken; carries the code of bn_ops.
+            RefusedError: the model is not accepted; carries the code of bn_ops.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
-            CapacityError: no worker could be started, or it had no room on the disk.
+            CapacityError: no worker could be started, or its disk is full.
         """
         ...
 
     async def convert(self, model: Path, output: Path) -> Path:
-        """Turn an archive into an ONNX file in an empty folder; return where it lies.
+        """Convert an archive to an ONNX file in an empty folder; return its path.
 
-        It holds a model with its data files, or is a `.pt2` file where the settings allow that.
+        The archive holds a model with its data files, or is a `.pt2` file where the settings allow
+        that.
 
         Raises:
-            RefusedError: it cannot be taken, or nothing would hold the worker in.
+            RefusedError: the archive is not accepted, or the sandbox is not in force.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
-            CapacityError: no worker could be started, or it had no room on the disk.
+            CapacityError: no worker could be started, or its disk is full.
         """
         ...
 
     async def run(self, job: Job, on_progress: OnProgress) -> None:
-        """Do a job; when it returns, the results lie in `job.output`.
+        """Do a run; when it returns, the results are in `job.output`.
 
         Raises:
-            RefusedError: it cannot be done; carries the code of bn_ops.
+            RefusedError: the run is not possible; carries the code of bn_ops.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
-            CapacityError: no worker could be started, or it had no room on the disk.
+            CapacityError: no worker could be started, or its disk is full.
         """
         ...
 
-    async def check(self, batch: Check) -> int:
+    async def validate(self, batch: BatchToValidate) -> int:
         """Read a batch as a run would; return its number of samples.
 
         Raises:
-            RefusedError: it is no batch for this recalibration; carries the code.
+            RefusedError: the batch does not fit the recalibration; carries the code.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
         """
         ...
 
     async def close(self) -> None:
-        """End workers that wait for more to do."""
+        """End idle workers."""
         ...
 
-    async def protections(self) -> Mapping[str, Any]:
-        """Return what holds a worker in, for `/readyz`.
+    async def sandbox_status(self) -> Mapping[str, Any]:
+        """Return which sandbox restrictions are in force, for `/readyz`.
 
         Raises:
             WorkerDiedError, WorkerDeadlineError, CapacityError: no worker can be started.

@@ -27,7 +27,7 @@ BUSY = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data: Path = tmp_path_factory.mktemp("crowd") / "data"
-    with running(data, connections=MOST, body_idle_seconds=3.0) as found:
+    with running(data, max_connections=MOST, body_idle_seconds=3.0) as found:
         yield found
 
 

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hostile")]
 SERVER_LIMIT_BYTES = 200 << 20
 LEFT = Path("/tmp/bnrecal-hostile")
 SETTINGS = {
-    "worker_deadline_seconds": 12,
+    "worker_timeout_seconds": 12,
     "worker_memory_bytes": 2 << 30,
     "frontier_spill_bytes": 64 << 20,
     "worker_threads": 1,

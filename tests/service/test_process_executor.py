@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
 from service.settings import Settings
-from service.workers.messages import Limits, Piece, Spec
+from service.workers.messages import RESULTS, Limits, StoredBatchRef, WorkerTask
 from service.workers.process_pool import KERNEL_VARIABLES, ProcessExecutor
-from service.workers.protocol import RESULTS, Job, Progress
+from service.workers.protocol import Job, Progress
 from tests.support.service_process import images, network
 from tests.support.waiting import until
 
@@ -44,9 +44,9 @@ def make_job(folder: Path, batches: list[np.ndarray[tuple[int, ...], np.dtype[np
             pack.write_bytes(pack.read_bytes() + path.read_bytes())
             path.unlink()
             path = pack
-        files.append(Piece(name=path.name, format=kind, start=start, bytes=size))
+        files.append(StoredBatchRef(name=path.name, format=kind, start=start, bytes=size))
 
-    async def pages() -> AsyncIterator[list[Piece]]:
+    async def pages() -> AsyncIterator[list[StoredBatchRef]]:
         for start in range(0, len(files), PAGES):
             yield files[start : start + PAGES]
 
@@ -116,7 +116,7 @@ def test_what_is_no_model_is_refused_with_the_librarys_code(
     file = tmp_path / "model"
     file.write_bytes(b"this is not an ONNX file")
     with pytest.raises(RefusedError) as caught:
-        asyncio.run(ProcessExecutor(settings).describe(file))
+        asyncio.run(ProcessExecutor(settings).inspect(file))
     assert caught.value.refusal == "model-invalid"
 
 
@@ -132,7 +132,7 @@ def test_a_bad_batch_is_refused_with_its_place(tmp_path: Path, settings: Setting
 
 def test_a_run_over_its_deadline_is_killed(tmp_path: Path) -> None:
     job = make_job(tmp_path, [images(0)])
-    executor = ProcessExecutor(Settings(worker_deadline_seconds=0.05))
+    executor = ProcessExecutor(Settings(worker_timeout_seconds=0.05))
     with pytest.raises(WorkerDeadlineError):
         asyncio.run(executor.run(job, _ignore))
     assert _workers() == []
@@ -207,7 +207,7 @@ def test_a_worker_gets_only_the_choice_of_kernels_from_the_environment(
 
 
 def test_a_worker_says_what_holds_it_in(settings: Settings) -> None:
-    found = asyncio.run(ProcessExecutor(settings).protections())
+    found = asyncio.run(ProcessExecutor(settings).sandbox_status())
     assert found["rlimits"] is True
     assert {"no_new_privs", "landlock", "seccomp"} <= set(found)
 
@@ -222,7 +222,7 @@ def test_a_worker_needs_its_parent() -> None:
         frontier_spill_bytes=0,
         threads=1,
     )
-    spec = Spec(kind="probe", parent=1, output="/", limits=limits)
+    spec = WorkerTask(kind="report_sandbox", parent=1, output="/", limits=limits)
     command = [sys.executable, "-I", "-m", "service.workers.child"]
     done = subprocess.run(
         command, input=spec.to_line(), capture_output=True, timeout=30, check=False

@@ -9,7 +9,7 @@ from service.callers import EVERYTHING
 from service.errors import StartError
 from service.middleware.authentication import is_loopback
 from service.middleware.keyring import Key, holder, read_tokens
-from service.server import main, refuse_open_door
+from service.server import main, require_token_unless_loopback
 from service.settings import Settings
 from tests.support.service_http import Api, StartServer
 
@@ -78,16 +78,16 @@ def test_an_entry_that_is_no_hash_stops_the_start(entry: str) -> None:
 def test_an_open_door_without_tokens_stops_the_start() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "recal.example"):
         with pytest.raises(StartError, match="BNRECAL_TOKENS"):
-            refuse_open_door(Settings(host=host))
-        refuse_open_door(Settings(host=host, tokens=HASH))
-    refuse_open_door(Settings(host="127.0.0.1"))
+            require_token_unless_loopback(Settings(host=host))
+        require_token_unless_loopback(Settings(host=host, tokens=HASH))
+    require_token_unless_loopback(Settings(host="127.0.0.1"))
 
 
 def test_only_an_open_door_looks_for_tokens_in_the_ledger(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite3").write_bytes(b"no database " * 100)
-    refuse_open_door(Settings(data_dir=tmp_path))
+    require_token_unless_loopback(Settings(data_dir=tmp_path))
     with pytest.raises(StartError, match="NotADBError"):
-        refuse_open_door(Settings(data_dir=tmp_path, host="0.0.0.0"))
+        require_token_unless_loopback(Settings(data_dir=tmp_path, host="0.0.0.0"))
 
 
 def test_the_command_line_refuses_an_open_door(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from service.admin.command import main
 from service.app import create_app
 from service.errors import StartError
 from service.settings import Settings
-from service.storage.folder_lock import only_server
+from service.storage.folder_lock import exclusive
 from service.storage.ledger import schema
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
@@ -40,7 +40,7 @@ def admin(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Admin:
 
 @pytest.fixture(autouse=True)
 def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(check, "RECHECK_SECONDS", 0.1)
 
 
 def kept(api: Api) -> str:
@@ -96,7 +96,7 @@ def _turn(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["/models/", ".pack", ".safetensors", "/results/"])
 @pytest.mark.parametrize(
-    ("harm", "said"), [(_cut, "bytes"), (_turn, "another content"), (Path.unlink, "is missing")]
+    ("harm", "said"), [(_cut, "bytes"), (_turn, "other content"), (Path.unlink, "is missing")]
 )
 def test_each_harm_to_a_file_is_named(
     *,
@@ -145,8 +145,8 @@ def test_beside_a_server_models_are_left_to_its_sweep(
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         name = kept(Api(http))
         model = settings.data_dir / "models" / Api(http).get(name).json()["model"]
-        monkeypatch.setenv("BNRECAL_KEEP_ENDED_SECONDS", "0.001")
-        monkeypatch.setenv("BNRECAL_KEEP_MODEL_SECONDS", "0.001")
+        monkeypatch.setenv("BNRECAL_ENDED_RETENTION_SECONDS", "0.001")
+        monkeypatch.setenv("BNRECAL_MODEL_RETENTION_SECONDS", "0.001")
         found = admin("purge", "--expired")
         assert (found["recalibrations"], found["models"]) == ([name], [])
         assert model.is_dir()
@@ -165,8 +165,8 @@ def test_a_model_that_is_sent_again_while_a_purge_runs_is_kept(
         shutil.rmtree(folder, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(purge, "shutil", SimpleNamespace(rmtree=remove))
-    monkeypatch.setenv("BNRECAL_KEEP_ENDED_SECONDS", "0.001")
-    monkeypatch.setenv("BNRECAL_KEEP_MODEL_SECONDS", "0.001")
+    monkeypatch.setenv("BNRECAL_ENDED_RETENTION_SECONDS", "0.001")
+    monkeypatch.setenv("BNRECAL_MODEL_RETENTION_SECONDS", "0.001")
     assert admin("purge", "--expired")["recalibrations"] == [name]
     assert path.is_file()
     assert admin("check")["faults"] == []
@@ -193,7 +193,7 @@ def test_purge_uses_the_settings_of_retention(
     api: Api, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kept(api)
-    monkeypatch.setenv("BNRECAL_KEEP_ENDED_SECONDS", "0.001")
+    monkeypatch.setenv("BNRECAL_ENDED_RETENTION_SECONDS", "0.001")
     assert admin("purge", "--expired")["recalibrations"] == [name]
 
 
@@ -201,7 +201,7 @@ def test_purge_uses_the_settings_file_of_the_server(
     api: Api, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kept(api)
-    (tmp_path / "bnrecal.toml").write_text("keep_ended_seconds = 0.001\n")
+    (tmp_path / "bnrecal.toml").write_text("ended_retention_seconds = 0.001\n")
     monkeypatch.setenv("BNRECAL_CONFIG", str(tmp_path / "bnrecal.toml"))
     assert admin("purge", "--expired")["recalibrations"] == [name]
 
@@ -293,7 +293,7 @@ def test_a_damaged_ledger_is_named_and_left_alone(
     settings.data_dir.mkdir(mode=0o700)
     path = settings.data_dir / "ledger.sqlite3"
     path.write_bytes(b"no database " * 100)
-    with only_server(settings.data_dir) if running else nullcontext():
+    with exclusive(settings.data_dir) if running else nullcontext():
         found = admin("list")
     assert (found["status"], found["code"]) == (2, StartError.code)
     assert "ledger.sqlite3 cannot be used (NotADBError)" in found["error"]
@@ -303,6 +303,6 @@ def test_a_damaged_ledger_is_named_and_left_alone(
 def test_beside_a_server_that_has_no_ledger_yet_none_is_made(
     settings: Settings, admin: Admin
 ) -> None:
-    with only_server(settings.data_dir):
+    with exclusive(settings.data_dir):
         assert admin("list")["code"] == StartError.code
     assert not (settings.data_dir / "ledger.sqlite3").exists()

@@ -39,7 +39,9 @@ def test_a_sealed_recalibration_waits_until_another_has_ended(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
-    api = start_server(concurrency=3, worker_memory_bytes=4 * GIB, runs_memory_bytes=8 * GIB)
+    api = start_server(
+        max_concurrent_runs=3, worker_memory_bytes=4 * GIB, runs_memory_bytes=8 * GIB
+    )
     names = [sealed(api) for _ in range(4)]
     for name in names[:2]:
         api.wait(name, "running")
@@ -56,7 +58,9 @@ def test_small_ones_run_together_and_none_overtakes_a_large_one(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
-    api = start_server(concurrency=9, worker_memory_bytes=4 * GIB, runs_memory_bytes=5 * GIB)
+    api = start_server(
+        max_concurrent_runs=9, worker_memory_bytes=4 * GIB, runs_memory_bytes=5 * GIB
+    )
     names = [sealed(api, memory_bytes=2 * GIB) for _ in range(2)]
     names += [sealed(api), sealed(api, memory_bytes=GIB)]
     for name in names[:2]:
@@ -73,7 +77,9 @@ def test_one_that_needs_more_than_there_is_runs_alone(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
-    api = start_server(concurrency=2, worker_memory_bytes=4 * GIB, runs_memory_bytes=3 * GIB)
+    api = start_server(
+        max_concurrent_runs=2, worker_memory_bytes=4 * GIB, runs_memory_bytes=3 * GIB
+    )
     names = [sealed(api) for _ in range(2)]
     api.wait(names[0], "running")
     assert states(api, names) == ["running", "sealed"]
@@ -83,7 +89,9 @@ def test_nobody_reserves_more_than_a_worker_can_take(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
-    api = start_server(concurrency=3, worker_memory_bytes=4 * GIB, runs_memory_bytes=8 * GIB)
+    api = start_server(
+        max_concurrent_runs=3, worker_memory_bytes=4 * GIB, runs_memory_bytes=8 * GIB
+    )
     names = [sealed(api, memory_bytes=10**15), sealed(api)]
     for name in names:
         api.wait(name, "running")

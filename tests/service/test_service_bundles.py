@@ -78,10 +78,10 @@ def test_what_is_no_such_archive_is_refused(tmp_path: Path) -> None:
         (whole | {"b.onnx": b""}, ModelInvalidError, "2 .onnx files"),
         (whole | {"net.onnx.data": b"short"}, ExternalDataError, "expected .* bytes|ends at"),
         ({"net.onnx": b"noise"}, ModelInvalidError, "not an ONNX model"),
-        ({"../net.onnx": whole["net.onnx"]}, ModelInvalidError, "leads out"),
+        ({"../net.onnx": whole["net.onnx"]}, ModelInvalidError, "points outside"),
         (whole | {"net.onnx.data/x": b""}, ModelInvalidError, "file and a folder"),
-        (whole | {"more": bytes(LIMIT + 1)}, ModelInvalidError, "unpacks to more"),
-        (parts(location="../net.bin"), ModelInvalidError, "leads out|points outside"),
+        (whole | {"more": bytes(LIMIT + 1)}, ModelInvalidError, "exceeds a limit"),
+        (parts(location="../net.bin"), ModelInvalidError, "points outside|points outside"),
     ]
     for content, error, text in cases:
         archive = packed(tmp_path, content)
@@ -105,7 +105,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_in_a_model_s_words(
 
 
 def _is_refused_in_a_model_s_words(archive: Path) -> None:
-    with pytest.raises(ModelInvalidError, match="unpacks to more than a model may") as caught:
+    with pytest.raises(ModelInvalidError, match="exceeds a limit") as caught:
         bundles.embedded(archive, archive.parent, limit_bytes=LIMIT)
     assert str(LIMIT) in caught.value.message
     assert "batch" not in caught.value.message

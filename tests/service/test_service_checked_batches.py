@@ -20,7 +20,7 @@ from service.app import create_app
 from service.errors import RefusedError, WorkerDeadlineError
 from service.settings import Settings
 from service.workers.process_pool import ProcessExecutor
-from service.workers.protocol import Check
+from service.workers.protocol import BatchToValidate
 from tests.support import hostile_archives as hostile
 from tests.support.picture import encoded, picture, vast
 from tests.support.service_http import Api, safetensors
@@ -219,7 +219,7 @@ def test_one_worker_reads_for_one_recalibration_only_and_there_are_never_too_man
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(send, range(12))) == {201}
-    assert 1 <= len(checkers()) <= settings.checkers
+    assert 1 <= len(checkers()) <= settings.validation_workers
 
 
 def test_a_worker_that_has_died_in_the_meantime_is_replaced(api: Api) -> None:
@@ -231,10 +231,12 @@ def test_a_worker_that_has_died_in_the_meantime_is_replaced(api: Api) -> None:
     assert api.put(name, 1, hostile.npz(x=images(1)), NPZ).status_code == 201
 
 
-def _check(file: Path, kind: str = "npz") -> Check:
+def _check(file: Path, kind: str = "npz") -> BatchToValidate:
     shape = ["N", 1, 8, 8]
     inputs = [{"name": "x", "dtype": "float32", "shape": shape}]
-    return Check(recalibration="rc", inputs=inputs, options={}, file=file, format=kind, batch=3)
+    return BatchToValidate(
+        recalibration_id="rc", inputs=inputs, options={}, file=file, format=kind, batch=3
+    )
 
 
 def test_a_batch_that_takes_for_ever_is_refused_and_its_worker_killed(tmp_path: Path) -> None:
@@ -244,9 +246,9 @@ def test_a_batch_that_takes_for_ever_is_refused_and_its_worker_killed(tmp_path: 
     held = os.open(file, os.O_RDWR)
 
     async def work() -> None:
-        executor = ProcessExecutor(Settings(check_deadline_seconds=1.5, data_dir=tmp_path))
+        executor = ProcessExecutor(Settings(validation_timeout_seconds=1.5, data_dir=tmp_path))
         with pytest.raises(WorkerDeadlineError, match=r"1\.5 seconds"):
-            await executor.check(_check(file, "npy"))
+            await executor.validate(_check(file, "npy"))
         await executor.close()
 
     before = {one.pid for one in checkers()}
@@ -264,10 +266,10 @@ def test_closing_ends_the_workers_and_leaves_no_folder(tmp_path: Path) -> None:
 
     async def work() -> None:
         executor = ProcessExecutor(Settings(data_dir=tmp_path))
-        assert await executor.check(_check(file)) == 8
+        assert await executor.validate(_check(file)) == 8
         file.write_bytes(hostile.npz(x=NAN))
         with pytest.raises(RefusedError, match="batch 3") as caught:
-            await executor.check(_check(file))
+            await executor.validate(_check(file))
         assert caught.value.refusal == "batch-not-finite"
         assert len({one.pid for one in checkers()} - before) == 1
         await executor.close()

@@ -121,7 +121,7 @@ class Bench:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.faults = Faults()
-        settings = Settings(data_dir=data)
+        settings = Settings(data_dir=data, run_retry_seconds=0.0)
         self._app = create_app(settings, executor=FakeExecutor(), disk=self.faults.disk())
 
     @contextmanager
@@ -195,13 +195,6 @@ def everything_is_there(api: Api, seen: Seen, data: Path) -> None:
     state = api.get(seen.name).json()["state"]
     assert state != "open" or not seen.started
     assert state == "succeeded" or not seen.succeeded
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that found no room waits before it is tried again; here, not for seconds."""
-    monkeypatch.setattr("service.recalibrations.runs.PUT_OFF_SECONDS", 0.0)
-    monkeypatch.setattr("service.recalibrations.dispatch.RETRY_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize(("kind", "error"), KINDS)

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admin.command import main
-from service.admin.ledger import AdminLedger, opened
 from service.app import create_app
 from service.context import Context
 from service.recalibrations import recovery, retention
@@ -24,6 +23,7 @@ from service.repositories.lifecycle import State
 from service.settings import Settings
 from service.storage.ledger import schema
 from service.storage.ledger.connection import SqliteTransaction
+from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
 from service.storage.ledger.protocol import Transaction
 from service.storage.ledger.sqlite import SqliteLedger
 from tests.support import large_ledger
@@ -72,15 +72,15 @@ def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
         pytest.param(lambda tx, _: batches.next_index(tx, "r"), id="append"),
         pytest.param(lambda tx, n: _check_stream(tx, store.get(tx, "r"), n), id="start"),
         pytest.param(lambda tx, _: store.total_bytes(tx), id="room for one more"),
-        pytest.param(lambda tx, _: recovery.take_up(tx, SETTINGS), id="recovery"),
+        pytest.param(lambda tx, _: recovery.requeue_interrupted(tx, SETTINGS), id="recovery"),
         pytest.param(lambda tx, _: store.oldest(tx, State.QUEUED), id="next run"),
-        pytest.param(lambda tx, _: store.with_needless_data(tx), id="sweep"),
+        pytest.param(lambda tx, _: store.with_data_to_remove(tx), id="sweep"),
         pytest.param(lambda tx, _: retention.overdue(tx, SETTINGS), id="expiry"),
     ],
 )
 def test_the_cost_does_not_grow_with_the_stream(folders: dict[int, Path], work: Any) -> None:
     def cost(size: int) -> int:
-        with opened(folders[size]) as ledger:
+        with open_ledger(folders[size]) as ledger:
             tx = SqliteTransaction(ledger.connection)
             return steps(ledger.connection, lambda: work(tx, size))
 
@@ -114,7 +114,7 @@ def test_the_server_is_ready_before_the_first_sweep_has_ended(
         begun.append(context)
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr(retention, "sweep", sweep)
+    monkeypatch.setattr(retention, "clean_up", sweep)
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         assert http.get("/readyz").status_code == 200
         assert Api(http).open()
@@ -129,7 +129,7 @@ def until_gone(api: Api, name: str) -> None:
 def test_a_long_stream_is_forgotten_bit_by_bit(
     way: str, settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(retention, "ROWS_PER_TRANSACTION", 100)
     large_ledger.write(settings.data_dir, {"few": 100, "many": 1234})
     removed: list[int] = []
     delete_last = batches.delete_last
@@ -146,13 +146,13 @@ def test_a_long_stream_is_forgotten_bit_by_bit(
             assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
     else:
         # Untouched since they were written, which is now.
-        api = start_server(keep_open_seconds=1e-6, sweep_seconds=0.05)
+        api = start_server(open_retention_seconds=1e-6, cleanup_interval_seconds=0.05)
         for name in ("few", "many"):
             until_gone(api, name)
     assert removed == [100] * 12 + [34, 0]
     for name in ("few", "many"):
         assert api.get(name).status_code == 404
-    with opened(settings.data_dir) as ledger:
+    with open_ledger(settings.data_dir) as ledger:
         assert ledger.read(lambda tx: tx.rows("SELECT * FROM batch")) == []
         assert ledger.read(store.total_bytes) == 0
 
@@ -161,15 +161,15 @@ def test_a_long_stream_is_forgotten_bit_by_bit(
 def test_no_transaction_deletes_more_rows_than_others_can_wait_for(
     way: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(retention, "ROWS_PER_TRANSACTION", 100)
     large_ledger.write(settings.data_dir, {"a": 100, "b": 100, "c": 234})
-    with opened(settings.data_dir) as ledger:
+    with open_ledger(settings.data_dir) as ledger:
         ledger.write(_remember_much)
     changed: list[int] = []
-    for kind in (AdminLedger, SqliteLedger):
+    for kind in (MaintenanceLedger, SqliteLedger):
         monkeypatch.setattr(kind, "write", counting(kind.write, changed))
     if way == "purge":
-        monkeypatch.setenv("BNRECAL_KEEP_OPEN_SECONDS", "1e-6")
+        monkeypatch.setenv("BNRECAL_OPEN_RETENTION_SECONDS", "1e-6")
         assert main(["--data-dir", str(settings.data_dir), "purge", "--expired"]) == 0
     else:
         sweep_until_gone(settings)
@@ -194,17 +194,19 @@ def counting(write: Callable[..., Any], changed: list[int]) -> Callable[..., Any
 
 def _remember_much(tx: Transaction) -> None:
     for number in range(250):
-        idempotency.remember(tx, scope="s", key=str(number), request="r", response="x")
+        idempotency.store_response(tx, scope="s", key=str(number), request="r", response="x")
     tx.change("UPDATE idempotency SET created = '2026-01-01T00:00:00.000000Z'")
-    idempotency.remember(tx, scope="s", key="young", request="r", response="x")
+    idempotency.store_response(tx, scope="s", key="young", request="r", response="x")
 
 
 def sweep_until_gone(settings: Settings) -> None:
-    overdue = settings.model_copy(update={"keep_open_seconds": 1e-6, "sweep_seconds": 0.05})
+    overdue = settings.model_copy(
+        update={"open_retention_seconds": 1e-6, "cleanup_interval_seconds": 0.05}
+    )
     with serving(create_app(overdue, executor=FakeExecutor())) as http:
         for name in "abc":
             until_gone(Api(http), name)
-    with opened(settings.data_dir) as ledger:
+    with open_ledger(settings.data_dir) as ledger:
         rows = ledger.read(lambda tx: tx.rows("SELECT key FROM idempotency"))
     assert [row["key"] for row in rows] == ["young"]
 
@@ -227,7 +229,7 @@ ADDED_UP = "SELECT coalesce(sum(bytes), 0) FROM recalibration WHERE data_removed
 def test_the_kept_sum_is_the_sum(api: Api, settings: Settings) -> None:
     kept, gone = api.open(keep_data=True), api.open()
     sums = []
-    with opened(settings.data_dir) as ledger:
+    with open_ledger(settings.data_dir) as ledger:
 
         def check() -> None:
             total = ledger.read(store.total_bytes)
@@ -254,7 +256,10 @@ def test_a_ledger_of_version_3_learns_its_sum(tmp_path: Path) -> None:
     for trigger in ("inserted", "changed", "deleted"):
         connection.execute(f"DROP TRIGGER recalibration_{trigger}")
     connection.execute("DROP TABLE stored_bytes; ALTER TABLE batch DROP COLUMN start")
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute(
+        "ALTER TABLE recalibration RENAME COLUMN worker_crashes TO worker_deaths;"
+        "PRAGMA user_version = 3"
+    )
     connection.close()
-    with opened(tmp_path / "data") as ledger:
+    with open_ledger(tmp_path / "data") as ledger:
         assert ledger.read(store.total_bytes) == 7 * 12

@@ -122,7 +122,7 @@ def test_a_fault_of_ours_is_logged_under_the_id_that_the_client_is_told(
         logging.getLogger("library").warning("just before")
         raise RuntimeError
 
-    monkeypatch.setattr(executor, "describe", broken)
+    monkeypatch.setattr(executor, "inspect", broken)
     response = start_server().upload_model()
     found = lines.of(request_id=response.json()["instance"].rpartition(":")[2])
     assert [one["message"] for one in found] == ["just before", "POST /v1/models 500"]
@@ -154,17 +154,17 @@ def test_a_long_path_does_not_fill_the_log(api: Api, lines: Lines) -> None:
     assert len(line["message"]) < 300
 
 
-def test_what_holds_the_workers_in_is_asked_at_the_start(
+def test_the_sandbox_status_is_logged_at_startup(
     start_server: StartServer, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    answer = executor.protections
+    answer = executor.sandbox_status
 
-    async def protections() -> Any:
+    async def sandbox_status() -> Any:
         asked.append(True)
         return await answer()
 
-    monkeypatch.setattr(executor, "protections", protections)
+    monkeypatch.setattr(executor, "sandbox_status", sandbox_status)
     api = start_server()
     assert api.http.get("/healthz").status_code == 200
     assert asked == [True]

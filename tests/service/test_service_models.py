@@ -113,13 +113,13 @@ def test_the_same_model_sent_by_two_at_once_keeps_the_first_file(
     api = start_server()
     gate = threading.Barrier(3)
     inodes: list[int] = []
-    describe = executor.describe
+    inspect = executor.inspect
 
     async def both_at_once(model: Path) -> dict[str, Any]:
         await asyncio.to_thread(gate.wait, 20)
-        return await describe(model)
+        return await inspect(model)
 
-    executor.describe = both_at_once  # type: ignore[method-assign]
+    executor.inspect = both_at_once  # type: ignore[method-assign]
     file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(api.upload_model) for _ in range(2)]
@@ -133,14 +133,14 @@ def test_the_same_model_sent_by_two_at_once_keeps_the_first_file(
 
 def test_a_model_whose_worker_dies_is_read_again(api: Api, executor: FakeExecutor) -> None:
     deaths = iter([True, True, False])
-    describe = executor.describe
+    inspect = executor.inspect
 
     async def dying(model: Path) -> dict[str, Any]:
         if next(deaths):
             raise WorkerDiedError("the worker was killed by SIGKILL")
-        return await describe(model)
+        return await inspect(model)
 
-    executor.describe = dying  # type: ignore[method-assign]
+    executor.inspect = dying  # type: ignore[method-assign]
     assert api.upload_model().status_code == 201
 
 

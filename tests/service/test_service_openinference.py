@@ -306,7 +306,7 @@ def test_a_server_that_cannot_work_says_so_to_the_protocols_clients(
     async def broken() -> dict[str, object]:
         raise WorkerDiedError("no worker could be started")
 
-    monkeypatch.setattr(executor, "protections", broken)
+    monkeypatch.setattr(executor, "sandbox_status", broken)
     response = start_server().http.get("/v2/health/ready")
     assert code(response) == (503, "capacity-error")
 

@@ -29,7 +29,7 @@ class Steady(FakeExecutor):
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> FakeExecutor:
     monkeypatch.setattr(runs, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(pace, "SHORTEST_SECONDS", 0.1)
+    monkeypatch.setattr(pace, "MIN_SECONDS", 0.1)
     return Steady()
 
 

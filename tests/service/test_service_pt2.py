@@ -14,7 +14,7 @@ from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
 from service.errors import RefusedError
 from service.settings import Settings
 from service.workers.child.convert import convert
-from service.workers.messages import Limits, Spec
+from service.workers.messages import Limits, WorkerTask
 from service.workers.process_pool import ProcessExecutor
 from tests.support.pt2_files import Small, exchanged, runs_code, saved
 from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, UNSAFE, FakeExecutor
@@ -23,7 +23,7 @@ from tests.support.service_http import StartServer
 _PT2 = ARCHIVE + GOOD_MODEL
 
 
-def spec(model: Path, output: Path, *, pt2: bool) -> Spec:
+def spec(model: Path, output: Path, *, pt2: bool) -> WorkerTask:
     limits = Limits(
         memory_bytes=1,
         file_bytes=1,
@@ -33,7 +33,7 @@ def spec(model: Path, output: Path, *, pt2: bool) -> Spec:
         threads=1,
     )
     options = {"pt2": pt2, "model_limit_bytes": 1 << 20}
-    return Spec(
+    return WorkerTask(
         kind="convert",
         parent=1,
         output=str(output),
@@ -96,7 +96,7 @@ def test_a_worker_turns_a_real_file_into_onnx_and_refuses_a_hostile_one(tmp_path
     executor = ProcessExecutor(Settings(worker_threads=1, pt2=True))
 
     async def work() -> Path:
-        doors = await executor.protections()
+        doors = await executor.sandbox_status()
         if not (doors["landlock"] and doors["seccomp"]):
             pytest.skip("this kernel has no Landlock or no seccomp")
         with pytest.raises(RefusedError) as refused:

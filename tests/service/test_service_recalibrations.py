@@ -250,7 +250,7 @@ def test_a_recalibration_that_has_succeeded_cannot_be_cancelled(api: Api) -> Non
 
 
 def test_a_queue_waits_for_its_turn(start_server: StartServer, executor: FakeExecutor) -> None:
-    api = start_server(concurrency=1)
+    api = start_server(max_concurrent_runs=1)
     executor.hold = True
     names = [api.open(), api.open()]
     for name in names:

@@ -91,7 +91,7 @@ def test_a_fault_of_ours_tells_nothing_but_its_id(
     async def broken(_: Path) -> dict[str, object]:
         raise RuntimeError("secret path /etc/shadow")
 
-    monkeypatch.setattr(executor, "describe", broken)
+    monkeypatch.setattr(executor, "inspect", broken)
     response = start_server().upload_model()
     assert response.status_code == 500
     assert_canonical(response)

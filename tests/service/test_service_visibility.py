@@ -15,7 +15,7 @@ from service.admin.command import main
 from service.app import create_app
 from service.errors import StartError
 from service.middleware import keyring as http_tokens
-from service.server import refuse_open_door
+from service.server import require_token_unless_loopback
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
@@ -282,9 +282,9 @@ def test_an_open_address_is_served_with_a_token_of_the_ledger(
     del tmp_path
     asked = settings.model_copy(update={"host": "0.0.0.0"})
     with pytest.raises(StartError, match="tokens create"):
-        refuse_open_door(asked)
+        require_token_unless_loopback(asked)
     make("ann")
-    refuse_open_door(asked)
+    require_token_unless_loopback(asked)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from tests.support.service_process import network
 
 CLIENTS = 3
 # Killed workers must not exhaust the limits on crashes and attempts.
-SETTINGS = {"worker_deaths": 1_000_000, "attempts": 1_000_000, "concurrency": 2}
+SETTINGS = {"max_worker_crashes": 1_000_000, "max_attempts": 1_000_000, "max_concurrent_runs": 2}
 Log = Callable[[dict[str, object]], None]
 
 

@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.web import content_digest as digests
 from service.web import negotiation as accept
 from service.web.pagination import read_cursor
-from service.workers.messages import Spec
+from service.workers.messages import WorkerTask
 from tests.support.service_oip import framed
 
 _INPUTS = (TensorInfo(name="x", dtype="float32", shape=("N", 3)),)
@@ -137,7 +137,7 @@ PARSERS: Mapping[str, Callable[[bytes], object]] = {
     "accept": lambda data: accept.prefers_html(_text(data)),
     "cursor": lambda data: read_cursor(_text(data), start=0),
     "estimator": _estimator,
-    "spec": Spec.from_line,
+    "spec": WorkerTask.from_line,
     "zip": _zip,
     "npz": lambda data: read_npz(io.BytesIO(data), ("x",), limit_bytes=_LIMIT),
     "tar": _tar,

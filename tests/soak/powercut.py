@@ -29,9 +29,9 @@ from pathlib import Path
 
 import httpx
 
-from service.admin import holdings
 from service.admin.check import faults_of
-from service.admin.ledger import opened
+from service.repositories.usage import expected_files
+from service.storage.ledger.maintenance import open_ledger
 from tests.soak.streams import LARGE_SAMPLES, SAMPLES, wait_until
 from tests.support.server_process import ServerProcess
 from tests.support.service_http import Api, safetensors
@@ -196,8 +196,8 @@ def _missing(http: httpx.Client, name: str, acknowledged: dict[int, str], data: 
         where = {"limit": "1000"} | ({} if page["next"] == "-1" else {"after": str(page["next"])})
         page = http.get(f"/v1/recalibrations/{name}/batches", params=where).json()
         listed |= {one["index"]: one["sha256"] for one in page["items"]}  # type: ignore[attr-defined]
-    with opened(data) as ledger:
-        held = [one for file in ledger.read(holdings.expected).values() for one in file]
+    with open_ledger(data) as ledger:
+        held = [one for file in ledger.read(expected_files).values() for one in file]
     whole = {one.sha256 for one in held if not faults_of(data, [one], digests=True)}
     gone = [
         index

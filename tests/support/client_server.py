@@ -23,16 +23,8 @@ import safetensors.numpy
 from service.app import create_app
 from service.errors import RefusedError
 from service.settings import Settings
-from service.workers.protocol import (
-    FOLDED,
-    REPORT_HTML,
-    REPORT_JSON,
-    STATISTICS,
-    UNFOLDED,
-    Job,
-    OnProgress,
-    Progress,
-)
+from service.workers.messages import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
+from service.workers.protocol import Job, OnProgress, Progress
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor, describe_bytes
 from tests.support.service_loop import serving
 
@@ -52,9 +44,9 @@ class MomentsExecutor(FakeExecutor):
         self.inputs: tuple[str, ...] | None = None
         self.failure: dict[str, Any] | None = None
 
-    async def describe(self, model: Path) -> dict[str, Any]:
+    async def inspect(self, model: Path) -> dict[str, Any]:
         if self.inputs is None:
-            return await super().describe(model)
+            return await super().inspect(model)
         found = describe_bytes(MODEL)
         (tensor,) = found["inputs"]
         return {**found, "inputs": [{**tensor, "name": name} for name in self.inputs]}

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from service.storage.blobs.os_calls import System
-from service.storage.disk import Disk
+from service.storage.blobs.os_calls import Disk, OsCalls
 
 _names = itertools.count()
 # SQLite's error code per call; only ENOSPC of a write has a code of its own.
@@ -68,10 +67,10 @@ class Faults:
     def disk(self) -> Disk:
         """Return a disk with these faults."""
         vfs = FaultyVFS(self)
-        return Disk(system=FaultySystem(self), vfs=vfs.name)
+        return Disk(calls=FaultyOsCalls(self), vfs=vfs.name)
 
 
-class FaultySystem(System):
+class FaultyOsCalls(OsCalls):
     """System calls of the blob store with injected faults."""
 
     def __init__(self, faults: Faults) -> None:

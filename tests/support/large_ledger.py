@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from service.admin.ledger import AdminLedger, opened
 from service.recalibrations import events as changes
 from service.repositories import batches, models, recalibrations
-from service.storage.ledger.protocol import Transaction
+from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
+from service.storage.ledger.protocol import Transaction, Value
 from tests.support.service_fakes import GOOD_MODEL, describe_bytes
 
 MODEL = "a" * 64
@@ -19,7 +19,7 @@ _OPTIONS = {"method": "exact", "estimator": {"name": "replace"}, "layers": []}
 def write(folder: Path, sizes: dict[str, int]) -> None:
     """Create a data folder with open recalibrations of the given numbers of batches."""
     folder.mkdir(parents=True)
-    with opened(folder) as ledger:
+    with open_ledger(folder) as ledger:
         ledger.write(_insert_model)
         for name, size in sizes.items():
             _insert(ledger, name, size)
@@ -31,11 +31,11 @@ def _insert_model(tx: Transaction) -> None:
     models.grant(tx, MODEL, "", created=_CREATED)
 
 
-def _insert(ledger: AdminLedger, name: str, size: int) -> None:
+def _insert(ledger: MaintenanceLedger, name: str, size: int) -> None:
     def work(tx: Transaction) -> None:
         found = recalibrations.insert(
             tx,
-            name=name,
+            recalibration_id=name,
             owner="",
             model=MODEL,
             inputs=json.dumps(describe_bytes(GOOD_MODEL)["inputs"]),
@@ -48,9 +48,15 @@ def _insert(ledger: AdminLedger, name: str, size: int) -> None:
             id=name,
             n=size,
         )
-        constant = {"recalibration": name, "samples": 1, "bytes": 12, "sha256": "b" * 64}
+        constant: dict[str, Value] = {
+            "recalibration_id": name,
+            "samples": 1,
+            "bytes": 12,
+            "sha256": "b" * 64,
+        }
         constant |= {"format": "npy", "blob": f"{0:024x}.pack"}
         rows = (constant | {"index": i, "start": 12 * i} for i in range(size))
-        ledger.connection.executemany(batches.INSERT, rows)
+        for row in rows:
+            tx.change(batches.INSERT, **row)
 
     ledger.write(work)

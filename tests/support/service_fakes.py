@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedError, WorkerDiedError
-from service.workers.protocol import CONVERTED, RESULTS, Check, Job, OnProgress, Progress
+from service.workers.messages import CONVERTED, RESULTS
+from service.workers.protocol import BatchToValidate, Job, OnProgress, Progress
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"
@@ -60,7 +61,7 @@ class FakeExecutor:
         self.checking = 0
         self.converting = 0
 
-    async def describe(self, model: Path) -> dict[str, Any]:
+    async def inspect(self, model: Path) -> dict[str, Any]:
         self.describing += 1
         return describe_bytes(await asyncio.to_thread(model.read_bytes))
 
@@ -94,7 +95,7 @@ class FakeExecutor:
             content = json.dumps({"digest": digest, "options": dict(job.options), "file": name})
             (job.output / name).write_text(content)
 
-    async def check(self, batch: Check) -> int:
+    async def validate(self, batch: BatchToValidate) -> int:
         self.checking += 1
         if batch.file.read_bytes().startswith(b"bad"):
             raise RefusedError("no such archive", refusal="batch-malformed")
@@ -103,7 +104,7 @@ class FakeExecutor:
     async def close(self) -> None:
         return
 
-    async def protections(self) -> Mapping[str, Any]:
+    async def sandbox_status(self) -> Mapping[str, Any]:
         return {"fake": True}
 
 

@@ -1,1 +1,1 @@
-"""The blobs: files that are whole, durable, or not there."""
+"""Blobs: files that are either complete and durable, or absent."""

@@ -1,9 +1,9 @@
-"""`Blobs` in one folder of a local file system.
+"""Blob store in one folder of a local file system.
 
-Drafts and workspaces lie in `staging/`, on the same file system as everything else and wiped at
-each start: no crash leaves a half-written file among the blobs. A commit is fsync(file) → rename →
-fsync(destination folder). A failed fsync ends the draft; a failed fsync of a folder ends all
-further commits, because nobody knows any more which names are on the disk.
+Drafts and workspaces are kept in `staging/`, on the same file system as all blobs; it is emptied at
+each start, so a crash leaves no partial file among the blobs. A commit is fsync(file) → rename →
+fsync(destination folder). A failed fsync ends the draft. A failed fsync of a folder ends all
+further commits, because it is then unknown which names are durable.
 """
 
 from __future__ import annotations
@@ -13,80 +13,96 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
-from service.storage.blobs.os_calls import System, write_all
-from service.storage.blobs.packs import FolderPacks
-from service.storage.os_errors import name_of, translated
+from service.errors import ServiceError, StartError, StorageFailedError
+from service.storage import capacity
+from service.storage.blobs.os_calls import OsCalls, write_all
+from service.storage.blobs.packs import FolderPacks, PackedBlob
+from service.storage.capacity import errno_name, translated
 
-STAGING = "staging"
+_STAGING = "staging"
 
 
 class FolderBlobs:
-    """Blobs under one root."""
+    """`Blobs` under one root folder."""
 
-    def __init__(self, root: Path, *, system: System | None = None, reserve_bytes: int = 0) -> None:
-        """Take a folder into use.
+    def __init__(self, root: Path, *, calls: OsCalls | None = None, reserve_bytes: int = 0) -> None:
+        """Open a folder.
 
         Args:
-            root: made when missing; its `staging` folder is emptied.
-            system: the system calls; replaced in tests that let them fail.
-            reserve_bytes: drafts leave so much of the disk to the ledger, to runs and results.
+            root: created when missing; its `staging` folder is emptied.
+            calls: the system calls; replaced in tests that inject faults.
+            reserve_bytes: uploads leave this much of the disk to the ledger, runs and results.
 
         Raises:
             StartError: the folder cannot be used.
         """
         self._root = root.absolute()
-        self._system = system or System()
+        self._calls = calls or OsCalls()
         self._reserve_bytes = reserve_bytes
-        self._growing = threading.Lock()
-        # Folders whose own names are on the disk for certain. One that was there before us is not
-        # among them: the server that made it may have been killed before its fsync.
+        self._folder_lock = threading.Lock()
+        # Folders whose names are known to be durable. A folder that existed before this process is
+        # not among them: the server that created it may have been killed before its fsync.
         self._durable: set[Path] = set()
         self.failure: str | None = None
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._root / STAGING, ignore_errors=True)
-            self._system.mkdir(self._root / STAGING)
+            shutil.rmtree(self._root / _STAGING, ignore_errors=True)
+            self._calls.mkdir(self._root / _STAGING)
             self.sync_folder(self._root)
-            with contextlib.suppress(PermissionError):  # a mount point in a folder of others
+            # A mount point may be in a folder that this user cannot open.
+            with contextlib.suppress(PermissionError):
                 self.sync_folder(self._root.parent)
         except OSError as error:
-            raise StartError(f"the data folder {root} cannot be used ({name_of(error)})") from error
+            text = f"the data folder {root} cannot be used ({errno_name(error)})"
+            raise StartError(text) from error
         self._durable.add(self._root)
-        self._packs = FolderPacks(self, self._system)
+        self._packs = FolderPacks(self, self._calls)
 
     @property
     def packs(self) -> FolderPacks:
         """The packs of small blobs."""
         return self._packs
 
+    async def stage(self, folder: str, content: bytes | bytearray) -> PackedBlob:
+        """Prepare a small blob; it is appended to a pack inside the transaction."""
+        return PackedBlob(packs=self._packs, folder=folder, content=content)
+
     def draft(self) -> FileDraft:
-        """Begin a file."""
-        self.refuse_after_failure()
-        return FileDraft(self, self._system, self._root / STAGING / secrets.token_hex(16))
+        """Start a new file."""
+        self.raise_after_failure()
+        return FileDraft(self, self._calls, self._root / _STAGING / secrets.token_hex(16))
 
     def workspace(self) -> Path:
-        """Make an empty private folder for a worker."""
-        folder = self._root / STAGING / secrets.token_hex(16)
+        """Create an empty private folder for a worker."""
+        folder = self._root / _STAGING / secrets.token_hex(16)
         with translated():
-            self._system.mkdir(folder)
+            self._calls.mkdir(folder)
         return folder
 
     def adopt(self, file: Path, key: str) -> None:
-        """Make a file from a workspace durable under `key`."""
+        """Store a file from a workspace durably under `key`."""
         with translated():
-            handle = self._system.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = self._calls.open(file, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                self._system.fsync(handle)
+                self._calls.fsync(handle)
             finally:
                 os.close(handle)
         self.place(file, key)
 
+    def exists(self, key: str) -> bool:
+        """Return whether a blob is stored under `key`."""
+        return self.path(key).exists()
+
+    @contextlib.asynccontextmanager
+    async def local(self, key: str) -> AsyncIterator[Path]:
+        """Yield the path of a blob or of a folder of blobs."""
+        yield self.path(key)
+
     def path(self, key: str) -> Path:
-        """Return where a blob lies (or would lie)."""
+        """Return the path that belongs to a key, whether or not a blob is stored there."""
         return self._root / key
 
     def names(self, folder: str) -> Iterator[str]:
@@ -104,74 +120,70 @@ class FolderBlobs:
         target = self._root / key
         with translated():
             if target.is_dir():
-                with self._growing:
+                with self._folder_lock:
                     self._durable = {one for one in self._durable if not one.is_relative_to(target)}
                 shutil.rmtree(target, ignore_errors=True)
             else:
-                self._system.unlink(target)
+                self._calls.unlink(target)
 
     def place(self, source: Path, key: str) -> None:
         """Rename an fsynced file to its key and fsync the folders that gained a name."""
-        self.refuse_after_failure()
+        self.raise_after_failure()
         target = self._root / key
         with translated():
             self.make_folder(target.parent)
-            self._system.replace(source, target)
+            self._calls.replace(source, target)
             self.sync_folder(target.parent)
-        # Another thread may have seen the fsync fail that makes the same names durable.
-        self.refuse_after_failure()
+        # In the meantime the fsync of the same folder may have failed in another thread.
+        self.raise_after_failure()
 
-    def refuse_when_low(self) -> None:
-        """Keep the reserve.
+    def check_reserve(self) -> None:
+        """Check that the disk's reserve is free.
 
         Raises:
-            StorageFullError: less than it is free.
+            StorageFullError: it is not.
         """
         if self._reserve_bytes == 0:
             return
         with translated():
-            free = self._system.free(self._root)
-        if free < self._reserve_bytes:
-            raise StorageFullError(
-                f"less than {self._reserve_bytes} bytes are free on the server's disk; "
-                "nothing was stored"
-            )
+            free = self._calls.free_bytes(self._root)
+        capacity.check_reserve(free, self._reserve_bytes)
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder and those above it, and make their names durable.
+        """Create a folder and its parents, and make their names durable.
 
         Raises:
             OSError: that failed.
         """
-        # Held, so that nobody relies on a folder whose own name is not on the disk yet.
-        with self._growing:
+        # The lock keeps other threads from using a folder before its own name is durable.
+        with self._folder_lock:
             self._make_folder(folder)
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._durable:
             return
         self._make_folder(folder.parent)
-        self._system.mkdir(folder)
+        self._calls.mkdir(folder)
         self.sync_folder(folder.parent)
         self._durable.add(folder)
 
     def sync_folder(self, folder: Path) -> None:
-        """Make the names in a folder durable; when that fails, nothing is taken any more.
+        """Make the names in a folder durable; after a failure the store accepts nothing.
 
         Raises:
             OSError: it failed.
         """
-        handle = self._system.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = self._calls.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._system.fsync(handle)
+            self._calls.fsync(handle)
         except OSError as error:
-            self.failure = f"fsync of a folder failed ({name_of(error)}); restart the server"
+            self.failure = f"fsync of a folder failed ({errno_name(error)}); restart the server"
             raise
         finally:
             os.close(handle)
 
-    def refuse_after_failure(self) -> None:
-        """Take nothing once a folder could not be made durable.
+    def raise_after_failure(self) -> None:
+        """Raise once a folder could not be made durable.
 
         Raises:
             StorageFailedError: that happened.
@@ -183,28 +195,28 @@ class FolderBlobs:
 class FileDraft:
     """A file in the staging folder."""
 
-    def __init__(self, blobs: FolderBlobs, system: System, path: Path) -> None:
+    def __init__(self, blobs: FolderBlobs, calls: OsCalls, path: Path) -> None:
         self._blobs = blobs
-        self._system = system
+        self._calls = calls
         self.path = path
         with translated():
-            self._handle = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            self._handle = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._open = True
         self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
-        self._blobs.refuse_when_low()
+        self._blobs.check_reserve()
         with translated():
-            written = write_all(self._system, self._handle, data)
-            self._system.begin_writing_out(self._handle, self._size, written)
+            written = write_all(self._calls, self._handle, data)
+            self._calls.start_writeback(self._handle, self._size, written)
         self._size += written
 
     def commit(self, key: str) -> None:
-        """Make the file durable under `key`."""
+        """Store the file durably under `key`."""
         try:
             with translated():
-                self._system.fsync(self._handle)
+                self._calls.fsync(self._handle)
             self._blobs.place(self.path, key)
         except ServiceError:
             self.discard()
@@ -212,15 +224,16 @@ class FileDraft:
         self._close()
 
     def discard(self) -> None:
-        """Throw the file away."""
+        """Delete the file."""
         self._close()
-        # What stays is removed at the next start; the error that led here is the one to tell.
+        # A file that cannot be removed now is removed at the next start; the error that led here
+        # must not be replaced by this one.
         with contextlib.suppress(OSError):
-            self._system.unlink(self.path)
+            self._calls.unlink(self.path)
 
     def _close(self) -> None:
         if self._open:
             self._open = False
-            # The bytes were fsynced, or are thrown away: there is nothing left to fail.
+            # The bytes are fsynced or discarded: an error of close cannot lose data.
             with contextlib.suppress(OSError):
                 os.close(self._handle)

@@ -1,13 +1,13 @@
-"""Packs: files that hold many small blobs, one behind the other.
+"""Packs: files that hold many small blobs, concatenated.
 
-A file of its own costs a small blob two waits for the disk, one for its bytes and one for its name.
-In a pack, all that come together share one wait, and only a pack's first needs its name on the
-disk.
+A small blob in a file of its own costs two waits for the disk, one for its bytes and one for its
+name. In a pack, all blobs of a group commit share one wait, and only the first blob of a pack adds
+a name.
 
-A pack takes part in the transaction that stores the rows of its blobs: it is settled just before
-the commit, and without one it loses what was appended. Otherwise it only grows, and goes with its
-folder. What a crash leaves at its end belongs to no row of the ledger, and a new server begins new
-packs, so that nothing is ever written behind bytes that nobody knows.
+A pack takes part in the transaction that stores the rows of its blobs: it is flushed just before
+the commit, and truncated to its former size if it fails. Apart from that it only grows, and
+it is removed with its folder. Bytes that a crash leaves at its end belong to no row of the ledger;
+a new server starts new packs, so it never appends after bytes of unknown state.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.storage.blobs.os_calls import System, write_all
-from service.storage.blobs.protocol import Place
-from service.storage.os_errors import translated
+from service.storage.blobs.os_calls import OsCalls, write_all
+from service.storage.blobs.protocol import BlobLocation
+from service.storage.capacity import translated
+from service.storage.ledger.protocol import EnlistingTransaction, Transaction
 
 if TYPE_CHECKING:
     from service.storage.blobs.folder import FolderBlobs
 
-# Then another one is begun: no file grows without bounds.
-LARGEST_PACK_BYTES = 64 << 20
-# Folders whose last pack is remembered; the next blob of a forgotten one begins a new pack.
-MOST_FOLDERS = 256
+# A pack of this size is full, and the next blob starts a new one.
+MAX_PACK_BYTES = 64 << 20
+# Number of folders whose last pack is remembered; the next blob of any other starts a new pack.
+MAX_FOLDERS = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,101 +38,127 @@ class _Pack:
     name: str
     handle: int
     size: int
-    settled: int  # bytes that belong to rows of the ledger; a new pack has none
+    flushed: int  # bytes that belong to rows of the ledger; 0 for a new pack
 
 
 class FolderPacks:
-    """`Packs` in the folders of a `FolderBlobs`."""
+    """Packs in the folders of a `FolderBlobs`; a participant in the ledger's transactions.
 
-    def __init__(self, blobs: FolderBlobs, system: System) -> None:
+    All methods are called by the ledger's writer thread.
+    """
+
+    def __init__(self, blobs: FolderBlobs, calls: OsCalls) -> None:
         self._blobs = blobs
-        self._system = system
+        self._calls = calls
         self._names: dict[str, str] = {}
         self._growing: dict[str, _Pack] = {}
-        self._unsettled: list[_Pack] = []
+        self._unflushed: list[_Pack] = []
 
-    def append(self, folder: str, data: bytes | bytearray) -> Place:
-        """Append a blob to a pack of a folder."""
-        self._blobs.refuse_after_failure()
-        self._blobs.refuse_when_low()
+    def append(self, folder: str, data: bytes | bytearray) -> BlobLocation:
+        """Append a blob to a pack of a folder; it is not durable before `flush`.
+
+        Raises:
+            StorageFullError, StorageFailedError: it could not be written.
+        """
+        self._blobs.raise_after_failure()
+        self._blobs.check_reserve()
         with translated():
             pack = self._growing.get(folder) or self._open(folder)
             start = pack.size
             try:
-                pack.size += write_all(self._system, pack.handle, data)
+                pack.size += write_all(self._calls, pack.handle, data)
             except OSError:
-                self._cut(pack, start)
+                self._truncate(pack, start)
                 raise
-        if pack.size >= LARGEST_PACK_BYTES:
-            self._leave(folder)
-        return Place(name=pack.name, start=start)
+        if pack.size >= MAX_PACK_BYTES:
+            self._retire(folder)
+        return BlobLocation(name=pack.name, start=start)
 
-    def settle(self) -> None:
-        """Make all that was appended durable."""
-        if not self._unsettled:
+    def flush(self) -> None:
+        """Make all appended blobs durable.
+
+        Raises:
+            StorageFullError, StorageFailedError: it is unknown which of them are durable.
+        """
+        if not self._unflushed:
             return
         with translated():
-            for pack in self._unsettled:
-                self._system.fsync(pack.handle)
-            for folder in dict.fromkeys(one.folder for one in self._unsettled if not one.settled):
+            for pack in self._unflushed:
+                self._calls.fsync(pack.handle)
+            for folder in dict.fromkeys(one.folder for one in self._unflushed if not one.flushed):
                 self._blobs.sync_folder(self._blobs.path(folder))
-        # Another thread may have seen the fsync fail that makes the same names durable.
-        self._blobs.refuse_after_failure()
+        # In the meantime the fsync of the same folder may have failed in another thread.
+        self._blobs.raise_after_failure()
         self._close()
 
-    def abandon(self) -> None:
-        """Cut off what was appended and not settled, and begin new packs from now on."""
-        for pack in self._unsettled:
+    def rollback(self) -> None:
+        """Remove appended blobs that were not flushed; later blobs start new packs."""
+        for pack in self._unflushed:
             self._names.pop(pack.folder, None)
-            # What stays belongs to no row, and goes with its folder.
+            # Bytes that cannot be removed belong to no row, and are removed with their folder.
             with contextlib.suppress(OSError):
-                if pack.settled:
-                    self._system.truncate(pack.handle, pack.settled)
+                if pack.flushed:
+                    self._calls.truncate(pack.handle, pack.flushed)
                 else:
-                    self._system.unlink(self._blobs.path(f"{pack.folder}/{pack.name}"))
+                    self._calls.unlink(self._blobs.path(f"{pack.folder}/{pack.name}"))
         self._close()
 
     def _close(self) -> None:
-        for pack in self._unsettled:
+        for pack in self._unflushed:
             with contextlib.suppress(OSError):
                 os.close(pack.handle)
-        self._unsettled.clear()
+        self._unflushed.clear()
         self._growing.clear()
 
-    def _cut(self, pack: _Pack, size: int) -> None:
-        """Take back what was written of a blob, or write nothing more behind it."""
+    def _truncate(self, pack: _Pack, size: int) -> None:
+        """Remove a partly written blob; a pack that cannot be truncated gets no more blobs."""
         try:
-            self._system.truncate(pack.handle, size)
+            self._calls.truncate(pack.handle, size)
         except OSError:
-            self._leave(pack.folder)
+            self._retire(pack.folder)
 
     def _open(self, folder: str) -> _Pack:
-        pack = self._again(folder) or self._begin(folder)
-        self._names.pop(folder, None)  # the one used last is the last to be forgotten
+        pack = self._reopen(folder) or self._create(folder)
+        self._names.pop(folder, None)  # moves the folder to the end: least recently used first
         self._names[folder] = pack.name
-        if len(self._names) > MOST_FOLDERS:
+        if len(self._names) > MAX_FOLDERS:
             del self._names[next(iter(self._names))]
         self._growing[folder] = pack
-        self._unsettled.append(pack)
+        self._unflushed.append(pack)
         return pack
 
-    def _again(self, folder: str) -> _Pack | None:
+    def _reopen(self, folder: str) -> _Pack | None:
         name = self._names.get(folder)
         if name is None:
             return None
         path = self._blobs.path(f"{folder}/{name}")
-        handle = self._system.open(path, os.O_WRONLY | os.O_APPEND)
+        handle = self._calls.open(path, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(handle).st_size
-        return _Pack(folder=folder, name=name, handle=handle, size=size, settled=size)
+        return _Pack(folder=folder, name=name, handle=handle, size=size, flushed=size)
 
-    def _begin(self, folder: str) -> _Pack:
+    def _create(self, folder: str) -> _Pack:
         self._blobs.make_folder(self._blobs.path(folder))
         name = f"{secrets.token_hex(12)}.pack"
         path = self._blobs.path(f"{folder}/{name}")
-        handle = self._system.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
-        return _Pack(folder=folder, name=name, handle=handle, size=0, settled=0)
+        handle = self._calls.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        return _Pack(folder=folder, name=name, handle=handle, size=0, flushed=0)
 
-    def _leave(self, folder: str) -> None:
-        """Let the next blob begin a new pack."""
+    def _retire(self, folder: str) -> None:
+        """Start a new pack for the next blob of a folder."""
         self._growing.pop(folder, None)
         self._names.pop(folder, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBlob:
+    """A staged blob that is appended to a pack inside the transaction of its row."""
+
+    packs: FolderPacks
+    folder: str
+    content: bytes | bytearray
+
+    def store(self, tx: Transaction) -> BlobLocation:
+        """Append the blob; the pack is flushed before the transaction commits."""
+        assert isinstance(tx, EnlistingTransaction)
+        tx.enlist(self.packs)
+        return self.packs.append(self.folder, self.content)

@@ -1,23 +1,29 @@
-"""The seam between the operations and whatever keeps the files.
+"""The interface of the blob store.
 
-A key is a relative path such as `models/<sha256>/model.onnx`. All methods block (they fsync): call
-them in a thread.
+A key is a relative path such as `models/<sha256>/model.onnx`. A stored blob has no path: it may be
+kept on another machine. Code that needs a file, such as a worker, asks for one with `local`. Drafts
+and workspaces are scratch files on this machine by definition.
+
+All methods that are not coroutines may block (they wait for the disk): call them in a thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from service.storage.ledger.protocol import Transaction
+
 
 class Draft(Protocol):
-    """A file that is being written and that nobody else sees."""
+    """A file on this machine that is being written and is not visible under any key."""
 
     @property
     def path(self) -> Path:
-        """Where it lies, for a worker that must look at it before it is kept."""
+        """Path of the scratch file, for a worker that must read it before it is stored."""
         ...
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -25,79 +31,86 @@ class Draft(Protocol):
         ...
 
     def commit(self, key: str) -> None:
-        """Make the file durable under `key`, in place of what was there; ends the draft."""
+        """Store the file durably under `key`, replacing an existing blob; ends the draft."""
         ...
 
     def discard(self) -> None:
-        """Throw the file away; harmless after `commit` and when repeated."""
+        """Delete the file; has no effect after `commit` or when repeated."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a blob lies: the file's name, and the first byte; None where the file is its own."""
+class BlobLocation:
+    """Location of a small blob: the name of its file, and its first byte.
+
+    Attributes:
+        name: of the file in its folder.
+        start: offset in bytes; None where the blob is the whole file.
+    """
 
     name: str
     start: int | None
 
 
-class Packs(Protocol):
-    """Files that hold many small blobs, one behind the other; used by one thread at a time."""
+class StagedBlob(Protocol):
+    """A small blob that becomes durable no later than the rows that refer to it."""
 
-    def append(self, folder: str, data: bytes | bytearray) -> Place:
-        """Append a blob to a pack of a folder; nothing is durable before `settle`.
+    def store(self, tx: Transaction) -> BlobLocation:
+        """Store the blob together with the changes of a transaction and return its location.
 
-        Raises:
-            StorageFullError, StorageFailedError: it could not be written.
-        """
-        ...
-
-    def settle(self) -> None:
-        """Make all that was appended durable.
+        When the transaction commits, the blob is durable; when it does not, the blob is dropped.
+        Call it inside `Ledger.write`, at most once, and not at all for a blob that is not needed.
 
         Raises:
-            StorageFullError, StorageFailedError: nobody knows what of it is on the disk.
+            StorageFullError, StorageFailedError: the blob could not be written.
         """
-        ...
-
-    def abandon(self) -> None:
-        """Take back what was appended and not settled; harmless when there is nothing."""
         ...
 
 
 class Blobs(Protocol):
-    """Files that are whole and durable, or not there."""
+    """Files that are either complete and durable, or absent."""
 
-    @property
-    def packs(self) -> Packs:
-        """The packs of small blobs."""
+    async def stage(self, folder: str, content: bytes | bytearray) -> StagedBlob:
+        """Prepare a small blob that is stored with the rows of a transaction.
+
+        Raises:
+            StorageFullError, StorageFailedError: the blob could not be written.
+        """
         ...
 
     def draft(self) -> Draft:
-        """Begin a file."""
+        """Start a new file."""
         ...
 
     def workspace(self) -> Path:
-        """Make an empty private folder for a worker; it does not outlive the server."""
+        """Create an empty private folder for a worker; it is removed at the next start."""
         ...
 
     def adopt(self, file: Path, key: str) -> None:
-        """Make a file from a workspace durable under `key`."""
+        """Store a file from a workspace durably under `key`."""
         ...
 
-    def path(self, key: str) -> Path:
-        """Return where a blob lies (or would lie)."""
+    def exists(self, key: str) -> bool:
+        """Return whether a blob is stored under `key`."""
+        ...
+
+    def local(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """Return a context in which a blob, or a folder of blobs, is available as local files.
+
+        A store that keeps its blobs elsewhere fetches them on entry and removes its copies on exit.
+        The files must not be changed. A key without a blob gives a path without a file.
+        """
         ...
 
     def names(self, folder: str) -> Iterator[str]:
-        """Yield the names directly under a folder; nothing when it is not there."""
+        """Yield the names directly under a folder; nothing if it does not exist."""
         ...
 
     def remove(self, key: str) -> None:
-        """Remove a blob or a folder of blobs; harmless when it is not there."""
+        """Remove a blob or a folder of blobs if it exists."""
         ...
 
     @property
     def failure(self) -> str | None:
-        """Why no blob is taken any more; None while all is well."""
+        """Why the store accepts no more blobs; None while it works."""
         ...

@@ -1,1 +1,1 @@
-"""The ledger: what has been acknowledged, in SQLite."""
+"""The ledger: a database with everything that was acknowledged."""

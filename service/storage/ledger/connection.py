@@ -1,4 +1,4 @@
-"""Connections to SQLite that are safe for a ledger, and the transaction that work sees."""
+"""SQLite connections with the settings that a ledger needs, and transactions on them."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ from pathlib import Path
 
 import apsw
 
-from service.errors import ServiceError, StartError, StorageFailedError, StorageFullError
-from service.storage.ledger.protocol import Partner, Row, Value
+from service.errors import ServiceError, StartError, StorageFailedError
+from service.storage.capacity import ledger_full
+from service.storage.ledger.protocol import Participant, Row, Value
 
 _log = logging.getLogger(__name__)
-# 3.7.0 to 3.51.2 can corrupt a WAL database when a reset of the log meets a checkpoint; 3.51.3 has
-# the fix.
-OLDEST_SQLITE = (3, 51, 3)
-# Each commit waits for the disk. With NORMAL the last ones before a power cut are lost, which the
-# test of power cuts must notice.
+# SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when a reset of the log meets a checkpoint;
+# 3.51.3 has the fix.
+MIN_SQLITE = (3, 51, 3)
+# Each commit waits for the disk. With NORMAL, commits shortly before a power cut are lost; the
+# power-cut test must detect that.
 SYNCHRONOUS = "FULL"
-# Readers never wait for the writer in WAL mode; this covers the short exclusive moments of opening
+# In WAL mode readers do not wait for the writer. This covers the short exclusive phases of opening
 # and recovery.
 BUSY_MILLISECONDS = 10_000
 
 
-def refuse_old_sqlite(version: str) -> None:
-    """Refuse a SQLite inside the range of the WAL-reset bug.
+def check_sqlite_version(version: str) -> None:
+    """Check that a version of SQLite does not have the WAL-reset bug.
 
     Raises:
-        StartError: the version is older than 3.51.3.
+        StartError: it is older than 3.51.3.
     """
-    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST_SQLITE:
-        wanted = ".".join(map(str, OLDEST_SQLITE))
+    if tuple(int(part) for part in version.split(".")[:3]) < MIN_SQLITE:
+        wanted = ".".join(map(str, MIN_SQLITE))
         raise StartError(
             f"SQLite {version} can corrupt a WAL database; the ledger needs {wanted} or later"
         )
 
 
 def connect(path: Path, *, vfs: str | None = None) -> apsw.Connection:
-    """Open the ledger's file: WAL, each commit on the disk before it returns, foreign keys held.
+    """Open the ledger's file with WAL, synchronous commits and foreign keys.
 
     Args:
         path: the file.
-        vfs: name of SQLite's layer below it; None for its own.
+        vfs: name of SQLite's virtual file system; None for its default.
     """
-    refuse_old_sqlite(apsw.sqlite_lib_version())
+    check_sqlite_version(apsw.sqlite_lib_version())
     make_private(path)
     connection = apsw.Connection(str(path), vfs=vfs)
     try:
-        _prepare(connection)
+        _configure(connection)
     except BaseException:
         connection.close()
         raise
@@ -57,47 +58,47 @@ def connect(path: Path, *, vfs: str | None = None) -> apsw.Connection:
 
 
 def make_private(path: Path) -> None:
-    """Make a file that only its owner reads; SQLite gives its own the rights of the umask.
+    """Create a file that only its owner can read; SQLite itself uses the umask.
 
-    The folder may be one that others can enter. The WAL gets the rights of the ledger's file. A
-    file that is there is not opened: closing it would drop the locks of this process's connections.
+    Other users may be able to enter the folder. The WAL gets the mode of the ledger's file. An
+    existing file is not opened: closing it would drop the locks of this process's connections.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        with contextlib.suppress(OSError):  # it is somebody else's
+        with contextlib.suppress(OSError):  # it belongs to another user
             path.chmod(0o600)
     except OSError:
-        return  # SQLite tells better what is wrong when it opens the file
+        return  # SQLite reports the problem better when it opens the file
 
 
-def _prepare(connection: apsw.Connection) -> None:
+def _configure(connection: apsw.Connection) -> None:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     (mode,) = next(connection.execute("PRAGMA journal_mode = WAL"))
     if mode != "wal":
         raise StartError(
-            f"the ledger's file system allows journal mode {mode!r} only, WAL is needed"
+            f"the ledger's file system supports only journal mode {mode!r}; WAL is required"
         )
     connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}; PRAGMA foreign_keys = ON")
 
 
 def schema_version(connection: apsw.Connection) -> int:
-    """Return the version of a ledger's tables; 0 when it has none."""
+    """Return the schema version of a ledger; 0 for an empty file."""
     found = connection.execute("PRAGMA user_version").get
     return found if isinstance(found, int) else 0
 
 
 def close(connection: apsw.Connection) -> None:
-    """Close a connection; a disk that fails at the last moment is only told to the log.
+    """Close a connection; an error of the disk is only logged.
 
-    The last one to close moves what was committed from the WAL into the database. Where that fails
-    the WAL stays, and the next start reads it: nothing is lost.
+    The last connection to close checkpoints the WAL into the database. If that fails, the WAL stays
+    and the next start reads it, so nothing is lost.
     """
     try:
         connection.close()
     except apsw.Error as error:
         _log.warning(
-            "The ledger was not closed in good order: %s",
+            "The ledger was not closed cleanly: %s",
             type(error).__name__,
             extra={"action": "ledger-close-failed"},
         )
@@ -107,21 +108,21 @@ class SqliteTransaction:
     """`Transaction` on an apsw connection.
 
     Attributes:
-        joined: whether a partner has joined.
+        enlisted: whether a participant was enlisted.
     """
 
     def __init__(
-        self, connection: apsw.Connection, partners: dict[Partner, None] | None = None
+        self, connection: apsw.Connection, participants: dict[Participant, None] | None = None
     ) -> None:
-        """Work on a connection inside a transaction that somebody else begins and ends.
+        """Use a connection inside a transaction that the caller begins and ends.
 
         Args:
-            connection: where it is.
-            partners: gathers who joins; None where nobody may.
+            connection: the connection.
+            participants: collects participants; None where enlisting is not allowed.
         """
         self._connection = connection
-        self._partners = partners
-        self.joined = False
+        self._participants = participants
+        self.enlisted = False
 
     def rows(self, query: str, **parameters: Value) -> list[Row]:
         """Run a query and return its rows, each by column name."""
@@ -130,20 +131,20 @@ class SqliteTransaction:
         return list(cursor.execute(query, parameters))
 
     def row(self, query: str, **parameters: Value) -> Row | None:
-        """Run a query and return its first row."""
+        """Run a query and return its first row, or None."""
         found = self.rows(query, **parameters)
         return found[0] if found else None
 
     def change(self, query: str, **parameters: Value) -> int:
-        """Run a change and return how many rows it touched."""
+        """Run a change and return the number of affected rows."""
         self._connection.execute(query, parameters)
         return self._connection.changes()
 
-    def join(self, partner: Partner) -> None:
-        """Let what a partner stores belong to this transaction."""
-        assert self._partners is not None
-        self._partners[partner] = None
-        self.joined = True
+    def enlist(self, participant: Participant) -> None:
+        """Flush a participant before the commit, or roll it back if that fails."""
+        assert self._participants is not None
+        self._participants[participant] = None
+        self.enlisted = True
 
 
 def _by_name(cursor: apsw.Cursor, row: apsw.SQLiteValues) -> Row:
@@ -153,26 +154,35 @@ def _by_name(cursor: apsw.Cursor, row: apsw.SQLiteValues) -> Row:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn SQLite's errors into this package's, once."""
+    """Translate errors of SQLite to those of this package.
+
+    Raises:
+        StorageFullError: the disk is full.
+        StorageFailedError: any other error of SQLite.
+    """
     try:
         yield
     except apsw.FullError as error:
-        raise StorageFullError("the disk of the ledger is full; nothing was stored") from error
+        raise ledger_full() from error
     except apsw.Error as error:
         raise StorageFailedError(f"the ledger failed: {type(error).__name__}") from error
 
 
 @contextlib.contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into the refusal of whoever cannot begin without a ledger."""
+    """Translate errors of SQLite for a process that cannot start without the ledger.
+
+    Raises:
+        StartError: any error of SQLite.
+    """
     try:
         yield
     except apsw.Error as error:
         raise StartError(
-            f"the ledger {path} cannot be used ({type(error).__name__}); is its disk well?"
+            f"the ledger {path} cannot be used ({type(error).__name__}); check its disk"
         ) from error
 
 
-def poisons(error: ServiceError) -> bool:
-    """Tell whether the writer must stop: after a failed fsync nobody knows what is stored."""
+def is_fatal(error: ServiceError) -> bool:
+    """Return whether the writer must stop: after a failed fsync it is unknown what is durable."""
     return isinstance(error, StorageFailedError)

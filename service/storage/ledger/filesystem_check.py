@@ -1,4 +1,4 @@
-"""Where a ledger may lie: SQLite's locks and WAL do not hold on network file systems."""
+"""Reject network file systems: SQLite's locks and WAL are not reliable on them."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def file_system_type(folder: Path, mountinfo: Iterable[str]) -> str | None:
     for line in mountinfo:
         before, _, behind = line.partition(" - ")
         point = Path(before.split()[4].replace("\\040", " "))
-        # A later line of the same point is mounted over the earlier one.
+        # A later line with the same mount point hides the earlier one.
         if target.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
             best = (len(point.parts), behind.split()[0])
     return None if best is None else best[1]
 
 
-def refuse_network_file_system(folder: Path) -> None:
-    """Refuse a folder on a network file system; without mountinfo nothing is known and it passes.
+def reject_network_file_system(folder: Path) -> None:
+    """Reject a folder on a network file system; pass when the system has no mountinfo.
 
     Raises:
-        StartError: the folder lies on one.
+        StartError: the folder is on one.
     """
     if not MOUNTS.exists():
         return
     kind = file_system_type(folder, MOUNTS.read_text(encoding="utf-8").splitlines())
     if kind in NETWORK_TYPES:
         raise StartError(
-            f"{folder} lies on {kind}; the ledger needs a local file system (BNRECAL_DATA_DIR)"
+            f"{folder} is on {kind}; the ledger needs a local file system (BNRECAL_DATA_DIR)"
         )

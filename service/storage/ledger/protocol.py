@@ -1,29 +1,18 @@
-"""The seam between the operations and whatever database keeps the ledger."""
+"""The interface of the ledger's database.
+
+The SQL text lives in `service.repositories`. It uses named parameters and only constructs that
+SQLite and PostgreSQL share; everything that is specific to one database stays behind this
+interface.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 Value = str | int | float | bytes | None
 Row = Mapping[str, Value]
 T = TypeVar("T")
-
-
-class Partner(Protocol):
-    """What stores elsewhere that which the rows speak of."""
-
-    def settle(self) -> None:
-        """Make durable what was stored since the last time.
-
-        Raises:
-            StorageFullError, StorageFailedError: nobody knows what of it is durable.
-        """
-        ...
-
-    def abandon(self) -> None:
-        """Take back what was not settled; harmless when there is nothing."""
-        ...
 
 
 class Transaction(Protocol):
@@ -34,18 +23,39 @@ class Transaction(Protocol):
         ...
 
     def row(self, query: str, **parameters: Value) -> Row | None:
-        """Run a query and return its first row."""
+        """Run a query and return its first row, or None."""
         ...
 
     def change(self, query: str, **parameters: Value) -> int:
-        """Run a change and return how many rows it touched."""
+        """Run a change and return the number of affected rows."""
         ...
 
-    def join(self, partner: Partner) -> None:
-        """Let what a partner stores belong to this unit of change.
 
-        It is settled once before the commit, and abandoned where there is none. When it cannot be
-        settled, only the work that joined it is refused. Inside `Ledger.write` only.
+class Participant(Protocol):
+    """A store outside the database that takes part in a transaction; internal to storage."""
+
+    def flush(self) -> None:
+        """Make durable what was stored since the last flush.
+
+        Raises:
+            StorageFullError, StorageFailedError: it is unknown what is durable.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Remove what was stored and not flushed; has no effect if there is nothing."""
+        ...
+
+
+@runtime_checkable
+class EnlistingTransaction(Transaction, Protocol):
+    """A transaction that flushes participants before its commit; internal to storage."""
+
+    def enlist(self, participant: Participant) -> None:
+        """Flush a participant before the commit, or roll it back if that fails.
+
+        When the flush fails, only the work that enlisted the participant fails. Inside
+        `Ledger.write` only.
         """
         ...
 
@@ -53,31 +63,36 @@ class Transaction(Protocol):
 class Ledger(Protocol):
     """Runs work against the ledger.
 
-    Work is a plain function of a transaction: it may run on any thread, and again when its changes
-    were undone; it must not block on anything else, and must not keep the transaction.
+    Work is a plain function of a transaction. It may run on any thread, and again after its changes
+    were rolled back. It must not block on anything else, and must not keep the transaction.
     """
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run work and return its result once what it changed is durable.
+        """Run work and return its result once its changes are durable.
 
-        An exception from `work` undoes its changes alone and is raised here.
+        An exception from `work` rolls back its changes only, and is raised here.
 
         Raises:
-            StorageFullError: no space; nothing changed.
-            StorageFailedError: the ledger could not be written; nothing was acknowledged, and
+            StorageFullError: no space is left; nothing changed.
+            StorageFailedError: the ledger could not be written. Nothing was acknowledged, and
                 nothing will be until a restart.
         """
         ...
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work on a consistent view of what is durable."""
+        """Run work on a consistent view of durable data."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Version of the database library."""
         ...
 
     @property
     def failure(self) -> str | None:
-        """Why no write is taken any more; None while all is well."""
+        """Why the ledger accepts no more writes; None while it works."""
         ...
 
     def close(self) -> None:
-        """Finish the writes that were taken and let go of the file."""
+        """Finish the accepted writes and close the database."""
         ...

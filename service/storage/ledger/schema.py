@@ -1,4 +1,4 @@
-"""The tables, by version. A migration is only ever appended."""
+"""The tables of the SQLite ledger, by schema version. Released migrations never change."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ ALTER TABLE recalibration ADD COLUMN phase_first INTEGER;
 ALTER TABLE recalibration ADD COLUMN seconds_left REAL;
 """
 
-# The sum over all recalibrations is asked before each batch: it is kept, not added up anew. One
-# whose data is gone counts nothing.
+# The total over all recalibrations is read before each batch, so it is maintained instead of
+# summed. A recalibration whose data is removed does not count.
 _VERSION_4 = """
 CREATE TABLE stored_bytes (
     only INTEGER PRIMARY KEY CHECK (only = 0),
@@ -127,26 +127,32 @@ CREATE TRIGGER recalibration_deleted AFTER DELETE ON recalibration BEGIN
 END;
 """
 
-# Where a batch begins in a pack; null where its file is its own.
+# Offset of a batch in its pack; null where the batch is a file of its own.
 _VERSION_5 = """
 ALTER TABLE batch ADD COLUMN start INTEGER;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+_VERSION_6 = """
+ALTER TABLE recalibration RENAME COLUMN worker_deaths TO worker_crashes;
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6),
+)
 VERSION = len(MIGRATIONS)
-# The first version with tokens.
+# The first version with a table of tokens.
 WITH_TOKENS = 2
 
 
 def pending(found: int) -> tuple[str, ...]:
-    """Return the migrations that a ledger of version `found` lacks.
+    """Return the migrations that a ledger of version `found` needs.
 
     Raises:
-        StartError: the ledger was written by a newer server.
+        StartError: a newer server wrote the ledger.
     """
     if found > VERSION:
         raise StartError(
-            f"the ledger has schema version {found}, this server knows {VERSION}: "
+            f"the ledger has schema version {found}, this server supports up to {VERSION}: "
             "start the newer server"
         )
     return MIGRATIONS[found:]

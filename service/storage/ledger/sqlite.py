@@ -19,16 +19,16 @@ from service.storage.ledger.connection import (
     schema_version,
     translated,
 )
-from service.storage.ledger.filesystem_check import refuse_network_file_system
+from service.storage.ledger.filesystem_check import reject_network_file_system
 from service.storage.ledger.protocol import T, Transaction
 from service.storage.ledger.writer import Writer
 
-# Reads are short; two threads keep one long page from holding up a status query.
+# Reads are short; two threads keep one long page from delaying a status query.
 READER_THREADS = 2
 
 
 class SqliteLedger:
-    """One writer thread, a few readers, each with its own connection."""
+    """One writer thread and a few readers, each with its own connection."""
 
     def __init__(
         self,
@@ -37,42 +37,47 @@ class SqliteLedger:
         on_commit: Callable[[float], None] = lambda _seconds: None,
         vfs: str | None = None,
     ) -> None:
-        """Open the file and bring its tables up to date.
+        """Open the file and migrate its schema.
 
         Args:
-            path: the file; its folder is there.
-            on_commit: told how many seconds each transaction took.
-            vfs: name of SQLite's layer below the file; None for its own.
+            path: the file; its folder exists.
+            on_commit: called with the duration of each transaction in seconds.
+            vfs: name of SQLite's virtual file system; None for its default.
 
         Raises:
-            StartError: SQLite is too old, the schema too new, or the file lies on a network file
-                system, or cannot be read or written.
+            StartError: SQLite is too old, the schema is too new, or the file is on a network file
+                system or cannot be read or written.
         """
-        refuse_network_file_system(path.parent)
+        reject_network_file_system(path.parent)
         self._path = path
         self._vfs = vfs
-        connection = open_up_to_date(path, vfs=vfs)
+        connection = open_migrated(path, vfs=vfs)
         self._writer = Writer(connection, on_commit=on_commit)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="ledger-reader")
         self._local = threading.local()
         self._open: list[apsw.Connection] = []
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run work and return its result once what it changed is durable."""
+        """Run work and return its result once its changes are durable."""
         result: T = await asyncio.wrap_future(self._writer.submit(work))
         return result
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work on a consistent view of what is durable."""
+        """Run work on a consistent view of durable data."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     @property
+    def version(self) -> str:
+        """Version of SQLite."""
+        return apsw.sqlite_lib_version()
+
+    @property
     def failure(self) -> str | None:
-        """Why no write is taken any more; None while all is well."""
+        """Why the ledger accepts no more writes; None while it works."""
         return self._writer.failure
 
     def close(self) -> None:
-        """Finish the writes that were taken and let go of the file."""
+        """Finish the accepted writes and close the file."""
         self._readers.shutdown()
         for connection in self._open:
             close(connection)
@@ -97,11 +102,11 @@ class SqliteLedger:
         return connection
 
 
-def open_up_to_date(path: Path, *, vfs: str | None = None) -> apsw.Connection:
-    """Open the ledger's file and bring its tables up to date.
+def open_migrated(path: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the ledger's file and migrate its schema.
 
     Raises:
-        StartError: as `SqliteLedger`.
+        StartError: see `SqliteLedger`.
     """
     with opening(path):
         connection = connect(path, vfs=vfs)

@@ -1,8 +1,7 @@
-"""The one writer: a thread that drains a queue into one transaction (group commit).
+"""The ledger's only writer: a thread that commits queued work in groups.
 
-However many requests wait, they share one fsync. Each piece of work runs in its own savepoint, so
-that one refusal undoes nothing of its neighbours. Nobody hears of success before the commit is on
-the disk.
+All waiting requests share one fsync. Each piece of work runs in its own savepoint, so a failure
+does not affect the others in its group. Results are delivered after the commit is durable.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Any
 import apsw
 
 from service.errors import ServiceError, StorageFailedError
-from service.storage.ledger.connection import SqliteTransaction, close, poisons, translated
-from service.storage.ledger.protocol import Partner, Transaction
+from service.storage.ledger.connection import SqliteTransaction, close, is_fatal, translated
+from service.storage.ledger.protocol import Participant, Transaction
 
-# More would only make the first in the group wait longer: one fsync is by then a small part of the
-# group's time.
-LARGEST_GROUP = 512
+# A larger group only makes its first work wait longer: at this size the fsync is a small part of
+# the group's time.
+MAX_GROUP = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,14 +32,18 @@ class _Job:
 
 
 class Writer:
-    """Owns the only connection that writes."""
+    """Owns the only connection that writes.
+
+    Attributes:
+        failure: why no more work is accepted; None while the writer works.
+    """
 
     def __init__(self, connection: apsw.Connection, *, on_commit: Callable[[float], None]) -> None:
-        """Take over a connection.
+        """Start the thread.
 
         Args:
-            connection: used by the writer's thread alone from now on.
-            on_commit: told how many seconds each transaction took.
+            connection: from now on used by the writer's thread only.
+            on_commit: called with the duration of each transaction in seconds.
         """
         self._connection = connection
         self._on_commit = on_commit
@@ -56,15 +59,15 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Commit what is queued, then stop and close the connection."""
+        """Commit queued work, then stop the thread and close the connection."""
         self._queue.put(None)
         self._thread.join()
         close(self._connection)
 
     def _run(self) -> None:
-        open_for_more = True
-        while open_for_more:
-            group, open_for_more = self._next_group()
+        accepting = True
+        while accepting:
+            group, accepting = self._next_group()
             self._commit([job for job in group if job.future.set_running_or_notify_cancel()])
 
     def _next_group(self) -> tuple[list[_Job], bool]:
@@ -72,7 +75,7 @@ class Writer:
         job = self._queue.get()
         while job is not None:
             group.append(job)
-            if len(group) == LARGEST_GROUP:
+            if len(group) == MAX_GROUP:
                 return group, True
             try:
                 job = self._queue.get_nowait()
@@ -84,63 +87,63 @@ class Writer:
         if not group:
             return
         if self.failure is not None:
-            _refuse(group, StorageFailedError(self.failure))
+            _fail(group, StorageFailedError(self.failure))
             return
         try:
             with translated():
-                answers = self._transact(group)
-        except _UnsettledError as unsettled:
-            _refuse(unsettled.jobs, unsettled.cause)
-            self._commit([job for job in group if job not in unsettled.jobs])
+                outcomes = self._transact(group)
+        except _FlushFailedError as failed:
+            _fail(failed.jobs, failed.cause)
+            self._commit([job for job in group if job not in failed.jobs])
         except ServiceError as error:
-            if poisons(error):
+            if is_fatal(error):
                 self.failure = f"{error.message}; restart the server"
-            _refuse(group, error)
+            _fail(group, error)
         else:
-            for job, (result, refusal) in zip(group, answers, strict=True):
-                if refusal is None:
+            for job, (result, raised) in zip(group, outcomes, strict=True):
+                if raised is None:
                     job.future.set_result(result)
                 else:
-                    job.future.set_exception(refusal)
+                    job.future.set_exception(raised)
 
     def _transact(self, group: list[_Job]) -> list[tuple[Any, Exception | None]]:
         began = perf_counter()
         self._connection.execute("BEGIN IMMEDIATE")
-        partners: dict[Partner, None] = {}
-        joined: list[_Job] = []
+        participants: dict[Participant, None] = {}
+        enlisting: list[_Job] = []
         try:
-            answers = [self._attempt(job, partners, joined) for job in group]
-            _settle(partners, joined)
+            outcomes = [self._attempt(job, participants, enlisting) for job in group]
+            _flush(participants, enlisting)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            # What was settled stays: a commit that failed may be on the disk all the same.
-            _abandon(partners)
+            # What was flushed stays: a commit that reported an error may still be durable.
+            _rollback(participants)
             raise
         self._on_commit(perf_counter() - began)
-        return answers
+        return outcomes
 
     def _attempt(
-        self, job: _Job, partners: dict[Partner, None], joined: list[_Job]
+        self, job: _Job, participants: dict[Participant, None], enlisting: list[_Job]
     ) -> tuple[Any, Exception | None]:
         self._connection.execute("SAVEPOINT job")
-        tx = SqliteTransaction(self._connection, partners)
+        tx = SqliteTransaction(self._connection, participants)
         try:
             result = job.work(tx)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError):
-            raise  # the whole transaction is in doubt, not this piece of work
-        except Exception as refusal:  # noqa: BLE001 - handed to whoever asked, unchanged
+            raise  # affects the whole transaction, not only this work
+        except Exception as error:  # noqa: BLE001 - delivered to the caller unchanged
             self._connection.execute("ROLLBACK TO job; RELEASE job")
-            return None, refusal
+            return None, error
         self._connection.execute("RELEASE job")
-        if tx.joined:
-            joined.append(job)
+        if tx.enlisted:
+            enlisting.append(job)
         return result, None
 
 
-class _UnsettledError(Exception):
-    """What had to be durable before the commit is not; the ledger itself is well."""
+class _FlushFailedError(Exception):
+    """A participant could not be flushed before the commit; the ledger itself works."""
 
     def __init__(self, cause: ServiceError, jobs: list[_Job]) -> None:
         super().__init__(cause.message)
@@ -148,22 +151,22 @@ class _UnsettledError(Exception):
         self.jobs = jobs
 
 
-def _settle(partners: Iterable[Partner], joined: list[_Job]) -> None:
-    if not joined:  # all who joined were refused
-        _abandon(partners)
+def _flush(participants: Iterable[Participant], enlisting: list[_Job]) -> None:
+    if not enlisting:  # all work that enlisted a participant has failed
+        _rollback(participants)
         return
     try:
-        for partner in partners:
-            partner.settle()
+        for participant in participants:
+            participant.flush()
     except ServiceError as error:
-        raise _UnsettledError(error, joined) from error
+        raise _FlushFailedError(error, enlisting) from error
 
 
-def _abandon(partners: Iterable[Partner]) -> None:
-    for partner in partners:
-        partner.abandon()
+def _rollback(participants: Iterable[Participant]) -> None:
+    for participant in participants:
+        participant.rollback()
 
 
-def _refuse(group: list[_Job], error: ServiceError) -> None:
+def _fail(group: list[_Job], error: ServiceError) -> None:
     for job in group:
         job.future.set_exception(type(error)(error.message))

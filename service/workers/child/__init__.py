@@ -1,1 +1,1 @@
-"""The worker process, the only place where a model is parsed: imports bn_ops, never HTTP."""
+"""The worker process, the only place where models are parsed; imports bn_ops, never HTTP."""

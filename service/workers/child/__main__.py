@@ -1,4 +1,4 @@
-"""Run the worker: `python -m service.workers.child`, job on stdin, answers on stdout."""
+"""Run the worker: `python -m service.workers.child`, task on stdin, answers on stdout."""
 
 import sys
 

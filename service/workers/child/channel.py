@@ -1,7 +1,7 @@
-"""The worker's way to the server: JSON lines on a descriptor that no library knows.
+"""Answers of a worker: JSON lines on a private file descriptor.
 
-Standard output itself is turned to standard error first: a runtime that prints must not be taken
-for an answer.
+Standard output is redirected to standard error first, so that the output of a library is not
+mistaken for an answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STDERR = 2
 
 
 class Channel:
-    """Writes one JSON object a line."""
+    """Writes one JSON object per line."""
 
     def __init__(self) -> None:
         self._handle = os.dup(STDOUT)
@@ -29,13 +29,13 @@ class Channel:
             line = line[os.write(self._handle, line) :]
 
     def progress(self, phase: str, done: int, total: int | None) -> None:
-        """Tell how far the work is."""
+        """Report progress."""
         self.send("progress", phase=phase, done=done, total=total)
 
     def done(self, result: Mapping[str, Any]) -> None:
-        """Tell that the work is done."""
+        """Report success."""
         self.send("done", result=result)
 
     def refuse(self, code: str, message: str, details: Mapping[str, Any]) -> None:
-        """Tell that the work cannot be done, with the code of bn_ops."""
+        """Report that the task is refused, with the code of bn_ops."""
         self.send("refused", code=code, message=message, details=details)

@@ -1,6 +1,7 @@
-"""Turn an uploaded archive into one ONNX file: a model with its data files, or a `.pt2` program.
+"""Convert an uploaded archive to one ONNX file.
 
-A `.pt2` file is a program, so nothing is done with it outside the sandbox.
+An archive holds a model with its data files, or is a `.pt2` file. A `.pt2` file is a program, so it
+is only opened inside the sandbox.
 """
 
 from __future__ import annotations
@@ -11,50 +12,49 @@ from pathlib import Path
 
 from bn_ops.errors import ModelInvalidError, ModelUnsupportedError
 from bn_ops.onnx_files.large_models import serialized
-from service.workers.child import model_archive as bundles
-from service.workers.child.inspect_model import describe
-from service.workers.messages import Spec
-from service.workers.protocol import CONVERTED
+from service.workers.child import model_archive
+from service.workers.child.inspect_model import inspect
+from service.workers.messages import CONVERTED, WorkerTask
 
-_NEEDED = ("landlock", "seccomp")
+_REQUIRED = ("landlock", "seccomp")
 
 
-def convert(spec: Spec, protections: Mapping[str, bool]) -> None:
+def convert(task: WorkerTask, sandbox: Mapping[str, bool]) -> None:
     """Write `CONVERTED` into the output folder.
 
     Raises:
-        ModelUnsupportedError: this server cannot do it safely, or not at all.
-        ModelUnsafeError, ModelInvalidError, ExportError: the file cannot be taken.
+        ModelUnsupportedError: this server cannot convert it safely, or at all.
+        ModelUnsafeError, ModelInvalidError, ExportError: the file is not accepted.
     """
-    archive, output = Path(spec.model), Path(spec.output)
-    if bundles.holds_model(archive):
-        limit = int(spec.options["model_limit_bytes"])
-        content = bundles.embedded(archive, output, limit_bytes=limit)
-    elif spec.options["pt2"]:
-        content = _exported(spec, protections)
+    archive, output = Path(task.model), Path(task.output)
+    if model_archive.holds_model(archive):
+        limit = int(task.options["model_limit_bytes"])
+        content = model_archive.embedded(archive, output, limit_bytes=limit)
+    elif task.options["pt2"]:
+        content = _exported(task, sandbox)
     else:
-        # Neither: the reader of models knows what it is and says it by name.
-        describe(spec)
-        raise ModelInvalidError("this archive is no model")
+        # Neither: inspection names the kind of file in its error.
+        inspect(task)
+        raise ModelInvalidError("this archive is not a model")
     (output / CONVERTED).write_bytes(content)
 
 
-def _exported(spec: Spec, protections: Mapping[str, bool]) -> bytes:
-    missing = [name for name in _NEEDED if not protections.get(name)]
+def _exported(task: WorkerTask, sandbox: Mapping[str, bool]) -> bytes:
+    missing = [name for name in _REQUIRED if not sandbox.get(name)]
     if missing:
         raise ModelUnsupportedError(
-            f".pt2 files are programs, and on this server {' and '.join(missing)} cannot hold a "
-            "worker in: export the model with bn_ops.export and send the ONNX file"
+            f".pt2 files are programs; this server has no {' and no '.join(missing)} to "
+            "restrict a worker: export the model with bn_ops.export and send the ONNX file"
         )
     if importlib.util.find_spec("torch") is None:
         raise ModelUnsupportedError(
-            "this server has no torch, which .pt2 files need: export the model with bn_ops.export "
-            "and send the ONNX file"
+            "this server has no torch, which .pt2 files require: export the model with "
+            "bn_ops.export and send the ONNX file"
         )
     from bn_ops.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
 
-    program = load_pt2(spec.model)
-    # Only now: what is refused is refused before torch is loaded, which takes seconds.
+    program = load_pt2(task.model)
+    # Imported late: loading torch takes seconds, and most refusals come before it is needed.
     from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
     return serialized(export(program))

@@ -1,4 +1,4 @@
-"""Read an uploaded model and say what it is."""
+"""Inspect an uploaded model."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import bn_ops
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import ExternalDataError, ModelInvalidError
-from service.workers.child import model_policy as policy
-from service.workers.messages import Spec
+from service.workers.child import model_policy
+from service.workers.messages import WorkerTask
 
 
-def describe(spec: Spec) -> dict[str, Any]:
+def inspect(task: WorkerTask) -> dict[str, Any]:
     """Return `inputs`, `outputs`, `layers` and `warnings` of a model file.
 
     Raises:
-        ModelUnsupportedError: it holds what no model here may hold.
-        BnOpsError: as `bn_ops.describe`.
+        ModelUnsupportedError: the model violates the policy for untrusted models.
+        BnOpsError: see `bn_ops.describe`.
     """
-    model = policy.read(spec.model)
+    model = model_policy.read(task.model)
     try:
-        info = bn_ops.describe(spec.model if model is None else model)
+        info = bn_ops.describe(task.model if model is None else model)
     except ExternalDataError as error:
         raise ExternalDataError(
-            "the model's tensors lie in other files: send a zip archive of the model and the files "
-            "that it names"
+            "the model has external data: send a zip archive of the model and its data files"
         ) from error
     except UnicodeDecodeError as error:
-        raise ModelInvalidError("this is not an ONNX model: a name in it is no text") from error
+        raise ModelInvalidError(
+            "this is not an ONNX model: a name in it is not valid UTF-8"
+        ) from error
     return {
         "inputs": [_tensor(one) for one in info.inputs],
         "outputs": [_tensor(one) for one in info.outputs],

@@ -1,7 +1,7 @@
-"""Landlock (Linux 5.13 and later): which files a process may touch, given up for good.
+"""Landlock (Linux 5.13 and later): restrict file access of this process permanently.
 
-Source: landlock(7) and include/uapi/linux/landlock.h. Called through ctypes, because no library is
-    needed for three system calls.
+Source: landlock(7) and include/uapi/linux/landlock.h. Called through ctypes, because three system
+calls do not justify a dependency.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _REFER = 1 << 13
 _FIRST_VERSION = (1 << 13) - 1
-# Rights that a later version of the interface added.
+# Rights that later versions of the interface added.
 _ADDED = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _READ = _READ_FILE | _READ_DIR | _EXECUTE
 
-# TCP from version 4, abstract sockets and signals from version 6; no rule follows, so none is
-# allowed.
+# TCP since version 4, abstract sockets and signals since version 6. There are no rules for them, so
+# all are denied.
 _NET_VERSION, _NET = 4, 0b11
 _SCOPE_VERSION, _SCOPE = 6, 0b11
 
@@ -46,19 +46,19 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Return the version of the kernel's interface; 0 where there is none."""
+    """Return the version of the kernel's interface; 0 if it has none."""
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, int(libc.syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)))
 
 
 def restrict(*, readable: Iterable[Path], writable: Iterable[Path]) -> bool:
-    """Give up every file but these, and TCP; False where the kernel cannot do it.
+    """Deny access to all other files and to TCP; return whether the kernel supports it.
 
-    Threads that run already are not held: call it before any library starts some. The process must
-    have set no_new_privs.
+    Threads that already run are not restricted: call it before any library starts one. The process
+    must have set no_new_privs.
 
     Raises:
-        OSError: the kernel knows Landlock and refuses all the same.
+        OSError: the kernel supports Landlock but rejects the ruleset.
     """
     known = version()
     if known == 0:
@@ -84,7 +84,7 @@ def restrict(*, readable: Iterable[Path], writable: Iterable[Path]) -> bool:
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> None:
-    with contextlib.suppress(FileNotFoundError):  # what is not there needs no right
+    with contextlib.suppress(FileNotFoundError):  # a missing file needs no rule
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             if not stat.S_ISDIR(os.fstat(parent).st_mode):

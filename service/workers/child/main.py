@@ -1,76 +1,78 @@
-"""The worker's course: read the job, shut the doors, do the work, answer.
+"""Steps of a worker: read the task, apply the sandbox, do the task, answer.
 
-The order matters. The bond to the server's life and the limits come first, then the sandbox, while
-the process still has one thread; only then are the libraries loaded, and last a stranger's file.
+The order matters: first the tie to the server's lifetime and the resource limits, then the sandbox
+while the process still has one thread, then the libraries, and last the untrusted file.
 """
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 
 from bn_ops.errors import BnOpsError
-from service.errors import ServiceError, StorageFullError, WorkerError
-from service.workers.child import resource_limits as limits
-from service.workers.child import sandbox
+from service.errors import ServiceError, WorkerError
+from service.storage.capacity import is_disk_full, worker_full
+from service.workers.child import resource_limits, sandbox
 from service.workers.child.channel import Channel
-from service.workers.messages import Piece, Spec
+from service.workers.messages import StoredBatchRef, WorkerTask
 
 
 def main() -> int:
-    """Do one job; the exit status is 0 whenever an answer was given."""
+    """Do one task; the exit status is 0 if an answer was given."""
     channel = Channel()
-    spec = Spec.from_line(sys.stdin.buffer.readline())
-    limits.die_with(spec.parent)
-    limits.be_the_first_to_go()
-    limits.apply(spec.limits)
-    files = [Piece.from_line(sys.stdin.buffer.readline()) for _ in range(spec.total)]
+    task = WorkerTask.from_line(sys.stdin.buffer.readline())
+    resource_limits.exit_with_parent(task.parent)
+    resource_limits.prefer_as_oom_victim()
+    resource_limits.apply(task.limits)
+    batches = [StoredBatchRef.from_line(sys.stdin.buffer.readline()) for _ in range(task.total)]
     try:
-        protections = sandbox.enter(spec)
-        _work(spec, files, channel, protections)
+        status = sandbox.apply(task)
+        _work(task, batches, channel, status)
     except BnOpsError as error:
         channel.refuse(error.code, error.message, error.details())
     except ServiceError as error:
         channel.refuse(error.code, error.message, error.details)
     except MemoryError:
-        text = f"the work needs more than the {spec.limits.memory_bytes} bytes that a worker has"
+        text = f"the task needs more memory than the worker's {task.limits.memory_bytes} bytes"
         channel.refuse("resource-limit", text, {})
-    except Exception as error:  # noqa: BLE001 - a full disk, or a fault of ours
+    except Exception as error:  # noqa: BLE001 - a full disk, or an internal error
         _refuse(channel, error)
     return 0
 
 
 def _refuse(channel: Channel, error: Exception) -> None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        channel.refuse(StorageFullError.code, "no space is left for what the worker writes", {})
+    if is_disk_full(error):
+        full = worker_full()
+        channel.refuse(full.code, full.message, {})
         return
-    # The same at each attempt.
+    # An internal error: another attempt would end the same way.
     traceback.print_exc()
     text = f"the worker failed ({type(error).__name__}); the server's log has more"
     channel.refuse(WorkerError.code, text, {})
 
 
-def _work(spec: Spec, files: list[Piece], channel: Channel, protections: dict[str, bool]) -> None:
-    if spec.kind == "probe":
-        channel.done(protections)
+def _work(
+    task: WorkerTask, batches: list[StoredBatchRef], channel: Channel, status: dict[str, bool]
+) -> None:
+    if task.kind == "report_sandbox":
+        channel.done(status)
         return
-    if spec.kind == "check":
+    if task.kind == "validate":
         from service.workers.child import validate  # noqa: PLC0415 - numpy loads in the sandbox
 
-        validate.serve(spec, channel)
+        validate.serve(task, channel)
         return
-    if spec.kind == "convert":
+    if task.kind == "convert":
         from service.workers.child import convert  # noqa: PLC0415 - onnx loads in the sandbox
 
-        convert.convert(spec, protections)
+        convert.convert(task, status)
         channel.done({})
         return
-    # Heavy: onnx and onnxruntime are loaded inside the sandbox.
+    # onnx and onnxruntime are loaded inside the sandbox.
     from service.workers.child import inspect_model, recalibrate  # noqa: PLC0415
 
-    if spec.kind == "describe":
-        channel.done(inspect_model.describe(spec))
+    if task.kind == "inspect":
+        channel.done(inspect_model.inspect(task))
         return
-    recalibrate.adapt(spec, files, channel)
+    recalibrate.recalibrate(task, batches, channel)
     channel.done({})

@@ -1,8 +1,7 @@
-"""ONNX models whose tensors lie in other files, uploaded as one zip archive.
+"""ONNX models with external data, uploaded as one zip archive.
 
-What such a model names is looked for among the members of its archive and nowhere else: they are
-written to the job's own folder, and `bn_ops.onnx_files.read_write` follows names from there by its
-rules.
+External data is read from the members of the archive only: they are extracted to the worker's own
+folder, and `bn_ops.onnx_files.read_write` resolves file names there by its own rules.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ _MODEL_SUFFIX = ".onnx"
 
 
 def holds_model(path: Path) -> bool:
-    """Tell whether a file is a zip archive with an ONNX file in it."""
+    """Return whether a file is a zip archive with an ONNX file in it."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.lower().endswith(_MODEL_SUFFIX) for name in archive.namelist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
-        return False  # whoever reads it next says what is wrong
+        return False  # the next reader reports what is wrong
 
 
 def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
-    """Return the archive's model with all its tensors inside, as the bytes of an ONNX file.
+    """Return the archive's model with all external data embedded, as the bytes of an ONNX file.
 
     Args:
-        archive: a zip archive of one `.onnx` file and the files that it names.
-        folder: where the members may lie meanwhile; none of them is left.
-        limit_bytes: most bytes that all members may unpack to.
+        archive: a zip archive of one `.onnx` file and its data files.
+        folder: for extracted members; they are removed again.
+        limit_bytes: maximum size of all members after unpacking.
 
     Raises:
-        ModelInvalidError: no such archive, or no model in it, or it unpacks to too much.
-        ExternalDataError: a tensor lies in a file that the archive does not hold, or must not name.
-        ModelUnsupportedError: it is larger than one message can be.
+        ModelInvalidError: it is not such an archive, has no model, or unpacks to too much.
+        ExternalDataError: external data is missing in the archive, or its file name is not allowed.
+        ModelUnsupportedError: it exceeds the maximum size of a protobuf message.
     """
     unpacked = folder / "unpacked"
     try:
@@ -51,9 +50,9 @@ def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
         return _read(model)
     except BatchUnpackedTooLargeError as error:
         raise ModelInvalidError(
-            f"the archive unpacks to more than a model may: {limit_bytes} bytes in all, "
-            f"{MAX_MEMBERS} files, {zips.MAX_EXPANSION} times a file's packed size; pack nothing "
-            "but the files that the model names, and those as they are (zip -0)"
+            f"the archive exceeds a limit: {limit_bytes} bytes unpacked in total, "
+            f"{MAX_MEMBERS} files, {zips.MAX_EXPANSION} times a file's compressed size; include "
+            "only the model and its data files, uncompressed (zip -0)"
         ) from error
     except BatchMalformedError as error:
         raise ModelInvalidError(error.message) from error
@@ -62,13 +61,13 @@ def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
 
 
 def _unpack(members: Sequence[Member], folder: Path) -> Path:
-    """Write the members to an empty folder; return the path of the one that is the model."""
+    """Extract the members to an empty folder; return the path of the model."""
     models = [one.name for one in members if one.name.lower().endswith(_MODEL_SUFFIX)]
     if len(models) != 1:
         found = ", ".join(shown(name) for name in models[:5])
         raise ModelInvalidError(
             f"the archive holds {len(models)} .onnx files ({found}): send one model at a time, "
-            "with the files that its tensors lie in"
+            "with its data files"
         )
     for member in members:
         path = folder / member.name
@@ -78,7 +77,7 @@ def _unpack(members: Sequence[Member], folder: Path) -> Path:
                 file.write(member.read())
         except (FileExistsError, NotADirectoryError) as error:
             raise ModelInvalidError(
-                f"the member {shown(member.name)} is a file and a folder at once"
+                f"the member {shown(member.name)} is both a file and a folder"
             ) from error
     return folder / models[0]
 
@@ -94,7 +93,7 @@ def _read(path: Path) -> bytes:
         raise ModelInvalidError("the archive's .onnx file is not an ONNX model") from error
     if exceeds(model):
         raise ModelUnsupportedError(
-            f"the model has more than {MESSAGE_LIMIT:,} bytes with its tensors, which is more than "
-            "this server takes: recalibrate it in process, with bn_ops.adapt"
+            f"the model with its tensors exceeds {MESSAGE_LIMIT:,} bytes, the limit of this "
+            "server: recalibrate it in process, with bn_ops.adapt"
         )
     return serialized(model)

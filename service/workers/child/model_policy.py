@@ -1,9 +1,9 @@
-"""What a stranger's model may be made of: standard operators, and not too many of them.
+"""Policy for untrusted models: standard operators only, and a limited number of them.
 
-Checked in the worker before anything looks deeper. Operators of other domains have no meaning here
-(no library of custom ones is ever loaded); functions that the file itself defines have, and their
-bodies are held to the same. Functions that call functions can grow without bound when they are
-inlined, so the grown size is reckoned first.
+A worker checks it before any deeper analysis. Operators of other domains are rejected, because
+custom operator libraries are never loaded. Functions that the file defines are allowed if their
+bodies follow the same policy. Nested functions can grow exponentially when they are inlined, so the
+inlined size is computed first.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from bn_ops.errors import ModelUnsupportedError
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 # The largest networks in use have some tens of thousands of nodes.
-MOST_NODES = 1_000_000
-# If in Loop in If …: two or three levels occur; each costs the runtime a stack frame.
-DEEPEST = 16
+MAX_NODES = 1_000_000
+# Nesting of subgraphs (If in Loop in If …). Two or three levels are common; each uses a stack frame
+# of the runtime.
+MAX_DEPTH = 16
 
 _Key = tuple[str, str, str]
 
 
 def read(path: str) -> onnx.ModelProto | None:
-    """Return the model in a file; None for what is no model at all.
-
-    Tensors that lie in other files are left there.
+    """Return the model in a file, without external data; None if the file is not a model.
 
     Raises:
-        ModelUnsupportedError: an operator of a foreign domain, a function that calls itself,
-            subgraphs too deep, too many nodes, or an opset of the future.
+        ModelUnsupportedError: an operator of another domain, a recursive function, subgraphs nested
+            too deeply, too many nodes, or an unknown opset.
     """
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(Path(path).read_bytes())
     except (OSError, ValueError, RuntimeError, MemoryError):
-        return None  # whoever reads it next says what is wrong, and has the words for it
+        return None  # the next reader reports what is wrong
     except Exception as error:
         if type(error).__name__ != "DecodeError":
             raise
@@ -46,16 +45,16 @@ def read(path: str) -> onnx.ModelProto | None:
 
 
 def check_model(model: onnx.ModelProto) -> None:
-    """Refuse a model that holds what no model here may hold.
+    """Check that a model follows the policy.
 
     Raises:
-        ModelUnsupportedError: as `read`.
+        ModelUnsupportedError: see `read`.
     """
     newest = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version > newest:
             raise ModelUnsupportedError(
-                f"the model has opset {opset.version}, known are those up to {newest}: "
+                f"the model has opset {opset.version}, opsets up to {newest} are supported: "
                 "export it with an older one"
             )
     functions = {_key_of(one): one for one in model.functions}
@@ -63,9 +62,9 @@ def check_model(model: onnx.ModelProto) -> None:
     for key in functions:
         _grow(key, functions, grown, ())
     nodes = _count(model.graph.node, functions, grown, depth=0)
-    if nodes > MOST_NODES:
+    if nodes > MAX_NODES:
         raise ModelUnsupportedError(
-            f"the model has {nodes} nodes with its functions inlined, allowed are {MOST_NODES}"
+            f"the model has {nodes} nodes after inlining its functions, the limit is {MAX_NODES}"
         )
 
 
@@ -79,11 +78,11 @@ def _grow(
     grown: dict[_Key, int],
     callers: tuple[_Key, ...],
 ) -> int:
-    """Return the nodes of a function with all that it calls."""
+    """Return the number of nodes of a function with its callees inlined."""
     if key in callers:
         raise ModelUnsupportedError(f"the function {_shown(key[1])} calls itself")
-    if len(callers) > DEEPEST * 4:
-        raise ModelUnsupportedError("functions call functions too deep")
+    if len(callers) > MAX_DEPTH * 4:
+        raise ModelUnsupportedError("functions are nested too deeply")
     if key not in grown:
         inner = (*callers, key)
         nodes = functions[key].node
@@ -108,16 +107,16 @@ def _count(
         if called not in functions and node.domain not in STANDARD_DOMAINS:
             raise ModelUnsupportedError(
                 f"the operator {_shown(node.op_type)} of the domain {_shown(node.domain)} is not "
-                "taken: only standard operators are, and functions that the model defines itself"
+                "supported: use standard operators, or functions that the model defines itself"
             )
         total += grown.get(called, 1)
     return total
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto], depth: int) -> Iterator[onnx.NodeProto]:
-    """Yield nodes and those of their subgraphs."""
-    if depth > DEEPEST:
-        raise ModelUnsupportedError(f"subgraphs lie in subgraphs more than {DEEPEST} deep")
+    """Yield nodes and the nodes of their subgraphs."""
+    if depth > MAX_DEPTH:
+        raise ModelUnsupportedError(f"subgraphs are nested more than {MAX_DEPTH} levels deep")
     for node in nodes:
         yield node
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Run one recalibration and leave its results in a folder."""
+"""Run one recalibration and write its results to a folder."""
 
 from __future__ import annotations
 
@@ -14,27 +14,34 @@ from bn_ops.core.statistics import RunningStatistics
 from bn_ops.onnx_files.large_models import serialized
 from service.workers.child.channel import Channel
 from service.workers.child.read_batches import BatchReader, read_batches
-from service.workers.messages import Piece, Spec
-from service.workers.protocol import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
+from service.workers.messages import (
+    FOLDED,
+    REPORT_HTML,
+    REPORT_JSON,
+    STATISTICS,
+    UNFOLDED,
+    StoredBatchRef,
+    WorkerTask,
+)
 
 
-def adapt(spec: Spec, files: Sequence[Piece], channel: Channel) -> None:
+def recalibrate(task: WorkerTask, batches: Sequence[StoredBatchRef], channel: Channel) -> None:
     """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
-    output = Path(spec.output)
-    reader = BatchReader.of(spec)
+    output = Path(task.output)
+    reader = BatchReader.of(task)
     artifact = bn_ops.adapt(
-        spec.model,
-        read_batches(Path(spec.batch_folder), files, reader),
-        method=spec.options["method"],
-        estimator=bn_ops.estimator_from_json(spec.options["estimator"]),
-        layers=spec.options["layers"],
+        task.model,
+        read_batches(Path(task.batch_folder), batches, reader),
+        method=task.options["method"],
+        estimator=bn_ops.estimator_from_json(task.options["estimator"]),
+        layers=task.options["layers"],
         budget=bn_ops.Budget(
-            memory_bytes=spec.limits.frontier_memory_bytes,
-            spill_bytes=spec.limits.frontier_spill_bytes,
+            memory_bytes=task.limits.frontier_memory_bytes,
+            spill_bytes=task.limits.frontier_spill_bytes,
             spill_folder=output,
         ),
         progress=lambda step: channel.progress(step.phase, step.done, step.total),
-        threads=spec.limits.threads or None,
+        threads=task.limits.threads or None,
     )
     (output / FOLDED).write_bytes(serialized(artifact.model))
     (output / UNFOLDED).write_bytes(serialized(artifact.unfolded))
@@ -46,7 +53,7 @@ def adapt(spec: Spec, files: Sequence[Piece], channel: Channel) -> None:
 
 
 def write_statistics(path: Path, statistics: Mapping[str, RunningStatistics]) -> None:
-    """Write running statistics as safetensors: float64 vectors of shape (C,) for each layer."""
+    """Write running statistics as safetensors: two float64 vectors of shape (C,) for each layer."""
     tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
     for layer in sorted(statistics):
         tensors[f"{layer}.running_mean"] = np.ascontiguousarray(statistics[layer].mean)

@@ -1,4 +1,4 @@
-"""Limits that the kernel holds, set by the worker on itself before it loads anything large."""
+"""Resource limits that the worker sets on itself before it loads any library."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from service.workers.messages import Limits
 
 PR_SET_PDEATHSIG = 1
-MOST_OPEN_FILES = 4096
+MAX_OPEN_FILES = 4096
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies; end now if that has happened."""
+def exit_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies; exit now if it already has."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -25,15 +25,15 @@ def die_with(parent: int) -> None:
 
 
 def apply(limits: Limits) -> None:
-    """Set resource limits that no code in this process can raise again."""
+    """Set resource limits that this process cannot raise again."""
     for kind, wanted in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, MOST_OPEN_FILES),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
-        # Private memory; spilled tensors are shared mappings of files and do not count.
+        # Private memory; spilled tensors are shared file mappings and do not count.
         (resource.RLIMIT_DATA, limits.memory_bytes),
-        # The address space on top of it: libraries, mapped batches, the spilled tensors.
+        # The address space also holds libraries, mapped batches and spilled tensors.
         (resource.RLIMIT_AS, limits.memory_bytes + limits.frontier_spill_bytes + limits.file_bytes),
     ):
         _, hard = resource.getrlimit(kind)
@@ -41,7 +41,7 @@ def apply(limits: Limits) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def be_the_first_to_go() -> None:
-    """Tell the kernel to kill this process before the server when memory runs out."""
+def prefer_as_oom_victim() -> None:
+    """Let the kernel kill this process before the server when memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

@@ -1,4 +1,4 @@
-"""What holds a worker in: put on before any thread starts or a stranger's file is opened."""
+"""The sandbox: applied before any thread starts or an untrusted file is opened."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from service.workers.child import landlock, seccomp
-from service.workers.messages import Spec
+from service.workers.messages import WorkerTask
 
 PR_SET_NO_NEW_PRIVS = 38
-# What the interpreter and the runtime read: shared libraries, the processor's description.
+# Files that the interpreter and the runtime read, such as shared libraries and processor data.
 SYSTEM_PATHS = tuple(
     Path(path)
     for path in (
@@ -24,18 +24,18 @@ SYSTEM_PATHS = tuple(
 OWN_PACKAGES = ("bn_ops", "service")
 
 
-def enter(spec: Spec) -> dict[str, bool]:
-    """Shut the doors, as many as this machine has; return which are shut.
+def apply(task: WorkerTask) -> dict[str, bool]:
+    """Apply the restrictions that this machine supports; return which are in force.
 
     Raises:
-        OSError: the kernel knows a door and refuses to shut it: no work is done in that case.
+        OSError: the kernel supports a restriction but rejects it; the task must not be done.
     """
     linux = sys.platform == "linux"
-    # Its import searches the disk and starts a program for that: before the doors are shut.
+    # Its import searches the disk and starts a program, which the sandbox would deny.
     filters = seccomp.library() if linux else None
     found = {"no_new_privs": linux and _no_new_privileges()}
     found["landlock"] = linux and landlock.restrict(
-        readable=(*_interpreter(), *SYSTEM_PATHS, *_inputs(spec)), writable=(Path(spec.output),)
+        readable=(*_interpreter(), *SYSTEM_PATHS, *_inputs(task)), writable=(Path(task.output),)
     )
     found["seccomp"] = filters is not None and seccomp.restrict(filters)
     return found
@@ -45,12 +45,12 @@ def _no_new_privileges() -> bool:
     return int(ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) == 0
 
 
-def _inputs(spec: Spec) -> list[Path]:
-    return [Path(path) for path in (spec.model, spec.batch_folder) if path]
+def _inputs(task: WorkerTask) -> list[Path]:
+    return [Path(path) for path in (task.model, task.batch_folder) if path]
 
 
 def _interpreter() -> list[Path]:
-    """Return the folders of the interpreter and its packages, never a working folder."""
+    """Return the folders of the interpreter and its packages, but no working folder."""
     prefixes = {Path(path) for path in (sys.prefix, sys.base_prefix)}
     packages = [importlib.util.find_spec(name) for name in OWN_PACKAGES]
     return [

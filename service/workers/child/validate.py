@@ -1,8 +1,7 @@
-"""Check batches as they come in, one after the other, for one recalibration.
+"""Validate the batches of one recalibration as they arrive.
 
-Standard input is a socket that the server made: each line names a batch, and the batch's open file
-comes with it. The sandbox lets this process open nothing but its own libraries, so it sees the
-batches that it is handed and no others.
+Standard input is a socket: each line describes a batch and comes with the batch's open file. The
+sandbox lets this process open only its own libraries, so it sees no batches but these.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from bn_ops.errors import BatchError, BnOpsError
 from service.errors import BatchMalformedError, ServiceError
 from service.workers.child.channel import Channel
 from service.workers.child.read_batches import BatchReader
-from service.workers.messages import Spec
+from service.workers.messages import WorkerTask
 
 STDIN = 0
 LINE_BYTES = 4096
 
 
-def serve(spec: Spec, channel: Channel) -> None:
-    """Answer one line for each batch until the server closes its end."""
-    reader = BatchReader.of(spec)
-    channel.done({})  # the first answer: loaded, and shut in
+def serve(task: WorkerTask, channel: Channel) -> None:
+    """Answer with one line for each batch until the server closes its end."""
+    reader = BatchReader.of(task)
+    channel.done({})  # the first answer: libraries are loaded and the sandbox is in force
     with socket.socket(fileno=os.dup(STDIN)) as requests:
         while True:
             line, handles, _, _ = socket.recv_fds(requests, LINE_BYTES, 1)
@@ -46,8 +45,8 @@ def _answer(
     except ServiceError as error:
         channel.refuse(error.code, error.message, error.details)
     except MemoryError:
-        channel.refuse("resource-limit", "the batch needs more memory than a worker has", {})
-    except Exception as error:  # noqa: BLE001 - libraries raise anything on hostile bytes
+        channel.refuse("resource-limit", "the batch needs more memory than the worker has", {})
+    except Exception as error:  # noqa: BLE001 - libraries raise arbitrary errors on malformed files
         text = f"the batch cannot be read as {request['format']} ({type(error).__name__})"
         channel.refuse(BatchMalformedError.code, text, {})
     else:
@@ -58,13 +57,13 @@ def count(file: IO[bytes], kind: str, reader: BatchReader, *, batch: int | None)
     """Read a batch as a run would, check every value, and return its number of samples.
 
     Raises:
-        BatchMalformedError: it is no file of its format.
-        ImageError: it holds an image that cannot be used.
+        BatchMalformedError: it is not a file of its format.
+        ImageError: an image cannot be used.
         BatchError: it does not fit the model, or holds NaN or Inf.
     """
     samples = 0
     for arrays in reader.read(file, kind, batch=batch):
         samples += check_batch(reader.inputs, arrays, batch=batch)
     if not samples:
-        raise BatchError("the batch holds no sample", batch=batch)
+        raise BatchError("the batch has no samples", batch=batch)
     return samples

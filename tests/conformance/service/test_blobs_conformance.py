@@ -11,37 +11,37 @@ import pytest
 from service.errors import StartError, StorageFailedError, StorageFullError
 from service.storage.blobs import packs
 from service.storage.blobs.folder import FolderBlobs
-from service.storage.blobs.os_calls import System
-from service.storage.blobs.protocol import Blobs, Place
+from service.storage.blobs.os_calls import OsCalls
+from service.storage.blobs.protocol import BlobLocation
 
-OPEN: dict[str, Callable[[Path], Blobs]] = {"folder": FolderBlobs}
+OPEN: dict[str, Callable[[Path], FolderBlobs]] = {"folder": FolderBlobs}
 KEY = "models/abc/model.onnx"
 
 
 @pytest.fixture(params=OPEN)
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Blobs]:
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], FolderBlobs]:
     return lambda: OPEN[request.param](tmp_path / "root")
 
 
 @pytest.fixture
-def blobs(reopen: Callable[[], Blobs]) -> Blobs:
+def blobs(reopen: Callable[[], FolderBlobs]) -> FolderBlobs:
     return reopen()
 
 
-def write(blobs: Blobs, key: str, content: bytes) -> None:
+def write(blobs: FolderBlobs, key: str, content: bytes) -> None:
     draft = blobs.draft()
     draft.write(content)
     draft.commit(key)
 
 
-def test_committed_blob_survives_restart(reopen: Callable[[], Blobs]) -> None:
+def test_committed_blob_survives_restart(reopen: Callable[[], FolderBlobs]) -> None:
     write(reopen(), KEY, b"content")
     again = reopen()
     assert again.path(KEY).read_bytes() == b"content"
     assert list(again.names("models")) == ["abc"]
 
 
-def test_draft_is_invisible_until_commit(blobs: Blobs) -> None:
+def test_draft_is_invisible_until_commit(blobs: FolderBlobs) -> None:
     draft = blobs.draft()
     draft.write(memoryview(b"cont"))
     draft.write(bytearray(b"ent"))
@@ -53,15 +53,15 @@ def test_draft_is_invisible_until_commit(blobs: Blobs) -> None:
 
 
 def test_only_results_use_the_reserve(tmp_path: Path) -> None:
-    class Nearly(System):
+    class Nearly(OsCalls):
         left = 1000
 
-        def free(self, path: Path) -> int:
+        def free_bytes(self, path: Path) -> int:
             assert path == tmp_path / "low"
             return self.left
 
     system = Nearly()
-    blobs = FolderBlobs(tmp_path / "low", system=system, reserve_bytes=1000)
+    blobs = FolderBlobs(tmp_path / "low", calls=system, reserve_bytes=1000)
     write(blobs, KEY, b"content")
     draft = blobs.draft()
     draft.write(b"first")
@@ -79,7 +79,7 @@ def test_only_results_use_the_reserve(tmp_path: Path) -> None:
     write(blobs, "models/abc/other", b"x")
 
 
-def test_discard_is_idempotent(blobs: Blobs) -> None:
+def test_discard_is_idempotent(blobs: FolderBlobs) -> None:
     draft = blobs.draft()
     for _ in range(2):
         draft.discard()
@@ -91,13 +91,13 @@ def test_discard_is_idempotent(blobs: Blobs) -> None:
     assert blobs.path(KEY).exists()
 
 
-def test_commit_replaces_the_blob(blobs: Blobs) -> None:
+def test_commit_replaces_the_blob(blobs: FolderBlobs) -> None:
     write(blobs, KEY, b"old")
     write(blobs, KEY, b"new")
     assert blobs.path(KEY).read_bytes() == b"new"
 
 
-def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], Blobs]) -> None:
+def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], FolderBlobs]) -> None:
     first = reopen()
     draft, workspace = first.draft(), first.workspace()
     reopen()
@@ -105,7 +105,7 @@ def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], Blobs]) -> N
     assert not workspace.exists()
 
 
-def test_workspace_file_is_adopted(blobs: Blobs) -> None:
+def test_workspace_file_is_adopted(blobs: FolderBlobs) -> None:
     file = blobs.workspace() / "result"
     file.write_bytes(b"content")
     blobs.adopt(file, KEY)
@@ -113,7 +113,7 @@ def test_workspace_file_is_adopted(blobs: Blobs) -> None:
     assert blobs.path(KEY).read_bytes() == b"content"
 
 
-def test_symlink_is_not_adopted(blobs: Blobs, tmp_path: Path) -> None:
+def test_symlink_is_not_adopted(blobs: FolderBlobs, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     link = blobs.workspace() / "result"
@@ -123,7 +123,7 @@ def test_symlink_is_not_adopted(blobs: Blobs, tmp_path: Path) -> None:
     assert not blobs.path(KEY).exists()
 
 
-def test_remove_is_idempotent(blobs: Blobs) -> None:
+def test_remove_is_idempotent(blobs: FolderBlobs) -> None:
     write(blobs, KEY, b"x")
     for _ in range(2):
         blobs.remove("models/abc")
@@ -134,19 +134,19 @@ def test_remove_is_idempotent(blobs: Blobs) -> None:
 FOLDER = "recalibrations/r/batches"
 
 
-def packed(blobs: Blobs, place: Place, size: int) -> bytes:
+def packed(blobs: FolderBlobs, place: BlobLocation, size: int) -> bytes:
     assert place.start is not None
     return blobs.path(f"{FOLDER}/{place.name}").read_bytes()[place.start : place.start + size]
 
 
 def test_packed_blobs_are_concatenated_and_survive_restart(
-    reopen: Callable[[], Blobs],
+    reopen: Callable[[], FolderBlobs],
 ) -> None:
     blobs = reopen()
     places = [blobs.packs.append(FOLDER, content) for content in (b"one", bytearray(b"three"))]
-    blobs.packs.settle()
+    blobs.packs.flush()
     places.append(blobs.packs.append(FOLDER, b"two"))
-    blobs.packs.settle()
+    blobs.packs.flush()
     assert [place.start for place in places] == [0, 3, 8]
     assert len({place.name for place in places}) == 1
     again = reopen()
@@ -154,50 +154,52 @@ def test_packed_blobs_are_concatenated_and_survive_restart(
     assert found == [b"one", b"three", b"two"]
 
 
-def test_restart_starts_a_new_pack(reopen: Callable[[], Blobs]) -> None:
+def test_restart_starts_a_new_pack(reopen: Callable[[], FolderBlobs]) -> None:
     """After a crash, the end of an existing pack is unknown."""
     first = reopen()
     old = first.packs.append(FOLDER, b"old")
-    first.packs.settle()
+    first.packs.flush()
     second = reopen()
     new = second.packs.append(FOLDER, b"new")
-    second.packs.settle()
+    second.packs.flush()
     assert old.name != new.name
     assert packed(second, old, 3) == b"old"
 
 
-def test_packs_are_per_folder(blobs: Blobs) -> None:
+def test_packs_are_per_folder(blobs: FolderBlobs) -> None:
     blobs.packs.append(FOLDER, b"here")
     other = blobs.packs.append("recalibrations/s/batches", b"there")
-    blobs.packs.settle()
+    blobs.packs.flush()
     blobs.remove(FOLDER)
     assert list(blobs.names(FOLDER)) == []
     assert list(blobs.names("recalibrations/s/batches")) == [other.name]
 
 
-def test_pack_size_is_limited(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "LARGEST_PACK_BYTES", 10)
+def test_pack_size_is_limited(blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_PACK_BYTES", 10)
     places = []
     for _ in range(4):
         places.append(blobs.packs.append(FOLDER, b"123456"))
-        blobs.packs.settle()
+        blobs.packs.flush()
     assert [place.start for place in places] == [0, 6, 0, 6]
     assert all(packed(blobs, place, 6) == b"123456" for place in places)
 
 
-def test_packs_beyond_the_open_folder_limit(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "MOST_FOLDERS", 2)
+def test_packs_beyond_the_open_folder_limit(
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "MAX_FOLDERS", 2)
     for round_ in range(2):
         for number in range(5):
             blobs.packs.append(f"recalibrations/{number}/batches", b"%d%d" % (round_, number))
-        blobs.packs.settle()
+        blobs.packs.flush()
     for number in range(5):
         folder = f"recalibrations/{number}/batches"
         contents = [blobs.path(f"{folder}/{name}").read_bytes() for name in blobs.names(folder)]
         assert b"".join(sorted(contents)) == b"0%d1%d" % (number, number)
 
 
-class Disk(System):
+class Disk(OsCalls):
     """Record fsync calls, and fail on demand."""
 
     def __init__(self) -> None:
@@ -214,7 +216,7 @@ class Disk(System):
 
 def test_fsync_order_of_file_and_folders(tmp_path: Path) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     disk.calls.clear()
     write(blobs, KEY, b"x")
     staged, *folders = disk.calls
@@ -236,7 +238,7 @@ def test_fsync_order_of_file_and_folders(tmp_path: Path) -> None:
 )
 def test_failed_fsync_of_file(tmp_path: Path, error: int, raised: type[Exception]) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     disk.calls.clear()
     disk.fail_at, disk.error = 0, error
     with pytest.raises(raised):
@@ -249,30 +251,30 @@ def test_failed_fsync_of_file(tmp_path: Path, error: int, raised: type[Exception
 
 def test_fsync_order_of_packs(tmp_path: Path) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     blobs.packs.append(FOLDER, b"x")
     disk.calls.clear()
     blobs.packs.append(FOLDER, b"y")
-    blobs.packs.settle()
+    blobs.packs.flush()
     folder = tmp_path / FOLDER
     (name,) = [path.name for path in folder.iterdir()]
     assert disk.calls == [str(folder / name), str(folder)]
     disk.calls.clear()
     blobs.packs.append(FOLDER, b"z")
-    blobs.packs.settle()
+    blobs.packs.flush()
     assert disk.calls == [str(folder / name)]
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_failed_fsync_removes_new_pack(tmp_path: Path, place: int) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     blobs.packs.append(FOLDER, b"x")
     disk.calls.clear()
     disk.fail_at = place
     with pytest.raises(StorageFailedError):
-        blobs.packs.settle()
-    blobs.packs.abandon()
+        blobs.packs.flush()
+    blobs.packs.rollback()
     assert list(blobs.names(FOLDER)) == []
     # A folder affects all blobs, a pack only its own.
     assert (blobs.failure is None) == (place == 0)
@@ -280,49 +282,49 @@ def test_failed_fsync_removes_new_pack(tmp_path: Path, place: int) -> None:
 
 def test_failed_fsync_seals_existing_pack(tmp_path: Path) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     first = blobs.packs.append(FOLDER, b"x")
-    blobs.packs.settle()
+    blobs.packs.flush()
     disk.calls.clear()
     disk.fail_at = 0
     for _ in range(5):
         blobs.packs.append(FOLDER, b"refused")
         disk.calls.clear()
         with pytest.raises(StorageFailedError):
-            blobs.packs.settle()
-        blobs.packs.abandon()
+            blobs.packs.flush()
+        blobs.packs.rollback()
     assert [blobs.path(f"{FOLDER}/{name}").read_bytes() for name in blobs.names(FOLDER)] == [b"x"]
     disk.fail_at = None
     last = blobs.packs.append(FOLDER, b"y")
-    blobs.packs.settle()
+    blobs.packs.flush()
     assert last.name != first.name
     assert (packed(blobs, first, 1), packed(blobs, last, 1)) == (b"x", b"y")
 
 
-def test_rollback_removes_unflushed_content(blobs: Blobs) -> None:
+def test_rollback_removes_unflushed_content(blobs: FolderBlobs) -> None:
     kept = blobs.packs.append(FOLDER, b"kept")
-    blobs.packs.settle()
-    blobs.packs.abandon()
+    blobs.packs.flush()
+    blobs.packs.rollback()
     blobs.packs.append(FOLDER, b"undone")
     blobs.packs.append("recalibrations/s/batches", b"undone")
-    blobs.packs.abandon()
+    blobs.packs.rollback()
     assert blobs.path(f"{FOLDER}/{kept.name}").read_bytes() == b"kept"
     assert list(blobs.names(FOLDER)) == [kept.name]
     assert list(blobs.names("recalibrations/s/batches")) == []
 
 
-def test_removal_of_folder_after_rollback(blobs: Blobs) -> None:
+def test_removal_of_folder_after_rollback(blobs: FolderBlobs) -> None:
     blobs.packs.append(FOLDER, b"undone")
-    blobs.packs.abandon()
+    blobs.packs.rollback()
     blobs.remove("recalibrations/r")
     place = blobs.packs.append("recalibrations/s/batches", b"x")
-    blobs.packs.settle()
+    blobs.packs.flush()
     assert blobs.failure is None
     assert blobs.path(f"recalibrations/s/batches/{place.name}").read_bytes() == b"x"
 
 
 def test_partial_write_is_truncated(tmp_path: Path) -> None:
-    class Full(System):
+    class Full(OsCalls):
         left = 5
 
         def write(self, handle: int, data: memoryview) -> int:
@@ -333,14 +335,14 @@ def test_partial_write_is_truncated(tmp_path: Path) -> None:
             return taken
 
     system = Full()
-    blobs = FolderBlobs(tmp_path, system=system)
+    blobs = FolderBlobs(tmp_path, calls=system)
     first = blobs.packs.append(FOLDER, b"abc")
     for _ in range(5):
         with pytest.raises(StorageFullError):
             blobs.packs.append(FOLDER, b"defg")
     system.left = 100
     second = blobs.packs.append(FOLDER, b"hij")
-    blobs.packs.settle()
+    blobs.packs.flush()
     assert (first.name, second.start) == (second.name, 3)
     assert [path.read_bytes() for path in (tmp_path / FOLDER).iterdir()] == [b"abchij"]
 
@@ -350,14 +352,14 @@ def test_pack_handles_are_closed(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(5):
         blobs.packs.append(f"recalibrations/{number}/batches", b"x")
-    blobs.packs.settle()
+    blobs.packs.flush()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("place", [1, 2, 3])
 def test_failed_fsync_of_folder_stops_the_store(tmp_path: Path, place: int) -> None:
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     disk.calls.clear()
     disk.fail_at = place
     with pytest.raises(StorageFailedError):
@@ -373,7 +375,7 @@ def test_existing_folders_are_fsynced(
     """The previous server may have been killed between mkdir and fsync."""
     write(FolderBlobs(tmp_path), KEY, b"x")
     disk = Disk()
-    blobs = FolderBlobs(tmp_path, system=disk)
+    blobs = FolderBlobs(tmp_path, calls=disk)
     disk.calls.clear()
     write(blobs, "models/abc/other", b"x")
     assert {str(tmp_path), str(tmp_path / "models")} <= set(disk.calls)
@@ -383,7 +385,7 @@ def test_unusable_data_folder_prevents_start(tmp_path: Path) -> None:
     disk = Disk()
     disk.fail_at = 0
     with pytest.raises(StartError, match="EIO"):
-        FolderBlobs(tmp_path / "new", system=disk)
+        FolderBlobs(tmp_path / "new", calls=disk)
 
 
 def test_deleted_draft_cannot_be_committed(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
 from service.storage.ledger import filesystem_check as placement
 from service.storage.ledger import schema
-from service.storage.ledger.connection import connect, refuse_old_sqlite
-from service.storage.ledger.protocol import Ledger, Transaction
+from service.storage.ledger.connection import check_sqlite_version, connect
+from service.storage.ledger.protocol import EnlistingTransaction, Ledger, Participant, Transaction
 from service.storage.ledger.sqlite import SqliteLedger
 from service.storage.ledger.writer import Writer
 
@@ -111,13 +111,13 @@ class Store:
         self._failing = failing
         self.happened: list[str] = []
 
-    def settle(self) -> None:
-        self.happened.append(f"settle with {self._look()} rows")
+    def flush(self) -> None:
+        self.happened.append(f"flush with {self._look()} rows")
         if self._failing:
-            raise StorageFailedError("the partner's disk fails")
+            raise StorageFailedError("the participant's disk fails")
 
-    def abandon(self) -> None:
-        self.happened.append("abandon")
+    def rollback(self) -> None:
+        self.happened.append("rollback")
 
 
 @pytest.fixture
@@ -125,25 +125,30 @@ def look(ledger: Ledger) -> Callable[[], int]:
     return lambda: asyncio.run(ledger.read(count))
 
 
-def joining(partner: Store, name: str) -> Callable[[Transaction], None]:
+def enlist(tx: Transaction, participant: Participant) -> None:
+    assert isinstance(tx, EnlistingTransaction)
+    tx.enlist(participant)
+
+
+def enlisting(participant: Store, name: str) -> Callable[[Transaction], None]:
     def work(tx: Transaction) -> None:
-        tx.join(partner)
+        enlist(tx, participant)
         tx.change(INSERT, id=name)
-        tx.join(partner)
+        enlist(tx, participant)
 
     return work
 
 
-def test_partner_is_flushed_once_before_commit(ledger: Ledger, look: Callable[[], int]) -> None:
+def test_participant_is_flushed_once_before_commit(ledger: Ledger, look: Callable[[], int]) -> None:
     store = Store(look)
 
     async def both() -> None:
-        await ledger.write(joining(store, "a"))
-        await ledger.write(joining(store, "b"))
+        await ledger.write(enlisting(store, "a"))
+        await ledger.write(enlisting(store, "b"))
 
     asyncio.run(both())
     # Each time, the rows that refer to its content were not yet visible.
-    assert store.happened == ["settle with 0 rows", "settle with 1 rows"]
+    assert store.happened == ["flush with 0 rows", "flush with 1 rows"]
 
 
 def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
@@ -158,7 +163,7 @@ def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[
     async def work() -> list[object]:
         first = asyncio.ensure_future(ledger.write(slow))
         assert await asyncio.to_thread(begun.wait, 10)
-        jobs = [insert("a"), joining(store, "joined"), insert("b"), insert("a")]
+        jobs = [insert("a"), enlisting(store, "joined"), insert("b"), insert("a")]
         others = [asyncio.ensure_future(ledger.write(job)) for job in jobs]
         await asyncio.sleep(0)
         hold.set()
@@ -166,36 +171,36 @@ def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[
 
     answers = [type(one).__name__ for one in asyncio.run(work())]
     assert answers == ["NoneType", "int", "StorageFailedError", "int", "ConstraintError"]
-    assert store.happened == ["settle with 1 rows", "abandon"]
+    assert store.happened == ["flush with 1 rows", "rollback"]
     assert look() == 3
     assert ledger.failure is None
 
 
-def test_partner_of_failed_transaction_is_rolled_back(
+def test_participant_of_failed_transaction_is_rolled_back(
     ledger: Ledger, look: Callable[[], int]
 ) -> None:
     store = Store(look, failing=True)
 
     def refuse(tx: Transaction) -> None:
-        tx.join(store)
+        enlist(tx, store)
         raise NotFoundError("no")
 
     with pytest.raises(NotFoundError):
         asyncio.run(ledger.write(refuse))
-    assert store.happened == ["abandon"]
+    assert store.happened == ["rollback"]
 
 
-def test_partner_rolls_back_with_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
+def test_participant_rolls_back_with_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
     store = Store(look)
 
     def full(tx: Transaction) -> None:
-        tx.join(store)
+        enlist(tx, store)
         tx.change(INSERT, id="a")
         raise apsw.FullError("full")
 
     with pytest.raises(StorageFullError):
         asyncio.run(ledger.write(full))
-    assert store.happened == ["abandon"]
+    assert store.happened == ["rollback"]
     assert look() == 0
 
 
@@ -272,9 +277,9 @@ def test_durability_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7.0"])
 def test_sqlite_with_wal_bug_is_rejected(version: str) -> None:
     with pytest.raises(StartError, match=r"3\.51\.3"):
-        refuse_old_sqlite(version)
-    refuse_old_sqlite("3.51.3")
-    refuse_old_sqlite("4.0.0")
+        check_sqlite_version(version)
+    check_sqlite_version("3.51.3")
+    check_sqlite_version("4.0.0")
 
 
 def test_newer_schema_is_rejected(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def test_functions_count_as_what_they_grow_to(monkeypatch: pytest.MonkeyPatch) -
     """1 BatchNormalization and f0, which grows to 2**5 times Relu."""
     chain = [function(f"f{n}", [("own", f"f{n + 1}")] * 2) for n in range(5)]
     content = with_functions(*chain, function("f5", [("", "Relu")]))
-    monkeypatch.setattr(policy, "MOST_NODES", 33)
+    monkeypatch.setattr(policy, "MAX_NODES", 33)
     check(content)
-    monkeypatch.setattr(policy, "MOST_NODES", 32)
+    monkeypatch.setattr(policy, "MAX_NODES", 32)
     with pytest.raises(ModelUnsupportedError, match="33 nodes"):
         check(content)
 
@@ -39,9 +39,9 @@ def test_a_domain_is_foreign_unless_the_model_defines_the_function() -> None:
         check(bn_model(extra=[evil], opsets=[("", 17), ("evil", 1)]))
 
 
-@pytest.mark.parametrize("depth", [policy.DEEPEST - 1, policy.DEEPEST + 1])
+@pytest.mark.parametrize("depth", [policy.MAX_DEPTH - 1, policy.MAX_DEPTH + 1])
 def test_subgraphs_have_a_deepest_level(depth: int) -> None:
-    if depth < policy.DEEPEST:
+    if depth < policy.MAX_DEPTH:
         check(nested(depth))
         return
     with pytest.raises(ModelUnsupportedError, match="deep"):

@@ -26,11 +26,11 @@ def test_nothing_told_leaves_every_default() -> None:
 def test_the_command_line_beats_the_environment_and_that_beats_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text("port = 1\nconcurrency = 2\ncheckers = 3\n")
+    file.write_text("port = 1\nmax_concurrent_runs = 2\nvalidation_workers = 3\n")
     monkeypatch.setenv("BNRECAL_PORT", "10")
-    monkeypatch.setenv("BNRECAL_CONCURRENCY", "20")
+    monkeypatch.setenv("BNRECAL_MAX_CONCURRENT_RUNS", "20")
     found = read_settings(["--config", str(file), "--port", "100"])
-    assert (found.port, found.concurrency, found.checkers) == (100, 20, 3)
+    assert (found.port, found.max_concurrent_runs, found.validation_workers) == (100, 20, 3)
 
 
 def test_a_variable_names_the_file_and_the_command_line_another(
@@ -72,7 +72,7 @@ def test_relative_paths_count_from_the_file(file: Path) -> None:
         ("port = 'ninety'", "^port: "),
         ("port = 99999", "^port: .* less than or equal to 65535"),
         ("log_level = 'loud'", "^log_level: "),
-        ("port = ", "is no TOML"),
+        ("port = ", "is not valid TOML"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(file: Path, text: str, told: str) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(file: Path) -> None:
     with pytest.raises(StartError, match="cannot be read: No such file"):
         read(file, {})
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(StartError, match="is no TOML"):
+    with pytest.raises(StartError, match="is not valid TOML"):
         read(file, {})
 
 
@@ -119,7 +119,7 @@ def test_the_example_of_the_page_is_taken(file: Path) -> None:
     file.write_text(block)
     found = read(file, {})
     assert found.data_dir == file.parent / "data"
-    assert found.keep_ended_seconds == 7 * 86400
+    assert found.ended_retention_seconds == 7 * 86400
 
 
 def test_every_setting_is_documented_in_both_forms() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from service import documents, problems
+from service import problems
 from service.batches.schemas import BatchOut
 from service.health import Readiness
 from service.models.schemas import ModelOut
@@ -14,13 +14,14 @@ from service.openinference.schemas import InferOut
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut, StartIn
 from service.repositories.lifecycle import TRANSITIONS, State
 from service.settings import Settings
+from tools import service_docs as documents
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "service.md").read_text(encoding="utf-8")
 
 
 def test_the_page_is_what_the_tables_say() -> None:
-    assert documents.fill(PAGE) == PAGE, "run `python -m service.documents`"
+    assert documents.fill(PAGE) == PAGE, "run `python -m tools.service_docs`"
 
 
 def test_every_setting_is_documented_with_a_text_of_its_own() -> None:
@@ -45,7 +46,7 @@ def test_the_diagram_has_one_line_for_each_way() -> None:
 
 def test_the_committed_openapi_document_is_that_of_the_app() -> None:
     committed = (DOCS / "openapi.json").read_text(encoding="utf-8")
-    assert documents.openapi() == committed, "run `python -m service.documents`"
+    assert documents.openapi() == committed, "run `python -m tools.service_docs`"
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def test_the_ledger_knows_when_a_state_has_no_way_out() -> None:
         connection.execute(migration)
     tx = SqliteTransaction(connection)
     content = {"inputs": "[]", "options": "{}"}
-    store.insert(tx, name="r", owner="", model="m", keep_data=False, **content)
+    store.insert(tx, recalibration_id="r", owner="", model="m", keep_data=False, **content)
     for state, ways in TRANSITIONS.items():
         for event, target in ways.items():
             tx.change("UPDATE recalibration SET state = :state, ended = NULL", state=state)
             store.move(tx, "r", event)
             assert (store.get(tx, "r").ended is not None) == (target in ENDED)
             assert (models.users(tx, "m") == 0) == (target in ENDED)
-            assert (store.with_needless_data(tx) == ["r"]) == (target in ENDED)
+            assert (store.with_data_to_remove(tx) == ["r"]) == (target in ENDED)
     connection.close()

@@ -1,4 +1,4 @@
-"""What a worker can still do when its doors are shut; each attempt in a process of its own."""
+"""What a worker can still do when its status are shut; each attempt in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.workers.child import landlock, seccomp
-from service.workers.messages import Limits, Spec
+from service.workers.messages import Limits, WorkerTask
 
 LIMITS = Limits(
     memory_bytes=1 << 30,
@@ -24,13 +24,12 @@ LIMITS = Limits(
 PROBE = """
 import json, os, sys
 from pathlib import Path
-from service.workers.child import resource_limits as limits
-from service.workers.child import sandbox
-from service.workers.messages import Spec
-spec = Spec.from_line(sys.stdin.buffer.readline())
-limits.apply(spec.limits)
+from service.workers.child import resource_limits, sandbox
+from service.workers.messages import WorkerTask
+task = WorkerTask.from_line(sys.stdin.buffer.readline())
+resource_limits.apply(task.limits)
 {before}
-doors = sandbox.enter(spec)
+status = sandbox.apply(task)
 try:
     found = (lambda: {attempt})()
     answer = "allowed"
@@ -38,19 +37,19 @@ except MemoryError:
     answer = "MemoryError"
 except OSError as error:
     answer = type(error).__name__
-print(json.dumps([doors, answer]))
+print(json.dumps([status, answer]))
 """
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> Spec:
+def task(tmp_path: Path) -> WorkerTask:
     for name in ("output", "batches", "elsewhere"):
         (tmp_path / name).mkdir()
     (tmp_path / "models").mkdir()
     for name in ("models/model.onnx", "models/weights", "elsewhere/secret", "batches/0"):
         (tmp_path / name).write_text("content")
-    return Spec(
-        kind="adapt",
+    return WorkerTask(
+        kind="recalibrate",
         parent=0,
         model=str(tmp_path / "models/model.onnx"),
         batch_folder=str(tmp_path / "batches"),
@@ -59,13 +58,13 @@ def spec(tmp_path: Path) -> Spec:
     )
 
 
-def attempt(spec: Spec, code: str, before: str = "") -> tuple[dict[str, bool], str]:
+def attempt(task: WorkerTask, code: str, before: str = "") -> tuple[dict[str, bool], str]:
     script = PROBE.format(
-        attempt=code.replace("ROOT", repr(str(Path(spec.output).parent))), before=before
+        attempt=code.replace("ROOT", repr(str(Path(task.output).parent))), before=before
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", script],
-        input=spec.to_line(),
+        input=task.to_line(),
         capture_output=True,
         timeout=60,
         check=False,
@@ -83,35 +82,35 @@ needs_seccomp = pytest.mark.skipif(seccomp.library() is None, reason="libseccomp
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("Path(spec.model).read_text()", "allowed"),
-        ("Path(spec.batch_folder, '0').read_text()", "allowed"),
-        ("Path(spec.output, 'new').write_text('x')", "allowed"),
-        ("Path(spec.output, 'a').mkdir()", "allowed"),
+        ("Path(task.model).read_text()", "allowed"),
+        ("Path(task.batch_folder, '0').read_text()", "allowed"),
+        ("Path(task.output, 'new').write_text('x')", "allowed"),
+        ("Path(task.output, 'a').mkdir()", "allowed"),
         ("__import__('colorsys')", "allowed"),
         ("Path(ROOT, 'models/weights').read_text()", "PermissionError"),
         ("Path(ROOT, 'elsewhere/secret').read_text()", "PermissionError"),
-        ("Path(spec.model).write_text('x')", "PermissionError"),
-        ("Path(spec.batch_folder, '1').write_text('x')", "PermissionError"),
+        ("Path(task.model).write_text('x')", "PermissionError"),
+        ("Path(task.batch_folder, '1').write_text('x')", "PermissionError"),
         ("Path(ROOT, 'elsewhere/new').write_text('x')", "PermissionError"),
-        ("os.truncate(spec.model, 0)", "PermissionError"),
-        ("os.unlink(spec.model)", "PermissionError"),
-        ("os.rename(spec.model, spec.output + '/stolen')", "PermissionError"),
-        ("os.link(ROOT + '/elsewhere/secret', spec.output + '/link')", "OSError"),
+        ("os.truncate(task.model, 0)", "PermissionError"),
+        ("os.unlink(task.model)", "PermissionError"),
+        ("os.rename(task.model, task.output + '/stolen')", "PermissionError"),
+        ("os.link(ROOT + '/elsewhere/secret', task.output + '/link')", "OSError"),
         ("Path('/etc/passwd').read_text()", "PermissionError"),
         ("os.listdir('/')", "PermissionError"),
         ("Path('/proc/1/environ').read_bytes()", "PermissionError"),
     ],
 )
-def test_files_outside_the_job_are_out_of_reach(spec: Spec, code: str, expected: str) -> None:
-    doors, found = attempt(spec, code)
-    assert doors["landlock"]
+def test_files_outside_the_job_are_out_of_reach(task: WorkerTask, code: str, expected: str) -> None:
+    status, found = attempt(task, code)
+    assert status["landlock"]
     assert found == expected
 
 
 @needs_landlock
-def test_a_link_out_of_the_folder_leads_nowhere(spec: Spec) -> None:
-    Path(spec.output, "link").symlink_to(Path(spec.output).parent / "elsewhere/secret")
-    assert attempt(spec, "Path(spec.output, 'link').read_text()")[1] == "PermissionError"
+def test_a_link_out_of_the_folder_leads_nowhere(task: WorkerTask) -> None:
+    Path(task.output, "link").symlink_to(Path(task.output).parent / "elsewhere/secret")
+    assert attempt(task, "Path(task.output, 'link').read_text()")[1] == "PermissionError"
 
 
 @needs_seccomp
@@ -131,24 +130,24 @@ def test_a_link_out_of_the_folder_leads_nowhere(spec: Spec) -> None:
     ],
 )
 def test_other_processes_and_the_network_are_out_of_reach(
-    spec: Spec, code: str, expected: str
+    task: WorkerTask, code: str, expected: str
 ) -> None:
-    doors, found = attempt(spec, code.replace("target=print", "target=len, args=((),)"))
-    assert doors["seccomp"]
+    status, found = attempt(task, code.replace("target=print", "target=len, args=((),)"))
+    assert status["seccomp"]
     assert found == expected
 
 
-def test_the_probe_would_notice_open_doors(spec: Spec) -> None:
-    """Without the doors the same attempts succeed: the tests above can fail."""
-    shut = "sandbox.enter = lambda spec: {}"
+def test_the_probe_detects_missing_restrictions(task: WorkerTask) -> None:
+    """Without the status the same attempts succeed: the tests above can fail."""
+    disabled = "sandbox.apply = lambda task: {}"
     for code in ("Path('/etc/passwd').read_text()", "os.waitpid(os.fork() or os._exit(0), 0)"):
-        assert attempt(spec, code, before=shut)[1] == "allowed"
+        assert attempt(task, code, before=disabled)[1] == "allowed"
 
 
-def test_no_new_privileges_can_be_had(spec: Spec) -> None:
+def test_no_new_privileges_can_be_had(task: WorkerTask) -> None:
     code = "'NoNewPrivs:\\t1' in Path('/proc/self/status').read_text() or os.kill(-99, 99)"
-    doors, found = attempt(spec, code)
-    assert doors["no_new_privs"]
+    status, found = attempt(task, code)
+    assert status["no_new_privs"]
     assert found == "allowed"
 
 
@@ -157,9 +156,9 @@ def test_no_new_privileges_can_be_had(spec: Spec) -> None:
     [
         ("bytearray(2 << 30)", "MemoryError"),
         ("bytearray(1 << 28)", "allowed"),
-        ("Path(spec.output, 'big').write_bytes(bytes(2 << 20))", "OSError"),
+        ("Path(task.output, 'big').write_bytes(bytes(2 << 20))", "OSError"),
     ],
 )
-def test_limits_hold(spec: Spec, code: str, expected: str) -> None:
+def test_limits_hold(task: WorkerTask, code: str, expected: str) -> None:
     before = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
-    assert attempt(spec, code, before=before)[1] == expected
+    assert attempt(task, code, before=before)[1] == expected

@@ -1,4 +1,4 @@
-"""The generated parts of docs/: `python -m service.documents` writes, a test compares."""
+"""Generate parts of docs/: `python -m tools.service_docs` writes them, a test compares."""
 
 from __future__ import annotations
 
