@@ -141,7 +141,7 @@ def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
 
 
 class UploadAbandoned(Exception):  # noqa: N818 - a signal inside this package
-    """An upload is not retried, because another one has failed for good."""
+    """An upload is not retried, because another upload has failed."""
 
 
 class ConcurrentUploads:

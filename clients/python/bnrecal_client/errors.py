@@ -62,7 +62,7 @@ class Problem:
 
     Attributes:
         code: stable slug.
-        detail: the sentence for a person.
+        detail: what happened, as a sentence.
         status: the HTTP status, None where no HTTP was involved.
         retryable: whether the same request may succeed later; None if not stated.
         instance: the server's name for this occurrence, to be found in its log.
@@ -212,13 +212,13 @@ class ServerUnreachable(BnrecalError):  # noqa: N818 - reads as what happened, l
     default_code = "server-unreachable"
 
 
-class TimedOut(BnrecalError):  # noqa: N818 - likewise
+class TimedOut(BnrecalError):  # noqa: N818 - see above
     """Waiting has ended; the recalibration itself continues."""
 
     default_code = "timed-out"
 
 
-class RecalibrationFailed(BnrecalError):  # noqa: N818 - likewise
+class RecalibrationFailed(BnrecalError):  # noqa: N818 - see above
     """The run ended without a result; `__cause__`, where set, is the typed reason."""
 
     default_code = "recalibration-failed"

@@ -69,7 +69,7 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
         inputs: the arrays that a batch holds.
         outputs: the arrays that the model returns.
         layers: every BatchNorm layer, in the order of execution.
-        warnings: sentences for a person.
+        warnings: sentences about what may be wrong with the model.
     """
 
     id: str
@@ -106,7 +106,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         done: finished units of this phase (batches, layers or files).
         total: units in this phase, None while unknown.
         seconds_left: estimated rest of the server's phase, in seconds; None while unknown.
-        note: a sentence for a person about something unusual, such as an unreachable server.
+        note: a sentence about something unusual, such as an unreachable server.
     """
 
     phase: str

@@ -1,4 +1,4 @@
-"""How a caller says method, estimator and layers, and the one form that goes over the wire."""
+"""The options of a recalibration: the forms that callers may use, and the JSON form."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from bnrecal_client.errors import OptionError
 __all__ = ["METHODS", "Options", "parse_estimator"]
 
 METHODS = ("exact", "batch")
-_HOW = (
-    "name replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or momentum:M, "
-    "or pass its JSON form"
-)
+_HOW = "use replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or momentum:M, or the JSON form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +21,8 @@ class Options:
     Attributes:
         method: `exact` or `batch`.
         estimator: JSON form, with its `name`.
-        layers: globs to include, `"!glob"` to leave out; None means all.
-        preprocess: what is done to images, in JSON form; None where batches are arrays.
+        layers: globs to include, `"!glob"` to exclude; None means all.
+        preprocess: preprocessing of images, in JSON form; None where batches are arrays.
     """
 
     method: str = "exact"
@@ -35,7 +32,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise OptionError(f"method is {self.method!r}; there are {', '.join(METHODS)}")
+            raise OptionError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
         if not isinstance(self.estimator.get("name"), str):
             raise OptionError(f"the estimator {dict(self.estimator)!r} has no name: {_HOW}")
 
@@ -48,10 +45,10 @@ class Options:
         layers: Sequence[str] | None,
         preprocess: Mapping[str, object] | None = None,
     ) -> Options:
-        """Bring the caller's forms into the one form.
+        """Return the options in the JSON form.
 
         Raises:
-            OptionError: an option has no meaning as given.
+            OptionError: an option is invalid.
         """
         if isinstance(layers, str):
             raise OptionError(f"layers takes a list of patterns, got the string {layers!r}")
@@ -63,34 +60,34 @@ class Options:
         )
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:
-        """Name the options that a stored recalibration holds otherwise.
+        """Return the names of the options that differ from those of a stored recalibration.
 
-        Only what is said here is compared: the server fills in defaults of an estimator.
+        Only members that are set here are compared: the server adds defaults of an estimator.
         """
         found = stored.get("estimator")
         held = found if isinstance(found, Mapping) else {}
-        wrong = [
+        different = [
             f"estimator {key}" for key, value in self.estimator.items() if held.get(key) != value
         ]
         if stored.get("method") != self.method:
-            wrong.append("method")
+            different.append("method")
         layers = stored.get("layers")
         if (None if self.layers is None else list(self.layers)) != layers:
-            wrong.append("layers")
+            different.append("layers")
         if not _same_preprocess(self.preprocess, stored.get("preprocess")):
-            wrong.append("preprocess")
-        return wrong
+            different.append("preprocess")
+        return different
 
 
-def _same_preprocess(said: Mapping[str, object] | None, stored: object) -> bool:
-    """Compare what is said with what the server holds, which is written out in full."""
-    if said is None or not isinstance(stored, Mapping):
-        return said is stored
-    return all(_covers(stored.get(key), _long(key, value)) for key, value in said.items())
+def _same_preprocess(value: Mapping[str, object] | None, stored: object) -> bool:
+    """Return whether preprocessing equals the stored one, which has the long form."""
+    if value is None or not isinstance(stored, Mapping):
+        return value is stored
+    return all(_covers(stored.get(key), _long(key, member)) for key, member in value.items())
 
 
 def _long(key: str, value: object) -> object:
-    """Write a short form of `preprocess` out."""
+    """Return the long form of a member of `preprocess`."""
     if key == "resize" and value is not None and not isinstance(value, Mapping):
         return {"size": value}
     if key == "crop" and isinstance(value, int):
@@ -98,27 +95,27 @@ def _long(key: str, value: object) -> object:
     return [value] if key in {"mean", "std"} and isinstance(value, int | float) else value
 
 
-def _covers(stored: object, said: object) -> bool:
-    if isinstance(said, Mapping) and isinstance(stored, Mapping):
-        return all(_covers(stored.get(key), value) for key, value in said.items())
-    return stored == (list(said) if isinstance(said, tuple) else said)
+def _covers(stored: object, value: object) -> bool:
+    if isinstance(value, Mapping) and isinstance(stored, Mapping):
+        return all(_covers(stored.get(key), member) for key, member in value.items())
+    return stored == (list(value) if isinstance(value, tuple) else value)
 
 
-def parse_estimator(said: str | Mapping[str, object] | None) -> Mapping[str, object]:
-    """Turn `"prior:16"` and the like into the JSON form; None means replace.
+def parse_estimator(value: str | Mapping[str, object] | None) -> Mapping[str, object]:
+    """Return the JSON form of `"prior:16"` and the like; None means replace.
 
     Raises:
-        OptionError: the text names no estimator.
+        OptionError: the text does not name an estimator.
     """
-    if said is None:
+    if value is None:
         return {"name": "replace"}
-    if isinstance(said, Mapping):
-        return dict(said)
-    name, *arguments = said.split(":")
+    if isinstance(value, Mapping):
+        return dict(value)
+    name, *arguments = value.split(":")
     try:
         return _PARSERS[name](arguments)
     except (KeyError, ValueError) as error:
-        raise OptionError(f"the estimator {said!r} has no meaning: {_HOW}") from error
+        raise OptionError(f"the estimator {value!r} is unknown: {_HOW}") from error
 
 
 def _bare(name: str, arguments: list[str]) -> dict[str, object]:
@@ -139,16 +136,16 @@ def _momentum(arguments: list[str]) -> dict[str, object]:
     return {"name": "momentum", "momentum": _finite(momentum)}
 
 
-def _count(said: str) -> int | float:
-    """A prior may weigh as much as a fraction of a sample; whole numbers stay whole."""
-    value = _finite(said)
+def _count(text: str) -> int | float:
+    """Return the weight of a prior in samples, which may be a fraction; an int if it is whole."""
+    value = _finite(text)
     return int(value) if value.is_integer() else value
 
 
-def _finite(said: str) -> float:
-    value = float(said)
+def _finite(text: str) -> float:
+    value = float(text)
     if not math.isfinite(value):
-        raise ValueError(said)  # JSON has no such number
+        raise ValueError(text)  # JSON cannot represent it
     return value
 
 

@@ -13,7 +13,7 @@ __all__ = ["Backoff", "RetryPolicy", "delay_s", "poll_s", "retry_after_s"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """Exponential back-off with jitter, so that many clients do not retry in step.
+    """Exponential back-off with jitter, which keeps clients from retrying in step.
 
     Attributes:
         first_s: longest first pause, in seconds.

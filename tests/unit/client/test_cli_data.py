@@ -155,16 +155,16 @@ def _pickled_npy() -> bytes:
         ("x.npy", b"text that is no array", "cannot be read"),
         ("x.npy", _pickled_npy(), "cannot be read"),
         ("x.npz", b"PK no zip", "cannot be read"),
-        ("x.npz", _zip_without_arrays(), "holds no array"),
-        ("x.npz", _object_npz(), "never unpickled"),
+        ("x.npz", _zip_without_arrays(), "has no array"),
+        ("x.npz", _object_npz(), "not unpickled"),
         ("x.safetensors", b"\xff" * 16, "longer than the file"),
-        ("x.safetensors", b"\x02\0\0\0\0\0\0\0{}", "holds no tensor"),
+        ("x.safetensors", b"\x02\0\0\0\0\0\0\0{}", "has no tensor"),
         (
             "x.safetensors",
             (b'\x3a\0\0\0\0\0\0\0{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}    '),
-            "contradicts itself",
+            "inconsistent",
         ),
-        ("x.csv", b"1,2", "is none of .npy"),
+        ("x.csv", b"1,2", "is not a .npy, .npz or .safetensors file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(

@@ -12,8 +12,7 @@ import pytest
 from bn_ops.folding.rules import RULES
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
-from bnrecal_client.cli.formatting import count, size, table
-from bnrecal_client.cli.summary import lines, summary
+from bnrecal_client.cli.output import count, size, summary, summary_lines, table
 from bnrecal_client.result import Result
 from tests.support.fold_faults import FaultyConv, thousandth_in_one_channel
 
@@ -144,13 +143,13 @@ def test_a_report_of_another_version_leaves_lines_out_and_breaks_nothing() -> No
     newer: dict[str, object] = {"layers": None, "fold": 3, "parity": {}, "stream": []}
     for report in ({}, newer):
         told = summary(result(report), ())
-        assert lines(told) == ["recalibrated 0 layers (None, None)"]
+        assert summary_lines(told) == ["recalibrated 0 layers (None, None)"]
 
 
 def test_kept_layers_and_warnings_are_told_and_many_are_counted() -> None:
     fold = [{"name": f"bn{i}", "status": "kept", "reason": "why"} for i in range(7)]
     told = summary(result({"fold": fold, "warnings": ["few samples"]}), ())
-    said = lines(told)
+    said = summary_lines(told)
     assert said[1:4] == ["folded 0 of 7 layers", "  kept bn0: why", "  kept bn1: why"]
     assert said[-2:] == ["  and 2 more, listed in the report", "warning: few samples"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnrecal_client.cli.formatting import file_size
+from bnrecal_client.cli.output import file_size
 
 
 def test_the_data_files_of_a_large_model_count_with_it(tmp_path: Path) -> None:

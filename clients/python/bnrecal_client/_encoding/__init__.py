@@ -1,1 +1,1 @@
-"""Encoding of models and batches for upload."""
+"""Encoding of models and batches for upload, and atomic writing of results."""

@@ -1,35 +1,35 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 __all__ = ["write_atomic"]
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file so that a reader, or a power cut, sees the old content or the new, never a part.
+    """Write a file so that a reader, even after a power cut, sees the old or the new content.
 
-    The temporary file stands beside the target, because a rename is atomic only within one file
-    system. It is flushed to disk before the rename: else a power cut can leave an empty file
-    under the final name.
+    The temporary file is in the target's folder, because a rename is atomic only within one file
+    system. It is flushed to disk before the rename; otherwise a power cut could leave an empty
+    file under the final name.
 
     Returns:
         The path written.
 
     Raises:
-        OSError: as from the file system; the target is as it was, and no temporary file stays.
+        OSError: from the file system; the target is unchanged, and no temporary file remains.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    temporary = Path(name)
+    temporary, handle = _create(target)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), _mode(target))
+            if target.exists():
+                os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
             os.fsync(file.fileno())
         temporary.replace(target)
     except BaseException:
@@ -39,14 +39,14 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     return target
 
 
-def _mode(target: Path) -> int:
-    """Keep an existing file's permissions; a new one gets what `open` would have given it."""
-    try:
-        return target.stat().st_mode & 0o777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+def _create(target: Path) -> tuple[Path, int]:
+    """Create a temporary file with the permissions that `open` gives a new file."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+        try:
+            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            continue
 
 
 def _sync_folder(folder: Path) -> None:

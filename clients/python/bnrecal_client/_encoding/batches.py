@@ -1,4 +1,4 @@
-"""From whatever a caller's iterable yields to named arrays, and from those to bytes."""
+"""Encoding of batches: from the items of the caller's iterable to named arrays to bytes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SAFETENSORS = "application/vnd.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
-    """One batch as it goes over the wire.
+    """One batch as it is sent.
 
     Attributes:
         body: safetensors, or a tar archive of images.
         sha256: digest of the body, in hex.
-        media_type: which of the two.
+        media_type: the media type of the body.
     """
 
     body: bytes
@@ -41,21 +41,21 @@ class EncodedBatch:
 
 
 def encode(batch: object, inputs: Sequence[str], *, index: int) -> EncodedBatch:
-    """Encode one batch; equal batches give equal bytes.
+    """Return one batch, encoded; equal batches give equal bytes.
 
     Args:
         batch: `Images`, or as `named_arrays`.
         inputs: the model's input names, in its order.
-        index: place in the stream, for messages.
+        index: position in the stream, for messages.
 
     Raises:
-        BatchError: the batch cannot be brought under the model's input names.
+        BatchError: the batch does not fit the model's inputs, or cannot be encoded.
     """
     if isinstance(batch, Images):
         packed = batch.packed()
         return EncodedBatch(body=packed, sha256=sha256_hex(packed), media_type=TAR)
     arrays = named_arrays(batch, inputs, index=index)
-    # safetensors writes the raw buffer of a strided array without looking at its strides.
+    # safetensors writes the raw buffer of a strided array and ignores its strides.
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
         body = safetensors.numpy.save(dense)
@@ -68,13 +68,13 @@ def encode(batch: object, inputs: Sequence[str], *, index: int) -> EncodedBatch:
 
 
 def named_arrays(batch: object, inputs: Sequence[str], *, index: int) -> Arrays:
-    """Bring a batch under the model's input names.
+    """Return a batch as arrays by the model's input names.
 
-    A dict has names. A tuple or list goes to the inputs in their order. Anything else is one
-    array, for the model's only input.
+    A dict has names. The items of a tuple or list belong to the inputs in their order. Anything
+    else is one array, for a model with one input.
 
     Raises:
-        BatchError: names or number do not fit the model.
+        BatchError: the names or the number of arrays do not fit the model.
     """
     if isinstance(batch, Mapping):
         named: Mapping[str, object] = {str(name): value for name, value in batch.items()}
@@ -88,16 +88,16 @@ def named_arrays(batch: object, inputs: Sequence[str], *, index: int) -> Arrays:
 
 
 def to_array(value: object, *, index: int, name: str) -> NDArray[np.generic]:
-    """Turn a torch tensor, or anything that numpy can read, into an array with a sample axis.
+    """Return a torch tensor, or anything that numpy can read, as an array with a sample axis.
 
     Raises:
-        BatchError: it is no array of numbers.
+        BatchError: it is not an array of numbers.
     """
     try:
         array = np.asarray(_from_torch(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BatchError(
-            f"batch {index}, input {name!r}: a {type(value).__name__} is no array: {error}",
+            f"batch {index}, input {name!r}: a {type(value).__name__} is not an array: {error}",
             batch=index,
             input_name=name,
         ) from error
@@ -105,7 +105,7 @@ def to_array(value: object, *, index: int, name: str) -> NDArray[np.generic]:
     if not numbers or array.ndim == 0:
         raise BatchError(
             f"batch {index}, input {name!r}: {type(value).__name__} gives an array of "
-            f"{array.dtype} with {array.ndim} axes; numbers with a first axis of samples are due",
+            f"{array.dtype} with {array.ndim} axes; expected numbers, with a first axis of samples",
             batch=index,
             input_name=name,
             code="batch-shape" if numbers else "batch-dtype",
@@ -114,10 +114,10 @@ def to_array(value: object, *, index: int, name: str) -> NDArray[np.generic]:
 
 
 def _from_torch(value: Any) -> Any:
-    """Bring a torch tensor to numpy on the CPU; leave everything else as it is.
+    """Return a torch tensor as a numpy array on the CPU, everything else unchanged.
 
-    A tensor can only exist where torch is loaded already, so it is never imported here. numpy
-    has no bfloat16, and torch refuses to convert one: its bits go over as uint16.
+    A tensor exists only where torch has been loaded, so torch is never imported here. numpy has no
+    bfloat16 and torch does not convert it, so its bits are passed as uint16.
     """
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, torch.Tensor):
@@ -134,7 +134,7 @@ def _in_order(batch: Sequence[object], inputs: Sequence[str], index: int) -> Map
     if len(batch) != len(inputs):
         raise BatchError(
             f"batch {index} is a {type(batch).__name__} of {len(batch)}, the model takes "
-            f"{len(inputs)} ({', '.join(inputs)}); if it holds a label too, pass "
+            f"{len(inputs)} ({', '.join(inputs)}); if the last item is a label, pass "
             "select=lambda item: item[0]",
             batch=index,
             code="batch-input",

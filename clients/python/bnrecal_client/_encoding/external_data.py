@@ -1,7 +1,7 @@
-"""ONNX files whose tensors lie in files beside them: found without onnx, packed for the server.
+"""ONNX models with external data files, found without onnx and packed into one archive.
 
-Only so much of the format is read as says which files a model names. What cannot be read is left
-to the server, which says what is wrong with it.
+onnx is not a dependency of the client, so this module reads the part of the format that names the
+files. A model that it cannot read is sent unchanged, and the server reports what is wrong.
 
 Source: onnx.proto (field numbers); protobuf's documentation, "Encoding".
 """
@@ -18,8 +18,7 @@ from bnrecal_client.errors import ModelError
 
 __all__ = ["bundled"]
 
-# Field numbers of the messages, by the way down to where a file is named. Each way leads from the
-# kind of message to the kinds that lie in it.
+# For each kind of message, the field numbers that lead to a file name and the kind in that field.
 _INSIDE: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -39,21 +38,21 @@ _INSIDE: dict[str, dict[int, str]] = {
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
-# As deep as protobuf itself reads.
-_DEEPEST = 100
+# The limit of protobuf's own parsers.
+_MAX_DEPTH = 100
 
-# The same files give the same archive, and so the same model id: a retry finds what is there.
+# Equal files give an equal archive, and so the same model id, which a retry finds at the server.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def bundled(path: Path) -> bytes | None:
-    """Pack a model and the files that its tensors lie in; None for a model without such files.
+    """Return a model and its external data files as a zip archive; None if it has no such files.
 
     Args:
         path: of the `.onnx` file; names in it are relative to its folder.
 
     Raises:
-        ModelError: a named file is not there, or is a link.
+        ModelError: a named file is missing, or is a link.
         OSError: a file cannot be read.
     """
     names = _named_files(path)
@@ -68,7 +67,7 @@ def bundled(path: Path) -> bytes | None:
 
 
 def _model_name(names: Sequence[str]) -> str:
-    """Name the model so that it stands beside its files, whatever these are called."""
+    """Return a name for the model that none of its files has."""
     name = "model.onnx"
     while name in names:
         name = f"_{name}"
@@ -76,7 +75,7 @@ def _model_name(names: Sequence[str]) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Tell whether a name stays in the model's folder; the server refuses others by name."""
+    """Return whether a name stays in the model's folder; the server rejects others."""
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
 
@@ -86,16 +85,16 @@ def _content(model: Path, name: str) -> bytes:
     for part in PurePosixPath(name).parts:
         path /= part
         if path.is_symlink():
-            raise _refused(model, name, "it is a link, which is not followed")
+            raise _rejected(model, name, "links are not followed")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _refused(model, name, str(error.strerror or error)) from error
+        raise _rejected(model, name, str(error.strerror or error)) from error
 
 
-def _refused(model: Path, name: str, why: str) -> ModelError:
+def _rejected(model: Path, name: str, why: str) -> ModelError:
     return ModelError(
-        f"the model {model} keeps tensors in {name!r} beside it: {why}", code="external-data"
+        f"the model {model} has external data in {name!r}: {why}", code="external-data"
     )
 
 
@@ -112,7 +111,7 @@ def _named_files(path: Path) -> list[str]:
 
 
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return
     if kind == "entry":
         found = {number: bytes(value).decode() for number, value in _fields(message)}
@@ -125,10 +124,10 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield the fields that hold bytes, with their numbers.
+    """Yield number and content of the length-delimited fields.
 
     Raises:
-        IndexError: the bytes are no message.
+        IndexError: the bytes are not a valid message.
     """
     position = 0
     while position < len(message):
@@ -145,7 +144,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         elif wire in _FIXED_SIZES:
             position += _FIXED_SIZES[wire]
         else:
-            raise IndexError("a wire type that is none")
+            raise IndexError("an invalid wire type")
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
@@ -157,5 +156,5 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004 - the last byte has no continuation bit
             return value, position
         shift += 7
-        if shift > 63:  # noqa: PLR2004 - no varint has more bits
-            raise IndexError("a number has no end")
+        if shift > 63:  # noqa: PLR2004 - the most bits of a varint
+            raise IndexError("a varint is too long")

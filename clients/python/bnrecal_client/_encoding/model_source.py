@@ -1,4 +1,4 @@
-"""Where a model comes from: a path, bytes, an ONNX message, or a module that is exported here."""
+"""Reading a model: from a path, bytes, an ONNX message, or a module, which is exported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AnyModel", "ModelContent", "SerializableModel", "export", "is_module
 
 @runtime_checkable
 class SerializableModel(Protocol):
-    """What `onnx.ModelProto` offers; asked for by shape, so that onnx need not be installed."""
+    """The method of `onnx.ModelProto` that is used; a protocol, so that onnx is not required."""
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
         """Return the model's bytes."""
@@ -31,7 +31,7 @@ AnyModel = str | os.PathLike[str] | bytes | SerializableModel | object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelContent:
-    """A model, ready to be sent.
+    """A model to upload.
 
     Attributes:
         body: the bytes, or the file that holds them.
@@ -43,10 +43,9 @@ class ModelContent:
 
 
 def is_module(model: object) -> bool:
-    """Tell an nn.Module or ExportedProgram, which must be exported first.
+    """Return whether a model is an nn.Module or ExportedProgram, which must be exported first.
 
-    Such an object can only exist where its owner has imported torch, so torch is looked up among
-    the loaded modules and never imported.
+    Such an object exists only where torch has been loaded, so torch is never imported here.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -57,14 +56,14 @@ def is_module(model: object) -> bool:
 
 
 def export(module: Any, example: object) -> SerializableModel:
-    """Export a module to ONNX on this machine, with its BatchNorm kept.
+    """Return a module, exported to ONNX on this machine with its BatchNorm kept.
 
     Args:
         module: nn.Module or ExportedProgram; not changed.
-        example: the first batch, as the caller's iterable gave it.
+        example: the first batch of the caller's iterable.
 
     Raises:
-        ModelError: bn_ops is not installed, or the exporter cannot take the module.
+        ModelError: bn_ops is not installed, or the module cannot be exported.
     """
     try:
         import bn_ops  # noqa: PLC0415 - optional: only a module needs it
@@ -83,7 +82,7 @@ def export(module: Any, example: object) -> SerializableModel:
 
 
 def _as_tensors(example: Any) -> Any:
-    """Turn arrays into tensors: a stream may hold either, a module takes only the latter."""
+    """Return arrays as tensors: a stream may hold either, a module takes tensors."""
     if isinstance(example, Mapping):
         return {name: _as_tensors(value) for name, value in example.items()}
     if isinstance(example, tuple | list):
@@ -93,12 +92,12 @@ def _as_tensors(example: Any) -> Any:
 
 
 def read_model(model: AnyModel) -> ModelContent:
-    """Find a model's bytes and digest; a file is hashed in pieces and never held whole.
+    """Return a model's bytes and digest; a file is hashed in pieces and not read into memory.
 
-    A model whose tensors lie in files beside it is packed with them into one archive.
+    A model with external data files is packed with them into one archive.
 
     Raises:
-        ModelError: no such file, or an object of no known kind.
+        ModelError: the file cannot be read, or the object is of an unknown kind.
     """
     if isinstance(model, str | os.PathLike):
         return _from_file(Path(model))

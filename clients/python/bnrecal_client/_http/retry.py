@@ -39,7 +39,7 @@ class FailedTry:
     """One try that may be repeated.
 
     Attributes:
-        reason: a phrase for a person.
+        reason: a phrase for messages.
         response: the response, None if there was none.
         problem: its problem object, None if there was none.
         not_before_s: the server's Retry-After, in seconds.

@@ -8,11 +8,17 @@ from typing import Any
 
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.data.array_batches import open_data
-from bnrecal_client.cli.formatting import count, file_size, table
 from bnrecal_client.cli.in_process import FoldedFile, fold_file
-from bnrecal_client.cli.output import print_json, print_lines
+from bnrecal_client.cli.output import (
+    count,
+    file_size,
+    parity_line,
+    parity_of,
+    print_json,
+    print_lines,
+    table,
+)
 from bnrecal_client.cli.outputs import check_output
-from bnrecal_client.cli.summary import parity_line, parity_of
 
 __all__ = ["add_command"]
 

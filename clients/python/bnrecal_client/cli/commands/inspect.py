@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli import arguments
-from bnrecal_client.cli.formatting import count, table
 from bnrecal_client.cli.in_process import inspect_file
-from bnrecal_client.cli.output import print_json, print_lines
+from bnrecal_client.cli.output import count, print_json, print_lines, table
 
 __all__ = ["add_command"]
 

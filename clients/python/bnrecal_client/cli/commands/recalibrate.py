@@ -11,7 +11,7 @@ from typing import Any
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
-from bnrecal_client.cli.data.labels import labelled
+from bnrecal_client.cli.data.labels import labeled
 from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
 from bnrecal_client.cli.output import print_result
 from bnrecal_client.errors import OptionError
@@ -159,7 +159,7 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
     if args.labels is not None:
         if options.preprocess is not None:
             raise OptionError("--labels works with arrays, not with --preprocess")
-        pairs = labelled(args.data, args.labels, batch_size=args.batch_size)
+        pairs = labeled(args.data, args.labels, batch_size=args.batch_size)
     with progress_display(_progress(args)) as notify:
         return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)
 

@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from bnrecal_client.cli import arguments
-from bnrecal_client.cli.formatting import count, size
-from bnrecal_client.cli.output import print_json, print_lines
+from bnrecal_client.cli.output import count, print_json, print_lines, size
 from bnrecal_client.models import Recalibration
 
 __all__ = ["add_command", "as_json"]

@@ -1,4 +1,4 @@
-"""Data files cut into batches, the same way whether they go to a server or stay in this process."""
+"""Data files split into batches, the same for a server and for this process."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from bnrecal_client.cli.data.array_files import Table, find_files, open_table
 
 __all__ = ["DataSet", "open_data"]
 
-# An array's place: its name, its position in a tuple, or "" for a file of one unnamed array. It
-# keeps the file's own form until the model's input names are known to whoever takes the batch.
-Place = str | int
-Piece = Mapping[Place, NDArray[np.generic]]
+# The key of an array: its name, its position in a tuple, or "" for a file of one unnamed array. It
+# keeps the file's own form until the model's input names are known.
+Key = str | int
+Piece = Mapping[Key, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
-    """Data files as one stream of batches; iterating reads data when they are due.
+    """Data files as one stream of batches, read while iterating.
 
-    A batch is an array, a tuple or a dict, as its file holds them.
+    A batch is an array, a tuple or a dict, like the content of its file.
 
     Attributes:
         tables: the files, in order.
-        batch_size: samples per batch; a batch is smaller only where the data end, or where the
-            next file's samples have another shape or type.
-        samples: how many of them are used.
+        batch_size: samples per batch; only the last batch is smaller, and one before a file whose
+            samples have another shape or type.
+        samples: number of samples that are used.
     """
 
     tables: tuple[Table, ...]
@@ -37,7 +37,7 @@ class DataSet:
     samples: int
 
     def __len__(self) -> int:
-        """Return the number of batches, where all samples are alike."""
+        """Return the number of batches if all samples have the same shape and type."""
         return (self.samples + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[object]:
@@ -51,7 +51,7 @@ class DataSet:
             yield _joined(pieces)
 
     def _fill(self, pieces: list[Piece], piece: Piece) -> Iterator[object]:
-        """Add a piece to the open batch; yield each batch that it completes."""
+        """Add a piece to the current batch; yield each batch that it completes."""
         start, length = 0, _length(piece)
         while start < length:
             room = self.batch_size - sum(map(_length, pieces))
@@ -66,15 +66,15 @@ class DataSet:
         for table in self.tables:
             if left <= 0:
                 return
-            yield _slice(_placed(table.read()), 0, left)
+            yield _slice(_keyed(table.read()), 0, left)
             left -= table.samples
 
 
 def open_data(paths: Sequence[Path], *, batch_size: int, limit: int | None) -> DataSet:
-    """Find and open data files; reads headers only.
+    """Return the data files of some paths as a stream; only headers are read.
 
     Raises:
-        InputError: nothing there, or a file is broken.
+        InputError: there is no data file, or a file is damaged.
     """
     tables = tuple(open_table(path) for path in find_files(paths))
     held = sum(table.samples for table in tables)
@@ -82,7 +82,7 @@ def open_data(paths: Sequence[Path], *, batch_size: int, limit: int | None) -> D
     return DataSet(tables=tables, batch_size=batch_size, samples=samples)
 
 
-def _placed(found: object) -> Piece:
+def _keyed(found: object) -> Piece:
     if isinstance(found, Mapping):
         return {str(name): array for name, array in found.items()}
     if isinstance(found, tuple):
@@ -91,7 +91,7 @@ def _placed(found: object) -> Piece:
 
 
 def _slice(piece: Piece, start: int, stop: int) -> Piece:
-    return {place: array[start:stop] for place, array in piece.items()}
+    return {key: array[start:stop] for key, array in piece.items()}
 
 
 def _length(piece: Piece) -> int:
@@ -99,24 +99,24 @@ def _length(piece: Piece) -> int:
 
 
 def _alike(left: Piece, right: Piece) -> bool:
-    """Whether samples of both fit into one array without a change of type."""
+    """Return whether samples of both fit into one array without a change of type."""
     return left.keys() == right.keys() and all(
-        array.shape[1:] == right[place].shape[1:] and array.dtype == right[place].dtype
-        for place, array in left.items()
+        array.shape[1:] == right[key].shape[1:] and array.dtype == right[key].dtype
+        for key, array in left.items()
     )
 
 
 def _joined(pieces: Sequence[Piece]) -> object:
-    """Join pieces and give them their file's form back."""
+    """Return joined pieces in the form of their file."""
     whole = {
-        # One piece is passed on as it is mapped: joining would copy it.
-        place: pieces[0][place] if len(pieces) == 1 else _concatenated(pieces, place)
-        for place in pieces[0]
+        # A single piece stays memory-mapped: joining would copy it.
+        key: pieces[0][key] if len(pieces) == 1 else _concatenated(pieces, key)
+        for key in pieces[0]
     }
     if "" in whole:
         return whole[""]
     return tuple(whole.values()) if 0 in whole else whole
 
 
-def _concatenated(pieces: Sequence[Piece], place: Place) -> NDArray[np.generic]:
-    return np.concatenate([piece[place] for piece in pieces])
+def _concatenated(pieces: Sequence[Piece], key: Key) -> NDArray[np.generic]:
+    return np.concatenate([piece[key] for piece in pieces])

@@ -1,4 +1,4 @@
-"""Data files, opened without being read: `.npy`, `.npz` and `.safetensors`, or folders of them."""
+"""Data files, memory-mapped: `.npy`, `.npz` and `.safetensors`, or folders of them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Table:
     Attributes:
         path: the file.
         samples: length of the first axis.
-        read: returns the arrays, mapped where the format allows it: an array, a tuple (unnamed
-            arrays of an `.npz`) or a dict.
+        read: returns the arrays, memory-mapped where the format allows it: an array, a tuple
+            (unnamed arrays of an `.npz`) or a dict.
     """
 
     path: Path
@@ -41,10 +41,10 @@ class Table:
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """List the data files; a folder stands for those in it and below, sorted by their path.
+    """Return the data files of some paths; those of a folder and its subfolders sorted by path.
 
     Raises:
-        InputError: nothing there, or a file of another kind was named.
+        InputError: a file is missing or of another kind, or a folder has no data file.
     """
     found: list[Path] = []
     for path in paths:
@@ -52,12 +52,12 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
             inside = [child for child in sorted(path.rglob("*")) if child.suffix in _OPENERS]
             if not inside:
                 raise InputError(
-                    f"there is no {_kinds()} file in the folder {path} (images need --preprocess)"
+                    f"the folder {path} has no {_kinds()} file (images need --preprocess)"
                 )
             found += inside
         elif path.suffix not in _OPENERS:
             raise InputError(
-                f"{path} is none of {_kinds()}: convert it first (numpy.save); images need "
+                f"{path} is not a {_kinds()} file: convert it first (numpy.save); images need "
                 "--preprocess"
             )
         elif not path.is_file():
@@ -68,10 +68,10 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def open_table(path: Path) -> Table:
-    """Read a file's headers, not its data.
+    """Return a data file, of which only the headers are read.
 
     Raises:
-        InputError: the file is broken, or its arrays do not share a first axis.
+        InputError: the file is damaged, or its arrays do not share a first axis.
     """
     try:
         shapes, read = _OPENERS[path.suffix](path)
@@ -80,14 +80,14 @@ def open_table(path: Path) -> Table:
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(
-            f"{path} holds arrays of the shapes {_some(shapes)}; all need the same first axis, "
+            f"{path} has arrays of the shapes {_some(shapes)}; all need the same first axis, "
             "which counts samples"
         )
     return Table(path=path, samples=lengths.pop(), read=read)
 
 
 def _some(shapes: list[tuple[int, ...]]) -> str:
-    """Name a few different shapes, enough to see what is wrong."""
+    """Return a few different shapes as text."""
     different = sorted(set(shapes))
     named = ", ".join(map(str, different[:_SHAPES_NAMED]))
     return named if len(different) <= _SHAPES_NAMED else f"{named}, …"
@@ -106,7 +106,7 @@ def _open_npz(path: Path) -> Opened:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         headers = {name: _npz_header(archive, info) for name, info in members.items()}
     if not headers:
-        raise ValueError("it holds no array")
+        raise ValueError("it has no array")
     unnamed = [f"{_POSITIONAL}{place}" for place in range(len(headers))]
 
     def read() -> tuple[Array, ...] | Mapping[str, Array]:
@@ -139,12 +139,12 @@ def _npz_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
         shape, fortran, dtype = read(file)
         offset = file.tell()
     if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects, which are never unpickled")
+        raise ValueError(f"{info.filename} has Python objects, which are not unpickled for safety")
     return _Header(shape=shape, fortran=fortran, dtype=dtype, offset=offset)
 
 
 def _npz_array(path: Path, info: zipfile.ZipInfo, header: _Header) -> Array:
-    """Map a stored member in place; a compressed one has to be read."""
+    """Return a member, memory-mapped unless it is compressed."""
     if info.compress_type != zipfile.ZIP_STORED:
         with np.load(path, allow_pickle=False) as archive:
             array: Array = archive[info.filename.removesuffix(".npy")]
@@ -162,7 +162,7 @@ def _npz_array(path: Path, info: zipfile.ZipInfo, header: _Header) -> Array:
 
 
 def _member_start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Find a member's data: the local header repeats name and extra field, with its own lengths.
+    """Return where a member's data begin, after its local header with name and extra field.
 
     Source: PKWARE APPNOTE 6.3, section 4.3.7.
     """
@@ -179,7 +179,7 @@ def _open_safetensors(path: Path) -> Opened:
         header = json.loads(file.read(length))
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     if not tensors:
-        raise ValueError("it holds no tensor")
+        raise ValueError("it has no tensor")
     arrays = {name: _tensor(path, entry, 8 + length) for name, entry in tensors.items()}
     return [array.shape for array in arrays.values()], lambda: arrays
 
@@ -189,7 +189,7 @@ def _tensor(path: Path, entry: Mapping[str, Any], base: int) -> Array:
     begin, end = entry["data_offsets"]
     dtype = _safetensors_dtype(entry["dtype"])
     if end - begin != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
-        raise ValueError(f"its header contradicts itself: {dict(entry)}")
+        raise ValueError(f"its header is inconsistent: {dict(entry)}")
     return np.memmap(path, dtype=dtype, mode="r", offset=base + begin, shape=shape)
 
 
@@ -226,4 +226,5 @@ _OPENERS: Mapping[str, Callable[[Path], Opened]] = {
 
 
 def _kinds() -> str:
-    return ", ".join(sorted(_OPENERS))
+    *others, last = sorted(_OPENERS)
+    return f"{', '.join(others)} or {last}"

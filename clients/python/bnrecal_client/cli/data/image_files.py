@@ -1,4 +1,4 @@
-"""Images as one stream of batches: files, folders of them, tar archives and zip archives."""
+"""Images as one stream of batches: files, folders, tar archives and zip archives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ImageFile:
 
     Attributes:
         path: the file.
-        samples: how many images it holds.
+        samples: number of images in it.
         read: yields name and bytes of each, in order.
     """
 
@@ -35,12 +35,12 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """Image files as one stream of batches; iterating reads files when they are due.
+    """Image files as one stream of batches, read while iterating.
 
     Attributes:
         files: the files, in order.
         batch_size: images per batch; only the last is smaller.
-        samples: how many images are used.
+        samples: number of images that are used.
     """
 
     files: tuple[ImageFile, ...]
@@ -59,10 +59,10 @@ class ImageSet:
 
 
 def open_images(paths: Sequence[Path], *, batch_size: int, limit: int | None) -> ImageSet:
-    """Find images and count them; reads archives' directories only.
+    """Return the images of some paths; only the directories of archives are read.
 
     Raises:
-        InputError: nothing there, or a file is no image or archive.
+        InputError: there is no image, or a file is neither an image nor an archive.
     """
     files = tuple(one for path in paths for one in _files(path))
     held = sum(one.samples for one in files)
@@ -73,7 +73,7 @@ def open_images(paths: Sequence[Path], *, batch_size: int, limit: int | None) ->
 
 
 def _files(path: Path) -> Iterator[ImageFile]:
-    """Return the files of a path; a folder stands for all in it and below, sorted by their path."""
+    """Yield the image files of a path; those of a folder and its subfolders sorted by path."""
     if path.is_dir():
         known = SUFFIXES | _ARCHIVES
         for child in sorted(path.rglob("*")):
@@ -98,7 +98,7 @@ def _image_file(path: Path) -> ImageFile:
     except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} cannot be read as {kind}: {error}") from error
     if kind not in SUFFIXES:
-        raise InputError(f"{path} is none of {_kinds()}; --preprocess goes with images only")
+        raise InputError(f"{path} is not a {_kinds()} file; --preprocess works with images only")
     return ImageFile(path=path, samples=1, read=_file)
 
 
@@ -125,11 +125,12 @@ def _zip(path: Path) -> Iterator[_Named]:
 
 
 def _is_image(name: str) -> bool:
-    """Tell as the server does: by the name, and nothing that a file manager hides."""
+    """Return whether a member is an image: by suffix, as the server does, and not hidden."""
     path = PurePosixPath(name)
     hidden = path.name.startswith(".") or "__MACOSX" in path.parts
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def _kinds() -> str:
-    return ", ".join(sorted(SUFFIXES | _ARCHIVES))
+    *others, last = sorted(SUFFIXES | _ARCHIVES)
+    return f"{', '.join(others)} or {last}"

@@ -1,4 +1,4 @@
-"""Labels for the first samples of the data, to compare the error before and after."""
+"""Labels of the first samples of the data, to compare the error before and after."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bnrecal_client.cli.data.array_batches import open_data
 from bnrecal_client.cli.data.array_files import open_table
 from bnrecal_client.errors import InputError
 
-__all__ = ["labelled"]
+__all__ = ["labeled"]
 
 
-def labelled(
+def labeled(
     data: Sequence[Path], labels: Path, *, batch_size: int
 ) -> Iterator[tuple[object, np.ndarray[Any, Any]]]:
-    """Pair the first samples of some data files with their labels, batch by batch.
+    """Yield the first samples of some data files with their labels, batch by batch.
 
     Raises:
-        InputError: no file of one array, or more labels than samples.
+        InputError: the labels are not a single array, or outnumber the samples.
     """
     known = open_table(_existing(labels)).read()
     if not isinstance(known, np.ndarray) or known.ndim == 0:
-        raise InputError(f"{labels} holds no single array with one label per sample")
+        raise InputError(f"{labels} is not a single array with one label per sample")
     found = open_data(data, batch_size=batch_size, limit=len(known))
     if found.samples < len(known):
         raise InputError(f"{labels} has {len(known)} labels, the data only {found.samples} samples")
