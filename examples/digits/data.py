@@ -107,12 +107,12 @@ def enlarge(images: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         Shape (n, size, size); every value is within the range of its source image.
     """
     side = images.shape[-1]
-    centre = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
-    below = np.minimum(centre.astype(np.int64), side - 2)
+    center = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    below = np.minimum(center.astype(np.int64), side - 2)
     weights = np.zeros((size, side))
     rows = np.arange(size)
-    weights[rows, below] = 1 - (centre - below)
-    weights[rows, below + 1] = centre - below
+    weights[rows, below] = 1 - (center - below)
+    weights[rows, below + 1] = center - below
     resized: NDArray[np.float64] = weights @ images @ weights.T
     return resized
 

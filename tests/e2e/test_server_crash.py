@@ -116,11 +116,11 @@ def test_cancel_kills_worker_within_a_second(tmp_path: Path) -> None:
         # Other load can only add to the time, so the minimum of several runs counts.
         taken: list[float] = []
         while len(taken) < 4 and min(taken, default=2.0) >= 1.0:
-            taken.append(_cancelled_after(server))
+            taken.append(_seconds_to_cancel(server))
         assert min(taken) < 1.0, taken
 
 
-def _cancelled_after(server: Server) -> float:
+def _seconds_to_cancel(server: Server) -> float:
     """Cancel a run and return the seconds until its worker has exited."""
     name = server.api.open(network())
     server.api.put(name, 0, content(0))

@@ -349,10 +349,10 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 6, domain="ai.onnx"), ("N", 6, 7, 7))
 
 
-@case("a node without a name", {"normalised": "folded:conv"}, nodes=1)
+@case("a node without a name", {"normalized": "folded:conv"}, nodes=1)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
-    y = g.bn(g.conv(x, (4, 6)), 6, out="normalised")
+    y = g.bn(g.conv(x, (4, 6)), 6, out="normalized")
     g.nodes[-1].ClearField("name")
     g.output(y)
 

@@ -48,13 +48,13 @@ def amplifying() -> bytes:
 
 
 def _steep(graph: Graph, x: str, name: str) -> str:
-    normalised = [
+    normalized = [
         graph.store(graph.random.uniform(2.0, 3.0, CHANNELS), f"{name}.gamma"),
         graph.store(0.1 * graph.array(CHANNELS), f"{name}.beta"),
         graph.store(100.0 + 0.1 * graph.array(CHANNELS), f"{name}.mean"),
         graph.store(graph.random.uniform(0.5, 2.0, CHANNELS), f"{name}.var"),
     ]
-    return graph.add("BatchNormalization", x, *normalised, name=name, epsilon=1e-3)
+    return graph.add("BatchNormalization", x, *normalized, name=name, epsilon=1e-3)
 
 
 def _model() -> onnx.ModelProto:

@@ -141,7 +141,7 @@ def test_float16_is_widened() -> None:
 
 
 def test_quantized_model_is_unsupported() -> None:
-    graph = Graph("quantised")
+    graph = Graph("quantized")
     levels = graph.store(np.ones((3, 2), dtype=np.int8))
     weight = graph.add("DequantizeLinear", levels, graph.store(np.array(0.1)))
     graph.output(graph.add("MatMul", graph.input("x", ("N", 3)), weight))
