@@ -1,10 +1,10 @@
-"""The input check on real networks: distances under every corruption and fault, and what it says.
+"""Run the input check on real networks, under every corruption and fault.
 
 `python -m benchmarks.accuracy.input_check`. It needs Debian's tuxpaint-stamps-default and
 dataset-fashion-mnist, and the packages of requirements-models.txt.
 
-Right input must never be refused: each network sees its own kind of images, clean and under every
-corruption, and images of other kinds. Wrong input must be: each fault below, on each network.
+Correct input must never be rejected: images of the network's own kind, clean and under every
+corruption, and images of other kinds. Faulty input must be rejected: each fault on each network.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.support import real_models
 
 SAMPLES = (4, 64)
 SIZE = 128
-"""Sides of the photographs; first-layer statistics hardly depend on it."""
+"""Side length of the photographs; first-layer statistics hardly depend on it."""
 
 Pixels = NDArray[np.float64]
 """Images 0…255, shape (n, C, H, W)."""
@@ -51,14 +51,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """One network and the images that it may see.
+    """A network and its images.
 
     Attributes:
-        name: for the rows.
-        model: with its BatchNorm.
-        right: the candidate preprocessing that it was trained with.
-        images: kind of images → images as they are.
-        corrupted: name of a corruption → its images.
+        name: name in the rows.
+        model: the network with BatchNorm.
+        right: the preprocessing of its training, one of the candidates.
+        images: kind of images → clean images.
+        corrupted: name of a corruption → corrupted images.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Network:
 
 
 def main() -> None:
-    """Measure every network, write the rows, print the summary."""
+    """Measure every network, write the rows and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     options = parser.parse_args()
     began = time.perf_counter()
     rows: list[Row] = []
-    for network in [*grey_networks(options.cache), *color_networks()]:
+    for network in [*gray_networks(options.cache), *color_networks()]:
         found = [*plausible(network), *faults(network)]
         rows += found
         print(summary(network.name, found), flush=True)
@@ -83,20 +83,20 @@ def main() -> None:
 
 
 def summary(name: str, rows: list[Row]) -> str:
-    """Say in one line how often the check was right."""
+    """Return a one-line summary of false alarms and missed faults."""
     right = [row for row in rows if not row["fault"]]
     wrong = [row for row in rows if row["fault"]]
     alarms = [f"{row['case']}@{row['samples']}" for row in right if row["refused"]]
     missed = [row["case"] for row in wrong if not row["refused"]]
     far = max(row["distance"] for row in right)
     return (
-        f"{name}: {len(right)} right, at most {far:.2f} σ, false alarms {alarms}; "
-        f"{len(wrong)} wrong, missed {missed}"
+        f"{name}: {len(right)} correct, at most {far:.2f} σ, false alarms {alarms}; "
+        f"{len(wrong)} faulty, missed {missed}"
     )
 
 
 def plausible(network: Network) -> Iterator[Row]:
-    """Right preprocessing of clean, corrupted and foreign images."""
+    """Yield rows with correct preprocessing of clean, corrupted and foreign images."""
     cases: dict[str, Callable[[], Pixels]] = {
         kind: partial(_same, images) for kind, images in network.images.items()
     }
@@ -111,7 +111,7 @@ def _same(images: Pixels) -> Pixels:
 
 
 def faults(network: Network) -> Iterator[Row]:
-    """Every fault on the network's own images."""
+    """Yield rows with every fault on images of the network's own kind."""
     pixels = next(iter(network.images.values()))
     channels = pixels.shape[1]
     by_name = {c.name: c for c in candidates(channels) if c.preprocess.colour != "bgr"}
@@ -156,8 +156,8 @@ def _row(network: Network, case: str, images: NDArray[np.float32], *, fault: boo
     }
 
 
-def grey_networks(cache: Path) -> Iterator[Network]:
-    """The networks of the digits and of Fashion-MNIST."""
+def gray_networks(cache: Path) -> Iterator[Network]:
+    """Yield the networks of the digits and of Fashion-MNIST."""
     most = max(SAMPLES)
     mnist, domains = digit_domains(4_500)
     clothes = read_fashion("t10k").images[:most]
@@ -184,7 +184,7 @@ def grey_networks(cache: Path) -> Iterator[Network]:
             model=export(module, (torch.zeros(2, 1, 28, 28),)),
             right=next(c for c in candidates(1) if c.name == "unit"),
             images={kind: _levels(images) for kind, images in kinds.items()},
-            corrupted={c: partial(_corrupted_grey, own, c) for c in CORRUPTIONS},
+            corrupted={c: partial(_corrupted_gray, own, c) for c in CORRUPTIONS},
         )
 
 
@@ -192,12 +192,12 @@ def _levels(images: NDArray[np.float32]) -> Pixels:
     return np.round(images.astype(np.float64) * 255)
 
 
-def _corrupted_grey(images: NDArray[np.float32], name: str) -> Pixels:
+def _corrupted_gray(images: NDArray[np.float32], name: str) -> Pixels:
     return np.asarray(corrupt(images, name, seed=1).astype(np.float64) * 255)
 
 
 def color_networks() -> Iterator[Network]:
-    """ImageNet classifiers on photographs, and PP-OCR on rendered text and photographs."""
+    """Yield ImageNet classifiers on photographs, and PP-OCR on rendered text and photographs."""
     photographs = read_photographs(max(SAMPLES), SIZE)
     example = torch.zeros(2, 3, 224, 224)
     texts = render_text(max(SAMPLES))
@@ -228,7 +228,7 @@ def color_networks() -> Iterator[Network]:
 
 
 def _any_size(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Free the sizes of the images: only the first layer runs."""
+    """Make the image sizes dynamic; only the first layer runs."""
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
     for axis, name in ((0, "n"), (2, "h"), (3, "w")):
         dimensions[axis].dim_param = name
@@ -240,7 +240,7 @@ def _corrupted_color(images: NDArray[np.uint8], name: str, size: tuple[int, int]
 
 
 def _fitted(images: NDArray[np.uint8], size: tuple[int, int] | None) -> Pixels:
-    """Resize as 8-bit images, channels first."""
+    """Return resized 8-bit images, channels first."""
     if size is not None:
         height, width = size
         images = np.stack([np.asarray(Image.fromarray(i).resize((width, height))) for i in images])
@@ -248,7 +248,7 @@ def _fitted(images: NDArray[np.uint8], size: tuple[int, int] | None) -> Pixels:
 
 
 def render_text(count: int) -> NDArray[np.uint8]:
-    """Lines of text in Pillow's own font, dark on bright and bright on dark; (n, 96, 384, 3)."""
+    """Return lines of text in Pillow's font, dark on bright and inverse; (n, 96, 384, 3)."""
     random = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 "))
     return np.stack([_line("".join(random.choice(letters, 14)), random) for _ in range(count)])

@@ -1,9 +1,9 @@
-"""Photographs from Debian's tuxpaint-stamps-default, and twelve corruptions at their strongest.
+"""Photographs from Debian's tuxpaint-stamps-default, and twelve strong corruptions.
 
 `apt-get install tuxpaint-stamps-default`. The stamps are cut-out photographs with transparency:
-each is drawn in the middle of a plain ground whose color a seed decides. Corruptions and strengths
-are those of ImageNet-C's highest severity (Hendrycks & Dietterich 2019), written anew in numpy and
-scipy, with a color cast and darkness added.
+each is drawn in the center of a uniform background of random color. Corruptions and strengths
+are those of ImageNet-C's highest severity (Hendrycks & Dietterich 2019), implemented in numpy
+and scipy, plus a color cast and darkness.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["PHOTO_CORRUPTIONS", "PHOTO_FOLDER", "corrupt_photographs", "read_pho
 
 PHOTO_FOLDER = Path("/usr/share/tuxpaint/stamps")
 
-# Folders of drawings and signs.
+# Folders of drawings and signs, not photographs.
 _NOT_PHOTOGRAPHS = ("cartoon", "symbols", "hanukkah", "flags", "roadsigns", "notphoto")
 
 Pixels = NDArray[np.uint8]
@@ -35,7 +35,7 @@ Corruption = Callable[[Floats, np.random.Generator], Any]
 def read_photographs(
     count: int, size: int = 224, *, seed: int = 0, folder: Path = PHOTO_FOLDER
 ) -> Pixels:
-    """Read photographs in an order that the seed decides; shape (count, size, size, 3).
+    """Read photographs in random order; shape (count, size, size, 3).
 
     Raises:
         FileNotFoundError: the Debian package tuxpaint-stamps-default is not installed.
@@ -46,7 +46,7 @@ def read_photographs(
         if not any(word in str(path) for word in _NOT_PHOTOGRAPHS)
     ]
     if len(files) < count:
-        raise FileNotFoundError(f"{folder} holds {len(files)} photographs, {count} are needed")
+        raise FileNotFoundError(f"{folder} contains {len(files)} photographs, {count} are required")
     random = np.random.default_rng(seed)
     chosen = [files[i] for i in random.permutation(len(files))[:count]]
     return np.stack([_on_ground(path, size, random) for path in chosen])
@@ -63,7 +63,7 @@ def _on_ground(path: Path, size: int, random: np.random.Generator) -> Pixels:
 
 
 def corrupt_photographs(photographs: Pixels, name: str, *, seed: int = 0) -> Pixels:
-    """Corrupt photographs; the result is rounded to 8 bits as a camera's would be."""
+    """Corrupt photographs and round the result to 8 bits, as a camera does."""
     random = np.random.default_rng([seed, list(PHOTO_CORRUPTIONS).index(name)])
     changed = PHOTO_CORRUPTIONS[name](photographs / 255.0, random)
     return np.asarray(np.clip(np.round(changed * 255.0), 0, 255), dtype=np.uint8)
@@ -75,7 +75,7 @@ def gaussian_noise(x: Floats, random: np.random.Generator) -> Floats:
 
 
 def shot_noise(x: Floats, random: np.random.Generator) -> Floats:
-    """Three photons for white."""
+    """Poisson noise with three photons for white."""
     return random.poisson(x * 3.0) / 3.0
 
 
@@ -86,7 +86,7 @@ def impulse_noise(x: Floats, random: np.random.Generator) -> Floats:
 
 
 def defocus_blur(x: Floats, random: np.random.Generator) -> Floats:
-    """A disk of 10 pixels radius."""
+    """Blur with a disk of 10 pixels radius."""
     del random
     return np.stack([_disk(image, 10) for image in x])
 
@@ -113,13 +113,13 @@ def contrast(x: Floats, random: np.random.Generator) -> Floats:
 
 
 def brightness(x: Floats, random: np.random.Generator) -> Floats:
-    """Half of the range brighter."""
+    """Brightness increased by half of the range."""
     del random
     return x + 0.5
 
 
 def dark(x: Floats, random: np.random.Generator) -> Floats:
-    """A tenth of the light, with the noise of a small sensor."""
+    """A tenth of the light, with sensor noise."""
     return 0.1 * x + random.normal(0, 0.02, x.shape)
 
 
@@ -131,13 +131,13 @@ def fog(x: Floats, random: np.random.Generator) -> Floats:
 
 
 def tint(x: Floats, random: np.random.Generator) -> Floats:
-    """Light of a sodium lamp: hardly any blue."""
+    """Light of a sodium lamp: almost no blue."""
     del random
     return np.asarray(x * np.array([1.0, 0.6, 0.15]))
 
 
 def pixelate(x: Floats, random: np.random.Generator) -> Floats:
-    """Blocks of 8 pixels."""
+    """Blocks of 8x8 pixels."""
     del random
     size = x.shape[1]
     small = ndimage.uniform_filter(x, (0, 8, 8, 0))[:, 4::8, 4::8]
@@ -157,7 +157,7 @@ def _jpeg(image: Floats) -> Floats:
 
 
 def camera(x: Floats, random: np.random.Generator) -> Floats:
-    """A cheap camera in the evening: blur, darkness, a blue cast and noise."""
+    """A low-quality camera at dusk: blur, darkness, a blue cast and noise."""
     soft = ndimage.gaussian_filter(x, (0, 2, 2, 0)) * np.array([0.35, 0.45, 0.65])
     return np.asarray(soft + random.normal(0, 0.08, x.shape))
 

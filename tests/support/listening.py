@@ -1,4 +1,4 @@
-"""A server in this process behind a real socket, for tests that start the command as a process."""
+"""An in-process server on a real socket, for tests that run the command in a process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 @contextmanager
 def listening(folder: Path) -> Iterator[tuple[MomentsExecutor, str]]:
-    """Serve on a free loopback port; yields the executor and the address."""
+    """Serve on a free loopback port, and yield the executor and the address."""
     executor = MomentsExecutor()
     app = create_app(Settings(data_dir=folder), executor=executor)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))

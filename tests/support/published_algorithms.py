@@ -1,8 +1,8 @@
-"""Batch normalisation as it was published, in a few lines of float64, to be read.
+"""The published algorithms of batch normalization, in a few lines of readable float64 code.
 
 The two algorithms of Ioffe & Szegedy, "Batch Normalization: Accelerating Deep Network Training by
 Reducing Internal Covariate Shift" (2015), for one channel axis and any number of positions, and
-what this package means by exact. Nothing here is fast, and nothing of the engines is used: tests
+the definition of exact statistics in this package. The code is independent of the engines: tests
 compare the engines with it.
 
 All arrays have the layout (N, C, *spatial); statistics have shape (C,).
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def batch_statistics(x: Float64Array) -> RunningStatistics:
-    """Mean and variance of one mini-batch, over samples and positions.
+    """Return mean and variance of one mini-batch, over samples and positions.
 
     The variance divides by m, the number of values per channel (Algorithm 1, lines 1 and 2).
     """
@@ -43,7 +43,7 @@ def normalize(
     shift: Float64Array,
     eps: float,
 ) -> Float64Array:
-    """Normalise with given statistics: γ·(x - μ)/√(σ² + ε) + β (lines 3 and 4; Alg. 2, line 11)."""
+    """Normalize with given statistics: γ·(x - μ)/√(σ² + ε) + β (lines 3 and 4; Alg. 2, line 11)."""
     mean, var, gamma, beta = (
         _over_positions(x, vector) for vector in (statistics.mean, statistics.var, scale, shift)
     )
@@ -56,7 +56,7 @@ def train_step(
     """Algorithm 1: normalize a mini-batch by its own statistics.
 
     Returns:
-        The normalised batch and the statistics that it was normalised with.
+        The normalized batch and its statistics.
     """
     statistics = batch_statistics(x)
     return normalize(x, statistics, scale=scale, shift=shift, eps=eps), statistics
@@ -65,8 +65,8 @@ def train_step(
 def paper_population_statistics(batches: Sequence[Float64Array]) -> RunningStatistics:
     """Algorithm 2, line 10: E[x] = E_B[μ_B], Var[x] = m/(m - 1) · E_B[σ_B²].
 
-    Averages over mini-batches of one size m. What differs between the batches' means is not part
-    of this variance, so an ordered stream comes out too narrow.
+    Averages over mini-batches of the same size m. The variance between the batch means is not
+    included, so the variance of an ordered stream is too small.
     """
     each = [batch_statistics(batch) for batch in batches]
     unbiased = [
@@ -81,10 +81,10 @@ def paper_population_statistics(batches: Sequence[Float64Array]) -> RunningStati
 def moving_average(
     start: RunningStatistics, batches: Sequence[Float64Array], momentum: float
 ) -> RunningStatistics:
-    """Section 3.1's moving averages, as deep-learning libraries keep them during training.
+    """Return the moving averages of section 3.1, as deep-learning libraries compute them.
 
-    Each batch pulls the statistics a fraction `momentum` of the way to its own mean and unbiased
-    variance; (1 - momentum)ⁿ of the start remains after n batches.
+    Each batch moves the statistics by a fraction `momentum` toward its own mean and unbiased
+    variance; the initial value has the weight (1 - momentum)ⁿ after n batches.
     """
     mean, var = start.mean, start.var
     for batch in batches:
@@ -95,10 +95,10 @@ def moving_average(
 
 
 def population_statistics(batches: Sequence[Float64Array]) -> RunningStatistics:
-    """What exact recalibration stores: all samples as one mini-batch of Algorithm 1.
+    """Return the statistics of exact recalibration: all samples as one mini-batch of Algorithm 1.
 
-    It needs no assumption on the batches' sizes or order. In a deep network each layer's x is what
-    arrives there when every layer before it normalises with its own population statistics.
+    Batch sizes and order do not matter. In a deep network, x is the input of a layer when all
+    previous layers normalize with their own population statistics.
     """
     return batch_statistics(np.concatenate(list(batches)))
 

@@ -21,7 +21,7 @@ ESTIMATORS = [
 
 
 @pytest.mark.parametrize(("text", "estimator"), ESTIMATORS)
-def test_a_string_names_an_estimator(text: str, estimator: object) -> None:
+def test_estimator_from_string(text: str, estimator: object) -> None:
     assert bn_ops.estimator_from_string(text) == estimator
 
 
@@ -38,7 +38,7 @@ def test_a_string_names_an_estimator(text: str, estimator: object) -> None:
         ("", "unknown estimator ''"),
     ],
 )
-def test_an_invalid_string_is_an_option_error(text: str, message: str) -> None:
+def test_invalid_estimator_strings(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         bn_ops.estimator_from_string(text)
 
@@ -54,12 +54,12 @@ def test_recalibrate_and_adapt_accept_a_string() -> None:
 
 
 @pytest.mark.parametrize("estimator", [64, bn_ops.Shrink, object()])
-def test_a_wrong_type_of_estimator_is_an_option_error(estimator: object) -> None:
+def test_invalid_estimator_types(estimator: object) -> None:
     with pytest.raises(OptionError, match="estimator= takes"):
         bn_ops.recalibrate(residual_network(), [images(2)], estimator=estimator)  # type: ignore[call-overload]
 
 
-def test_progress_true_prints_each_phase(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_true_prints_phases(capsys: pytest.CaptureFixture[str]) -> None:
     bn_ops.adapt(residual_network(), [images(2), images(2)], progress=True)
     printed = capsys.readouterr()
     phases = [line.partition(":")[0] for line in printed.err.splitlines()]
@@ -80,12 +80,12 @@ def test_progress_on_a_terminal_updates_one_line_per_phase(
 
 
 @pytest.mark.parametrize("progress", [3, "yes", [print]])
-def test_a_wrong_type_of_progress_is_an_option_error(progress: object) -> None:
+def test_invalid_progress_types(progress: object) -> None:
     with pytest.raises(OptionError, match="progress= takes a function"):
         bn_ops.recalibrate(residual_network(), [images(2)], progress=progress)  # type: ignore[call-overload]
 
 
-def test_results_have_a_representation_of_one_short_line() -> None:
+def test_repr_of_results_is_one_line() -> None:
     done = bn_ops.recalibrate(residual_network(), [images(2)])
     artifact = bn_ops.adapt(residual_network(), [images(2)])
     assert repr(done).startswith("Recalibration(ModelProto, ")

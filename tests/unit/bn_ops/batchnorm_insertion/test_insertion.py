@@ -1,4 +1,4 @@
-"""Inserted BatchNorm layers: the function stays, and recalibration does what it did unfolded."""
+"""Inserted BatchNorm layers: equivalent outputs, and recalibration as in the unfolded network."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import bn_ops
 from bn_ops.errors import ModelUnsupportedError, OptionError, StreamEmptyError
 from tests.support.onnx_run import run_onnx
 
-# The layers' ε: far below every variance, as the law holds for ε → 0.
+# ε of the layers: far below every variance, because the law holds for ε → 0.
 EPS = 1e-12
 
 
 class Residual(nn.Module):
-    """Stem, a block with a shortcut, a depthwise and a pointwise convolution, a hidden layer."""
+    """Stem, a residual block, a depthwise and a pointwise convolution, a hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Residual(nn.Module):
             nn.init.uniform_(bn.weight, 0.5, 1.5, generator=generator)
             nn.init.normal_(bn.bias, 0, 0.5, generator=generator)
             with torch.no_grad():
-                # A fold must keep the law for negative scales, too.
+                # The law must also hold for negative scales.
                 bn.weight[0] *= -1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ TARGET = images(1) * np.float32(0.4) + np.float32(0.7)
 
 
 def source_network() -> Residual:
-    """The network with exactly the source stream's statistics."""
+    """Return the network with the exact statistics of the source stream."""
     torch.manual_seed(0)
     module = Residual()
     module.eval()
@@ -71,7 +71,7 @@ def source_network() -> Residual:
 
 
 def oracle(module: nn.Module, batch: NDArray[np.float32]) -> NDArray[np.float64]:
-    """torch in float64 and train mode: every layer normalizes with the whole batch's moments."""
+    """Run in float64 and train mode: layers normalize with the moments of the whole batch."""
     wide = copy.deepcopy(module).double().train()
     with torch.no_grad():
         return np.asarray(wide(torch.from_numpy(batch).double()).numpy())
@@ -94,7 +94,7 @@ def folded() -> onnx.ModelProto:
     return result.model
 
 
-def test_adoption_and_replace_equal_recalibrating_the_unfolded_network() -> None:
+def test_recalibration_equals_unfolded_network() -> None:
     inserted = bn_ops.insert_batchnorm(folded(), [SOURCE[:7], SOURCE[7:]])
     assert len(inserted.layers) == 4
     adapted = bn_ops.adapt(inserted.model, [TARGET])
@@ -104,7 +104,7 @@ def test_adoption_and_replace_equal_recalibrating_the_unfolded_network() -> None
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-def test_the_function_is_unchanged() -> None:
+def test_outputs_are_unchanged() -> None:
     model = folded()
     inserted = bn_ops.insert_batchnorm(model, [SOURCE])
     before, after = outputs(model, TARGET), outputs(inserted.model, TARGET)
@@ -113,7 +113,7 @@ def test_the_function_is_unchanged() -> None:
     assert inserted.parity.reference == "float64"
 
 
-def test_the_statistics_are_the_source_moments_in_float64() -> None:
+def test_statistics_equal_source_moments() -> None:
     inserted = bn_ops.insert_batchnorm(folded(), [SOURCE])
     network = source_network()
     network.double()
@@ -125,7 +125,7 @@ def test_the_statistics_are_the_source_moments_in_float64() -> None:
     np.testing.assert_allclose(first.statistics.var, z.var((0, 2, 3)), rtol=1e-5)
 
 
-def test_the_given_model_stays_as_it_is_and_the_order_of_batches_is_free() -> None:
+def test_model_unchanged_and_any_batch_order() -> None:
     model = folded()
     before = model.SerializeToString(deterministic=True)
     one = bn_ops.insert_batchnorm(model, [SOURCE])
@@ -134,14 +134,14 @@ def test_the_given_model_stays_as_it_is_and_the_order_of_batches_is_free() -> No
     assert one.model == other.model
 
 
-def test_the_head_gets_no_layer() -> None:
+def test_head_without_layer() -> None:
     inserted = bn_ops.insert_batchnorm(folded(), [SOURCE])
     assert [left.reason for left in inserted.left] == [
         "the network's head: no weighted operator follows"
     ]
 
 
-def test_a_dead_channel_stays_constant() -> None:
+def test_dead_channel_stays_constant() -> None:
     module = source_network()
     with torch.no_grad():
         module.conv1.weight[2] = 0
@@ -178,7 +178,7 @@ def matrix(*shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def test_a_bias_in_its_own_node_comes_before_the_layer() -> None:
+def test_bias_in_separate_node() -> None:
     model = graph(
         [
             helper.make_node("MatMul", ["x", "w"], ["p"], name="first"),
@@ -205,7 +205,7 @@ def test_a_bias_in_its_own_node_comes_before_the_layer() -> None:
     np.testing.assert_allclose(layer.statistics.var, wide.var(0), rtol=1e-6)
 
 
-def test_a_product_without_activation_gets_no_layer() -> None:
+def test_product_without_activation() -> None:
     model = graph(
         [
             helper.make_node("MatMul", ["x", "w"], ["p"], name="first"),
@@ -218,16 +218,16 @@ def test_a_product_without_activation_gets_no_layer() -> None:
         bn_ops.insert_batchnorm(model, [matrix(4, 3)])
 
 
-def test_an_existing_layer_is_not_doubled() -> None:
+def test_existing_layer_is_not_duplicated() -> None:
     with pytest.raises(ModelUnsupportedError, match="follows already"):
         bn_ops.insert_batchnorm(unfolded(), [SOURCE])
 
 
-def test_source_samples_are_needed() -> None:
+def test_source_samples_are_required() -> None:
     with pytest.raises(StreamEmptyError):
         bn_ops.insert_batchnorm(folded(), [])
 
 
-def test_a_module_is_refused_with_the_way_out() -> None:
+def test_module_is_rejected() -> None:
     with pytest.raises(OptionError, match=r"bn_ops\.export"):
         bn_ops.insert_batchnorm(source_network(), [SOURCE])

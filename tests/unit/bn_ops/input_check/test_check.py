@@ -1,4 +1,4 @@
-"""The check on small networks: ONNX and torch agree, faults raise, plausible input passes."""
+"""The input check on small networks: engines agree, faults raise, plausible input passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KERNELS = RNG.normal(0, 0.3, (12, 3, 3, 3)).astype(np.float32)
 
 
 def photographs(samples: int = 24, seed: int = 1) -> NDArray[np.uint8]:
-    """Smooth colorful pictures with a warm cast; (n, 3, 32, 32)."""
+    """Return smooth color images with a warm cast; (n, 3, 32, 32)."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)[None])
     frequency[0, 0] = frequency[0, 1]
@@ -33,7 +33,7 @@ PIXELS = photographs()
 
 
 class Start(nn.Module):
-    """Convolution, BatchNorm, a head; trained, as it were, on normalized photographs."""
+    """Convolution, BatchNorm and a head, with statistics of normalized photographs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def module(name: str) -> nn.Module:
 
 
 def model(name: str) -> onnx.ModelProto:
-    """The same network, written down by hand."""
+    """Return the same network as a hand-written ONNX model."""
     network = module(name)
     tensors = {
         "w": KERNELS,
@@ -90,7 +90,7 @@ def model(name: str) -> onnx.ModelProto:
     )
 
 
-def test_the_right_input_is_near_and_passes() -> None:
+def test_matching_input_passes() -> None:
     found = bn_ops.check_input(model("imagenet"), [normalized("imagenet")])
     assert found.plausible
     assert found.distance is not None
@@ -99,7 +99,7 @@ def test_the_right_input_is_near_and_passes() -> None:
     assert (found.samples, found.channels) == (24, 12)
 
 
-def test_the_distance_is_that_of_an_independent_convolution() -> None:
+def test_distance_equals_independent_computation() -> None:
     other = normalized("imagenet", photographs(seed=5)) * np.float32(1.3)
     found = bn_ops.check_input(model("imagenet"), [other[:5], other[5:]])
     network = module("imagenet")
@@ -113,7 +113,7 @@ def test_the_distance_is_that_of_an_independent_convolution() -> None:
     assert found.distance == pytest.approx(float(exact), rel=1e-5)
 
 
-def test_both_engines_find_the_same() -> None:
+def test_engines_agree() -> None:
     for other in (normalized("imagenet"), normalized("none"), normalized("unit")):
         onnx_check = bn_ops.check_input(model("imagenet"), [other], allow_mismatch=True)
         torch_check = bn_ops.check_input(
@@ -135,7 +135,7 @@ def test_both_engines_find_the_same() -> None:
         (normalized("imagenet").transpose(0, 2, 3, 1).reshape(24, 3, 32, 32), "layout"),
     ],
 )
-def test_wrong_input_raises_with_its_cause(images: NDArray[np.float32], cause: str) -> None:
+def test_mismatched_input_raises_with_cause(images: NDArray[np.float32], cause: str) -> None:
     with pytest.raises(InputMismatchError) as caught:
         bn_ops.check_input(model("imagenet"), [np.ascontiguousarray(images)])
     assert caught.value.cause == cause
@@ -144,7 +144,7 @@ def test_wrong_input_raises_with_its_cause(images: NDArray[np.float32], cause: s
     assert caught.value.details()["cause"] == cause
 
 
-def test_a_second_normalization_is_named() -> None:
+def test_double_normalization() -> None:
     preset = bn_ops.Preprocess.preset("imagenet")
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (preset.mean, preset.std))
     twice = (normalized("imagenet") - mean) / std
@@ -154,7 +154,7 @@ def test_a_second_normalization_is_named() -> None:
     assert "'imagenet'" in caught.value.suggestion
 
 
-def test_a_mismatch_can_be_allowed() -> None:
+def test_mismatch_can_be_allowed() -> None:
     found = bn_ops.check_input(model("imagenet"), [normalized("none")], allow_mismatch=True)
     assert not found.plausible
     assert found.distance is not None
@@ -164,7 +164,7 @@ def test_a_mismatch_can_be_allowed() -> None:
 
 
 @pytest.mark.parametrize("name", ["unit", "tf", "imagenet", "caffe", "none"])
-def test_the_ranking_puts_the_right_preprocessing_first(name: str) -> None:
+def test_ranking_of_preprocessings(name: str) -> None:
     images = PIXELS.transpose(0, 2, 3, 1)
     for network in (model(name), module(name)):
         best, *others = bn_ops.rank_preprocessings(network, images)
@@ -173,7 +173,7 @@ def test_the_ranking_puts_the_right_preprocessing_first(name: str) -> None:
         assert all(best.distance <= other.distance for other in others)
 
 
-def test_the_order_of_colors_is_reported_only_where_it_is_significant() -> None:
+def test_insignificant_color_order_is_undecided() -> None:
     images = PIXELS.transpose(0, 2, 3, 1)
     best = bn_ops.rank_preprocessings(model("imagenet"), images)[0]
     assert best.color_order == "rgb"
@@ -183,7 +183,7 @@ def test_the_order_of_colors_is_reported_only_where_it_is_significant() -> None:
     assert few.color_order == "undecided"
 
 
-def test_nothing_of_a_module_changes() -> None:
+def test_module_is_not_modified() -> None:
     network = module("imagenet").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     bn_ops.check_input(network, [normalized("imagenet")])
@@ -192,7 +192,7 @@ def test_nothing_of_a_module_changes() -> None:
     assert not network.bn._forward_pre_hooks  # type: ignore[union-attr]
 
 
-def test_only_the_first_samples_are_read() -> None:
+def test_only_first_samples_are_read() -> None:
     read = 0
 
     def stream() -> object:
@@ -205,12 +205,12 @@ def test_only_the_first_samples_are_read() -> None:
     assert (found.samples, read) == (64, 3)
 
 
-def test_an_empty_stream_is_refused() -> None:
+def test_empty_stream() -> None:
     with pytest.raises(StreamEmptyError):
         bn_ops.check_input(model("imagenet"), [])
 
 
-def test_the_callers_own_call_is_taken_for_a_module() -> None:
+def test_custom_call() -> None:
     found = bn_ops.check_input(
         module("imagenet"),
         [{"image": torch.from_numpy(normalized("imagenet"))}],
@@ -224,6 +224,6 @@ def test_the_callers_own_call_is_taken_for_a_module() -> None:
 @pytest.mark.parametrize(
     "images", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 4), np.uint8), [1, 2]]
 )
-def test_the_ranking_takes_8_bit_images_only(images: object) -> None:
+def test_ranking_requires_8_bit_images(images: object) -> None:
     with pytest.raises(OptionError):
         bn_ops.rank_preprocessings(model("imagenet"), images)

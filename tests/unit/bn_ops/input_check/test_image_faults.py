@@ -1,4 +1,4 @@
-"""Faults that show in the pixels."""
+"""Faults visible in the pixel values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bn_ops.input_check.image_faults import (
 
 
 def pictures(samples: int = 6, *, grey: bool = False) -> NDArray[np.float32]:
-    """Pictures with the spectrum of natural ones, 0…255; (n, 3, 36, 42)."""
+    """Return images with a natural spectrum, 0…255; (n, 3, 36, 42)."""
     rng = np.random.default_rng(0)
     shape = (36, 42)
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
@@ -37,7 +37,7 @@ def found(array: NDArray[np.generic]) -> Planes:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_the_layout_shows_when_an_array_was_reshaped(grey: bool) -> None:  # noqa: FBT001
+def test_reshaped_layout_is_detected(grey: bool) -> None:  # noqa: FBT001
     right = pictures(grey=grey)
     last = right.transpose(0, 2, 3, 1)
     assert not is_interleaved(found(right))
@@ -57,7 +57,7 @@ def test_constant_images_are_counted() -> None:
     assert constant_samples(found(images)).tolist() == [False, False, True, False, False, False]
 
 
-def test_a_blank_channel_is_named() -> None:
+def test_blank_channel() -> None:
     images = pictures()
     assert blank_channels(found(images)) == ()
     images[:, 1] = 7
@@ -65,7 +65,7 @@ def test_a_blank_channel_is_named() -> None:
     assert blank_channels(found(images[:, :1])) == ()
 
 
-def test_flat_images_are_those_on_another_scale() -> None:
+def test_flat_images_on_another_scale() -> None:
     images = pictures() / np.float32(255)
     assert not is_flat(found(images * 2 - 1))
     assert is_flat(found(images / 255 * 2 - 1))
@@ -73,7 +73,7 @@ def test_flat_images_are_those_on_another_scale() -> None:
     assert not is_flat(found(faint))
 
 
-def test_arrays_that_are_no_images_have_no_planes() -> None:
+def test_other_arrays_have_no_planes() -> None:
     assert planes_of([]) is None
     assert planes_of([np.zeros((2, 3, 4), np.float32)]) is None
     assert planes_of([np.zeros((2, 5, 4, 7), np.float32)]) is None

@@ -43,38 +43,38 @@ def expected(x: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(found[SOURCE.var > 0])
 
 
-def test_the_distance_is_that_of_all_values_together() -> None:
+def test_distance_over_all_values() -> None:
     x = data()
     np.testing.assert_allclose(channel_distances(moments(x)), expected(x), rtol=1e-6)
     assert median_distance(moments(x)) == pytest.approx(float(np.median(expected(x))), rel=1e-6)
 
 
-def test_batches_do_not_matter() -> None:
+def test_invariance_under_batches() -> None:
     x = data()
     joined = concatenate([moments(x[:2]), moments(x[2:])])
     np.testing.assert_array_equal(channel_distances(joined), channel_distances(moments(x)))
 
 
-def test_the_jackknife_leaves_each_sample_out() -> None:
+def test_jackknife() -> None:
     x = data(6)
     found = jackknife_distances(moments(x))
     explicit = [np.median(expected(np.delete(x, i, axis=0))) for i in range(len(x))]
     np.testing.assert_allclose(found, explicit, rtol=1e-6)
 
 
-def test_dead_channels_do_not_count() -> None:
+def test_dead_channels_are_ignored() -> None:
     assert live_channels(SOURCE).tolist() == [True, True, True, True, False]
     near_dead = RunningStatistics(mean=np.zeros(2), var=np.array([1.0, 1e-7]))
     assert live_channels(near_dead).tolist() == [True, False]
 
 
-def test_the_spread_is_measured_over_stored_deviation() -> None:
+def test_spread_relative_to_stored_deviation() -> None:
     x = data()
     ratio = x.astype(np.float64).std((0, 2, 3))[:4] / np.sqrt(SOURCE.var[:4])
     assert spread_ratio(moments(x)) == pytest.approx(float(np.median(ratio)), rel=1e-6)
 
 
-def test_without_live_channels_there_is_no_distance() -> None:
+def test_no_distance_without_live_channels() -> None:
     dead = RunningStatistics(mean=np.zeros(2), var=np.zeros(2))
     mean = np.zeros((3, 2))
     found = SampleMoments(layers=("bn",), source=dead, mean=mean, var=mean)

@@ -1,4 +1,4 @@
-"""Which preprocessing made an array."""
+"""Identification of the preprocessing of an array."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def shown(candidate: Candidate, values: NDArray[np.float64]) -> Candidate | None
 
 
 @pytest.mark.parametrize("candidate", COLOR, ids=lambda c: f"{c.name}-{c.preprocess.colour}")
-def test_every_preprocessing_of_color_images_is_identified(candidate: Candidate) -> None:
+def test_preprocessings_of_color_images(candidate: Candidate) -> None:
     found = shown(candidate, pixels(3))
     assert found is not None
     assert found.name == candidate.name
-    # Without values per channel the order of the colors cannot show.
+    # Without per-channel values the color order has no effect.
     if len(set(candidate.preprocess.mean)) > 1:
         assert found.preprocess == candidate.preprocess
 
 
 @pytest.mark.parametrize("candidate", GREY, ids=lambda c: c.name)
-def test_every_preprocessing_of_grey_images_is_identified(candidate: Candidate) -> None:
+def test_preprocessings_of_gray_images(candidate: Candidate) -> None:
     assert shown(candidate, pixels(1)) == candidate
 
 
-def test_the_applied_value_is_what_preprocess_computes() -> None:
+def test_applied_value_equals_preprocess() -> None:
     values = pixels(3)
     for candidate in COLOR:
         levels = candidate.preprocess.levels().astype(np.float64)
@@ -54,7 +54,7 @@ def test_pixels_are_recovered() -> None:
 
 
 @pytest.mark.parametrize("name", ["unit", "tf", "imagenet"])
-def test_twice_is_the_normalization_of_its_own_result(name: str) -> None:
+def test_double_normalization(name: str) -> None:
     once, twice = (
         next(c for c in COLOR if c.name == n and c.preprocess.colour == "rgb")
         for n in (name, f"{name} twice")
@@ -62,18 +62,18 @@ def test_twice_is_the_normalization_of_its_own_result(name: str) -> None:
     unit = next(c for c in COLOR if c.name == "unit" and c.preprocess.colour == "rgb")
     values = pixels(3)
     first = once.apply(values).astype(np.float64)
-    # A normalization takes 0…1, where it was given what it had made itself; 1/255 takes 0…255.
+    # A normalization maps 0…1 but was applied to its own result; 1/255 maps 0…255.
     again = once.apply(first) if name == "unit" else once.apply(first * 255)
     assert unit.name == "unit"
     np.testing.assert_allclose(twice.apply(values), again, rtol=1e-5, atol=1e-5)
 
 
-def test_bright_images_are_not_taken_for_another_range() -> None:
+def test_bright_images_keep_their_range() -> None:
     tf = next(c for c in COLOR if c.name == "tf")
     found = shown(tf, pixels(3, low=128))
     assert found is None or found.name == "tf"
 
 
-def test_values_between_the_levels_are_not_identified() -> None:
+def test_values_between_levels() -> None:
     values = pixels(3) + np.random.default_rng(1).uniform(-0.4, 0.4, (8, 3, 24, 20))
     assert all(shown(candidate, values) is None for candidate in COLOR)
