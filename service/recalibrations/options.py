@@ -10,16 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from bn_ops.core.estimators import estimator_from_json
-from bn_ops.errors import OptionError
+from bn_ops.core.estimators import estimator_from_json, estimator_from_string
 from bn_ops.preprocess import preprocess_from_json
 
 # An integer stays an integer: what was sent is what is stored and reported.
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]
 Size = int | Annotated[list[int], Field(min_length=2, max_length=2)]
-
-
-_MAX_TEXT = 64
 
 
 class _Form(BaseModel):
@@ -33,7 +29,7 @@ class ReplaceForm(_Form):
 
 
 class ShrinkForm(_Form):
-    """Each channel moves as far from the stored statistics as the new data is evidence for."""
+    """Each channel moves from the stored statistics by as much as the new data supports."""
 
     name: Literal["shrink"]
 
@@ -104,39 +100,13 @@ def _checked_estimator(value: Any) -> Any:
     """Return the JSON form of an estimator.
 
     Raises:
-        OptionError: bn_ops rejects its values.
+        OptionError: bn_ops rejects it.
     """
     if isinstance(value, str):
-        value = _parse_estimator(value)
+        return estimator_from_string(value).to_json()
     if isinstance(value, Mapping):
         estimator_from_json(value)
     return value
-
-
-def _parse_estimator(text: str) -> dict[str, Any]:
-    """Return the JSON form of `"replace"`, `"shrink"`, `"prior:64[:mixture]"`, `"momentum:0.1"`."""
-    name, *rest = text[:_MAX_TEXT].split(":")
-    match name, rest:
-        case "prior", [samples]:
-            return {"name": name, "samples": _parse_number(samples)}
-        case "prior", [samples, "mixture"]:
-            return {"name": name, "samples": _parse_number(samples), "mixture": True}
-        case "momentum", [momentum]:
-            return {"name": name, "momentum": _parse_number(momentum)}
-        case _, []:
-            return {"name": name}
-    raise OptionError(
-        f"{text[:_MAX_TEXT]!r} is not an estimator: use replace, shrink, prior:SAMPLES, "
-        "prior:SAMPLES:mixture or momentum:M, or the JSON form"
-    )
-
-
-def _parse_number(text: str) -> int | float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise OptionError(f"{text!r} is not a number in the short form of an estimator") from error
-    return int(value) if value.is_integer() else value
 
 
 def _checked_preprocess(value: Any) -> Any:
