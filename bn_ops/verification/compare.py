@@ -1,4 +1,4 @@
-"""Comparing arrays."""
+"""Compare two output arrays."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One output, one batch.
+    """The difference in one output for one batch.
 
     Attributes:
         largest: largest absolute difference, in the output's unit; for discrete outputs the share
-            of differing elements.
+            of elements that differ.
         mean: mean absolute difference, likewise.
         scale: largest absolute value of the reference; 1 for discrete outputs.
         discrete: whether the output is not floating point.
@@ -33,12 +33,12 @@ class Finding:
 
 
 def compare(native: Array, candidate: Array, exact: Array | None) -> Finding:
-    """Hold a candidate against the float64 result where there is one, and against the native one.
+    """Compare a candidate with the native result and, where available, with the float64 one.
 
-    The nearer of the two counts: a candidate that agrees with the unfolded model to the last digit
-    is right even where both are far from float64, as networks that amplify rounding are. NaN and
-    infinity must stand where the reference has them. Where the reference overflows in its own
-    element type but not in float64, a candidate that agrees with float64 is right.
+    The closer of the two counts: a candidate that agrees with the unfolded model to the last digit
+    is correct even where both are far from float64, as in networks that amplify rounding. NaN and
+    infinity must be in the same places as in the reference. Where the reference overflows in its
+    own element type but not in float64, a candidate that agrees with float64 is correct.
     """
     found = _against(native, candidate, native)
     if exact is None:
@@ -47,7 +47,7 @@ def compare(native: Array, candidate: Array, exact: Array | None) -> Finding:
 
 
 def share(finding: Finding) -> float:
-    """Return the largest difference over the reference's largest value."""
+    """Return the largest difference divided by the reference's largest value."""
     return finding.largest / finding.scale if finding.scale > 0.0 else finding.largest
 
 
@@ -58,13 +58,13 @@ def _against(native: Array, candidate: Array, truth: Array) -> Finding:
         differing = float(np.mean(native != candidate)) if native.size else 0.0
         return Finding(largest=differing, mean=differing, scale=1.0, discrete=True)
     ours, own, want = (part.astype(np.float64) for part in (candidate, native, truth))
-    # Where both overflow alike in their own element type, float64 has nothing to say.
+    # Where both overflow in the same way in their own element type, float64 does not count.
     alike = ~np.isfinite(ours) & (_same(ours, own) | _same(ours, want))
     return _finding(ours[~alike], want[~alike])
 
 
 def rounding(native: Array, exact: Array) -> Finding:
-    """Find how far the reference itself is from its own float64 result."""
+    """Return how far the reference is from its own float64 result."""
     return _against(native, native, exact)
 
 

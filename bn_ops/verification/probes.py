@@ -1,4 +1,4 @@
-"""Samples to run both models on: the caller's own, and made-up ones."""
+"""Samples on which both models are run: the caller's own and synthetic ones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from bn_ops.core.signature import Batch, TensorInfo
 
-__all__ = ["Probe", "made_up"]
+__all__ = ["Probe", "synthetic_probes"]
 
 Array = NDArray[np.generic]
 
 _SAMPLES = 2
-"""Samples per made-up batch: enough for a batch axis to show, cheap enough for any model."""
+"""Samples per synthetic batch: enough to exercise the batch axis, cheap for any model."""
 
 _FREE_SIZE = 64
-"""Size of a free axis of which the caller's batches say nothing: networks divide images by 32, and
-some pool what is left."""
+"""Size of a free axis without an example batch: networks divide images by 32, and some pool the
+rest."""
 
-_HUNDREDFOLD = 100.0
+_LARGE_SCALE = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +35,21 @@ class Probe:
     """A batch to run.
 
     Attributes:
-        label: which samples these are, for a person.
+        label: name of the samples.
         batch: the inputs.
-        made_up: whether the samples are not the caller's; a model may refuse such ones.
-        usual: whether the outputs' usual scale may be read off this batch.
-        exact: whether to run it in float64 too, where that is possible.
+        synthetic: whether the samples are not the caller's; a model may reject such samples.
+        usual: whether this batch shows the usual scale of the outputs.
+        exact: whether to also run it in float64, where possible.
     """
 
     label: str
     batch: Batch
-    made_up: bool = True
+    synthetic: bool = True
     usual: bool = False
     exact: bool = False
 
 
-def made_up(
+def synthetic_probes(
     inputs: Sequence[TensorInfo],
     example: Batch | None,
     *,
@@ -57,14 +57,15 @@ def made_up(
     seed: int,
     affordable: Callable[[Batch], int] = lambda _: 1,
 ) -> Iterator[Probe]:
-    """Make random and extreme batches for a signature.
+    """Yield random and extreme batches for a signature.
 
     Args:
-        inputs: what the model takes.
-        example: a batch of the caller's; free axes get its sizes, integers stay in its range.
-        size: the number of samples that the model demands per run; None where it is free.
-        seed: of numpy's PCG64; the same seed gives the same samples.
-        affordable: how many of a batch's samples may run in float64.
+        inputs: the model's inputs.
+        example: a batch of the caller's, which gives the sizes of free axes and the range of
+            integers.
+        size: the number of samples that the model requires per run; None for any.
+        seed: seed of numpy's PCG64; the same seed gives the same samples.
+        affordable: returns how many samples of a batch may run in float64.
     """
     samples = _SAMPLES if size is None else size
     generator = np.random.default_rng(seed)
@@ -73,19 +74,19 @@ def made_up(
     yield Probe(label="zeros", batch=_times(normal, 0.0))
     if example is not None:
         given = _first(example, samples)
-        yield Probe(label="given samples, hundredfold", batch=_times(given, _HUNDREDFOLD))
+        yield Probe(label="given samples, scaled by 100", batch=_times(given, _LARGE_SCALE))
         # A few: float64 costs a hundred times onnxruntime's float32.
         few = _first(example, affordable(example) if size is None else size)
         yield Probe(label="given samples, a few", batch=few, usual=True, exact=True)
     single = _first(normal, 1 if size is None else size)
     yield Probe(label="one random sample", batch=single, exact=True)
-    yield Probe(label="one random sample, hundredfold", batch=_times(single, _HUNDREDFOLD))
+    yield Probe(label="one random sample, scaled by 100", batch=_times(single, _LARGE_SCALE))
 
 
 def _normal(
     info: TensorInfo, example: Batch | None, samples: int, generator: np.random.Generator
 ) -> Array:
-    """Draw standard normal numbers; integers and booleans from the range that the example shows."""
+    """Draw standard normal numbers; integers and booleans from the range of the example."""
     given = None if example is None else example[info.name]
     shape = _shape(info, given, samples)
     dtype = _dtype(info.dtype)
@@ -93,7 +94,7 @@ def _normal(
         return generator.integers(0, 2, size=shape).astype(np.bool_)
     if dtype.kind in "iu":
         low, high = (0, 1) if given is None or not given.size else (given.min(), given.max())
-        # Any other index might not exist: an embedding has as many rows as it has.
+        # Any other index may be out of range for an embedding.
         return generator.integers(int(low), int(high) + 1, size=shape).astype(dtype)
     return generator.standard_normal(shape).astype(dtype)
 
@@ -114,10 +115,7 @@ def _first(batch: Batch, samples: int) -> Batch:
 
 
 def _times(batch: Batch, factor: float) -> Batch:
-    """Multiply every floating input; the others have a meaning that a factor would destroy.
-
-    What the element type cannot hold becomes its largest number.
-    """
+    """Multiply every floating input, clipped to the range of its type; leave the others."""
     return {name: _scaled(array, factor) for name, array in batch.items()}
 
 

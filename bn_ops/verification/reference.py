@@ -1,4 +1,4 @@
-"""The unfolded model with its outputs on a set of samples, to hold any number of candidates to."""
+"""Run a reference model and candidates on the same samples and compare their outputs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from bn_ops.core.batches import named_batches
@@ -16,47 +17,96 @@ from bn_ops.engines.onnx.rebatch import fixed_batch_size, rebatch
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError, OptionError
 from bn_ops.folding.result import Folded
+from bn_ops.onnx_files.session import Session, session
 from bn_ops.verification.compare import Finding, compare, rounding, share
-from bn_ops.verification.conditioning import shaken_batch, shaken_model
+from bn_ops.verification.decision import OutputFindings
+from bn_ops.verification.exact_weights import misrounded_tensor, refolded
 from bn_ops.verification.float64 import Float64Model, NotExactError
-from bn_ops.verification.model import default_tolerance, open_model, output_names
-from bn_ops.verification.probes import Probe, made_up
-from bn_ops.verification.verdict import Tally
-from bn_ops.verification.witness import refolded, rounds_elsewhere
+from bn_ops.verification.probes import Probe, synthetic_probes
+from bn_ops.verification.rounding_sensitivity import perturb_batch, perturb_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import onnx
-
     from bn_ops.core.signature import Batch
-    from bn_ops.verification.witness import Witness
+    from bn_ops.verification.exact_weights import ExactWeights
 
-__all__ = ["Reference"]
+__all__ = ["DEFAULT_SEED", "DEFAULT_THREADS", "Reference", "verify"]
 
 Array = NDArray[np.generic]
 
 _IMPLAUSIBLE = 0.05
-"""Difference between float64 and native results, over the output's scale, that rounding does not
-explain even in bfloat16 networks, unless they are ill-conditioned: the two implementations then
-understand an operator differently."""
+"""Difference between float64 and native results, relative to the output's scale, that rounding does
+not explain even in bfloat16 networks unless they are ill-conditioned: the two implementations then
+interpret an operator differently."""
 
 _IMPLAUSIBLE_FACTOR = 16.0
-"""The same, over what a unit in the last place does to the reference: a network may amplify
-rounding until nothing of its output is left."""
+"""The same, relative to the effect of one unit in the last place on the reference: a network may
+amplify rounding until its output is meaningless."""
 
-_SHAKES = 3
-"""Times that the last digits are moved: each shows what one draw of roundings does."""
+_PERTURBATIONS = 3
+"""Number of random perturbations: each shows the effect of one draw of roundings."""
+
+
+DEFAULT_THREADS = 2
+DEFAULT_SEED = 0
+
+_TOLERANCES: dict[int, float] = {
+    onnx.TensorProto.BFLOAT16: 1.6e-2,
+    onnx.TensorProto.FLOAT16: 2e-3,
+    onnx.TensorProto.FLOAT: 1e-5,
+    onnx.TensorProto.DOUBLE: 1e-12,
+}
+"""Relative error of a correct fold, by the coarsest element type of the model: about twice the
+rounding unit for 16-bit types (one multiplication, one addition), and enough for sums of some
+thousand terms for the others."""
+
+_MAX_SMALL_ELEMENTS = 8
+"""Elements up to which a stored tensor is assumed to hold sizes or bounds, not weights."""
+
+
+def verify(
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto | Folded,
+    batches: Iterable[Any],
+    *,
+    tolerance: float | None = None,
+    threads: int | None = DEFAULT_THREADS,
+    seed: int = DEFAULT_SEED,
+) -> Parity:
+    """Run two models on the same samples and report how much their outputs differ.
+
+    Neither model is changed. For the criteria see `bn_ops.verification.decision`.
+
+    Args:
+        reference: the unfolded model.
+        candidate: the folded model, with the same inputs and outputs; or the result of
+            `bn_ops.fold`, which includes the exact weights.
+        batches: calibration samples, as for `bn_ops.recalibrate`; if empty, only synthetic samples
+            are run.
+        tolerance: allowed relative error; None means 1e-5 for float32, 2e-3 for float16 and 1e-12
+            for float64 models, and more where rounding alone moves the reference further.
+        threads: threads within an operator; None means every core.
+        seed: seed of the random samples.
+
+    Raises:
+        OptionError: the models differ in their inputs or outputs.
+        ModelInvalidError: onnxruntime cannot load the reference.
+        EngineError: onnxruntime cannot run the reference on the caller's batches.
+        BatchError: a batch does not fit the model.
+    """
+    prepared = Reference(reference, batches, threads=threads, seed=seed)
+    return prepared.verify(candidate, tolerance=tolerance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Expected:
-    """What the reference gives for a probe.
+    """The outputs of the reference for one probe.
 
     Attributes:
         probe: the samples.
-        native: its outputs in its own element types.
-        exact: its outputs in float64, where they were computed.
+        native: outputs in the model's own element types.
+        exact: outputs in float64, where they were computed.
     """
 
     probe: Probe
@@ -65,13 +115,13 @@ class _Expected:
 
 
 class Reference:
-    """A model with its outputs on a set of samples, to hold any number of candidates against.
+    """A model with its outputs on a set of samples, for comparing any number of candidates.
 
     Args:
         model: the unfolded model; not changed.
         batches: calibration samples.
         threads: threads within an operator; None means every core.
-        seed: of the random samples.
+        seed: seed of the random samples.
     """
 
     def __init__(
@@ -83,12 +133,12 @@ class Reference:
         self._names = list(output_names(model))
         self._notes: list[str] = []
         self._samples = 0
-        self._shaken: list[list[Finding]] | None = None
+        self._perturbed: list[list[Finding]] | None = None
         self._float64 = self._widened()
         self._runs = list(self._run_native(batches))
         if not self._runs:
             raise EngineError(
-                f"nothing can be compared: no made-up sample runs ({self._notes[-1]}); give samples"
+                f"nothing to compare: no synthetic sample runs ({self._notes[-1]}); provide samples"
             )
         exact = self._in_float64()
         self._expected = [
@@ -98,79 +148,81 @@ class Reference:
 
     @property
     def in_float64(self) -> bool:
-        """Whether some of its outputs were computed in float64."""
+        """Return whether some outputs were computed in float64."""
         return any(expected.exact is not None for expected in self._expected)
 
-    def judge(
+    def verify(
         self, candidate: onnx.ModelProto | Folded, *, tolerance: float | None = None
     ) -> Parity:
-        """Hold a candidate against the reference; arguments and errors are those of `verify`."""
-        model, witness = (
+        """Compare a candidate with the reference; see the function `verify`."""
+        model, weights = (
             (candidate.model, candidate.exact)
             if isinstance(candidate, Folded)
             else (candidate, None)
         )
-        self._check_ends(model)
+        self._check_signature(model)
         allowed = default_tolerance(self._model) if tolerance is None else tolerance
-        tallies = [Tally(name) for name in self._names]
+        findings = [OutputFindings(name) for name in self._names]
         session = open_model(model, threads=self._threads)
         for expected in self._expected:
-            self._add(tallies, expected, session.run(self._names, expected.probe.batch))
-        if witness is None and tolerance is None and _exceeded(tallies, allowed):
-            witness = refolded(self._model, model)
-        notes = [] if witness is None else list(self._prove(tallies, model, witness))
+            self._add(findings, expected, session.run(self._names, expected.probe.batch))
+        if weights is None and tolerance is None and _exceeded(findings, allowed):
+            weights = refolded(self._model, model)
+        notes = [] if weights is None else list(self._compare_exact(findings, model, weights))
         outputs = tuple(
-            tally.judge(allowed, strict=tolerance is not None, shaken=partial(self._moved, i))
-            for i, tally in enumerate(tallies)
+            output.decide(
+                allowed, strict=tolerance is not None, perturbed=partial(self._sensitivity, i)
+            )
+            for i, output in enumerate(findings)
         )
         return self._parity(outputs, allowed, notes)
 
-    def _add(self, tallies: list[Tally], expected: _Expected, found: list[Array]) -> None:
-        for index, tally in enumerate(tallies):
+    def _add(self, findings: list[OutputFindings], expected: _Expected, found: list[Array]) -> None:
+        for index, output in enumerate(findings):
             native = expected.native[index]
             exact = None if expected.exact is None else expected.exact[index]
             finding = compare(native, found[index], exact)
-            tally.native.append((expected.probe.label, finding))
+            output.native.append((expected.probe.label, finding))
             if exact is not None:
-                tally.own.append(rounding(native, exact))
+                output.own.append(rounding(native, exact))
             if expected.probe.usual:
-                tally.usual = max(tally.usual, finding.scale)
+                output.usual = max(output.usual, finding.scale)
 
-    def _prove(
-        self, tallies: list[Tally], model: onnx.ModelProto, witness: Witness
+    def _compare_exact(
+        self, findings: list[OutputFindings], model: onnx.ModelProto, weights: ExactWeights
     ) -> Iterator[str]:
-        """Compare both models in float64, before the candidate's weights were rounded."""
-        elsewhere = rounds_elsewhere(model, witness)
-        for tally in tallies:
-            tally.misplaced = elsewhere
+        """Compare both models in float64, with the candidate's weights before rounding."""
+        misrounded = misrounded_tensor(model, weights)
+        for output in findings:
+            output.misrounded = misrounded
         chosen = [expected for expected in self._expected if expected.exact is not None]
-        if elsewhere is not None or not chosen:
+        if misrounded is not None or not chosen:
             return
         try:
-            exact = Float64Model(model, witness)
+            exact = Float64Model(model, weights)
             found = [exact.run(self._names, expected.probe.batch) for expected in chosen]
         except NotExactError as error:
-            yield f"the fold is not proven in float64: {error}"
+            yield f"the fold was not verified in float64: {error}"
             return
         for expected, outputs in zip(chosen, found, strict=True):
-            for tally, want, got in zip(tallies, expected.exact or (), outputs, strict=True):
-                tally.exact.append((expected.probe.label, compare(want, got, None)))
+            for output, want, got in zip(findings, expected.exact or (), outputs, strict=True):
+                output.exact.append((expected.probe.label, compare(want, got, None)))
 
-    def _moved(self, output: int) -> list[Finding]:
-        """Measure what last digits do to an output of the reference, batch by batch."""
-        if self._shaken is None:
-            self._shaken = [[] for _ in self._names]
-            for shake in range(_SHAKES):
-                generator = np.random.default_rng((self._seed, shake))
-                self._shake(generator, self._shaken)
-        return self._shaken[output]
+    def _sensitivity(self, output: int) -> list[Finding]:
+        """Return how rounding-sized perturbations move an output of the reference, per batch."""
+        if self._perturbed is None:
+            self._perturbed = [[] for _ in self._names]
+            for number in range(_PERTURBATIONS):
+                generator = np.random.default_rng((self._seed, number))
+                self._perturb(generator, self._perturbed)
+        return self._perturbed[output]
 
-    def _shake(self, generator: np.random.Generator, found: list[list[Finding]]) -> None:
-        session = open_model(shaken_model(self._model, generator), threads=self._threads)
+    def _perturb(self, generator: np.random.Generator, found: list[list[Finding]]) -> None:
+        session = open_model(perturb_model(self._model, generator), threads=self._threads)
         for probe, native in self._runs:
-            outputs = session.run(self._names, shaken_batch(probe.batch, generator))
-            for index, moved in enumerate(outputs):
-                found[index].append(compare(native[index], moved, None))
+            outputs = session.run(self._names, perturb_batch(probe.batch, generator))
+            for index, perturbed in enumerate(outputs):
+                found[index].append(compare(native[index], perturbed, None))
 
     def _run_native(self, batches: Iterable[Any]) -> Iterator[tuple[Probe, list[Array]]]:
         session = open_model(self._model, threads=self._threads)
@@ -178,9 +230,9 @@ class Reference:
             try:
                 yield probe, session.run(self._names, probe.batch)
             except EngineError as error:
-                if not probe.made_up:
+                if not probe.synthetic:
                     raise
-                self._notes.append(f"{probe.label}: not run, {_first_line(error)}")
+                self._notes.append(f"{probe.label}: skipped, {_first_line(error)}")
 
     def _widened(self) -> Float64Model | None:
         try:
@@ -190,7 +242,7 @@ class Reference:
             return None
 
     def _in_float64(self) -> dict[str, list[Array]]:
-        """Run the chosen probes in float64; none, with the reason noted, where that fails."""
+        """Run the selected probes in float64; return none, and note why, if that fails."""
         found: dict[str, list[Array]] = {}
         if self._float64 is None:
             return found
@@ -205,18 +257,20 @@ class Reference:
         return found
 
     def _check_plausible(self, native: list[Array], exact: list[Array]) -> None:
-        """Distrust a float64 result that is nowhere near onnxruntime's: it is another function."""
+        """Reject a float64 result far from onnxruntime's: it computes another function."""
         for index, (own, wide) in enumerate(zip(native, exact, strict=True)):
             if own.shape == wide.shape and not (
                 is_floating(own.dtype) and np.all(np.isfinite(own))
             ):
                 continue
             error = share(rounding(own, wide))
-            if error > _IMPLAUSIBLE and error > _IMPLAUSIBLE_FACTOR * self._largest_move(index):
-                raise NotExactError("onnx's reference operators disagree with onnxruntime's")
+            if error > _IMPLAUSIBLE and error > _IMPLAUSIBLE_FACTOR * self._largest_sensitivity(
+                index
+            ):
+                raise NotExactError("the reference operators of onnx disagree with onnxruntime")
 
-    def _largest_move(self, output: int) -> float:
-        moves = (share(finding) for finding in self._moved(output))
+    def _largest_sensitivity(self, output: int) -> float:
+        moves = (share(finding) for finding in self._sensitivity(output))
         return max((move for move in moves if np.isfinite(move)), default=0.0)
 
     def _parity(
@@ -239,13 +293,15 @@ class Reference:
         for group in rebatch(named_batches(batches, inputs), size):
             example = group.arrays if example is None else example
             self._samples += group.samples
-            yield Probe(label="given samples", batch=group.arrays, made_up=False, usual=True)
-        yield from made_up(inputs, example, size=size, seed=self._seed, affordable=self._affordable)
+            yield Probe(label="given samples", batch=group.arrays, synthetic=False, usual=True)
+        yield from synthetic_probes(
+            inputs, example, size=size, seed=self._seed, affordable=self._affordable
+        )
 
     def _affordable(self, batch: Batch) -> int:
         return 1 if self._float64 is None else self._float64.affordable(batch)
 
-    def _check_ends(self, candidate: onnx.ModelProto) -> None:
+    def _check_signature(self, candidate: onnx.ModelProto) -> None:
         ours = [info.name for info in model_inputs(self._model)]
         theirs = [info.name for info in model_inputs(candidate)]
         if ours != theirs or self._names != list(output_names(candidate)):
@@ -255,9 +311,46 @@ class Reference:
             )
 
 
-def _exceeded(tallies: list[Tally], tolerance: float) -> bool:
-    return any(not tally.within(tolerance) for tally in tallies)
+def _exceeded(findings: list[OutputFindings], tolerance: float) -> bool:
+    return any(not output.within(tolerance) for output in findings)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+def default_tolerance(model: onnx.ModelProto) -> float:
+    """Return the tolerance of the coarsest float type among weights, inputs and outputs."""
+    types = {_element_type(value) for value in (*model.graph.input, *model.graph.output)}
+    types |= {
+        tensor.data_type
+        for tensor in model.graph.initializer
+        if len(tensor.dims) > 0 and _elements(tensor) > _MAX_SMALL_ELEMENTS
+    }
+    known = [_TOLERANCES[kind] for kind in types if kind in _TOLERANCES]
+    return max(known, default=_TOLERANCES[onnx.TensorProto.FLOAT])
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _element_type(value: onnx.ValueInfoProto) -> int:
+    return value.type.tensor_type.elem_type
+
+
+def open_model(model: onnx.ModelProto, *, threads: int | None) -> Session:
+    """Open a model in onnxruntime without graph optimizations.
+
+    Raises:
+        ModelInvalidError: onnxruntime cannot load it.
+    """
+    return session(model, threads=threads, optimize=False)
+
+
+def output_names(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield the names of the outputs, in order."""
+    return (value.name for value in model.graph.output)

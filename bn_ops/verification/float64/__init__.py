@@ -1,7 +1,7 @@
-"""Running a model in float64: onnx's own reference operators, with fast ones for the expensive.
+"""Run a model in float64 with onnx's reference operators, and fast ones for the expensive.
 
 onnxruntime has no float64 convolution on the CPU, so the reference runs in numpy. A model that
-this cannot follow is compared in its own element types instead, and the reason is reported.
+cannot be run this way is compared in its own element types instead, and the reason is reported.
 """
 
 from __future__ import annotations

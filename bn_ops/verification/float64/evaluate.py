@@ -1,4 +1,4 @@
-"""One model in float64."""
+"""Evaluate one model in float64."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["Float64Model", "NotExactError"]
 
 Array = NDArray[np.generic]
 
-_LARGEST_WORK = 12_000_000_000
-"""Multiplications per run: ResNet-50 on one image takes 4 billion, ResNet-152 11.5. A count, not a
-clock, so that the same model is always verified the same way."""
+_MAX_WORK = 12_000_000_000
+"""Multiplications per run: ResNet-50 on one image takes 4 billion, ResNet-152 11.5. A count and
+not a time limit, so that the same model is always verified in the same way."""
 
-_LARGEST_MEMORY = 2 << 30
-"""Bytes of all intermediate tensors, none of which the evaluator lets go before the end."""
+_MAX_MEMORY = 2 << 30
+"""Bytes of all intermediate tensors: the evaluator keeps all of them until the end."""
 
 _USUAL_WORK = 500_000_000
 _USUAL_MEMORY = 256 << 20
-"""Multiplications and bytes up to which more samples than one are run: about a second."""
+"""Multiplications and bytes for which more than one sample is run: about a second."""
 
 _DISCONTINUOUS = frozenset(
     {
@@ -50,11 +50,11 @@ _DISCONTINUOUS = frozenset(
         "RandomUniformLike",
     }
 )
-"""Operators that draw numbers, or round on purpose: another element type gives another result."""
+"""Operators that draw random numbers or round: the result depends on the element type."""
 
 
 class NotExactError(Exception):
-    """The model has no float64 form here; the message is a clause for a person."""
+    """The model cannot be evaluated in float64; the message is a clause with the reason."""
 
 
 class Float64Model:
@@ -67,7 +67,7 @@ class Float64Model:
 
         Args:
             model: not changed.
-            exact: initializer → value to take instead of the stored one.
+            exact: initializer → value to use instead of the stored one.
 
         Raises:
             NotExactError: an operator has no float64 form, or the weights take too much memory.
@@ -85,8 +85,8 @@ class Float64Model:
         one = {name: _wide(array[:1]) for name, array in batch.items()}
         work, memory = _cost(self._light, one)
         given = min((len(array) for array in batch.values()), default=1)
-        most = min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1))
-        return max(1, min(given, most))
+        affordable = min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1))
+        return max(1, min(given, affordable))
 
     def run(self, outputs: Sequence[str], batch: Batch) -> list[Array]:
         """Run one batch; floating inputs are widened first.
@@ -97,19 +97,19 @@ class Float64Model:
         feeds = {name: _wide(array) for name, array in batch.items()}
         self._check_cost(feeds)
         with _translated(), np.errstate(all="ignore"), warnings.catch_warnings():
-            # Of empty tensors and the like; what comes out is compared all the same.
+            # Warnings about empty tensors and similar; the results are compared anyway.
             warnings.simplefilter("ignore", RuntimeWarning)
             found = self._evaluator.run(list(outputs), {**self._large, **feeds})
             return [np.asarray(item) for item in found]
 
     def _check_weights(self, model: onnx.ModelProto) -> None:
         elements = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
-        if 8 * elements > _LARGEST_MEMORY:
+        if 8 * elements > _MAX_MEMORY:
             raise NotExactError(f"its weights would take {8 * elements / 2**30:.1f} GiB")
 
     def _check_cost(self, feeds: Batch) -> None:
         work, memory = _cost(self._light, feeds)
-        if work > _LARGEST_WORK or memory > _LARGEST_MEMORY:
+        if work > _MAX_WORK or memory > _MAX_MEMORY:
             raise NotExactError(
                 f"it would take {work / 1e9:.0f} billion multiplications and "
                 f"{memory / 2**30:.1f} GiB"
@@ -117,7 +117,7 @@ class Float64Model:
 
 
 class _translated:  # noqa: N801 - reads as a word in a with statement
-    """Turn whatever the numpy operators raise into one reason."""
+    """Raise any error of the numpy operators as NotExactError."""
 
     def __enter__(self) -> None:
         return
@@ -148,7 +148,7 @@ def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 def _cost(light: onnx.ModelProto, feeds: Batch) -> tuple[int, int]:
     """Count multiplications of convolutions and matrix products, and bytes of all tensors.
 
-    Shapes that inference does not know count as nothing: such models are small or refused later.
+    Unknown shapes count as zero: such models are small or rejected later.
     """
     sized = onnx.ModelProto()
     sized.CopyFrom(light)

@@ -1,4 +1,4 @@
-"""Operators that replace onnx's reference ones, which loop over positions in Python."""
+"""Operators that replace those of onnx.reference, which loop over positions in Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FAST_OPERATORS"]
 
 
 class BatchNormalization(OpRun):
-    """Normalisation with stored statistics; onnx's own form for opset 9 uses the batch's."""
+    """Normalization with stored statistics; onnx's own form for opset 9 uses those of the batch."""
 
     def _run(
         self,
@@ -29,7 +29,7 @@ class BatchNormalization(OpRun):
         **given: Any,
     ) -> tuple[Float64Array]:
         if given.get("training_mode") or len(self.onnx_node.output) > 1:
-            raise ValueError("a BatchNormalization normalises with the statistics of the batch")
+            raise ValueError("a BatchNormalization normalizes with batch statistics")
         shape = (-1, *(1,) * (x.ndim - 2))
         gain = scale / np.sqrt(var + given["epsilon"])
         return (x * gain.reshape(shape) + (shift - gain * mean).reshape(shape),)
@@ -52,7 +52,7 @@ class ConvTranspose(OpRun):
         self, x: Float64Array, weight: Float64Array, bias: Float64Array | None = None, **given: Any
     ) -> tuple[Float64Array]:
         if given.get("output_shape") or given.get("auto_pad") not in {None, "NOTSET"}:
-            raise ValueError("ConvTranspose by output shape has no float64 form here")
+            raise ValueError("ConvTranspose by output shape is not supported in float64")
         window = _window(x, weight.shape[2:], given)
         extra = tuple(given.get("output_padding") or (0,) * len(window.kernel))
         return (_biased(transposed(x, weight, window, given.get("group") or 1, extra), bias),)
@@ -63,12 +63,12 @@ class MaxPool(OpRun):
 
     def _run(self, x: Float64Array, **given: Any) -> tuple[Float64Array]:
         if len(self.onnx_node.output) > 1:
-            raise ValueError("MaxPool with indices has no float64 form here")
+            raise ValueError("MaxPool with indices is not supported in float64")
         return (maximum(x, _pool_window(x, given)),)
 
 
 class AveragePool(OpRun):
-    """Mean over windows that do not hang over the edge."""
+    """Mean over windows that do not extend beyond the edge."""
 
     def _run(self, x: Float64Array, **given: Any) -> tuple[Float64Array]:
         count_padding = bool(given.get("count_include_pad"))
@@ -96,7 +96,9 @@ def _pool_window(x: Float64Array, given: dict[str, Any]) -> Window:
     if given.get("ceil_mode"):
         grown = [size + step - 1 for size, step in zip(sizes, window.strides, strict=True)]
         if window.outputs(sizes) != window.outputs(grown):
-            raise ValueError("pooling windows that hang over the edge have no float64 form here")
+            raise ValueError(
+                "pooling windows that extend beyond the edge are not supported in float64"
+            )
     return window
 
 

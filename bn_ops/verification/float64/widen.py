@@ -1,4 +1,4 @@
-"""A copy of a model with every floating number in float64."""
+"""Copy a model with every floating-point number in float64."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _NUMBER_ATTRIBUTES = frozenset({"value_float", "value_floats"})
 def widened(
     model: onnx.ModelProto, exact: Mapping[str, Float64Array] = MappingProxyType({})
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """Copy a model; stored tensors, constants, casts and the types of ends become float64.
+    """Copy a model with float64 tensors, constants, casts, inputs and outputs.
 
     Args:
         model: not changed.
-        exact: initializer → value to take instead of the stored one.
+        exact: initializer → value to use instead of the stored one.
 
     Returns:
-        The copy, in which large tensors are inputs, and what to feed them: in a message and in the
-        evaluator they would lie twice.
+        The copy, in which large tensors are inputs, and the values to feed: as initializers they
+        would be held twice, in the message and in the evaluator.
     """
     copy = light_copy(model)
     small = {tensor.name: tensor for tensor in copy.graph.initializer}
@@ -81,7 +81,7 @@ def _widen_node(node: onnx.NodeProto) -> None:
 
 
 def _widen_constant(node: onnx.NodeProto) -> None:
-    """Store as float64 what stands, as float32, in a Constant node's attributes."""
+    """Store the float32 attributes of a Constant node as float64."""
     for attribute in node.attribute:
         if node.op_type != "Constant" or attribute.name not in _NUMBER_ATTRIBUTES:
             continue

@@ -1,7 +1,7 @@
 """Convolution and pooling in float64, a few kernel positions at a time.
 
 Each position is a strided view of the padded input and one matrix product or sum over it, so that
-the work runs in BLAS and no column matrix of the whole kernel is built. Layout is (N, C, *spatial)
+the work runs in BLAS and no im2col matrix of the whole kernel is built. Layout is (N, C, *spatial)
 throughout.
 """
 
@@ -22,19 +22,19 @@ __all__ = ["Window", "average", "convolve", "maximum", "transposed"]
 
 _Tap = tuple[tuple[int, ...], tuple[slice, ...]]
 
-_MOST_JOINED = 64
-"""Terms of a sum from which on BLAS gains no more."""
+_MAX_JOINED = 64
+"""Number of terms of a sum beyond which BLAS gets no faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """How a kernel moves over the positions.
+    """Geometry of a sliding window.
 
     Attributes:
         kernel: size per spatial axis.
         strides: step per axis.
-        dilations: distance of neighbouring taps per axis.
-        pads: amounts before the first, then behind the last element of each axis.
+        dilations: distance of neighboring taps per axis.
+        pads: padding before each axis, then after each axis.
     """
 
     kernel: tuple[int, ...]
@@ -53,7 +53,7 @@ class Window:
         pads: Sequence[int] | None,
         auto_pad: str | None,
     ) -> Window:
-        """Complete ONNX's attributes; `sizes` are the input's, for padding to the same size."""
+        """Complete ONNX's attributes; `sizes` are those of the input, for SAME padding."""
         rank = len(kernel)
         steps = tuple(strides or (1,) * rank)
         spread = tuple(dilations or (1,) * rank)
@@ -79,7 +79,7 @@ class Window:
         return np.pad(array, amounts, constant_values=fill)
 
     def taps(self, outputs: Sequence[int]) -> Iterator[_Tap]:
-        """Yield each kernel position with where it reads in the padded input."""
+        """Yield each kernel position and the slices that it reads from the padded input."""
         for tap in itertools.product(*(range(size) for size in self.kernel)):
             starts = [
                 position * spread for position, spread in zip(tap, self.dilations, strict=True)
@@ -118,7 +118,7 @@ def convolve(x: Float64Array, weight: Float64Array, window: Window, groups: int)
     batch, out, channels = x.shape[0], weight.shape[0], weight.shape[1]
     total = np.zeros((batch, groups, out // groups, int(np.prod(outputs))))
     split = weight.reshape(groups, out // groups, *weight.shape[1:])
-    # A product over one channel is no sum; matmul takes twice the time for it.
+    # A product over one channel is not a sum; matmul takes twice the time for it.
     product = np.multiply if channels == 1 else np.matmul
     for taps in _joined(list(window.taps(outputs)), channels, out // groups):
         seen = [padded[where].reshape(batch, groups, channels, -1) for _, where in taps]
@@ -127,12 +127,12 @@ def convolve(x: Float64Array, weight: Float64Array, window: Window, groups: int)
 
 
 def _joined(taps: list[_Tap], channels: int, out: int) -> Iterator[list[_Tap]]:
-    """Join kernel positions while what is read for them is no larger than what is written.
+    """Group kernel positions as long as their input is no larger than the output.
 
-    The first layer of a network sums over three channels at a position, which is far too little for
+    The first layer of a network sums over three channels per position, which is too little for
     BLAS: 64 kernels of 7x7 on one image of 224x224 take a third of the time this way.
     """
-    count = max(1, min(_MOST_JOINED, out) // channels) if channels > 1 else 1
+    count = max(1, min(_MAX_JOINED, out) // channels) if channels > 1 else 1
     return (taps[start : start + count] for start in range(0, len(taps), count))
 
 
@@ -147,7 +147,7 @@ def transposed(
     groups: int,
     output_padding: Sequence[int],
 ) -> Float64Array:
-    """Convolve transposed; weight has shape (C_in, C_out/groups, *kernel)."""
+    """Compute a transposed convolution; weight has shape (C_in, C_out/groups, *kernel)."""
     rank, batch, per_group = len(window.kernel), x.shape[0], weight.shape[1]
     sizes = x.shape[2:]
     full = [
@@ -167,12 +167,12 @@ def transposed(
 
 
 def _tap(position: tuple[int, ...]) -> Any:
-    """Index the weights of one kernel position; numpy's types do not know mixed tuples."""
+    """Return the index of one kernel position; numpy's types do not cover mixed tuples."""
     return (..., *position)
 
 
 def maximum(x: Float64Array, window: Window) -> Float64Array:
-    """Take the largest value under the window; padding never wins."""
+    """Return the maximum over each window, ignoring padding."""
     outputs = window.outputs(x.shape[2:])
     padded = window.padded(x, -np.inf)
     views = (padded[where] for _, where in window.taps(outputs))
@@ -183,7 +183,7 @@ def maximum(x: Float64Array, window: Window) -> Float64Array:
 
 
 def average(x: Float64Array, window: Window, *, count_padding: bool) -> Float64Array:
-    """Take the mean under the window, over real elements or over padding too."""
+    """Return the mean over each window, with or without counting padding."""
     outputs = window.outputs(x.shape[2:])
     padded = window.padded(x, 0.0)
     total = np.zeros((*x.shape[:2], *outputs))

@@ -15,9 +15,9 @@ from bn_ops.folding import Folded, fold
 from bn_ops.folding.rules import RULES
 from bn_ops.folding.run import fold_with
 from bn_ops.verification import Parity, fold_verified, verify
-from bn_ops.verification.conditioning import shaken_batch, shaken_model
-from bn_ops.verification.localise import fold_until_it_holds
+from bn_ops.verification.bisection import fold_while_verified
 from bn_ops.verification.reference import Reference
+from bn_ops.verification.rounding_sensitivity import perturb_batch, perturb_model
 from tests.conformance.fold.building import Graph
 from tests.support.fold_faults import FAULTS, FaultyConv, Spoil
 
@@ -129,7 +129,7 @@ def test_wrongly_written_weight_is_localized() -> None:
             weight.CopyFrom(numpy_helper.from_array(array, weight.name))
         return folded
 
-    folded, parity = fold_until_it_holds(_model(), fold_but, reference().judge)
+    folded, parity = fold_while_verified(_model(), fold_but, reference().verify)
     assert [entry.name for entry in folded.kept] == ["layer4"]
     assert "is not what folding computed" in (folded.kept[0].reason or "")
     assert parity.passed
@@ -151,14 +151,14 @@ def test_limit_of_rounding_without_exact_weights() -> None:
 
 
 def test_perturbation_of_weights() -> None:
-    graph = Graph("shaken")
+    graph = Graph("perturbed")
     x = graph.input("x", ("N", 3, 4, 4))
     y = graph.conv(x, (3, 5), bias=False, weight=graph.store(graph.array(5, 3, 3, 3), "weight"))
     sizes = graph.store(np.array([1.0, 1.0, 2.0, 2.0]), "scales")
     graph.output(graph.add("Resize", y, "", sizes))
     model = graph.model()
     before = model.SerializeToString()
-    moved = shaken_model(model, np.random.default_rng(0))
+    moved = perturb_model(model, np.random.default_rng(0))
     assert model.SerializeToString() == before
     was, now = (_weight(m, "weight") for m in (model, moved))
     up, down = (np.nextafter(was, np.float32(end)) for end in (np.inf, -np.inf))
@@ -172,12 +172,12 @@ def test_zeros_and_extremes_are_not_perturbed(kind: type[np.generic]) -> None:
     dtype = np.dtype(kind)
     largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     array = np.array([0.0, largest, -largest, np.inf, -np.inf, np.nan, 1.0]).astype(dtype)
-    moved = shaken_batch({"x": array}, np.random.default_rng(0))["x"]
+    moved = perturb_batch({"x": array}, np.random.default_rng(0))["x"]
     assert moved[:-1].tobytes() == array[:-1].tobytes()
     assert moved.dtype == dtype
     assert moved[-1] != array[-1]
     indices = np.arange(4)
-    assert shaken_batch({"i": indices}, np.random.default_rng(0))["i"] is indices
+    assert perturb_batch({"i": indices}, np.random.default_rng(0))["i"] is indices
 
 
 def _fold_spoilt(*wrong: str, spoil: Spoil) -> tuple[Folded, Parity]:
@@ -186,7 +186,7 @@ def _fold_spoilt(*wrong: str, spoil: Spoil) -> tuple[Folded, Parity]:
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
         return fold_with(model, leftovers="keep", leave=leave, rules=rules)
 
-    return fold_until_it_holds(_model(), fold_but, reference().judge)
+    return fold_while_verified(_model(), fold_but, reference().verify)
 
 
 def _weight_of(model: onnx.ModelProto, node: str) -> onnx.TensorProto:

@@ -13,7 +13,7 @@ from bn_ops.folding import fold
 from bn_ops.folding.rules import RULES
 from bn_ops.folding.run import fold_with
 from bn_ops.verification import Parity, fold_verified, verify
-from bn_ops.verification.localise import fold_until_it_holds
+from bn_ops.verification.bisection import fold_while_verified
 from bn_ops.verification.reference import Reference
 from tests.conformance.fold.building import Graph
 from tests.support.fold_faults import FaultyConv
@@ -51,9 +51,9 @@ def _run(model: onnx.ModelProto, *wrong: str) -> tuple[Folded, Parity, int]:
     def judge(candidate: Folded) -> Parity:
         nonlocal runs
         runs += 1
-        return reference.judge(candidate)
+        return reference.verify(candidate)
 
-    folded, parity = fold_until_it_holds(model, fold_but, judge)
+    folded, parity = fold_while_verified(model, fold_but, judge)
     return folded, parity, runs
 
 
@@ -95,7 +95,7 @@ def test_unexplained_difference_raises() -> None:
         return folded
 
     with pytest.raises(ParityError, match="although no layer was folded"):
-        fold_until_it_holds(model, fold_but, lambda other: verify(model, other, [BATCH]))
+        fold_while_verified(model, fold_but, lambda other: verify(model, other, [BATCH]))
 
 
 def test_unfolded_layers_are_verified_as_written() -> None:

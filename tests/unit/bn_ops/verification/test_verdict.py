@@ -76,7 +76,7 @@ def test_fault_at_large_inputs() -> None:
     whole.output(whole.add("Identity", whole.input("x", ("N", 3)), out="y"))
     parity = verify(whole.model(), clipped.model(), [np.ones((2, 3), dtype=np.float32)])
     assert not parity.passed
-    assert "hundredfold" in parity.outputs[0].worst_samples
+    assert "scaled by 100" in parity.outputs[0].worst_samples
 
 
 def test_fault_at_zero_inputs() -> None:
