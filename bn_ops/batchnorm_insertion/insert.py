@@ -277,7 +277,7 @@ def _verified(
     """
     exact = {name: value for layer in layers for name, value in _parameters(layer).items()}
     reference = Reference(model, samples, threads=threads, seed=0)
-    parity = reference.judge(Folded(model=changed, layers=(), exact=exact))
+    parity = reference.verify(Folded(model=changed, layers=(), exact=exact))
     if not parity.passed:
         raise ParityError(
             "the model with inserted BatchNorm layers does not compute what the given one does: "

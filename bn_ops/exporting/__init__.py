@@ -1,4 +1,4 @@
-"""Torch modules to ONNX files that can still be recalibrated: every BatchNorm stays a node."""
+"""Export torch modules to ONNX with every BatchNorm kept as a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remove what the exporter leaves behind, without touching what a layer computes."""
+"""Simplify the exported graph without changing what a layer computes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from bn_ops.exporting._failures import translated_errors
-from bn_ops.exporting._quiet import quiet
+from bn_ops.exporting._exporter_steps import exporter_step
 
 __all__ = ["clean"]
 
-# Weights are transposed or cast when the file is written, not at each run, up to this size.
-_FOLD_LIMIT_BYTES = 256 * 2**20
+# Up to this size, weights are transposed or cast at export instead of at each run.
+_MAX_FOLDED_BYTES = 256 * 2**20
 _CONV_BIAS = 2
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def clean(model: ir.Model) -> None:
-    """Fold constants and drop no-ops, in place. BatchNormalization nodes stay as they are."""
-    with translated_errors("cleaning the ONNX graph", module=None), quiet():
+    """Fold constants and remove no-ops, in place. BatchNormalization nodes are not changed."""
+    with exporter_step("cleaning the ONNX graph", module=None):
         passes.InlinePass()(model)
-        _drop_blind_outputs(model)
+        _drop_unused_outputs(model)
         # The exporter leaves values inside an operator's translation without a type.
         passes.ShapeInferencePass()(model)
         _name_cast_targets(model)
@@ -39,12 +37,12 @@ def clean(model: ir.Model) -> None:
 
 
 def _fold_constants(model: ir.Model) -> None:
-    from onnxscript import optimizer  # noqa: PLC0415 - seconds to load, needed here alone
+    from onnxscript import optimizer  # noqa: PLC0415 - takes seconds to load
 
     optimizer.fold_constants(
         model,
-        input_size_limit=_FOLD_LIMIT_BYTES,
-        output_size_limit=_FOLD_LIMIT_BYTES,
+        input_size_limit=_MAX_FOLDED_BYTES,
+        output_size_limit=_MAX_FOLDED_BYTES,
         should_fold=_may_fold,
     )
 
@@ -54,7 +52,7 @@ def _may_fold(node: ir.Node) -> bool | None:
 
 
 def _name_cast_targets(model: ir.Model) -> None:
-    """Turn CastLike into Cast where the type is known, so that a cast of a constant folds."""
+    """Replace CastLike by Cast where the type is known, so that casts of constants fold."""
     for node in model.graph:
         like = node.inputs[1] if node.op_type == "CastLike" else None
         if like is not None and like.dtype is not None:
@@ -64,8 +62,8 @@ def _name_cast_targets(model: ir.Model) -> None:
             node.resize_inputs(1)
 
 
-def _drop_blind_outputs(model: ir.Model) -> None:
-    """Drop unused trailing outputs of BatchNormalization, which mean training form to a reader."""
+def _drop_unused_outputs(model: ir.Model) -> None:
+    """Drop unused outputs of BatchNormalization, which would imply training mode."""
     for node in model.graph:
         unread = not any(value.uses() for value in node.outputs[1:])
         if node.op_type == "BatchNormalization" and len(node.outputs) > 1 and unread:
@@ -73,7 +71,7 @@ def _drop_blind_outputs(model: ir.Model) -> None:
 
 
 def _drop_zero_bias(node: ir.Node) -> None:
-    """Drop the zeros that stand for a convolution without bias; a parameter of zeros stays."""
+    """Drop the zeros added for a convolution without bias; a parameter of zeros is kept."""
     if node.op_type not in {"Conv", "ConvTranspose"} or len(node.inputs) <= _CONV_BIAS:
         return
     bias = node.inputs[_CONV_BIAS]
@@ -90,10 +88,10 @@ def _is_computed(value: ir.Value) -> bool:
 
 
 def _fix_reshape(node: ir.Node) -> None:
-    """Write a Reshape target with one size that is read from a tensor as a constant with -1.
+    """Replace a Reshape target with one computed size by a constant with -1.
 
-    Right because a Reshape keeps the number of elements, so the one size follows from the others
-    as long as none of them is 0 or -1 itself.
+    A Reshape keeps the number of elements, so one size follows from the others as long as none of
+    them is 0 or -1 itself.
     """
     if node.op_type != "Reshape" or node.inputs[1] is None:
         return
@@ -118,7 +116,7 @@ def _fix_reshape(node: ir.Node) -> None:
 
 
 def _concatenated(shape: ir.Value) -> list[int | None] | None:
-    """Return the parts of a Concat of 1-element pieces: constants as ints, others as None."""
+    """Return the elements of a Concat of single sizes: constants as ints, others as None."""
     producer = shape.producer()
     if producer is None or producer.op_type != "Concat":
         return None
@@ -136,7 +134,7 @@ def _concatenated(shape: ir.Value) -> list[int | None] | None:
 
 
 def _is_one_size(piece: ir.Value) -> bool:
-    """Tell whether a value is a scalar made into a vector of one: Reshape(scalar, [-1])."""
+    """Return whether a value is a vector of one size, such as Reshape(scalar, [-1])."""
     if piece.shape is not None and tuple(piece.shape) == (1,):
         return True
     producer = piece.producer()

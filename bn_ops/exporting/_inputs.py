@@ -1,4 +1,4 @@
-"""One example call of a module: its arguments, their names, and which axes count samples."""
+"""An example call of a module: its arguments, their names, and their sample axes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ExampleCall:
         args: positional arguments.
         kwargs: named arguments.
         names: one name per leaf of (args, kwargs), in the order of flattening.
-        dynamic: one per leaf: whether the leaf's first axis counts samples and stays free.
+        dynamic: one per leaf: whether the leaf's first axis counts samples and is dynamic.
     """
 
     args: tuple[Any, ...]
@@ -33,10 +33,10 @@ class ExampleCall:
 
     @classmethod
     def of(cls, module: torch.nn.Module, example: Any, *, dynamic_batch: bool) -> ExampleCall:
-        """Read an example as a call of `module.forward`.
+        """Interpret an example as a call of `module.forward`.
 
         Raises:
-            OptionError: the example holds no tensor, or does not fit the signature of forward.
+            OptionError: the example contains no tensor, or does not fit the signature of forward.
         """
         args, kwargs = as_arguments(module, to_tensors(module, example))
         _check_signature(module, args, kwargs)
@@ -44,7 +44,7 @@ class ExampleCall:
         sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim]
         if not sizes:
             raise OptionError(
-                "example_inputs holds no tensor with a first axis; pass one example batch, "
+                "example_inputs contains no tensor with a first axis; pass an example batch, "
                 "for instance torch.zeros(2, 3, 224, 224)"
             )
         dynamic = tuple(dynamic_batch and _counts_samples(leaf, sizes[0]) for leaf in leaves)
@@ -55,7 +55,7 @@ class ExampleCall:
         )
 
     def dynamic_shapes(self, module: torch.nn.Module) -> dict[str, Any]:
-        """Say which axes are free, in the form that `torch.export.export` takes."""
+        """Return the dynamic axes in the form that `torch.export.export` takes."""
         spec = pytree.tree_structure((self.args, self.kwargs))
         free = torch.export.Dim.DYNAMIC
         shapes = [{0: free} if is_free else None for is_free in self.dynamic]
@@ -81,7 +81,7 @@ def _counts_samples(leaf: Any, samples: int) -> bool:
 def _doubled(
     call: tuple[tuple[Any, ...], dict[str, Any]], dynamic: tuple[bool, ...]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Repeat the one sample: torch.export takes an axis of size 1 for a constant."""
+    """Repeat the single sample: torch.export treats an axis of size 1 as constant."""
     leaves, spec = pytree.tree_flatten(call)
     doubled = [
         torch.cat([leaf, leaf]) if free else leaf
@@ -94,5 +94,5 @@ def _doubled(
 def _by_parameter(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Key per-argument values by parameter name; variadic ones keep their own nesting."""
+    """Key per-argument values by parameter name; variadic ones keep their nesting."""
     return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)

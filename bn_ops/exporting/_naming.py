@@ -1,13 +1,24 @@
-"""Stable names: layers by module path, statistics by layer, parameters by state-dict path."""
+"""Stable names: layers by module path, parameters by state-dict path, inputs as the caller's."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+from torch.utils import _pytree as pytree
 
-__all__ = ["name_everything"]
+from bn_ops.exporting._inputs import ExampleCall
+from bn_ops.torch_modules.arguments import key_name, unique_names
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = ["name_everything", "name_inputs", "name_outputs"]
+
+BATCH_AXIS = "batch"
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ROOT_LAYER = "batch_norm"
@@ -16,9 +27,9 @@ _STATISTICS = frozenset({"running_mean", "running_var"})
 
 
 def name_everything(model: ir.Model) -> None:
-    """Rename nodes, values and initialisers in place, and drop the exporter's metadata.
+    """Rename nodes, values and initializers in place, and remove the exporter's metadata.
 
-    The metadata holds source lines and file paths of the exporting machine.
+    The metadata contains source lines and file paths of the exporting machine.
     """
     _name_nodes(model.graph)
     for node in model.graph:
@@ -58,25 +69,25 @@ def _numbered(name: str, taken: Counter[str]) -> str:
 
 
 def _own_statistics(graph: ir.Graph, node: ir.Node) -> None:
-    """Give a layer initialisers of its own under its own name."""
+    """Give a layer its own initializers under its own name."""
     for index, role in enumerate(_LAYER_INPUTS):
         value = node.inputs[index]
         if not role or value is None or not value.is_initializer():
             continue
         if role not in _STATISTICS and not _is_anonymous(value):
             continue
-        wanted = f"{node.name}.{role}"
-        if value.name == wanted and len(value.uses()) == 1:
+        name = f"{node.name}.{role}"
+        if value.name == name and len(value.uses()) == 1:
             continue
-        _make_room(graph, wanted, value)
+        _free_name(graph, name, value)
         if len(value.uses()) == 1:
-            value.name = wanted
+            value.name = name
         else:
-            node.replace_input_with(index, _copied(graph, value, wanted))
+            node.replace_input_with(index, _copied(graph, value, name))
 
 
-def _make_room(graph: ir.Graph, name: str, owner: ir.Value) -> None:
-    """Rename another initialiser that holds a name which belongs to a layer."""
+def _free_name(graph: ir.Graph, name: str, owner: ir.Value) -> None:
+    """Rename another initializer that has the name of a layer's initializer."""
     holder = graph.initializers.get(name)
     if holder is not None and (holder is not owner or len(owner.uses()) > 1):
         taken = Counter(graph.initializers.keys())
@@ -128,3 +139,77 @@ def _strip(model: ir.Model) -> None:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.doc_string = model.graph.doc_string = None
+
+
+def name_inputs(model: ir.Model, program: ExportedProgram, call: ExampleCall | None) -> None:
+    """Name inputs after forward's parameters or dict keys, and the free first axes `batch`.
+
+    The inputs of a program keep their names.
+    """
+    if call is not None:
+        names = dict(zip(program.graph_signature.user_inputs, call.names, strict=True))
+        for value in model.graph.inputs:
+            value.name = names.get(value.name, value.name)
+    _name_batch_axis(model)
+
+
+def _name_batch_axis(model: ir.Model) -> None:
+    """Rename the symbols of all free first axes wherever they occur in a shape."""
+    symbols = {
+        value.shape[0].value
+        for value in model.graph.inputs
+        if value.shape is not None
+        and len(value.shape)
+        and isinstance(value.shape[0], ir.SymbolicDim)
+    }
+    names = sorted(name for name in symbols if name)
+    if not names:
+        return
+    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
+    for value in _all_values(model):
+        _rename_axes(value, pattern)
+
+
+def _all_values(model: ir.Model) -> list[ir.Value]:
+    produced = [value for node in model.graph.all_nodes() for value in node.outputs]
+    return [*model.graph.inputs, *produced]
+
+
+def _rename_axes(value: ir.Value, pattern: re.Pattern[str]) -> None:
+    if value.shape is None:
+        return
+    value.shape = ir.Shape(
+        ir.SymbolicDim(pattern.sub(BATCH_AXIS, axis.value))
+        if isinstance(axis, ir.SymbolicDim) and axis.value is not None
+        else axis
+        for axis in value.shape
+    )
+
+
+def name_outputs(model: ir.Model, program: ExportedProgram) -> None:
+    """Name outputs after dict keys or fields; otherwise `output`, or `output_0` and so on."""
+    names = _output_names(program)
+    if len(names) != len(model.graph.outputs):
+        return
+    taken = {value.name for value in model.graph.inputs}
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        value.name = f"{name}_out" if name in taken else name
+
+
+def _output_names(program: ExportedProgram) -> tuple[str, ...]:
+    spec = program.call_spec.out_spec
+    kept = program.graph_signature.user_outputs
+    if spec is None or spec.num_leaves != len(kept):
+        return ()
+    paths = [path for path, _ in pytree.tree_flatten_with_path(_unflatten(spec))[0]]
+    is_tensor = [isinstance(name, str) for name in kept]
+    words = [
+        ("output", *(key_name(key) for key in path))
+        for path, keep in zip(paths, is_tensor, strict=True)
+        if keep
+    ]
+    return unique_names(words)
+
+
+def _unflatten(spec: pytree.TreeSpec) -> object:
+    return pytree.tree_unflatten(list(range(spec.num_leaves)), spec)

@@ -1,7 +1,7 @@
-"""Exported program to ONNX graph, through torch's own exporter with its optimiser off.
+"""Translate an exported program to an ONNX graph with torch's exporter, its optimizer off.
 
-With `optimize=True`, its default, the exporter folds a convolution and the BatchNorm behind it
-into one node, and the file can no longer be recalibrated. The clean-up here never does.
+With `optimize=True`, the default, the exporter folds a convolution and the BatchNorm after it into
+one node, and the file can no longer be recalibrated. `bn_ops.exporting._cleaning` never does.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bn_ops.exporting._failures import translated_errors
-from bn_ops.exporting._quiet import quiet
+from bn_ops.exporting._exporter_steps import exporter_step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,9 +26,9 @@ def to_onnx_ir(program: ExportedProgram) -> ir.Model:
     """Translate a program operator by operator.
 
     Raises:
-        ExportError: an operator has no ONNX form.
+        ExportError: an operator is not supported in ONNX.
     """
-    with translated_errors("translating it to ONNX", module=None), quiet():
+    with exporter_step("translating it to ONNX", module=None):
         onnx_program = torch.onnx.export(
             program,
             (),
@@ -45,7 +44,7 @@ def to_onnx_ir(program: ExportedProgram) -> ir.Model:
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    from onnxscript import opset20  # noqa: PLC0415 - seconds to load, needed here alone
+    from onnxscript import opset20  # noqa: PLC0415 - takes seconds to load
 
     op: Any = opset20
 
@@ -62,7 +61,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> tuple[Any, Any, Any]:
-        """One node per layer; torch's own form expands a missing scale to the input's shape."""
+        """Emit one node per layer; torch's own form expands a missing scale to the input."""
         if weight is None:
             weight = filled(1.0, running_mean)
         if bias is None:

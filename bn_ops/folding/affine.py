@@ -1,4 +1,4 @@
-"""The affine map of one axis: what a BatchNormalization computes, and what rules hand on."""
+"""The affine map along one axis that a BatchNormalization computes and rules pass on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ChannelAffine:
     Attributes:
         scale: shape (C,), float64.
         shift: shape (C,), float64.
-        axis: the channel axis, counted from the left, never negative.
+        axis: the channel axis, counted from the left, non-negative.
     """
 
     scale: Float64Array
@@ -31,17 +31,17 @@ class ChannelAffine:
 
     @property
     def channels(self) -> int:
-        """Number of channels C."""
+        """Return the number of channels C."""
         return int(self.scale.shape[0])
 
     @property
     def shifts(self) -> bool:
-        """Whether any channel is shifted."""
+        """Return whether any channel is shifted."""
         return bool(np.any(self.shift != 0.0))
 
     @property
     def scales(self) -> bool:
-        """Whether any channel is scaled."""
+        """Return whether any channel is scaled."""
         return bool(np.any(self.scale != 1.0))
 
     def on_axis(self, axis: int) -> ChannelAffine:
@@ -52,21 +52,17 @@ class ChannelAffine:
         """Return the map without its shift."""
         return replace(self, shift=np.zeros_like(self.shift))
 
-    def shift_only(self) -> ChannelAffine:
-        """Return the map without its scale."""
-        return replace(self, scale=np.ones_like(self.scale))
-
     def part(self, start: int, stop: int) -> ChannelAffine:
-        """Return the map of the channels from `start` up to, not including, `stop`."""
+        """Return the map of the channels in the half-open range from `start` to `stop`."""
         return replace(self, scale=self.scale[start:stop], shift=self.shift[start:stop])
 
     def after(self, first: ChannelAffine) -> ChannelAffine:
-        """Return the map that does `first`, then this one."""
+        """Return the map that applies `first`, then this one."""
         return replace(
             self, scale=self.scale * first.scale, shift=self.scale * first.shift + self.shift
         )
 
 
 def along(vector: Float64Array, *, axis: int, rank: int) -> Float64Array:
-    """Shape (C,) → (C, 1, …, 1), so that it broadcasts on `axis` of a tensor of that rank."""
+    """Reshape (C,) to (C, 1, …, 1), to broadcast along `axis` of a tensor of that rank."""
     return vector.reshape((-1,) + (1,) * (rank - axis - 1))

@@ -1,4 +1,4 @@
-"""Reading tensors that are known before the model runs, exactly, and why some cannot be read."""
+"""Read tensors whose values are known before the model runs, or why they are not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from bn_ops.folding.casting import FLOATS
 from bn_ops.folding.evaluators import EVALUATORS, RawArray
 from bn_ops.folding.names import describe
-from bn_ops.folding.numbers import FLOATS
 from bn_ops.folding.plan import Refusal
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["Constant", "Constants"]
 
 CONSTANT_IR_VERSION = 4
-"""From this IR version on, an initializer that is also a graph input may be overridden by the
-caller. Before it every initializer had to be listed as an input and runtimes hold it constant."""
+"""From this IR version on, a caller may override an initializer that is also a graph input. Before,
+every initializer had to be listed as an input, and runtimes treat it as constant."""
 
-_LONGEST_CHAIN = 16
+_MAX_CHAIN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Constant:
-    """A readable tensor of numbers.
+    """A constant floating-point tensor.
 
     Attributes:
         array: the value in float64, before any rounding by an earlier fold.
@@ -39,14 +39,14 @@ class Constant:
 
 
 class Constants:
-    """Reads constants of one model and remembers the exact values of those that were folded."""
+    """Reads constants of one model and keeps the exact values of folded ones."""
 
     def __init__(self, ir_version: int) -> None:
         self._overridable = ir_version >= CONSTANT_IR_VERSION
         self._exact: dict[ir.Value, Float64Array] = {}
 
     def remember(self, value: ir.Value, array: Float64Array) -> None:
-        """Keep the exact value of a folded tensor, so that a next fold does not round twice."""
+        """Keep the exact value of a folded tensor, so that the next fold does not round twice."""
         self._exact[value] = array
 
     def exact(self, graph: ir.Graph) -> dict[str, Float64Array]:
@@ -58,7 +58,7 @@ class Constants:
         }
 
     def overridable(self, value: ir.Value) -> bool:
-        """Tell whether a caller may pass another value for this initializer."""
+        """Return whether a caller may pass another value for this initializer."""
         return self._overridable and value.is_graph_input()
 
     def read(self, node: ir.Node, index: int) -> Constant | Refusal:
@@ -66,7 +66,7 @@ class Constants:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return Refusal(reason=f"{describe(node)} has no input {index}")
-        raw = self._raw(value, _LONGEST_CHAIN)
+        raw = self._raw(value, _MAX_CHAIN)
         if isinstance(raw, Refusal):
             return raw
         dtype = ir.DataType.from_numpy(raw.dtype)
@@ -76,16 +76,16 @@ class Constants:
         return Constant(array=raw.astype(np.float64) if exact is None else exact, dtype=dtype)
 
     def ints(self, node: ir.Node, index: int) -> tuple[int, ...] | None:
-        """Read an input that holds axes, sizes or pads; None where it is no readable constant."""
+        """Read an input with axes, sizes or pads; None unless it is a constant."""
         value = node.inputs[index] if index < len(node.inputs) else None
-        raw = None if value is None else self._raw(value, _LONGEST_CHAIN)
+        raw = None if value is None else self._raw(value, _MAX_CHAIN)
         if raw is None or isinstance(raw, Refusal) or raw.dtype.kind not in "iu":
             return None
         return tuple(int(item) for item in raw.reshape(-1))
 
     def raw(self, value: ir.Value) -> RawArray | Refusal:
-        """Read a tensor of any element type as it stands in the file."""
-        return self._raw(value, _LONGEST_CHAIN)
+        """Read a tensor of any element type, as stored."""
+        return self._raw(value, _MAX_CHAIN)
 
     def _raw(self, value: ir.Value, depth: int) -> RawArray | Refusal:
         if value.is_initializer():
@@ -127,8 +127,8 @@ class Constants:
 
 def _numpy(tensor: ir.TensorProtocol, name: str | None) -> RawArray | Refusal:
     if isinstance(tensor, ir.ExternalTensor):
-        # Where it lies is for the model's reader to check: see `bn_ops.onnx_files.read_write`.
-        return Refusal(reason=f"the data of {name!r} cannot be read: they lie in another file")
+        # The reader of model files checks its location: see `bn_ops.onnx_files.read_write`.
+        return Refusal(reason=f"the data of {name!r} cannot be read: it is external data")
     try:
         return np.asarray(tensor.numpy())
     except (OSError, ValueError, TypeError):

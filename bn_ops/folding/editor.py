@@ -1,4 +1,4 @@
-"""Carrying plans out on the graph."""
+"""Apply plans to the graph."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from bn_ops.folding.casting import cast
 from bn_ops.folding.constants import CONSTANT_IR_VERSION, Constants
 from bn_ops.folding.names import FreshNames
-from bn_ops.folding.numbers import cast
 from bn_ops.folding.plan import AddAfter, Edit, Plan, PutConstant, PutFloat
 
 if TYPE_CHECKING:
@@ -23,42 +23,41 @@ class Editor:
 
     def __init__(self, model: ir.Model, *, constants: Constants, shapes: Shapes) -> None:
         self._graph = model.graph
-        # Before IR version 4 every initializer must be listed among the inputs too.
+        # Before IR version 4 every initializer must also be listed as an input.
         self._lists_initializers = model.ir_version < CONSTANT_IR_VERSION
         self._constants = constants
         self._shapes = shapes
         self._names = FreshNames(model)
 
     def apply(self, plan: Plan) -> None:
-        """Carry out all edits of a plan."""
+        """Apply all edits of a plan."""
         for edit in plan.edits:
             self._apply(edit)
 
     def drop(self, layer: ir.Node, *, keep_name: bool) -> None:
-        """Take a layer out of the graph; whatever read its output reads its input.
+        """Remove a layer from the graph; readers of its output read its input instead.
 
         Args:
-            layer: the BatchNormalization, whose work is done elsewhere now.
-            keep_name: give the input's value the output's name, type and shape, so that the
-                readers and the graph's outputs stay as they are. Only for an input that nothing
-                else reads.
+            layer: the BatchNormalization, which has been absorbed elsewhere.
+            keep_name: give the input value the output's name, type and shape, so that readers and
+                graph outputs are unchanged. Only for an input without other readers.
         """
         source, result = layer.inputs[0], layer.outputs[0]
         assert source is not None  # the layer has been read
         self._replace(result, source)
         self._graph.remove(layer, safe=True)
         if keep_name:
-            self._take_over(source, result)
+            self._take_identity(source, result)
 
     def substitute(self, layer: ir.Node, other: ir.Node) -> None:
-        """Take a layer out of the graph; `other` computes its output now, under its name."""
+        """Replace a layer by `other`, whose output takes its name."""
         result = other.outputs[0]
         self._replace(layer.outputs[0], result)
         self._graph.remove(layer, safe=True)
-        self._take_over(result, layer.outputs[0])
+        self._take_identity(result, layer.outputs[0])
 
     def constant(self, hint: str, array: Float64Array, dtype: ir.DataType) -> ir.Value:
-        """Make a new initializer."""
+        """Create a new initializer."""
         name = self._names.take(hint)
         tensor = ir.Tensor(cast(array, dtype), dtype=dtype, name=name)
         value = ir.Value(
@@ -71,7 +70,7 @@ class Editor:
         return value
 
     def insert(self, op: str, after: ir.Node, source: ir.Value, operand: ir.Value) -> ir.Node:
-        """Insert `op(source, operand)` behind a node, under a new name for its output."""
+        """Insert `op(source, operand)` after a node, with a new name for its output."""
         name = self._names.take(f"{source.name}_{op.lower()}")
         output = ir.Value(name=name, shape=source.shape, type=source.type)
         node = ir.Node("", op, [source, operand], outputs=[output], name=name)
@@ -104,7 +103,7 @@ class Editor:
         self._constants.remember(old, edit.array)
 
     def _is_sole_reader(self, value: ir.Value) -> bool:
-        """Tell whether an initializer may be changed in place: one reader, and nobody else's."""
+        """Return whether an initializer may be changed in place: one reader, not overridable."""
         if not value.is_initializer() or value.is_graph_output() or len(value.uses()) != 1:
             return False
         return not self._constants.overridable(value)
@@ -119,7 +118,7 @@ class Editor:
             reader.replace_input_with(index, result)
         self._replace_outputs(source, result)
         inner = result.name
-        self._take_over(result, source)
+        self._take_identity(result, source)
         source.name = inner
 
     def _replace(self, old: ir.Value, new: ir.Value) -> None:
@@ -132,8 +131,8 @@ class Editor:
             if value is old:
                 self._graph.outputs[index] = new
 
-    def _take_over(self, value: ir.Value, old: ir.Value) -> None:
-        """Give `value` the name, type and shape of `old`, which is no longer read."""
+    def _take_identity(self, value: ir.Value, old: ir.Value) -> None:
+        """Give `value` the name, type and shape of `old`, which has no readers left."""
         value.name = old.name
         value.type = old.type if old.type is not None else value.type
         value.shape = old.shape if old.shape is not None else value.shape

@@ -1,4 +1,4 @@
-"""Operators that exporters put between a stored weight and its reader, evaluated in numpy."""
+"""Evaluate in numpy the operators that exporters put between a stored weight and its reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bn_ops.folding.numbers import FLOATS
+from bn_ops.folding.casting import FLOATS
 
 __all__ = ["EVALUATORS", "Evaluator", "RawArray"]
 
@@ -34,13 +34,13 @@ _SCALARS = {
     "value_ints": np.int64,
 }
 
-_LARGEST_FILL = 1 << 28
-"""Elements of a ConstantOfShape that is still read; a file of 100 bytes may ask for terabytes."""
+_MAX_FILL = 1 << 28
+"""Maximum elements of a ConstantOfShape; a file of 100 bytes may request terabytes."""
 
 
 def _constant_of_shape(node: ir.Node, arrays: list[RawArray | None]) -> RawArray | None:
     shape = [int(size) for size in _given(arrays[0]).reshape(-1)]
-    if any(size < 0 for size in shape) or float(np.prod(shape, dtype=np.float64)) > _LARGEST_FILL:
+    if any(size < 0 for size in shape) or float(np.prod(shape, dtype=np.float64)) > _MAX_FILL:
         return None
     tensor = node.attributes.get_tensor("value", None)
     fill = np.zeros(1, dtype=np.float32) if tensor is None else tensor.numpy().reshape(-1)
@@ -87,7 +87,7 @@ def _axes(node: ir.Node, arrays: list[RawArray | None]) -> tuple[int, ...] | Non
 
 def _given(array: RawArray | None) -> RawArray:
     if array is None:
-        raise ValueError("a required input is empty")
+        raise ValueError("a required input is missing")
     return array
 
 
@@ -101,4 +101,4 @@ EVALUATORS: Mapping[str, Evaluator] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
 }
-"""By operator of the standard domain; None stands for a result that is better not computed."""
+"""By operator of the standard domain; an evaluator returns None to decline."""

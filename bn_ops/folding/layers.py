@@ -1,4 +1,4 @@
-"""Layers on their way to a result."""
+"""The BatchNorm layers of a graph and their outcome."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bn_ops.folding.names import layer_name
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Layer", "find_layers", "settle_unreachable"]
+__all__ = ["Layer", "decide_unreachable", "find_layers"]
 
 
 @dataclass(slots=True)
 class Layer:
-    """What is known of a layer while folding goes on; neither rule nor reason: nothing yet."""
+    """State of a layer during folding; undecided while it has neither a rule nor a reason."""
 
     node: ir.Node
     name: str
@@ -26,11 +26,11 @@ class Layer:
 
     @property
     def open(self) -> bool:
-        """Whether nothing has been decided yet."""
+        """Return whether the layer is undecided."""
         return self.rule is None and self.reason is None
 
     def result(self) -> LayerFold:
-        """Return what became of it."""
+        """Return the outcome."""
         return LayerFold(
             name=self.name,
             status="folded" if self.reason is None else "kept",
@@ -40,17 +40,17 @@ class Layer:
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
-    """List the layers of the main graph in order, then those inside bodies."""
+    """List the layers of the main graph in order, then those of subgraphs."""
     found = [node for node in model.graph.all_nodes() if is_batchnorm(node)]
     found.sort(key=lambda node: node.graph is not model.graph)
     return [Layer(node=node, name=layer_name(node)) for node in found]
 
 
-def settle_unreachable(model: ir.Model, layers: list[Layer]) -> None:
-    """Decide about layers that are gone with dead nodes, and about those inside bodies."""
-    left = set(model.graph.all_nodes())
+def decide_unreachable(model: ir.Model, layers: list[Layer]) -> None:
+    """Decide about layers that were removed as unused, and about those in subgraphs."""
+    present = set(model.graph.all_nodes())
     for layer in layers:
-        if layer.node not in left:
+        if layer.node not in present:
             layer.rule = "unused"
         elif layer.node.graph is not model.graph:
-            layer.reason = "it is inside the body of an If, Loop or Scan, which is left alone"
+            layer.reason = "it is in the subgraph of an If, Loop or Scan, which is not folded"

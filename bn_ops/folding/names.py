@@ -1,4 +1,4 @@
-"""Names: of layers and nodes for people, of new values for the file."""
+"""Names of layers and nodes in messages, and of new values in the file."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["FreshNames", "describe", "layer_name"]
 
 
 def layer_name(node: ir.Node) -> str:
-    """Return the stable name of a layer: the node's, or its first output's when it has none."""
+    """Return the stable name of a layer: the node's, or its first output's if it has none."""
     if node.name:
         return node.name
     return node.outputs[0].name or ""
 
 
 def describe(node: ir.Node) -> str:
-    """Name a node for a person: operator and name."""
+    """Return operator and name of a node, for messages."""
     return f"{node.op_type} {layer_name(node)!r}"
 
 
 class FreshNames:
-    """Hands out value names that nothing in the model carries, bodies of If and Loop included.
+    """Creates value names that are unused in the model, including subgraphs.
 
-    A name that a body defines is taken too: a new outer value of that name would be shadowed.
+    Names defined in subgraphs count as used: they would shadow a new outer value of that name.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self._taken = set(_value_names(model))
 
     def take(self, hint: str) -> str:
-        """Return `hint`, or `hint_1`, `hint_2` … where it is taken, and mark it as taken."""
+        """Return `hint`, or `hint_1`, `hint_2` … if it is in use, and reserve it."""
         name, count = hint, 0
         while name in self._taken:
             count += 1

@@ -1,11 +1,11 @@
-"""What a rule answers: a plan of edits, or why there is none."""
+"""The outcome of a rule: a plan of edits, or a refusal with its reason."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bn_ops.folding.numbers import CastFault, cast_fault
+from bn_ops.folding.casting import CastFault, cast_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,21 +19,21 @@ __all__ = ["AddAfter", "Edit", "Outcome", "Plan", "PutConstant", "PutFloat", "Re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a map cannot be absorbed, as a clause for a person."""
+    """Why a map cannot be absorbed, as a clause."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PutConstant:
-    """Give a node a new constant as one of its inputs.
+    """Set an input of a node to a new constant.
 
     Attributes:
         node: the node to edit.
-        index: which input; the list of inputs grows where it is shorter.
+        index: index of the input; the list of inputs is extended if necessary.
         array: the exact value, float64; cast once, when the file is written.
         dtype: the element type to store.
-        hint: what to call the tensor if a new one must be made.
+        hint: name of the tensor if a new one is created.
     """
 
     node: ir.Node
@@ -54,9 +54,9 @@ class PutFloat:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AddAfter:
-    """Insert `Add(output, array)` behind a node's first output.
+    """Insert `Add(output, array)` after a node's first output.
 
-    Only used where a BatchNormalization leaves in exchange, so that no compute is added.
+    Only used where a BatchNormalization is removed in exchange, so that no computation is added.
     """
 
     node: ir.Node
@@ -80,32 +80,32 @@ Edit = PutConstant | PutFloat | AddAfter | ToGemm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Edits that absorb a map when carried out together.
+    """Edits that absorb a map when applied together.
 
     Attributes:
-        edits: what to do; none is done unless all can be.
-        path: the rules on the way, from the layer outwards.
+        edits: applied all or none.
+        path: the rules involved, from the layer outwards.
     """
 
     edits: tuple[Edit, ...]
     path: str
 
     def via(self, rule: str) -> Plan:
-        """Return the plan, reached through one more rule."""
+        """Return the plan with one more rule in front of its path."""
         return Plan(edits=self.edits, path=f"{rule}/{self.path}" if self.path else rule)
 
     def also(self, *edits: Edit) -> Plan:
         """Return the plan with more edits."""
         return Plan(edits=self.edits + edits, path=self.path)
 
-    def fault(self) -> Refusal | None:
-        """Tell why a number of the plan cannot be stored in the element type that it must have."""
+    def cast_refusal(self) -> Refusal | None:
+        """Return why a value of the plan cannot be stored in its element type, or None."""
         for edit in self.edits:
             if isinstance(edit, PutFloat):
                 continue
             fault = cast_fault(edit.array, edit.dtype)
             if fault is not None:
-                return Refusal(reason=_sentence(fault, edit))
+                return Refusal(reason=_cast_reason(fault, edit))
         return None
 
 
@@ -118,8 +118,8 @@ def merge(plans: Sequence[Plan]) -> Plan:
     return Plan(edits=tuple(e for plan in plans for e in plan.edits), path="+".join(paths))
 
 
-def _sentence(fault: CastFault, edit: PutConstant | AddAfter | ToGemm) -> str:
+def _cast_reason(fault: CastFault, edit: PutConstant | AddAfter | ToGemm) -> str:
     tensor = f"the folded {edit.hint!r} in {edit.dtype.name.lower()}"
     if fault == "overflow":
         return f"{tensor} would overflow"
-    return f"{tensor} would lose its digits: all of it lies below the smallest normal number"
+    return f"{tensor} would underflow: all of its values are below the smallest normal number"

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from bn_ops.folding.affine import Float64Array
 
-__all__ = ["Folded", "Leftovers"]
+__all__ = ["Folded", "Unfolded"]
 
-Leftovers = Literal["keep", "mul_add"]
+Unfolded = Literal["keep", "mul_add"]
+"""What to do with layers that cannot be folded: keep them, or rewrite them as Mul and Add."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

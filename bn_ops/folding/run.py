@@ -1,4 +1,4 @@
-"""Folding a model: every layer tried, again and again, until none can go any more."""
+"""Fold a model: try every layer repeatedly until no more can be folded."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bn_ops.errors import OptionError
+from bn_ops.folding.affine import MATRIX, along
 from bn_ops.folding.batchnorm import read_batchnorm, standard_opset
-from bn_ops.folding.cleanup import remove_unused
+from bn_ops.folding.casting import FLOATS, cast_fault
+from bn_ops.folding.cleanup import inline_batchnorm_functions, remove_unused
 from bn_ops.folding.constants import Constants
 from bn_ops.folding.editor import Editor
-from bn_ops.folding.functions import inline_normalising_functions
-from bn_ops.folding.layers import Layer, find_layers, settle_unreachable
-from bn_ops.folding.leftovers import write_as_mul_add
+from bn_ops.folding.layers import Layer, decide_unreachable, find_layers
+from bn_ops.folding.names import layer_name
 from bn_ops.folding.plan import Outcome, Plan, Refusal
-from bn_ops.folding.protos import (
+from bn_ops.folding.proto_io import (
     all_kept,
     copied,
-    normalises,
     read_graph,
     stores_sparse,
     write_graph,
 )
-from bn_ops.folding.result import Folded, Leftovers
+from bn_ops.folding.result import Folded, Unfolded
 from bn_ops.folding.rules import RULES, Rule
 from bn_ops.folding.shapes import Shapes
 from bn_ops.folding.walk import GraphWalk
+from bn_ops.onnx_files.traversal import has_batchnorm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,53 +42,55 @@ __all__ = ["fold", "fold_with"]
 def fold(
     onnx_model: onnx.ModelProto,
     *,
-    leftovers: Leftovers = "keep",
-    leave: Mapping[str, str] = MappingProxyType({}),
+    unfolded: Unfolded = "keep",
+    skip: Mapping[str, str] = MappingProxyType({}),
 ) -> Folded:
-    """Fold every BatchNormalization whose effect other weights can hold exactly.
+    """Fold every BatchNormalization that other weights can absorb exactly.
 
-    Scales and shifts are computed in float64 from the stored tensors and cast once. The given
-    model is never changed; the same model gives the same bytes, and folding twice is folding once.
-    Inputs and outputs keep names, types, shapes and order. No compute is added.
+    Scales and shifts are computed in float64 from the stored tensors and cast once. The given model
+    is never changed; the same model gives the same bytes, and folding is idempotent. Inputs and
+    outputs keep names, types, shapes and order. No computation is added.
 
     Args:
-        onnx_model: a valid model of any IR version, its tensors embedded.
-        leftovers: `keep` leaves the layers that stay as they are; `mul_add` writes them as Mul
-            and Add where their parameters are fixed.
-        leave: layers to leave alone, each with the reason to report.
+        onnx_model: a valid model of any IR version, without external data.
+        unfolded: `keep` leaves unfolded layers unchanged; `mul_add` rewrites them as Mul and Add
+            where their parameters are constant.
+        skip: layers not to fold, each with the reason to report.
 
     Returns:
         The folded model, and for every layer whether it was folded, by which rule, or why not.
 
     Raises:
-        OptionError: `leftovers` is no such choice.
+        OptionError: `unfolded` is invalid.
         ModelInvalidError: the model cannot be read as a graph.
     """
-    return fold_with(onnx_model, leftovers=leftovers, leave=leave, rules=RULES)
+    return fold_with(onnx_model, unfolded=unfolded, skip=skip, rules=RULES)
 
 
 def fold_with(
     onnx_model: onnx.ModelProto,
     *,
-    leftovers: Leftovers,
-    leave: Mapping[str, str],
+    unfolded: Unfolded,
+    skip: Mapping[str, str],
     rules: Mapping[str, Rule],
 ) -> Folded:
-    """Fold by a given set of rules; see `fold`."""
-    if leftovers not in {"keep", "mul_add"}:
-        raise OptionError(f"leftovers is 'keep' or 'mul_add', got {leftovers!r}")
-    if not normalises(onnx_model):
+    """Fold with a given set of rules; see `fold`."""
+    if unfolded not in {"keep", "mul_add"}:
+        raise OptionError(f"unfolded must be 'keep' or 'mul_add', got {unfolded!r}")
+    if not has_batchnorm(onnx_model):
         return Folded(model=copied(onnx_model), layers=())
     if stores_sparse(onnx_model):
-        return all_kept(onnx_model, "the model stores sparse tensors, which folding cannot keep")
+        return all_kept(
+            onnx_model, "the model stores sparse tensors, which folding cannot preserve"
+        )
     model = read_graph(onnx_model)
-    inline_normalising_functions(model)
+    inline_batchnorm_functions(model)
     layers = find_layers(model)
-    # First of all: a dead node that still counts as a reader would hold up its neighbours.
+    # First: a dead node that still counts as a reader would prevent folds.
     remove_unused(model)
-    settle_unreachable(model, layers)
-    folding = _Folding(model, leave=leave, rules=rules)
-    folding.run([layer for layer in layers if layer.open], leftovers)
+    decide_unreachable(model, layers)
+    folding = _Folding(model, skip=skip, rules=rules)
+    folding.run([layer for layer in layers if layer.open], unfolded)
     remove_unused(model)
     return Folded(
         model=write_graph(model, onnx_model),
@@ -97,37 +100,37 @@ def fold_with(
 
 
 class _Folding:
-    """One run over one model, which it changes."""
+    """One run over one model, which it modifies."""
 
     def __init__(
-        self, model: ir.Model, *, leave: Mapping[str, str], rules: Mapping[str, Rule]
+        self, model: ir.Model, *, skip: Mapping[str, str], rules: Mapping[str, Rule]
     ) -> None:
         self._graph = model.graph
         self._opset = standard_opset(model)
         self._rules = rules
-        self._leave = leave
+        self._skip = skip
         self._constants = Constants(model.ir_version)
         self._shapes = Shapes(model)
         self._editor = Editor(model, constants=self._constants, shapes=self._shapes)
 
-    def run(self, waiting: list[Layer], leftovers: Leftovers) -> None:
-        """Fold layers of the main graph, again and again, until none can go any more."""
+    def run(self, waiting: list[Layer], unfolded: Unfolded) -> None:
+        """Fold layers of the main graph repeatedly until no more can be folded."""
         while waiting:
             # Not a generator in any(): every layer is tried in each round.
-            gone = [layer for layer in waiting if self._try(layer)]
-            if not gone:
+            folded = [layer for layer in waiting if self._try(layer)]
+            if not folded:
                 break
-            waiting = [layer for layer in waiting if layer not in gone]
-        if leftovers == "mul_add":
+            waiting = [layer for layer in waiting if layer not in folded]
+        if unfolded == "mul_add":
             for layer in waiting:
-                self._write_out(layer)
+                self._rewrite(layer)
 
     def exact(self) -> Mapping[str, Float64Array]:
-        """Return what was written into weights that the graph still has, before rounding."""
+        """Return the unrounded values of the folded weights that the graph still has."""
         return MappingProxyType(self._constants.exact(self._graph))
 
     def _try(self, layer: Layer) -> bool:
-        """Fold one layer if that is exact; else remember why not."""
+        """Fold one layer if that is exact; otherwise record why not."""
         outcome = self._attempt(layer)
         if isinstance(outcome, Refusal):
             layer.reason = outcome.reason
@@ -137,8 +140,8 @@ class _Folding:
 
     def _attempt(self, layer: Layer) -> Outcome:
         node = layer.node
-        if layer.name in self._leave:
-            return Refusal(reason=self._leave[layer.name])
+        if layer.name in self._skip:
+            return Refusal(reason=self._skip[layer.name])
         affine = read_batchnorm(node, self._constants, self._opset)
         if isinstance(affine, Refusal):
             return affine
@@ -152,14 +155,14 @@ class _Folding:
             self._editor.apply(before)
             self._editor.drop(node, keep_name=True)
             return before
-        behind = _checked(self._walk().forward(result, affine))
-        if isinstance(behind, Plan):
-            self._editor.apply(behind)
+        after = _checked(self._walk().forward(result, affine))
+        if isinstance(after, Plan):
+            self._editor.apply(after)
             self._editor.drop(node, keep_name=False)
-            return behind
+            return after
         return Refusal(
-            reason=f"not into what comes before it: {before.reason}; "
-            f"not into what follows it: {behind.reason}"
+            reason=f"not into the operators before it: {before.reason}; "
+            f"not into those after it: {after.reason}"
         )
 
     def _walk(self) -> GraphWalk:
@@ -171,15 +174,33 @@ class _Folding:
             rules=self._rules,
         )
 
-    def _write_out(self, layer: Layer) -> None:
+    def _rewrite(self, layer: Layer) -> None:
+        """Replace a layer by `Mul(x, a)` and `Add(·, b)`, for accelerators without BatchNorm."""
         affine = read_batchnorm(layer.node, self._constants, self._opset)
-        if isinstance(affine, Refusal):
-            return
-        if write_as_mul_add(layer.node, affine, editor=self._editor, shapes=self._shapes):
+        if not isinstance(affine, Refusal) and self._rewrite_as_mul_add(layer.node, affine):
             layer.rule = "mul-add"
+
+    def _rewrite_as_mul_add(self, node: ir.Node, affine: ChannelAffine) -> bool:
+        """Return whether it was possible: rank and element type are known and hold a and b."""
+        source = node.inputs[0]
+        assert source is not None  # the layer has been read
+        rank, dtype = self._shapes.rank(source), self._shapes.dtype(source)
+        if rank is None or rank < MATRIX or dtype not in FLOATS:
+            return False
+        scale = along(affine.scale, axis=1, rank=rank)
+        shift = along(affine.shift, axis=1, rank=rank)
+        if cast_fault(scale, dtype) == "overflow" or cast_fault(shift, dtype) == "overflow":
+            return False
+        name, editor = layer_name(node), self._editor
+        product = editor.insert("Mul", node, source, editor.constant(f"{name}.scale", scale, dtype))
+        total = editor.insert(
+            "Add", product, product.outputs[0], editor.constant(f"{name}.shift", shift, dtype)
+        )
+        editor.substitute(node, total)
+        return True
 
 
 def _checked(outcome: Outcome) -> Outcome:
     if isinstance(outcome, Refusal):
         return outcome
-    return outcome.fault() or outcome
+    return outcome.cast_refusal() or outcome

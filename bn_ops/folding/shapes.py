@@ -1,7 +1,7 @@
-"""Ranks, sizes and element types of a graph's values, from the graph's inputs alone.
+"""Infer ranks, sizes and element types of a graph's values from its inputs alone.
 
-Shapes that a file states for values in between are not believed: they are left over from whatever
-edited the file before, and a wrong one would make a wrong fold look exact.
+Shapes that a file declares for intermediate values are not trusted: they may be left over from
+earlier edits, and a wrong shape would make a wrong fold look exact.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from bn_ops.folding.constants import CONSTANT_IR_VERSION
 __all__ = ["Dim", "Shapes"]
 
 Dim = int | str
-"""A size, or the name of a free one. A free size without a name gets one that is its alone."""
+"""A size, or the name of a symbolic one. A symbolic size without a name gets a unique one."""
 
 
 class Shapes:
-    """What shape inference knows, by value name, of the main graph's values."""
+    """Results of shape inference for the values of the main graph, by name."""
 
     def __init__(self, model: ir.Model) -> None:
         inferred = _infer(model)
@@ -36,22 +36,22 @@ class Shapes:
                 self._dtypes[name] = value.dtype
 
     def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
-        """Return the sizes of a value; None where its rank is unknown."""
+        """Return the sizes of a value; None if its rank is unknown."""
         if value is None or value.name is None:
             return None
         return self._dims.get(value.name)
 
     def rank(self, value: ir.Value | None) -> int | None:
-        """Return the number of axes; None where unknown."""
+        """Return the number of axes; None if unknown."""
         dims = self.dims(value)
         return None if dims is None else len(dims)
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
-        """Return the element type; None where unknown."""
+        """Return the element type; None if unknown."""
         return None if value.name is None else self._dtypes.get(value.name)
 
     def rename(self, old: str | None, new: str | None) -> None:
-        """Carry over what is known of a value that gets another name."""
+        """Copy what is known about a value to its new name."""
         if old is None or new is None:
             return
         if old in self._dims:
@@ -64,10 +64,10 @@ def _infer(model: ir.Model) -> ir.Model:
     try:
         inferred = model.clone()
     except RuntimeError as error:
-        # A body may hand out only what it computes itself; runtimes refuse anything else too.
-        raise ModelInvalidError("a body of If, Loop or Scan returns an outer value") from error
+        # A subgraph may only return its own values; runtimes reject anything else as well.
+        raise ModelInvalidError("a subgraph of If, Loop or Scan returns an outer value") from error
     if inferred.ir_version >= CONSTANT_IR_VERSION:
-        # Sizes that a caller may override are not known, whatever their default says.
+        # Sizes that a caller may override are unknown, whatever their default.
         for value in inferred.graph.inputs:
             inferred.graph.initializers.pop(value.name or "", None)
     for node in inferred.graph:
@@ -77,7 +77,7 @@ def _infer(model: ir.Model) -> ir.Model:
                 value.type = None
     quiet = logging.getLogger("onnx_ir.passes.common.shape_inference")
     level = quiet.level
-    # A model that inference cannot follow folds less; it is no event for the caller's log.
+    # Where inference fails, fewer layers are folded; the caller's log need not mention it.
     quiet.setLevel(logging.CRITICAL)
     try:
         return ShapeInferencePass(check_type=False, strict_mode=False)(inferred).model

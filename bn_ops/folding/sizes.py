@@ -1,4 +1,4 @@
-"""Arithmetic on sizes that may be free, and carrying a map over a change of shape."""
+"""Arithmetic on sizes that may be symbolic, and moving a map across a change of shape."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Size", "Sizes", "carry", "product", "quotient", "size_of"]
 
-_MAX_VECTOR_SIZE = 1 << 26
-"""Longest map that is spelled out element by element (512 MiB of float64)."""
+_MAX_VECTOR = 1 << 26
+"""Maximum length of a map that is expanded element by element (512 MiB of float64)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A product of a number and of free sizes.
+    """A product of a number and of symbolic sizes.
 
     Attributes:
         number: the known factor.
-        free: names of free sizes, sorted; a name that occurs twice stands for its square.
+        free: names of the symbolic sizes, sorted; a name that occurs twice is squared.
     """
 
     number: int
@@ -34,16 +34,16 @@ class Size:
 
 
 Sizes = tuple[Size | None, ...]
-"""A shape; None stands for a size of which nothing is known."""
+"""A shape; None is an unknown size."""
 
 
 def size_of(dim: Dim) -> Size:
-    """Write one size of a shape as a product."""
+    """Return one dimension of a shape as a product."""
     return Size(number=dim) if isinstance(dim, int) else Size(number=1, free=(dim,))
 
 
 def product(sizes: Iterable[Size | None]) -> Size | None:
-    """Multiply; None where any factor is unknown."""
+    """Multiply sizes; None if any factor is unknown."""
     number = 1
     free: list[str] = []
     for size in sizes:
@@ -55,7 +55,7 @@ def product(sizes: Iterable[Size | None]) -> Size | None:
 
 
 def quotient(whole: Size | None, part: Size | None) -> Size | None:
-    """Divide; None where that does not come out even for certain."""
+    """Divide sizes; None unless the division is known to be exact."""
     if whole is None or part is None or part.number == 0 or whole.number % part.number:
         return None
     rest = list(whole.free)
@@ -67,10 +67,10 @@ def quotient(whole: Size | None, part: Size | None) -> Size | None:
 
 
 def carry(affine: ChannelAffine, source: Sizes, target: Sizes) -> ChannelAffine | None:
-    """Carry a map from an axis of one shape to an axis of another with the same element order.
+    """Move a map from an axis of one shape to an axis of another with the same element order.
 
-    The axes before the channels must provably hold equally many elements on both sides; then the
-    map is either on an axis of the same size, or spelled out per element and read off again.
+    The axes before the channels must provably have the same number of elements on both sides. Then
+    the map is either on an axis of the same size, or is expanded per element and reduced again.
     """
     if affine.axis >= len(source) or source[affine.axis] != Size(number=affine.channels):
         return None
@@ -95,12 +95,12 @@ def _aligned(source: Sizes, axis: int, target: Sizes, place: int) -> bool:
 def _respread(
     vector: Float64Array, source: Sizes, axis: int, target: Sizes, place: int
 ) -> Float64Array | None:
-    """Repeat a vector over what lies behind its axis and read it off the other shape's axis."""
+    """Repeat a vector over the axes after its own and reduce it to the other shape's axis."""
     inner, width = product(source[axis + 1 :]), target[place]
     behind = product(target[place + 1 :])
     if inner is None or width is None or behind is None:
         return None
-    if inner.free or width.free or behind.free or inner.number * vector.size > _MAX_VECTOR_SIZE:
+    if inner.free or width.free or behind.free or inner.number * vector.size > _MAX_VECTOR:
         return None
     if inner.number * vector.size != width.number * behind.number or behind.number == 0:
         return None

@@ -1,4 +1,4 @@
-"""The walk: from a layer through the graph, one rule after another, until the map is absorbed."""
+"""Walk from a layer through the graph, rule by rule, until its map is absorbed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphWalk"]
 
-_FARTHEST = 64
-"""Nodes between a layer and the weights that take it up; a bound for hostile graphs."""
+_MAX_DISTANCE = 64
+"""Maximum number of nodes between a layer and the weights that absorb it, for untrusted graphs."""
 
 
 class GraphWalk:
     """One attempt to absorb one layer. Reads the graph and never changes it.
 
-    A node that is reached twice ends the attempt: each of two plans would be right alone, and
-    both together wrong.
+    A node that is reached twice ends the attempt: two plans may each be correct alone but wrong
+    together.
     """
 
     def __init__(
@@ -50,21 +50,21 @@ class GraphWalk:
 
     @property
     def constants(self) -> Constants:
-        """Reader of stored tensors."""
+        """Return the reader of stored tensors."""
         return self._constants
 
     @property
     def shapes(self) -> Shapes:
-        """What is known of shapes."""
+        """Return the inferred shapes."""
         return self._shapes
 
     @property
     def opset(self) -> int:
-        """Version of the standard operators."""
+        """Return the version of the standard operators."""
         return self._opset
 
     def backward(self, value: ir.Value, affine: ChannelAffine) -> Outcome:
-        """Absorb a map of `value` into what produces it; its one reader is the caller."""
+        """Absorb a map of `value` into its producer; the caller must be its only reader."""
         refusal = self._not_exclusive(value)
         if refusal is not None:
             return refusal
@@ -87,7 +87,7 @@ class GraphWalk:
         if value.is_graph_output():
             return Refusal(reason=f"{value.name!r} is an output of the graph")
         if not value.uses():
-            return Refusal(reason=f"nothing reads {value.name!r}")
+            return Refusal(reason=f"{value.name!r} is not read")
         plans: list[Plan] = []
         for node, index in value.uses():
             outcome = self._into(node, index, affine)
@@ -98,7 +98,7 @@ class GraphWalk:
 
     def _into(self, node: ir.Node, index: int, affine: ChannelAffine) -> Outcome:
         if node.graph is not self._graph:
-            return Refusal(reason=f"{describe(node)} reads it inside the body of another node")
+            return Refusal(reason=f"{describe(node)} reads it in a subgraph")
         rule = self._enter(node)
         if isinstance(rule, Refusal):
             return rule
@@ -111,8 +111,8 @@ class GraphWalk:
         if node in self._seen:
             return Refusal(reason=f"{describe(node)} is reached on more than one path")
         self._seen.add(node)
-        if self._depth >= _FARTHEST:
-            return Refusal(reason=f"{describe(node)} is more than {_FARTHEST} operators away")
+        if self._depth >= _MAX_DISTANCE:
+            return Refusal(reason=f"{describe(node)} is more than {_MAX_DISTANCE} operators away")
         rule = self._rules.get(node.op_type) if node.domain == "" else None
         return no_exact_rule(node) if rule is None else rule
 
@@ -123,8 +123,7 @@ class GraphWalk:
         for node, _ in readers:
             if node.graph is not self._graph:
                 return Refusal(
-                    reason=f"{value.name!r} is also read inside the body of another node, "
-                    f"by {describe(node)}"
+                    reason=f"{value.name!r} is also read in a subgraph, by {describe(node)}"
                 )
         if len(readers) != 1:
             names = ", ".join(dict.fromkeys(describe(node) for node, _ in readers))

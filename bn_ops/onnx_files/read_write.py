@@ -35,6 +35,7 @@ from bn_ops.onnx_files.large_models import (
     raw_bytes,
     serialized,
 )
+from bn_ops.onnx_files.traversal import all_nodes, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -120,33 +121,29 @@ def write_model(model: onnx.ModelProto, path: Path, *, limit: int | None = None)
 def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
-    for tensor in (*_of_graph(model.graph), *_of_functions(model.functions)):
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield tensor
 
 
-def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
-
-
-def _of_functions(functions: Iterable[onnx.FunctionProto]) -> Iterator[onnx.TensorProto]:
-    for function in functions:
-        yield from _of_nodes(function.node)
-
-
-def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of initializers and attributes, including those of subgraphs."""
+    yield from _initializers(model.graph)
+    for node in all_nodes(model):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
             if attribute.HasField("sparse_tensor"):
                 yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _of_graph(graph)
+        for graph in subgraphs(node):
+            yield from _initializers(graph)
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
 
 
 def _embed(tensor: onnx.TensorProto, folder: Path) -> None:

@@ -1,13 +1,12 @@
-"""From image files to the arrays that a model takes: the same code in-process and in the service.
+"""Preprocess image files to arrays, with the same code in-process and in the service.
 
 `value` is light (numpy only), so that a server can check options without loading an image library;
-`images` needs Pillow (`pip install "bnrecal[images]"`) and loads it when it is first used.
+`images` requires Pillow (`pip install "bnrecal[images]"`) and loads it on first use.
 """
 
-from bn_ops.preprocess.fitting import check_preprocess
+from bn_ops.preprocess.compatibility import check_preprocess
 from bn_ops.preprocess.images import image_arrays, image_batches
-from bn_ops.preprocess.json_form import preprocess_from_json
-from bn_ops.preprocess.value import Preprocess, Resize
+from bn_ops.preprocess.value import Preprocess, Resize, preprocess_from_json
 
 __all__ = [
     "Preprocess",

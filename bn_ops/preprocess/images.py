@@ -1,4 +1,4 @@
-"""Image files as batches of arrays. Hostile files end in an `ImageError`."""
+"""Decode and transform images to batches of arrays; invalid files raise `ImageError`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.errors import ImageError, OptionError
-from bn_ops.preprocess.pixels import to_array
-from bn_ops.preprocess.value import MOST_PIXELS, Preprocess
+from bn_ops.preprocess.value import MAX_PIXELS, Preprocess, Resize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "image_arrays", "image_batches", "require_pillow"]
+__all__ = [
+    "FORMATS",
+    "crop_center",
+    "image_arrays",
+    "image_batches",
+    "require_pillow",
+    "resize",
+    "resized_size",
+    "to_array",
+]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Deeper pixels would be cut down to 8 bits without a word.
+# Pixels of more than 8 bits would be truncated silently.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-# What one array of samples may take; an archive with more of them gives several arrays.
+# Maximum size of one array of samples; an archive with more samples gives several arrays.
 CHUNK_BYTES = 32 << 20
 
 
 def require_pillow() -> None:
-    """Refuse early what would fail at the first image; loads nothing.
+    """Fail early instead of at the first image, without loading anything.
 
     Raises:
         OptionError: Pillow is not installed.
     """
     if importlib.util.find_spec("PIL") is None:
-        raise OptionError('images are read with Pillow: pip install "bnrecal[images]"')
+        raise OptionError('reading images requires Pillow: pip install "bnrecal[images]"')
 
 
 def image_batches(
@@ -50,12 +58,12 @@ def image_batches(
 
     Args:
         images: encoded images, or paths of files with them.
-        preprocess: what is done to each.
+        preprocess: steps applied to each.
         batch_size: samples per batch; a batch is smaller at the end, where the next image has
             another size, and where more would take too much memory.
 
     Raises:
-        ImageError: an image cannot be used; names it.
+        ImageError: an image cannot be used; the error names it.
         OptionError: Pillow is not installed.
     """
     waiting: list[tuple[str, bytes]] = []
@@ -80,17 +88,17 @@ def image_arrays(
 ) -> Iterator[NDArray[Any]]:
     """Yield the images of one batch as arrays of shape (N, …), in their order.
 
-    One array is one part of the batch: a new one begins where the size changes and where
-    `CHUNK_BYTES` are full, so that an archive of any length takes little memory.
+    A batch is split where the size changes and where an array would exceed `CHUNK_BYTES`, so that
+    an archive of any length takes little memory.
 
     Args:
-        images: a name for messages, and the encoded bytes.
-        preprocess: what is done to each.
+        images: pairs of a name, for messages, and the encoded bytes.
+        preprocess: steps applied to each.
         batch: index of the batch, for messages.
-        formats: which of `FORMATS` are taken.
+        formats: the accepted subset of `FORMATS`.
 
     Raises:
-        ImageError: an image cannot be used; names it.
+        ImageError: an image cannot be used; the error names it.
         OptionError: Pillow is not installed.
     """
     require_pillow()
@@ -117,18 +125,18 @@ def _read(path: Path, batch: int) -> bytes:
 
 
 def _decoded(content: bytes, how: Preprocess, formats: Sequence[str]) -> Image:
-    """Decode the whole image to RGB or grey; looks at its size before its pixels."""
+    """Decode an image to RGB or grayscale; its size is checked before its pixels are decoded."""
     from PIL import Image, ImageOps  # noqa: PLC0415 - optional
 
     with Image.open(io.BytesIO(content), formats=list(formats)) as image:
-        if image.width * image.height > MOST_PIXELS:
+        if image.width * image.height > MAX_PIXELS:
             raise ImageError(
-                f"has {image.width} × {image.height} pixels, more than {MOST_PIXELS} pixels in all"
+                f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS} pixels in total"
             )
         if getattr(image, "is_animated", False) and image.format in {"PNG", "WEBP"}:
             raise ImageError("is animated; send its frames as images")
         if image.mode not in _MODES:
-            raise ImageError(f"has pixels of the kind {image.mode}; convert it to 8 bits")
+            raise ImageError(f"has pixel mode {image.mode}; convert it to 8 bits per channel")
         image.load()
         if how.orientation == "apply":
             ImageOps.exif_transpose(image, in_place=True)
@@ -137,7 +145,7 @@ def _decoded(content: bytes, how: Preprocess, formats: Sequence[str]) -> Image:
 
 @contextlib.contextmanager
 def _translated(name: str, batch: int | None) -> Iterator[None]:
-    """Name the image in whatever goes wrong; Pillow's decoders raise anything on hostile bytes."""
+    """Raise any failure as ImageError with the image's name; decoders raise many types."""
     where = f"the image {name!r}" if batch is None else f"batch {batch}, image {name!r}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,17 +159,87 @@ def _translated(name: str, batch: int | None) -> Iterator[None]:
             text = f"{where}: {error.message}"
             raise ImageError(text, batch=batch, image=name) from error
         except (DecompressionBombWarning, DecompressionBombError) as error:
-            text = f"{where}: has more than {MOST_PIXELS} pixels in all"
+            text = f"{where}: has more than {MAX_PIXELS} pixels in total"
             raise ImageError(text, batch=batch, image=name) from error
         except MemoryError:
             raise
         except Exception as error:
             kinds = ", ".join(FORMATS)
-            # Pillow's own words for an unknown format are an address in memory.
+            # Pillow's own message for an unknown format contains a memory address.
             unknown = isinstance(error, UnidentifiedImageError)
-            told = "unknown format" if unknown else f"{type(error).__name__}: {str(error)[:100]}"
+            cause = "unknown format" if unknown else f"{type(error).__name__}: {str(error)[:100]}"
             raise ImageError(
-                f"{where} cannot be decoded ({told}); whole {kinds} images are taken",
+                f"{where} cannot be decoded ({cause}); complete {kinds} images are accepted",
                 batch=batch,
                 image=name,
             ) from error
+
+
+def resized_size(size: tuple[int, int], requested: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (width, height) after resizing.
+
+    Source: torchvision.transforms.functional, `_compute_resized_output_size`: the longer side is
+    rounded down.
+    """
+    if isinstance(requested, tuple):
+        return requested[1], requested[0]
+    width, height = size
+    if width <= height:
+        return requested, requested * height // width
+    return requested * width // height, requested
+
+
+def resize(image: Image, how: Resize) -> Image:
+    """Resize an 8-bit image.
+
+    Raises:
+        ImageError: the result would have too many pixels.
+    """
+    from PIL.Image import Resampling, Transform  # noqa: PLC0415 - optional
+
+    width, height = resized_size(image.size, how.size)
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"an image of {image.width} × {image.height} pixels would be resized to "
+            f"{width} × {height}, more than {MAX_PIXELS} pixels"
+        )
+    method = Resampling[how.interpolation.upper()]
+    if how.antialias or how.interpolation == "nearest":
+        return image.resize((width, height), method)
+    # Interpolates only between the nearest pixels, at the centers of the new ones.
+    steps = (image.width / width, 0.0, 0.0, 0.0, image.height / height, 0.0)
+    return image.transform((width, height), Transform.AFFINE, steps, method)
+
+
+def crop_center(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the center crop of pixels of shape (H, W, C), padded with black if necessary.
+
+    Source: torchvision.transforms.functional.center_crop, its rounding included.
+    """
+    missing = [max(0, new - old) for new, old in zip(size, pixels.shape, strict=False)]
+    if any(missing):
+        around = [(count // 2, count - count // 2) for count in missing]
+        pixels = np.pad(pixels, [*around, (0, 0)])
+    top, left = (round((old - new) / 2.0) for old, new in zip(pixels.shape, size, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def to_array(image: Image, how: Preprocess, levels: NDArray[Any]) -> NDArray[Any]:
+    """Convert a decoded image to one sample of shape (C, H, W) or (H, W, C).
+
+    Args:
+        image: of mode RGB, or L for grayscale.
+        how: the steps.
+        levels: `how.levels()`.
+    """
+    if how.resize is not None:
+        image = resize(image, how.resize)
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    if pixels.ndim == 2:  # noqa: PLR2004 - grayscale images have no channel axis
+        pixels = pixels[:, :, None]
+    if how.crop is not None:
+        pixels = crop_center(pixels, how.crop)
+    if how.colour == "bgr":
+        pixels = pixels[:, :, ::-1]
+    planes = np.stack([levels[c][pixels[:, :, c]] for c in range(how.channels)])
+    return planes if how.layout == "nchw" else np.ascontiguousarray(planes.transpose(1, 2, 0))

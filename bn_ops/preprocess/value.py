@@ -1,14 +1,14 @@
-"""What is done to each image, as one frozen value.
+"""The preprocessing of images as one frozen value, with its JSON form.
 
 The steps and their defaults are those of torchvision's reference transforms on PIL images, `Resize`
-→ `CenterCrop` → `ToTensor` → `Normalize`; what differs is said where it does.
+→ `CenterCrop` → `ToTensor` → `Normalize`; differences are documented where they occur.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -19,28 +19,30 @@ from numpy.typing import NDArray
 from bn_ops.core.json_form import Json, jsonable
 from bn_ops.errors import OptionError
 
-__all__ = ["COLOURS", "MOST_PIXELS", "Preprocess", "Resize"]
+__all__ = ["COLOURS", "MAX_PIXELS", "Preprocess", "Resize", "preprocess_from_json"]
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-# Without a filter that widens as the image shrinks; the others are defined by that filter.
+# Can be used without a filter that widens as the image shrinks; the others are defined by it.
 UNFILTERED = ("nearest", "bilinear")
 COLOURS: Mapping[str, int] = MappingProxyType({"rgb": 3, "bgr": 3, "grey": 1})
 LAYOUTS = ("nchw", "nhwc")
 DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8")
-# An image of so many pixels takes 200 MB as RGB; Pillow itself begins to warn a little above.
-MOST_PIXELS = 1 << 26
+# An image of this size takes 200 MB as RGB; Pillow itself warns slightly above.
+MAX_PIXELS = 1 << 26
 LEVELS = 256
+# Numbers accepted for mean or std before their count is checked.
+_MAX_NUMBERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resize:
-    """How an image is brought to a size.
+    """Resizing of an image.
 
     Attributes:
-        size: of the shorter side, the other follows in proportion; or (height, width).
+        size: of the shorter side, preserving the aspect ratio; or (height, width).
         interpolation: one of `INTERPOLATIONS`.
         antialias: whether the filter widens as the image shrinks. PIL, and so torchvision on PIL
-            images, always does; False is for pipelines that do not, and takes `UNFILTERED` only.
+            images, always does; False is for pipelines that do not, and needs one of `UNFILTERED`.
     """
 
     size: int | tuple[int, int]
@@ -52,8 +54,8 @@ class Resize:
         _check_sides("resize.size", sides)
         if self.interpolation not in INTERPOLATIONS:
             raise OptionError(
-                f"preprocess: resize.interpolation is {self.interpolation!r}; "
-                f"there are {', '.join(INTERPOLATIONS)}"
+                f"preprocess: resize.interpolation is {self.interpolation!r}, expected one of "
+                f"{', '.join(INTERPOLATIONS)}"
             )
         if not self.antialias and self.interpolation not in UNFILTERED:
             raise OptionError(
@@ -63,21 +65,21 @@ class Resize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """What is done to each image, in this order.
+    """Steps applied to each image, in this order.
 
     Attributes:
-        orientation: `ignore` or `apply` what EXIF says about how the camera was held. torchvision's
-            loader ignores it, OpenCV's applies it.
+        orientation: `ignore` or `apply` the EXIF orientation. torchvision's loader ignores it,
+            OpenCV's applies it.
         colour: `rgb`, `bgr` or `grey` (ITU-R 601-2 luma); transparency is dropped.
-        resize: to which size, or None.
-        crop: (height, width) of the middle that stays, padded with black where the image is
-            smaller; or None.
+        resize: None for no resizing.
+        crop: (height, width) of the center crop, padded with black where the image is smaller; None
+            for no crop.
         scale: factor of each 8-bit level; `ToTensor` is 1/255.
-        mean, std: subtracted, then divided by; one number, or one for each channel in the order of
-            `colour`.
+        mean, std: subtracted from and divided into each value; one number, or one per channel in
+            the order of `colour`.
         layout: `nchw` or `nhwc`.
-        dtype: of the array. Each value is computed in float64 and rounded once, so it is within two
-            units in the last place of torchvision's float32 arithmetic.
+        dtype: element type of the array. Values are computed in float64 and rounded once, so they
+            are within two units in the last place of torchvision's float32 arithmetic.
     """
 
     orientation: str = "ignore"
@@ -98,15 +100,17 @@ class Preprocess:
             ("dtype", DTYPES),
         ):
             if getattr(self, name) not in known:
-                said = getattr(self, name)
-                raise OptionError(f"preprocess: {name} is {said!r}; there are {', '.join(known)}")
+                value = getattr(self, name)
+                raise OptionError(
+                    f"preprocess: {name} is {value!r}, expected one of {', '.join(known)}"
+                )
         if self.crop is not None:
             _check_sides("crop", self.crop)
         self._check_numbers()
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Return the number of channels."""
         return COLOURS[self.colour]
 
     @staticmethod
@@ -125,7 +129,7 @@ class Preprocess:
         return preset(name)
 
     def levels(self) -> NDArray[Any]:
-        """Return what each 8-bit level becomes, of shape (channels, 256) and type `dtype`."""
+        """Return the result for each 8-bit level, of shape (channels, 256) and type `dtype`."""
         levels = np.arange(LEVELS, dtype=np.float64)[None, :] * self.scale
         mean, std = (np.array(values, np.float64)[:, None] for values in (self.mean, self.std))
         with np.errstate(over="ignore"):
@@ -134,7 +138,7 @@ class Preprocess:
             return exact.astype(dtype)
 
     def to_json(self) -> dict[str, Json]:
-        """Return the JSON form, every member written out."""
+        """Return the JSON form with all members."""
         form = jsonable(self)
         assert isinstance(form, dict)
         return form
@@ -148,17 +152,96 @@ class Preprocess:
                     f"{self.channels} channels"
                 )
         if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))) or 0.0 in self.std:
-            raise OptionError("preprocess: scale, mean and std are finite, and std is not 0")
+            raise OptionError("preprocess: scale, mean and std must be finite, and std nonzero")
         plain = (self.scale, set(self.mean), set(self.std)) == (1.0, {0.0}, {1.0})
         if self.dtype == "uint8" and not plain:
-            raise OptionError("preprocess: uint8 goes with scale 1, mean 0 and std 1 only")
+            raise OptionError("preprocess: uint8 requires scale 1, mean 0 and std 1")
         if not np.isfinite(self.levels().astype(np.float64)).all():
-            raise OptionError(f"preprocess: scale, mean and std lead out of {self.dtype}'s range")
+            raise OptionError(f"preprocess: scale, mean and std exceed the range of {self.dtype}")
 
 
 def _check_sides(name: str, sides: tuple[int, int]) -> None:
-    if min(sides) < 1 or sides[0] * sides[1] > MOST_PIXELS:
+    if min(sides) < 1 or sides[0] * sides[1] > MAX_PIXELS:
         raise OptionError(
-            f"preprocess: {name} is {list(sides)}; sides are at least 1, and at most "
-            f"{MOST_PIXELS} pixels in all"
+            f"preprocess: {name} is {list(sides)}; sides must be at least 1, with at most "
+            f"{MAX_PIXELS} pixels in total"
         )
+
+
+def preprocess_from_json(form: Mapping[str, object]) -> Preprocess:
+    """Build the value from its JSON form.
+
+    Short forms: `"resize": 256`, `"crop": 224`, and one number for `mean` or `std`.
+
+    Raises:
+        OptionError: an unknown member, or a value of the wrong type or out of range.
+    """
+    given = _known("preprocess", form, Preprocess)
+    if (resize := given.pop("resize", None)) is not None:
+        given["resize"] = _resize(resize)
+    if (crop := given.pop("crop", None)) is not None:
+        size = _size("crop", crop)
+        given["crop"] = size if isinstance(size, tuple) else (size, size)
+    if "scale" in given:
+        given["scale"] = _number("scale", given["scale"])
+    for name in ("mean", "std"):
+        if name in given:
+            given[name] = _numbers(name, given[name])
+    _check_strings("", given, ("orientation", "colour", "layout", "dtype"))
+    return Preprocess(**given)
+
+
+def _resize(value: object) -> Resize:
+    if not isinstance(value, Mapping):
+        return Resize(size=_size("resize", value))
+    given = _known("preprocess: resize", value, Resize)
+    if "size" not in given:
+        raise OptionError("preprocess: resize requires size")
+    given["size"] = _size("resize.size", given["size"])
+    _check_strings("resize.", given, ("interpolation",))
+    if not isinstance(given.get("antialias", True), bool):
+        raise OptionError("preprocess: resize.antialias must be true or false")
+    return Resize(**given)
+
+
+def _known(where: str, form: Mapping[Any, object], kind: type[Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(kind)]
+    unknown = sorted(str(name)[:50] for name in form if name not in names)
+    if unknown:
+        raise OptionError(f"{where}: unknown member {unknown[0]!r}; expected {', '.join(names)}")
+    return {str(name): value for name, value in form.items()}
+
+
+def _size(name: str, value: object) -> int | tuple[int, int]:
+    if _is_integer(value):
+        assert isinstance(value, int)
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_integer, value)):  # noqa: PLR2004
+        return value[0], value[1]
+    raise OptionError(f"preprocess: {name} must be a number of pixels or [height, width]")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise OptionError(f"preprocess: {name} must be a number, got {str(value)[:50]!r}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise OptionError(f"preprocess: {name} is too large") from error
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) > _MAX_NUMBERS:
+        raise OptionError(f"preprocess: {name} has {len(values)} numbers")
+    return tuple(_number(name, one) for one in values)
+
+
+def _check_strings(prefix: str, given: Mapping[str, object], names: tuple[str, ...]) -> None:
+    for name in names:
+        if not isinstance(given.get(name, ""), str):
+            raise OptionError(f"preprocess: {prefix}{name} must be a string")

@@ -1,13 +1,13 @@
-"""`.pt2` files, read as data.
+"""Read `.pt2` files as data.
 
-`torch.export.save` writes programs, and `torch.export.load` runs what they say: at least six parts
-of such a file can hold code (pickled weights, opaque constants, sample inputs, shared libraries,
-symbolic expressions, guards). `load_pt2` therefore never gives a file to torch as it came: it reads
-the parts that describe a network, checks each against a list of what is allowed, and loads a new
-file made of them alone.
+`torch.export.save` writes programs, and `torch.export.load` may run code from them: at least six
+parts of such a file can contain code (pickled weights, opaque constants, sample inputs, shared
+libraries, symbolic expressions, guards). `load_pt2` therefore never passes the original file to
+torch: it reads the parts that describe a network, checks each against a list of allowed parts, and
+loads a new file that consists only of them.
 
-What is not on the list is refused, so what a later version of torch adds is refused too until
-somebody has looked at it. In the service this happens inside the worker's sandbox all the same.
+Parts that are not on the list are rejected, including additions of later versions of torch until
+they have been reviewed. The service additionally loads files inside the worker's sandbox.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The members of a `.pt2` archive, read with budgets and no code."""
+"""Read the members of a `.pt2` archive within limits, without running code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._refusal import refused
+from bn_ops.errors import ModelInvalidError, ModelUnsafeError
 
-__all__ = ["Archive", "read_archive", "strict_json"]
+__all__ = ["CONSTANTS", "MODEL", "WEIGHTS", "Archive", "read_archive", "refused", "strict_json"]
 
 # One network per archive, under the name that torch.export.save gives it.
 MODEL = "models/model.json"
@@ -21,24 +20,27 @@ WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 
 _PAYLOAD = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,7}")
-# Present in every file, and written anew: nothing of theirs is used. Sample inputs are a pickle.
-_LEFT_OUT = re.compile(
+# Present in every file but not used: they are written anew. Sample inputs are a pickle.
+_IGNORED = re.compile(
     r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
     r"|data/sample_inputs/model\.pt|\.format_version|version"
 )
 
-_MOST_MEMBERS = 100_000
-# A description of some thousand operators; larger ones than any known network.
-_MOST_JSON_BYTES = 64 << 20
+_MAX_MEMBERS = 100_000
+# Enough for some thousand operators, more than any known network has.
+_MAX_JSON_BYTES = 64 << 20
+
+# Characters of an untrusted text in a message.
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """What a file holds that is of use.
+    """The parts of a file that are used.
 
     Attributes:
         program: the JSON of the network.
-        weights, constants: the JSON that says how payloads become tensors.
+        weights, constants: the JSON that describes the tensors in the payloads.
         payloads: raw bytes of tensors by member name.
     """
 
@@ -49,10 +51,10 @@ class Archive:
 
 
 def read_archive(path: Path) -> Archive:
-    """Read the members that describe a network; refuse a file that has any other.
+    """Read the members that describe a network; reject a file with any other member.
 
     Raises:
-        ModelInvalidError: no such archive, or a damaged one.
+        ModelInvalidError: not such an archive, or a corrupt one.
         ModelUnsafeError: a member that is not on the list.
     """
     try:
@@ -81,50 +83,60 @@ def _read(file: zipfile.ZipFile) -> Archive:
 
 
 def _members(file: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the members by name, without the folder that all of them lie in."""
+    """Return the members by name, without their common top folder."""
     infos = file.infolist()
-    if not 0 < len(infos) <= _MOST_MEMBERS:
+    if not 0 < len(infos) <= _MAX_MEMBERS:
         raise ModelInvalidError(f"the .pt2 file has {len(infos)} members")
     root = infos[0].filename.partition("/")[0] + "/"
     found: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = info.filename.removeprefix(root)
         known = name in {MODEL, WEIGHTS, CONSTANTS} or _PAYLOAD.fullmatch(name)
-        if not known and not _LEFT_OUT.fullmatch(name):
-            raise refused("a member of another kind", info.filename)
-        # torch stores what it writes: without compression there is no bomb.
+        if not known and not _IGNORED.fullmatch(name):
+            raise refused("an unknown member", info.filename)
+        # torch does not compress members; without compression there are no zip bombs.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise refused("a compressed or encrypted member", info.filename)
         if name in found:
-            raise refused("a member twice", info.filename)
+            raise refused("a duplicate member", info.filename)
         found[name] = info
     return found
 
 
 def _json(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    if info.file_size > _MOST_JSON_BYTES:
+    if info.file_size > _MAX_JSON_BYTES:
         raise ModelInvalidError(f"{info.filename!r} has {info.file_size:,} bytes")
     return strict_json(file.read(info), info.filename)
 
 
 def strict_json(data: bytes | str, what: str) -> Any:
-    """Parse JSON in which no key stands twice.
+    """Parse JSON without duplicate keys.
 
     Raises:
-        ModelInvalidError: it is something else, or too deep.
+        ModelInvalidError: it is not such JSON, or nested too deeply.
     """
     try:
         return json.loads(data, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ModelInvalidError(f"{what!r} is no JSON of a network: {error}") from error
+        raise ModelInvalidError(f"{what!r} is not valid JSON: {error}") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has a duplicate key")
     return found
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
+
+
+def refused(what: str, found: object = None) -> ModelUnsafeError:
+    """Build the error for a part that is not on the list of allowed parts."""
+    text = "" if found is None else f": {str(found)[:_MAX_SHOWN]!r}"
+    return ModelUnsafeError(
+        f"the .pt2 file contains {what}{text}, which is not allowed because loading it could run "
+        "code; export the model with bn_ops.export(program) where you trust it and send the ONNX "
+        "file"
+    )

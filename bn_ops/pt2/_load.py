@@ -1,4 +1,4 @@
-"""From an untrusted `.pt2` file to a program that torch has loaded from our own archive."""
+"""Load an untrusted `.pt2` file by rewriting it into an archive of checked parts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._archive import CONSTANTS, MODEL, WEIGHTS, Archive, read_archive
-from bn_ops.pt2._payloads import clean_payloads
+from bn_ops.pt2._archive import CONSTANTS, MODEL, WEIGHTS, Archive, read_archive, refused
 from bn_ops.pt2._program import clean_program, operators
-from bn_ops.pt2._refusal import refused
+from bn_ops.pt2._tensors import clean_payloads
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -22,28 +21,28 @@ if TYPE_CHECKING:
 __all__ = ["load_pt2"]
 
 _ATEN = "torch.ops.aten."
-# They take no tensor to another: they read and write files, or speak.
+# These do not compute: they read and write files, or print.
 _NOT_ARITHMETIC = frozenset({"from_file", "save", "warn", "_print"})
 
 
 def load_pt2(path: str | Path) -> ExportedProgram:
-    """Load a program that `torch.export.save` of torch 2.9 or newer has written.
+    """Load a program written by `torch.export.save` of torch 2.9 or newer.
 
-    No code of the file runs: what describes the network is checked against a list and written into
-    a new archive, and torch loads that. Sample inputs, guards and notes are left out.
+    No code of the file runs: the description of the network is checked against a list and written
+    to a new archive, which torch loads. Sample inputs, guards and metadata are dropped.
 
     Args:
         path: the file. Not changed.
 
     Raises:
-        ModelInvalidError: no such file, a damaged one, or one that torch cannot load.
-        ModelUnsafeError: a part that could run code, or that nobody has checked.
+        ModelInvalidError: the file is missing or corrupt, or torch cannot load it.
+        ModelUnsafeError: a part could run code, or is not known to be safe.
     """
     return _loaded(_rewritten(Path(path)))
 
 
 def _rewritten(path: Path) -> bytes:
-    """Return an archive of checked parts only; the one that was read is forgotten here."""
+    """Return an archive of checked parts only."""
     archive = read_archive(path)
     program = clean_program(archive.program)
     _check_operators(operators(program))
@@ -75,7 +74,7 @@ def _text(value: Mapping[str, Any]) -> bytes:
 
 
 def _check_operators(targets: Iterable[str]) -> None:
-    """Refuse operators that torch does not have, or that do something else than compute."""
+    """Reject operators that torch does not have, or that have side effects."""
     import torch  # noqa: PLC0415 - torch is optional
 
     for target in sorted(targets):
@@ -84,8 +83,8 @@ def _check_operators(targets: Iterable[str]) -> None:
         name, overload = target.removeprefix(_ATEN).split(".")
         packet = getattr(torch.ops.aten, name, None)
         operator = getattr(packet, overload, None) if packet is not None else None
-        if not isinstance(operator, torch._ops.OpOverload) or name in _NOT_ARITHMETIC:  # noqa: SLF001 - its only home
-            raise refused("an operator of another kind", target)
+        if not isinstance(operator, torch._ops.OpOverload) or name in _NOT_ARITHMETIC:  # noqa: SLF001 - not public elsewhere
+            raise refused("an operator that is not allowed", target)
 
 
 def _loaded(data: bytes) -> ExportedProgram:
@@ -95,7 +94,7 @@ def _loaded(data: bytes) -> ExportedProgram:
         with _quiet():
             return torch.export.load(io.BytesIO(data))
     except Exception as error:
-        # torch raises whatever its parsers raise; a traceback of them helps nobody.
+        # torch raises whatever its parsers raise.
         raise ModelInvalidError(
             f"torch cannot load the .pt2 file: {type(error).__name__}: {str(error)[:500]}"
         ) from error
@@ -103,8 +102,8 @@ def _loaded(data: bytes) -> ExportedProgram:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging what the error says anyway."""
-    import logging  # noqa: PLC0415 - used here only
+    """Suppress torch's log messages, which repeat the error."""
+    import logging  # noqa: PLC0415 - only used here
 
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,9 +1,9 @@
-"""The network of a `.pt2` archive: its JSON, checked key by key and written anew.
+"""Check the JSON of the network in a `.pt2` archive key by key and rebuild it.
 
-Every key is on a list with what may stand under it. Operators are torch's own tensor operators and
-a little arithmetic on sizes; names are names; text that torch would parse further (containers of
-inputs and outputs, symbolic sizes) has a grammar of its own. Guards are code and are left out, and
-so are notes of where a node came from, but for the path of its module, which names its layer.
+Every key is on a list with a rule for its value. Operators are torch's own tensor operators and
+some arithmetic on sizes; names are identifiers; text that torch would parse further (symbolic
+sizes, the structure of inputs and outputs) has a grammar of its own. Guards are code and are
+dropped, and so is the metadata of a node except the path of its module, which names its layer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._expressions import clean_symbol
-from bn_ops.pt2._refusal import refused
+from bn_ops.pt2._archive import refused
+from bn_ops.pt2._grammars import clean_symbol, clean_tree
 from bn_ops.pt2._tensors import clean_path, clean_size, clean_tensor
-from bn_ops.pt2._trees import clean_tree
 
 __all__ = ["clean_program", "operators"]
 
@@ -35,14 +34,14 @@ _MODULES = re.compile(rf"{_MODULE}(;{_MODULE}){{0,99}}")
 
 
 def clean_program(program: Any) -> dict[str, Any]:
-    """Return the program with allowed parts only.
+    """Return the program with only allowed parts.
 
     Raises:
-        ModelInvalidError: it is no program.
-        ModelUnsafeError: it holds a part that is not on the list.
+        ModelInvalidError: it is not a program.
+        ModelUnsafeError: it contains a part that is not on the list.
     """
     if not isinstance(program, dict) or not isinstance(program.get("graph_module"), dict):
-        raise ModelInvalidError("the .pt2 file holds no graph")
+        raise ModelInvalidError("the .pt2 file contains no graph")
     module = program["graph_module"]
     return {
         "graph_module": {
@@ -68,10 +67,10 @@ def operators(program: Mapping[str, Any]) -> set[str]:
 
 
 def _root_call(entries: Any) -> list[dict[str, Any]]:
-    """Keep how the whole module is called; how its parts are matters to nobody here."""
+    """Keep the call signature of the root module only; those of its parts are not needed."""
     root = [e for e in entries if isinstance(e, dict) and e.get("fqn") == ""] if entries else []
     if len(root) != 1:
-        raise ModelInvalidError("the .pt2 file does not say how its network is called")
+        raise ModelInvalidError("the .pt2 file has no call signature of its network")
     return [_call(root[0])]
 
 
@@ -79,16 +78,16 @@ _Rule = Callable[[Any], Any]
 
 
 def _object(rules: Mapping[str, _Rule]) -> _Rule:
-    """Build a rule for an object from those of its keys; a key without one is refused."""
+    """Build a rule for an object from rules for its keys; other keys are rejected."""
 
     def clean(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ModelInvalidError(
-                f"the .pt2 file holds {str(value)[:80]!r} where an object belongs"
+                f"the .pt2 file contains {str(value)[:80]!r} where an object is expected"
             )
         unknown = sorted(value.keys() - rules.keys())
         if unknown:
-            raise refused("a part of another kind", unknown[0])
+            raise refused("an unknown member", unknown[0])
         return {key: rules[key](part) for key, part in value.items()}
 
     return clean
@@ -97,7 +96,7 @@ def _object(rules: Mapping[str, _Rule]) -> _Rule:
 def _each(rule: _Rule) -> _Rule:
     def clean(value: Any) -> list[Any]:
         if not isinstance(value, list):
-            raise ModelInvalidError(f"the .pt2 file holds {str(value)[:80]!r} where a list belongs")
+            raise ModelInvalidError(f"the .pt2 file contains {str(value)[:80]!r}, not a list")
         return [rule(one) for one in value]
 
     return clean
@@ -106,7 +105,7 @@ def _each(rule: _Rule) -> _Rule:
 def _named(name: _Rule, rule: _Rule) -> _Rule:
     def clean(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise ModelInvalidError(f"the .pt2 file holds {str(value)[:80]!r} where names belong")
+            raise ModelInvalidError(f"the .pt2 file contains {str(value)[:80]!r}, not an object")
         return {name(key): rule(part) for key, part in value.items()}
 
     return clean
@@ -127,7 +126,7 @@ def _matching(pattern: re.Pattern[str], what: str) -> _Rule:
 
 def _integer(value: Any) -> int:
     if type(value) is not int or abs(value) >= 1 << 63:
-        raise ModelInvalidError(f"the .pt2 file holds {str(value)[:80]!r} where a number belongs")
+        raise ModelInvalidError(f"the .pt2 file contains {str(value)[:80]!r}, not a number")
     return value
 
 
@@ -135,37 +134,37 @@ def _float(value: Any) -> float | str:
     if value in ("Infinity", "-Infinity", "NaN"):
         return str(value)
     if type(value) not in (int, float):
-        raise ModelInvalidError(f"the .pt2 file holds {str(value)[:80]!r} where a number belongs")
+        raise ModelInvalidError(f"the .pt2 file contains {str(value)[:80]!r}, not a number")
     return value  # type: ignore[no-any-return]  # it is an int or a float
 
 
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise ModelInvalidError(f"the .pt2 file holds {str(value)[:80]!r} where a truth belongs")
+        raise ModelInvalidError(f"the .pt2 file contains {str(value)[:80]!r}, not a boolean")
     return value
 
 
 def _cpu(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ModelInvalidError("the .pt2 file holds a device that is none")
+        raise ModelInvalidError("the .pt2 file contains an invalid device")
     return {"type": "cpu", "index": None}
 
 
-def _notes(value: Any) -> dict[str, str]:
-    """Keep the modules that a node came from, where they are a plain list of paths and classes."""
+def _metadata(value: Any) -> dict[str, str]:
+    """Keep the module stack of a node if it is a plain list of paths and classes."""
     stack = value.get(_STACK) if isinstance(value, dict) else None
     return {_STACK: stack} if isinstance(stack, str) and _MODULES.fullmatch(stack) else {}
 
 
 def _empty(value: Any) -> dict[str, Any]:
     if value:
-        raise refused("an object of a class of its own", next(iter(value)))
+        raise refused("a custom object", next(iter(value)))
     return {}
 
 
-_name = _matching(_NAME, "a name that is none")
+_name = _matching(_NAME, "an invalid name")
 _word = _matching(_WORD, "text as an argument")
-_operator = _matching(_OPERATOR, "an operator of another kind")
+_operator = _matching(_OPERATOR, "an operator that is not allowed")
 
 _words = _each(_word)
 
@@ -173,8 +172,8 @@ _tensor = _object({"name": _name})
 _symbolic = _object({"as_name": _name, "as_int": _integer, "as_float": _float, "as_bool": _boolean})
 _optional = _object({"as_tensor": _tensor, "as_none": _boolean})
 
-# Not here, and so refused: graphs, operators, custom objects and nested containers as arguments.
-# So no object holds another of its kind, and what nests too deep is refused as it is parsed.
+# Not listed, and so rejected: graphs, operators, custom objects and nested containers as arguments.
+# So no object contains another of its kind; JSON that is nested too deeply fails to parse.
 _argument = _object(
     {
         "as_none": _boolean,
@@ -208,7 +207,7 @@ _node = _object(
         "target": _operator,
         "inputs": _each(_input),
         "outputs": _each(_argument),
-        "metadata": _notes,
+        "metadata": _metadata,
         "is_hop_single_tensor_return": _maybe(_boolean),
         "name": _maybe(_name),
     }

@@ -1,23 +1,24 @@
-"""Descriptions of tensors in a `.pt2` file: dense, on the CPU, of numbered or symbolic size."""
+"""Check the descriptions of tensors in a `.pt2` file and rebuild them: dense, on the CPU."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._expressions import clean_expression
-from bn_ops.pt2._refusal import refused
+from bn_ops.pt2._archive import refused
+from bn_ops.pt2._grammars import clean_expression
 
-__all__ = ["clean_path", "clean_size", "clean_tensor"]
+__all__ = ["clean_path", "clean_payloads", "clean_size", "clean_tensor"]
 
 _PATH = re.compile(r"[A-Za-z_][\w.]{0,511}")
 
 _FIELDS = frozenset(
     {"dtype", "sizes", "requires_grad", "device", "strides", "storage_offset", "layout"}
 )
-# Of a size, an offset or a type: no product of them wraps around in 64 bits unnoticed.
-_LARGEST = 1 << 48
+# Bound on a size, an offset or a type, so that products of two do not wrap around unnoticed.
+_MAX_NUMBER = 1 << 48
 _STRIDED = 7
 
 
@@ -25,7 +26,7 @@ def clean_path(value: Any) -> str:
     """Return the path of a tensor in its network.
 
     Raises:
-        ModelUnsafeError: it is none.
+        ModelUnsafeError: it is not a valid path.
     """
     if not isinstance(value, str) or not _PATH.fullmatch(value):
         raise refused("the name of a tensor", value)
@@ -36,11 +37,11 @@ def clean_tensor(meta: Any) -> dict[str, Any]:
     """Return the description of a tensor as torch writes it, placed on the CPU.
 
     Raises:
-        ModelInvalidError: it is none.
-        ModelUnsafeError: a symbolic size that is not allowed.
+        ModelInvalidError: it is not such a description.
+        ModelUnsafeError: a symbolic size is not allowed.
     """
     if not isinstance(meta, dict) or set(meta) != _FIELDS or meta["layout"] != _STRIDED:
-        raise ModelInvalidError("the .pt2 file holds a tensor that is not dense")
+        raise ModelInvalidError("the .pt2 file contains a tensor that is not dense")
     return {
         "dtype": _number(meta["dtype"]),
         "sizes": [clean_size(one) for one in _listed(meta["sizes"])],
@@ -53,14 +54,16 @@ def clean_tensor(meta: Any) -> dict[str, Any]:
 
 
 def clean_size(value: Any) -> dict[str, Any]:
-    """Return a size: `{"as_int": n}`, or `{"as_expr": …}` with an expression that is allowed."""
+    """Return a size: `{"as_int": n}`, or `{"as_expr": …}` with an allowed expression."""
     if isinstance(value, dict) and set(value) == {"as_int"}:
         return {"as_int": _number(value["as_int"])}
     if not isinstance(value, dict) or set(value) != {"as_expr"}:
-        raise ModelInvalidError("the .pt2 file holds a size that is neither number nor expression")
+        raise ModelInvalidError(
+            "the .pt2 file contains a size that is neither a number nor an expression"
+        )
     expression = value["as_expr"]
     if not isinstance(expression, dict) or not set(expression) <= {"expr_str", "hint"}:
-        raise ModelInvalidError("the .pt2 file holds a symbolic size with unknown parts")
+        raise ModelInvalidError("the .pt2 file contains a symbolic size with unknown members")
     hint = expression.get("hint")
     if hint is not None:
         hint = {"as_int": _number(hint.get("as_int") if isinstance(hint, dict) else None)}
@@ -69,11 +72,47 @@ def clean_size(value: Any) -> dict[str, Any]:
 
 def _listed(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ModelInvalidError("the .pt2 file holds a tensor whose sizes are no list")
+        raise ModelInvalidError("the .pt2 file contains a tensor whose sizes are not a list")
     return value
 
 
 def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < _LARGEST:
-        raise ModelInvalidError(f"the .pt2 file holds {value!r} as a size or type of a tensor")
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise ModelInvalidError(f"the .pt2 file contains {value!r} as a size or type of a tensor")
     return value
+
+
+def clean_payloads(table: Any, members: Collection[str], folder: str) -> dict[str, Any]:
+    """Return the table of weights or constants, with only raw tensors.
+
+    Args:
+        table: the JSON of the file.
+        members: names of the members with raw bytes.
+        folder: their folder for this table, with a trailing slash.
+
+    Raises:
+        ModelInvalidError: it is not such a table.
+        ModelUnsafeError: an entry is pickled, or is not a tensor.
+    """
+    config = table.get("config") if isinstance(table, dict) else None
+    if not isinstance(config, dict):
+        raise ModelInvalidError("the .pt2 file has no table of its tensors")
+    return {
+        "config": {clean_path(name): _entry(one, members, folder) for name, one in config.items()}
+    }
+
+
+def _entry(entry: Any, members: Collection[str], folder: str) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise ModelInvalidError("the .pt2 file has a table of tensors with an invalid entry")
+    name = entry.get("path_name")
+    if entry.get("use_pickle") is not False:
+        raise refused("a pickled tensor or object", name)
+    if not isinstance(name, str) or f"{folder}{name}" not in members:
+        raise refused("a payload that is not a raw tensor", name)
+    return {
+        "path_name": name,
+        "is_param": entry.get("is_param") is True,
+        "use_pickle": False,
+        "tensor_meta": clean_tensor(entry.get("tensor_meta")),
+    }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from bn_ops.errors import ParityError
-from bn_ops.folding.result import Folded, Leftovers
+from bn_ops.folding.result import Folded, Unfolded
 from bn_ops.folding.run import fold
 from bn_ops.verification.reference import DEFAULT_SEED, DEFAULT_THREADS, Reference
 
@@ -30,7 +30,7 @@ def fold_verified(
     unfolded_model: onnx.ModelProto,
     batches: Iterable[Any],
     *,
-    leftovers: Leftovers = "keep",
+    unfolded: Unfolded = "keep",
     tolerance: float | None = None,
     threads: int | None = DEFAULT_THREADS,
     seed: int = DEFAULT_SEED,
@@ -43,7 +43,7 @@ def fold_verified(
     Args:
         unfolded_model: the model with its BatchNormalization nodes.
         batches: calibration samples; kept in memory during the call.
-        leftovers: as for `bn_ops.fold`.
+        unfolded: as for `bn_ops.fold`.
         tolerance: as for `bn_ops.verify`.
         threads: threads within an operator; None means every core.
         seed: seed of the random samples.
@@ -57,8 +57,8 @@ def fold_verified(
     """
     reference = Reference(unfolded_model, batches, threads=threads, seed=seed)
 
-    def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
-        folded = fold(model, leftovers=leftovers, leave=leave)
+    def fold_but(model: onnx.ModelProto, skip: Mapping[str, str]) -> Folded:
+        folded = fold(model, unfolded=unfolded, skip=skip)
         # Without a float64 reference the exact weights only take memory, twice the model's.
         return folded if reference.in_float64 else replace(folded, exact=MappingProxyType({}))
 
@@ -131,8 +131,8 @@ class _Bisection:
         self._admit(names[half:])
 
     def _fold(self, chosen: frozenset[str]) -> Folded:
-        leave = {name: self._reason(name) for name in self._names if name not in chosen}
-        return self._fold_but(self._model, leave)
+        skip = {name: self._reason(name) for name in self._names if name not in chosen}
+        return self._fold_but(self._model, skip)
 
     def _reason(self, name: str) -> str:
         _, failure = _worst_failure(self._failures.get(name, self._failed))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bn_ops.errors import BnOpsError
+from bn_ops.folding.casting import cast
 from bn_ops.folding.layers import find_layers
-from bn_ops.folding.numbers import cast
-from bn_ops.folding.protos import read_graph
+from bn_ops.folding.proto_io import read_graph
 from bn_ops.folding.run import fold
 
 __all__ = ["ExactWeights", "misrounded_tensor", "refolded"]
@@ -49,7 +49,7 @@ def refolded(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> ExactWei
     """
     try:
         kept = {layer.name: "kept" for layer in find_layers(read_graph(candidate))}
-        folded = fold(reference, leave=kept)
+        folded = fold(reference, skip=kept)
     except BnOpsError:
         return None
     return folded.exact if folded.model.graph == candidate.graph else None

@@ -1,4 +1,4 @@
-"""One rule per operator family, each in a module of its own."""
+"""Folding rules, one module per operator family."""
 
 from __future__ import annotations
 
@@ -45,4 +45,4 @@ _ALL: tuple[Rule, ...] = (
 )
 
 RULES: Mapping[str, Rule] = {op: rule for rule in _ALL for op in rule.ops}
-"""Which rule knows an operator of the standard domain."""
+"""Rule by operator of the standard domain."""

@@ -1,4 +1,4 @@
-"""Sums: Add, Sub and Sum, of branches and of stored tensors."""
+"""Add, Sub and Sum, of branches and of stored tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AddRule"]
 
 
 class AddRule(Rule):
-    """Every term is scaled; one takes the shift: a stored one if there is one, else the first."""
+    """Scales every term; a stored term takes the shift if there is one, else the first term."""
 
     name: ClassVar[str] = "add"
     ops: ClassVar[frozenset[str]] = frozenset({"Add", "Sub", "Sum"})
@@ -30,7 +30,7 @@ class AddRule(Rule):
             return Refusal(reason=f"the shape of the sum {describe(node)} is not known")
         stored = {i: c for i in terms if isinstance(c := walk.constants.read(node, i), Constant)}
         if len(stored) == len(terms):
-            return Refusal(reason=f"{describe(node)} adds stored tensors only")
+            return Refusal(reason=f"{describe(node)} adds only stored tensors")
         taker = min(stored, default=0)
         plans: list[Plan] = []
         for index in terms:
@@ -46,10 +46,10 @@ class AddRule(Rule):
         return merge(plans).via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """A pure shift goes into a stored term, or through the sum; a scale cannot."""
+        """Absorb a pure shift into a stored term or pass it on; decline a scale."""
         terms = _terms(node)
         if terms is None or affine.scales:
-            return Refusal(reason=f"{describe(node)} adds something that would be scaled with it")
+            return Refusal(reason=f"{describe(node)} adds a term that would be scaled with it")
         if not _spans(node.inputs[index], node, affine, walk):
             return Refusal(reason=f"the shape of the sum {describe(node)} is not known")
         signed = _signed(node, index, affine)
@@ -72,7 +72,7 @@ def _terms(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _signed(node: ir.Node, index: int, affine: ChannelAffine) -> ChannelAffine:
-    """Turn the shift around where the term is subtracted."""
+    """Negate the shift where the term is subtracted."""
     if node.op_type != "Sub" or index == 0:
         return affine
     return ChannelAffine(scale=affine.scale, shift=-affine.shift, axis=affine.axis)
@@ -103,7 +103,7 @@ def _branch(node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Out
 
 
 def _spans(value: ir.Value | None, node: ir.Node, affine: ChannelAffine, walk: Walk) -> bool:
-    """Tell whether a term has the sum's axes and all its channels, so that it is not broadcast."""
+    """Return whether a term has all axes and channels of the sum, so that it is not broadcast."""
     own, whole = walk.shapes.dims(value), walk.shapes.dims(node.outputs[0])
     if own is None or whole is None or len(own) != len(whole) or affine.axis >= len(own):
         return False

@@ -1,11 +1,11 @@
-"""What a rule is, and what it may ask of the walk that calls it."""
+"""The interface of a rule, and of the walk that calls it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from bn_ops.folding.names import describe
-from bn_ops.folding.plan import Outcome, Plan, Refusal
+from bn_ops.folding.plan import Outcome, Refusal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -14,42 +14,39 @@ if TYPE_CHECKING:
     from bn_ops.folding.constants import Constants
     from bn_ops.folding.shapes import Shapes
 
-__all__ = ["NOTHING", "Rule", "Walk", "no_exact_rule", "wrong_axis"]
-
-NOTHING = Plan(edits=(), path="")
-"""The plan for a map that changes nothing."""
+__all__ = ["Rule", "Walk", "no_exact_rule", "wrong_axis"]
 
 
 class Walk(Protocol):
-    """The graph as a rule sees it, and the way on."""
+    """Access of a rule to the graph, and to further rules."""
 
     @property
     def constants(self) -> Constants:
-        """Reader of stored tensors."""
+        """Return the reader of stored tensors."""
 
     @property
     def shapes(self) -> Shapes:
-        """What is known of shapes."""
+        """Return the inferred shapes."""
 
     @property
     def opset(self) -> int:
-        """Version of the standard operators."""
+        """Return the version of the standard operators."""
 
     def backward(self, value: ir.Value, affine: ChannelAffine) -> Outcome:
-        """Absorb a map of `value` into what produces it; `value` must have one reader."""
+        """Absorb a map of `value` into its producer; `value` must have one reader."""
 
     def forward(self, value: ir.Value, affine: ChannelAffine) -> Outcome:
         """Absorb a map of `value` into everything that reads it."""
 
 
 class Rule:
-    """How one operator family takes up, or passes on, a map of its output or of an input.
+    """How one operator family absorbs or passes on a map of its output or of an input.
 
     Subclasses override one or both directions; the base class declines.
 
     Attributes:
-        name: what the rule is called in reports.
-        ops: operators of the standard domain that it knows.
+        name: name of the rule in reports.
+        ops: operators of the standard domain that it handles.
     """
 
     name: ClassVar[str]
@@ -61,16 +58,16 @@ class Rule:
         return no_exact_rule(node)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Absorb a map of input `index`: given x, compute what `affine(x)` would have given."""
+        """Absorb a map of input `index`: compute from x what it computed from `affine(x)`."""
         del index, affine, walk
         return no_exact_rule(node)
 
 
 def no_exact_rule(node: ir.Node) -> Refusal:
-    """Decline because the operator is not linear, or unknown."""
+    """Return a refusal because the operator is not linear, or unknown."""
     return Refusal(reason=f"no exact rule passes {describe(node)}")
 
 
 def wrong_axis(node: ir.Node) -> Refusal:
-    """Decline because the map is on another axis than the node's weights could take."""
-    return Refusal(reason=f"the weights of {describe(node)} do not lie along the normalised axis")
+    """Return a refusal because the map is not on an axis that the node's weights can absorb."""
+    return Refusal(reason=f"the weights of {describe(node)} are not along the normalized axis")

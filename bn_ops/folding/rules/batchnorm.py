@@ -1,4 +1,4 @@
-"""BatchNormalization beside BatchNormalization: two maps are one."""
+"""Adjacent BatchNormalization nodes: their maps are combined."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["BatchNormRule"]
 
 
 class BatchNormRule(Rule):
-    """The layer that stays gets scale and shift of both, mean 0, variance 1 and epsilon 0."""
+    """The remaining layer gets the combined scale and shift, mean 0, variance 1 and epsilon 0."""
 
     name: ClassVar[str] = "batchnorm"
     ops: ClassVar[frozenset[str]] = frozenset({"BatchNormalization"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """This layer first, then the map."""
+        """Apply this layer first, then the map."""
         own = _read(node, walk)
         if isinstance(own, Refusal):
             return own
@@ -36,7 +36,7 @@ class BatchNormRule(Rule):
         return _plan(node, affine.after(own), self.name, walk)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """The map first, then this layer."""
+        """Apply the map first, then this layer."""
         own = _read(node, walk)
         if isinstance(own, Refusal):
             return own
@@ -48,7 +48,7 @@ class BatchNormRule(Rule):
 def _read(node: ir.Node, walk: Walk) -> ChannelAffine | Refusal:
     own = read_batchnorm(node, walk.constants, walk.opset)
     if isinstance(own, Refusal):
-        return Refusal(reason=f"{describe(node)} beside it cannot take it: {own.reason}")
+        return Refusal(reason=f"the adjacent {describe(node)} cannot absorb it: {own.reason}")
     return own
 
 

@@ -1,4 +1,4 @@
-"""Concat: each branch takes its own slice of the map."""
+"""Concat: each branch absorbs its slice of the map."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["ConcatRule"]
 
 
 class ConcatRule(Rule):
-    """On the channel axis the map is cut up; on any other every branch takes all of it."""
+    """On the channel axis the map is split; on any other axis every branch takes all of it."""
 
     name: ClassVar[str] = "concat"
     ops: ClassVar[frozenset[str]] = frozenset({"Concat"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Every branch must take its part, or none does."""
+        """Absorb the map in all branches or in none."""
         axis = _axis(node, walk)
         if axis is None:
             return _unknown(node)
@@ -42,10 +42,10 @@ class ConcatRule(Rule):
         return merge(plans).via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Pass the map on, as one that leaves the other branches alone."""
+        """Pass on a map that is the identity on the other branches."""
         axis = _axis(node, walk)
         if axis is None or axis != affine.axis:
-            return Refusal(reason=f"{describe(node)} joins it with values that are not normalised")
+            return Refusal(reason=f"{describe(node)} joins it with values that are not normalized")
         starts = _starts(node, axis, walk)
         if starts is None or starts[index + 1] - starts[index] != affine.channels:
             return _unknown(node)
@@ -67,7 +67,7 @@ def _axis(node: ir.Node, walk: Walk) -> int | None:
 
 
 def _starts(node: ir.Node, axis: int, walk: Walk) -> list[int] | None:
-    """Return where each branch starts on the axis, and where the last one ends."""
+    """Return the start of each branch on the axis, and the end of the last one."""
     starts = [0]
     for value in node.inputs:
         dims = walk.shapes.dims(value)
@@ -96,4 +96,4 @@ def _branch(node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Out
 
 
 def _unknown(node: ir.Node) -> Refusal:
-    return Refusal(reason=f"the shape of what {describe(node)} joins is not known")
+    return Refusal(reason=f"the shapes of the inputs of {describe(node)} are not known")

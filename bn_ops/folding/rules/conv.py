@@ -25,13 +25,13 @@ WEIGHT, BIAS = 1, 2
 
 
 class ConvRule(Rule):
-    """Output channels lie on the weight's first axis, input channels (of a group) on its second."""
+    """Output channels are the weight's first axis, input channels of a group its second."""
 
     name: ClassVar[str] = "conv"
     ops: ClassVar[frozenset[str]] = frozenset({"Conv"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """W[o] ← a[o]·W[o], bias ← a·bias + b. Padding acts before the sum and does not matter."""
+        """W[o] ← a[o]·W[o], bias ← a·bias + b. Padding is applied before and does not matter."""
         weight = walk.constants.read(node, WEIGHT)
         if isinstance(weight, Refusal):
             return weight
@@ -52,7 +52,7 @@ class ConvRule(Rule):
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
         """W[:, i] ← W[:, i]·a[i], bias ← bias + Σ W·b.
 
-        A shift needs inputs that are never padded: padding is zero behind the layer, and would
+        A shift requires inputs that are never padded: padding is zero after the layer and would
         have to be −b/a before it.
         """
         weight = walk.constants.read(node, WEIGHT)
@@ -61,7 +61,9 @@ class ConvRule(Rule):
         if isinstance(weight, Refusal):
             return weight
         if affine.shifts and not _never_pads(node):
-            return Refusal(reason=f"{describe(node)} pads with zeros, which the shift would move")
+            return Refusal(
+                reason=f"{describe(node)} pads with zeros, to which the shift would not apply"
+            )
         groups = node.attributes.get_int("group", 1)
         per_input = _input_channels(weight.array, groups, affine)
         if per_input is None:
@@ -79,7 +81,7 @@ class ConvRule(Rule):
 
 
 def read_bias(node: ir.Node, weight: Constant, channels: int, walk: Walk) -> Float64Array | Refusal:
-    """Read the bias, shape (C_out,); zeros where there is none, or its name is empty."""
+    """Read the bias, shape (C_out,); zeros if there is none or its name is empty."""
     if len(node.inputs) <= BIAS or node.inputs[BIAS] is None:
         return np.zeros(channels)
     bias = walk.constants.read(node, BIAS)
@@ -93,7 +95,7 @@ def read_bias(node: ir.Node, weight: Constant, channels: int, walk: Walk) -> Flo
 def bias_edit(
     node: ir.Node, old: Float64Array, new: Float64Array, weight: Constant
 ) -> tuple[Edit, ...]:
-    """Store a bias, unless it is as before: none is made where none is needed."""
+    """Store a bias if it changed, so that none is created where none is needed."""
     if np.array_equal(old, new):
         return ()
     hint = f"{_weight_name(node)}.folded_bias"
@@ -113,7 +115,7 @@ def _weight_name(node: ir.Node) -> str:
 def _input_channels(
     weight: Float64Array, groups: int, affine: ChannelAffine
 ) -> tuple[Float64Array, Float64Array] | None:
-    """Lay (C_in,) vectors beside the weight, shape (C_out, C_in/groups).
+    """Expand (C_in,) vectors to the weight's (C_out, C_in/groups).
 
     Output channel o belongs to group o // (C_out/groups), which reads input channels
     group·(C_in/groups) + j.

@@ -19,7 +19,7 @@ __all__ = ["ConvTransposeRule"]
 
 
 class ConvTransposeRule(Rule):
-    """Output channel g·(C_out/groups) + j lies at W[input channels of group g, j]."""
+    """The weights of output channel g·(C_out/groups) + j are W[input channels of group g, j]."""
 
     name: ClassVar[str] = "conv-transpose"
     ops: ClassVar[frozenset[str]] = frozenset({"ConvTranspose"})
@@ -41,14 +41,14 @@ class ConvTransposeRule(Rule):
         return Plan(edits=edits, path=self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """W[i] ← a[i]·W[i]. A shift is declined: how many taps reach a position varies."""
+        """W[i] ← a[i]·W[i]. Decline a shift: the number of taps per position varies."""
         weight = walk.constants.read(node, WEIGHT)
         if index != 0:
             return wrong_axis(node)
         if isinstance(weight, Refusal):
             return weight
         if affine.shifts:
-            return Refusal(reason=f"{describe(node)} reads fewer inputs at its borders than inside")
+            return Refusal(reason=f"{describe(node)} sums over fewer inputs at its borders")
         if (
             affine.axis != 1
             or weight.array.ndim < MATRIX
@@ -68,7 +68,7 @@ def _edit(node: ir.Node, array: Float64Array, dtype: ir.DataType) -> PutConstant
 def _output_channels(
     weight: Float64Array, groups: int, affine: ChannelAffine
 ) -> Float64Array | None:
-    """Lay a (C_out,) vector beside the weight, shape (C_in, C_out/groups, 1, …)."""
+    """Expand a (C_out,) vector to the weight's shape (C_in, C_out/groups, 1, …)."""
     if affine.axis != 1 or weight.ndim < MATRIX or groups < 1 or weight.shape[0] % groups:
         return None
     inputs, per_group = weight.shape[:2]

@@ -22,7 +22,7 @@ LEFT, WEIGHT, BIAS = 0, 1, 2
 
 
 class GemmRule(Rule):
-    """Output columns scale B's output axis; input columns its other one."""
+    """A map of the output scales B's output axis; a map of the input its other axis."""
 
     name: ClassVar[str] = "gemm"
     ops: ClassVar[frozenset[str]] = frozenset({"Gemm"})
@@ -90,7 +90,7 @@ def _as_k_by_n(node: ir.Node, weight: Float64Array) -> Float64Array | None:
 
 
 def _read_bias(node: ir.Node, weight: Constant, walk: Walk) -> Float64Array | Refusal:
-    """Read beta·C; it broadcasts against (M, N) from the right. Zero where there is none."""
+    """Read beta·C, which broadcasts to (M, N); zero if there is none."""
     if len(node.inputs) <= BIAS or node.inputs[BIAS] is None:
         return np.zeros(1)
     bias = walk.constants.read(node, BIAS)
@@ -99,7 +99,7 @@ def _read_bias(node: ir.Node, weight: Constant, walk: Walk) -> Float64Array | Re
     if bias.dtype != weight.dtype or bias.array.ndim > MATRIX:
         return Refusal(reason=f"the bias of {describe(node)} does not fit its weights")
     beta = node.attributes.get_float("beta", 1.0)
-    # With beta 0 the bias is not read at all, so that NaN in it must not come through.
+    # With beta 0 the bias is not read at all, so NaN in it must not propagate.
     return np.zeros(1) if beta == 0.0 else beta * bias.array
 
 

@@ -1,4 +1,4 @@
-"""Operators that hand their input through: Identity, and Dropout outside training."""
+"""Identity, and Dropout outside training."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ TRAINING_MODE = 2
 
 
 class IdentityRule(Rule):
-    """The map passes unchanged."""
+    """Passes the map on unchanged."""
 
     name: ClassVar[str] = "identity"
     ops: ClassVar[frozenset[str]] = frozenset({"Identity", "Dropout"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the input."""
+        """Pass the map on to the input."""
         value = node.inputs[0]
-        if value is None or not _hands_through(node, walk):
+        if value is None or not _is_identity(node, walk):
             return Refusal(reason=f"{describe(node)} may be in training mode")
         onward = walk.backward(value, affine)
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the output."""
-        if index != 0 or not _hands_through(node, walk):
+        """Pass the map on to the output."""
+        if index != 0 or not _is_identity(node, walk):
             return Refusal(reason=f"{describe(node)} may be in training mode")
         onward = walk.forward(node.outputs[0], affine)
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
 
-def _hands_through(node: ir.Node, walk: Walk) -> bool:
+def _is_identity(node: ir.Node, walk: Walk) -> bool:
     if node.op_type == "Identity" or len(node.inputs) <= TRAINING_MODE:
         return True
     flag = node.inputs[TRAINING_MODE]

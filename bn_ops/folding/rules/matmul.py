@@ -20,10 +20,10 @@ LEFT, RIGHT = 0, 1
 
 
 class MatMulRule(Rule):
-    """`x·W` has its channels on the last axis, `W·x` on the last but one.
+    """`x·W` has its channels on the last axis, `W·x` on the second to last.
 
-    MatMul has no bias. A shift goes into an Add that follows anyway, else the pair of MatMul and
-    BatchNormalization becomes one Gemm (two matrices) or MatMul and Add (more axes).
+    MatMul has no bias. A shift goes into an existing Add after it; otherwise MatMul and
+    BatchNormalization become one Gemm (two matrices) or MatMul and Add (more axes).
     """
 
     name: ClassVar[str] = "matmul"
@@ -65,20 +65,20 @@ class MatMulRule(Rule):
         if not affine.shifts:
             return plan
         if weight.array.ndim != MATRIX:
-            return Refusal(reason="the shift would differ from one matrix of the batch to the next")
+            return Refusal(reason="the shift would differ between the matrices of the batch")
         moved = affine.shift @ weight.array if side == RIGHT else weight.array @ affine.shift
-        return plan.also(*self._settle(node, side, moved, weight, walk))
+        return plan.also(*self._place_shift(node, side, moved, weight, walk))
 
-    def _settle(
+    def _place_shift(
         self, node: ir.Node, side: int, shift: Float64Array, weight: Constant, walk: Walk
     ) -> tuple[Edit, ...]:
-        """Place a shift of the output: in what follows where that takes it, else right here."""
+        """Return edits for a shift of the output: in the readers if they absorb it, else here."""
         rank = walk.shapes.rank(node.outputs[0])
         assert rank is not None  # both operands' ranks are known
         axis = rank - (1 if side == RIGHT else 2)
         affine = ChannelAffine(scale=np.ones_like(shift), shift=shift, axis=axis)
         onward = walk.forward(node.outputs[0], affine) if affine.shifts else Plan(edits=(), path="")
-        if isinstance(onward, Plan) and onward.fault() is None:
+        if isinstance(onward, Plan) and onward.cast_refusal() is None:
             return onward.edits
         return (_shift(node, side, shift, weight, walk),)
 
@@ -92,7 +92,7 @@ def _stored(node: ir.Node, walk: Walk) -> tuple[int, Constant] | Refusal:
 
 
 def _matrices(node: ir.Node, weight: Constant, walk: Walk) -> bool:
-    """Tell whether both operands have rank 2 or more: MatMul drops the axis of a vector."""
+    """Return whether both operands have rank 2 or more: MatMul drops the axis of a vector."""
     ranks = [walk.shapes.rank(value) for value in node.inputs]
     known = all(rank is not None and rank >= MATRIX for rank in ranks)
     return known and weight.array.ndim >= MATRIX and walk.shapes.rank(node.outputs[0]) is not None

@@ -1,4 +1,4 @@
-"""Mul by a stored tensor: another scale."""
+"""Mul by a stored tensor."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["MulRule"]
 
 
 class MulRule(Rule):
-    """The scale goes into the stored factor; a shift has to find a place behind the product."""
+    """The stored factor absorbs the scale; a shift is passed on to the readers."""
 
     name: ClassVar[str] = "mul"
     ops: ClassVar[frozenset[str]] = frozenset({"Mul"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """C ← a·c. A shift would have to be divided by c, and is declined."""
+        """C ← a·c. Decline a shift, which would have to be divided by c."""
         if affine.shifts:
-            return Refusal(reason=f"{describe(node)} has no place for a shift")
+            return Refusal(reason=f"{describe(node)} cannot absorb a shift")
         found = _factor(node, walk)
         dims = walk.shapes.dims(node.outputs[0])
         if found is None or dims is None or affine.axis >= len(dims):
@@ -39,7 +39,7 @@ class MulRule(Rule):
         return Plan(edits=(_put(node, index, array, factor),), path=self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """c·(a·x + b) = (a·c)·x + b·c: the factor takes a, what follows takes b·c."""
+        """c·(a·x + b) = (a·c)·x + b·c: the factor absorbs a, the readers absorb b·c."""
         found = _factor(node, walk)
         own, whole = walk.shapes.dims(node.inputs[index]), walk.shapes.dims(node.outputs[0])
         if found is None or found[0] == index or own is None or whole is None:
@@ -53,7 +53,7 @@ class MulRule(Rule):
             return plan
         shift = _shift(factor.array, affine, len(own))
         if shift is None:
-            return Refusal(reason=f"{describe(node)} would make the shift differ by position")
+            return Refusal(reason=f"{describe(node)} would make the shift depend on the position")
         rest = ChannelAffine(scale=np.ones_like(shift), shift=shift, axis=affine.axis)
         onward = walk.forward(node.outputs[0], rest)
         return onward if isinstance(onward, Refusal) else plan.also(*onward.edits)
@@ -68,7 +68,7 @@ def _factor(node: ir.Node, walk: Walk) -> tuple[int, Constant] | None:
 
 
 def _shift(factor: Float64Array, affine: ChannelAffine, rank: int) -> Float64Array | None:
-    """Return b·c per channel; None where c varies along any other axis."""
+    """Return b·c per channel; None if c varies along another axis."""
     shape = (1,) * (rank - factor.ndim) + factor.shape
     if any(size != 1 for axis, size in enumerate(shape) if axis != affine.axis):
         return None

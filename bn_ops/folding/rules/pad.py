@@ -1,4 +1,4 @@
-"""Pad: modes that repeat values commute with the map; zeros only where nothing is shifted."""
+"""Pad: modes that repeat values commute with any map; zeros with maps without a shift."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _REPEATING = frozenset({"reflect", "edge", "wrap"})
 PADS, VALUE, AXES = 1, 2, 3
 
 PADS_ARE_INPUTS = 11
-"""Opset since which the amounts are an input of Pad, not an attribute."""
+"""Opset since which the amounts are an input of Pad instead of an attribute."""
 
 
 class PadRule(Rule):
-    """Padding off the channel axis."""
+    """Passes the map on if the channel axis is not padded."""
 
     name: ClassVar[str] = "pad"
     ops: ClassVar[frozenset[str]] = frozenset({"Pad"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the input."""
-        fault, value = _fault(node, affine, walk), node.inputs[0]
-        if fault is not None or value is None:
-            return fault or Refusal(reason=f"{describe(node)} has no input")
+        """Pass the map on to the input."""
+        refusal, value = _refusal(node, affine, walk), node.inputs[0]
+        if refusal is not None or value is None:
+            return refusal or Refusal(reason=f"{describe(node)} has no input")
         onward = walk.backward(value, affine)
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the output."""
-        fault = _fault(node, affine, walk)
-        if fault is not None or index != 0:
-            return fault or Refusal(reason=f"it sets how {describe(node)} pads")
+        """Pass the map on to the output."""
+        refusal = _refusal(node, affine, walk)
+        if refusal is not None or index != 0:
+            return refusal or Refusal(reason=f"it is a parameter of {describe(node)}")
         onward = walk.forward(node.outputs[0], affine)
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
 
-def _fault(node: ir.Node, affine: ChannelAffine, walk: Walk) -> Refusal | None:
+def _refusal(node: ir.Node, affine: ChannelAffine, walk: Walk) -> Refusal | None:
     amounts = _amounts(node, walk)
     if amounts is None or amounts.get(affine.axis, 0) != 0:
         return Refusal(reason=f"{describe(node)} may pad the channel axis")
@@ -54,11 +54,13 @@ def _fault(node: ir.Node, affine: ChannelAffine, walk: Walk) -> Refusal | None:
         return None
     if mode == "constant" and not affine.shifts and _pads_with_zero(node, walk):
         return None
-    return Refusal(reason=f"{describe(node)} pads with a constant, which the map would move")
+    return Refusal(
+        reason=f"{describe(node)} pads with a constant, to which the map would not apply"
+    )
 
 
 def _amounts(node: ir.Node, walk: Walk) -> dict[int, int] | None:
-    """Return how much is padded on each axis, by absolute value; None where that is not fixed."""
+    """Return the total absolute padding per axis; None if it is not constant."""
     if walk.opset < PADS_ARE_INPUTS:
         pads = node.attributes.get_ints("pads", None)
     else:

@@ -1,4 +1,4 @@
-"""ReduceMean over axes other than the channels'."""
+"""ReduceMean over axes other than the channel axis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReduceRule(Rule):
     ops: ClassVar[frozenset[str]] = frozenset({"ReduceMean"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the input, on the axis that the output's channels come from."""
+        """Pass on to the input, on the axis of the output's channels."""
         kept, value = _kept_axes(node, walk), node.inputs[0]
         if kept is None or value is None or kept.get(affine.axis) is None:
             return _declined(node)
@@ -33,7 +33,7 @@ class ReduceRule(Rule):
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the output, on the axis that the input's channels go to."""
+        """Pass on to the output, on the axis of the input's channels."""
         kept = _kept_axes(node, walk) if index == 0 else None
         target = next((out for out, own in (kept or {}).items() if own == affine.axis), None)
         if target is None:
@@ -43,7 +43,7 @@ class ReduceRule(Rule):
 
 
 def _kept_axes(node: ir.Node, walk: Walk) -> dict[int, int] | None:
-    """Map each output axis that is not averaged to its input axis; None where unknown."""
+    """Map each output axis that is not averaged to its input axis; None if unknown."""
     rank = walk.shapes.rank(node.inputs[0])
     axes: tuple[int, ...] | None
     if len(node.inputs) > AXES and node.inputs[AXES] is not None:

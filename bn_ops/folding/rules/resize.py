@@ -1,4 +1,4 @@
-"""Resize and Upsample by interpolation whose weights sum to one."""
+"""Resize and Upsample with interpolation weights that sum to one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["ResizeRule"]
 
 
 class ResizeRule(Rule):
-    """Nearest and linear interpolation of positions; never of channels, never extrapolating."""
+    """Nearest and linear interpolation of positions, without extrapolation."""
 
     name: ClassVar[str] = "resize"
     ops: ClassVar[frozenset[str]] = frozenset({"Resize", "Upsample"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the input."""
+        """Pass the map on to the input."""
         value = node.inputs[0]
         if value is None or not _interpolates(node, affine, walk):
             return _declined(node)
@@ -31,7 +31,7 @@ class ResizeRule(Rule):
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the output."""
+        """Pass the map on to the output."""
         if index != 0 or not _interpolates(node, affine, walk):
             return _declined(node)
         onward = walk.forward(node.outputs[0], affine)

@@ -1,4 +1,4 @@
-"""Transpose moves the channel axis."""
+"""Transpose, which moves the channel axis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TransposeRule(Rule):
     ops: ClassVar[frozenset[str]] = frozenset({"Transpose"})
 
     def backward(self, node: ir.Node, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the input, on the axis that the channels come from."""
+        """Pass on to the input, on the source axis of the channels."""
         perm, value = _permutation(node, walk), node.inputs[0]
         if perm is None or value is None or affine.axis >= len(perm):
             return _unknown(node)
@@ -31,7 +31,7 @@ class TransposeRule(Rule):
         return onward if isinstance(onward, Refusal) else onward.via(self.name)
 
     def forward(self, node: ir.Node, index: int, affine: ChannelAffine, walk: Walk) -> Outcome:
-        """Go on to the output, on the axis that the channels go to."""
+        """Pass on to the output, on the target axis of the channels."""
         perm = _permutation(node, walk)
         if perm is None or index != 0 or affine.axis not in perm:
             return _unknown(node)
@@ -48,4 +48,4 @@ def _permutation(node: ir.Node, walk: Walk) -> tuple[int, ...] | None:
 
 
 def _unknown(node: ir.Node) -> Refusal:
-    return Refusal(reason=f"the rank of what {describe(node)} turns is not known")
+    return Refusal(reason=f"the rank of the input of {describe(node)} is not known")

@@ -14,11 +14,12 @@ from onnx.reference import ReferenceEvaluator
 
 from bn_ops.core.signature import is_floating
 from bn_ops.core.statistics import Float64Array
+from bn_ops.onnx_files.traversal import all_nodes
 from bn_ops.verification.float64.operators import FAST_OPERATORS
 from bn_ops.verification.float64.widen import widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from bn_ops.core.signature import Batch
 
@@ -72,7 +73,7 @@ class Float64Model:
         Raises:
             NotExactError: an operator has no float64 form, or the weights take too much memory.
         """
-        for node in _nodes(model):
+        for node in all_nodes(model):
             if node.op_type in _DISCONTINUOUS:
                 raise NotExactError(f"the model has a {node.op_type} node")
         self._check_weights(model)
@@ -130,19 +131,6 @@ class _translated:  # noqa: N801 - reads as a word in a with statement
 
 def _wide(array: Array) -> Array:
     return array.astype(np.float64) if is_floating(array.dtype) else array
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for function in model.functions:
-        yield from _inside(function.node)
-    yield from _inside(model.graph.node)
-
-
-def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _inside(attribute.g.node)
 
 
 def _cost(light: onnx.ModelProto, feeds: Batch) -> tuple[int, int]:

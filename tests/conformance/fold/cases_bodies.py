@@ -22,7 +22,7 @@ def _body(name: str, op: str, *inputs: str, out: str) -> onnx.GraphProto:
     return helper.make_graph([helper.make_node(op, inputs, [out])], name, [], [_value(out)])
 
 
-@case("a body reads the convolution", {"bn": "inside the body of another node"})
+@case("a body reads the convolution", {"bn": "is also read in a subgraph"})
 def _(g: Graph) -> None:
     x, flag = g.input("x", IMAGE), g.input("flag", (), "bool")
     y = g.conv(x, (4, 6))
@@ -39,7 +39,7 @@ def _(g: Graph) -> None:
     g.output(g.add("If", flag, then_branch=then, else_branch=other), ("N", 6, 7, 7))
 
 
-@case("only a body reads a layer on the input", {"bn": "reads it inside the body"})
+@case("only a body reads a layer on the input", {"bn": "reads it in a subgraph"})
 def _(g: Graph) -> None:
     x, flag = g.input("x", ("N", 6, 7, 7)), g.input("flag", (), "bool")
     y = g.bn(x, 6)
@@ -57,7 +57,7 @@ def _(g: Graph) -> None:
     g.output(g.add("If", flag, then_branch=then, else_branch=other), ("N", 6, 7, 7))
 
 
-@case("a layer inside a body", {"inner": "inside the body of an If", "bn": "folded:conv"})
+@case("a layer inside a body", {"inner": "in the subgraph of an If", "bn": "folded:conv"})
 def _(g: Graph) -> None:
     x, flag = g.input("x", IMAGE), g.input("flag", (), "bool")
     y = g.bn(g.conv(x, (4, 6)), 6)
@@ -79,7 +79,7 @@ def _(g: Graph) -> None:
     g.output(g.add("If", flag, then_branch=then, else_branch=other), ("N", 6, 7, 7))
 
 
-@case("a layer inside a loop", {"inner": "inside the body of an If, Loop or Scan"})
+@case("a layer inside a loop", {"inner": "in the subgraph of an If, Loop or Scan"})
 def _(g: Graph) -> None:
     x = g.input("x", (2, 4))
     for name in ("gamma", "beta", "mean", "var"):

@@ -298,7 +298,7 @@ def _(g: Graph) -> None:
     g.output(g.conv(y, (4, 6)))
 
 
-@case("layer as the weight of a convolution", {"bn": "do not lie along"}, sizes={"O": 3})
+@case("layer as the weight of a convolution", {"bn": "are not along"}, sizes={"O": 3})
 def _(g: Graph) -> None:
     x, w = g.input("x", (2, 4, 9, 9)), g.input("w", (5, 4, 3, 3))
     g.output(g.add("Conv", x, g.bn(w, 4)))

@@ -70,7 +70,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("float16 that would underflow", {"bn": "lose its digits"}, dtype="float16", tolerance=2e-3)
+@case("float16 that would underflow", {"bn": "underflow"}, dtype="float16", tolerance=2e-3)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.bn(g.conv(x, (4, 6), bias=False), 6, shift=False, stats="float32")
@@ -282,7 +282,7 @@ def _(g: Graph) -> None:
 
 @case(
     "layers on both sides of one in training mode",
-    {"a": "folded:conv", "b": "training_mode is 1", "c": "cannot take it"},
+    {"a": "folded:conv", "b": "training_mode is 1", "c": "cannot absorb it"},
     runs=False,
     valid=False,
 )
@@ -312,13 +312,13 @@ def _(g: Graph) -> None:
     )
 
 
-@case("opset 6 outside training", {"bn": "older than what folding supports"}, runs=False, opset=6)
+@case("opset 6 outside training", {"bn": "folding supports 7 and later"}, runs=False, opset=6)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     g.output(g.bn(g.conv(x, (4, 6)), 6, is_test=1), ("N", 6, 7, 7))
 
 
-@case("zero variance and no epsilon", {"bn": "is not above zero"}, runs=False)
+@case("zero variance and no epsilon", {"bn": "is not positive"}, runs=False)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.bn(g.conv(x, (4, 6)), 6, eps=0.0)
@@ -326,7 +326,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("a negative variance", {"bn": "is not above zero"}, runs=False)
+@case("a negative variance", {"bn": "is not positive"}, runs=False)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.bn(g.conv(x, (4, 6)), 6)
@@ -334,7 +334,7 @@ def _(g: Graph) -> None:
     g.output(y)
 
 
-@case("NaN among the parameters", {"bn": "hold NaN or infinity"}, runs=False)
+@case("NaN among the parameters", {"bn": "contain NaN or infinity"}, runs=False)
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.bn(g.conv(x, (4, 6)), 6)

@@ -93,7 +93,9 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 8))
 
 
-@case("concat of branches of unknown sizes", {"bn": "what Concat 'n_concat5' joins is not known"})
+@case(
+    "concat of branches of unknown sizes", {"bn": "the inputs of Concat 'n_concat5' are not known"}
+)
 def _(g: Graph) -> None:
     x, y = g.input("x", ("N", "A", 3)), g.input("y", ("N", "B", 3))
     g.nodes.clear()
@@ -132,7 +134,7 @@ def _(g: Graph) -> None:
     g.output(g.conv(joined, (8, 5)))
 
 
-@case("layer concatenated along positions", {"bn": "values that are not normalised"})
+@case("layer concatenated along positions", {"bn": "values that are not normalized"})
 def _(g: Graph) -> None:
     x, y = g.input("x", IMAGE), g.input("y", IMAGE)
     g.output(g.conv(g.add("Concat", y, g.bn(x, 4), axis=3), (4, 5)))
@@ -230,7 +232,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Relu", g.add("Add", y, g.store(g.array(4, 1, 1)))))
 
 
-@case("layer and stored factor per position", {"bn": "differ by position"})
+@case("layer and stored factor per position", {"bn": "depend on the position"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("Mul", g.bn(x, 4), g.store(g.array(4, 9, 9)))
@@ -244,7 +246,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("Add", y, g.store(g.array(5, 1, 1))), 5))
 
 
-@case("convolution times an input", {"bn": "has no place for a shift"})
+@case("convolution times an input", {"bn": "cannot absorb a shift"})
 def _(g: Graph) -> None:
     x, y = g.input("x", IMAGE), g.input("y", ("N", 5, 7, 7))
     g.output(g.bn(g.add("Mul", g.conv(x, (4, 5)), y), 5))

@@ -119,19 +119,19 @@ def _(g: Graph) -> None:
     g.output(g.add("Gemm", g.bn(x, 6), g.store(g.array(6, 5)), alpha=3.0))
 
 
-@case("layer before a gemm that transposes it", {"bn": "do not lie along"})
+@case("layer before a gemm that transposes it", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", (6, 6))
     g.output(g.add("Gemm", g.bn(x, 6), g.store(g.array(6, 5)), transA=1))
 
 
-@case("layer as the right operand of a gemm", {"bn": "do not lie along"})
+@case("layer as the right operand of a gemm", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", (6, 6))
     g.output(g.add("Gemm", g.store(g.array(5, 6)), g.bn(x, 6)))
 
 
-@case("layer as the bias of a gemm", {"bn": "do not lie along"})
+@case("layer as the bias of a gemm", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x, c = g.input("x", (4, 6)), g.input("c", (4, 5))
     g.output(g.add("Gemm", x, g.store(g.array(6, 5)), g.bn(c, 5)))
@@ -186,7 +186,7 @@ def _(g: Graph) -> None:
     g.output(g.add("Transpose", y, perm=[0, 2, 1]))
 
 
-@case("matmul of a square sequence, not transposed", {"bn": "do not lie along"})
+@case("matmul of a square sequence, not transposed", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 6, 6))
     g.output(g.bn(g.add("MatMul", x, g.store(g.array(6, 6))), 6))
@@ -246,13 +246,13 @@ def _(g: Graph) -> None:
     g.output(g.add("MatMul", g.store(g.array(5, 7)), g.bn(x, 7)))
 
 
-@case("layer before a matmul along another axis", {"bn": "do not lie along"})
+@case("layer before a matmul along another axis", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 6, 6))
     g.output(g.add("MatMul", g.bn(x, 6), g.store(g.array(6, 5))))
 
 
-@case("layer before a matmul with a vector", {"bn": "do not lie along"})
+@case("layer before a matmul with a vector", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", ROWS)
     g.output(g.add("MatMul", g.bn(x, 6), g.store(g.array(6))))

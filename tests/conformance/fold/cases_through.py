@@ -62,7 +62,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 5))
 
 
-@case("average pool that counts padding", {"bn": "averages padding in"})
+@case("average pool that counts padding", {"bn": "includes padding in averages"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     attrs: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}
@@ -84,7 +84,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 5, positive=True))
 
 
-@case("max pool, scales of both signs", {"bn": "would turn the maximum"})
+@case("max pool, scales of both signs", {"bn": "would reverse the maximum"})
 def _(g: Graph) -> None:
     x = g.input("x", IMAGE)
     y = g.add("MaxPool", g.conv(x, (4, 8)), kernel_shape=[3, 3])
@@ -118,13 +118,13 @@ def _(g: Graph) -> None:
     g.output(g.bn(g.add("ReduceMean", g.conv(x, (4, 5)), g.ints(2, 3)), 5))
 
 
-@case("mean over channels", {"bn": "do not lie along"})
+@case("mean over channels", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 4, 8, 9))
     g.output(g.bn(g.add("ReduceMean", g.conv(x, (4, 5)), axes=[1], keepdims=0), 6))
 
 
-@case("mean over samples that moves the channel axis", {"bn": "do not lie along"})
+@case("mean over samples that moves the channel axis", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", ("N", 4, 7, 9))
     g.output(g.bn(g.add("ReduceMean", g.conv(x, (4, 5)), axes=[0], keepdims=0), 5))
@@ -221,7 +221,7 @@ def _(g: Graph) -> None:
     g.output(g.bn(y, 3))
 
 
-@case("samples and channels swapped", {"bn": "do not lie along"})
+@case("samples and channels swapped", {"bn": "are not along"})
 def _(g: Graph) -> None:
     x = g.input("x", (5, 4, 9, 9))
     g.output(g.bn(g.add("Transpose", g.conv(x, (4, 5)), perm=[1, 0, 2, 3]), 5))

@@ -106,7 +106,7 @@ def test_model_without_layers_is_unchanged() -> None:
 
 
 def test_excluded_layer_keeps_its_reason() -> None:
-    folded = fold(_conv_bn().model(), leave={"bn": "excluded by the caller"})
+    folded = fold(_conv_bn().model(), skip={"bn": "excluded by the caller"})
     assert _reason(folded) == "excluded by the caller"
     assert [node.op_type for node in folded.model.graph.node] == ["Conv", "BatchNormalization"]
 
@@ -118,7 +118,7 @@ def test_report_as_json() -> None:
 
 def test_unfolded_layers_as_mul_and_add() -> None:
     model = _leftover().model()
-    folded = fold(model, leftovers="mul_add")
+    folded = fold(model, unfolded="mul_add")
     assert [node.op_type for node in folded.model.graph.node] == ["Relu", "Mul", "Add"]
     (layer,) = folded.layers
     assert (layer.status, layer.rule) == ("kept", "mul-add")
@@ -127,7 +127,7 @@ def test_unfolded_layers_as_mul_and_add() -> None:
     x = np.random.default_rng(0).standard_normal((2, 4, 9, 9)).astype(np.float32)
     want = _run(model, x)
     assert np.abs(_run(folded.model, x) - want).max() <= 1e-6 * np.abs(want).max()
-    again = fold(folded.model, leftovers="mul_add")
+    again = fold(folded.model, unfolded="mul_add")
     assert again.model.SerializeToString() == folded.model.SerializeToString()
 
 
@@ -136,7 +136,7 @@ def test_training_mode_layers_are_kept() -> None:
     x = graph.input("x", ("N", 4))
     y = graph.bn(x, 4, training_mode=1, more_outputs=["m", "v"])
     graph.output(graph.add("Relu", y))
-    folded = fold(graph.model(), leftovers="mul_add")
+    folded = fold(graph.model(), unfolded="mul_add")
     assert folded.layers[0].rule is None
     assert [node.op_type for node in folded.model.graph.node] == ["BatchNormalization", "Relu"]
 
@@ -146,13 +146,13 @@ def test_layers_of_unknown_rank_are_kept() -> None:
     graph.domains.append("example")
     x = graph.add("Mystery", graph.input("x", ("N", 4)), domain="example")
     graph.output(graph.bn(x, 4), ("N", 4))
-    folded = fold(graph.model(), leftovers="mul_add")
+    folded = fold(graph.model(), unfolded="mul_add")
     assert [node.op_type for node in folded.model.graph.node] == ["Mystery", "BatchNormalization"]
 
 
 def test_unknown_choice_for_unfolded_layers() -> None:
     with pytest.raises(OptionError, match="'keep' or 'mul_add'"):
-        fold(_conv_bn().model(), leftovers="drop")  # type: ignore[arg-type]  # on purpose
+        fold(_conv_bn().model(), unfolded="drop")  # type: ignore[arg-type]  # on purpose
 
 
 def test_convolution_of_unknown_rank_is_folded() -> None:

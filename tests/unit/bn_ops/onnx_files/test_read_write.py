@@ -244,7 +244,7 @@ def test_external_data_without_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ExternalDataError, match="pass the path"):
         bn_ops.recalibrate(model, [images(2)])
     folded = bn_ops.fold(model)
-    assert "lie in another file" in (folded.kept[0].reason or "")
+    assert "is external data" in (folded.kept[0].reason or "")
 
 
 def test_oversized_file_is_rejected_before_reading(tmp_path: Path) -> None:

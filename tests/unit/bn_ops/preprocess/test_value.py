@@ -15,7 +15,7 @@ from PIL import Image
 from bn_ops import Preprocess, Resize, image_batches, preprocess_from_json
 from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import ImageError, OptionError
-from bn_ops.preprocess import check_preprocess, image_arrays, images, pixels
+from bn_ops.preprocess import check_preprocess, image_arrays, images
 from tests.support import picture as oracle
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -94,10 +94,10 @@ def test_nearest() -> None:
 )
 @settings(max_examples=50)
 def test_sizes_and_crops(size: tuple[int, int], wanted: int, seed: int) -> None:
-    width, height = pixels.resized_size(size, wanted)
+    width, height = images.resized_size(size, wanted)
     assert (height, width) == oracle.shorter_side(size[1], size[0], wanted)
     values = np.random.default_rng(seed).integers(0, 256, (size[1] % 40 + 1, size[0] % 40 + 1, 3))
-    found = pixels.crop_centre(values.astype(np.uint8), (wanted, 20))
+    found = images.crop_center(values.astype(np.uint8), (wanted, 20))
     np.testing.assert_array_equal(found, oracle.center_crop(values, (wanted, 20)))
 
 

@@ -91,7 +91,7 @@ def test_folded_file_passes() -> None:
 
 def test_partly_folded_file_passes() -> None:
     model = _model()
-    some = fold(model, leave={"layer3": "as a test", "layer7": "as a test"})
+    some = fold(model, skip={"layer3": "as a test", "layer7": "as a test"})
     parity = verify(model, some.model, [BATCH])
     assert parity.passed
     assert parity.exact_error is not None
@@ -121,7 +121,7 @@ def test_several_wrong_folds_are_localized() -> None:
 
 def test_wrongly_written_weight_is_localized() -> None:
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
-        folded = fold(model, leave=leave)
+        folded = fold(model, skip=leave)
         if "layer4" not in leave:
             weight = _weight_of(folded.model, "conv4")
             array = numpy_helper.to_array(weight).copy()
@@ -131,7 +131,7 @@ def test_wrongly_written_weight_is_localized() -> None:
 
     folded, parity = fold_while_verified(_model(), fold_but, reference().verify)
     assert [entry.name for entry in folded.kept] == ["layer4"]
-    assert "is not what folding computed" in (folded.kept[0].reason or "")
+    assert "is not the rounded result of folding" in (folded.kept[0].reason or "")
     assert parity.passed
 
 
@@ -184,7 +184,7 @@ def _fold_spoilt(*wrong: str, spoil: Spoil) -> tuple[Folded, Parity]:
     rules = {**RULES, "Conv": FaultyConv(*wrong, spoil=spoil)}
 
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
-        return fold_with(model, leftovers="keep", leave=leave, rules=rules)
+        return fold_with(model, unfolded="keep", skip=leave, rules=rules)
 
     return fold_while_verified(_model(), fold_but, reference().verify)
 

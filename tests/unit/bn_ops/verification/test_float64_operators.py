@@ -161,7 +161,7 @@ def test_cost_limit() -> None:
 
 def test_pools_beyond_the_edge_are_unsupported() -> None:
     model = _model("AveragePool", [], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
-    with pytest.raises(NotExactError, match="hang over the edge"):
+    with pytest.raises(NotExactError, match="extend beyond the edge"):
         Float64Model(model).run([model.graph.output[0].name], {"x": np.zeros((2, 4, 9, 8))})
 
 

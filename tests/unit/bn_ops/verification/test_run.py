@@ -46,7 +46,7 @@ def _run(model: onnx.ModelProto, *wrong: str) -> tuple[Folded, Parity, int]:
 
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
         rules = {**RULES, "Conv": FaultyConv(*wrong)}
-        return fold_with(model, leftovers="keep", leave=leave, rules=rules)
+        return fold_with(model, unfolded="keep", skip=leave, rules=rules)
 
     def judge(candidate: Folded) -> Parity:
         nonlocal runs
@@ -87,7 +87,7 @@ def test_unexplained_difference_raises() -> None:
     model = _chain()
 
     def fold_but(model: onnx.ModelProto, leave: Mapping[str, str]) -> Folded:
-        folded = fold(model, leave=leave)
+        folded = fold(model, skip=leave)
         for tensor in folded.model.graph.initializer:
             if len(tensor.dims) == 4:
                 doubled = 2 * numpy_helper.to_array(tensor)
@@ -102,7 +102,7 @@ def test_unfolded_layers_are_verified_as_written() -> None:
     graph = Graph("leftover")
     x = graph.input("x", ("N", 4, 8, 8))
     graph.output(graph.add("Relu", graph.bn(x, 4)))
-    folded, parity = fold_verified(graph.model(), [BATCH], leftovers="mul_add")
+    folded, parity = fold_verified(graph.model(), [BATCH], unfolded="mul_add")
     assert parity.passed
     assert [node.op_type for node in folded.model.graph.node] == ["Mul", "Add", "Relu"]
 

@@ -1,4 +1,4 @@
-"""Between ModelProto and the graph core, without losing what the core has no place for."""
+"""Convert between ModelProto and onnx_ir, preserving what onnx_ir does not represent."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import onnx_ir as ir
 
 from bn_ops.diagnostics.report import LayerFold
 from bn_ops.errors import ModelInvalidError
-from bn_ops.folding.already import all_nodes
 from bn_ops.folding.layers import find_layers
 from bn_ops.folding.result import Folded
+from bn_ops.onnx_files.traversal import all_nodes, subgraphs
 
-__all__ = ["all_kept", "copied", "normalises", "read_graph", "stores_sparse", "write_graph"]
+__all__ = ["all_kept", "copied", "read_graph", "stores_sparse", "write_graph"]
 
 
 def read_graph(onnx_model: onnx.ModelProto) -> ir.Model:
-    """Read a model into the graph core; weights are shared with the given one, not copied.
+    """Read a model into onnx_ir; weights are shared with the given model, not copied.
 
     Raises:
-        ModelInvalidError: it is no well-formed graph.
+        ModelInvalidError: the graph is not well-formed.
     """
     try:
         return ir.from_proto(onnx_model)
@@ -27,32 +27,26 @@ def read_graph(onnx_model: onnx.ModelProto) -> ir.Model:
 
 
 def write_graph(model: ir.Model, original: onnx.ModelProto) -> onnx.ModelProto:
-    """Write a graph back, with what the core does not carry taken from the original."""
+    """Write a graph back, taking what onnx_ir does not represent from the original."""
     written = ir.to_proto(model)
-    # The graph core states the shape of every weight anew; the file says no more than it did.
+    # onnx_ir adds the shape of every weight; keep only what the original file declared.
     stated = {value.name for value in original.graph.value_info}
     kept = [value for value in written.graph.value_info if value.name in stated]
     del written.graph.value_info[:]
     written.graph.value_info.extend(kept)
-    # The graph core has no place for training information; folding does not touch it.
+    # onnx_ir does not represent training information; folding does not change it.
     written.training_info.extend(original.training_info)
     return written
 
 
 def stores_sparse(model: onnx.ModelProto) -> bool:
-    """Tell whether any graph stores sparse tensors, which the graph core drops."""
-    attributes = (attribute for node in all_nodes(model) for attribute in node.attribute)
-    bodies = (body for attribute in attributes for body in (attribute.g, *attribute.graphs))
-    return any(body.sparse_initializer for body in (model.graph, *bodies))
-
-
-def normalises(model: onnx.ModelProto) -> bool:
-    """Tell whether there is any BatchNormalization, bodies and functions included."""
-    return any(node.op_type == "BatchNormalization" for node in all_nodes(model))
+    """Return whether any graph stores sparse tensors, which onnx_ir drops."""
+    inner = (graph for node in all_nodes(model) for graph in subgraphs(node))
+    return any(graph.sparse_initializer for graph in (model.graph, *inner))
 
 
 def all_kept(original: onnx.ModelProto, reason: str) -> Folded:
-    """Hand out a copy, with one reason for every layer."""
+    """Return an unfolded copy, with the same reason for every layer."""
     layers = tuple(
         LayerFold(name=layer.name, status="kept", rule=None, reason=reason)
         for layer in find_layers(read_graph(original))

@@ -1,4 +1,4 @@
-"""Casting exact numbers to the element type of a file, once, and when that is not allowed."""
+"""Cast exact numbers to the element type of a file, and detect casts that lose too much."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOATS", "CastFault", "cast", "cast_fault"]
 
-_SMALLEST_NORMAL: Mapping[ir.DataType, float] = {
+_MIN_NORMAL: Mapping[ir.DataType, float] = {
     ir.DataType.FLOAT16: 2.0**-14,
     ir.DataType.BFLOAT16: 2.0**-126,
     ir.DataType.FLOAT: 2.0**-126,
     ir.DataType.DOUBLE: 2.0**-1022,
 }
 
-FLOATS = frozenset(_SMALLEST_NORMAL)
+FLOATS = frozenset(_MIN_NORMAL)
 """Element types in which weights may be folded."""
 
 CastFault = Literal["overflow", "underflow"]
 
 
 def cast(array: Float64Array, dtype: ir.DataType) -> NDArray[np.generic]:
-    """Round to the nearest number of the element type; too large ones become infinite."""
+    """Round to the nearest number of the element type; too large numbers become infinite."""
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(array.astype(dtype.numpy()))
 
 
 def cast_fault(array: Float64Array, dtype: ir.DataType) -> CastFault | None:
-    """Tell whether the cast would overflow anywhere, or lose the tensor as a whole.
+    """Return whether the cast would overflow anywhere, or underflow for the tensor as a whole.
 
     Single values below the smallest normal number are common (dead channels) and harmless: their
-    error is absolute and far below the other values' rounding. Only where the largest value of the
-    tensor lies there is the tensor as a whole worth less than its element type promises.
+    absolute error is far below the rounding of the other values. Only if the largest value of the
+    tensor is below it does the tensor as a whole lose precision.
     """
     if array.size == 0:
         return None
     largest = float(np.max(np.abs(array)))
     if not np.isfinite(largest) or not np.all(np.isfinite(cast(array, dtype).astype(np.float64))):
         return "overflow"
-    return "underflow" if 0.0 < largest < _SMALLEST_NORMAL[dtype] else None
+    return "underflow" if 0.0 < largest < _MIN_NORMAL[dtype] else None
