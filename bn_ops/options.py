@@ -76,7 +76,7 @@ def silent(progress: Progress) -> None:
 
 
 def progress_callback(value: object) -> ProgressCallback:
-    """Return the callback that a `progress=` option stands for.
+    """Return the callback for the value of a `progress=` option.
 
     Args:
         value: a callable, True to print to standard error, or None or False for no progress.

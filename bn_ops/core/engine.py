@@ -120,7 +120,7 @@ class Engine(Protocol[ModelT_co, BatchT]):
     """One model and one stream, ready to run.
 
     After `exact` or `train_pass` the model holds its source statistics again; only `store` changes
-    them for good.
+    them permanently.
     """
 
     @property

@@ -1,8 +1,8 @@
-"""Hand memory that the C library holds back to the system.
+"""Return free memory that the C library holds back to the system.
 
-glibc keeps freed tensors of up to 32 MB for the next one, in a heap for each thread: measured, some
-tens of megabytes a thread, which no budget sees. Its tuning variables belong to the process that
-this library is a guest in; `malloc_trim` changes nothing but the free memory.
+glibc keeps freed tensors of up to 32 MB for reuse, in one heap per thread: some tens of megabytes
+per thread were measured, which no budget accounts for. Its tuning variables belong to the host
+process; `malloc_trim` affects only free memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["trim_heap"]
 
 
 def trim_heap() -> None:
-    """Return free memory to the system, where the C library has a way to."""
+    """Return free memory to the system, if the C library supports it."""
     if (trim := _malloc_trim()) is not None:
         trim(0)
 

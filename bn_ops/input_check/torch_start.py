@@ -113,15 +113,15 @@ class TorchStart:
         found: list[tuple[TorchLayer, Float64Array, Float64Array]] = []
         state = ThreadState.current()
 
-        def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
+        def on_input(layer: TorchLayer, x: torch.Tensor) -> None:
             if self._first is not None and layer is not self._first:
                 return
             with parked(state.neutral()):
                 found.append((layer, *measure_samples(as_array(x.detach()))))
             raise _ReachedLayerError(layer.name)
 
-        with observed(self._module, layers, arrived):
-            calls = FunctionalCalls(self._module, layers, arrived)
+        with observed(self._module, layers, on_input):
+            calls = FunctionalCalls(self._module, layers, on_input)
             state.without_grad().apply()
             try:
                 with calls.watching():

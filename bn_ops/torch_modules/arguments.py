@@ -182,7 +182,7 @@ def key_name(key: Any) -> str:
 
 
 def as_arguments(module: torch.nn.Module, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments that a value stands for.
+    """Return a value as positional and keyword arguments of a call.
 
     A tuple or list holds positional arguments. A mapping holds keyword arguments if all its keys
     are parameters of forward, otherwise it is one positional argument, as is any other value.

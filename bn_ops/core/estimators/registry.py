@@ -24,7 +24,7 @@ _BY_NAME: Mapping[str, type[Replace | Prior | Momentum | Shrink]] = {
 
 
 def as_estimator(value: object) -> Estimator:
-    """Return the estimator that an `estimator=` option stands for; None stands for `Replace()`.
+    """Return the estimator for the value of an `estimator=` option; `Replace()` for None.
 
     Raises:
         OptionError: neither an estimator nor the string form of one.

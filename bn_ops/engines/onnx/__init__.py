@@ -1,4 +1,4 @@
-"""The ONNX engine: exact recalibration by segments of the graph in onnxruntime."""
+"""The ONNX engine: recalibrates an ONNX model by running segments of it in onnxruntime."""
 
 from bn_ops.engines.onnx.describe import describe_prepared
 from bn_ops.engines.onnx.frontier import OnnxFrontier

@@ -1,4 +1,4 @@
-"""What has been measured so far, by tensor, and handed out by layer."""
+"""Accumulate moments per tensor and return them per layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["MomentAccumulator"]
 
 
 class MomentAccumulator:
-    """Moments of the measured tensors, merged in the order of the stream."""
+    """Moments of the measured tensors, merged in stream order."""
 
     def __init__(self, plan: Plan) -> None:
         self._totals: dict[str, Moments] = {}
@@ -24,11 +24,11 @@ class MomentAccumulator:
                     self._owner.setdefault(part, layer)
 
     def owner(self, tensor: str) -> LayerName:
-        """Return the first layer that reads a measured tensor, for errors to name."""
+        """Return the first layer that reads a measured tensor, for error messages."""
         return self._owner[tensor]
 
     def add(self, tensor: str, found: Moments, *, batch: int | None) -> None:
-        """Count one batch's moments.
+        """Add one batch's moments.
 
         Raises:
             LayerNotFiniteError: they are not finite.
@@ -38,7 +38,7 @@ class MomentAccumulator:
         self._totals[tensor] = found if known is None else merge(known, found)
 
     def layers(self, segment: Segment) -> Mapping[LayerName, Moments]:
-        """Return the moments of the layers that a segment completes."""
+        """Return the moments of the layers whose inputs are complete after a segment."""
         return {
             layer: join([self._totals[part] for part in parts])
             for layer, parts in segment.parts.items()

@@ -1,4 +1,4 @@
-"""BatchNormalization nodes: their names, their parameters, and why one cannot be recalibrated."""
+"""BatchNormalization nodes: names, parameters, and reasons why one cannot be recalibrated."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _FIRST_INFERENCE_FORM = 7
 
 
 def is_batchnorm(node: onnx.NodeProto) -> bool:
-    """Tell whether a node is ONNX's BatchNormalization."""
+    """Return whether a node is ONNX's BatchNormalization."""
     return node.op_type == "BatchNormalization" and is_standard(node)
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """Return the layer's name: the node's, or its first output's where the node has none."""
+    """Return the layer's name: the node's name, or that of its first output."""
     return node.name or node.output[0]
 
 
@@ -46,7 +46,7 @@ def batchnorm_nodes(graph: onnx.GraphProto) -> Iterator[tuple[int, onnx.NodeProt
 
 
 def statistics_tensors(graph: onnx.GraphProto) -> dict[LayerName, tuple[str, str]]:
-    """Return the names of each layer's mean and variance; layers must have names of their own."""
+    """Return the names of each layer's mean and variance; layer names must be unique."""
     return {node.name: (node.input[MEAN], node.input[VAR]) for _, node in batchnorm_nodes(graph)}
 
 
@@ -59,7 +59,12 @@ def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
 
 
 def layer_info(
-    node: onnx.NodeProto, index: GraphIndex, *, opset: int, input_rank: int | None, fed: bool
+    node: onnx.NodeProto,
+    index: GraphIndex,
+    *,
+    opset: int,
+    input_rank: int | None,
+    depends_on_input: bool,
 ) -> LayerInfo:
     """Describe one BatchNormalization of the main graph.
 
@@ -68,7 +73,7 @@ def layer_info(
         index: its graph.
         opset: version of the standard operator set.
         input_rank: rank of its input, where known.
-        fed: whether its input depends on the model's inputs.
+        depends_on_input: whether its input depends on the model's inputs.
     """
     mean, var = (_vector(index, node, slot) for slot in (MEAN, VAR))
     scale, shift = (_vector(index, node, slot) for slot in (SCALE, SHIFT))
@@ -84,22 +89,26 @@ def layer_info(
         affine=not plain,
         statistics=statistics,
         input_rank=input_rank,
-        reason=_reason(node, statistics, opset=opset, fed=fed),
+        reason=_reason(node, statistics, opset=opset, depends_on_input=depends_on_input),
     )
 
 
 def _reason(
-    node: onnx.NodeProto, statistics: RunningStatistics | None, *, opset: int, fed: bool
+    node: onnx.NodeProto,
+    statistics: RunningStatistics | None,
+    *,
+    opset: int,
+    depends_on_input: bool,
 ) -> str | None:
     if opset < _FIRST_INFERENCE_FORM:
-        return f"operator set {opset} is from before BatchNormalization had a pure inference form"
+        return f"operator set {opset} predates the inference-only form of BatchNormalization"
     if attribute(node, "training_mode", 0):
-        return "training_mode=1: the layer normalises with each batch's own statistics"
+        return "training_mode=1: the layer normalizes by the statistics of each batch"
     if attribute(node, "spatial", 1) == 0:
         return "spatial=0: statistics per position, not per channel"
     if statistics is None:
-        return "its mean and variance are computed or fed at run time, not stored in the model"
-    if not fed:
+        return "its mean and variance are computed or supplied at run time, not stored in the model"
+    if not depends_on_input:
         return "its input does not depend on the model's inputs"
     return None
 
@@ -110,7 +119,7 @@ def _vector(index: GraphIndex, node: onnx.NodeProto, slot: int) -> NDArray[np.fl
 
 
 def hidden_layers(graph: onnx.GraphProto) -> Iterator[LayerInfo]:
-    """Yield the layers inside bodies of If, Loop and Scan, which are out of reach."""
+    """Yield the layers inside bodies of If, Loop and Scan, which cannot be recalibrated."""
     for node in graph.node:
         for body in bodies(node):
             owner = node.name or node.output[0]
@@ -122,7 +131,7 @@ def hidden_layers(graph: onnx.GraphProto) -> Iterator[LayerInfo]:
                     affine=True,
                     statistics=None,
                     input_rank=None,
-                    reason=f"inside the body of {node.op_type} {owner!r}: how often it runs "
-                    "depends on the data",
+                    reason=f"inside the body of {node.op_type} {owner!r}: the number of its "
+                    "runs depends on the data",
                 )
             yield from hidden_layers(body)

@@ -1,4 +1,4 @@
-"""What a model is, and whether recalibrating it makes sense at all."""
+"""Describe a model, and reject one without BatchNorm layers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _EXPORT_AGAIN = (
 
 
 def describe_prepared(prepared: PreparedModel) -> ModelInfo:
-    """Describe a prepared model.
+    """Return the description of a prepared model.
 
     Raises:
-        ModelWithoutBatchNormError: it has no BatchNorm layer at all.
+        ModelWithoutBatchNormError: it has no BatchNorm layer.
     """
     require_layers(prepared)
     return ModelInfo(
@@ -42,11 +42,11 @@ def describe_prepared(prepared: PreparedModel) -> ModelInfo:
 
 
 def require_layers(prepared: PreparedModel) -> None:
-    """Refuse a model without any BatchNorm layer, and say why that usually is.
+    """Reject a model without BatchNorm layers, with the likely reason.
 
     Raises:
-        ModelAlreadyFoldedError: convolutions carry biases, the mark of a folded BatchNorm.
-        ModelWithoutBatchNormError: no sign of BatchNorm.
+        ModelAlreadyFoldedError: convolutions have biases, which indicates folded BatchNorm.
+        ModelWithoutBatchNormError: there is no indication of BatchNorm.
     """
     if prepared.layers:
         return
@@ -54,13 +54,13 @@ def require_layers(prepared: PreparedModel) -> None:
     if biased:
         raise ModelAlreadyFoldedError(
             f"the model has no BatchNormalization node, but {biased} of its {convolutions} "
-            "convolutions carry a bias: the exporter has most likely folded BatchNorm into them, "
+            "convolutions have a bias: the exporter has most likely folded BatchNorm into them, "
             f"and folded statistics cannot be recalibrated; {_EXPORT_AGAIN}"
         )
     raise ModelWithoutBatchNormError(
         "the model has no BatchNormalization node, so there are no statistics to recalibrate. "
-        "LayerNorm, GroupNorm and InstanceNorm keep none. If the network was trained with "
-        f"BatchNorm, its exporter has removed it: {_EXPORT_AGAIN}"
+        "LayerNorm, GroupNorm and InstanceNorm have none. If the network was trained with "
+        f"BatchNorm, the exporter has removed it: {_EXPORT_AGAIN}"
     )
 
 

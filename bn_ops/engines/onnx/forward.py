@@ -1,4 +1,4 @@
-"""Running a model in onnxruntime to see its outputs and what reaches its layers."""
+"""Run a model in onnxruntime and observe its outputs and the inputs of its layers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _Arrays = Mapping[str, NDArray[np.generic]]
 class OnnxForward:
     """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a prepared model.
 
-    With watched layers each sample runs alone, so that the tensors of one sample are all that is
-    held at a time; a model that does not take single samples gets the batches as they came.
+    To observe layers, samples run one by one, so that only the tensors of one sample are in memory;
+    a model that does not accept single samples gets whole batches.
 
     Args:
-        prepared: the model, with the statistics that it is to run with. Modified: no.
-        threads: threads within an operator; None means every core.
+        prepared: the model, with the statistics to run with. Modified: no.
+        threads: threads within an operator; None for every core.
     """
 
     def __init__(self, prepared: PreparedModel, *, threads: int | None) -> None:
@@ -53,21 +53,23 @@ class OnnxForward:
             EngineError: onnxruntime refused or failed.
         """
         outputs = [output.name for output in self._model.graph.output]
-        watched = {} if on_layer_input is None else self._watched()
-        inner = self._session([name for name in watched if name not in outputs])
-        names = list(dict.fromkeys([*outputs, *watched]))
+        observed = {} if on_layer_input is None else self._observed()
+        inner = self._session([name for name in observed if name not in outputs])
+        names = list(dict.fromkeys([*outputs, *observed]))
         for batch in batches:
-            singly = bool(watched) and self._size is None
+            singly = bool(observed) and self._size is None
             for group, found in self._found(inner, names, batch, singly=singly):
                 seen = {**group.arrays, **found}
                 if on_layer_input is not None:
-                    for tensor, layers in watched.items():
-                        moments = measure(self._real(seen[tensor], group))
+                    for tensor, layers in observed.items():
+                        moments = measure(self._without_padding(seen[tensor], group))
                         for layer in layers:
                             on_layer_input(layer, moments)
-                # A sequence or a map comes as a list.
+                # A sequence or a map is returned as a list.
                 tensors = {n: seen[n] for n in outputs if isinstance(seen[n], np.ndarray)}
-                on_outputs({name: self._real(array, group) for name, array in tensors.items()})
+                on_outputs(
+                    {name: self._without_padding(array, group) for name, array in tensors.items()}
+                )
 
     def _found(
         self, inner: Session, names: list[str], batch: Batch, *, singly: bool
@@ -85,21 +87,23 @@ class OnnxForward:
                 return
             yield group, dict(zip(wanted, found, strict=True))
 
-    def _watched(self) -> dict[str, list[LayerName]]:
-        """Tensors that enter layers, in the order of the graph, each with its layers."""
-        watched: dict[str, list[LayerName]] = {}
+    def _observed(self) -> dict[str, list[LayerName]]:
+        """Return the tensors that layers read, in graph order, each with its layers."""
+        observed: dict[str, list[LayerName]] = {}
         for _, node in batchnorm_nodes(self._model.graph):
             if node.name in self._eligible:
-                watched.setdefault(node.input[INPUT], []).append(node.name)
-        return watched
+                observed.setdefault(node.input[INPUT], []).append(node.name)
+        return observed
 
     def _session(self, extra: list[str]) -> Session:
         given = {value.name for value in self._model.graph.input}
         more = [name for name in extra if name not in given]
         return session(self._model, threads=self._threads, more_outputs=more)
 
-    def _real(self, array: NDArray[np.generic], group: PaddedBatch) -> NDArray[np.generic]:
-        """Leave out the rows of filling, where there is one row per sample."""
+    def _without_padding(
+        self, array: NDArray[np.generic], group: PaddedBatch
+    ) -> NDArray[np.generic]:
+        """Remove the rows of padding from a tensor with one row per sample."""
         if group.padded and array.shape[:1] == (self._size,):
             return array[: group.samples]
         return array

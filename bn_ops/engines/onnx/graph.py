@@ -1,4 +1,4 @@
-"""A read-only index of an ONNX graph: who makes a tensor, which tensors are constant."""
+"""A read-only index of an ONNX graph: producers of tensors, and constants."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from onnx.reference import ReferenceEvaluator
 __all__ = ["GraphIndex", "bodies", "index_graph", "is_standard", "reads"]
 
 
-# The ways in which exporters spell a layer's parameters, besides initialisers.
+# Operators by which exporters compute a layer's parameters from initializers.
 _CONSTANT_FORMS = frozenset(
     {"Cast", "Constant", "ConstantOfShape", "Flatten", "Identity", "Reshape"}
 )
 
-# No layer has more channels; a hostile ConstantOfShape may ask for any amount of memory.
+# More than any layer's channels; an untrusted ConstantOfShape may ask for any amount of memory.
 _MAX_VECTOR_SIZE = 1 << 20
 
 
@@ -31,10 +31,10 @@ class GraphIndex:
 
     Attributes:
         graph: the graph itself.
-        producer: tensor name → position of the node that makes it.
-        initializers: tensor name → initialiser.
-        feeds: names of the inputs that a caller must give (inputs without an initialiser).
-        overridable: names that are both input and initialiser.
+        producer: tensor name → position of the node that outputs it.
+        initializers: tensor name → initializer.
+        feeds: names of the required inputs (those without an initializer).
+        overridable: names of inputs with an initializer.
     """
 
     graph: onnx.GraphProto
@@ -44,7 +44,7 @@ class GraphIndex:
     overridable: frozenset[str]
 
     def constant(self, name: str) -> NDArray[np.generic] | None:
-        """Return the value of a small tensor that is constant, however it is spelled; else None."""
+        """Return the value of a small constant tensor, in any form; None if it is not constant."""
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name])
         position = self.producer.get(name)
@@ -65,7 +65,7 @@ class GraphIndex:
 
 
 def _elements(shape: NDArray[np.generic]) -> int:
-    # In Python's integers: a hostile product would wrap around in numpy's.
+    # Python integers: numpy's would overflow for an untrusted shape.
     return math.prod(int(size) for size in shape)
 
 
@@ -87,12 +87,12 @@ def index_graph(graph: onnx.GraphProto) -> GraphIndex:
 
 
 def is_standard(node: onnx.NodeProto) -> bool:
-    """Tell whether a node is of ONNX's own operator set."""
+    """Return whether a node belongs to the standard ONNX operator set."""
     return node.domain in {"", "ai.onnx"}
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs that a node carries (the branches of If, the body of Loop and Scan)."""
+    """Yield the subgraphs of a node (the branches of If, the body of Loop and Scan)."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -101,7 +101,7 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield every outer tensor that a node reads, those that its bodies capture included."""
+    """Yield every outer tensor that a node reads, including those captured by its subgraphs."""
     yield from (name for name in node.input if name)
     for body in bodies(node):
         yield from _captured(body)

@@ -1,7 +1,7 @@
-"""The plain cut: segments of the model as it is, each batch through it whole.
+"""Run segments of the unchanged graph, one batch at a time.
 
-It takes any graph. Nothing is assumed about what an operator does with the first axis, so batches
-run as they came, in the stream's order.
+It accepts every graph. Nothing is assumed about what an operator does with the first axis, so
+batches run unchanged, in stream order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Tensors = Mapping[str, NDArray[np.generic]]
 
 
 class GraphExecutor:
-    """Runs a prepared model segment by segment; the model holds what was settled."""
+    """Runs a prepared model segment by segment; committed statistics are read from the model."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class GraphExecutor:
         return self._accumulator.layers(segment)
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Do nothing: the segments are cut from the prepared model, which holds the statistics."""
+        """Do nothing: segments are cut from the prepared model, which holds the statistics."""
 
     def close(self) -> None:
-        """Do nothing: there is nothing to end."""
+        """Do nothing."""
 
     def _arriving(self, segment: Segment) -> Iterable[tuple[int, _Tensors]]:
-        """Yield each batch's inputs of a segment: the stream itself first, the store later."""
+        """Yield each batch's inputs of a segment, from the stream or from the store."""
         if self._level == 0:
             for batch, group in enumerate(rebatch(self._batches, self._size)):
                 self._real.append(group.samples if group.padded else None)
@@ -87,11 +87,11 @@ class GraphExecutor:
 
     def _measure(self, batch: int, segment: Segment, tensors: _Tensors) -> None:
         for tensor in segment.reduced:
-            found = measure(self._without_filling(batch, tensor, tensors[tensor]))
-            # Batches that were cut anew have other numbers than the caller's.
+            found = measure(self._without_padding(batch, tensor, tensors[tensor]))
+            # After rebatching, indices are not those of the caller's batches.
             self._accumulator.add(tensor, found, batch=batch if self._size is None else None)
 
-    def _without_filling(
+    def _without_padding(
         self, batch: int, name: str, tensor: NDArray[np.generic]
     ) -> NDArray[np.generic]:
         real = self._real[batch]
@@ -109,7 +109,7 @@ class GraphExecutor:
     def _keep(self, batch: int, segment: Segment, tensors: _Tensors, made: _Tensors) -> None:
         if self._level == 0:
             for name in tensors.keys() & self._plan.stored - segment.released:
-                # A copy: the stream may fill the same array with its next batch.
+                # A copy: the stream may reuse the array for its next batch.
                 self._store.put(batch, name, tensors[name].copy())
         else:
             for name in segment.released:
@@ -128,7 +128,7 @@ class GraphExecutor:
 
 
 class _SegmentRun:
-    """Runs one segment; opens its session at the first batch, when the element types are known."""
+    """Runs one segment; opens its session at the first batch, which determines element types."""
 
     def __init__(self, prepared: PreparedModel, segment: Segment, threads: int | None) -> None:
         self._prepared = prepared
@@ -146,7 +146,9 @@ class _SegmentRun:
         made = self._session.run(outputs, feeds)
         for name, array in zip(outputs, made, strict=True):
             if not isinstance(array, np.ndarray):
-                raise EngineError(f"{name!r} is no tensor; sequences cannot wait at the frontier")
+                raise EngineError(
+                    f"{name!r} is not a tensor; sequences cannot wait at the frontier"
+                )
         return dict(zip(outputs, made, strict=True))
 
     def _open(self, feeds: _Tensors) -> Session:

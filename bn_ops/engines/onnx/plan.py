@@ -1,10 +1,10 @@
-"""Cutting a graph at its BatchNorm layers into segments that run one after the other.
+"""Cut a graph at its BatchNorm layers into segments that run one after another.
 
 The level of a tensor is the largest number of recalibrated layers on a path to it. A recalibrated
-layer raises the level by one, so all layers whose inputs are of level k can be measured once those
-of lower levels are settled. Segment k holds the nodes of level k; tensors that a later segment
-reads wait at the frontier. Nodes that no recalibrated layer depends on, the network's head for one,
-are in no segment and never run.
+layer raises the level by one, so all layers whose inputs have level k can be measured once those of
+lower levels are committed. Segment k holds the nodes of level k; tensors that a later segment reads
+wait at the frontier. Nodes that no recalibrated layer depends on, such as the network's head, are
+in no segment and do not run.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["Plan", "Segment", "Target", "make_plan", "plan_targets"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A layer as the plan sees it.
+    """A layer to measure.
 
     Attributes:
-        position: the node that the layer raises the level at.
+        position: the node at which the level rises.
         tensor: its input.
     """
 
@@ -42,14 +42,14 @@ class Segment:
 
     Attributes:
         nodes: positions in the graph, in topological order.
-        inputs: tensors from the frontier (or fed) that the segment reads.
-        outputs: tensors that the segment makes and somebody needs: to measure, or later.
-        measured: layer that can be settled after the segment → the tensor that is its input;
-            several layers may share one.
-        parts: the same layers → the tensors that together are their input, in the order of their
-            channels; some may have been reduced in earlier segments.
-        reduced: the parts whose moments are taken in this segment.
-        released: frontier tensors that nobody reads after this segment.
+        inputs: tensors from the frontier, or model inputs, that the segment reads.
+        outputs: tensors of the segment that are measured or read later.
+        measured: layer whose input is complete after the segment → its input tensor; several
+            layers may share one.
+        parts: the same layers → the tensors that make up their input, in the order of channels;
+            some may have been reduced in earlier segments.
+        reduced: the parts whose moments are measured in this segment.
+        released: frontier tensors that no later segment reads.
     """
 
     nodes: tuple[int, ...]
@@ -63,11 +63,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Segments in order, and what later ones read.
+    """Segments in order, and the tensors that later ones read.
 
     Attributes:
-        segments: at least one, when there is a layer to measure.
-        stored: tensors that wait at the frontier after the segment that makes them.
+        segments: at least one if there is a layer to measure.
+        stored: tensors that wait at the frontier after the segment that outputs them.
     """
 
     segments: tuple[Segment, ...]
@@ -80,7 +80,7 @@ def make_plan(index: GraphIndex, layers: Iterable[LayerName], *, split: bool = F
     Args:
         index: the prepared graph.
         layers: names as in the prepared graph.
-        split: whether joined tensors are measured in parts, each of them once.
+        split: whether concatenated tensors are measured in parts, each part once.
     """
     chosen = set(layers)
     return plan_targets(
@@ -109,10 +109,10 @@ def plan_targets(index: GraphIndex, targets: Mapping[LayerName, Target], *, spli
 
 
 def _parts(index: GraphIndex, tensor: str) -> Iterator[str]:
-    """Yield what a tensor is joined from along the channel axis, or the tensor itself.
+    """Yield the tensors that a tensor concatenates along the channel axis, or the tensor itself.
 
-    A densely connected network joins the same tensors over and over: measured as parts, each value
-    is read once and not once per layer.
+    A densely connected network concatenates the same tensors repeatedly: measured in parts, each
+    value is read once instead of once per layer.
     """
     position = index.producer.get(tensor)
     node = None if position is None else index.graph.node[position]
@@ -130,11 +130,11 @@ def _joins(index: GraphIndex, node: onnx.NodeProto) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flow:
-    """When tensors are made and read.
+    """The levels at which tensors are output and read.
 
     Attributes:
         nodes: position of each node that a measured layer depends on → its level.
-        made_at: tensor → level that makes it; -1 for what is fed. Constants are not in it.
+        made_at: tensor → level that outputs it; -1 for model inputs. Constants are not included.
         last_read: tensor → the last level that reads it.
     """
 
@@ -143,7 +143,7 @@ class _Flow:
     last_read: Mapping[str, int]
 
     def measured_at(self, tensor: str) -> int:
-        """Level at which a tensor is measured: what is fed is measured in segment 0."""
+        """Return the level at which a tensor is measured; 0 for model inputs."""
         return max(self.made_at[tensor], 0)
 
 
@@ -161,14 +161,14 @@ def _flow(index: GraphIndex, targets: Collection[Target]) -> _Flow:
 
 
 def _levels(index: GraphIndex, raising: Collection[int]) -> list[int]:
-    """Level of each node: of the tensors that it makes."""
+    """Return the level of each node, which is that of its outputs."""
     of_tensor: dict[str, int] = {}
     levels = []
     for position, node in enumerate(index.graph.node):
         level = max((of_tensor.get(name, 0) for name in reads(node)), default=0)
         if position in raising:
-            # Only what the layer normalises waits for it: an optimiser may have fused a later
-            # tensor's addition into the layer's node.
+            # Only the normalized input determines the level: an optimizer may have fused the
+            # addition of a later tensor into the layer's node.
             level = max(level, of_tensor.get(node.input[INPUT], 0) + 1)
         levels.append(level)
         of_tensor.update(dict.fromkeys(node.output, level))
@@ -176,7 +176,7 @@ def _levels(index: GraphIndex, raising: Collection[int]) -> list[int]:
 
 
 def _ancestors(index: GraphIndex, tensors: Iterable[str]) -> list[int]:
-    """Positions of every node that one of the tensors depends on, in topological order."""
+    """Return the positions of all nodes that the tensors depend on, in topological order."""
     found: set[int] = set()
     waiting = list(tensors)
     while waiting:
@@ -197,17 +197,17 @@ def _segment(
     nodes = tuple(position for position, at in flow.nodes.items() if at == level)
     own = {t for p in nodes for t in index.graph.node[p].output if t}
     inputs = {t for p in nodes for t in reads(index.graph.node[p])} & flow.made_at.keys() - own
-    wanted = dict.fromkeys(part for tensors in parts.values() for part in tensors)
-    reduced = tuple(part for part in wanted if flow.measured_at(part) == level)
-    settled = {n: t.tensor for n, t in targets.items() if flow.measured_at(t.tensor) == level}
+    needed = dict.fromkeys(part for tensors in parts.values() for part in tensors)
+    reduced = tuple(part for part in needed if flow.measured_at(part) == level)
+    measured = {n: t.tensor for n, t in targets.items() if flow.measured_at(t.tensor) == level}
     later = {t for t in own if flow.last_read.get(t, level) > level}
     seen = inputs | (set(reduced) - own)
     return Segment(
         nodes=nodes,
         inputs=tuple(sorted(inputs)),
         outputs=tuple(sorted(later | (set(reduced) & own))),
-        measured=settled,
-        parts={layer: parts[layer] for layer in settled},
+        measured=measured,
+        parts={layer: parts[layer] for layer in measured},
         reduced=reduced,
         released=frozenset(t for t in seen if flow.last_read.get(t, level) <= level),
     )

@@ -1,4 +1,4 @@
-"""A private copy of a model in which each layer has a name and statistics of its own."""
+"""Copy a model and give each layer a unique name and its own statistics."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ __all__ = [
     "unused_name",
 ]
 
-# Before this IR version every initialiser had to be listed among the inputs too.
-_INITIALIZERS_STAND_ALONE = 4
+# Before this IR version every initializer also had to be listed as an input.
+_MIN_IR_WITHOUT_INPUTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedModel:
-    """A model that the engine owns.
+    """A private copy of a model.
 
     Attributes:
-        model: the copy; functions inlined, layers uniquely named, statistics un-shared.
-        layers: every layer, in graph order; those in bodies last.
+        model: the copy: functions inlined, layer names unique, statistics not shared.
+        layers: every layer, in graph order; those in subgraphs last.
     """
 
     model: onnx.ModelProto
@@ -56,7 +56,7 @@ class PreparedModel:
 
 
 def prepare(source: onnx.ModelProto) -> PreparedModel:
-    """Copy a model and make its layers addressable; the source is not changed."""
+    """Return a private copy with addressable layers. Modified: no."""
     model = inlined(source)
     _name_layers(model.graph)
     layers = _describe(model)
@@ -66,17 +66,17 @@ def prepare(source: onnx.ModelProto) -> PreparedModel:
 
 
 def _name_layers(graph: onnx.GraphProto) -> None:
-    """Write each layer's name into its node, so that every later step sees the same one."""
+    """Write each layer's unique name into its node, so that all later steps use the same name."""
     taken: Counter[str] = Counter()
     for _, node in batchnorm_nodes(graph):
         name = layer_name(node)
         taken[name] += 1
-        # Node names need not be unique in ONNX; a report that says "bn" twice helps nobody.
+        # ONNX does not require unique node names; a report needs them.
         node.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def standard_opset(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operator set that the model imports."""
+    """Return the version of the standard ONNX operator set that the model imports."""
     return next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)
 
 
@@ -84,14 +84,14 @@ def _describe(model: onnx.ModelProto) -> tuple[LayerInfo, ...]:
     index = index_graph(model.graph)
     opset = standard_opset(model)
     ranks = _ranks(model)
-    fed = _fed(index)
+    dependent = _input_dependent(index)
     own = [
         layer_info(
             node,
             index,
             opset=opset,
             input_rank=ranks.get(node.input[INPUT]),
-            fed=node.input[INPUT] in fed,
+            depends_on_input=node.input[INPUT] in dependent,
         )
         for _, node in batchnorm_nodes(model.graph)
     ]
@@ -107,20 +107,20 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _fed(index: GraphIndex) -> set[str]:
-    """Tensors whose value depends on what a caller feeds."""
-    fed = set(index.feeds)
+def _input_dependent(index: GraphIndex) -> set[str]:
+    """Return the tensors whose values depend on the model's inputs."""
+    dependent = set(index.feeds)
     for node in index.graph.node:
-        if any(name in fed for name in reads(node)):
-            fed.update(node.output)
-    return fed
+        if any(name in dependent for name in reads(node)):
+            dependent.update(node.output)
+    return dependent
 
 
 def _own_statistics(model: onnx.ModelProto, layers: Mapping[LayerName, LayerInfo]) -> None:
-    """Give each layer initialisers for mean and variance that nothing else reads.
+    """Give each layer initializers for mean and variance that nothing else reads.
 
-    Exporters merge equal initialisers: a freshly initialised network has one running_mean for all
-    its layers. Writing into a shared one would change a tensor that is frozen, or another layer.
+    Exporters merge equal initializers: a freshly initialized network has one running_mean for all
+    its layers. Writing to a shared one would change a frozen tensor or another layer.
     """
     graph = model.graph
     index = index_graph(graph)
@@ -143,7 +143,7 @@ def _own_statistics(model: onnx.ModelProto, layers: Mapping[LayerName, LayerInfo
 def add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
     """Add an initializer, listed among the inputs where the IR version demands it."""
     model.graph.initializer.append(tensor)
-    if model.ir_version < _INITIALIZERS_STAND_ALONE:
+    if model.ir_version < _MIN_IR_WITHOUT_INPUTS:
         model.graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         )
@@ -160,10 +160,9 @@ def unused_name(taken: set[str], wanted: str) -> str:
 
 
 class StatisticsWriter:
-    """Stores new statistics in a prepared copy, in the dtype that the model has for them.
+    """Writes statistics into a prepared model, in the model's dtype.
 
-    Where each layer keeps its own is looked up once: a network is settled in as many steps as it
-    has levels.
+    The tensors of all layers are looked up once, because statistics are committed once per level.
     """
 
     def __init__(self, prepared: PreparedModel) -> None:
@@ -175,7 +174,7 @@ class StatisticsWriter:
         }
 
     def write(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Store the statistics of some layers."""
+        """Write the statistics of some layers."""
         for name, new in statistics.items():
             for tensor, value in zip(self._own[name], (new.mean, new.var), strict=True):
                 if tensor is not None:

@@ -1,4 +1,4 @@
-"""A segment of a graph as a model of its own."""
+"""Build a separate model from a segment of a graph."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def cut_segment(
     segment: Segment,
     example: Mapping[str, NDArray[np.generic]],
 ) -> onnx.ModelProto:
-    """Build the model of one segment.
+    """Return the model of one segment.
 
     Args:
         model: the prepared model.
         index: index of its graph.
-        segment: what to cut out.
-        example: one batch of the segment's inputs, from which element types and ranks are read:
-            what really arrives is known, what shape inference would say may not be.
+        segment: the segment.
+        example: one batch of the segment's inputs, which determines element types and ranks; shape
+            inference may not know them.
     """
     nodes = [index.graph.node[position] for position in segment.nodes]
     read = {name for node in nodes for name in reads(node)}
@@ -41,13 +41,13 @@ def cut_segment(
         graph, opset_imports=list(model.opset_import), ir_version=max(model.ir_version, 4)
     )
     for name in sorted(read & set(index.initializers)):
-        # Not `extend`: it serialises what it copies.
+        # Not `extend`, which serializes what it copies.
         cut.graph.initializer.add().CopyFrom(index.initializers[name])
     return cut
 
 
 def _value_info(name: str, array: NDArray[np.generic]) -> onnx.ValueInfoProto:
-    """Describe a tensor by element type and rank, every size free."""
+    """Describe a tensor by element type and rank, with every size free."""
     return onnx.helper.make_tensor_value_info(
         name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
     )

@@ -1,4 +1,4 @@
-"""Inputs and outputs of an ONNX model in this package's own words."""
+"""Inputs and outputs of an ONNX model as `TensorInfo`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["model_inputs", "model_outputs"]
 
 
 def model_inputs(model: onnx.ModelProto) -> tuple[TensorInfo, ...]:
-    """Return the inputs that a batch must hold: those without an initialiser."""
+    """Return the inputs that a batch must hold, which are those without an initializer."""
     given = {tensor.name for tensor in model.graph.initializer}
     return _infos(value for value in model.graph.input if value.name not in given)
 
@@ -30,7 +30,8 @@ def _infos(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorInfo, ...]:
 def _info(value: onnx.ValueInfoProto) -> TensorInfo:
     if not value.type.HasField("tensor_type"):
         raise ModelUnsupportedError(
-            f"{value.name!r} is a {value.type.WhichOneof('value')}; only tensors go in and out"
+            f"{value.name!r} is a {value.type.WhichOneof('value')}; inputs and outputs must be "
+            "tensors"
         )
     tensor = value.type.tensor_type
     shape = tuple(_size(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None

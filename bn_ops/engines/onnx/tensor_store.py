@@ -1,4 +1,4 @@
-"""Where tensors wait at the frontier: in memory up to a budget, then in files."""
+"""Store the tensors that wait at the frontier, in memory up to a budget, then in files."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def base_of(array: NDArray[np.generic]) -> NDArray[np.generic]:
 class TensorStore:
     """Tensors by (batch, name).
 
-    A run reads the batches of a level in the order in which it stored them, over and over: for that
-    pattern, keeping what came first and spilling the rest loses the least (a least-recently-used
-    rule would miss always). Use as a context manager: the files vanish with it.
+    A run repeatedly reads the batches of a level in the order in which it stored them. For that
+    pattern, keeping the first tensors in memory and spilling the rest causes the fewest reads from
+    files (least-recently-used eviction would always miss). Use as a context manager: leaving it
+    removes the files.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -64,42 +65,42 @@ class TensorStore:
     ) -> None:
         self.close()
 
-    def has_room(self, nbytes: int) -> bool:
-        """Tell whether so many more bytes fit into the memory budget."""
+    def fits(self, nbytes: int) -> bool:
+        """Return whether `nbytes` more bytes fit into the memory budget."""
         return self._memory + nbytes <= self._budget.memory_bytes
 
     def share_of_budget(self, nbytes: int) -> int:
-        """Return so many bytes, or a quarter of the memory budget where that is less."""
+        """Return `nbytes`, at most a quarter of the memory budget."""
         return min(nbytes, self._budget.memory_bytes // 4)
 
     def put(
         self, batch: int, name: str, array: NDArray[np.generic], *, in_memory: bool = True
     ) -> None:
-        """Store a tensor, in memory where that is wanted and the budget has room, else in a file.
+        """Store a tensor in memory if allowed and within the budget, otherwise in a file.
 
         Raises:
-            SpillLimitError: neither the memory budget nor the spill limit, or the disk, has room.
+            SpillLimitError: the spill limit is reached or the disk is full.
         """
         key = (batch, name)
         nbytes = base_of(array).nbytes
-        if in_memory and self.has_room(nbytes):
+        if in_memory and self.fits(nbytes):
             self._held[key] = array
             self._memory += nbytes
             self.peak_memory_bytes = max(self.peak_memory_bytes, self._memory)
             return
         self._held[key] = self._spill(np.ascontiguousarray(array))
-        # Memory is short: what the C library keeps for itself counts now.
+        # Memory is short: return what the C library holds back.
         trim_heap()
 
     def get(self, batch: int, name: str) -> NDArray[np.generic]:
-        """Return a stored tensor; a spilled one is mapped, not read."""
+        """Return a stored tensor; a spilled one is memory-mapped."""
         held = self._held[batch, name]
         if isinstance(held, _Spilled):
             return np.memmap(held.path, dtype=held.dtype, mode="r", shape=held.shape)
         return held
 
     def drop(self, batch: int, name: str) -> NDArray[np.generic] | None:
-        """Forget a tensor; return its array, for its memory to be used again, if it had any."""
+        """Remove a tensor; return its array for reuse, or None if it was spilled."""
         held = self._held.pop((batch, name))
         if isinstance(held, _Spilled):
             self._spilled -= held.nbytes
@@ -109,7 +110,7 @@ class TensorStore:
         return held
 
     def close(self) -> None:
-        """Forget everything and remove the files."""
+        """Remove all tensors and files."""
         for held in self._held.values():
             if isinstance(held, _Spilled):
                 with contextlib.suppress(OSError):
@@ -131,8 +132,8 @@ class TensorStore:
             )
         path = self._new_path()
         try:
-            # Written, not mapped for writing: a full disk is then an error here and not a SIGBUS at
-            # some later store.
+            # Written instead of mapped for writing: a full disk then raises here instead of causing
+            # a SIGBUS at a later store.
             with path.open("wb") as file:
                 file.write(array.reshape(-1).view(np.uint8).data)
         except OSError as error:
@@ -152,6 +153,6 @@ class TensorStore:
                     )
                 )
             except OSError as error:
-                raise SpillLimitError(f"cannot make a folder to spill to: {error}") from error
+                raise SpillLimitError(f"cannot create a folder to spill to: {error}") from error
         self._written += 1
         return self._folder / f"{self._written}.bin"

@@ -1,4 +1,4 @@
-"""The torch engine: exact recalibration of any module on any device, without tracing it."""
+"""The torch engine: recalibrates any module on any device, without tracing it."""
 
 from bn_ops.engines.torch.engine import describe_module
 from bn_ops.engines.torch.frontier import TorchFrontier

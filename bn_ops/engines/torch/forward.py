@@ -1,4 +1,4 @@
-"""Running a module, as it stands, to see its outputs and what reaches its layers."""
+"""Run a module and observe its outputs and the inputs of its layers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ModuleForward:
     """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a module in eval mode.
 
     Args:
-        module: the module, with the statistics that it is to run with. Modified: only meanwhile.
-        layers: what is watched; those without running statistics are not.
-        call: the caller's own way to run a batch; what it returns is taken for the output.
+        module: the module, with the statistics to run with. Modified: only during the run.
+        layers: the layers to observe; layers without running statistics are skipped.
+        call: the caller's function to run a batch; its return value is taken as the output.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class ModuleForward:
         """
         state = ThreadState.current()
         running: list[Item] = []
-        # Asked anew each time: a layer may have been given statistics since.
+        # Evaluated for each run: `store` may have given a layer statistics since the last one.
         layers = [layer for layer in self._layers if layer.reason is None and layer.tracked]
         watched = layers if on_layer_input else []
 
-        def arrived(layer: TorchLayer, x: torch.Tensor) -> None:
+        def on_input(layer: TorchLayer, x: torch.Tensor) -> None:
             if on_layer_input is not None and running:
                 with parked(state.neutral()):
                     on_layer_input(layer.name, measure_tensor(x))
 
-        with observed(self._module, watched, arrived):
-            calls = FunctionalCalls(self._module, watched, arrived)
+        with observed(self._module, watched, on_input):
+            calls = FunctionalCalls(self._module, watched, on_input)
             state.without_grad().apply()
             for item in batches:
                 running.append(item)

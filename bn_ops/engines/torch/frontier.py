@@ -1,9 +1,8 @@
-"""The frontier of a torch module: one coroutine per batch, stopped by pre-hooks at the layers.
+"""The frontier of a torch module: one coroutine per batch, paused by pre-hooks at the layers.
 
-Every operator runs once per batch, so exact costs one forward pass. Nothing is traced: whatever
-Python the forward is made of runs as it is, batches may take different ways, and the module may
-lie on any device. The activations of all batches that are alive at the frontier wait in memory up
-to a budget, then in files.
+Every operator runs once per batch, so the exact method costs one forward pass. Nothing is traced:
+the forward's Python code runs unchanged, batches may take different branches, and the module may be
+on any device. Activations that are needed later wait in memory up to a budget, then in files.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ __all__ = ["TorchFrontier"]
 class TorchFrontier:
     """Implements `bn_ops.core.frontier.Frontier` for a module.
 
-    Use as a context manager, on one thread. Inside it the module is in eval mode and holds the
-    statistics committed so far; on leaving, however it is left, modes, hooks, attributes and
-    statistics are as before, bit for bit. `write` then stores the result.
+    Use as a context manager, on one thread. Inside the context the module is in eval mode and holds
+    the statistics committed so far. On exit, with or without an exception, modes, hooks, attributes
+    and statistics are restored bit for bit; `write` then stores the result.
 
     Args:
         module: the root. Modified: only inside the context.
-        items: the stream; read once, kept until the context is left.
+        items: the stream; read once, kept until the context exits.
         layers: the layers to recalibrate.
         call: runs one batch; None calls the module with the batch as its arguments.
-        progress: told about batches read and layers settled.
-        budget: memory and files for the waiting activations; None means no limit.
-        shared_passes: bound on passes over the data where a layer is called several times.
-        shared_tolerance: movement, in units of σ, below which such layers count as settled.
+        progress: called after each batch read and each layer committed.
+        budget: memory and files for waiting activations; None for no limit.
+        shared_passes: maximum number of passes where a layer is called several times.
+        shared_tolerance: movement, in units of σ, below which such layers count as converged.
     """
 
     def __init__(
@@ -71,8 +70,8 @@ class TorchFrontier:
         self._progress = progress
         self._forwards: list[PausedForward] = []
         self._current: PausedForward | None = None
-        self._settled: set[LayerName] = set()
-        self._ever_settled: set[LayerName] = set()
+        self._committed: set[LayerName] = set()
+        self._ever_committed: set[LayerName] = set()
         self._order = VisitOrder(self._layers)
         self._shared = SharedLayers(tolerance=shared_tolerance, passes=shared_passes)
         self._between_passes = self._started = self._closed = False
@@ -84,8 +83,8 @@ class TorchFrontier:
         device = device_of(self._module) or torch.device("cpu")
         self._waiting = Waiting(self._budget, device)
         with ExitStack() as stack:
-            stack.enter_context(observed(self._module, self._layers.values(), self._arrived))
-            self._functional = FunctionalCalls(self._module, self._layers.values(), self._arrived)
+            stack.enter_context(observed(self._module, self._layers.values(), self._on_input))
+            self._functional = FunctionalCalls(self._module, self._layers.values(), self._on_input)
             stack.callback(self._abandon_all)
             self._cleanup = stack.pop_all()
         return self
@@ -101,17 +100,17 @@ class TorchFrontier:
 
     @property
     def spilled_bytes(self) -> int:
-        """The most bytes of waiting activations that lay in files at one time."""
+        """Peak size in bytes of the waiting activations in files."""
         return self._waiting.spilled_bytes
 
     @property
     def unmatched_calls(self) -> tuple[str, ...]:
-        """Statistics of functional calls that are no layer of this run."""
+        """Statistics of functional calls that are not layers of this run."""
         return tuple(self._functional.unmatched_calls)
 
     @property
     def residuals(self) -> Mapping[LayerName, Residual]:
-        """What the last pass moved, for layers that are called more than once."""
+        """The movement in the last pass of layers that are called more than once."""
         held = self._shared.residuals
         return {name: held[name] for name in sorted(self._shared.names) if name in held}
 
@@ -125,27 +124,27 @@ class TorchFrontier:
         return self._end_of_pass()
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Write the statistics into the module, where the rest of every forward reads them."""
+        """Write the statistics into the module, where the rest of each forward uses them."""
         write(self._layers, statistics)
-        self._settled |= statistics.keys()
-        self._ever_settled |= statistics.keys()
-        for name, settled in statistics.items():
-            self._shared.commit(name, settled, self._layers[name].eps)
-        done = len(self._ever_settled)
+        self._committed |= statistics.keys()
+        self._ever_committed |= statistics.keys()
+        for name, new in statistics.items():
+            self._shared.commit(name, new, self._layers[name].eps)
+        done = len(self._ever_committed)
         self._progress(Progress(phase="measuring", done=done, total=len(self._layers)))
 
     def _run_on(self) -> None:
-        """Start the batches, or resume those whose layer has been settled."""
+        """Start the batches, or resume those whose layer has been committed."""
         if not self._started:
             self._started = True
             self._start(self._items)
         elif self._between_passes:
             self._between_passes = False
             if self._shared.needs_another_pass():
-                self._settled = set(self._shared.names)
+                self._committed = set(self._shared.names)
                 self._start([forward.item for forward in self._forwards])
         for forward in self._forwards:
-            if forward.waits_at is not None and forward.waits_at.name in self._settled:
+            if forward.waits_at is not None and forward.waits_at.name in self._committed:
                 self._resume(forward)
 
     def _resume(self, forward: PausedForward) -> None:
@@ -160,7 +159,7 @@ class TorchFrontier:
         first_pass = not self._forwards
         self._forwards = []
         for read in items:
-            # What the caller's own call takes is handed on as it is.
+            # Batches for the caller's own `call` are passed on unchanged.
             item = self._waiting.stored(read) if first_pass and self._call is None else read
             forward = PausedForward(item, self._forward, inside=self._inside, outside=self._neutral)
             self._forwards.append(forward)
@@ -169,7 +168,7 @@ class TorchFrontier:
                 self._progress(Progress(phase="reading", done=item.index + 1, total=None))
 
     def _gathered(self, name: LayerName) -> Moments:
-        """Merge what waits at a layer, in the order of the stream."""
+        """Merge the moments of the batches that wait at a layer, in stream order."""
         return merge_all(
             t.moments
             for t in self._forwards
@@ -186,19 +185,19 @@ class TorchFrontier:
     def _forward(self, item: Item) -> None:
         run_item(self._module, item, self._call)
 
-    def _arrived(self, layer: TorchLayer, x: torch.Tensor) -> None:
-        """Measure a layer's input, and wait there unless the layer is settled. Runs in a batch."""
+    def _on_input(self, layer: TorchLayer, x: torch.Tensor) -> None:
+        """Measure a layer's input, and pause there unless the layer is committed."""
         forward = self._current
         if forward is None or self._closed:
-            # The caller runs the module for a reason of their own, or the run is being abandoned.
+            # The caller runs the module outside of this run, or the run is being abandoned.
             return
         with parked(self._neutral):
             moments = measure_tensor(x)
             check_finite(layer.name, moments, batch=forward.item.index)
             self._shared.add(layer.name, moments)
             forward.visited.append(layer)
-            if layer.name in self._settled:
-                # A second call, or a batch that came by another way after the layer was settled.
+            if layer.name in self._committed:
+                # A second call, or a batch that reached the layer by another branch later.
                 self._shared.names.add(layer.name)
             else:
                 self._waiting.check(forward.item.index)

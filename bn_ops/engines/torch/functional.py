@@ -1,9 +1,8 @@
-"""Calls of `torch.nn.functional.batch_norm` with statistics of the network's own.
+"""Calls of `torch.nn.functional.batch_norm` with statistics that the network owns.
 
-Such a call is no module, and nothing but running the network shows it. Where a network holds
-vectors that might be statistics and belong to no known layer, its first sample is run once to find
-the calls; each is a layer under the name that `bn_ops.export` gives it. Any other network is left
-alone, so nothing is spent on it.
+Such a call is not a module and becomes visible only when the network runs. If a network holds
+vectors that may be statistics and belong to no known layer, its first sample is run once to find
+the calls; each call is a layer, named as `bn_ops.export` names it. Other networks pay no cost.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from bn_ops.engines.torch.layers import ROOT_LAYER, TorchLayer, find_layers
-from bn_ops.engines.torch.observation import Arrival, fits, observed
+from bn_ops.engines.torch.observation import OnInput, fits, observed
 from bn_ops.torch_modules.arguments import Call, Item, run_item
 from bn_ops.torch_modules.frozen_batchnorm import FrozenForm
 
@@ -40,12 +39,12 @@ _OPERATOR = (
 )
 _PAIR = 2
 
-_TRAINING = "is called in training mode by its module, so it normalises by each batch"
+_TRAINING = "is called in training mode by its module, so it normalizes by each batch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NormCall:
-    """The arguments of one call that count."""
+    """The relevant arguments of one call."""
 
     x: torch.Tensor
     mean: torch.Tensor | None
@@ -57,11 +56,11 @@ class _NormCall:
 
 
 class _Intercept(TorchFunctionMode):
-    """Tells each functional call before it is made."""
+    """Reports each functional call before it is executed."""
 
-    def __init__(self, told: Callable[[_NormCall], None]) -> None:
+    def __init__(self, on_call: Callable[[_NormCall], None]) -> None:
         super().__init__()
-        self._told = told
+        self._on_call = on_call
 
     def __torch_function__(
         self,
@@ -73,10 +72,10 @@ class _Intercept(TorchFunctionMode):
         given = dict(kwargs or {})
         call = _read(func, args, given)
         if call is not None:
-            # torch takes a mode off its stack while it asks it. A batch that waits in there must
-            # leave the stack as the others expect it.
+            # torch pops a mode off its stack while it calls the mode. A batch that pauses inside
+            # the callback must leave the stack as the other batches expect it.
             with self:
-                self._told(call)
+                self._on_call(call)
         return func(*args, **given)
 
 
@@ -101,48 +100,46 @@ def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _NormCall
 
 
 class FunctionalCalls:
-    """Watches functional calls in a run; enter `watching()` around each forward.
+    """Observes functional calls in a run; enter `watching()` around each forward.
 
-    Made when layers without statistics have been given theirs: those are known by address.
+    Create it after `adopt`, because layers are identified by the addresses of their statistics.
 
     Args:
         module: the root.
-        layers: the layers of the run; those that are no modules are watched here.
-        arrived: told of their inputs.
+        layers: the layers of the run; the functional ones are observed here.
+        on_input: receives their inputs.
 
     Attributes:
-        unmatched_calls: paths of statistics of calls that are no layer of the run.
+        unmatched_calls: paths of the statistics of calls that are not layers of the run.
     """
 
     def __init__(
-        self, module: torch.nn.Module, layers: Iterable[TorchLayer], arrived: Arrival
+        self, module: torch.nn.Module, layers: Iterable[TorchLayer], on_input: OnInput
     ) -> None:
         self._layers = {id(layer.mean): layer for layer in layers if layer.functional}
         known = find_layers(module)
         self._known = {id(layer.mean) for layer in known if layer.tracked}
         self._paths = {id(buffer): path for path, buffer in module.named_buffers()}
-        self._arrived = arrived
-        self._mode = _Intercept(self._told) if may_be_functional(module, known) else None
+        self._on_input = on_input
+        self._mode = _Intercept(self._on_call) if may_be_functional(module, known) else None
         self.unmatched_calls: dict[str, None] = {}
 
     def watching(self) -> AbstractContextManager[object]:
         """Return the context in which a forward runs."""
         return nullcontext() if self._mode is None else self._mode
 
-    def _told(self, call: _NormCall) -> None:
+    def _on_call(self, call: _NormCall) -> None:
         if call.mean is None or id(call.mean) in self._known:
             return
         layer = self._layers.get(id(call.mean))
         if layer is None:
-            self.unmatched_calls[self._paths.get(id(call.mean), "(a tensor that is no buffer)")] = (
-                None
-            )
+            self.unmatched_calls[self._paths.get(id(call.mean), "(an unregistered tensor)")] = None
         elif fits(layer, call.x):
-            self._arrived(layer, call.x)
+            self._on_input(layer, call.x)
 
 
 def may_be_functional(module: torch.nn.Module, known: Iterable[TorchLayer]) -> bool:
-    """Tell whether a tree holds two vectors of one length that no known layer owns."""
+    """Return whether a tree holds two vectors of equal length that no known layer owns."""
     owned = {id(tensor) for layer in known for tensor in layer.module.buffers(recurse=False)}
     lengths = Counter(
         tensor.numel()
@@ -163,7 +160,7 @@ def _vectors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 def find_functional(
     module: torch.nn.Module, item: Item, call: Call | None, known: Sequence[TorchLayer]
 ) -> list[TorchLayer]:
-    """Run one batch through the module in eval mode; return the functional layers that it reaches.
+    """Return the functional layers that one batch reaches in eval mode.
 
     Raises:
         EngineError: the module's forward failed.
@@ -172,13 +169,13 @@ def find_functional(
     finder.seen = {id(layer.mean) for layer in known if layer.tracked}
     with observed(module, [], lambda *_: None), torch.no_grad():
         finder.follow()
-        with _Intercept(finder.told):
+        with _Intercept(finder.on_call):
             run_item(module, item, call)
     return finder.found
 
 
 class _Finder:
-    """Makes a layer of each functional call whose statistics are buffers of the tree."""
+    """Creates a layer for each functional call whose statistics are buffers of the tree."""
 
     def __init__(self, root: torch.nn.Module, taken: Iterable[str]) -> None:
         self._root = root
@@ -190,7 +187,7 @@ class _Finder:
         self.found: list[TorchLayer] = []
 
     def follow(self) -> None:
-        """Keep track of the module that is running. Modified: hooks, which a snapshot restores."""
+        """Track the running module by hooks. Modified: hooks, which a snapshot restores."""
         for path, child in self._root.named_modules():
             child.register_forward_pre_hook(lambda *_, path=path: self._running.append(path))
             child.register_forward_hook(lambda *_: self._left(), always_call=True)
@@ -198,7 +195,7 @@ class _Finder:
     def _left(self) -> None:
         self._running.pop()
 
-    def told(self, call: _NormCall) -> None:
+    def on_call(self, call: _NormCall) -> None:
         mean, var = self._buffers.get(id(call.mean)), self._buffers.get(id(call.var))
         if mean is None or var is None or id(call.mean) in self.seen:
             return

@@ -1,4 +1,4 @@
-"""The BatchNorm layers of a module tree: found, described, read and written."""
+"""Find, describe, read and write the BatchNorm layers of a module tree."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _INPUT_RANKS: tuple[tuple[type[_BatchNorm], int], ...] = (
 )
 
 _UNTRACKED = (
-    "keeps no running statistics (track_running_stats=False) and normalises by each batch; "
-    "adopt_untracked=True gives it statistics of its own"
+    "keeps no running statistics (track_running_stats=False) and normalizes by each batch; "
+    "adopt_untracked=True gives it running statistics"
 )
 _SCRIPTED = (
-    "is called by TorchScript code, which runs around every hook: recalibrate the nn.Module that "
-    "it was made from"
+    "is called by TorchScript code, which bypasses hooks: recalibrate the nn.Module that it was "
+    "made from"
 )
 _UNBUILT = "has no parameters yet (a lazy module): run one batch through the module first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TorchLayer:
-    """One BatchNorm module, whatever its class and however often it is called.
+    """One BatchNorm module of any class, called any number of times.
 
     Attributes:
-        name: path of the module in the tree, the first one where it has several.
+        name: path of the module in the tree; the first one if it has several.
         module: the module.
         eps: its epsilon.
         form: names of its tensors.
-        reason: why it cannot be recalibrated; None when it can.
-        functional: whether it is a call of `torch.nn.functional.batch_norm` and no module: `module`
-            is then the root, and `form` holds paths from there.
+        reason: why it cannot be recalibrated; None if it can.
+        functional: whether it is a call of `torch.nn.functional.batch_norm` instead of a module;
+            `module` is then the root, and `form` holds paths from the root.
     """
 
     name: LayerName
@@ -61,34 +61,34 @@ class TorchLayer:
 
     @property
     def mean(self) -> torch.Tensor:
-        """The buffer that holds the running mean."""
+        """The buffer with the running mean."""
         return _held(self.module, self.form.mean)
 
     @property
     def var(self) -> torch.Tensor:
-        """The buffer that holds the running variance."""
+        """The buffer with the running variance."""
         return _held(self.module, self.form.var)
 
     @property
     def tracked(self) -> bool:
-        """Whether the module holds running statistics now."""
+        """Whether the module currently holds running statistics."""
         return self.functional or getattr(self.module, self.form.mean, None) is not None
 
     def read(self) -> RunningStatistics | None:
-        """Return the statistics that the module holds, widened to float64."""
+        """Return the module's current statistics in float64, or None if it has none."""
         if not self.tracked or is_lazy(self.mean):
             return None
         return RunningStatistics(mean=_float64(self.mean), var=_float64(self.var))
 
 
 def _held(module: torch.nn.Module, path: str) -> torch.Tensor:
-    """Return a tensor by its path; `get_buffer` is not to be had on TorchScript modules."""
+    """Return a tensor by its path; TorchScript modules have no `get_buffer`."""
     found: torch.Tensor = attrgetter(path)(module)
     return found
 
 
 def find_layers(root: torch.nn.Module, *, adopt_untracked: bool = False) -> list[TorchLayer]:
-    """List the BatchNorm layers of a tree in the order of registration, each module once."""
+    """Return the BatchNorm layers of a tree in the order of registration, each module once."""
     return list(_layers(root, adopt_untracked=adopt_untracked))
 
 
@@ -118,7 +118,7 @@ def _reason(module: _BatchNorm, *, adopt_untracked: bool) -> str | None:
 
 
 def layer_info(layer: TorchLayer) -> LayerInfo:
-    """Describe a layer as every engine does."""
+    """Return the engine-independent description of a layer."""
     statistics = layer.read()
     module = layer.module
     channels = statistics.channels if statistics else getattr(module, "num_features", 0) or None
@@ -136,10 +136,10 @@ def layer_info(layer: TorchLayer) -> LayerInfo:
 
 def _is_affine(layer: TorchLayer) -> bool:
     for name, neutral in ((layer.form.weight, 1.0), (layer.form.bias, 0.0)):
-        # A functional layer's tensors have paths.
+        # The names of a functional layer's tensors are paths.
         tensor: object = layer.module
-        for word in name.split("."):
-            tensor = getattr(tensor, word, None)
+        for part in name.split("."):
+            tensor = getattr(tensor, part, None)
         if not isinstance(tensor, torch.Tensor) or is_lazy(tensor):
             continue
         if not torch.equal(tensor, torch.full_like(tensor, neutral)):
@@ -148,7 +148,7 @@ def _is_affine(layer: TorchLayer) -> bool:
 
 
 def adopt(layers: Iterable[TorchLayer]) -> None:
-    """Give layers without running statistics buffers of their own. Modified: their modules."""
+    """Add running statistics to layers that have none. Modified: their modules."""
     for layer in layers:
         module = layer.module
         if layer.tracked or not isinstance(module, _BatchNorm):
@@ -161,7 +161,7 @@ def adopt(layers: Iterable[TorchLayer]) -> None:
 
 
 def release(layer: TorchLayer) -> None:
-    """Take an adopted layer's statistics away again. Modified: its module."""
+    """Remove the running statistics of an adopted layer. Modified: its module."""
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         layer.module.register_buffer(name, None)
     layer.module.__dict__["track_running_stats"] = False
@@ -170,18 +170,18 @@ def release(layer: TorchLayer) -> None:
 def write(
     layers: Mapping[LayerName, TorchLayer], statistics: Mapping[LayerName, RunningStatistics]
 ) -> None:
-    """Store statistics in the modules' own dtype, in place.
+    """Write statistics into the modules in place, in the modules' own dtypes.
 
     Raises:
-        ModelUnsupportedError: a value does not fit the module's dtype (float16 ends at 65504);
-            no layer has been written.
+        ModelUnsupportedError: a value is out of range of the module's dtype (float16: 65504); no
+            layer has been written.
     """
     cast = [
         (buffer, _cast(name, values, buffer))
-        for name, settled in statistics.items()
+        for name, new in statistics.items()
         for buffer, values in (
-            (layers[name].mean, settled.mean),
-            (layers[name].var, settled.var),
+            (layers[name].mean, new.mean),
+            (layers[name].var, new.var),
         )
     ]
     for buffer, values in cast:

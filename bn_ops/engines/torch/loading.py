@@ -1,4 +1,4 @@
-"""Carry new statistics back into training code."""
+"""Load the new statistics into a module, for use in training code."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _MEAN, _VAR = ".running_mean", ".running_var"
 
 
 def load_statistics(module: torch.nn.Module, path: Path | str) -> list[LayerName]:
-    """Write the statistics of a safetensors file into a module, in its own dtype.
+    """Write the statistics of a safetensors file into a module, in the module's dtype.
 
     Args:
         module: the network. Modified: running statistics of the layers named in the file.
         path: file with float64 tensors `<layer>.running_mean` and `<layer>.running_var`, (C,).
 
     Returns:
-        The layers written, in the file's order of names.
+        The layers written, sorted by name.
 
     Raises:
-        ModelInvalidError: no such file, no safetensors, or a layer with one tensor of the two.
-        OptionError: the file names a layer that the module lacks, or has another channel count;
-            nothing has been written.
+        ModelInvalidError: the file does not exist, is not safetensors, or holds only one of the two
+            tensors of a layer.
+        OptionError: the module has no such layer, or a different number of channels; nothing has
+            been written.
     """
     statistics = _read(Path(path))
     layers = {layer.name: layer for layer in find_layers(module)}
@@ -52,7 +53,7 @@ def _read(path: Path) -> dict[LayerName, RunningStatistics]:
         raise ModelInvalidError(f"cannot read statistics from {path.name!r}: {error}") from error
     names = sorted({name.removesuffix(_MEAN).removesuffix(_VAR) for name in tensors})
     if any(not name.endswith((_MEAN, _VAR)) for name in tensors):
-        raise ModelInvalidError(f"{path.name!r} holds other tensors than running statistics")
+        raise ModelInvalidError(f"{path.name!r} holds tensors other than running statistics")
     for name in names:
         if name + _MEAN not in tensors or name + _VAR not in tensors:
             raise ModelInvalidError(f"{path.name!r} holds only one of mean and var of {name!r}")
@@ -72,9 +73,9 @@ def _check(
     if layer is None or not layer.tracked or layer.reason is not None:
         raise OptionError(
             f"the file has statistics of layer {name!r}, which the module does not have; "
-            "it is for another network"
+            "it belongs to another network"
         )
     if layer.mean.shape != found.mean.shape:
         raise OptionError(
-            f"layer {name!r} has {layer.mean.numel()} channels, the file {found.channels}"
+            f"layer {name!r} has {layer.mean.numel()} channels, the file has {found.channels}"
         )

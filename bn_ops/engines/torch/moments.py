@@ -1,8 +1,8 @@
-"""Moments of a tensor where it lies: its device, its layout, without a copy where possible.
+"""Moments of a tensor on its own device and in its own layout, without a copy where possible.
 
-On the CPU the rows of a contiguous tensor go through `bn_ops.core.moments` as they lie in memory. A
-channels_last tensor is reduced along its own order, in blocks of positions that are short enough
-for float32. On an accelerator only the (N, C) results leave the device.
+A contiguous CPU tensor is passed to `bn_ops.core.moments` without a copy. A channels_last tensor is
+reduced in memory order, in blocks of positions that are short enough for float32. On an accelerator
+only the (N, C) results leave the device.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _CANCELLATION_RATIO = 4.0
 # Sums of up to this many float32 values in sequence stay within about 1e-6 of the exact one.
 _BLOCK = 64
 
-# Rows this short are widened as a whole, which costs less than checking them.
+# Rows of at most this length are widened as a whole, which costs less than checking them.
 _SHORT_ROW = 32
 
-# Values reduced at a time: what a core's second-level cache holds, so that squares are read there.
+# Bytes reduced at a time: a core's second-level cache, so that the second read hits the cache.
 _CACHE_BYTES = 2 << 20
 
-# Below this many bytes starting threads costs more than it saves.
-_WORTH_THREADS = 4 << 20
+# For fewer bytes, starting threads costs more than it saves.
+_MIN_THREADED_BYTES = 4 << 20
 
 # Temporary memory for deviations on an accelerator, per step.
 _DEVICE_CHUNK_BYTES = 64 * 2**20
@@ -67,7 +67,7 @@ def _positions(x: torch.Tensor) -> int:
 
 
 def _channels_last(x: NDArray[np.float32]) -> Moments:
-    """Measure an (N, P, C) array in the order of its memory, a cache's worth at a time."""
+    """Measure an (N, P, C) array in memory order, one cache size at a time."""
     samples, positions, channels = x.shape
     mean, sq_dev = np.empty((samples, channels)), np.empty((samples, channels))
 
@@ -77,7 +77,7 @@ def _channels_last(x: NDArray[np.float32]) -> Moments:
     step = max(1, _CACHE_BYTES // x[0].nbytes)
     parts = [slice(start, start + step) for start in range(0, samples, step)]
     workers = min(torch.get_num_threads(), len(parts))
-    if workers > 1 and x.nbytes >= _WORTH_THREADS:
+    if workers > 1 and x.nbytes >= _MIN_THREADED_BYTES:
         with ThreadPoolExecutor(workers, "moments") as pool:
             list(pool.map(reduce, parts))
     else:
@@ -89,12 +89,12 @@ def _channels_last(x: NDArray[np.float32]) -> Moments:
 def _reduced(x: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
     """Reduce each sample and channel of (N, P, C) to mean and Σ(x - mean)², both (N, C)."""
     positions = x.shape[1]
-    # In a worker thread the caller's error state does not hold.
+    # Worker threads do not inherit the caller's floating-point error state.
     with np.errstate(all="ignore"):
         mean = _sum_over_positions(x, "nkbc->nkc") / positions
         sum_sq = _sum_over_positions(x, "nkbc,nkbc->nkc")
         sq_dev = sum_sq - positions * mean * mean
-        # Not "<": a NaN must land here too, so that the careful path decides about it.
+        # Not "<": NaN must take the careful path too.
         careful = ~(positions * mean * mean <= _CANCELLATION_RATIO * sq_dev)
         for n in np.flatnonzero(careful.any(axis=1)):
             columns = np.flatnonzero(careful[n])
@@ -106,7 +106,7 @@ def _reduced(x: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
 
 
 def _sum_over_positions(x: NDArray[np.float32], subscripts: str) -> Float64Array:
-    """Sum values or squares, (N, P, C) to (N, C): short float32 sums, then float64."""
+    """Sum values or squares, (N, P, C) to (N, C), in short float32 sums added in float64."""
     blocks, rest = divmod(x.shape[1], _BLOCK)
     cut = blocks * _BLOCK
     operands = 1 + subscripts.count(",")
@@ -119,7 +119,7 @@ def _sum_over_positions(x: NDArray[np.float32], subscripts: str) -> Float64Array
 
 
 def _on_device(x: torch.Tensor) -> Moments:
-    """Measure in two passes on the tensor's device, a bounded number of samples at a time."""
+    """Measure in two passes on the tensor's device, in chunks of bounded size."""
     row_bytes = 4 * max(1, x[0].numel())
     step = max(1, _DEVICE_CHUNK_BYTES // row_bytes)
     parts = [_rows_on_device(part) for part in torch.split(x, step)]
@@ -139,7 +139,7 @@ def _rows_on_device(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x.cpu().double(), torch.zeros(x.shape, dtype=torch.float64)
     first = values.mean(axes, keepdim=True)
     deviation = values - first
-    # The first mean is rounded to the working type; what it missed is in the deviations.
+    # The first mean is rounded to the working dtype; the deviations contain the rounding error.
     missed = deviation.sum(axes, dtype=wide) / positions
     sq_dev = deviation.square_().sum(axes, dtype=wide) - positions * missed.square()
     mean = first.flatten(1).to(wide) + missed

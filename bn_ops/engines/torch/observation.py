@@ -1,4 +1,4 @@
-"""Watch a module's layers: eval mode and a pre-hook on each, until the context is left."""
+"""Observe a module's layers: eval mode and a pre-hook on each, inside a context."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from bn_ops.engines.torch.thread_state import ThreadState
 from bn_ops.errors import ModelUnsupportedError
 from bn_ops.torch_modules.module_state import Snapshot, set_eval
 
-__all__ = ["Arrival", "fits", "observed"]
+__all__ = ["OnInput", "fits", "observed"]
 
-# (N, C) is the least that a layer can have.
+# A layer's input has at least the axes (N, C).
 _MIN_RANK = 2
 
-Arrival = Callable[[TorchLayer, torch.Tensor], None]
-"""Told each time a layer is called, with the layer's input, before it normalises."""
+OnInput = Callable[[TorchLayer, torch.Tensor], None]
+"""Receives a layer and its input at each call, before the layer normalizes."""
 
 
 @contextmanager
 def observed(
-    module: torch.nn.Module, layers: Iterable[TorchLayer], arrived: Arrival
+    module: torch.nn.Module, layers: Iterable[TorchLayer], on_input: OnInput
 ) -> Iterator[None]:
-    """Put the tree in eval mode and watch the layers; put everything back on leaving.
+    """Put the tree in eval mode and observe the layers; restore everything on exit.
 
-    Dropout is off, and modules that the caller has frozen stay what they are. Modes, hooks,
-    attributes, buffers and the thread's torch state are restored bit for bit, whatever happens.
+    Dropout is off. Modes, hooks, attributes, buffers and the thread's torch state are restored bit
+    for bit, also after an exception.
     """
     state = ThreadState.current()
     thread = threading.get_ident()
@@ -38,7 +38,7 @@ def observed(
         stack.callback(state.apply)
         stack.callback(Snapshot(module).restore)
         if _is_compiled(module):
-            # A compiled forward would run around the hooks.
+            # A compiled forward would bypass the hooks.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         state.neutral().apply()
         set_eval(module)
@@ -46,13 +46,13 @@ def observed(
         for layer in layers:
             if layer.functional:
                 continue
-            # Registered last, so that it sees what the caller's own pre-hooks return.
-            hook = _hook(layer, arrived, thread)
+            # Registered last, so that it sees the results of the caller's own pre-hooks.
+            hook = _hook(layer, on_input, thread)
             layer.module.register_forward_pre_hook(hook, with_kwargs=True)
         yield
 
 
-def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., None]:
+def _hook(layer: TorchLayer, on_input: OnInput, thread: int) -> Callable[..., None]:
     def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() != thread:
             raise ModelUnsupportedError(
@@ -62,13 +62,13 @@ def _hook(layer: TorchLayer, arrived: Arrival, thread: int) -> Callable[..., Non
         x = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(x, torch.Tensor) and fits(layer, x):
             _check_storage(layer, x)
-            arrived(layer, x)
+            on_input(layer, x)
 
     return hook
 
 
 def fits(layer: TorchLayer, x: torch.Tensor) -> bool:
-    """Tell whether the layer takes this input; what it does not take it refuses by itself."""
+    """Return whether the layer accepts this input; for others the layer itself raises."""
     return x.ndim >= _MIN_RANK and x.shape[1] == layer.mean.numel() and x.numel() > 0
 
 
@@ -78,7 +78,7 @@ def _check_storage(layer: TorchLayer, x: torch.Tensor) -> None:
     except RuntimeError as error:
         raise ModelUnsupportedError(
             f"layer {layer.name!r} was called inside a transformation of torch.func (vmap, grad), "
-            "where its input has no values of its own: call it outside of the transformation"
+            "where its input has no storage: call it outside of the transformation"
         ) from error
 
 

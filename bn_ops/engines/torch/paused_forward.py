@@ -1,4 +1,4 @@
-"""One batch on its way through the module: a greenlet that stops at layers."""
+"""The forward of one batch as a coroutine (greenlet) that pauses at layers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["PausedForward"]
 
 
 class PausedForward:
-    """A forward of one batch that can be left and entered again at layers.
+    """The forward of one batch, which can be paused and resumed at layers.
 
     Attributes:
         item: the batch.
-        waits_at: the layer at which it stands; None while it runs and when it is through.
-        moments: what was measured of that layer's input.
-        visited: layers that it has reached, in order.
+        waits_at: the layer at which it is paused; None while it runs and after its end.
+        moments: the moments of that layer's input.
+        visited: the layers that it has reached, in order.
     """
 
     def __init__(
@@ -40,29 +40,29 @@ class PausedForward:
         self._forward = forward
         self._inside, self._outside = inside, outside
         self._greenlet = greenlet.greenlet(self._run)
-        # A greenlet starts with an empty context; numpy's error state and others live there.
+        # A greenlet starts with an empty context, which would lose numpy's error state and others.
         self._greenlet.gr_context = contextvars.copy_context()
 
     @property
-    def through(self) -> bool:
+    def finished(self) -> bool:
         """Whether the forward has ended."""
         return bool(self._greenlet.dead)
 
     def resume(self) -> None:
-        """Run until the next layer or the end; called from outside of it."""
+        """Run to the next pause or the end; called from outside the forward."""
         self.waits_at = self.moments = None
         self._greenlet.parent = greenlet.getcurrent()
         self._greenlet.switch()
 
     def wait(self, layer: TorchLayer, moments: Moments) -> None:
-        """Stand at a layer until resumed; called from inside of it."""
+        """Pause at a layer until resumed; called from inside the forward."""
         self.waits_at, self.moments = layer, moments
         parent = self._greenlet.parent
         assert parent is not None
         parent.switch()
 
     def abandon(self) -> None:
-        """End the forward where it stands, running its `finally` clauses."""
+        """End the paused forward, running its `finally` clauses."""
         if self._greenlet and not self._greenlet.dead:
             self._greenlet.parent = greenlet.getcurrent()
             self._greenlet.throw(greenlet.GreenletExit)

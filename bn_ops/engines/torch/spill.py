@@ -1,13 +1,18 @@
-"""Activations that wait at a layer, moved to memory-mapped files when memory is used up.
+"""Move waiting activations to memory-mapped files when memory is short.
 
-A stopped forward holds its tensors in local variables of the network's own code, where nobody can
-replace them. But what a tensor points at can be replaced: every tensor of a storage is pointed at a
-file-backed one with the same contents, and the old storage is gone. The network's code notices
-nothing, and reading such a tensor brings its pages back.
+A paused forward keeps its tensors in local variables of the network's own code, where they cannot
+be replaced. But a tensor's storage can be: every tensor of a storage is pointed at a file-backed
+storage with the same contents, and the old storage is freed. The network's code is unaffected, and
+reading such a tensor loads its pages again.
 
-To know the tensors of a storage, all outputs of operators are noted while this is active. If one
-was missed (an alias that no operator made), the old storage outlives the move; then all are pointed
-back at it, so a storage is moved whole or not at all.
+All outputs of operators are tracked meanwhile to know the tensors of a storage. If one is missed
+(an alias that no operator made), the old storage stays alive after the move; then all tensors are
+pointed back at it, so a storage is moved completely or not at all.
+
+This is the one module that uses private torch API: `_new_with_weak_ptr`, `_cdata`, `StorageWeakRef`
+and `_unsafe_preserve_version_counter`. Torch has no public API to observe the lifetime of a storage
+or to replace it under a live tensor without incrementing its version. The tests of spilling cover
+each of them, so that a torch release that changes one is noticed.
 """
 
 from __future__ import annotations
@@ -31,20 +36,20 @@ from bn_ops.engines.malloc import trim_heap
 from bn_ops.errors import SpillLimitError
 from bn_ops.options import Budget
 
-__all__ = ["SpillFiles", "Watch"]
+__all__ = ["ActivationTracker", "SpillFiles"]
 
-# Smaller storages would not free a page.
+# Moving a smaller storage would not free a page.
 _MIN_STORAGE_BYTES = 4096
 
-# glibc keeps freed memory that lies between used pieces; without this, memory grew by 1.8 MiB per
-# batch beyond the budget (batches of 0.3 MiB, activations of 4 MiB). A call takes about 3 ms, so
-# it is made when this share of the memory, and at most so many bytes, have been moved.
+# glibc keeps freed memory between used blocks; without trimming, memory grew by 1.8 MiB per batch
+# beyond the budget (batches of 0.3 MiB, activations of 4 MiB). A call takes about 3 ms, so it is
+# made after this share of the memory budget, and at most this many bytes, have been moved.
 _TRIM_SHARE = 16
 _TRIM_BYTES = 32 << 20
 
 
 class _WeakStorage:
-    """A storage that this reference does not keep alive; its address is not used again."""
+    """A weak reference to a storage; the storage's address is not reused while it exists."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self._reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
@@ -64,7 +69,7 @@ def _address(storage: torch.UntypedStorage) -> int:
 
 @dataclass(slots=True)
 class _Held:
-    """One storage that an operator has made, and the tensors that point at it."""
+    """A storage that an operator has created, and the tensors that use it."""
 
     storage: _WeakStorage
     nbytes: int
@@ -77,10 +82,10 @@ class _Held:
 
 
 class SpillFiles:
-    """Storages in files that vanish with them.
+    """Storages in unlinked files, which disappear with their last use.
 
     Args:
-        budget: its spill limit and folder.
+        budget: provides the spill limit and folder.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -90,10 +95,10 @@ class SpillFiles:
         self.peak_bytes = 0
 
     def copy(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
-        """Write a storage to a file and return one that maps it.
+        """Write a storage to a file and return a storage that maps the file.
 
         Raises:
-            SpillLimitError: the limit or the disk has no room.
+            SpillLimitError: the spill limit is reached or the disk is full.
         """
         self._live = [(ref, size) for ref, size in self._live if not ref.expired()]
         nbytes = storage.nbytes()
@@ -114,15 +119,15 @@ class SpillFiles:
     def _written(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         descriptor, name = tempfile.mkstemp(prefix=f"bnrecal-{os.getpid()}-", dir=self._folder)
         try:
-            # Written, not mapped for writing: a full disk is then an error here and not a SIGBUS
-            # at some later store.
+            # Written instead of mapped for writing: a full disk then raises here instead of causing
+            # a SIGBUS at a later store.
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_bytes_of(storage).data)
             mapped = torch.UntypedStorage.from_file(name, shared=True, nbytes=storage.nbytes())
             assert isinstance(mapped, torch.UntypedStorage)
             return mapped
         finally:
-            # The mapping keeps the contents; whatever happens, no file is left behind.
+            # The mapping keeps the contents, and no file is left behind even after a crash.
             Path(name).unlink()
 
 
@@ -131,12 +136,12 @@ def _bytes_of(storage: torch.UntypedStorage) -> np.ndarray[Any, np.dtype[np.uint
     return raw.numpy()
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook of subclasses
-    """Notes what operators make, and moves what waits to files. Enter it around each forward.
+class ActivationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook of subclasses
+    """Tracks the outputs of operators and moves waiting ones to files; entered around forwards.
 
     Args:
-        files: where to move it.
-        memory_bytes: what may stay in memory.
+        files: where to move them.
+        memory_bytes: size that may stay in memory.
     """
 
     def __init__(self, files: SpillFiles, memory_bytes: int) -> None:
@@ -165,18 +170,18 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook
         held = self._held.get(key)
         if held is None:
             if storage.nbytes() < _MIN_STORAGE_BYTES or key in set(_storages(args)):
-                # A view of something that is not ours: a weight, a buffer, the caller's batch.
+                # A view of a weight, a buffer or the caller's batch, which must not be moved.
                 return
             held = self._held[key] = _Held(_WeakStorage(storage), storage.nbytes())
         held.tensors.append(weakref.ref(tensor))
 
-    def make_room(self) -> None:
-        """Move storages, the latest first, until the others fit into memory.
+    def enforce_limit(self) -> None:
+        """Move storages to files, the most recent first, until the rest fits into memory.
 
-        A run passes the batches in turn, over and over: keeping what came first loses the least.
+        A run visits all batches in turn, so keeping the oldest causes the fewest reloads.
 
         Raises:
-            SpillLimitError: files have no room, or what cannot be moved is too large.
+            SpillLimitError: the files are full, or storages that cannot be moved are too large.
         """
         self._held = {key: held for key, held in self._held.items() if not held.storage.expired()}
         used = sum(held.nbytes for held in self._held.values())
@@ -195,14 +200,14 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's hook
             )
 
     def _give_back(self, nbytes: int) -> None:
-        """Now and then let the allocator return to the system what it keeps in small pieces."""
+        """Periodically let the allocator return its free memory to the system."""
         self._moved_bytes += nbytes
         if self._moved_bytes >= min(_TRIM_BYTES, self._memory_bytes // _TRIM_SHARE):
             self._moved_bytes = 0
             trim_heap()
 
     def _move(self, held: _Held) -> bool:
-        """Point all tensors of a storage at a file, or none; tell which."""
+        """Point all tensors of a storage at a file, or none; return whether they were moved."""
         old = held.storage()
         if old is None:
             return True
@@ -224,7 +229,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _storages(args: tuple[Any, ...]) -> Iterator[int]:
-    """Yield the storages of an operator's inputs."""
+    """Yield the addresses of the storages of an operator's inputs."""
     for leaf in args:
         if isinstance(leaf, list | tuple):
             yield from _storages(tuple(leaf))
@@ -233,7 +238,7 @@ def _storages(args: tuple[Any, ...]) -> Iterator[int]:
 
 
 def _point(tensors: Iterable[torch.Tensor], storage: torch.UntypedStorage) -> None:
-    """Point tensors at another storage with the same contents; no version is counted up."""
+    """Point tensors at another storage with the same contents, without changing their versions."""
     for tensor in tensors:
         place = tensor.storage_offset(), tensor.shape, tensor.stride()
         if tensor.is_inference():

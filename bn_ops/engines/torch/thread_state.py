@@ -1,9 +1,9 @@
-"""What torch keeps per thread, and a forward may have changed when it is switched out.
+"""Save and restore torch's per-thread state when switching between paused forwards.
 
-One batch may stop inside `torch.autocast` or `torch.inference_mode` while the next one starts
-outside it, so each switch saves the batch's state and puts the neutral one in force. Covered:
-grad mode, inference mode, autocast per device type with its dtype, the autocast cache.
-Modes on torch's dispatch and function stacks (such as `with torch.device(...)`) are not.
+One batch may pause inside `torch.autocast` or `torch.inference_mode` while the next one starts
+outside it, so each switch saves the batch's state and applies the neutral one. Covered are grad
+mode, inference mode, autocast per device type with its dtype, and the autocast cache. Modes on
+torch's dispatch and function stacks (such as `with torch.device(...)`) are not covered.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["ThreadState", "parked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadState:
-    """State of the calling thread.
+    """Torch state of the calling thread.
 
     Attributes:
         grad: whether gradients are recorded.
         inference: whether inference mode is on.
-        autocast: (device type, enabled, dtype) of each device type that this machine may use.
+        autocast: (device type, enabled, dtype) of each device type of this machine.
         autocast_cache: whether casts of weights are cached.
     """
 
@@ -35,7 +35,7 @@ class ThreadState:
 
     @classmethod
     def current(cls) -> ThreadState:
-        """Read the calling thread's state."""
+        """Return the calling thread's state."""
         return cls(
             grad=torch.is_grad_enabled(),
             inference=torch.is_inference_mode_enabled(),
@@ -56,7 +56,7 @@ class ThreadState:
         return replace(self, grad=False)
 
     def apply(self) -> None:
-        """Put all but inference mode in force, which only a context can."""
+        """Apply everything except inference mode, which only a context manager can set."""
         torch.set_grad_enabled(self.grad)
         for device, enabled, dtype in self.autocast:
             torch.set_autocast_enabled(device, enabled)
@@ -71,7 +71,7 @@ def _device_types() -> tuple[str, ...]:
 
 @contextmanager
 def parked(neutral: ThreadState) -> Iterator[None]:
-    """Put the neutral state in force; on leaving, in whatever state, the one from before."""
+    """Apply the neutral state; restore the previous one on exit."""
     own = ThreadState.current()
     if own.inference == neutral.inference:
         neutral.apply()
@@ -80,8 +80,8 @@ def parked(neutral: ThreadState) -> Iterator[None]:
         finally:
             own.apply()
         return
-    # The guard stores what it replaces and writes it back when left, so that guards of several
-    # coroutines need not be nested: each switch leaves the thread in the neutral state.
+    # The guard restores what it replaced on exit, so guards of several coroutines need not be
+    # nested: each switch leaves the thread in the neutral state.
     with torch.inference_mode(neutral.inference):
         neutral.apply()
         try:

@@ -1,9 +1,8 @@
-"""A budget for the memory of what waits at a layer.
+"""The memory budget of the activations that wait at a layer.
 
-On the CPU nothing is done while memory use is below half of the budget; from there on what
-operators make is noted, and what goes beyond the budget is moved to files. On other devices nothing
-can be moved to a file, so the limit is watched, and passing it ends the run before the device runs
-out.
+On the CPU nothing happens while memory use is below half of the budget. Above that, the outputs of
+operators are tracked, and those beyond the budget are moved to files. On other devices nothing can
+be moved to files; exceeding the budget ends the run before the device runs out of memory.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from bn_ops.engines.torch.spill import SpillFiles, Watch
+from bn_ops.engines.torch.spill import ActivationTracker, SpillFiles
 from bn_ops.errors import SpillLimitError
 from bn_ops.options import Budget
 from bn_ops.torch_modules.arguments import Item
 
 __all__ = ["Waiting"]
 
-# Second and third field: resident pages, and those of them that files back. Where there is no such
-# file, activations are noted from the first batch on.
+# Second and third field: resident pages, and the file-backed ones among them. Without this file,
+# activations are tracked from the first batch on.
 _STATM = Path("/proc/self/statm")
 
 
 class Waiting:
-    """The memory of one run's waiting batches.
+    """Keeps the waiting batches of one run within their budget.
 
     Args:
-        budget: memory and files; None means no limit.
-        device: where the activations lie.
+        budget: memory and files; None for no limit.
+        device: the device of the activations.
     """
 
     def __init__(self, budget: Budget | None, device: torch.device) -> None:
@@ -42,28 +41,28 @@ class Waiting:
         self._device = device
         self._files = None if budget is None else SpillFiles(budget)
         self._start = self._used()
-        self._watch: Watch | None = None
+        self._tracker: ActivationTracker | None = None
 
     @property
     def spilled_bytes(self) -> int:
-        """The most bytes that lay in files at one time."""
+        """Peak size in bytes of the files."""
         return 0 if self._files is None else self._files.peak_bytes
 
     def watching(self) -> AbstractContextManager[object]:
-        """Return the context in which a batch runs on."""
+        """Return the context in which to start or resume a batch."""
         if self._budget is None or self._files is None or self._device.type != "cpu":
             return nullcontext()
-        if self._watch is None:
+        if self._tracker is None:
             used = self._used() - self._start
             if _STATM.exists() and used < self._budget.memory_bytes // 2:
                 return nullcontext()
             room = max(0, self._budget.memory_bytes - used)
-            self._watch = Watch(self._files, room)
-        return self._watch
+            self._tracker = ActivationTracker(self._files, room)
+        return self._tracker
 
     def stored(self, item: Item) -> Item:
-        """Return a batch to be kept, in files where memory is being watched."""
-        if self._watch is None or self._files is None:
+        """Return a batch to keep, copied to files if memory is being tracked."""
+        if self._tracker is None or self._files is None:
             return item
         return replace(item, value=pytree.tree_map(self._stored, item.value))
 
@@ -76,21 +75,21 @@ class Waiting:
         return torch.empty(0, dtype=leaf.dtype).set_(copied, 0, tensor.shape, tensor.stride())
 
     def check(self, batch: int) -> None:
-        """Make room when a batch has stopped at a layer.
+        """Enforce the budget after a batch has paused at a layer.
 
         Raises:
-            SpillLimitError: there is none.
+            SpillLimitError: the budget is exceeded.
         """
-        if self._watch is not None:
-            self._watch.make_room()
+        if self._tracker is not None:
+            self._tracker.enforce_limit()
         elif self._budget is not None and self._device.type != "cpu":
             used = self._used() - self._start
             if used > self._budget.memory_bytes:
                 raise SpillLimitError(
                     f"activations of {batch + 1} batches take {used / 2**20:.0f} MiB on "
                     f"{self._device}, the budget is {self._budget.memory_bytes / 2**20:.0f} MiB. "
-                    "They stay in its memory: use fewer samples, raise budget.memory_bytes, or "
-                    "move the module to the CPU, where they are spilled to files"
+                    "They cannot be spilled: use fewer samples, raise budget.memory_bytes, or "
+                    "move the module to the CPU"
                 )
 
     def _used(self) -> int:

@@ -1,1 +1,1 @@
-"""Segments cut from onnxruntime's own optimized graph."""
+"""Run segments of the graph that onnxruntime optimizes a model to."""

@@ -1,7 +1,7 @@
-"""Memory for tensors, used again while its pages are warm.
+"""Reuse the memory of tensors.
 
-Fresh memory costs a page fault for every 4 KiB and the kernel's zeroing of it: for a network's
-activations more than the arithmetic that fills them.
+Fresh memory costs a page fault and zeroing for every 4 KiB; for a network's activations this is
+more expensive than computing them.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from bn_ops.engines.onnx.tensor_store import base_of
 
 __all__ = ["BufferPool"]
 
-# A buffer serves tensors down to this share of its size.
+# A buffer is reused for tensors of at least this share of its size.
 _MIN_FILL = 0.75
 
-# From this size on a buffer is a mapping of its own, which goes back to the system as soon as it is
-# let go; the C library would keep it. Two huge pages.
-_MAPPED_BYTES = 4 << 20
+# Buffers of at least this size are separate mappings, which return to the system when they are
+# freed; the C library would keep the memory. Two huge pages.
+_MIN_MAPPED_BYTES = 4 << 20
 
 
 class BufferPool:
-    """Buffers in use and buffers that wait to be used again; not thread-safe.
+    """A pool of buffers, some in use and some idle; not thread-safe.
 
     Args:
-        has_room: tells whether so many bytes fit beside what is stored.
+        fits: returns whether a number of bytes fits into memory in addition to stored tensors.
     """
 
-    def __init__(self, has_room: Callable[[int], bool]) -> None:
-        self._has_room = has_room
+    def __init__(self, fits: Callable[[int], bool]) -> None:
+        self._fits = fits
         self._idle: dict[int, list[NDArray[np.generic]]] = defaultdict(list)
         self._idle_bytes = 0
         self._used_bytes = 0
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-        """Return an array with any content."""
+        """Return an array with undefined content."""
         nbytes = math.prod(shape) * dtype.itemsize
         fitting = (n for n, b in self._idle.items() if b and nbytes <= n <= nbytes / _MIN_FILL)
         size = min(fitting, default=None)
         if size is None:
             self._used_bytes += nbytes
-            self.make_room()
+            self.evict_idle()
             buffer = _allocate(nbytes)
         else:
             buffer = self._idle[size].pop()
@@ -55,40 +55,40 @@ class BufferPool:
         return buffer[:nbytes].view(dtype).reshape(shape)
 
     def give(self, array: NDArray[np.generic]) -> None:
-        """Take back an array that `take` returned and nothing refers to any more."""
+        """Return an array to the pool that `take` returned and that is no longer referenced."""
         base = base_of(array)
         self._used_bytes -= base.nbytes
-        self._wait(base)
+        self._keep_idle(base)
 
     def hand_over(self, array: NDArray[np.generic]) -> None:
-        """Stop counting an array that `take` returned: it is stored."""
+        """Stop counting an array that `take` returned, because it has been stored."""
         self._used_bytes -= base_of(array).nbytes
 
     def give_back(self, array: NDArray[np.generic]) -> None:
-        """Take an array that was stored; one from elsewhere is let go."""
+        """Return an array to the pool that was stored; arrays from elsewhere are ignored."""
         base = base_of(array)
         if base.dtype == np.uint8:
-            self._wait(base)
+            self._keep_idle(base)
 
-    def make_room(self) -> bool:
-        """Let go of idle buffers, the largest first, until the rest fits; tell whether it does."""
+    def evict_idle(self) -> bool:
+        """Free idle buffers, largest first, until the rest fits; return whether it does."""
         for size in sorted(self._idle, reverse=True):
-            while self._idle[size] and not self._fits():
+            while self._idle[size] and not self._within_budget():
                 self._idle[size].pop()
                 self._idle_bytes -= size
-        return self._fits()
+        return self._within_budget()
 
-    def _fits(self) -> bool:
-        return self._has_room(self._idle_bytes + self._used_bytes)
+    def _within_budget(self) -> bool:
+        return self._fits(self._idle_bytes + self._used_bytes)
 
-    def _wait(self, base: NDArray[np.generic]) -> None:
+    def _keep_idle(self, base: NDArray[np.generic]) -> None:
         self._idle[base.nbytes].append(base)
         self._idle_bytes += base.nbytes
-        self.make_room()
+        self.evict_idle()
 
 
 def _allocate(nbytes: int) -> NDArray[np.generic]:
-    if nbytes < _MAPPED_BYTES:
+    if nbytes < _MIN_MAPPED_BYTES:
         return np.empty(nbytes, np.uint8)
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -1,4 +1,4 @@
-"""The optimised cut: segments of onnxruntime's own optimised graph, samples spread over threads."""
+"""Run segments of the optimized graph, with samples distributed over threads."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ __all__ = ["OptimizedGraphExecutor"]
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Reduced = dict[str, tuple[Float64Array, Float64Array]]
 
-# Bytes that one run reads and writes, about: what a segment makes is then still in the processor's
-# cache when its moments are taken, and Python's cost per run stays below a hundredth.
+# Approximate bytes that one run reads and writes: a segment's outputs are then still in the
+# processor's cache when their moments are measured, and Python's overhead per run stays below 1 %.
 _RUN_BYTES = 8 << 20
 
-# What a thread needs besides, in runs: onnxruntime's tensors within a segment, copies of rows that
-# are reduced twice, and what the C library holds back of all that. Measured.
+# Additional memory per thread, in runs: onnxruntime's tensors within a segment, copies of rows that
+# are reduced twice, and memory that the C library holds back. Measured.
 _WORKING_RUNS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
-    """A group on its way through a segment."""
+    """A group that is running through a segment."""
 
     number: int
     inputs: _Arrays
@@ -50,7 +50,7 @@ class _Pending:
 
 
 class OptimizedGraphExecutor:
-    """Runs the optimised graph segment by segment, and holds what was settled."""
+    """Runs the optimized graph segment by segment."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class OptimizedGraphExecutor:
         self._progress = progress
         self._threads = threads or len(os.sched_getaffinity(0))
         working = store.share_of_budget(self._threads * _WORKING_RUNS * _RUN_BYTES)
-        self._pool = BufferPool(lambda nbytes: store.has_room(nbytes + working))
+        self._pool = BufferPool(lambda nbytes: store.fits(nbytes + working))
         self._workers = ThreadPoolExecutor(self._threads, "segments")
         self._level = 0
         self._groups: list[tuple[tuple[int, ...], int, tuple[tuple[int, ...], ...]]] = []
@@ -85,11 +85,11 @@ class OptimizedGraphExecutor:
         return self._accumulator.layers(segment)
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Write the layers' scale and shift."""
+        """Write scale and shift of the layers."""
         self._model.commit(statistics)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._workers.shutdown()
 
     def _run_level(self, segment: Segment) -> None:
@@ -99,7 +99,7 @@ class OptimizedGraphExecutor:
         try:
             for number, inputs in self._arriving(segment):
                 waiting.append(self._start(segment, number, inputs))
-                del inputs  # it would keep a group's memory until the next one came
+                del inputs  # it would keep a group's memory alive until the next group
                 running += len(waiting[-1].parts)
                 while running > 2 * self._threads and len(waiting) > 1:
                     running -= len(waiting[0].parts)
@@ -107,7 +107,7 @@ class OptimizedGraphExecutor:
             while waiting:
                 self._finish(segment, waiting.popleft())
         finally:
-            # Nothing may be freed that a thread still writes to.
+            # Buffers must outlive the threads that write to them.
             wait([part for group in waiting for part in group.parts])
 
     def _arriving(self, segment: Segment) -> Iterator[tuple[int, _Arrays]]:
@@ -142,7 +142,7 @@ class OptimizedGraphExecutor:
     def _part(
         self, runner: SegmentRunner | None, inputs: _Arrays, outputs: _Arrays, part: slice
     ) -> _Reduced:
-        """Run some samples through a segment and reduce them while they are in the cache."""
+        """Run some samples through a segment and reduce the results while they are in the cache."""
         cut = {name: array[part] for name, array in outputs.items()}
         if runner is not None:
             runner.run({n: inputs[n][part] for n in runner.segment.inputs}, cut)
@@ -155,7 +155,9 @@ class OptimizedGraphExecutor:
         if layout is None:
             return per_sample(tensor, workers=1)
         if tensor.dtype != np.float32:
-            raise EngineError(f"{name!r} is blocked and {tensor.dtype}; blocks are float32")
+            raise EngineError(
+                f"{name!r} has a blocked layout and is {tensor.dtype} instead of float32"
+            )
         block, channels = layout
         narrow: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
         return reduce_nchwc(narrow, block=block, channels=channels or tensor.shape[1])
@@ -196,7 +198,7 @@ class OptimizedGraphExecutor:
             if name not in stored:
                 self._pool.give(array)
                 continue
-            held = self._pool.make_room()
+            held = self._pool.evict_idle()
             self._store.put(group.number, name, array, in_memory=held)
             (self._pool.hand_over if held else self._pool.give)(array)
 

@@ -1,8 +1,8 @@
-"""A model whose layers survive onnxruntime's optimiser and can be found again behind it.
+"""Mark layers so that they survive onnxruntime's optimizer and can be found again afterwards.
 
-Each BatchNormalization of rank 4 is written as a depthwise 1x1 convolution with bias, which is what
-it computes once it is settled. Its scale and shift are numbers that stand for nothing but the
-layer, and its input is tapped by an extra output, so that no optimisation can fuse across it.
+Each BatchNormalization of rank 4 is replaced by a depthwise 1x1 convolution with bias, which
+computes the same for given statistics. Its scale and shift are codes that identify the layer, and
+its input becomes an additional output, so that no optimization fuses across it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bn_ops.onnx_files.large_models import name_large_tensors
 
 __all__ = ["FoundLayer", "MarkedModel", "find_layers", "mark_layers"]
 
-# Layer k's scale is this plus k, and its shift the negative: exact in float32, and no scale of a
-# trained network. Were one of them such a number after all, the layer would be found twice, and
-# the optimised graph not be used.
+# Layer k's scale is this plus k, and its shift the negative: exact in float32, and not a scale of
+# trained networks. If a network had such a scale, a layer would be found twice and the optimized
+# graph would not be used.
 _FIRST_CODE = 4096.0
 
 _FLOAT = onnx.TensorProto.FLOAT
@@ -38,11 +38,11 @@ _SHIFT_SLOT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundLayer:
-    """A layer in the optimised graph.
+    """A layer in the optimized graph.
 
     Attributes:
         target: its node and its input.
-        scale, shift: names of the initialisers that hold its scale (C', 1, 1, 1) and shift (C',).
+        scale, shift: names of the initializers with its scale (C', 1, 1, 1) and shift (C',).
         blocked: whether its input is in the blocked layout, with C' channels instead of C.
     """
 
@@ -57,9 +57,9 @@ class MarkedModel:
     """A model with marked layers.
 
     Attributes:
-        model: its outputs are the source's own and one tap per layer.
-        large: values of the large initialisers, which the model only names: they need not be copied
-            and written out to be read again.
+        model: its outputs are those of the source and one tap per layer.
+        large: values of the large initializers, which the model only names, so that they are not
+            copied or serialized.
     """
 
     model: onnx.ModelProto
@@ -67,7 +67,7 @@ class MarkedModel:
 
 
 def mark_layers(prepared: PreparedModel, layers: Collection[LayerName]) -> MarkedModel:
-    """Copy the prepared model with the given layers (of rank 4) as marked convolutions."""
+    """Return a copy of the model with the given layers (of rank 4) as marked convolutions."""
     source = prepared.model.graph
     graph = onnx.GraphProto(name=source.name)
     graph.input.extend(source.input)
@@ -96,7 +96,7 @@ def mark_layers(prepared: PreparedModel, layers: Collection[LayerName]) -> Marke
 def _copy_initializers(
     source: onnx.GraphProto, graph: onnx.GraphProto
 ) -> dict[str, NDArray[np.generic]]:
-    """Copy what the graph reads; return the values of the tensors that are only named."""
+    """Copy the initializers that the graph reads; return the values of those only named."""
     read = {name for node in graph.node for name in reads(node)}
     read.update(value.name for value in graph.output)
     return name_large_tensors((t for t in source.initializer if t.name in read), graph)
@@ -132,12 +132,12 @@ def find_layers(
     weights: Mapping[str, np.ndarray],
     layers: Mapping[LayerName, int],
 ) -> dict[LayerName, FoundLayer] | None:
-    """Find marked layers again, or return None when any is not where it must be.
+    """Return the marked layers of an optimized graph, or None if any cannot be identified.
 
     Args:
-        graph: the optimised graph.
-        weights: its initialisers.
-        layers: what was marked → its number of channels.
+        graph: the optimized graph.
+        weights: its initializers.
+        layers: marked layer → its number of channels.
     """
     codes = {_FIRST_CODE + code: name for code, name in enumerate(sorted(layers))}
     found: dict[LayerName, FoundLayer] = {}
@@ -159,7 +159,7 @@ def find_layers(
 
 
 def _code(node: onnx.NodeProto, weights: Mapping[str, np.ndarray]) -> float | None:
-    """Return the code that a convolution carries in its weights and, negative, in its bias."""
+    """Return the code in a convolution's weights and, negated, in its bias; None without a code."""
     if node.op_type not in _CONVOLUTIONS or len(node.input) <= _SHIFT_SLOT:
         return None
     scale, shift = (weights.get(node.input[slot]) for slot in (1, _SHIFT_SLOT))

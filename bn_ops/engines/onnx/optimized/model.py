@@ -1,4 +1,4 @@
-"""An optimised graph ready to run: planned, tried out, and with its layers' scale and shift."""
+"""An optimized graph, planned and ready to run, with its layers' scale and shift."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["Kind", "OptimizedModel", "open_optimized"]
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Signature = tuple[tuple[int, ...], ...]
 
-# Samples that a new shape is tried out with: two, so that a first axis that is lost shows.
-_TRIED = 2
+# Samples in the trial run of a new shape: two, to detect a segment that drops the first axis.
+_TRIAL_SAMPLES = 2
 
 _RANK = 4
 
@@ -48,10 +48,10 @@ class _Affine:
 
 
 class OptimizedModel:
-    """The optimised graph of a prepared model, cut at its layers.
+    """The optimized graph of a prepared model, cut at its layers.
 
     Args:
-        graph: the optimised graph.
+        graph: the optimized graph.
         block: channels per block of the blocked layout.
         layers: the marked layers' descriptions.
         affine: their γ and β.
@@ -90,7 +90,7 @@ class OptimizedModel:
         """Write scale γ/√(var + ε) and shift β - mean·scale of the given layers."""
         for name, new in statistics.items():
             layer, affine = self._graph.layers[name], self._affine[name]
-            # As the deployed model will hold them: float32.
+            # Rounded to float32, as the deployed model holds them.
             mean, var = (v.astype(np.float32).astype(np.float64) for v in (new.mean, new.var))
             scale = affine.scale / np.sqrt(var + affine.eps)
             self._write(layer.scale, scale)
@@ -102,34 +102,34 @@ class OptimizedModel:
         self._weights[name] = padded
 
     def runner(self, level: int) -> SegmentRunner | None:
-        """Return what runs a segment, with every layer below it settled; None if nothing does."""
+        """Return the runner of a segment, or None if the segment has no outputs."""
         return self._runners.get(level)
 
     def close_runner(self, level: int) -> None:
-        """Let go of a segment's session: nothing runs through it any more."""
+        """Free a segment's session after its last run."""
         self._runners.pop(level, None)
 
     def layout(self, tensor: str) -> tuple[int, int | None] | None:
-        """Return a measured tensor's block and channels (None: no padding), or None if plain."""
+        """Return a tensor's block size and channels (None: no padding), or None if not blocked."""
         return (self._block, self._blocked[tensor]) if tensor in self._blocked else None
 
     def kinds(self, signature: _Signature) -> Mapping[str, Kind]:
-        """Return shape and element type of the tensors that segments make."""
+        """Return shapes and element types of the outputs of segments."""
         return self._kinds[signature]
 
     def try_shapes(self, arrays: _Arrays) -> _Signature:
-        """Run a sample of a new shape through every segment, to learn what they make.
+        """Run a sample of a new shape through every segment to determine the segments' outputs.
 
         Raises:
             EngineError: a segment fails, or its outputs have no row per sample.
         """
         signature = tuple(arrays[name].shape[1:] for name in sorted(arrays))
         if signature not in self._kinds:
-            held = {n: np.repeat(a[:1], _TRIED, axis=0) for n, a in arrays.items()}
+            held = {n: np.repeat(a[:1], _TRIAL_SAMPLES, axis=0) for n, a in arrays.items()}
             kinds: dict[str, Kind] = {}
             for level, segment in enumerate(self.plan.segments):
                 for name, array in self._try_segment(level, held).items():
-                    if array.shape[:1] != (_TRIED,):
+                    if array.shape[:1] != (_TRIAL_SAMPLES,):
                         raise EngineError(f"{name!r} has no row per sample")
                     held[name] = array
                     kinds[name] = Kind(shape=array.shape[1:], dtype=array.dtype)
@@ -156,10 +156,10 @@ def open_optimized(
     """Optimise and plan a prepared model.
 
     Returns:
-        The model, or why it has to be cut plainly.
+        The model, or the reason why it needs the plain graph executor.
 
     Raises:
-        EngineError: onnxruntime refuses the marked model.
+        EngineError: onnxruntime rejects the marked model.
     """
     infos = {layer.name: layer for layer in prepared.layers if layer.name in layers}
     affine = _affine(prepared, infos)
@@ -168,7 +168,7 @@ def open_optimized(
             return f"layer {name!r} is not a float32 layer of rank 4"
     graph = optimize(prepared, layers)
     if graph is None:
-        return "the optimiser changed a layer"
+        return "the optimizer changed a layer"
     model = OptimizedModel(graph, block, infos, affine)
     nodes = graph.model.graph.node
     used = [nodes[p] for segment in model.plan.segments for p in segment.nodes]
@@ -179,7 +179,7 @@ def open_optimized(
 def _affine(
     prepared: PreparedModel, layers: Mapping[LayerName, LayerInfo]
 ) -> dict[LayerName, _Affine]:
-    """γ and β of the layers that hold them, and their statistics, in float32."""
+    """Return γ and β of the layers whose parameters and statistics are float32 constants."""
     index = index_graph(prepared.model.graph)
     found = {}
     for _, node in batchnorm_nodes(prepared.model.graph):

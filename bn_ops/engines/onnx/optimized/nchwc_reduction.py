@@ -1,9 +1,8 @@
-"""Moments of tensors in onnxruntime's blocked layout, (N, C/b, positions, b).
+"""Moments of tensors in onnxruntime's blocked layout NCHWc, (N, C/b, positions, b).
 
-onnxruntime keeps activations between convolutions in blocks of b = 8 or 16 channels whose values
-lie next to each other. A row of this layout holds b channels in turn, so its sums are sums over
-every b-th value; they are taken over long rows of lanes, 16 positions wide, that processors add at
-the speed of the cache.
+onnxruntime keeps activations between convolutions in blocks of b = 8 or 16 interleaved channels. A
+row of this layout interleaves b channels, so its sums run over every b-th value; they are computed
+over long rows of lanes, 16 positions wide, which processors add at the speed of the cache.
 """
 
 from __future__ import annotations
@@ -17,35 +16,35 @@ from bn_ops.core.statistics import Float64Array
 
 __all__ = ["reduce_nchwc"]
 
-# Positions side by side in one lane, at most: sums then run over rows of up to 256 values.
+# Maximum number of positions in one lane: sums then run over rows of up to 256 values.
 _MAX_WIDTH = 16
 
-# Longest float32 sum, in positions; each lane adds about a sixteenth of it. A lane's rounding error
-# is then below 2e-7 of its sum, and that of the lanes together a few 1e-8.
+# Length of the longest float32 sum, in positions; each lane adds about a sixteenth of it. A lane's
+# rounding error is then below 2e-7 of its sum, and that of the total a few 1e-8.
 _PIECE = 2048
 
-# Values per block: 4 MiB of float32. A quarter of it measured a fifth slower (Python's cost per
-# block); there is little to gain from a smaller one, since a block is read twice in a row.
+# Values per block: 4 MiB of float32. A quarter of it was a fifth slower in measurements (Python's
+# cost per block); a smaller block gains little, since a block is read twice in succession.
 _BLOCK = 1 << 20
 
-# Values copied at a time where a row is reduced again: 1 MiB, and as much for the difference.
+# Values copied at a time when a row is reduced again: 1 MiB, and the same for the difference.
 _COPIED = 1 << 18
 
 # A row whose squared mean exceeds this many times its variance is reduced again around its mean.
-# Sums are right to a few 1e-8 here, so a variance is then right to a few 1e-7.
+# Sums are accurate to a few 1e-8 here, so a variance is accurate to a few 1e-7.
 _CANCELLATION_RATIO = 8.0
 
 
 def reduce_nchwc(
     x: NDArray[np.float32], *, block: int, channels: int
 ) -> tuple[Float64Array, Float64Array]:
-    """Reduce each (sample, channel) on its own.
+    """Reduce each (sample, channel) row separately.
 
     Args:
-        x: (N, C', *spatial) by name, blocked in memory, C-contiguous; C' is C padded to a multiple
-            of the block.
+        x: shape (N, C', *spatial), blocked in memory, C-contiguous; C' is C padded to a multiple of
+            the block size.
         block: b.
-        channels: C; the padding behind them is left out.
+        channels: C; padding channels are dropped.
 
     Returns:
         (mean, sq_dev): two (N, C) float64 arrays; sq_dev is Σ(x - mean)² of the sample's channel.
@@ -66,14 +65,14 @@ def reduce_nchwc(
 
 def _reduce(rows: NDArray[np.float32]) -> tuple[Float64Array, Float64Array]:
     mean, sq_dev = _one_pass(rows)
-    # Not "<": a NaN must land here too, so that the careful way decides about it.
+    # Not "<": NaN must take the careful path too.
     length = rows.shape[1]
     careful = np.flatnonzero(~(length * mean * mean <= _CANCELLATION_RATIO * sq_dev).all(axis=1))
     step = max(1, _COPIED // rows[0].size)
     for start in range(0, careful.size, step):
         again = careful[start : start + step]
-        # Around its own mean nothing cancels. The difference of two near float32 numbers is exact,
-        # and of others it is rounded relative to itself, so float32 is wide enough here.
+        # Around the row's own mean nothing cancels. The difference of two close float32 numbers is
+        # exact, and of others it has a relative rounding error, so float32 suffices.
         center = mean[again].astype(np.float32)[:, np.newaxis]
         mean[again], sq_dev[again] = _one_pass(rows[again] - center)
         mean[again] += center[:, 0]
@@ -115,7 +114,7 @@ _ONES = np.ones((1, _MAX_WIDTH))
 
 @cache
 def _divisor(length: int) -> int:
-    """Width of a lane: the largest that divides the length, or any where none is near."""
+    """Return the lane width: the largest divisor of the length in range, else the maximum."""
     if length <= _MAX_WIDTH:
         return 1
     near = (width for width in range(_MAX_WIDTH, _MAX_WIDTH // 4, -1) if length % width == 0)

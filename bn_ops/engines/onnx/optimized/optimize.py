@@ -1,8 +1,8 @@
-"""onnxruntime's own optimised form of a model, with its layers still in it.
+"""Optimize a model with onnxruntime while keeping its layers identifiable.
 
-Between its own operators onnxruntime keeps activations in a blocked layout, and fuses activations
-and additions into convolutions. A cut through the graph as it was exported loses both at every
-border. So the model is optimised once, as a whole, and what comes out is cut.
+onnxruntime keeps activations in a blocked layout between operators and fuses activations and
+additions into convolutions. Cutting the original graph loses both at every cut. So the whole model
+is optimized once, and the optimized graph is cut.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from bn_ops.onnx_files.session import onnxruntime, translated
 
 __all__ = ["OptimizedGraph", "optimize"]
 
-# They would write a layer's constant successor into the layer's own scale and shift.
-_NOT_ACROSS_LAYERS = ("ConvMulFusion", "ConvAddFusion", "ConvBNFusion")
+# These fusions would merge a constant operation after a layer into the layer's scale and shift.
+_DISABLED_FUSIONS = ("ConvMulFusion", "ConvAddFusion", "ConvBNFusion")
 
-# Initialisers from this size on are written beside the model, and mapped instead of parsed.
-_BESIDE_BYTES = 1024
+# Initializers of at least this size are written to an external data file and memory-mapped.
+_MIN_EXTERNAL_BYTES = 1024
 
-# What onnxruntime's kernels may expect of a tensor's address.
+# Alignment of tensors that onnxruntime's kernels may require.
 _ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizedGraph:
-    """An optimised model.
+    """An optimized model.
 
     Attributes:
-        model: nodes and small initialisers; the large ones are in `weights` only.
-        weights: every initialiser.
+        model: nodes and small initializers; the large ones are in `weights` only.
+        weights: every initializer.
         layers: the marked layers.
     """
 
@@ -51,17 +51,17 @@ class OptimizedGraph:
 
 
 def optimize(prepared: PreparedModel, layers: Collection[LayerName]) -> OptimizedGraph | None:
-    """Optimise a model around the given layers; None when a layer cannot be found again.
+    """Return the optimized model, or None if a layer cannot be identified in it.
 
     Raises:
-        EngineError: onnxruntime refuses the model.
+        EngineError: onnxruntime rejects the model.
     """
     channels = {layer.name: layer.channels or 0 for layer in prepared.layers}
     with tempfile.TemporaryDirectory(prefix="bnrecal-") as folder:
-        path = Path(folder, "optimised.onnx")
+        path = Path(folder, "optimized.onnx")
         _write_optimized(mark_layers(prepared, layers), path)
         model = onnx.load_model(str(path), load_external_data=False)
-        # A mapping outlives its file's name.
+        # A mapping stays valid after its file has been unlinked.
         weights = {t.name: _value(t, path.parent) for t in model.graph.initializer}
     found = find_layers(model.graph, weights, {name: channels[name] for name in layers})
     if found is None:
@@ -79,19 +79,19 @@ def _write_optimized(marked: MarkedModel, path: Path) -> None:
     for key, value in {
         "session.disable_prepacking": "1",
         "session.optimized_model_external_initializers_file_name": f"{path.stem}.bin",
-        "session.optimized_model_external_initializers_min_size_in_bytes": str(_BESIDE_BYTES),
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(_MIN_EXTERNAL_BYTES),
     }.items():
         options.add_session_config_entry(key, value)
     value_of = ort.OrtValue.ortvalue_from_numpy
     options.add_external_initializers(
         list(marked.large), [value_of(array) for array in marked.large.values()]
     )
-    with translated("optimising the model"):
+    with translated("optimizing the model"):
         ort.InferenceSession(
             marked.model.SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(_NOT_ACROSS_LAYERS),
+            disabled_optimizers=list(_DISABLED_FUSIONS),
         )
 
 

@@ -1,7 +1,7 @@
-"""Which optimised graphs treat each sample on its own, so that batches may be cut at will.
+"""Decide whether a graph treats samples independently, so that batches can be cut anywhere.
 
-A list of operators that do, with conditions on their attributes and constants; whatever is not on
-it counts as mixing samples.
+This is a list of operators that do, with conditions on their attributes and constants; every other
+operator counts as mixing samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["mixes_samples"]
 
 _Weights = Mapping[str, NDArray[np.generic]]
 
-# Tensors in, tensors out, position by position of the first axis.
+# Operators that treat each position of the first axis independently.
 _ALONG_SAMPLES = frozenset(
     {
         "AveragePool",
@@ -35,7 +35,7 @@ _ALONG_SAMPLES = frozenset(
     }
 )
 
-# Element by element, with constants that broadcast.
+# Elementwise operators, with constants that broadcast.
 _ELEMENTWISE = frozenset(
     {
         "Abs",
@@ -86,7 +86,7 @@ _FULL_RANK = 4
 
 
 def mixes_samples(nodes: Iterable[onnx.NodeProto], weights: _Weights) -> str | None:
-    """Return what keeps samples from being treated one by one, or None."""
+    """Return the operator that may mix samples, or None."""
     for node in nodes:
         if not _samplewise(node, weights):
             return f"{node.domain or 'ai.onnx'}.{node.op_type}"
@@ -110,7 +110,7 @@ def _samplewise(node: onnx.NodeProto, weights: _Weights) -> bool:
 
 
 def _broadcasts(constant: NDArray[np.generic]) -> bool:
-    """Tell whether a constant has no size on the first axis of a tensor of rank 4."""
+    """Return whether a constant broadcasts along the first axis of a tensor of rank 4."""
     return constant.ndim < _FULL_RANK or (constant.ndim == _FULL_RANK and constant.shape[0] == 1)
 
 
@@ -137,7 +137,7 @@ def _multiplies_rows(node: onnx.NodeProto, attributes: _Attributes, weights: _We
 
 
 def _keeps_samples_open(node: onnx.NodeProto, attributes: _Attributes, weights: _Weights) -> bool:
-    """Tell whether a Reshape leaves the number of samples open: the run checks that it is kept."""
+    """Return whether a Reshape leaves the number of samples open; the run checks the number."""
     shape = weights.get(node.input[1])
     if attributes.get("allowzero", 0) or shape is None or not shape.size:
         return False

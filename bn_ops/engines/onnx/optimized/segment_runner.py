@@ -1,4 +1,4 @@
-"""One segment of an optimised graph in onnxruntime, run on slices of buffers that exist already."""
+"""Run one segment of an optimized graph in onnxruntime, on slices of existing buffers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _WEIGHTED = frozenset({"Conv", "FusedConv"})
 
 
 class SegmentRunner:
-    """Runs one segment, from any number of threads at once.
+    """Runs one segment; thread-safe.
 
-    The weights of convolutions are fed, not stored in the segment's model: a session then opens in
-    a millisecond, and settling a layer is feeding another array.
+    The weights of convolutions are inputs of the segment's model instead of initializers: a session
+    then opens in a millisecond, and committing a layer only changes an input array.
 
     Args:
-        graph: the optimised model.
+        graph: the optimized model.
         index: index of its graph.
         segment: the part to run.
         example: inputs of the segment, for their element types and ranks.
-        weights: what is fed; may be changed until `bind` is called.
+        weights: the weights that are fed; may change until `bind` is called.
     """
 
     def __init__(
@@ -65,32 +65,32 @@ class SegmentRunner:
         self._local = threading.local()
 
     def bind(self) -> None:
-        """Take the weights as they are now; to be called before the first `run`."""
+        """Bind the current weights; called before the first `run`."""
         value = onnxruntime().OrtValue.ortvalue_from_numpy
         self._values = {n: value(np.ascontiguousarray(self._weights[n])) for n in self._fed}
 
     def try_out(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-        """Run on inputs of any size and let onnxruntime allocate the outputs.
+        """Return the outputs for inputs of any size, allocated by onnxruntime.
 
         Raises:
             EngineError: onnxruntime failed.
         """
         feeds = {**inputs, **{name: np.asarray(self._weights[name]) for name in self._fed}}
         names = list(self.segment.outputs)
-        with translated("running a segment of the optimised model"):
+        with translated("running a segment of the optimized model"):
             made = self._session.run(names, feeds)
         if not all(isinstance(array, np.ndarray) for array in made):
-            raise EngineError("a segment of the optimised model makes something else than tensors")
+            raise EngineError("a segment of the optimized model has outputs that are not tensors")
         return dict(zip(names, made, strict=True))
 
     def run(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Fill the outputs, C-contiguous arrays of the right shapes.
+        """Compute the outputs into C-contiguous arrays of the expected shapes.
 
         Raises:
-            EngineError: onnxruntime failed, or made something of another shape.
+            EngineError: onnxruntime failed, or an output has another shape.
         """
         binding = self._binding()
-        with translated("running a segment of the optimised model"):
+        with translated("running a segment of the optimized model"):
             for name, array in inputs.items():
                 binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             for name, array in outputs.items():
@@ -98,7 +98,7 @@ class SegmentRunner:
             self._session.run_with_iobinding(binding)
 
     def _binding(self) -> Any:
-        """Return this thread's binding, in which the weights are bound once and for all."""
+        """Return this thread's binding, in which the weights are already bound."""
         if not hasattr(self._local, "binding"):
             if self._values is None:
                 self.bind()
@@ -110,7 +110,7 @@ class SegmentRunner:
 
 
 def _fed_weights(nodes: Sequence[onnx.NodeProto], weights: Arrays) -> list[str]:
-    """Names of the initialisers that only convolutions read, as weight or bias."""
+    """Return the names of initializers that only convolutions read, as weight or bias."""
     fed = {n for node in nodes if node.op_type in _WEIGHTED for n in node.input[1:3]}
     other = {n for node in nodes if node.op_type not in _WEIGHTED for n in node.input}
     return sorted((fed - other) & weights.keys())
@@ -120,11 +120,12 @@ def _session(model: onnx.ModelProto) -> tuple[Any, Any]:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # Segments run side by side on different samples, each on one thread: no barrier per operator.
+    # Segments run concurrently on different samples, each on one thread, without a barrier per
+    # operator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # An arena per session would keep each level's intermediate tensors to the end of the run, and
-    # start cold at the next level; the process's own heap is warm and shared.
+    # An arena per session would keep each level's intermediate tensors until the end of the run and
+    # start cold at the next level; the process heap is shared and warm.
     options.enable_cpu_mem_arena = False
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return open_inner(model, options)

@@ -128,14 +128,14 @@ def test_idle_buffers_are_released() -> None:
     pool = BufferPool(lambda nbytes: nbytes <= 1000)
     byte = np.dtype(np.uint8)
     small, large = pool.take((300,), byte), pool.take((600,), byte)
-    assert pool.make_room()
+    assert pool.evict_idle()
     place = small.ctypes.data
     pool.give(small)
     other = pool.take((500,), byte)  # 1,100 bytes are in use, so no idle buffer may be kept
-    assert not pool.make_room()
+    assert not pool.evict_idle()
     pool.hand_over(other)
     pool.give(large)
-    assert pool.make_room()
+    assert pool.evict_idle()
     kept = pool.take((600,), byte)
     assert kept.ctypes.data == large.ctypes.data
     assert place != kept.ctypes.data

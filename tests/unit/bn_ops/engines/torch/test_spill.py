@@ -14,7 +14,7 @@ from torch import nn
 from bn_ops import recalibrate
 from bn_ops.engines.torch.frontier import TorchFrontier
 from bn_ops.engines.torch.layers import find_layers
-from bn_ops.engines.torch.spill import SpillFiles, Watch
+from bn_ops.engines.torch.spill import ActivationTracker, SpillFiles
 from bn_ops.errors import SpillLimitError
 from bn_ops.options import Budget
 from bn_ops.torch_modules.arguments import read_items
@@ -23,12 +23,12 @@ from tests.support.zoo import ZOO, ZooNetwork, split
 
 
 def test_storage_is_moved_with_all_views(tmp_path: Path) -> None:
-    watch = Watch(SpillFiles(Budget(spill_folder=tmp_path)), memory_bytes=0)
+    watch = ActivationTracker(SpillFiles(Budget(spill_folder=tmp_path)), memory_bytes=0)
     with torch.no_grad(), watch:
         x = torch.randn(2, 3, 40, 40)
         parts = [x[:, 1:], x.transpose(1, 3), x.contiguous(memory_format=torch.channels_last)]
         wanted = [part.clone() for part in [x, *parts]]
-        watch.make_room()
+        watch.enforce_limit()
         for part, expected in zip([x, *parts], wanted, strict=True):
             assert part.untyped_storage().filename is not None
             assert torch.equal(part, expected)
@@ -40,12 +40,12 @@ def test_storage_is_moved_with_all_views(tmp_path: Path) -> None:
 
 
 def test_storage_with_unknown_alias_is_not_moved() -> None:
-    watch = Watch(SpillFiles(Budget()), memory_bytes=0)
+    watch = ActivationTracker(SpillFiles(Budget()), memory_bytes=0)
     with torch.no_grad(), watch:
         x = torch.randn(100, 100)
         alias = x.untyped_storage()
         with pytest.raises(SpillLimitError, match="cannot be moved"):
-            watch.make_room()
+            watch.enforce_limit()
         assert x.untyped_storage()._cdata == alias._cdata
         assert x.untyped_storage().filename is None
         del alias
@@ -54,10 +54,10 @@ def test_storage_with_unknown_alias_is_not_moved() -> None:
 def test_weights_buffers_and_batches_are_not_moved() -> None:
     weight, batch = nn.Parameter(torch.randn(64, 64)), torch.randn(64, 64)
     before = weight.data_ptr(), batch.data_ptr()
-    watch = Watch(SpillFiles(Budget()), memory_bytes=0)
+    watch = ActivationTracker(SpillFiles(Budget()), memory_bytes=0)
     with torch.no_grad(), watch:
         views = [weight.t(), batch.view(-1), torch.cat([batch, weight]).relu_()]
-        watch.make_room()
+        watch.enforce_limit()
     assert (weight.data_ptr(), batch.data_ptr()) == before
     assert [view.untyped_storage().filename is None for view in views] == [True, True, False]
 
