@@ -40,8 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recalibrate(*words: str) -> tuple[bytes, bytes]:
-    told = ["recalibrate", str(MODEL), *words, "--preprocess", "preprocess.json", "--quiet"]
-    assert main([*told, "-o", "out.onnx", "--statistics", "out.safetensors"]) == Exit.OK
+    printed = ["recalibrate", str(MODEL), *words, "--preprocess", "preprocess.json", "--quiet"]
+    assert main([*printed, "-o", "out.onnx", "--statistics", "out.safetensors"]) == Exit.OK
     return Path("out.onnx").read_bytes(), Path("out.safetensors").read_bytes()
 
 
@@ -60,7 +60,7 @@ def test_a_folder_gives_the_same_bytes_in_process_and_through_a_server(
     assert result.report["stream"]["samples"] == len(contents) - 1
 
 
-def test_what_it_computes_is_what_the_arrays_give(folder: Path) -> None:
+def test_images_and_equal_arrays_give_equal_statistics(folder: Path) -> None:
     from_images = recalibrate(str(folder / "below"))
     arrays = []
     for path in sorted((folder / "below").iterdir()):
@@ -75,14 +75,14 @@ def test_what_it_computes_is_what_the_arrays_give(folder: Path) -> None:
     assert Path("a.safetensors").read_bytes() == from_images[1]
 
 
-def test_a_bad_image_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_names_an_invalid_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "3.png").write_bytes(b"no image")
     words = ["recalibrate", str(MODEL), str(folder), "--preprocess", "preprocess.json"]
     assert main(words) == Exit.INPUT
     assert "3.png' cannot be decoded" in capsys.readouterr().err
 
 
-def test_images_without_preprocess_are_told_what_they_need(
+def test_the_error_for_images_suggests_preprocess(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["recalibrate", str(MODEL), str(folder / "below")]) == Exit.INPUT

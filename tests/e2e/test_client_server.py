@@ -1,4 +1,4 @@
-"""The client and the command against a real server process: one answer, whichever way it comes."""
+"""The clients and the command against a real server process give the same results."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def expected(server: ServerProcess) -> Result:
-    """The undisturbed run that others are compared with, byte for byte."""
+    """The result of an undisturbed run, which others must equal byte for byte."""
     with Client(server.url) as client:
         return client.recalibrate(MODEL, BATCHES, progress=False, unfolded=True)
 
@@ -97,9 +97,7 @@ def test_the_statistics_are_those_of_the_library_in_process(expected: Result) ->
     assert expected.unfolded == artifact.unfolded.SerializeToString(deterministic=True)
 
 
-def test_the_result_differs_from_that_of_other_data(
-    server: ServerProcess, expected: Result
-) -> None:
+def test_other_data_give_another_result(server: ServerProcess, expected: Result) -> None:
     with Client(server.url) as client:
         other = client.recalibrate(MODEL, [digits(20, 99)], progress=False)
     assert encode_statistics(other.statistics) != encode_statistics(expected.statistics)
@@ -112,7 +110,9 @@ def test_statistics_are_encoded_as_the_server_encodes_them(
     assert httpx.get(server.url + path).content == encode_statistics(expected.statistics)
 
 
-def test_the_asynchronous_client_gives_the_same(server: ServerProcess, expected: Result) -> None:
+def test_the_asynchronous_client_gives_the_same_bytes(
+    server: ServerProcess, expected: Result
+) -> None:
     async def run() -> Result:
         async with AsyncClient(server.url) as client:
             return await client.recalibrate(MODEL, BATCHES, progress=False)
@@ -120,7 +120,9 @@ def test_the_asynchronous_client_gives_the_same(server: ServerProcess, expected:
     assert_same(asyncio.run(run()), expected)
 
 
-def test_a_kill_between_any_two_batches_changes_nothing(tmp_path: Path, expected: Result) -> None:
+def test_a_kill_between_batches_does_not_change_the_result(
+    tmp_path: Path, expected: Result
+) -> None:
     with ServerProcess(tmp_path / "data") as server:
 
         def stream() -> Iterator[NDArray[np.float32]]:
@@ -128,7 +130,7 @@ def test_a_kill_between_any_two_batches_changes_nothing(tmp_path: Path, expected
                 yield batch
                 if number in {1, 3}:
                     server.kill()
-                    # Started a while later, beside the client's first tries.
+                    # Starts during the client's first retries.
                     timer = threading.Timer(0.5, server.start)
                     timer.start()
                     timers.append(timer)
@@ -144,7 +146,7 @@ def test_a_kill_between_any_two_batches_changes_nothing(tmp_path: Path, expected
         assert_same(result, expected)
 
 
-def test_a_kill_with_several_batches_on_their_way_changes_nothing(tmp_path: Path) -> None:
+def test_a_kill_during_concurrent_uploads_does_not_change_the_result(tmp_path: Path) -> None:
     batches = [digits(size, seed) for seed, size in enumerate([7, 16, 1, 16, 5, 9, 9, 9, 9, 9])]
     timers: list[threading.Timer] = []
     with ServerProcess(tmp_path / "data") as server, Client(server.url) as client:
@@ -161,7 +163,7 @@ def test_a_kill_with_several_batches_on_their_way_changes_nothing(tmp_path: Path
         assert_same(disturbed, client.recalibrate(MODEL, iter(batches), progress=False))
 
 
-def test_a_kill_during_the_run_changes_nothing(tmp_path: Path, expected: Result) -> None:
+def test_a_kill_during_the_run_does_not_change_the_result(tmp_path: Path, expected: Result) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.url) as client:
         opened = client.create(client.upload(MODEL).id)
         for index, batch in enumerate(BATCHES):
@@ -173,7 +175,7 @@ def test_a_kill_during_the_run_changes_nothing(tmp_path: Path, expected: Result)
         assert_same(client.fetch(opened.id), expected)
 
 
-def test_a_client_that_died_is_resumed_by_another(server: ServerProcess, expected: Result) -> None:
+def test_another_client_resumes_an_interrupted_run(server: ServerProcess, expected: Result) -> None:
     def dies() -> Iterator[NDArray[np.float32]]:
         yield from BATCHES[:3]
         raise KeyboardInterrupt
@@ -189,7 +191,7 @@ def test_a_client_that_died_is_resumed_by_another(server: ServerProcess, expecte
         assert_same(another.recalibrate(None, BATCHES, progress=False, resume=name), expected)
 
 
-def test_wrong_input_is_told_by_its_class_and_changes_nothing(server: ServerProcess) -> None:
+def test_invalid_input_raises_the_class_of_its_code(server: ServerProcess) -> None:
     good = BATCHES[0]
     poisoned = good.copy()
     poisoned[3, 0, 5, 5] = np.nan
@@ -212,7 +214,7 @@ def test_wrong_input_is_told_by_its_class_and_changes_nothing(server: ServerProc
         assert (cause.code, cause.batch, cause.input) == ("batch-not-finite", 1, INPUT)
 
 
-def test_wrong_models_and_states_are_told_by_their_class(server: ServerProcess) -> None:
+def test_invalid_models_and_states_raise_the_class_of_their_code(server: ServerProcess) -> None:
     with Client(server.url) as client:
         with pytest.raises(ModelError) as caught:
             client.upload(b"no model at all")
@@ -241,7 +243,7 @@ def test_the_command_gives_the_same_bytes_over_http_and_in_process(
     server: ServerProcess = request.getfixturevalue(which)
     np.save(tmp_path / "x.npy", digits(37))
     outputs = ("-o", "f.onnx", "--unfolded", "u.onnx", "--statistics", "s.safetensors")
-    told = {}
+    printed = {}
     for way, options in (("http", ("--server", server.url)), ("local", ())):
         folder = tmp_path / way
         folder.mkdir()
@@ -251,14 +253,14 @@ def test_the_command_gives_the_same_bytes_over_http_and_in_process(
             folder=folder,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        told[way] = json.loads(done.stdout)
+        printed[way] = json.loads(done.stdout)
     for name in ("f.onnx", "u.onnx", "s.safetensors"):
-        here, there = (tmp_path / way / name for way in told)
+        here, there = (tmp_path / way / name for way in printed)
         assert here.read_bytes() == there.read_bytes(), name
     for member in ("samples", "batches", "layers", "drift", "folded", "kept", "parity"):
-        assert told["http"][member] == told["local"][member], member
-    assert told["http"]["samples"] == 37
-    assert told["http"]["batches"] == 5
+        assert printed["http"][member] == printed["local"][member], member
+    assert printed["http"]["samples"] == 37
+    assert printed["http"]["batches"] == 5
 
 
 @pytest.mark.parametrize("which", ["server", "other_kernels"])
@@ -308,7 +310,7 @@ def test_the_command_folds_and_inspects_real_models(tmp_path: Path) -> None:
     assert "export" in again.stderr
 
 
-def test_wrong_data_have_the_same_exit_code_both_ways(
+def test_invalid_data_have_the_same_exit_code_over_http_and_in_process(
     server: ServerProcess, tmp_path: Path
 ) -> None:
     poisoned = digits(10)
@@ -340,7 +342,7 @@ def test_serve_starts_a_server_and_ends_on_a_signal(tmp_path: Path) -> None:
     assert process.returncode in {0, -signal.SIGTERM}
 
 
-def test_patience_bridges_a_late_start(tmp_path: Path, expected: Result) -> None:
+def test_the_initial_timeout_covers_a_late_start(tmp_path: Path, expected: Result) -> None:
     with ServerProcess(tmp_path / "data") as server:
         server.kill()
         timer = threading.Timer(1.0, server.start)

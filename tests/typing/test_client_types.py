@@ -84,13 +84,13 @@ def mypy(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_types_above_hold() -> None:
+def test_the_annotated_types_are_correct() -> None:
     done = mypy(str(Path(__file__)))
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow
-def test_a_wrong_type_would_be_noticed(tmp_path: Path) -> None:
+def test_the_type_check_can_fail(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "from typing import assert_type\nfrom bnrecal_client import Client\n"

@@ -67,16 +67,16 @@ def desk(
 
 
 def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
-    code, _, told = desk.recalibrate("--connections", 99)
-    assert (code, told.count("\n")) == (2, 1)
-    assert "connections is 99: give a number from 1 to 16" in told
+    code, _, printed = desk.recalibrate("--connections", 99)
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "connections is 99: give a number from 1 to 16" in printed
     assert desk.recalibrate("--connections", 3, "--batch-size", 1)[0] == 0
     assert len(desk.server.stored(desk.server.id)) == 10
-    code, _, told = desk.run("recalibrate", desk.model, desk.data, "--connections", 3)
-    assert (code, "pass --server" in told) == (2, True)
+    code, _, printed = desk.run("recalibrate", desk.model, desk.data, "--connections", 3)
+    assert (code, "pass --server" in printed) == (2, True)
 
 
-def test_a_run_writes_every_file_that_was_asked_for(desk: Desk) -> None:
+def test_a_run_writes_every_requested_file(desk: Desk) -> None:
     code, out, err = desk.recalibrate(
         *("--batch-size", 4, "-o", "f.onnx", "--unfolded", "u.onnx", "--statistics"),
         *("s.safetensors", "--report", "r.html", "--report", "r.json"),
@@ -92,7 +92,7 @@ def test_a_run_writes_every_file_that_was_asked_for(desk: Desk) -> None:
         assert name in out
 
 
-def test_the_folded_model_has_a_name_even_if_none_was_given(desk: Desk) -> None:
+def test_the_folded_model_has_a_default_name(desk: Desk) -> None:
     assert desk.recalibrate("--quiet") == (Exit.OK, "", "")
     assert Path("model.recalibrated.onnx").is_file()
 
@@ -148,11 +148,11 @@ def test_admin_commands_parse_their_own_arguments(
 
 def test_json_is_one_object_and_nothing_else(desk: Desk) -> None:
     code, out, err = desk.recalibrate("--json", "-o", "f.onnx")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert (code, err) == (Exit.OK, "")
-    assert told["files"] == [{"kind": "model", "path": "f.onnx"}]
-    assert told["recalibration_id"] == desk.server.id
-    assert told["server"] == URL
+    assert printed["files"] == [{"kind": "model", "path": "f.onnx"}]
+    assert printed["recalibration_id"] == desk.server.id
+    assert printed["server"] == URL
 
 
 def test_options_reach_the_server(desk: Desk) -> None:
@@ -202,7 +202,7 @@ def test_a_token_comes_from_the_environment(
         (["fold", "none.onnx", "-o", "f.onnx"], Exit.MODEL, "no model file"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_its_own_code(
+def test_an_error_is_one_line_with_its_exit_code(
     desk: Desk, words: list[str], code: Exit, says: str
 ) -> None:
     filled = [w.format(model=desk.model, data=desk.data) for w in words]
@@ -228,7 +228,7 @@ def test_what_is_wrong_is_one_line_with_its_own_code(
         ["fold", "m"],
     ],
 )
-def test_a_command_line_that_cannot_be_read_is_2(words: list[str]) -> None:
+def test_an_invalid_command_line_is_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == Exit.USAGE
@@ -244,7 +244,7 @@ def test_the_version_is_that_of_the_client(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     "command", ["recalibrate", "inspect", "fold", "serve", "status", "fetch", "cancel"]
 )
-def test_the_help_of_every_command_says_what_it_does_and_what_each_option_means(
+def test_the_help_of_every_command_explains_each_option(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -256,20 +256,20 @@ def test_the_help_of_every_command_says_what_it_does_and_what_each_option_means(
     for paragraph in rest:
         lines = paragraph.splitlines()[1:]
         for line, following in zip(lines, [*lines[1:], ""], strict=True):
-            # An argument has its meaning beside it or, deeply indented, below it.
+            # The help of an argument follows it or is on the next line, indented.
             alone = re.match(r" {2}\S+( \S+)*$", line)
             assert not alone or following.startswith(" " * 10), line
 
 
 def test_an_error_is_an_object_with_json(desk: Desk) -> None:
     code, out, err = desk.run("status", "rc_9", "--server", URL, "--json")
-    told = json.loads(out)
-    assert told["exit"] == code == Exit.INPUT
-    assert told["error"]["code"] == "not-found"
+    printed = json.loads(out)
+    assert printed["exit"] == code == Exit.INPUT
+    assert printed["error"]["code"] == "not-found"
     assert err.count("\n") == 1
 
 
-def test_a_failed_run_is_the_fault_of_its_cause(desk: Desk) -> None:
+def test_a_failed_run_has_the_exit_code_of_its_cause(desk: Desk) -> None:
     desk.server.executor.failure = {
         "code": "batch-not-finite",
         "detail": "batch 1 holds NaN",
@@ -282,7 +282,7 @@ def test_a_failed_run_is_the_fault_of_its_cause(desk: Desk) -> None:
     assert not Path("model.recalibrated.onnx").exists()
 
 
-def test_a_run_that_failed_by_itself_is_6(desk: Desk) -> None:
+def test_a_failed_run_without_a_typed_cause_is_6(desk: Desk) -> None:
     desk.server.executor.failure = {"code": "engine-failed", "detail": "the runtime failed"}
     assert desk.recalibrate()[0] == Exit.FAILED
 
@@ -311,8 +311,8 @@ def test_status_fetch_and_cancel_take_an_id(desk: Desk) -> None:
     code, out, _ = desk.run("status", name, "--server", URL)
     assert code == Exit.OK
     assert out.startswith(f"{name}  succeeded\n")
-    told = json.loads(desk.run("status", name, "--server", URL, "--json")[1])
-    assert (told["state"], told["batches"]["received"]) == ("succeeded", 1)
+    printed = json.loads(desk.run("status", name, "--server", URL, "--json")[1])
+    assert (printed["state"], printed["batches"]["received"]) == ("succeeded", 1)
     assert desk.run("fetch", name, "--server", URL, "--quiet")[0] == Exit.OK
     assert Path(f"{name}.onnx").read_bytes() == Path("model.recalibrated.onnx").read_bytes()
     opened = desk.server.http.post(
@@ -343,7 +343,7 @@ def test_every_error_has_an_exit_code() -> None:
     assert exit_of(tree.Interrupted("x", recalibration_id="rc_0")) == Exit.STOPPED
 
 
-def test_the_cause_decides_over_the_failure() -> None:
+def test_the_cause_takes_precedence_over_the_failure() -> None:
     failed = RecalibrationFailed("x")
     failed.__cause__ = BatchError("y")
     assert exit_of(failed) == Exit.INPUT
@@ -403,7 +403,7 @@ def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (Exit.OK, b"")
 
 
-def test_without_bn_ops_the_message_tells_both_ways_out(desk: Desk) -> None:
+def test_the_message_about_missing_bn_ops_names_both_remedies(desk: Desk) -> None:
     code = (
         "import sys; sys.modules['bn_ops'] = None\n"
         "from bnrecal_client.cli import main\n"
@@ -417,7 +417,7 @@ def test_without_bn_ops_the_message_tells_both_ways_out(desk: Desk) -> None:
     assert "--server URL" in done.stderr
 
 
-def test_ctrl_c_while_the_command_still_loads_is_calm() -> None:
+def test_ctrl_c_during_imports_prints_one_line() -> None:
     code = """
 import sys
 class Pressed:

@@ -212,7 +212,7 @@ def test_the_first_failure_of_the_stream_is_raised(client: Calls, server: Client
         client.recalibrate(MODEL, stream(40), progress=False)
     assert caught.value.code == "batch-shape"
     assert set(range(5)) <= server.stored(server.id).keys()
-    # At most three others were in transit beside the first that failed.
+    # Besides the first that failed, at most three others were in transit.
     assert max(server.sent) <= 9
 
 

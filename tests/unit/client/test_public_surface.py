@@ -1,4 +1,4 @@
-"""The public surface: what is exported, and that both clients offer the same."""
+"""The public surface: the exported names, and the methods of both clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def public(kind: type) -> dict[str, Callable[..., object]]:
 
 
 @pytest.mark.parametrize(("plain", "other"), [(Client, AsyncClient), (Handle, AsyncHandle)])
-def test_both_clients_offer_the_same_methods_with_the_same_types(plain: type, other: type) -> None:
+def test_both_clients_have_the_same_methods_and_types(plain: type, other: type) -> None:
     assert public(plain).keys() == public(other).keys()
     for name, method in public(plain).items():
         twin = public(other)[name]
@@ -33,7 +33,7 @@ def test_both_clients_offer_the_same_methods_with_the_same_types(plain: type, ot
         assert inspect.iscoroutinefunction(twin) is (name != "attach"), name
 
 
-def test_everything_exported_exists_and_is_sorted() -> None:
+def test_every_exported_name_exists_in_order() -> None:
     names = bnrecal_client.__all__
     assert names == sorted(names, key=lambda name: (name.startswith("_"), name))
     assert all(hasattr(bnrecal_client, name) for name in names)
@@ -46,14 +46,14 @@ ERRORS = [
 ]
 
 
-def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
+def test_every_error_is_exported_and_in_the_docstring_tree() -> None:
     drawn = set(re.findall(r"[A-Z][A-Za-z]+", (errors.__doc__ or "").split("Errors that")[0]))
     for name in ERRORS:
         assert name in bnrecal_client.__all__
         assert name in drawn
 
 
-def test_every_error_has_the_one_root() -> None:
+def test_every_error_has_the_same_root() -> None:
     for name in set(ERRORS) - {"Interrupted"}:
         assert issubclass(getattr(errors, name), BnrecalError)
     assert issubclass(Interrupted, KeyboardInterrupt)
@@ -90,17 +90,17 @@ def test_the_class_of_a_code_fits_its_status() -> None:
         (507, errors.LimitError),
     ],
 )
-def test_a_code_from_a_newer_server_is_classed_by_status(status: int, kind: type) -> None:
+def test_a_code_of_a_newer_server_gets_the_class_of_its_status(status: int, kind: type) -> None:
     assert type(error_of(Problem(code="news", detail="x", status=status))) is kind
 
 
-def test_no_module_is_longer_than_the_house_allows() -> None:
+def test_no_module_is_longer_than_400_lines() -> None:
     folder = Path(bnrecal_client.__file__).parent
     lengths = {path.name: len(path.read_text().splitlines()) for path in folder.rglob("*.py")}
     assert max(lengths.values()) <= 400, lengths
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Klient'"):
         _ = bnrecal_client.Klient
     assert dir(bnrecal_client) == sorted(bnrecal_client.__all__)

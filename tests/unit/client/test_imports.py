@@ -1,4 +1,4 @@
-"""What importing the client may load, and that the test of it can fail."""
+"""Importing the client loads no heavy package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_importing_every_module_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", ["bn_ops", "onnx", "service"])
-def test_the_test_above_would_notice(name: str) -> None:
+def test_the_import_test_can_fail(name: str) -> None:
     assert name in loaded_after(f"import bnrecal_client\nimport {name}")
 
 

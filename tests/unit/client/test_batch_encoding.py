@@ -1,4 +1,4 @@
-"""From what an iterable yields to bytes: every array arrives as it is."""
+"""Encoding of batches: the decoded arrays equal the encoded ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_array_of_any_layout_arrives_in_order(array: NDArray[Any]) -> None:
     np.testing.assert_array_equal(decoded(array)["x"], array)
 
 
-def test_equal_batches_give_equal_bytes_whatever_the_order_of_names() -> None:
+def test_equal_batches_give_equal_bytes_in_any_order_of_names() -> None:
     a, b = np.ones((2, 3), np.float32), np.zeros((2, 1), np.float32)
     first = encode({"a": a, "b": b}, ("a", "b"), index=0)
     assert encode({"b": b, "a": a}, ("a", "b"), index=5) == first
@@ -86,12 +86,12 @@ def test_a_bfloat16_tensor_keeps_its_bits() -> None:
         (np.ones((2, 3), np.complex128), "batch-dtype", "cannot be encoded"),
     ],
 )
-def test_what_is_no_batch_is_named(batch: object, code: str, says: str) -> None:
+def test_the_error_names_an_invalid_batch(batch: object, code: str, says: str) -> None:
     with pytest.raises(BatchError, match=says) as caught:
         encode(batch, ("x",), index=12)
     assert "batch 12" in str(caught.value)
     assert (caught.value.code, caught.value.batch) == (code, 12)
 
 
-def test_a_model_without_the_name_x_gets_its_own() -> None:
+def test_a_single_array_gets_the_name_of_the_input() -> None:
     assert list(named_arrays(np.ones((1, 2)), ("pixels",), index=0)) == ["pixels"]

@@ -1,4 +1,4 @@
-"""Progress for a person: a bar on a terminal, nothing elsewhere, or a callback."""
+"""Progress: a bar on a terminal, nothing elsewhere, or a callback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print("the result")
 """
 
 
-def test_a_terminal_shows_each_phase_and_is_clean_afterwards() -> None:
+def test_a_terminal_shows_each_phase_and_is_cleared_at_the_end() -> None:
     reading, writing = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", STEPS],
@@ -68,14 +68,14 @@ def read_all(handle: int) -> str:
     return found.decode("utf-8")
 
 
-def test_elsewhere_nothing_is_shown() -> None:
+def test_a_pipe_shows_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STEPS], capture_output=True, check=True, timeout=60
     )
     assert (done.stdout, done.stderr) == (b"the result\n", b"")
 
 
-def test_false_is_silent_and_a_callback_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_false_shows_nothing_and_a_callback_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[Progress] = []
     step = Progress(phase="sending", done=1, total=2)
     for wanted in (False, seen.append):

@@ -1,4 +1,4 @@
-"""Models whose tensors lie in files beside them, sent as one archive."""
+"""Models with external data files, sent as one archive."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def arrays(model: onnx.ModelProto) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("per_tensor", [False, True])
-def test_the_server_finds_the_tensors_that_lie_beside_the_model(
-    *, per_tensor: bool, tmp_path: Path
-) -> None:
+def test_the_server_reads_the_packed_external_data(*, per_tensor: bool, tmp_path: Path) -> None:
     path = saved(tmp_path, per_tensor=per_tensor)
     content = bundled(path)
     assert content is not None
@@ -58,14 +56,14 @@ def test_the_server_finds_the_tensors_that_lie_beside_the_model(
     assert found.body == content
 
 
-def test_a_model_without_such_files_goes_as_it_is(tmp_path: Path) -> None:
+def test_a_model_without_external_data_is_not_packed(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     for content in (bn_model(), b"", b"noise", bytes(100)):
         path.write_bytes(content)
         assert bundled(path) is None
 
 
-def test_files_are_found_wherever_a_tensor_may_stand(tmp_path: Path) -> None:
+def test_external_data_are_found_in_every_place_of_a_tensor(tmp_path: Path) -> None:
     def tensor(name: str) -> TensorProto:
         made = numpy_helper.from_array(np.ones(3, np.float32), name)
         made.ClearField("raw_data")
@@ -96,7 +94,7 @@ def test_files_are_found_wherever_a_tensor_may_stand(tmp_path: Path) -> None:
     assert "external" not in str(received(content, tmp_path))
 
 
-def test_a_name_that_leads_out_of_the_folder_is_never_read(tmp_path: Path) -> None:
+def test_a_path_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -105,7 +103,7 @@ def test_a_name_that_leads_out_of_the_folder_is_never_read(tmp_path: Path) -> No
     for name in ("../secret", str(tmp_path / "secret"), ""):
         model.graph.initializer[0].external_data[0].value = name
         path.write_bytes(model.SerializeToString())
-        # As it is, for the server to refuse by name.
+        # Not packed, for the server to reject.
         assert bundled(path) is None
 
 
@@ -121,7 +119,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 @settings(max_examples=200)
 @given(content=st.binary(max_size=200))
-def test_any_bytes_are_read_without_a_fault(
+def test_random_bytes_raise_no_other_error(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.onnx"
@@ -129,4 +127,4 @@ def test_any_bytes_are_read_without_a_fault(
     try:
         bundled(path)
     except ModelError as error:
-        assert error.code == "external-data"  # noqa: PT017 - a name may come out by chance
+        assert error.code == "external-data"  # noqa: PT017 - random bytes may name a file

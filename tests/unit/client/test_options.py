@@ -1,4 +1,4 @@
-"""Options: many ways to say them, one form."""
+"""Options: several forms for callers, one JSON form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bnrecal_client.options import Options, parse_estimator
         ({"name": "prior", "samples": 3}, {"name": "prior", "samples": 3}),
     ],
 )
-def test_an_estimator_has_one_form(said: str | dict[str, object], form: object) -> None:
+def test_an_estimator_has_one_json_form(said: str | dict[str, object], form: object) -> None:
     assert parse_estimator(said) == form
 
 
@@ -33,34 +33,34 @@ def test_an_estimator_has_one_form(said: str | dict[str, object], form: object) 
         *("momentum:nan", "prior:inf", "prior:-inf"),
     ],
 )
-def test_what_names_no_estimator_is_refused(said: str) -> None:
+def test_an_unknown_estimator_is_an_error(said: str) -> None:
     with pytest.raises(OptionError, match="prior:SAMPLES"):
         parse_estimator(said)
 
 
-def test_every_text_form_is_one_that_the_library_takes() -> None:
+def test_the_library_accepts_every_text_form() -> None:
     bn_ops = pytest.importorskip("bn_ops")
     for said in ("replace", "prior:16", "prior:16:mixture", "momentum:0.1"):
         form = parse_estimator(said)
         assert bn_ops.estimator_from_json(form).to_json() == form
 
 
-def test_a_string_for_layers_is_refused() -> None:
+def test_a_string_for_layers_is_an_error() -> None:
     with pytest.raises(OptionError, match="list of patterns"):
         Options.of(method="exact", estimator=None, layers="bn*")
 
 
-def test_an_unknown_method_is_refused() -> None:
+def test_an_unknown_method_is_an_error() -> None:
     with pytest.raises(OptionError, match="exact, batch"):
         Options.of(method="guess", estimator=None, layers=None)
 
 
-def test_an_estimator_without_a_name_is_refused() -> None:
+def test_an_estimator_without_a_name_is_an_error() -> None:
     with pytest.raises(OptionError, match="no name"):
         Options.of(method="exact", estimator={"samples": 3}, layers=None)
 
 
-def test_defaults_that_a_server_fills_in_are_no_difference() -> None:
+def test_defaults_added_by_the_server_are_not_a_difference() -> None:
     options = Options.of(method="exact", estimator={"name": "prior", "samples": 16}, layers=None)
     stored = {
         "method": "exact",
@@ -72,7 +72,7 @@ def test_defaults_that_a_server_fills_in_are_no_difference() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_options_that_json_cannot_hold_are_refused_before_they_are_sent(value: object) -> None:
+def test_options_without_a_json_form_are_an_error(value: object) -> None:
     estimator = {"name": "momentum", "momentum": value}
     options = Options.of(method="exact", estimator=estimator, layers=None)
     with pytest.raises(OptionError, match="cannot be written as JSON"):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Results, and the files that they are saved to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 
 
-def test_a_file_is_replaced_whole_and_keeps_its_permissions(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically_and_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -31,7 +31,7 @@ def test_a_new_file_gets_the_permissions_that_open_gives(tmp_path: Path) -> None
     assert write_atomic(tmp_path / "new", b"x").stat().st_mode == plain.stat().st_mode
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
@@ -47,7 +47,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert [child.name for child in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_the_data_are_on_disk_before_the_name_is(
+def test_the_data_are_flushed_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -67,7 +67,7 @@ def test_the_data_are_on_disk_before_the_name_is(
     assert order == ["fsync file", "replace", "fsync folder"]
 
 
-def test_a_result_saves_each_of_its_parts(tmp_path: Path) -> None:
+def test_a_result_saves_all_its_parts(tmp_path: Path) -> None:
     result = Result(
         recalibration_id=None,
         model=b"onnx",

@@ -1,4 +1,4 @@
-"""Images as the client sends them, and the options that go with them."""
+"""Batches of images, and their preprocessing option."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnrecal_client.cli.data.image_files import open_images
 from bnrecal_client.options import Options
 
 
-def test_the_same_images_are_packed_into_the_same_bytes_in_their_order() -> None:
+def test_equal_images_give_equal_archives_in_order() -> None:
     batch = Images.of([b"\x89PNG 1", b"\xff\xd8\xff 2", b"RIFF 3"])
     assert batch.packed() == Images.of([content for _, content in batch.items]).packed()
     with tarfile.open(fileobj=io.BytesIO(batch.packed())) as archive:
@@ -28,18 +28,18 @@ def test_the_same_images_are_packed_into_the_same_bytes_in_their_order() -> None
     assert len(batch) == 3
 
 
-def test_names_stay_apart_and_readable() -> None:
+def test_archive_names_are_unique_and_readable() -> None:
     batch = Images(items=(("a/x.png", b"1"), ("b/x.png", b"2"), ("c\\\n.JPG", b"3")))
     with tarfile.open(fileobj=io.BytesIO(batch.packed())) as archive:
         assert archive.getnames() == ["000000-x.png", "000001-x.png", "000002-c__.JPG"]
 
 
-def test_a_batch_of_images_travels_as_tar() -> None:
+def test_a_batch_of_images_is_sent_as_tar() -> None:
     found = encode(Images.of([b"\x89PNG"]), ["x"], index=0)
     assert found.media_type == "application/x-tar"
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_image(tmp_path: Path) -> None:
     with pytest.raises(BatchError, match="gone"):
         Images.of([tmp_path / "gone.png"])
 
@@ -56,7 +56,7 @@ def test_images_are_counted_and_limited_across_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.npy", "empty", "gone.png", "bad.tar", "bad.zip"])
-def test_what_holds_no_image_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_without_images_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     for file in ("x.npy", "bad.tar", "bad.zip"):
         (tmp_path / file).write_bytes(b"neither nor")
@@ -65,7 +65,7 @@ def test_what_holds_no_image_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{"])
-def test_a_preprocess_file_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_preprocess_file_without_an_object_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(OptionError, match=r"p\.json"):
         _read_preprocess(tmp_path / "p.json")
@@ -90,7 +90,7 @@ STORED = {
         (None, False),
     ],
 )
-def test_resuming_with_another_preprocessing_is_noticed(
+def test_a_different_preprocessing_is_detected_on_resume(
     said: dict[str, object] | None, *, same: bool
 ) -> None:
     stored = {"method": "exact", "layers": None, "estimator": {"name": "replace"}}

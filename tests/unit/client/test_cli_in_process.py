@@ -1,4 +1,4 @@
-"""The command in this process: real bn_ops on the digits model, told to a person."""
+"""The command in this process: real bn_ops on the digits model, with text output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from bn_ops.folding.rules import RULES
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
-from bnrecal_client.cli.output import count, size, summary, summary_lines, table
+from bnrecal_client.cli.output import count, file_size, size, summary, summary_lines, table
 from bnrecal_client.result import Result
 from tests.support.fold_faults import FaultyConv, thousandth_in_one_channel
 
 MODEL = str(Path(__file__).parents[3] / "examples" / "digits" / "mnist_resnet.onnx")
 
 
-def test_recalibrate_tells_what_counts(
+def test_recalibrate_prints_a_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -37,7 +37,7 @@ def test_recalibrate_tells_what_counts(
     assert rest[-1].startswith("wrote model  mnist_resnet.recalibrated.onnx (")
 
 
-def test_labels_for_the_first_samples_give_the_error_before_and_after(
+def test_labels_give_the_error_before_and_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -50,8 +50,8 @@ def test_labels_for_the_first_samples_give_the_error_before_and_after(
     assert main([*words, "--labels", "labels.npy", "--report", "r.json"]) == Exit.OK
     found = json.loads(Path("r.json").read_text("utf-8"))["evaluation"]
     assert found["samples"] == 13
-    told = json.loads(capsys.readouterr().out)["evaluation"]
-    assert told == {key: found[key] for key in ("samples", "error_before", "error_after")}
+    printed = json.loads(capsys.readouterr().out)["evaluation"]
+    assert printed == {key: found[key] for key in ("samples", "error_before", "error_after")}
 
     for labels, text in (
         (np.zeros(21, np.int64), "21 labels, the data only 20 samples"),
@@ -66,7 +66,7 @@ def test_labels_for_the_first_samples_give_the_error_before_and_after(
     assert main([*words, "--labels", "labels.npy", "--server", "http://127.0.0.1:9"]) == Exit.USAGE
 
 
-def test_a_pattern_that_matches_nothing_is_a_wrong_option(
+def test_a_layer_pattern_without_a_match_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,9 +84,7 @@ def test_inspect_lists_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert "9 layers, 9 can be recalibrated" in out
 
 
-def test_fold_says_what_became_of_each_layer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fold_lists_every_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "f.onnx"
     assert main(["fold", MODEL, "-o", str(output)]) == Exit.OK
     out = capsys.readouterr().out
@@ -97,20 +95,20 @@ def test_fold_says_what_became_of_each_layer(
     assert output.stat().st_size > 100_000
 
 
-def test_fold_proves_on_the_samples_it_is_given(
+def test_fold_verifies_on_the_given_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output = tmp_path / "x.npy", tmp_path / "f.onnx"
     np.save(data, np.random.default_rng(0).normal(size=(40, 1, 28, 28)).astype(np.float32))
     assert main(["fold", MODEL, str(data), "-o", str(output), "--json"]) == Exit.OK
-    told = json.loads(capsys.readouterr().out)
-    assert told["parity"]["samples"] == 32
-    assert told["parity"]["passed"] is True
-    assert told["parity"]["max_relative_error"] <= told["parity"]["tolerance"] == 1e-5
-    assert all(output["exact_error"] <= 1e-9 for output in told["parity"]["outputs"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["parity"]["samples"] == 32
+    assert printed["parity"]["passed"] is True
+    assert printed["parity"]["max_relative_error"] <= printed["parity"]["tolerance"] == 1e-5
+    assert all(output["exact_error"] <= 1e-9 for output in printed["parity"]["outputs"])
 
 
-def test_fold_leaves_what_does_not_hold_and_says_why(
+def test_fold_keeps_a_layer_that_fails_verification(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = onnx.load(MODEL)
@@ -119,11 +117,11 @@ def test_fold_leaves_what_does_not_hold_and_says_why(
     monkeypatch.setattr("bn_ops.folding.run.RULES", {**RULES, "Conv": faulty})
     output = tmp_path / "f.onnx"
     assert main(["fold", MODEL, "-o", str(output), "--json"]) == Exit.OK
-    told = json.loads(capsys.readouterr().out)
-    (kept,) = (layer for layer in told["layers"] if layer["status"] == "kept")
+    printed = json.loads(capsys.readouterr().out)
+    (kept,) = (layer for layer in printed["layers"] if layer["status"] == "kept")
     assert "folding it changed the model's outputs by " in kept["reason"]
-    assert told["folded"] == 8
-    assert told["parity"]["passed"] is True
+    assert printed["folded"] == 8
+    assert printed["parity"]["passed"] is True
     written = [node.op_type for node in onnx.load(output).graph.node]
     assert written.count("BatchNormalization") == 1
 
@@ -139,19 +137,19 @@ def result(report: dict[str, object]) -> Result:
     )
 
 
-def test_a_report_of_another_version_leaves_lines_out_and_breaks_nothing() -> None:
+def test_a_report_of_another_version_only_omits_lines() -> None:
     newer: dict[str, object] = {"layers": None, "fold": 3, "parity": {}, "stream": []}
     for report in ({}, newer):
-        told = summary(result(report), ())
-        assert summary_lines(told) == ["recalibrated 0 layers (None, None)"]
+        printed = summary(result(report), ())
+        assert summary_lines(printed) == ["recalibrated 0 layers (None, None)"]
 
 
-def test_kept_layers_and_warnings_are_told_and_many_are_counted() -> None:
+def test_the_summary_lists_few_kept_layers_and_counts_the_rest() -> None:
     fold = [{"name": f"bn{i}", "status": "kept", "reason": "why"} for i in range(7)]
-    told = summary(result({"fold": fold, "warnings": ["few samples"]}), ())
-    said = summary_lines(told)
-    assert said[1:4] == ["folded 0 of 7 layers", "  kept bn0: why", "  kept bn1: why"]
-    assert said[-2:] == ["  and 2 more, listed in the report", "warning: few samples"]
+    printed = summary(result({"fold": fold, "warnings": ["few samples"]}), ())
+    text = summary_lines(printed)
+    assert text[1:4] == ["folded 0 of 7 layers", "  kept bn0: why", "  kept bn1: why"]
+    assert text[-2:] == ["  and 2 more, listed in the report", "warning: few samples"]
 
 
 @pytest.mark.parametrize(
@@ -176,20 +174,30 @@ def test_counts_have_their_plural() -> None:
     ]
 
 
-def test_columns_line_up() -> None:
+def test_table_columns_are_aligned() -> None:
     assert table(["a", "n"], [["long", "5"], ["x", "10"]], right=frozenset({1})) == (
         "a      n\nlong   5\nx     10"
     )
 
 
-def test_a_model_without_batchnorm_is_said_to_have_nothing_to_fold(
+def test_fold_reports_a_model_without_batchnorm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["fold", MODEL, "-o", "once.onnx"]) == Exit.OK
     capsys.readouterr()
     assert main(["fold", "once.onnx", "-o", "twice.onnx"]) == Exit.OK
-    told, wrote = capsys.readouterr().out.splitlines()
-    assert told.endswith("there is nothing to fold")
+    printed, wrote = capsys.readouterr().out.splitlines()
+    assert printed.endswith("there is nothing to fold")
     assert wrote.startswith("wrote model  twice.onnx (")
     assert Path("twice.onnx").read_bytes() == Path("once.onnx").read_bytes()
+
+
+def test_the_size_of_a_model_includes_its_data_files(tmp_path: Path) -> None:
+    model = tmp_path / "large [1].onnx"
+    model.write_bytes(bytes(500))
+    assert file_size(model) == "500 B"
+    (tmp_path / "large [1].onnx.0.data").write_bytes(bytes(2_000))
+    (tmp_path / "large [1].onnx.1.data").write_bytes(bytes(3_000))
+    (tmp_path / "large 1.onnx.0.data").write_bytes(bytes(9_000))
+    assert file_size(model) == "5.5 kB"
