@@ -63,9 +63,7 @@ class Evaluation(Generic[BatchT]):
         """
         read = [_pair(number, pair) for number, pair in enumerate(pairs)]
         if not any((labels >= 0).any() for _, labels in read):
-            raise OptionError(
-                "evaluate= holds no labels (negative labels are ignored); omit it if there are none"
-            )
+            raise OptionError("evaluate= holds no labels (negative labels are ignored)")
         try:
             batches = list(check([inputs for inputs, _ in read]))
         except BatchError as error:

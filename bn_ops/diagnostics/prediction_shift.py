@@ -43,7 +43,7 @@ def prediction_shift(
     Args:
         output: name of the output.
         before: (N, K), rows sum to 1, N ≥ 1, K ≥ 2: those of the source model.
-        after: likewise, those of the recalibrated model on the same samples.
+        after: the same for the recalibrated model on the same samples.
 
     Raises:
         OptionError: the two are not tables of probabilities of the same shape.

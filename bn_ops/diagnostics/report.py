@@ -153,7 +153,7 @@ class Confidence:
     Attributes:
         mean_error: z·SE(μ)/σ, half of the 95 % confidence interval of the mean in units of σ: the
             quantile over live channels at which convergence is decided.
-        scale_error: z·SE(σ²)/(2σ²), likewise: the relative error of the layer's scale.
+        scale_error: z·SE(σ²)/(2σ²) at the same quantile: the relative error of the layer's scale.
         samples_needed: estimated number of samples for which both reach the target error,
             including the 1/n bias.
     """
@@ -285,7 +285,7 @@ class OutputParity:
 
     The error of an element is its absolute difference divided by the output's scale: the largest
     absolute value of the reference for the same batch, but at least a thousandth of its largest
-    value over the caller's own batches (over random ones where there are none). Where the reference
+    value over the caller's own batches (or over random ones). Where the reference
     also ran in float64, the closer of the two results counts. For integer outputs the error is the
     share of elements that differ.
 

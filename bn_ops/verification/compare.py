@@ -21,7 +21,7 @@ class Finding:
     Attributes:
         largest: largest absolute difference, in the output's unit; for discrete outputs the share
             of elements that differ.
-        mean: mean absolute difference, likewise.
+        mean: mean absolute difference, in the same unit.
         scale: largest absolute value of the reference; 1 for discrete outputs.
         discrete: whether the output is not floating point.
     """

@@ -61,7 +61,7 @@ class OutputFindings:
     Attributes:
         name: the output.
         native: name of the samples, and difference of the candidate from the reference.
-        exact: likewise with both in float64, where available.
+        exact: the same with both models in float64, where available.
         own: difference of the reference from its own float64 result, where available.
         usual: the output's usual scale; 0 until a batch shows it.
         misrounded: name of a stored weight that is not the rounded result of folding.

@@ -52,7 +52,7 @@ def perturb_model(model: onnx.ModelProto, generator: np.random.Generator) -> onn
 
 
 def perturb_batch(batch: Batch, generator: np.random.Generator) -> Batch:
-    """Copy a batch with each floating number moved likewise."""
+    """Copy a batch with each floating number moved in the same way."""
     return {name: _perturbed(array, generator) for name, array in batch.items()}
 
 

@@ -43,7 +43,7 @@ REPORT_CONTENT_SECURITY_POLICY = f"{_PAGE_POLICY}; frame-ancestors 'none'"
 def render_html(report: Report) -> str:
     """Render a report as an HTML document.
 
-    Parts that are None are left out. The document can be encoded as UTF-8 whatever the names of the
+    Missing parts are omitted. The document can be encoded as UTF-8 whatever the names of the
     model contain.
     """
     page = _environment().get_template("report.html")
@@ -102,5 +102,5 @@ def _percent(share: float) -> str:
 
 
 def _largest(values: Iterable[float | None]) -> float:
-    """Return the largest finite value, 0 if there is none."""
+    """Return the largest finite value, or 0."""
     return max((v for v in values if v is not None and math.isfinite(v)), default=0.0)

@@ -81,7 +81,7 @@ class ConvRule(Rule):
 
 
 def read_bias(node: ir.Node, weight: Constant, channels: int, walk: Walk) -> Float64Array | Refusal:
-    """Read the bias, shape (C_out,); zeros if there is none or its name is empty."""
+    """Read the bias, shape (C_out,); zeros without a bias or with an empty name."""
     if len(node.inputs) <= BIAS or node.inputs[BIAS] is None:
         return np.zeros(channels)
     bias = walk.constants.read(node, BIAS)

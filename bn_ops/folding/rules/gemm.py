@@ -90,7 +90,7 @@ def _as_k_by_n(node: ir.Node, weight: Float64Array) -> Float64Array | None:
 
 
 def _read_bias(node: ir.Node, weight: Constant, walk: Walk) -> Float64Array | Refusal:
-    """Read beta·C, which broadcasts to (M, N); zero if there is none."""
+    """Read beta·C, which broadcasts to (M, N); zero without a bias."""
     if len(node.inputs) <= BIAS or node.inputs[BIAS] is None:
         return np.zeros(1)
     bias = walk.constants.read(node, BIAS)

@@ -127,7 +127,7 @@ def convolve(x: Float64Array, weight: Float64Array, window: Window, groups: int)
 
 
 def _joined(taps: list[_Tap], channels: int, out: int) -> Iterator[list[_Tap]]:
-    """Group kernel positions as long as their input is no larger than the output.
+    """Group kernel positions as long as their input does not exceed the output.
 
     The first layer of a network sums over three channels per position, which is too little for
     BLAS: 64 kernels of 7x7 on one image of 224x224 take a third of the time this way.
