@@ -1,6 +1,7 @@
 """The options `estimator` and `preprocess` on the wire, as the OpenAPI document shows them.
 
-The models describe the forms; values are checked by bn_ops, whose errors keep their codes.
+The models describe the forms; values are checked by bn_ops, whose errors keep their codes. The
+values of `preprocess` are checked together with the model that they are for.
 """
 
 from __future__ import annotations
@@ -8,13 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from bn_ops.core.estimators import estimator_from_json, estimator_from_string
 from bn_ops.preprocess import preprocess_from_json
 
 # An integer stays an integer: what was sent is what is stored and reported.
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]
+_NotNegative = Annotated[int | float, WithJsonSchema({"type": "number", "minimum": 0})]
+_Weight = Annotated[
+    int | float, WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+]
 Size = int | Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
@@ -38,7 +52,7 @@ class PriorForm(_Form):
     """The stored statistics count as a number of samples."""
 
     name: Literal["prior"]
-    samples: Number = Field(description="Number of samples, at least 0.")
+    samples: _NotNegative = Field(description="Number of samples, at least 0.")
     mixture: bool = Field(
         default=False,
         description="Whether the variance is that of both data sets together, including the "
@@ -50,7 +64,7 @@ class MomentumForm(_Form):
     """A moving average over batches, as in training."""
 
     name: Literal["momentum"]
-    momentum: Number = Field(description="Weight of the new value, in (0, 1].")
+    momentum: _Weight = Field(description="Weight of the new value, in (0, 1].")
 
 
 EstimatorForm = Annotated[
@@ -109,17 +123,6 @@ def _checked_estimator(value: Any) -> Any:
     return value
 
 
-def _checked_preprocess(value: Any) -> Any:
-    """Return the JSON form of `preprocess`.
-
-    Raises:
-        OptionError: bn_ops rejects its values.
-    """
-    if isinstance(value, Mapping):
-        preprocess_from_json(value)
-    return value
-
-
 EstimatorIn = Annotated[
     EstimatorForm,
     BeforeValidator(
@@ -130,9 +133,27 @@ EstimatorIn = Annotated[
             Field(
                 description="Short form: replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or "
                 "momentum:M.",
+                pattern=r"^(replace|shrink|prior:[0-9]{1,9}(:mixture)?|momentum:(1|0\.[0-9]{0,9}[1-9]))$",
                 examples=["prior:64"],
             ),
         ],
     ),
 ]
-PreprocessIn = Annotated[PreprocessForm, BeforeValidator(_checked_preprocess)]
+
+
+def _prefer_own_error(value: Any, parse: ValidatorFunctionWrapHandler) -> PreprocessForm:
+    """Return the parsed form.
+
+    Raises:
+        OptionError: the form is malformed; the error of bn_ops says more than pydantic's.
+    """
+    try:
+        form: PreprocessForm = parse(value)
+    except ValidationError:
+        if isinstance(value, Mapping):
+            preprocess_from_json(value)
+        raise
+    return form
+
+
+PreprocessIn = Annotated[PreprocessForm, WrapValidator(_prefer_own_error)]
