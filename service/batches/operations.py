@@ -58,7 +58,7 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     if new:
         context.metrics.ingest_bytes.inc(batch.bytes)
         context.metrics.ingest_batches.inc()
-    context.signals.notify(upload.recalibration)
+    context.signals.notify(upload.recalibration_id)
     return batch, new
 
 
@@ -89,10 +89,10 @@ async def _put_packed(
     context: Context, upload: Upload, content: bytearray
 ) -> tuple[StoredBatch, bool]:
     """Store a small batch: its bytes in a pack and its row, with one wait for both."""
-    inputs = await context.inputs.get(context.ledger, upload.recalibration)
+    inputs = await context.inputs.get(context.ledger, upload.recalibration_id)
     parser = _parser(context, inputs, upload)
     received = await ingest.receive_whole(content, parser, upload.digest)
-    staged = await context.blobs.stage(store.folder(upload.recalibration), content)
+    staged = await context.blobs.stage(store.folder(upload.recalibration_id), content)
     return await context.ledger.write(
         lambda tx: record(context, tx, upload, received, staged.store)
     )
@@ -126,10 +126,10 @@ async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool
 
 
 def _look_up(tx: Transaction, upload: Upload) -> tuple[Recalibration, StoredBatch | None]:
-    found = recalibrations.get(tx, upload.recalibration)
+    found = recalibrations.get(tx, upload.recalibration_id)
     if upload.index is None:
         return found, None
-    return found, store.find(tx, upload.recalibration, upload.index)
+    return found, store.find(tx, upload.recalibration_id, upload.index)
 
 
 async def _receive(context: Context, found: Recalibration, upload: Upload) -> tuple[Received, str]:
@@ -170,7 +170,7 @@ async def _validate(context: Context, found: Recalibration, upload: Upload, file
 
 async def _remove(context: Context, upload: Upload, blob: str) -> None:
     with contextlib.suppress(ServiceError):  # an orphan is removed with the recalibration
-        await asyncio.to_thread(context.blobs.remove, store.key(upload.recalibration, blob))
+        await asyncio.to_thread(context.blobs.remove, store.key(upload.recalibration_id, blob))
 
 
 async def _replay_after_seal(

@@ -34,7 +34,7 @@ def record(
         NotFoundError, RecalibrationNotOpenError, BatchConflictError, IdempotencyKeyReusedError,
         QuotaError, StorageFullError: see `service.batches.operations.put`.
     """
-    recalibration_id = upload.recalibration
+    recalibration_id = upload.recalibration_id
     if (again := lookup(tx, upload, received.sha256)) is not None:
         return again, False
     found = recalibrations.get(tx, recalibration_id)
@@ -72,7 +72,7 @@ def lookup(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
         return None
     key = _key(upload, sha256)
     index = idempotency.lookup(tx, scope=_scope(upload), key=key, request=sha256)
-    return None if index is None else store.find(tx, upload.recalibration, int(index))
+    return None if index is None else store.find(tx, upload.recalibration_id, int(index))
 
 
 def _store_response(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
@@ -92,7 +92,7 @@ def _key(upload: Upload, sha256: str) -> str:
 
 
 def _scope(upload: Upload) -> str:
-    return f"POST /v1/recalibrations/{upload.recalibration}/batches"
+    return f"POST /v1/recalibrations/{upload.recalibration_id}/batches"
 
 
 def replayed(known: StoredBatch, sha256: str) -> StoredBatch:

@@ -19,7 +19,7 @@ class Upload:
     """One batch as it arrives.
 
     Attributes:
-        recalibration: id of the recalibration that the batch belongs to.
+        recalibration_id: id of the recalibration that the batch belongs to.
         index: position in the stream; None appends the batch.
         format: name of its format, see `service.formats.registry`.
         body: the bytes, in blocks.
@@ -32,7 +32,7 @@ class Upload:
             to be written.
     """
 
-    recalibration: str
+    recalibration_id: str
     index: int | None
     format: str
     body: AsyncIterator[bytearray]
@@ -61,7 +61,7 @@ def upload_of(
     """
     limit = context.settings.batch_limit_bytes
     return Upload(
-        recalibration=recalibration,
+        recalibration_id=recalibration,
         index=index,
         format=media.batch_format(request),
         body=blocks(request, limit_bytes=limit, what="batch"),

@@ -84,20 +84,22 @@ async def begin(
     created = await operations.create(context, asked, key=None)
     try:
         await _send(context, created.id, form.data, formats)
-        name = created.id if known is None else await known.bind(context, created.id)
-        if name != created.id:
+        recalibration_id = created.id if known is None else await known.bind(context, created.id)
+        if recalibration_id != created.id:
             await _forget(context, dispatcher, created.id)
-        return await _resume(context, dispatcher, name, len(form.data))
+        return await _resume(context, dispatcher, recalibration_id, len(form.data))
     except BaseException:
         await asyncio.shield(_forget(context, dispatcher, created.id))
         raise
 
 
-async def _send(context: Context, name: str, data: Sequence[File], formats: Sequence[str]) -> None:
+async def _send(
+    context: Context, recalibration_id: str, data: Sequence[File], formats: Sequence[str]
+) -> None:
     """Store the files of a form as batches, and remove each from the form."""
     for index, (file, kind) in enumerate(zip(data, formats, strict=True)):
         upload = Upload(
-            recalibration=name,
+            recalibration_id=recalibration_id,
             index=index,
             format=kind,
             body=_blocks(file.draft.path),
@@ -108,18 +110,20 @@ async def _send(context: Context, name: str, data: Sequence[File], formats: Sequ
         await asyncio.to_thread(file.draft.discard)
 
 
-async def _resume(context: Context, dispatcher: Dispatcher, name: str, total: int) -> str:
+async def _resume(
+    context: Context, dispatcher: Dispatcher, recalibration_id: str, total: int
+) -> str:
     """Start the recalibration, unless it is started already."""
-    found = await context.ledger.read(lambda tx: store.get(tx, name))
+    found = await context.ledger.read(lambda tx: store.get(tx, recalibration_id))
     if found.state is State.OPEN:
-        await operations.start(context, dispatcher, name, total)
-    return name
+        await operations.start(context, dispatcher, recalibration_id, total)
+    return recalibration_id
 
 
 async def ended(
     context: Context,
     dispatcher: Dispatcher,
-    name: str,
+    recalibration_id: str,
     gone: Callable[[], Awaitable[None]],
     *,
     keep: bool,
@@ -129,7 +133,7 @@ async def ended(
     Args:
         context: context of the request.
         dispatcher: kills the worker of a cancelled run.
-        name: the recalibration's id.
+        recalibration_id: the recalibration.
         gone: returns when the client has disconnected.
         keep: whether the run continues without the client, which has a key to retry with;
             otherwise it is cancelled.
@@ -137,11 +141,11 @@ async def ended(
     Raises:
         ShuttingDownError: the server is shutting down; the run continues after its next start.
     """
-    found = await until_ended_or_gone(context, name, gone)
+    found = await until_ended_or_gone(context, recalibration_id, gone)
     if found is None:
         if not keep:
             with contextlib.suppress(ServiceError):  # it has just ended
-                await operations.cancel(context, dispatcher, name)
+                await operations.cancel(context, dispatcher, recalibration_id)
         return None
     if found.state not in ENDED:
         raise ShuttingDownError("the server is shutting down; the run continues when it is back")
@@ -166,9 +170,9 @@ def read_options(content: bytes) -> RecalibrationIn:
         raise RequestInvalidError("options are not valid JSON") from error
 
 
-async def _forget(context: Context, dispatcher: Dispatcher, name: str) -> None:
+async def _forget(context: Context, dispatcher: Dispatcher, recalibration_id: str) -> None:
     with contextlib.suppress(ServiceError):  # the cleanup removes what is never started
-        await operations.delete(context, dispatcher, name)
+        await operations.delete(context, dispatcher, recalibration_id)
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytearray]:

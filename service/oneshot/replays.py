@@ -37,16 +37,16 @@ class Replay:
         """
         return await context.ledger.read(self._find)
 
-    async def bind(self, context: Context, name: str) -> str:
+    async def bind(self, context: Context, recalibration_id: str) -> str:
         """Bind the key to a recalibration; return its id, or that of a concurrent request."""
 
         def work(tx: Transaction) -> str:
             if (known := self._find(tx)) is not None:
                 return known
             idempotency.store_response(
-                tx, scope=self.scope, key=self.key, request=self.request, response=name
+                tx, scope=self.scope, key=self.key, request=self.request, response=recalibration_id
             )
-            return name
+            return recalibration_id
 
         return await context.ledger.write(work)
 

@@ -126,7 +126,7 @@ async def infer(
         digest=digests.read(content_digest),
     )
     upload = Upload(
-        recalibration=recalibration,
+        recalibration_id=recalibration,
         index=None,
         format=incoming.format,
         body=incoming.batch,

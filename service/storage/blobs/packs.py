@@ -16,15 +16,16 @@ import contextlib
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from service.storage.blobs.os_calls import OsCalls, write_all
 from service.storage.blobs.protocol import BlobLocation
 from service.storage.capacity import translated
-from service.storage.ledger.protocol import EnlistingTransaction, Transaction
+from service.storage.ledger.protocol import Transaction
 
 if TYPE_CHECKING:
     from service.storage.blobs.folder import FolderBlobs
+    from service.storage.ledger.protocol import EnlistingTransaction
 
 # A pack of this size is full, and the next blob starts a new one.
 MAX_PACK_BYTES = 64 << 20
@@ -159,6 +160,6 @@ class PackedBlob:
 
     def store(self, tx: Transaction) -> BlobLocation:
         """Append the blob; the pack is flushed before the transaction commits."""
-        assert isinstance(tx, EnlistingTransaction)
-        tx.enlist(self.packs)
+        # Not checked at run time: isinstance of a protocol costs as much as the append itself.
+        cast("EnlistingTransaction", tx).enlist(self.packs)
         return self.packs.append(self.folder, self.content)
