@@ -38,9 +38,9 @@ def _send(url: str, recalibration: str, first: int, content: bytes, stop: float)
         path = f"/v1/recalibrations/{recalibration}/batches/{index}"
         connection.request("PUT", path, body=content, headers=headers)
         answer = connection.getresponse()
-        told = answer.read()
+        body = answer.read()
         if answer.status != http.HTTPStatus.CREATED:
-            raise SystemExit(f"{answer.status}: {told!r}")
+            raise SystemExit(f"{answer.status}: {body!r}")
         taken.append(perf_counter() - began)
         index += 1
     connection.close()

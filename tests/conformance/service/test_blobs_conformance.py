@@ -288,7 +288,7 @@ def test_failed_fsync_seals_existing_pack(tmp_path: Path) -> None:
     disk.calls.clear()
     disk.fail_at = 0
     for _ in range(5):
-        blobs.packs.append(FOLDER, b"refused")
+        blobs.packs.append(FOLDER, b"rejected")
         disk.calls.clear()
         with pytest.raises(StorageFailedError):
             blobs.packs.flush()

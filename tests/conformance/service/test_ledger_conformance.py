@@ -62,12 +62,12 @@ def test_rows_survive_reopening(reopen: Callable[[], Ledger]) -> None:
 
 
 def test_failed_transaction_undoes_only_its_changes(ledger: Ledger) -> None:
-    def refuse(tx: Transaction) -> None:
-        tx.change(INSERT, id="refused")
+    def fail(tx: Transaction) -> None:
+        tx.change(INSERT, id="failed")
         raise NotFoundError("no")
 
     async def work() -> list[object]:
-        jobs = [insert("a"), refuse, insert("b"), insert("a"), insert("c")]
+        jobs = [insert("a"), fail, insert("b"), insert("a"), insert("c")]
         return await asyncio.gather(*map(ledger.write, jobs), return_exceptions=True)
 
     answers = asyncio.run(work())
@@ -181,12 +181,12 @@ def test_participant_of_failed_transaction_is_rolled_back(
 ) -> None:
     store = Store(look, failing=True)
 
-    def refuse(tx: Transaction) -> None:
+    def fail(tx: Transaction) -> None:
         enlist(tx, store)
         raise NotFoundError("no")
 
     with pytest.raises(NotFoundError):
-        asyncio.run(ledger.write(refuse))
+        asyncio.run(ledger.write(fail))
     assert store.happened == ["rollback"]
 
 

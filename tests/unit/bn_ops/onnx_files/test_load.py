@@ -55,7 +55,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_invalid_graph() -> None:
     model = residual_network()
-    model.graph.node[0].input[0] = "nobody"
+    model.graph.node[0].input[0] = "missing"
     with pytest.raises(ModelInvalidError, match="checker"):
         bn_ops.describe(model)
 
@@ -68,7 +68,7 @@ def test_unsupported_type() -> None:
 def test_folded_model_is_recognized() -> None:
     g = GraphBuilder()
     y = g.op("Conv", "x", g.weight(4, 3, 3, 3), g.weight(4))
-    with pytest.raises(ModelAlreadyFoldedError, match="1 of its 1 convolutions carry a bias") as e:
+    with pytest.raises(ModelAlreadyFoldedError, match="1 of its 1 convolutions have a bias") as e:
         bn_ops.describe(g.model([("x", ["N", 3, 8, 8])], [y]))
     assert "optimize=False" in e.value.message
 
