@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from bnrecal_client.models import Progress
 
-__all__ = ["ProgressCallback", "ProgressOption", "progress_display"]
+__all__ = ["ProgressCallback", "ProgressOption", "progress_display", "silent"]
 
 ProgressCallback = Callable[[Progress], None]
 ProgressOption = bool | ProgressCallback | None
@@ -29,6 +29,10 @@ _LABELS = {
 }
 
 
+def silent(progress: Progress) -> None:
+    """Show nothing."""
+
+
 @contextmanager
 def progress_display(option: ProgressOption) -> Iterator[ProgressCallback]:
     """Yield the callback for progress; a bar is removed at the end."""
@@ -38,7 +42,7 @@ def progress_display(option: ProgressOption) -> Iterator[ProgressCallback]:
         with _bar() as notify:
             yield notify
     else:
-        yield lambda _: None
+        yield silent
 
 
 def _label(progress: Progress) -> str:

@@ -20,7 +20,7 @@ from bnrecal_client._http.transport import Transport
 from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, TimedOut, error_of
 from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
 from bnrecal_client.options import Options
-from bnrecal_client.progress import ProgressCallback
+from bnrecal_client.progress import ProgressCallback, silent
 from bnrecal_client.result import Result, decode_statistics
 from bnrecal_client.retry_policy import RetryPolicy, poll_s
 
@@ -52,7 +52,7 @@ class Session:
     retry: RetryPolicy
     sleep: Sleep
     clock: Callable[[], float]
-    callback: ProgressCallback = lambda _: None
+    callback: ProgressCallback = silent
     _contact: _Contact = field(default_factory=_Contact)
 
     def reporting_to(self, callback: ProgressCallback) -> Session:
@@ -61,7 +61,8 @@ class Session:
 
     async def notify(self, progress: Progress) -> None:
         """Report a step to the callback."""
-        await CALLER.get().notify(partial(self.callback, progress))
+        if self.callback is not silent:  # saves a change of threads for each batch
+            await CALLER.get().notify(partial(self.callback, progress))
 
     async def exchange(self, request: Request, *, pause: Sleep | None = None) -> Response:
         """Send a request, retry it as `retry.py` decides, and return the final response.
