@@ -27,10 +27,16 @@ if TYPE_CHECKING:
     from bn_ops.core.layers import ModelInfo as ModelInfo
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
     from bn_ops.diagnostics.html import render_html as render_html
+    from bn_ops.diagnostics.report import Candidate as Candidate
+    from bn_ops.diagnostics.report import Choice as Choice
     from bn_ops.diagnostics.report import LayerFold as LayerFold
     from bn_ops.diagnostics.report import OutputParity as OutputParity
     from bn_ops.diagnostics.report import Parity as Parity
+    from bn_ops.diagnostics.report import ReasonCode as ReasonCode
     from bn_ops.diagnostics.report import Report as Report
+    from bn_ops.diagnostics.report import Verdict as Verdict
+    from bn_ops.diagnostics.report import VerdictCode as VerdictCode
+    from bn_ops.diagnostics.report import VerdictReason as VerdictReason
     from bn_ops.engines.torch import load_statistics as load_statistics
     from bn_ops.errors import BnOpsError as BnOpsError
     from bn_ops.errors import CancelledError as CancelledError
@@ -58,6 +64,8 @@ __all__ = [
     "BnOpsError",
     "Budget",
     "CancelledError",
+    "Candidate",
+    "Choice",
     "Folded",
     "InputCheck",
     "InputMismatchError",
@@ -72,12 +80,16 @@ __all__ = [
     "PreprocessingScore",
     "Prior",
     "Progress",
+    "ReasonCode",
     "Recalibration",
     "Replace",
     "Report",
     "Resize",
     "RunningStatistics",
     "Shrink",
+    "Verdict",
+    "VerdictCode",
+    "VerdictReason",
     "__version__",
     "adapt",
     "check_input",
@@ -103,6 +115,8 @@ _HOME = {
     "BnOpsError": "bn_ops.errors",
     "Budget": "bn_ops.options",
     "CancelledError": "bn_ops.errors",
+    "Candidate": "bn_ops.diagnostics.report",
+    "Choice": "bn_ops.diagnostics.report",
     "Folded": "bn_ops.folding",
     "InputCheck": "bn_ops.input_check.result",
     "InputMismatchError": "bn_ops.errors",
@@ -117,12 +131,16 @@ _HOME = {
     "PreprocessingScore": "bn_ops.input_check.result",
     "Prior": "bn_ops.core.estimators",
     "Progress": "bn_ops.options",
+    "ReasonCode": "bn_ops.diagnostics.report",
     "Recalibration": "bn_ops.result",
     "Replace": "bn_ops.core.estimators",
     "Report": "bn_ops.diagnostics.report",
     "Resize": "bn_ops.preprocess",
     "RunningStatistics": "bn_ops.core.statistics",
     "Shrink": "bn_ops.core.estimators",
+    "Verdict": "bn_ops.diagnostics.report",
+    "VerdictCode": "bn_ops.diagnostics.report",
+    "VerdictReason": "bn_ops.diagnostics.report",
     "__version__": "bn_ops.version",
     "adapt": "bn_ops.adaptation",
     "check_input": "bn_ops.input_check.check",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.diagnostics.report import Report
+from bn_ops.diagnostics.report import Report, Verdict
 from bn_ops.onnx_files.read_write import write_model
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class Recalibration(Generic[ModelT]):
     def __repr__(self) -> str:
         return f"Recalibration({type(self.model).__name__}, {_summary(self.report)})"
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the model should be deployed; None where the models were not compared."""
+        return self.report.verdict
+
     def undo(self) -> None:
         """Restore a module's previous statistics bit for bit; does nothing for an ONNX model."""
         self._restore()
@@ -66,6 +71,11 @@ class Artifact:
         parity = self.report.parity
         verified = parity is not None and parity.passed
         return f"Artifact({_summary(self.report)}, {'verified' if verified else 'not verified'})"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the model should be deployed; None where the models were not compared."""
+        return self.report.verdict
 
     def save(self, path: str | Path) -> None:
         """Write the folded model to a file, atomically and durably.

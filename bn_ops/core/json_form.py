@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 
 def jsonable(value: object) -> Json:
-    """Convert dataclasses, mappings and sequences; NaN and infinities become None."""
+    """Convert dataclasses, mappings, sequences and string enums; NaN and infinities become None."""
+    if isinstance(value, StrEnum):
+        return value.value
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
