@@ -10,7 +10,7 @@ from service.server import main, read_settings
 from service.settings import Settings
 from service.settings_loading import read, unknown_variables
 
-PAGE = (Path(__file__).parents[3] / "docs" / "service.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
 SECRET = "bnr_a-token-and-no-hash"
 
 

@@ -16,7 +16,7 @@ from service.telemetry.logs import JsonFormatter
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOKEN = "bnr_nobody-may-read-this"
 PAYLOAD = b"bad nobody-may-read-this-either"
 

@@ -80,7 +80,7 @@ def test_gauges_count_runs_streams_and_requests_in_progress(
 
 def test_every_documented_metric_is_present_from_the_start(api: Api) -> None:
     text = api.http.get("/metrics").text
-    page = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "service.md").read_text()
     names = re.findall(r"^# HELP (\S+) ", text, re.MULTILINE)
     assert {name for name in names if f"| `{name}` |" in page} == set(names)
     assert set(Metrics().labels) < set(names)
