@@ -38,9 +38,9 @@ SETTINGS = {
     "worker_memory_bytes": 2 << 30,
     "frontier_spill_bytes": 64 << 20,
     "worker_threads": 1,
-    "worker_deaths": 1,
+    "max_worker_crashes": 1,
     "batch_limit_bytes": 8 << 20,
-    "concurrency": 2,
+    "max_concurrent_runs": 2,
 }
 
 
