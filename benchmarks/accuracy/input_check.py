@@ -114,7 +114,7 @@ def faults(network: Network) -> Iterator[Row]:
     """Yield rows with every fault on images of the network's own kind."""
     pixels = next(iter(network.images.values()))
     channels = pixels.shape[1]
-    by_name = {c.name: c for c in candidates(channels) if c.preprocess.colour != "bgr"}
+    by_name = {c.name: c for c in candidates(channels) if c.preprocess.color != "bgr"}
     right = network.right
     yield _row(network, "0-255 instead", by_name["none"].apply(pixels), fault=True)
     yield _row(network, "divided by 255 twice", right.apply(pixels / 255), fault=True)
@@ -220,7 +220,7 @@ def color_networks() -> Iterator[Network]:
             name=name,
             model=_any_size(model),
             right=next(
-                c for c in candidates(3) if c.name == preset and c.preprocess.colour == "rgb"
+                c for c in candidates(3) if c.name == preset and c.preprocess.color == "rgb"
             ),
             images={kind: _fitted(images, fitted) for kind, images in kinds.items()},
             corrupted={c: partial(_corrupted_color, own, c, fitted) for c in PHOTO_CORRUPTIONS},

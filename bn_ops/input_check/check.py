@@ -81,7 +81,7 @@ def rank_preprocessings(
 
     Args:
         model: an ONNX model or an `nn.Module` with one image input. Not changed.
-        images: RGB or grey images as uint8, resized to what the model takes: an array of shape
+        images: RGB or gray images as uint8, resized to what the model takes: an array of shape
             (n, H, W, 3), (n, H, W) or (n, H, W, 1), or a sequence of such images. 16 to 64 of them
             are enough.
         threads: threads within an operator (ONNX); None means every core.

@@ -3,7 +3,7 @@
 An array in the layout (N, H, W, 3) that was reshaped, instead of transposed, to (N, 3, H, W) keeps
 its memory order. Vertical neighbors then lie 3·W values apart in memory; in real planes they lie W
 apart. So the mean absolute difference at distance 3·W over that at distance W is above 1 in planes,
-1 in white noise, and well below 1 in interleaved memory, for grey pictures as well as for colorful
+1 in white noise, and well below 1 in interleaved memory, for gray pictures as well as for colorful
 ones.
 """
 
@@ -26,8 +26,8 @@ _COLORS = 3
 # counts as constant: float16 has 11 bits, so equal pixels stay equal within this.
 _CONSTANT = 1e-3
 
-# Standard deviation of all values relative to the largest magnitude: 0.64 grey levels around a
-# medium grey. A twentieth of the contrast, ImageNet-C's strongest, leaves five times as much.
+# Standard deviation of all values relative to the largest magnitude: 0.64 gray levels around a
+# medium gray. A twentieth of the contrast, ImageNet-C's strongest, leaves five times as much.
 _FLAT = 5e-3
 
 # Vertical differences of the other layout over those of the claimed one; see above. Measured with
@@ -89,7 +89,7 @@ def constant_samples(planes: Planes) -> NDArray[np.bool_]:
 
 
 def is_flat(planes: Planes) -> bool:
-    """Return whether the values of all images vary by less than an 8-bit level of grey does.
+    """Return whether the values of all images vary by less than an 8-bit level of gray does.
 
     A value divided by 255 once too often before a mean is subtracted leaves such images.
     """

@@ -27,7 +27,7 @@ _MIN_SAMPLES = 8
 # training: under a color cast the wrong order may fit better, as significantly as one likes.
 _MAX_COLOR_DISTANCE = 0.4
 
-# Standard deviation of red minus blue, in 8-bit levels, below which pictures are as good as grey
+# Standard deviation of red minus blue, in 8-bit levels, below which pictures are as good as gray
 # and say nothing about the order of the colors. Photographs have 20 to 50.
 _MIN_COLOR_DEVIATION = 8.0
 
@@ -39,7 +39,7 @@ _MIN_COLOR_GAIN = 0.05
 
 
 def scored(pixels: NDArray[np.floating], measure: Measure) -> tuple[PreprocessingScore, ...]:
-    """Rank the common preprocessings of RGB or grey pixels 0…255, the closest first.
+    """Rank the common preprocessings of RGB or gray pixels 0…255, the closest first.
 
     Args:
         pixels: shape (n, C, H, W), C = 1 or 3.
@@ -72,7 +72,7 @@ def _score(
     chosen = 0
     order: ColorOrder = "undecided"
     if len(orders) == 1:
-        order = "grey"
+        order = "gray"
     elif (
         colorful
         and distances[best] <= _MAX_COLOR_DISTANCE
@@ -80,7 +80,7 @@ def _score(
         and is_closer(orders[best][1], orders[1 - best][1])
     ):
         chosen = best
-        order = "bgr" if orders[best][0].preprocess.colour == "bgr" else "rgb"
+        order = "bgr" if orders[best][0].preprocess.color == "bgr" else "rgb"
     candidate = orders[chosen][0]
     return PreprocessingScore(
         name=candidate.name,

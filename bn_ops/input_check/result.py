@@ -21,7 +21,7 @@ Cause = Literal[
 """Why data cannot be what the network was trained on."""
 
 
-ColorOrder = Literal["rgb", "bgr", "grey", "undecided"]
+ColorOrder = Literal["rgb", "bgr", "gray", "undecided"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class PreprocessingScore:
         preprocess: the value, without resizing; in RGB where `color_order` is undecided, except
             for `caffe`, which is defined in BGR.
         color_order: `rgb` or `bgr` where one fits significantly better than the other, `undecided`
-            where not, `grey` for one channel.
+            where not, `gray` for one channel.
         distance: median distance of the first layers from their stored statistics, in σ.
     """
 

@@ -62,21 +62,21 @@ class Candidate:
         return factor, -mean / std
 
     def apply(self, pixels: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Preprocess RGB or grey pixels 0…255 of shape (n, C, H, W)."""
-        planes = pixels[:, ::-1] if self.preprocess.colour == "bgr" else pixels
+        """Preprocess RGB or gray pixels 0…255 of shape (n, C, H, W)."""
+        planes = pixels[:, ::-1] if self.preprocess.color == "bgr" else pixels
         factor, offset = self.affine(pixels.shape[1])
         return np.asarray(planes * factor[:, None, None] + offset[:, None, None], dtype=np.float32)
 
     def invert(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the RGB or grey pixels that values of shape (n, C, H, W) were made from."""
+        """Return the RGB or gray pixels that values of shape (n, C, H, W) were made from."""
         factor, offset = self.affine(values.shape[1])
         planes = (values - offset[:, None, None]) / factor[:, None, None]
-        ordered = planes[:, ::-1] if self.preprocess.colour == "bgr" else planes
+        ordered = planes[:, ::-1] if self.preprocess.color == "bgr" else planes
         return np.asarray(ordered, dtype=np.float32)
 
 
 def candidates(channels: int) -> tuple[Candidate, ...]:
-    """Return the common preprocessings of grey (1) or color (3) images, once and twice."""
+    """Return the common preprocessings of gray (1) or color (3) images, once and twice."""
     return tuple(_candidates(channels))
 
 
@@ -84,13 +84,13 @@ def _candidates(channels: int) -> Iterator[Candidate]:
     for name, preset in PRESETS.items():
         if channels == 1:
             if len(preset.mean) == 1:
-                grey = replace(preset, colour="grey")
-                yield from _once_and_twice(name, grey)
+                gray = replace(preset, color="gray")
+                yield from _once_and_twice(name, gray)
             continue
         reverse = replace(preset, mean=preset.mean[::-1], std=preset.std[::-1])
-        other = "rgb" if preset.colour == "bgr" else "bgr"
+        other = "rgb" if preset.color == "bgr" else "bgr"
         yield from _once_and_twice(name, preset)
-        yield from _once_and_twice(name, replace(reverse, colour=other))
+        yield from _once_and_twice(name, replace(reverse, color=other))
 
 
 def _once_and_twice(name: str, once: Preprocess) -> Iterator[Candidate]:

@@ -140,7 +140,7 @@ def _decoded(content: bytes, how: Preprocess, formats: Sequence[str]) -> Image:
         image.load()
         if how.orientation == "apply":
             ImageOps.exif_transpose(image, in_place=True)
-        return image.convert("L" if how.colour == "grey" else "RGB")
+        return image.convert("L" if how.color == "gray" else "RGB")
 
 
 @contextlib.contextmanager
@@ -239,7 +239,7 @@ def to_array(image: Image, how: Preprocess, levels: NDArray[Any]) -> NDArray[Any
         pixels = pixels[:, :, None]
     if how.crop is not None:
         pixels = crop_center(pixels, how.crop)
-    if how.colour == "bgr":
+    if how.color == "bgr":
         pixels = pixels[:, :, ::-1]
     planes = np.stack([levels[c][pixels[:, :, c]] for c in range(how.channels)])
     return planes if how.layout == "nchw" else np.ascontiguousarray(planes.transpose(1, 2, 0))

@@ -19,7 +19,7 @@ PRESETS: Mapping[str, Preprocess] = MappingProxyType(
         "imagenet": Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         "unit": Preprocess(),
         "tf": Preprocess(scale=1 / 127.5, mean=(1.0,)),
-        "caffe": Preprocess(colour="bgr", scale=1.0, mean=(103.939, 116.779, 123.68)),
+        "caffe": Preprocess(color="bgr", scale=1.0, mean=(103.939, 116.779, 123.68)),
         "none": Preprocess(scale=1.0),
     }
 )

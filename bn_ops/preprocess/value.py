@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from bn_ops.core.json_form import Json, jsonable
 from bn_ops.errors import OptionError
 
-__all__ = ["COLOURS", "MAX_PIXELS", "Preprocess", "Resize", "preprocess_from_json"]
+__all__ = ["COLORS", "MAX_PIXELS", "Preprocess", "Resize", "preprocess_from_json"]
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Can be used without a filter that widens as the image shrinks; the others are defined by it.
 UNFILTERED = ("nearest", "bilinear")
-COLOURS: Mapping[str, int] = MappingProxyType({"rgb": 3, "bgr": 3, "grey": 1})
+COLORS: Mapping[str, int] = MappingProxyType({"rgb": 3, "bgr": 3, "gray": 1})
 LAYOUTS = ("nchw", "nhwc")
 DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8")
 # An image of this size takes 200 MB as RGB; Pillow itself warns slightly above.
@@ -70,20 +70,20 @@ class Preprocess:
     Attributes:
         orientation: `ignore` or `apply` the EXIF orientation. torchvision's loader ignores it,
             OpenCV's applies it.
-        colour: `rgb`, `bgr` or `grey` (ITU-R 601-2 luma); transparency is dropped.
+        color: `rgb`, `bgr` or `gray` (ITU-R 601-2 luma); transparency is dropped.
         resize: None for no resizing.
         crop: (height, width) of the center crop, padded with black where the image is smaller; None
             for no crop.
         scale: factor of each 8-bit level; `ToTensor` is 1/255.
         mean, std: subtracted from and divided into each value; one number, or one per channel in
-            the order of `colour`.
+            the order of `color`.
         layout: `nchw` or `nhwc`.
         dtype: element type of the array. Values are computed in float64 and rounded once, so they
             are within two units in the last place of torchvision's float32 arithmetic.
     """
 
     orientation: str = "ignore"
-    colour: str = "rgb"
+    color: str = "rgb"
     resize: Resize | None = None
     crop: tuple[int, int] | None = None
     scale: float = 1 / 255
@@ -95,7 +95,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name, known in (
             ("orientation", ("ignore", "apply")),
-            ("colour", tuple(COLOURS)),
+            ("color", tuple(COLORS)),
             ("layout", LAYOUTS),
             ("dtype", DTYPES),
         ):
@@ -111,7 +111,7 @@ class Preprocess:
     @property
     def channels(self) -> int:
         """Return the number of channels."""
-        return COLOURS[self.colour]
+        return COLORS[self.color]
 
     @staticmethod
     def preset(name: str) -> Preprocess:
@@ -148,7 +148,7 @@ class Preprocess:
             values = getattr(self, name)
             if len(values) not in {1, self.channels}:
                 raise OptionError(
-                    f"preprocess: {name} has {len(values)} numbers, {self.colour} images have "
+                    f"preprocess: {name} has {len(values)} numbers, {self.color} images have "
                     f"{self.channels} channels"
                 )
         if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))) or 0.0 in self.std:
@@ -187,7 +187,7 @@ def preprocess_from_json(form: Mapping[str, object]) -> Preprocess:
     for name in ("mean", "std"):
         if name in given:
             given[name] = _numbers(name, given[name])
-    _check_strings("", given, ("orientation", "colour", "layout", "dtype"))
+    _check_strings("", given, ("orientation", "color", "layout", "dtype"))
     return Preprocess(**given)
 
 

@@ -92,7 +92,7 @@ class PreprocessForm(_Form):
     orientation: Literal["ignore", "apply"] = Field(
         default="ignore", description="What happens with the orientation in the EXIF data."
     )
-    colour: Literal["rgb", "bgr", "grey"] = "rgb"
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
     resize: Size | ResizeForm | None = Field(
         default=None, description="The size, or a size with interpolation; null keeps the image."
     )

@@ -17,7 +17,7 @@ from tests.support.picture import encoded, picture
 from tests.support.server_process import ServerProcess
 
 MODEL = Path(__file__).parents[2] / "examples" / "digits" / "mnist_resnet.onnx"
-PREPROCESS = {"resize": 32, "crop": 28, "colour": "grey", "mean": 0.1307, "std": 0.3081}
+PREPROCESS = {"resize": 32, "crop": 28, "color": "gray", "mean": 0.1307, "std": 0.3081}
 
 
 @pytest.fixture

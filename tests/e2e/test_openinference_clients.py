@@ -22,7 +22,7 @@ from tests.support.service_http import safetensors
 from tests.support.service_oip import framed, images_ahead, infer_binary
 from tests.support.service_process import Server, images, network, running
 
-GREY = {"resize": 8, "crop": 8, "colour": "grey"}
+GRAY = {"resize": 8, "crop": 8, "color": "gray"}
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/openinference.md").read_text(encoding="utf-8")
 
@@ -90,7 +90,7 @@ def test_images_of_both_clients_give_equal_batches(
     server: Server, client: triton.InferenceServerClient
 ) -> None:
     """The tests of the service compare the results of such batches with archives."""
-    fed, told, plain = (server.api.open(network(), preprocess=GREY) for _ in range(3))
+    fed, told, plain = (server.api.open(network(), preprocess=GRAY) for _ in range(3))
     inference_client, types = kserve_client.load()
     metadata = client.get_model_metadata(fed)["inputs"][0]
     assert (metadata["datatype"], metadata["shape"]) == ("BYTES", [-1])
@@ -126,7 +126,7 @@ def test_tritonclient_gets_image_errors(
     one = of_images(triton.InferInput("x", [2], "BYTES"), sent, binary=True)
     with pytest.raises(InferenceServerException, match="open one with preprocess"):
         client.infer(server.api.open(network()), [one])
-    name = server.api.open(network(), preprocess=GREY)
+    name = server.api.open(network(), preprocess=GRAY)
     with pytest.raises(InferenceServerException, match=r"'1' cannot .*unknown"):
         client.infer(name, [one])
     one.set_data_from_numpy(np.array(["AAAA", "no text!"], dtype=np.object_), binary_data=False)

@@ -136,8 +136,17 @@ _VERSION_6 = """
 ALTER TABLE recalibration RENAME COLUMN worker_deaths TO worker_crashes;
 """
 
+# `preprocess` has `color`, with the value `gray`, instead of `colour` and `grey`.
+_VERSION_7 = """
+UPDATE recalibration SET options = json_set(
+    json_remove(options, '$.preprocess.colour'),
+    '$.preprocess.color',
+    replace(options ->> '$.preprocess.colour', 'grey', 'gray')
+) WHERE options ->> '$.preprocess.colour' IS NOT NULL;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
-    *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6),
+    *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

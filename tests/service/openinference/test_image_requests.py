@@ -27,7 +27,7 @@ from tests.support.service_oip import (
 )
 from tests.support.service_process import images, network
 
-PREPROCESS = {"resize": 8, "crop": 8, "colour": "grey"}
+PREPROCESS = {"resize": 8, "crop": 8, "color": "gray"}
 TAR = {"Content-Type": "application/x-tar"}
 SENT = [
     encoded(picture(40, 30, 1)),

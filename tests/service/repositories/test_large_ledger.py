@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,21 @@ def test_a_ledger_of_version_3_learns_its_sum(tmp_path: Path) -> None:
     connection.close()
     with open_ledger(tmp_path / "data") as ledger:
         assert ledger.read(store.total_bytes) == 7 * 12
+
+
+def test_a_ledger_of_version_6_gets_american_spelling(tmp_path: Path) -> None:
+    large_ledger.write(tmp_path / "data", {"a": 1, "b": 1, "c": 1})
+    connection = apsw.Connection(str(tmp_path / "data" / "ledger.sqlite3"))
+    old = {"a": {"preprocess": {"colour": "grey", "crop": 8}}, "b": {"preprocess": {"crop": 8}}}
+    for name, options in old.items():
+        connection.execute(
+            "UPDATE recalibration SET options = ? WHERE id = ?", (json.dumps(options), name)
+        )
+    connection.execute("PRAGMA user_version = 6")
+    connection.close()
+    with open_ledger(tmp_path / "data") as ledger:
+        listed = ledger.read(lambda tx: [store.get(tx, name) for name in "abc"])
+    found = {row.id: row.options for row in listed}
+    assert found["a"] == {"preprocess": {"crop": 8, "color": "gray"}}
+    assert found["b"] == old["b"]
+    assert found["c"]["preprocess"] is None

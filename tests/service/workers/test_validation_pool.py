@@ -124,7 +124,7 @@ def test_a_bad_archive_is_refused_before_it_is_acknowledged(
     assert api.put(name, 7, hostile.npz(x=images(1)), NPZ).status_code == 201
 
 
-PREPROCESS = {"resize": 8, "crop": 8, "colour": "grey"}
+PREPROCESS = {"resize": 8, "crop": 8, "color": "gray"}
 PNG = encoded(picture(40, 30))
 ARCHIVE = hostile.tarred({f"{n}.png": PNG for n in range(3)})
 IMAGES: dict[str, tuple[str, bytes, int, str | int]] = {
@@ -194,7 +194,7 @@ def test_preprocessing_is_told_in_full_and_refused_at_once_where_it_cannot_fit(
     assert preprocess_from_json(told) == preprocess_from_json(PREPROCESS)
     assert told["resize"] == {"size": 8, "interpolation": "bilinear", "antialias": True}
     model = api.upload_model(network()).json()["id"]
-    for wrong in ({"crop": 9, "colour": "grey"}, {"crop": 8}, {"kropp": 8}):
+    for wrong in ({"crop": 9, "color": "gray"}, {"crop": 8}, {"kropp": 8}):
         asked = {"model": model, "preprocess": wrong}
         response = api.http.post("/v1/recalibrations", json=asked)
         assert (response.status_code, response.json()["code"]) == (422, "option-invalid")

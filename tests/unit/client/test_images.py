@@ -75,7 +75,7 @@ STORED = {
     "resize": {"size": 256, "interpolation": "bilinear", "antialias": True},
     "crop": [224, 224],
     "mean": [0.5],
-    "colour": "rgb",
+    "color": "rgb",
 }
 
 
@@ -86,7 +86,7 @@ STORED = {
         ({"resize": {"size": 256}, "mean": (0.5,)}, True),
         ({"resize": 255}, False),
         ({"crop": [224, 225]}, False),
-        ({"colour": "bgr"}, False),
+        ({"color": "bgr"}, False),
         (None, False),
     ],
 )

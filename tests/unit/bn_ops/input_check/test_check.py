@@ -49,7 +49,7 @@ class Start(nn.Module):
 def normalized(name: str, pixels: NDArray[np.uint8] = PIXELS) -> NDArray[np.float32]:
     preset = bn_ops.Preprocess.preset(name)
     levels = preset.levels()
-    planes = pixels[:, ::-1] if preset.colour == "bgr" else pixels
+    planes = pixels[:, ::-1] if preset.color == "bgr" else pixels
     return np.stack([levels[c][planes[:, c]] for c in range(3)], axis=1)
 
 
@@ -177,8 +177,8 @@ def test_insignificant_color_order_is_undecided() -> None:
     images = PIXELS.transpose(0, 2, 3, 1)
     best = bn_ops.rank_preprocessings(model("imagenet"), images)[0]
     assert best.color_order == "rgb"
-    grey = np.repeat(images.mean(axis=3, keepdims=True), 3, axis=3).astype(np.uint8)
-    assert bn_ops.rank_preprocessings(model("imagenet"), grey)[0].color_order == "undecided"
+    gray = np.repeat(images.mean(axis=3, keepdims=True), 3, axis=3).astype(np.uint8)
+    assert bn_ops.rank_preprocessings(model("imagenet"), gray)[0].color_order == "undecided"
     few = bn_ops.rank_preprocessings(model("imagenet"), images[:4])[0]
     assert few.color_order == "undecided"
 

@@ -16,7 +16,7 @@ from bn_ops.input_check.image_faults import (
 )
 
 
-def pictures(samples: int = 6, *, grey: bool = False) -> NDArray[np.float32]:
+def pictures(samples: int = 6, *, gray: bool = False) -> NDArray[np.float32]:
     """Return images with a natural spectrum, 0…255; (n, 3, 36, 42)."""
     rng = np.random.default_rng(0)
     shape = (36, 42)
@@ -24,7 +24,7 @@ def pictures(samples: int = 6, *, grey: bool = False) -> NDArray[np.float32]:
     frequency[0, 0] = frequency[0, 1]
     noise = rng.normal(size=(samples, 3, *frequency.shape))
     planes = np.fft.irfft2(noise / frequency, s=shape)
-    if grey:
+    if gray:
         planes = np.repeat(planes[:, :1], 3, axis=1)
     planes = 128 + 50 * planes / planes.std()
     return np.asarray(np.clip(np.round(planes), 0, 255), dtype=np.float32)
@@ -36,9 +36,9 @@ def found(array: NDArray[np.generic]) -> Planes:
     return planes
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_reshaped_layout_is_detected(grey: bool) -> None:  # noqa: FBT001
-    right = pictures(grey=grey)
+@pytest.mark.parametrize("gray", [False, True])
+def test_reshaped_layout_is_detected(gray: bool) -> None:  # noqa: FBT001
+    right = pictures(gray=gray)
     last = right.transpose(0, 2, 3, 1)
     assert not is_interleaved(found(right))
     assert not is_interleaved(found(np.ascontiguousarray(last)))

@@ -10,7 +10,7 @@ from bn_ops.input_check.image_faults import Planes
 from bn_ops.input_check.value_ranges import Candidate, candidates, identify
 
 COLOR = candidates(3)
-GREY = candidates(1)
+GRAY = candidates(1)
 
 
 def pixels(channels: int, low: int = 0, high: int = 256) -> NDArray[np.float64]:
@@ -22,7 +22,7 @@ def shown(candidate: Candidate, values: NDArray[np.float64]) -> Candidate | None
     return identify(Planes(values=candidate.apply(values), channels_last=False))
 
 
-@pytest.mark.parametrize("candidate", COLOR, ids=lambda c: f"{c.name}-{c.preprocess.colour}")
+@pytest.mark.parametrize("candidate", COLOR, ids=lambda c: f"{c.name}-{c.preprocess.color}")
 def test_preprocessings_of_color_images(candidate: Candidate) -> None:
     found = shown(candidate, pixels(3))
     assert found is not None
@@ -32,7 +32,7 @@ def test_preprocessings_of_color_images(candidate: Candidate) -> None:
         assert found.preprocess == candidate.preprocess
 
 
-@pytest.mark.parametrize("candidate", GREY, ids=lambda c: c.name)
+@pytest.mark.parametrize("candidate", GRAY, ids=lambda c: c.name)
 def test_preprocessings_of_gray_images(candidate: Candidate) -> None:
     assert shown(candidate, pixels(1)) == candidate
 
@@ -41,7 +41,7 @@ def test_applied_value_equals_preprocess() -> None:
     values = pixels(3)
     for candidate in COLOR:
         levels = candidate.preprocess.levels().astype(np.float64)
-        planes = values[:, ::-1] if candidate.preprocess.colour == "bgr" else values
+        planes = values[:, ::-1] if candidate.preprocess.color == "bgr" else values
         whole = planes.astype(np.int64)
         exact = np.stack([levels[c][whole[:, c]] for c in range(3)], axis=1)
         np.testing.assert_allclose(candidate.apply(values), exact, rtol=1e-6, atol=1e-5)
@@ -56,10 +56,10 @@ def test_pixels_are_recovered() -> None:
 @pytest.mark.parametrize("name", ["unit", "tf", "imagenet"])
 def test_double_normalization(name: str) -> None:
     once, twice = (
-        next(c for c in COLOR if c.name == n and c.preprocess.colour == "rgb")
+        next(c for c in COLOR if c.name == n and c.preprocess.color == "rgb")
         for n in (name, f"{name} twice")
     )
-    unit = next(c for c in COLOR if c.name == "unit" and c.preprocess.colour == "rgb")
+    unit = next(c for c in COLOR if c.name == "unit" and c.preprocess.color == "rgb")
     values = pixels(3)
     first = once.apply(values).astype(np.float64)
     # A normalization maps 0…1 but was applied to its own result; 1/255 maps 0…255.

@@ -106,16 +106,16 @@ def test_channels_and_layout() -> None:
     content = oracle.encoded(source)
     rgb = one(content, Preprocess(scale=1.0, layout="nhwc", dtype="uint8"))
     np.testing.assert_array_equal(rgb, source)
-    bgr = one(content, Preprocess(scale=1.0, colour="bgr"))
+    bgr = one(content, Preprocess(scale=1.0, color="bgr"))
     np.testing.assert_array_equal(bgr, source[:, :, ::-1].transpose(2, 0, 1))
-    grey = one(content, Preprocess(scale=1.0, colour="grey"))
+    gray = one(content, Preprocess(scale=1.0, color="gray"))
     luma = source @ np.array([0.299, 0.587, 0.114])
-    assert grey.shape == (1, 30, 40)
-    assert np.abs(grey[0] - luma).max() <= 1.0
+    assert gray.shape == (1, 30, 40)
+    assert np.abs(gray[0] - luma).max() <= 1.0
 
 
 def test_means_follow_output_channel_order() -> None:
-    how = Preprocess(colour="bgr", scale=1.0, mean=(1.0, 2.0, 3.0))
+    how = Preprocess(color="bgr", scale=1.0, mean=(1.0, 2.0, 3.0))
     source = oracle.picture()
     found = one(oracle.encoded(source), how)
     np.testing.assert_array_equal(found[0], source[:, :, 2] - 1.0)
@@ -226,7 +226,7 @@ def test_missing_image(tmp_path: Any) -> None:
 FORMS: list[dict[str, object]] = [
     {},
     {"resize": 256, "crop": 224, "mean": list(MEAN), "std": list(STD)},
-    {"resize": {"size": [32, 48], "interpolation": "bicubic"}, "colour": "grey", "mean": 0.5},
+    {"resize": {"size": [32, 48], "interpolation": "bicubic"}, "color": "gray", "mean": 0.5},
     {"resize": {"size": 32, "antialias": False}, "layout": "nhwc", "orientation": "apply"},
     {"scale": 1, "dtype": "uint8"},
 ]
@@ -269,8 +269,8 @@ def test_short_and_long_forms_are_equal() -> None:
         {"scale": float("nan")},
         {"scale": 10**400},
         {"scale": True},
-        {"colour": "cmyk"},
-        {"colour": ["rgb"]},
+        {"color": "cmyk"},
+        {"color": ["rgb"]},
         {"layout": "chwn"},
         {"dtype": "int8"},
         {"dtype": "uint8"},
@@ -309,7 +309,7 @@ def test_incompatible_preprocessing(inputs: list[TensorInfo], form: dict[str, ob
     [
         (info("N", 3, 16, 16), {"crop": 16}),
         (info("N", 3, 16, 16), {"resize": 16}),
-        (info("N", 16, 16, 1), {"layout": "nhwc", "colour": "grey"}),
+        (info("N", 16, 16, 1), {"layout": "nhwc", "color": "gray"}),
         (info("N", 3, None, "W"), {"resize": 16}),
         (TensorInfo(name="x", dtype="float32", shape=None), {}),
     ],
