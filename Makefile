@@ -15,7 +15,7 @@ help: ## List these targets
 
 venv: $(STAMP) ## Create .venv with all development dependencies (recreated only when a requirement changes)
 
-$(STAMP): pyproject.toml clients/python/pyproject.toml constraints.txt requirements-dev.txt requirements-models.txt requirements-clients.txt
+$(STAMP): pyproject.toml hatch_build.py bn_ops/core/_reduction.c clients/python/pyproject.toml constraints.txt requirements-dev.txt requirements-models.txt requirements-clients.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bnrecal needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
 	@echo 'Setting up $(VENV) with all development dependencies: about 2 GB, several minutes, only once.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

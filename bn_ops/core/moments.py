@@ -1,8 +1,8 @@
 """Moments of a layer's input, per channel: mergeable and exact to float64.
 
-Each sample is reduced separately in float32 (or wider), which limits every float32 sum to one
-sample's positions; sums across samples are float64. So a sample contributes the same numbers in any
-batch, and merging in stream order gives the same bits for any number of workers.
+Each sample is reduced separately, and every sum is float64 (see `bn_ops.core.reduction`). So a
+sample contributes the same numbers in any batch, and merging in stream order gives the same bits
+for any number of workers.
 
 Source of the merge: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
 Sample Variances" (1979), equations 2.1. Source of the sample-wise sums: the delta method for a
@@ -19,7 +19,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.core.row_reduction import reduce_rows
+from bn_ops.core.reduction import reduce_rows
 from bn_ops.core.statistics import Float64Array
 from bn_ops.errors import OptionError
 

@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.moments import Moments, from_samples, per_sample
+from bn_ops.core.reduction import reduce_nchwc
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.accumulator import MomentAccumulator
 from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
 from bn_ops.engines.onnx.optimized.model import OptimizedModel
-from bn_ops.engines.onnx.optimized.nchwc_reduction import reduce_nchwc
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Segment
 from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.tensor_store import TensorStore
-from bn_ops.errors import EngineError
 from bn_ops.options import Progress
 
 __all__ = ["OptimizedGraphExecutor"]
@@ -154,13 +153,8 @@ class OptimizedGraphExecutor:
         layout = self._model.layout(name)
         if layout is None:
             return per_sample(tensor, workers=1)
-        if tensor.dtype != np.float32:
-            raise EngineError(
-                f"{name!r} has a blocked layout and is {tensor.dtype} instead of float32"
-            )
         block, channels = layout
-        narrow: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
-        return reduce_nchwc(narrow, block=block, channels=channels or tensor.shape[1])
+        return reduce_nchwc(tensor, block=block, channels=channels or tensor.shape[1])
 
     def _finish(self, segment: Segment, group: _Pending) -> None:
         reduced = [part.result() for part in group.parts]

@@ -1,0 +1,67 @@
+"""Build hook: compile bn_ops/core/_reduction.c where there is a C compiler.
+
+The extension uses Python's limited API, so one wheel serves Python 3.11 and newer. Without a
+compiler the wheel is pure Python and `bn_ops.core.reduction` computes with numpy; set
+BNRECAL_REQUIRE_COMPILER=1 to make that an error, as the container's build does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path("bn_ops/core/_reduction.c")
+TARGET = Path("bn_ops/core/_reduction.abi3.so")
+
+# -ffp-contract=off: a fused multiply-add would make the bits depend on the processor.
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-DPy_LIMITED_API=0x030B0000")
+
+
+class CompileReduction(BuildHookInterface[Any]):
+    """Adds the compiled reduction to a wheel, or to the source tree of an editable install."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and mark the wheel with its platform if that succeeded."""
+        del version
+        if self.target_name != "wheel":
+            return
+        problem = _compile(Path(self.root))
+        if problem is None:
+            build_data["artifacts"].append(str(TARGET))
+            build_data["pure_python"] = False
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"cp311-abi3-{platform}"
+            return
+        if os.environ.get("BNRECAL_REQUIRE_COMPILER") == "1":
+            raise RuntimeError(f"the reduction was not compiled: {problem}")
+        self.app.display_warning(f"bnrecal is built without its compiled reduction: {problem}")
+
+
+def _compile(root: Path) -> str | None:
+    """Compile in place; return the reason where that is not possible."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if sys.platform == "win32" or shutil.which(compiler[0]) is None:
+        compiler = ["cc"]
+    if sys.platform == "win32" or shutil.which(compiler[0]) is None:
+        return "no C compiler (cc) was found"
+    mac = sys.platform == "darwin"
+    shared = ["-bundle", "-undefined", "dynamic_lookup"] if mac else ["-shared"]
+    partial = root / TARGET.with_suffix(f".{os.getpid()}.tmp")
+    command = [
+        *(compiler[0], *FLAGS, *shared, f"-I{sysconfig.get_paths()['include']}"),
+        *(str(root / SOURCE), "-o", str(partial)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our words
+    if done.returncode != 0:
+        partial.unlink(missing_ok=True)
+        return f"{shlex.join(command)} failed: {done.stderr.strip()[-500:]}"
+    partial.replace(root / TARGET)
+    return None
