@@ -1,15 +1,17 @@
 # The server with the ONNX engine, without torch. docs/container.md explains how to build and run it.
 
-# Any image with Python 3.11 or newer, venv and pip; the base of both stages.
+# Any image with Python 3.11 or newer.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# The same Python and C library with venv, pip, a C compiler and the headers of Python.
+ARG BUILD_IMAGE=python:3.11-bookworm
 # An image that contains only wheels, for a build without a package index; see docs/container.md.
 ARG WHEELS_IMAGE=scratch
 
 FROM ${WHEELS_IMAGE} AS wheels
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/build/constraints.txt
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/build/constraints.txt BNRECAL_REQUIRE_COMPILER=1
 RUN python3 -m venv --without-pip /opt/bnrecal
 
 # The dependencies are large and change rarely: a separate layer, before the source.
@@ -22,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 docker/requirements.py > requirements.txt \
     && sh docker/install.sh --requirement requirements.txt
 
-COPY README.md CHANGELOG.md LICENSE ./
+COPY README.md CHANGELOG.md LICENSE hatch_build.py ./
 COPY bn_ops bn_ops
 COPY service service
 COPY clients/python clients/python

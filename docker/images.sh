@@ -1,26 +1,32 @@
 # shellcheck shell=bash
 # Inputs of the build: a Python image and the wheels. Sourced by test.sh.
 
-# The default of the Dockerfile.
+# The defaults of the Dockerfile.
 DEFAULT_PYTHON_IMAGE=$(sed -n 's/^ARG PYTHON_IMAGE=//p' "$ROOT/Dockerfile")
+DEFAULT_BUILD_IMAGE=$(sed -n 's/^ARG BUILD_IMAGE=//p' "$ROOT/Dockerfile")
 # Cache for the substitute of that image and for the wheels.
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/bnrecal
 SUBSTITUTE_IMAGE=bnrecal-test-python
 PULL_LIMIT_S=60
 
-# Set PYTHON_IMAGE: the default if it is present or can be pulled, otherwise a substitute from Debian
-# packages, which is built once and cached.
+# Return whether an image is present or can be pulled.
+_available() {
+    "$DOCKER" image inspect "$1" > /dev/null 2>&1 ||
+        timeout "$PULL_LIMIT_S" "$DOCKER" pull --quiet "$1" > /dev/null 2>&1
+}
+
+# Set PYTHON_IMAGE and BUILD_IMAGE: the defaults if they are available, otherwise one substitute for
+# both from Debian packages, which is built once and cached.
 images_python() {
-    PYTHON_IMAGE=$DEFAULT_PYTHON_IMAGE
-    "$DOCKER" image inspect "$PYTHON_IMAGE" > /dev/null 2>&1 && return 0
-    timeout "$PULL_LIMIT_S" "$DOCKER" pull --quiet "$PYTHON_IMAGE" > /dev/null 2>&1 && return 0
-    PYTHON_IMAGE=$SUBSTITUTE_IMAGE
+    PYTHON_IMAGE=$DEFAULT_PYTHON_IMAGE BUILD_IMAGE=$DEFAULT_BUILD_IMAGE
+    _available "$PYTHON_IMAGE" && _available "$BUILD_IMAGE" && return 0
+    PYTHON_IMAGE=$SUBSTITUTE_IMAGE BUILD_IMAGE=$SUBSTITUTE_IMAGE
     echo "base: $DEFAULT_PYTHON_IMAGE cannot be pulled; using a substitute from Debian packages"
-    local cached=$CACHE/debian-python.tar
+    local cached=$CACHE/debian-python-gcc.tar
     if [ ! -f "$cached" ]; then
         command -v mmdebstrap > /dev/null || { echo "mmdebstrap is missing" >&2; return 1; }
         mkdir -p "$CACHE"
-        mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip \
+        mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip,python3-dev,gcc,libc6-dev \
             bookworm "$SCRATCH/base.tar" || return 1
         mv "$SCRATCH/base.tar" "$cached"
     fi

@@ -54,7 +54,8 @@ wait_healthy() {
 build() {
     local began=$SECONDS size
     if ! DOCKER_BUILDKIT=1 "$DOCKER" build --network none --progress plain --tag "$IMAGE" \
-        --build-arg "PYTHON_IMAGE=$PYTHON_IMAGE" --build-arg "WHEELS_IMAGE=$WHEELS_IMAGE" \
+        --build-arg "PYTHON_IMAGE=$PYTHON_IMAGE" --build-arg "BUILD_IMAGE=$BUILD_IMAGE" \
+        --build-arg "WHEELS_IMAGE=$WHEELS_IMAGE" \
         "$ROOT" > "$SCRATCH/build.log" 2>&1; then
         tail -n 30 "$SCRATCH/build.log" >&2
         echo "FAILED: building the image" >&2
