@@ -97,7 +97,7 @@ def _raise_file_limit(wanted: int) -> None:
             "The limit of open files is %d; the configured connections may need %d",
             allowed,
             wanted,
-            extra={"action": "few-files", "allowed": allowed, "wanted": wanted},
+            extra={"action": "file-limit-low", "allowed": allowed, "wanted": wanted},
         )
 
 

@@ -10,8 +10,8 @@ from service import problems
 from service.app import create_app
 from service.repositories import lifecycle
 from service.settings import Settings
-from service.telemetry.actions import ACTIONS
 from service.telemetry.metrics import Metrics
+from tools.log_actions import ACTIONS
 
 _BEGIN = "<!-- generated: {name} -->\n"
 _END = "<!-- end -->"

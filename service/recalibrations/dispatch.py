@@ -100,7 +100,7 @@ class Dispatcher:
         del self._running[recalibration_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error(
-                "A run ended with an internal error", exc_info=error, extra={"action": "run-fault"}
+                "A run ended with an internal error", exc_info=error, extra={"action": "run-error"}
             )
         self._wake.set()
 

@@ -32,7 +32,7 @@ PROGRESS_SECONDS = 0.25
 async def run(context: Context, found: Recalibration) -> None:
     """Do a claimed run and record how it ended; cancelling the task kills the worker."""
     ids = {"recalibration": found.id, "attempt": found.attempts}
-    _log.info("A run begins", extra={"action": "run-begins", **ids})
+    _log.info("A run starts", extra={"action": "run-started", **ids})
     began = monotonic()
     try:
         with context.metrics.running.track_inprogress():

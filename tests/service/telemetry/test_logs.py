@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from service.telemetry import request_ids
-from service.telemetry.actions import ACTIONS
 from service.telemetry.logs import JsonFormatter
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy
+from tools.log_actions import ACTIONS
 
 ROOT = Path(__file__).parents[3]
 TOKEN = "bnr_nobody-may-read-this"
@@ -78,10 +78,10 @@ def test_every_call_of_a_log_names_its_action() -> None:
 
 
 def test_a_log_line_is_json_with_its_action_and_ids() -> None:
-    members = {"msg": "A run %s", "args": ("begins",), "levelname": "INFO"}
-    record = logging.makeLogRecord(members | {"action": "run-begins", "n": 1})
+    members = {"msg": "A run %s", "args": ("starts",), "levelname": "INFO"}
+    record = logging.makeLogRecord(members | {"action": "run-started", "n": 1})
     line = json.loads(JsonFormatter().format(record))
-    assert (line["message"], line["action"], line["n"]) == ("A run begins", "run-begins", 1)
+    assert (line["message"], line["action"], line["n"]) == ("A run starts", "run-started", 1)
     assert line["level"] == "info"
     assert line["time"].endswith("Z")
     assert "request_id" not in line

@@ -1,4 +1,4 @@
-"""The names of log actions: a line's `action` is stable while its sentence may change."""
+"""Names of log actions: the `action` of a line is stable, its message may change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "listening": "The server accepts requests; with its address and the changed settings.",
         "stopping": "The server accepts no more requests and finishes those in progress.",
         "unknown-variable": "An environment variable starts with BNRECAL_ but is not a setting.",
-        "few-files": "The system allows fewer open files than the connections may need.",
+        "file-limit-low": "The system allows fewer open files than the connections may need.",
         "runs-requeued": "At startup: the number of interrupted runs that were queued again.",
         "admission": "At startup: the memory that all runs may use together.",
         "sandbox": "The sandbox restrictions that are in force for workers on this machine.",
@@ -19,13 +19,13 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "time, and was closed; with the problem's code.",
         "request": "A response was sent; with route, status, seconds, the token's name and, for a "
         "problem, its code.",
-        "run-begins": "A run starts.",
+        "run-started": "A run starts.",
         "run-ended": "A run has ended; with the recalibration's state.",
         "run-killed": "A run was killed: cancelled, deleted, or interrupted by a shutdown.",
         "run-deferred": "A run was deferred for lack of resources (disk full, no process).",
         "run-interrupted": "The worker of a run crashed; the run restarts, or fails after too many "
         "crashes.",
-        "run-fault": "A run failed because of a bug in the server; with the traceback.",
+        "run-error": "A run failed because of a bug in the server; with the traceback.",
         "worker-died": "A worker exited without a response; with the end of its output.",
         "worker-failed": "A worker failed with an unexpected exception; with the traceback.",
         "queue-failed": "The queue cannot be read; it is retried.",
