@@ -16,6 +16,8 @@ BENCHMARKS = {
     "folding": "folding compared with other tools: supported cases, remaining layers, latency",
     "ingest": "durable batches per second over HTTP, compared with disk and hash throughput",
     "accuracy.digits": "estimators on MNIST → scikit-learn digits",
+    "accuracy.input_check": "the input check on real networks (needs two Debian packages)",
+    "accuracy.folded_models": "folded models with inserted BatchNorm (needs a Debian package)",
     "accuracy.fashion": "estimators on corrupted Fashion-MNIST (needs Debian's dataset package)",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["EMPTY", "RESULTS", "read_results", "write_results"]
+__all__ = ["EMPTY", "RESULTS", "read_results", "replace_marked", "write_results"]
 
 EMPTY: Mapping[str, Any] = {"rows": []}
 
@@ -48,3 +48,10 @@ def read_results(name: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def replace_marked(name: str, page: Path, text: str) -> None:
+    """Replace what stands between `<!-- name: begin -->` and `<!-- name: end -->` in a page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
