@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bn_ops.api import recalibrate as recalibrate
     from bn_ops.batchnorm_insertion import Insertion as Insertion
     from bn_ops.batchnorm_insertion import insert_batchnorm as insert_batchnorm
+    from bn_ops.checking import check_input as check_input
+    from bn_ops.checking import rank_preprocessings as rank_preprocessings
     from bn_ops.core.estimators import Momentum as Momentum
     from bn_ops.core.estimators import Prior as Prior
     from bn_ops.core.estimators import Replace as Replace
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from bn_ops.exporting import export as export
     from bn_ops.folding import Folded as Folded
     from bn_ops.folding import fold as fold
-    from bn_ops.input_check.check import check_input as check_input
-    from bn_ops.input_check.check import rank_preprocessings as rank_preprocessings
     from bn_ops.input_check.result import InputCheck as InputCheck
     from bn_ops.input_check.result import PreprocessingScore as PreprocessingScore
     from bn_ops.options import Budget as Budget
@@ -143,7 +143,7 @@ _HOME = {
     "VerdictReason": "bn_ops.diagnostics.report",
     "__version__": "bn_ops.version",
     "adapt": "bn_ops.adaptation",
-    "check_input": "bn_ops.input_check.check",
+    "check_input": "bn_ops.checking",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.core.estimators",
     "estimator_from_string": "bn_ops.core.estimators",
@@ -154,7 +154,7 @@ _HOME = {
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.engines.torch",
     "preprocess_from_json": "bn_ops.preprocess",
-    "rank_preprocessings": "bn_ops.input_check.check",
+    "rank_preprocessings": "bn_ops.checking",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.diagnostics.html",
     "verify": "bn_ops.verification",

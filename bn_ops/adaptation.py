@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bn_ops.api import is_torch, recalibrate_with
+from bn_ops.api import recalibrate_with
 from bn_ops.core.estimators import Estimator, as_estimator
 from bn_ops.diagnostics.report import Report
 from bn_ops.errors import OptionError
+from bn_ops.model_sources import is_torch
 from bn_ops.options import Progress, RecalibrateOptions, progress_callback
 from bn_ops.result import Artifact
 
@@ -42,6 +43,8 @@ def adapt(
     threads: int | None = None,
     variance: Variance = "population",
     evaluate: Iterable[Any] | None = None,
+    allow_mismatch: bool = False,
+    source_batches: Iterable[Any] | None = None,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -65,6 +68,8 @@ def adapt(
         threads: as for `recalibrate`; for an `nn.Module` it applies to folding and verification.
         variance: as for `recalibrate`.
         evaluate: as for `recalibrate`.
+        allow_mismatch: as for `recalibrate`.
+        source_batches: as for `recalibrate`.
         call: as for `recalibrate`.
         adopt_untracked: as for `recalibrate`.
         shared_passes: as for `recalibrate`.
@@ -92,6 +97,8 @@ def adapt(
         variance=variance,
         compare=True,
         evaluate=evaluate,
+        allow_mismatch=allow_mismatch,
+        source_batches=source_batches,
         call=call,
         adopt_untracked=adopt_untracked,
         shared_passes=shared_passes,

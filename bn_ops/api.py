@@ -11,7 +11,8 @@ from bn_ops.core.estimators import Estimator, as_estimator
 from bn_ops.engines import open_engine
 from bn_ops.engines.onnx.describe import describe_prepared
 from bn_ops.engines.onnx.prepare import prepare
-from bn_ops.errors import ModelUnsupportedError, OptionError
+from bn_ops.errors import OptionError
+from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
 from bn_ops.options import RecalibrateOptions, progress_callback
 from bn_ops.pipeline import run
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Call: TypeAlias = Callable[[nn.Module, Any], object]
     OnnxSource: TypeAlias = onnx.ModelProto | ExportedProgram | bytes | str | Path
 
-__all__ = ["as_onnx", "describe", "inspect", "is_torch", "recalibrate", "recalibrate_with"]
+__all__ = ["describe", "inspect", "recalibrate", "recalibrate_with"]
 
 
 def describe(model: OnnxSource) -> ModelInfo:
@@ -79,6 +80,8 @@ def recalibrate(
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
+    allow_mismatch: bool = False,
+    source_batches: Iterable[Any] | None = None,
 ) -> Recalibration[onnx.ModelProto]: ...
 
 
@@ -97,6 +100,8 @@ def recalibrate(
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
+    allow_mismatch: bool = False,
+    source_batches: Iterable[Any] | None = None,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -119,6 +124,8 @@ def recalibrate(
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
+    allow_mismatch: bool = False,
+    source_batches: Iterable[Any] | None = None,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -158,6 +165,11 @@ def recalibrate(
         evaluate: `(inputs, labels)` pairs, labels as integers, one class per sample (or per
             position); the report then holds the error before and after. Read first and kept until
             the end; `select` does not apply. Labels never enter the statistics.
+        allow_mismatch: whether to continue where the first samples cannot be what the model was
+            trained on; the findings are then warnings of the report. See `bn_ops.check_input`.
+        source_batches: unlabeled samples of the domain that the model was trained on, for an ONNX
+            model without BatchNorm layers, or with some: they are inserted first. See
+            `bn_ops.insert_batchnorm`; `select` applies.
         call: `call(module, batch)` runs the module on one batch (torch only); batches are then
             passed to it unchanged, neither converted nor moved to the module's device.
         adopt_untracked: whether layers with `track_running_stats=False` receive running statistics
@@ -168,6 +180,7 @@ def recalibrate(
             (torch only).
 
     Raises:
+        InputMismatchError: the data cannot be what the model was trained on.
         BatchError: a batch does not fit or holds NaN or Inf; names batch and input.
         StreamEmptyError: the stream holds no batch.
         ModelError: the model cannot be recalibrated.
@@ -188,6 +201,8 @@ def recalibrate(
         variance=variance,
         compare=compare,
         evaluate=evaluate,
+        allow_mismatch=allow_mismatch,
+        source_batches=source_batches,
         call=call,
         adopt_untracked=adopt_untracked,
         shared_passes=shared_passes,
@@ -202,42 +217,22 @@ def recalibrate_with(
     """Recalibrate with options as one value; see `recalibrate`."""
     started = time.perf_counter()
     if is_torch(model):
+        if options.source_batches is not None:
+            raise OptionError("source_batches= needs an ONNX model: bn_ops.export makes one")
         if options.engine == "onnx":
             raise OptionError('engine="onnx" needs an ONNX model: bn_ops.export makes one')
         return run(open_engine("torch", model, batches, options), options, started=started)
     if options.engine == "torch":
         raise OptionError('engine="torch" needs an nn.Module')
     source = load_model(as_onnx(model))
+    if options.source_batches is not None:
+        from bn_ops.batchnorm_insertion import insert_batchnorm  # noqa: PLC0415 - loads folding
+
+        source = insert_batchnorm(
+            source,
+            options.source_batches,
+            select=options.select,
+            threads=options.threads,
+            progress=options.progress,
+        ).model
     return run(open_engine("onnx", source, batches, options), options, started=started)
-
-
-def is_torch(model: object) -> bool:
-    """Return whether a model is a torch module, without importing torch."""
-    return any(
-        base.__module__ == "torch.nn.modules.module" and base.__name__ == "Module"
-        for base in type(model).__mro__
-    )
-
-
-def _is_program(model: object) -> bool:
-    """Return whether a model is a `torch.export.ExportedProgram`, without importing torch."""
-    kind = type(model)
-    return kind.__name__ == "ExportedProgram" and kind.__module__.startswith("torch.export")
-
-
-def as_onnx(model: Any) -> Any:
-    """Return what `load_model` takes; programs, in memory or in a `.pt2` file, are exported."""
-    if isinstance(model, str | Path) and Path(model).suffix == ".pt2":
-        from bn_ops.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
-
-        model = load_pt2(model)
-    if _is_program(model):
-        from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
-
-        return export(model)
-    if isinstance(model, bytes | str | Path) or type(model).__name__ == "ModelProto":
-        return model
-    raise ModelUnsupportedError(
-        "a model is an nn.Module, a torch.export.ExportedProgram, an onnx.ModelProto, bytes or a "
-        f"path, not {type(model).__name__}"
-    )

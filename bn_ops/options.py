@@ -141,6 +141,8 @@ class RecalibrateOptions:
     adopt_untracked: bool = False
     shared_passes: int = 20
     shared_tolerance: float = 1e-5
+    allow_mismatch: bool = False
+    source_batches: Iterable[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:

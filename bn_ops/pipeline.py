@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, TypeVar
 
-from bn_ops.core.engine import BatchAdapter, Digests, Engine, EngineNotes
+from bn_ops.core.engine import BatchAdapter, Digests, EngineNotes
 from bn_ops.core.frontier import LayerUpdate, commit_layers
 from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
@@ -16,7 +17,10 @@ from bn_ops.diagnostics.before_after import COMPARED_SAMPLES, Comparison
 from bn_ops.diagnostics.build_report import frozen_report, layer_reports, warnings_of
 from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.report import LayerReport, Report, StreamReport
-from bn_ops.errors import StreamEmptyError
+from bn_ops.errors import BnOpsError, StreamEmptyError
+from bn_ops.input_check.engine import CheckedEngine
+from bn_ops.input_check.result import InputCheck
+from bn_ops.input_check.stream_check import require_plausible
 from bn_ops.options import RecalibrateOptions
 from bn_ops.result import Recalibration
 from bn_ops.version import __version__
@@ -28,7 +32,7 @@ BatchT = TypeVar("BatchT")
 
 
 def run(
-    engine: Engine[ModelT, BatchT], options: RecalibrateOptions, *, started: float
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions, *, started: float
 ) -> Recalibration[ModelT]:
     """Recalibrate as a transaction: the model changes only if every step succeeds.
 
@@ -44,7 +48,9 @@ def run(
     with engine.digests() as digests:
         if evaluation is not None:
             evaluation.score(engine.forward)
-        stream = _ObservedStream(engine.stream, engine.adapter)
+        stream = _ObservedStream(
+            engine.stream, engine.adapter, partial(_check_input, engine, options)
+        )
         updates = _measure(engine, stream, options)
         statistics = {name: update.statistics for name, update in updates.items()}
         comparison = _comparison(engine, stream) if options.compare else None
@@ -72,8 +78,32 @@ def run(
             raise
 
 
+def _check_input(
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions, samples: Sequence[BatchT]
+) -> InputCheck | None:
+    """Check the first samples; None where they cannot be run up to the first layers.
+
+    Raises:
+        InputMismatchError: the data cannot be what the model was trained on.
+    """
+    try:
+        found = engine.check_input(samples)
+    except BnOpsError:
+        # The run itself reports what is wrong with the model or the batch, and where.
+        return None
+    if not options.allow_mismatch:
+        require_plausible(found)
+    return found
+
+
+def _input_warnings(check: InputCheck | None) -> tuple[str, ...]:
+    if check is None:
+        return ()
+    return tuple(f"{finding.message}; {finding.suggestion}" for finding in check.findings)
+
+
 def _evaluation(
-    engine: Engine[ModelT, BatchT], options: RecalibrateOptions
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions
 ) -> Evaluation[BatchT] | None:
     if options.evaluate is None:
         return None
@@ -81,13 +111,13 @@ def _evaluation(
 
 
 def _comparison(
-    engine: Engine[ModelT, BatchT], stream: _ObservedStream[BatchT]
+    engine: CheckedEngine[ModelT, BatchT], stream: _ObservedStream[BatchT]
 ) -> Comparison[BatchT]:
     return Comparison(stream.kept, sum(engine.adapter.samples(batch) for batch in stream.kept))
 
 
 def _measure(
-    engine: Engine[ModelT, BatchT], stream: Iterable[BatchT], options: RecalibrateOptions
+    engine: CheckedEngine[ModelT, BatchT], stream: Iterable[BatchT], options: RecalibrateOptions
 ) -> Mapping[LayerName, LayerUpdate]:
     layers = {info.name: info for info in engine.layers if info.name in engine.selected}
     if options.method == "batch":
@@ -99,7 +129,7 @@ def _measure(
 
 
 def _report(  # noqa: PLR0917 - one value of each step of the run
-    engine: Engine[ModelT, BatchT],
+    engine: CheckedEngine[ModelT, BatchT],
     options: RecalibrateOptions,
     stream: _ObservedStream[BatchT],
     updates: Mapping[LayerName, LayerUpdate],
@@ -122,12 +152,19 @@ def _report(  # noqa: PLR0917 - one value of each step of the run
         layers=layers,
         frozen=frozen_report(digests.before(), digests.after()),
         timings={"recalibrate": time.perf_counter() - started},
-        warnings=(*warnings_of(layers, stream.samples, autocorrelation), *notes.warnings),
+        input_check=stream.input_check,
+        warnings=(
+            *_input_warnings(stream.input_check),
+            *warnings_of(layers, stream.samples, autocorrelation),
+            *notes.warnings,
+        ),
     )
 
 
 def _layers(
-    engine: Engine[ModelT, BatchT], updates: Mapping[LayerName, LayerUpdate], notes: EngineNotes
+    engine: CheckedEngine[ModelT, BatchT],
+    updates: Mapping[LayerName, LayerUpdate],
+    notes: EngineNotes,
 ) -> tuple[LayerReport, ...]:
     return tuple(
         replace(report, residual_mean=residual.mean, residual_var=residual.var)
@@ -144,17 +181,21 @@ class _ObservedStream(Generic[BatchT]):
     Attributes:
         source: the stream, read once.
         adapter: how to handle one batch.
+        check: called once, with the first samples, before the last of them is passed on.
         batches, samples: how many have been read.
         kept: copies of the first samples.
         series: features of every sample, in order.
+        input_check: what `check` returned.
     """
 
     source: Iterator[BatchT]
     adapter: BatchAdapter[BatchT]
+    check: Callable[[Sequence[BatchT]], InputCheck | None]
     batches: int = 0
     samples: int = 0
     kept: list[BatchT] = field(default_factory=list)
     series: SampleSeries = field(default_factory=SampleSeries)
+    input_check: InputCheck | None = None
 
     def __iter__(self) -> Iterator[BatchT]:
         for batch in self.source:
@@ -165,6 +206,10 @@ class _ObservedStream(Generic[BatchT]):
                 self.kept.append(self.adapter.head(batch, room))
             self.batches += 1
             self.samples += self.adapter.samples(batch)
+            if room > 0 and self.samples >= COMPARED_SAMPLES:
+                self.input_check = self.check(self.kept)
             yield batch
         if self.batches == 0:
             raise StreamEmptyError("the stream holds no batch, so there is nothing to measure")
+        if self.samples < COMPARED_SAMPLES:
+            self.input_check = self.check(self.kept)

@@ -78,9 +78,9 @@ def _tables(rows: list[Row]) -> str:
         "",
         (
             f"MobileNetV2, {PHOTOS} photographs each as source and target, share of equal top-1 "
-            "predictions with the recalibrated unfolded network, in percent. The stored statistics are "
-            "those of one set of photographs; the layers were inserted with the same set, or with "
-            "another one:"
+            "predictions with the recalibrated unfolded network, in percent. The stored statistics "
+            "are those of one set of photographs; the layers were inserted with the same set, or "
+            "with another one:"
         ),
         "",
         "| corruption | source as it is | folded, same set | folded, other set |",

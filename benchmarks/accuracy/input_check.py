@@ -32,9 +32,9 @@ from benchmarks.accuracy.photographs import (
     read_photographs,
 )
 from benchmarks.accuracy.results import replace_marked, write_results
+from bn_ops.checking import check_input
 from bn_ops.errors import BatchError
 from bn_ops.exporting import export
-from bn_ops.input_check.check import check_input
 from bn_ops.input_check.value_ranges import Candidate, candidates
 from examples.digits.train import MnistResNet
 from tests.support import real_models
@@ -90,8 +90,8 @@ def tables(rows: list[Row]) -> str:
     networks = list(dict.fromkeys(row["network"] for row in rows))
     lines = [
         (
-            "Right preprocessing: clean images, every corruption at its strongest, and images of other "
-            "kinds, with 4 and with 64 samples:"
+            "Right preprocessing: clean images, every corruption at its strongest, and images of "
+            "other kinds, with 4 and with 64 samples:"
         ),
         "",
         "| network | cases | distance: median, largest (case) | smallest spread | refused |",
@@ -110,7 +110,7 @@ def tables(rows: list[Row]) -> str:
     lines += [
         "",
         (
-            "Faults with 64 samples: distance in σ and the cause that was reported, **missed** where "
+            "Faults with 64 samples: distance in σ and the reported cause, **missed** where "
             "none was; a dash where the fault does not exist:"
         ),
         "",

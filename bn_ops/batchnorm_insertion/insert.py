@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from bn_ops.api import as_onnx, is_torch
 from bn_ops.batchnorm_insertion.result import InsertedLayer, Insertion, LeftOperator
 from bn_ops.batchnorm_insertion.sites import CONVOLUTIONS, Site, find_sites
 from bn_ops.batchnorm_insertion.source_moments import TensorMoments, measure_tensors
@@ -24,6 +23,7 @@ from bn_ops.engines.onnx.prepare import add_initializer, prepare, standard_opset
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import ModelUnsupportedError, OptionError, ParityError, StreamEmptyError
 from bn_ops.folding.result import Folded
+from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
 from bn_ops.options import ProgressCallback, silent
 from bn_ops.verification.reference import Reference

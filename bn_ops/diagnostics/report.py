@@ -14,6 +14,7 @@ from typing import Literal
 
 from bn_ops.core.json_form import Json, json_object, jsonable
 from bn_ops.errors import OptionError
+from bn_ops.input_check.result import InputCheck
 
 __all__ = [
     "REPORT_VERSION",
@@ -515,6 +516,8 @@ class Report:
         evaluation: the error on labeled samples; None where none were given.
         choice: how the estimator `Auto` chose the statistics; None for other estimators.
         verdict: whether to deploy the model; None where the models were not compared.
+        input_check: the first samples compared with what the first layers store; None where they
+            could not be compared.
 
     Within one version fields are only added, each with a default, so that a reader of a version can
     read every report of that version.
@@ -537,6 +540,7 @@ class Report:
     evaluation: EvaluationReport | None = None
     choice: Choice | None = None
     verdict: Verdict | None = None
+    input_check: InputCheck | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return the versioned JSON form; NaN and infinities become null."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bn_ops.core.engine import Engine
+    from bn_ops.input_check.engine import CheckedEngine
     from bn_ops.options import RecalibrateOptions
 
 __all__ = ["open_engine"]
@@ -22,14 +22,14 @@ _MODULES = {
 
 def open_engine(
     name: str, model: object, batches: Iterable[Any], options: RecalibrateOptions
-) -> Engine[Any, Any]:
+) -> CheckedEngine[Any, Any]:
     """Open an engine on a model and a stream.
 
     Raises:
         ModelError: the model cannot be recalibrated.
         OptionError: an option does not apply to the engine.
     """
-    engine: Engine[Any, Any] = importlib.import_module(_MODULES[name]).open_engine(
+    engine: CheckedEngine[Any, Any] = importlib.import_module(_MODULES[name]).open_engine(
         model, batches, options
     )
     return engine

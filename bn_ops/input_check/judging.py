@@ -1,13 +1,13 @@
 """From measured moments and pixels to findings: the thresholds, and why they are where they are.
 
-Theory of operation. A domain shift moves the first layers' statistics by a bounded amount: an
-8-bit picture stays an 8-bit picture, whatever happened to it. Over photographs, digits and clothes
-under 12 to 15 corruptions at their strongest, the median distance stays below 3 σ on every network
+Theory of operation. A domain shift moves the first layers' statistics by a bounded amount: an 8-bit
+picture stays an 8-bit picture, whatever happened to it. Over photographs, digits and clothes under
+12 to 15 corruptions at their strongest, the median distance stays below 2 σ on every network
 (`docs/input-check.md`). A wrong scale leaves that range by orders of magnitude: 0…255 in place of a
-normalized picture is 40 σ and more, a second division by 255 leaves under 1 % of the spread. These
-are faults wherever they occur. Between them lie confusions that no statistic of the first layer can
-tell from a shift (0…1 in place of −1…1 is half the contrast on a bright ground): they are faults
-only where the values themselves show which preprocessing made them.
+normalized picture is about 100 σ and more, a second division by 255 leaves under 1 % of the spread.
+These are faults wherever they occur. Between them lie confusions that no statistic of the first
+layer can tell from a shift (0…1 in place of −1…1 is half the contrast on a bright ground): they are
+faults only where the values themselves show which preprocessing made them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bn_ops.input_check.result import InputCheck, InputFinding, PreprocessingSco
 from bn_ops.input_check.sample_moments import (
     SampleMoments,
     channel_distances,
+    is_untrained,
     median_distance,
     spread_ratio,
 )
@@ -39,12 +40,12 @@ __all__ = ["MAX_DISTANCE", "judge"]
 
 MAX_DISTANCE = 4.5
 """Median distance in σ beyond which no domain shift explains the difference. The largest measured
-under any corruption is 2.9, the smallest under a wrong scale 7.0 (`docs/input-check.md`)."""
+under any corruption is 1.7, the smallest with 0…255 in place of normalized values 108
+(`docs/input-check.md`)."""
 
 MIN_SPREAD = 0.015
-"""Share of the stored standard deviation below which the values are on another scale. A twentieth
-of the contrast, ImageNet-C's strongest, leaves 0.05 and more; a second division by 255 leaves
-0.004."""
+"""Share of the stored standard deviation below which the values are on another scale. The smallest
+measured under any corruption is 0.14; a second division by 255 leaves 0.004."""
 
 # Below this distance the input is taken as it is, and nothing else is looked at.
 _CLEAR = 0.45
@@ -67,6 +68,8 @@ def judge(moments: SampleMoments, planes: Planes | None, measure: Measure | None
         planes: the same samples, where the network has one image input.
         measure: runs other images through the first layers; None where that cannot be done.
     """
+    if is_untrained(moments.source):
+        return _unchecked(moments)
     distances = channel_distances(moments)
     distance = median_distance(moments) if distances.size else None
     spread = spread_ratio(moments) if distances.size else None
@@ -96,6 +99,21 @@ def judge(moments: SampleMoments, planes: Planes | None, measure: Measure | None
         findings=tuple(findings),
         ranking=ranking,
         present=None if present is None else present.name,
+    )
+
+
+def _unchecked(moments: SampleMoments) -> InputCheck:
+    """Return the result for a network without training, which remembers no input."""
+    return InputCheck(
+        samples=moments.samples,
+        layers=moments.layers,
+        channels=0,
+        distance=None,
+        spread=None,
+        threshold=MAX_DISTANCE,
+        share_beyond_3=0.0,
+        share_beyond_10=0.0,
+        findings=(),
     )
 
 

@@ -28,7 +28,7 @@ _MIN_SAMPLES = 8
 _MAX_COLOR_DISTANCE = 0.4
 
 # Standard deviation of red minus blue, in 8-bit levels, below which pictures are as good as gray
-# and say nothing about the order of the colors. Photographs have 20 to 50.
+# and say nothing about the order of the colors.
 _MIN_COLOR_DEVIATION = 8.0
 
 # Mean of red minus blue, in 8-bit levels, beyond which the pictures have a cast. ImageNet has 20.

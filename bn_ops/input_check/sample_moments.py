@@ -24,6 +24,7 @@ __all__ = [
     "SampleMoments",
     "channel_distances",
     "concatenate",
+    "is_untrained",
     "jackknife_distances",
     "live_channels",
     "measure_samples",
@@ -84,6 +85,11 @@ def live_channels(source: RunningStatistics) -> NDArray[np.bool_]:
     """Return which channels have a stored variance that is more than rounding noise, shape (C,)."""
     floor = max(_MIN_VARIANCE, _MIN_VARIANCE_SHARE * float(source.var.max(initial=0.0)))
     return np.asarray(source.var > floor)
+
+
+def is_untrained(source: RunningStatistics) -> bool:
+    """Return whether the stored statistics are those of a new layer: mean 0, variance 1."""
+    return bool((source.mean == 0).all() and (source.var == 1).all())
 
 
 def channel_distances(moments: SampleMoments) -> Float64Array:

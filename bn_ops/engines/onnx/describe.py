@@ -22,7 +22,8 @@ _EXPORT_AGAIN = (
     "export the original network again with its BatchNorm kept: "
     "bn_ops.export(module, example_inputs), or torch.onnx.export(..., optimize=False) on "
     "module.eval(), or the TorchScript exporter with training=TrainingMode.PRESERVE and "
-    "do_constant_folding=False"
+    "do_constant_folding=False. Without the network, unlabeled samples of the domain that it was "
+    "trained on are enough: source_batches= (see bn_ops.insert_batchnorm)"
 )
 
 

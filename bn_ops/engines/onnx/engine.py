@@ -16,10 +16,13 @@ from bn_ops.engines.onnx.describe import require_layers
 from bn_ops.engines.onnx.digests import FrozenDigests
 from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.frontier import OnnxFrontier
+from bn_ops.engines.onnx.network_start import OnnxStart
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.train_pass import run_train_pass
 from bn_ops.errors import ModelWithoutBatchNormError
+from bn_ops.input_check.result import InputCheck
+from bn_ops.input_check.stream_check import check_start
 from bn_ops.options import Budget, RecalibrateOptions
 
 if TYPE_CHECKING:
@@ -119,6 +122,10 @@ class OnnxEngine:
         """Write statistics into the private copy; there is nothing to restore."""
         self._writer.write(statistics)
         return lambda: None
+
+    def check_input(self, samples: Sequence[Batch]) -> InputCheck:
+        """See `bn_ops.input_check.engine.CheckedEngine.check_input`."""
+        return check_start(OnnxStart(self._prepared, threads=self._options.threads), samples)
 
     def notes(self, updated: Iterable[LayerName]) -> EngineNotes:
         """Return the layers in graph order."""

@@ -20,8 +20,11 @@ from bn_ops.engines.torch.forward import ModuleForward
 from bn_ops.engines.torch.frontier import TorchFrontier
 from bn_ops.engines.torch.functional import find_functional, may_be_functional
 from bn_ops.engines.torch.layers import TorchLayer, find_layers, layer_info
+from bn_ops.engines.torch.network_start import TorchStart
 from bn_ops.engines.torch.selected_layers import ModuleDigests, SelectedLayers, check_runnable
 from bn_ops.engines.torch.train_pass import run_train_pass
+from bn_ops.input_check.result import InputCheck
+from bn_ops.input_check.stream_check import check_start
 from bn_ops.options import Budget, RecalibrateOptions
 from bn_ops.torch_modules.arguments import (
     Call,
@@ -143,6 +146,20 @@ class TorchEngine:
     def store(self, statistics: Mapping[LayerName, RunningStatistics]) -> Callable[[], None]:
         """See `bn_ops.core.engine.Engine.store`."""
         return self._layers.store(statistics)
+
+    def check_input(self, samples: Sequence[Item]) -> InputCheck:
+        """See `bn_ops.input_check.engine.CheckedEngine.check_input`."""
+        infos = {info.name: info.statistics for info in self.layers if info.reason is None}
+        start = TorchStart(
+            self.model,
+            self._call,
+            layers=[
+                (layer, statistics)
+                for layer in self._layers.found
+                if (statistics := infos.get(layer.name)) is not None
+            ],
+        )
+        return check_start(start, start.arrays(samples))
 
     def notes(self, updated: Iterable[LayerName]) -> EngineNotes:
         """Return layers in the order of execution, unreached ones last; residuals and warnings."""

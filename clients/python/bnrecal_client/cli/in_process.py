@@ -52,8 +52,11 @@ def recalibrate_file(
     *,
     notify: ProgressCallback,
     evaluate: Iterable[Any] | None = None,
+    allow_mismatch: bool = False,
 ) -> LocalResult:
     """Return the recalibration of a model file; `evaluate` holds (inputs, labels) pairs.
+
+    With `allow_mismatch`, data that cannot be what the model was trained on is a warning.
 
     Raises:
         BnrecalError: as a server would report it.
@@ -70,6 +73,7 @@ def recalibrate_file(
                 Progress(phase=step.phase, done=step.done, total=step.total)
             ),
             evaluate=evaluate,
+            allow_mismatch=allow_mismatch,
         )
         return LocalResult(
             recalibration_id=None,

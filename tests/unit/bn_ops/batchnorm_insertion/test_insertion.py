@@ -14,7 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import bn_ops
-from bn_ops.errors import ModelUnsupportedError, OptionError, StreamEmptyError
+from bn_ops.errors import (
+    ModelAlreadyFoldedError,
+    ModelUnsupportedError,
+    OptionError,
+    StreamEmptyError,
+)
 from tests.support.onnx_run import run_onnx
 
 # ε of the layers: far below every variance, because the law holds for ε → 0.
@@ -231,3 +236,16 @@ def test_source_samples_are_required() -> None:
 def test_module_is_rejected() -> None:
     with pytest.raises(OptionError, match=r"bn_ops\.export"):
         bn_ops.insert_batchnorm(source_network(), [SOURCE])
+
+
+def test_source_batches_insert_before_a_run() -> None:
+    explicit = bn_ops.adapt(bn_ops.insert_batchnorm(folded(), [SOURCE]).model, [TARGET])
+    found = bn_ops.adapt(folded(), [TARGET], source_batches=[SOURCE])
+    assert found.model.graph == explicit.model.graph
+    with pytest.raises(OptionError, match="source_batches"):
+        bn_ops.recalibrate(source_network(), [TARGET], source_batches=[SOURCE])
+
+
+def test_a_folded_model_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ModelAlreadyFoldedError, match="source_batches="):
+        bn_ops.recalibrate(folded(), [TARGET])

@@ -227,3 +227,37 @@ def test_custom_call() -> None:
 def test_ranking_requires_8_bit_images(images: object) -> None:
     with pytest.raises(OptionError):
         bn_ops.rank_preprocessings(model("imagenet"), images)
+
+
+def test_a_run_refuses_what_the_check_refuses_and_changes_nothing() -> None:
+    network = module("imagenet")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    batches = [normalized("none")[:10], normalized("none")[10:]]
+    for target in (model("imagenet"), network):
+        with pytest.raises(InputMismatchError):
+            bn_ops.recalibrate(target, batches)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_run_reports_what_it_was_allowed_to_take() -> None:
+    for target in (model("imagenet"), module("imagenet")):
+        report = bn_ops.recalibrate(target, [normalized("none")], allow_mismatch=True).report
+        assert report.input_check is not None
+        assert [finding.cause for finding in report.input_check.findings] == ["scale"]
+        assert report.input_check.findings[0].message in report.warnings[0]
+
+
+def test_the_report_of_a_run_holds_the_check() -> None:
+    other = normalized("imagenet", photographs(40, seed=5))
+    whole = bn_ops.check_input(model("imagenet"), [other[:32]])
+    for method in ("exact", "batch"):
+        for target in (model("imagenet"), module("imagenet")):
+            report = bn_ops.recalibrate(target, [other[:20], other[20:]], method=method).report
+            assert report.input_check is not None
+            assert report.input_check.distance == pytest.approx(whole.distance, rel=1e-5)
+            assert not report.input_check.findings
+
+
+def test_a_network_without_training_is_not_checked() -> None:
+    found = bn_ops.check_input(Start().eval(), [1e4 * normalized("imagenet")])
+    assert (found.distance, found.channels, found.plausible) == (None, 0, True)

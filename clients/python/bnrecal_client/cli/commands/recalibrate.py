@@ -41,6 +41,12 @@ def add_command(commands: Any) -> None:
         "after in the report; only without --server",
     )
     parser.add_argument(
+        "--allow-mismatch",
+        action="store_true",
+        help="continue where DATA cannot be what the model was trained on; only without --server, "
+        "since a server continues with a warning",
+    )
+    parser.add_argument(
         "--connections",
         type=arguments.positive,
         metavar="N",
@@ -161,7 +167,14 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
             raise OptionError("--labels works with arrays, not with --preprocess")
         pairs = labeled(args.data, args.labels, batch_size=args.batch_size)
     with progress_display(_progress(args)) as notify:
-        return recalibrate_file(args.model, data, options, notify=notify, evaluate=pairs)
+        return recalibrate_file(
+            args.model,
+            data,
+            options,
+            notify=notify,
+            evaluate=pairs,
+            allow_mismatch=args.allow_mismatch,
+        )
 
 
 def _progress(args: Namespace) -> bool | None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.api import as_onnx, is_torch
 from bn_ops.engines.onnx.describe import require_layers
+from bn_ops.engines.onnx.network_start import OnnxStart
 from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.errors import (
     EngineError,
@@ -17,7 +17,7 @@ from bn_ops.errors import (
     OptionError,
     StreamEmptyError,
 )
-from bn_ops.input_check.network_start import NetworkStart, OnnxStart
+from bn_ops.input_check.network_start import NetworkStart
 from bn_ops.input_check.ranking import scored
 from bn_ops.input_check.result import InputCheck, PreprocessingScore
 from bn_ops.input_check.stream_check import (
@@ -26,6 +26,7 @@ from bn_ops.input_check.stream_check import (
     measure_images,
     require_plausible,
 )
+from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _start(
     model: Any, call: Callable[[Any, Any], object] | None, threads: int | None
 ) -> NetworkStart:
     if is_torch(model):
-        from bn_ops.input_check.torch_start import TorchStart  # noqa: PLC0415 - torch is optional
+        from bn_ops.engines.torch.network_start import TorchStart  # noqa: PLC0415 - torch is optional
 
         return TorchStart(model, call)
     if call is not None:

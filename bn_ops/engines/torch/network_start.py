@@ -45,13 +45,20 @@ class TorchStart:
     Args:
         module: the module. Modified: only meanwhile, everything is put back bit for bit.
         call: the caller's own way to run a batch.
+        layers: the layers with their source statistics; None to find them with the first batch.
     """
 
-    def __init__(self, module: torch.nn.Module, call: Call | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        call: Call | None = None,
+        *,
+        layers: Sequence[tuple[TorchLayer, RunningStatistics]] | None = None,
+    ) -> None:
         self._module = module
         self._call = call
         self._items: dict[int, Item] = {}
-        self._layers: list[TorchLayer] | None = None
+        self._layers = layers
         self._first: TorchLayer | None = None
 
     def batches(
@@ -65,18 +72,21 @@ class TorchStart:
         Raises:
             BatchError: a batch does not fit the module.
         """
-        found: list[Arrays] = []
-        self._items.clear()
+        found: list[Item] = []
         for read in read_items(self._module, items, select=select, convert=self._call is None):
-            item = self._cut(read, samples)
-            arrays = self._arrays(item)
-            # The arrays of a batch are looked up by identity: a call may take what has no arrays.
-            self._items[id(arrays)] = item
-            found.append(arrays)
+            item = read if self._call is not None else first_samples(read, samples)
+            found.append(item)
             samples -= item.samples
             if samples <= 0:
                 break
-        return tuple(found)
+        return self.arrays(found)
+
+    def arrays(self, items: Iterable[Item]) -> tuple[Arrays, ...]:
+        """Return batches that have been read already; `measure` runs the items behind them."""
+        found = [(self._arrays(item), item) for item in items]
+        # Looked up by identity: a call may take what has no arrays.
+        self._items = {id(arrays): item for arrays, item in found}
+        return tuple(arrays for arrays, _ in found)
 
     def measure(self, batches: Sequence[Arrays]) -> SampleMoments:
         """Return the moments of each sample at the first BatchNorm layer.
@@ -86,9 +96,6 @@ class TorchStart:
             ModelWithoutBatchNormError: no layer has running statistics.
         """
         return concatenate([self._measure(batch) for batch in batches])
-
-    def _cut(self, item: Item, samples: int) -> Item:
-        return item if self._call is not None else first_samples(item, samples)
 
     def _arrays(self, item: Item) -> Arrays:
         if self._call is not None:
@@ -120,8 +127,9 @@ class TorchStart:
                 found.append((layer, *measure_samples(as_array(x.detach()))))
             raise _ReachedLayerError(layer.name)
 
-        with observed(self._module, layers, on_input):
-            calls = FunctionalCalls(self._module, layers, on_input)
+        watched = [layer for layer, _ in layers]
+        with observed(self._module, watched, on_input):
+            calls = FunctionalCalls(self._module, watched, on_input)
             state.without_grad().apply()
             try:
                 with calls.watching():
@@ -131,26 +139,20 @@ class TorchStart:
         if not found:
             raise EngineError("the forward reaches no BatchNorm layer")
         self._first, mean, var = found[0]
-        return SampleMoments(
-            layers=(self._first.name,), source=_statistics(self._first), mean=mean, var=var
-        )
+        source = next(statistics for layer, statistics in layers if layer is self._first)
+        return SampleMoments(layers=(self._first.name,), source=source, mean=mean, var=var)
 
-    def _known_layers(self, item: Item) -> list[TorchLayer]:
+    def _known_layers(self, item: Item) -> Sequence[tuple[TorchLayer, RunningStatistics]]:
         if self._layers is None:
             modules = find_layers(self._module)
             functional: Sequence[TorchLayer] = ()
             if may_be_functional(self._module, modules):
                 functional = find_functional(self._module, item, self._call, modules)
             self._layers = [
-                layer for layer in (*modules, *functional) if layer.reason is None and layer.tracked
+                (layer, statistics)
+                for layer in (*modules, *functional)
+                if layer.reason is None and (statistics := layer.read()) is not None
             ]
-            if not self._layers:
-                raise ModelWithoutBatchNormError("no BatchNorm layer of the module is tracked")
+        if not self._layers:
+            raise ModelWithoutBatchNormError("no BatchNorm layer of the module is tracked")
         return self._layers
-
-
-def _statistics(layer: TorchLayer) -> RunningStatistics:
-    statistics = layer.read()
-    if statistics is None:
-        raise EngineError(f"layer {layer.name!r} has no stored statistics")
-    return statistics
