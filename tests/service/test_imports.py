@@ -27,15 +27,15 @@ def loaded(statement: str) -> set[str]:
     return set(found.stdout.split())
 
 
-def test_the_server_loads_no_parser_of_models() -> None:
+def test_server_loads_no_parsers() -> None:
     assert FORBIDDEN.isdisjoint(loaded("import service.server"))
 
 
 @pytest.mark.parametrize("module", ["onnx", "sqlite3", "PIL"])
-def test_the_probe_would_notice(module: str) -> None:
+def test_probe_detects_imports(module: str) -> None:
     assert module in loaded(f"import service.server, {module}") & FORBIDDEN
 
 
-def test_the_worker_loads_nothing_of_http_or_the_ledger() -> None:
+def test_worker_loads_no_http_or_ledger() -> None:
     modules = loaded("import service.workers.child.main, service.workers.child.recalibrate")
     assert {"fastapi", "starlette", "uvicorn", "apsw", "pydantic"}.isdisjoint(modules)

@@ -19,13 +19,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "bnrecal.toml"
 
 
-def test_nothing_told_leaves_every_default() -> None:
+def test_defaults() -> None:
     assert read(None, {"port": None}) == Settings()
 
 
-def test_the_command_line_beats_the_environment_and_that_beats_the_file(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precedence_of_sources(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("port = 1\nmax_concurrent_runs = 2\nvalidation_workers = 3\n")
     monkeypatch.setenv("BNRECAL_PORT", "10")
     monkeypatch.setenv("BNRECAL_MAX_CONCURRENT_RUNS", "20")
@@ -33,9 +31,7 @@ def test_the_command_line_beats_the_environment_and_that_beats_the_file(
     assert (found.port, found.max_concurrent_runs, found.validation_workers) == (100, 20, 3)
 
 
-def test_a_variable_names_the_file_and_the_command_line_another(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_path_of_settings_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("port = 1\n")
     (tmp_path / "other.toml").write_text("port = 2\n")
     monkeypatch.setenv("BNRECAL_CONFIG", str(file))
@@ -43,7 +39,7 @@ def test_a_variable_names_the_file_and_the_command_line_another(
     assert read(tmp_path / "other.toml", {}).port == 2
 
 
-def test_each_setting_can_stand_in_the_file(file: Path) -> None:
+def test_file_accepts_every_setting(file: Path) -> None:
     written = {
         name: f"{name} = '{field.default or file}'"
         if not isinstance(field.default, bool | int | float)
@@ -57,7 +53,7 @@ def test_each_setting_can_stand_in_the_file(file: Path) -> None:
     assert found == expected
 
 
-def test_relative_paths_count_from_the_file(file: Path) -> None:
+def test_paths_are_relative_to_the_file(file: Path) -> None:
     file.write_text("data_dir = 'data'\ntokens_file = '/run/hashes'\n")
     found = read(file, {})
     assert (found.data_dir, found.tokens_file) == (file.parent / "data", Path("/run/hashes"))
@@ -75,13 +71,13 @@ def test_relative_paths_count_from_the_file(file: Path) -> None:
         ("port = ", "is not valid TOML"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(file: Path, text: str, told: str) -> None:
+def test_invalid_settings_are_rejected(file: Path, text: str, told: str) -> None:
     file.write_text(text)
     with pytest.raises(StartError, match=told):
         read(file, {})
 
 
-def test_a_file_that_is_not_there_or_no_text_is_refused(file: Path) -> None:
+def test_unreadable_file_is_rejected(file: Path) -> None:
     with pytest.raises(StartError, match="cannot be read: No such file"):
         read(file, {})
     file.write_bytes(b"\xff\xfe")
@@ -89,7 +85,7 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(file: Path) -> None:
         read(file, {})
 
 
-def test_a_refusal_holds_no_value(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_contain_no_values(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNRECAL_PORT", SECRET)
     file.write_text(f"tokens = ['{SECRET}']\n")
     with pytest.raises(StartError, match=r"port: .*; tokens: |tokens: .*; port: ") as caught:
@@ -97,16 +93,14 @@ def test_a_refusal_holds_no_value(file: Path, monkeypatch: pytest.MonkeyPatch) -
     assert SECRET not in caught.value.message
 
 
-def test_the_command_ends_with_2_and_one_line(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_status_of_invalid_settings(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text("prot = 1")
     assert main(["--config", str(file)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bnrecal does not start: the settings file")
 
 
-def test_a_variable_that_is_no_setting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_variables_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BNRECAL_PORT", "BNRECAL_CONFIG", "BNRECAL_TOKEN", "bnrecal_host", "PORT"):
         monkeypatch.setenv(name, "1")
     assert unknown_variables() == []
@@ -114,7 +108,7 @@ def test_a_variable_that_is_no_setting_is_noticed(monkeypatch: pytest.MonkeyPatc
     assert unknown_variables() == ["BNRECAL_PROT"]
 
 
-def test_the_example_of_the_page_is_taken(file: Path) -> None:
+def test_documented_example(file: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
     file.write_text(block)
     found = read(file, {})
@@ -122,6 +116,6 @@ def test_the_example_of_the_page_is_taken(file: Path) -> None:
     assert found.ended_retention_seconds == 7 * 86400
 
 
-def test_every_setting_is_documented_in_both_forms() -> None:
+def test_every_setting_is_documented() -> None:
     for name in Settings.model_fields:
         assert f"| `BNRECAL_{name.upper()}` | `{name}` |" in PAGE

@@ -53,9 +53,7 @@ def kept(api: Api) -> str:
     return name
 
 
-def test_a_list_tells_what_is_kept_and_how_large_it_is(
-    api: Api, admin: Admin, settings: Settings
-) -> None:
+def test_list_shows_contents_and_sizes(api: Api, admin: Admin, settings: Settings) -> None:
     ended, open_one = kept(api), api.open()
     found = admin("list")
     rows = {row["id"]: row for row in found["recalibrations"]}
@@ -78,7 +76,7 @@ def blobs(settings: Settings) -> list[Path]:
     ]
 
 
-def test_a_sound_folder_has_no_fault(api: Api, admin: Admin, settings: Settings) -> None:
+def test_check_of_an_intact_folder(api: Api, admin: Admin, settings: Settings) -> None:
     kept(api)
     files = len(blobs(settings))
     assert admin("check") == {"files": files, "digests": "compared", "faults": [], "status": 0}
@@ -98,7 +96,7 @@ def _turn(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "said"), [(_cut, "bytes"), (_turn, "other content"), (Path.unlink, "is missing")]
 )
-def test_each_harm_to_a_file_is_named(
+def test_check_finds_damaged_files(
     *,
     api: Api,
     admin: Admin,
@@ -117,7 +115,7 @@ def test_each_harm_to_a_file_is_named(
     assert path.name in found["faults"][0]
 
 
-def test_a_file_without_a_row_is_named(api: Api, admin: Admin, settings: Settings) -> None:
+def test_check_finds_orphaned_files(api: Api, admin: Admin, settings: Settings) -> None:
     name = kept(api)
     (settings.data_dir / f"recalibrations/{name}/batches/stray").touch()
     (settings.data_dir / "models/stray").touch()
@@ -127,9 +125,7 @@ def test_a_file_without_a_row_is_named(api: Api, admin: Admin, settings: Setting
     ]
 
 
-def test_purge_deletes_what_has_ended_and_nothing_else(
-    api: Api, admin: Admin, settings: Settings
-) -> None:
+def test_purge_keeps_open_recalibrations(api: Api, admin: Admin, settings: Settings) -> None:
     ended, open_one = kept(api), api.open()
     assert admin("purge", "--expired")["recalibrations"] == []
     assert admin("purge", "--ended")["recalibrations"] == [ended]
@@ -139,7 +135,7 @@ def test_purge_deletes_what_has_ended_and_nothing_else(
     assert admin("check")["faults"] == []
 
 
-def test_beside_a_server_models_are_left_to_its_sweep(
+def test_purge_leaves_models_to_running_server(
     settings: Settings, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(create_app(settings, executor=FakeExecutor())) as http:
@@ -154,7 +150,7 @@ def test_beside_a_server_models_are_left_to_its_sweep(
     assert not model.exists()
 
 
-def test_a_model_that_is_sent_again_while_a_purge_runs_is_kept(
+def test_purge_keeps_reuploaded_model(
     api: Api, admin: Admin, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kept(api)
@@ -172,16 +168,14 @@ def test_a_model_that_is_sent_again_while_a_purge_runs_is_kept(
     assert admin("check")["faults"] == []
 
 
-def test_nothing_is_purged_when_one_of_the_ids_is_not_there(api: Api, admin: Admin) -> None:
+def test_purge_of_unknown_id_deletes_nothing(api: Api, admin: Admin) -> None:
     name = kept(api)
     assert admin("purge", "--id", name, "--id", "rc_none")["code"] == "not-found"
     assert api.get(name).status_code == 200
     assert admin("purge", "--id", name, "--id", name)["recalibrations"] == [name]
 
 
-def test_purge_takes_an_open_one_only_from_a_folder_at_rest(
-    start_server: StartServer, admin: Admin
-) -> None:
+def test_purge_of_open_recalibration_is_rejected(start_server: StartServer, admin: Admin) -> None:
     name = start_server().open()
     refused = admin("purge", "--id", name)
     assert (refused["status"], refused["code"]) == (2, "transition-refused")
@@ -189,7 +183,7 @@ def test_purge_takes_an_open_one_only_from_a_folder_at_rest(
     assert admin("list")["recalibrations"][0]["id"] == name
 
 
-def test_purge_uses_the_settings_of_retention(
+def test_purge_uses_retention_settings(
     api: Api, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kept(api)
@@ -197,7 +191,7 @@ def test_purge_uses_the_settings_of_retention(
     assert admin("purge", "--expired")["recalibrations"] == [name]
 
 
-def test_purge_uses_the_settings_file_of_the_server(
+def test_purge_uses_settings_file(
     api: Api, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kept(api)
@@ -206,7 +200,7 @@ def test_purge_uses_the_settings_file_of_the_server(
     assert admin("purge", "--expired")["recalibrations"] == [name]
 
 
-def test_a_server_on_a_backup_gives_the_same_results(
+def test_backup_gives_same_results(
     api: Api, admin: Admin, tmp_path: Path, start_server: StartServer, settings: Settings
 ) -> None:
     name, open_one = kept(api), api.open()
@@ -223,7 +217,7 @@ def test_a_server_on_a_backup_gives_the_same_results(
     assert admin("backup", target)["status"] == 2  # not over what is there
 
 
-def test_ledger_and_backup_are_their_owner_s_alone_even_in_a_folder_of_everybody(
+def test_files_are_private_to_the_owner(
     start_server: StartServer, admin: Admin, settings: Settings, tmp_path: Path
 ) -> None:
     for folder in (settings.data_dir, tmp_path / "copy"):
@@ -240,7 +234,7 @@ def test_ledger_and_backup_are_their_owner_s_alone_even_in_a_folder_of_everybody
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_backup_under_load_is_consistent(
+def test_backup_under_load_is_consistent(
     api: Api, admin: Admin, tmp_path: Path, executor: FakeExecutor
 ) -> None:
     stop = threading.Event()
@@ -262,7 +256,7 @@ def test_a_backup_under_load_is_consistent(
     assert executor.runs > 0
 
 
-def test_a_backup_of_a_damaged_folder_is_refused(
+def test_backup_of_damaged_folder_fails(
     api: Api, admin: Admin, tmp_path: Path, settings: Settings
 ) -> None:
     kept(api)
@@ -270,12 +264,12 @@ def test_a_backup_of_a_damaged_folder_is_refused(
     assert admin("backup", tmp_path / "copy")["code"] == "storage-failed"
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_missing_folder_is_rejected(tmp_path: Path) -> None:
     assert main(["--data-dir", str(tmp_path / "none"), "list"]) == 2
     assert not (tmp_path / "none").exists()
 
 
-def test_a_ledger_of_a_newer_server_is_left_alone(
+def test_newer_ledger_is_rejected(
     settings: Settings, admin: Admin, start_server: StartServer
 ) -> None:
     start_server()
@@ -287,9 +281,7 @@ def test_a_ledger_of_a_newer_server_is_left_alone(
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_a_damaged_ledger_is_named_and_left_alone(
-    settings: Settings, admin: Admin, *, running: bool
-) -> None:
+def test_damaged_ledger_is_not_modified(settings: Settings, admin: Admin, *, running: bool) -> None:
     settings.data_dir.mkdir(mode=0o700)
     path = settings.data_dir / "ledger.sqlite3"
     path.write_bytes(b"no database " * 100)
@@ -300,9 +292,7 @@ def test_a_damaged_ledger_is_named_and_left_alone(
     assert path.read_bytes() == b"no database " * 100
 
 
-def test_beside_a_server_that_has_no_ledger_yet_none_is_made(
-    settings: Settings, admin: Admin
-) -> None:
+def test_no_ledger_is_created(settings: Settings, admin: Admin) -> None:
     with exclusive(settings.data_dir):
         assert admin("list")["code"] == StartError.code
     assert not (settings.data_dir / "ledger.sqlite3").exists()

@@ -27,7 +27,7 @@ def _kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
 
 
-def test_small_batches_lie_in_a_pack_and_large_ones_in_files(
+def test_only_small_batches_are_packed(
     start_server: StartServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [safetensors(x=batch(seed, samples)) for seed, samples in enumerate((2, 9, 3, 10))]
@@ -48,14 +48,14 @@ def test_small_batches_lie_in_a_pack_and_large_ones_in_files(
 
 
 @pytest.mark.parametrize("shape", [[1] * 60_000, [1 << 60] * 400], ids=["long", "huge"])
-def test_a_header_that_would_take_long_is_refused_as_any_other(api: Api, shape: list[int]) -> None:
+def test_excessive_shape_is_rejected(api: Api, shape: list[int]) -> None:
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}
     response = api.put(api.open(), 0, with_header({"x": entry}, bytes(4)))
     assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
     assert "axes" in response.json()["detail"]
 
 
-def test_a_body_of_unknown_length_is_kept_as_any_other(api: Api) -> None:
+def test_body_of_unknown_length_is_stored(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch(0, 20_000))
     pieces = (content[start : start + 50_000] for start in range(0, len(content), 50_000))
@@ -66,7 +66,7 @@ def test_a_body_of_unknown_length_is_kept_as_any_other(api: Api) -> None:
     assert api.put(name, 0, content).status_code == 200
 
 
-def test_a_stored_batch_is_described_and_counted(api: Api) -> None:
+def test_stored_batch_is_described(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch(samples=5))
     response = api.put(name, 3, content)
@@ -83,13 +83,13 @@ def test_a_stored_batch_is_described_and_counted(api: Api) -> None:
     assert api.get(name).json()["batches"]["samples"] == 5
 
 
-def test_the_same_content_again_counts_once(api: Api) -> None:
+def test_repeated_put_counts_once(api: Api) -> None:
     name = api.open()
     assert [api.put(name, 0).status_code for _ in range(3)] == [201, 200, 200]
     assert api.get(name).json()["batches"]["received"] == 1
 
 
-def test_other_content_under_the_same_index_is_a_conflict(api: Api, settings: Settings) -> None:
+def test_different_content_is_a_conflict(api: Api, settings: Settings) -> None:
     name = api.open()
     first = api.put(name, 0).json()
     response = api.put(name, 0, safetensors(x=batch(99)))
@@ -99,14 +99,14 @@ def test_other_content_under_the_same_index_is_a_conflict(api: Api, settings: Se
     assert _stored(settings, name) == first["bytes"]
 
 
-def test_the_same_content_under_two_indices_counts_twice(api: Api) -> None:
+def test_same_content_at_two_indices_counts_twice(api: Api) -> None:
     name = api.open()
     for index in (0, 1):
         assert api.put(name, index, safetensors(x=batch(7))).status_code == 201
     assert api.get(name).json()["batches"]["received"] == 2
 
 
-def test_appended_batches_get_the_next_free_index(api: Api) -> None:
+def test_append_uses_next_index(api: Api) -> None:
     name = api.open()
     api.put(name, 4)
     response = api.append(name, npy(batch(1)), **NPY)
@@ -114,14 +114,14 @@ def test_appended_batches_get_the_next_free_index(api: Api) -> None:
     assert response.headers["Location"] == f"/v1/recalibrations/{name}/batches/5"
 
 
-def test_the_same_content_appended_twice_counts_twice_without_a_key(api: Api) -> None:
+def test_repeated_append_counts_twice(api: Api) -> None:
     name = api.open()
     for _ in range(2):
         assert api.append(name, safetensors(x=batch())).status_code == 201
     assert api.get(name).json()["batches"]["received"] == 2
 
 
-def test_an_append_with_an_idempotency_key_counts_once(api: Api, settings: Settings) -> None:
+def test_repeated_append_with_key_counts_once(api: Api, settings: Settings) -> None:
     name = api.open()
     key = {"Idempotency-Key": "k"}
     first = api.append(name, safetensors(x=batch()), **key)
@@ -133,7 +133,7 @@ def test_an_append_with_an_idempotency_key_counts_once(api: Api, settings: Setti
     assert _stored(settings, name) == first.json()["bytes"]
 
 
-def test_an_append_is_answered_again_under_its_key_when_the_stream_is_sealed(api: Api) -> None:
+def test_append_replay_after_sealing(api: Api) -> None:
     name, content, other = api.open(), safetensors(x=batch(0)), safetensors(x=batch(1))
     first = api.append(name, content, **{"Idempotency-Key": "a"})
     api.start(name, 1)
@@ -147,7 +147,7 @@ def test_an_append_is_answered_again_under_its_key_when_the_stream_is_sealed(api
         assert (late.status_code, late.json()["code"]) == (409, "recalibration-not-open")
 
 
-def test_a_sealed_stream_takes_replays_only(api: Api) -> None:
+def test_sealed_stream_accepts_only_replays(api: Api) -> None:
     name = api.finished(batches=2)
     assert api.put(name, 1).status_code == 200
     response = api.put(name, 2)
@@ -156,7 +156,7 @@ def test_a_sealed_stream_takes_replays_only(api: Api) -> None:
     assert (appended.status_code, appended.json()["code"]) == (409, "recalibration-not-open")
 
 
-def test_batches_are_listed_in_the_order_of_the_stream(api: Api) -> None:
+def test_batches_are_listed_by_index(api: Api) -> None:
     name = api.open()
     for index in (5, 0, 3):
         api.put(name, index)
@@ -203,7 +203,7 @@ def _nan(index: int) -> Any:
         ),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused_and_changes_nothing(
+def test_invalid_batch_leaves_nothing(
     api: Api, settings: Settings, content: bytes, code: str, member: dict[str, Any]
 ) -> None:
     name = api.open()
@@ -217,7 +217,7 @@ def test_a_batch_that_does_not_fit_is_refused_and_changes_nothing(
     assert list((settings.data_dir / "staging").iterdir()) == []
 
 
-def test_an_npy_body_needs_a_model_with_one_input(api: Api) -> None:
+def test_npy_needs_model_with_one_input(api: Api) -> None:
     name = api.open(TWO_INPUTS)
     response = api.put(name, 0, npy(batch()), NPY)
     assert (response.status_code, response.json()["code"]) == (422, "batch-malformed")
@@ -225,20 +225,20 @@ def test_an_npy_body_needs_a_model_with_one_input(api: Api) -> None:
     assert api.put(name, 0, both).status_code == 201
 
 
-def test_inputs_with_different_numbers_of_samples_are_refused(api: Api) -> None:
+def test_sample_counts_must_match(api: Api) -> None:
     name = api.open(TWO_INPUTS)
     response = api.put(name, 0, safetensors(x=batch(samples=2), mask=batch(samples=3)))
     assert response.json()["code"] == "batch-shape"
 
 
-def test_a_fortran_ordered_array_is_taken(api: Api) -> None:
+def test_fortran_order_is_accepted(api: Api) -> None:
     name = api.open()
     content = npy(np.asfortranarray(batch(samples=4)))
     assert b"'fortran_order': True" in content
     assert api.put(name, 0, content, NPY).json()["samples"] == 4
 
 
-def test_a_pickle_is_refused_by_name(api: Api) -> None:
+def test_pickle_is_rejected(api: Api) -> None:
     name = api.open()
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\x80\x04."
@@ -247,9 +247,7 @@ def test_a_pickle_is_refused_by_name(api: Api) -> None:
     assert "pickle" in response.json()["detail"]
 
 
-def test_a_body_that_is_not_its_digest_is_refused_and_not_stored(
-    api: Api, settings: Settings
-) -> None:
+def test_digest_mismatch_is_not_stored(api: Api, settings: Settings) -> None:
     name = api.open()
     digest = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
     response = api.put(name, 0, headers={"Content-Digest": f"sha-512=:AA==:, sha-256=:{digest}:"})
@@ -257,7 +255,7 @@ def test_a_body_that_is_not_its_digest_is_refused_and_not_stored(
     assert _stored(settings, name) == 0
 
 
-def test_a_body_that_is_its_digest_is_stored(api: Api) -> None:
+def test_matching_digest_is_stored(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch())
     digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
@@ -265,36 +263,36 @@ def test_a_body_that_is_its_digest_is_stored(api: Api) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip"])
-def test_an_encoded_body_is_refused(api: Api, encoding: str) -> None:
+def test_content_encoding_is_rejected(api: Api, encoding: str) -> None:
     response = api.put(api.open(), 0, headers={"Content-Encoding": encoding})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
 
 
-def test_a_body_of_an_unknown_type_is_refused(api: Api) -> None:
+def test_unknown_content_type_is_rejected(api: Api) -> None:
     response = api.put(api.open(), 0, headers={"Content-Type": "application/x-pickle"})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
 
 
 @pytest.mark.parametrize("index", ["-1", "10000000", "x", "1e3"])
-def test_an_index_out_of_range_is_refused(api: Api, index: str) -> None:
+def test_invalid_index_is_rejected(api: Api, index: str) -> None:
     path = f"/v1/recalibrations/{api.open()}/batches/{index}"
     kind = {"Content-Type": "application/vnd.safetensors"}
     response = api.http.put(path, content=safetensors(x=batch()), headers=kind)
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
 
 
-def test_the_last_index_is_taken(api: Api) -> None:
+def test_largest_index_is_accepted(api: Api) -> None:
     assert api.put(api.open(), 9_999_999).status_code == 201
 
 
-def test_a_batch_over_the_limit_is_refused(start_server: StartServer) -> None:
+def test_oversized_batch_is_rejected(start_server: StartServer) -> None:
     api = start_server(batch_limit_bytes=64)
     response = api.put(api.open(), 0)
     assert (response.status_code, response.json()["code"]) == (413, "too-large")
     assert response.headers["Connection"] == "close"
 
 
-def test_quotas_are_held(start_server: StartServer, settings: Settings) -> None:
+def test_byte_quota(start_server: StartServer, settings: Settings) -> None:
     size = len(safetensors(x=batch()))
     api = start_server(recalibration_limit_bytes=2 * size + 1, recalibration_limit_batches=3)
     name = api.open()
@@ -303,15 +301,13 @@ def test_quotas_are_held(start_server: StartServer, settings: Settings) -> None:
     assert _stored(settings, name) == 2 * size
 
 
-def test_the_number_of_batches_is_held(start_server: StartServer) -> None:
+def test_batch_quota(start_server: StartServer) -> None:
     api = start_server(recalibration_limit_batches=2)
     name = api.open()
     assert [api.put(name, index).status_code for index in range(3)] == [201, 201, 413]
 
 
-def test_a_disk_that_is_nearly_full_says_507_and_everything_else_goes_on(
-    start_server: StartServer, settings: Settings
-) -> None:
+def test_full_disk_rejects_only_uploads(start_server: StartServer, settings: Settings) -> None:
     first = start_server()
     name = first.open()
     assert first.put(name, 0).status_code == 201
@@ -332,7 +328,7 @@ def test_a_disk_that_is_nearly_full_says_507_and_everything_else_goes_on(
     assert api.wait(name)["state"] == "succeeded"
 
 
-def test_a_full_server_says_507_and_takes_more_when_something_is_deleted(
+def test_deletion_frees_total_quota(
     start_server: StartServer,
 ) -> None:
     size = len(safetensors(x=batch()))
@@ -365,7 +361,7 @@ def _stored(settings: Settings, name: str) -> int:
         ("10000000", {}, 422),
     ],
 )
-def test_the_direct_route_responds_as_the_framework_does(
+def test_direct_route_matches_framework_route(
     settings: Settings,
     executor: FakeExecutor,
     index: str,

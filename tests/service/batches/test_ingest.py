@@ -35,14 +35,14 @@ def left(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [7, 64, 1000, 1 << 20])
-def test_blocks_of_any_size_give_the_same_file(tmp_path: Path, size: int) -> None:
+def test_block_size_is_irrelevant(tmp_path: Path, size: int) -> None:
     blobs = FolderBlobs(tmp_path)
     found = asyncio.run(ingest.receive(blobs, KEY, pieces(BODY, size), parser(), None))
     assert (found.samples, found.bytes) == (50, len(BODY))
     assert blobs.path(KEY).read_bytes() == BODY
 
 
-def test_a_body_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_incomplete_body_leaves_nothing(tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytearray]:
         async for piece in pieces(BODY[:300], 100):
             yield piece
@@ -53,7 +53,7 @@ def test_a_body_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_what_was_wrong_first_is_told(tmp_path: Path) -> None:
+def test_first_error_is_reported(tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytearray]:
         yield bytearray(b"no safetensors at all")
         yield bytearray(b"more")
@@ -64,9 +64,7 @@ def test_what_was_wrong_first_is_told(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_a_block_comes_in_while_the_one_before_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_overlaps_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for_more = threading.Event()
     write = FileDraft.write
 
@@ -86,9 +84,7 @@ def test_a_block_comes_in_while_the_one_before_is_written(
     assert blobs.path(KEY).read_bytes() == BODY
 
 
-def test_a_cancelled_request_lets_its_thread_end_before_the_file_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancellation_waits_for_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the thread would write to a handle that is another file's by then."""
     writing, go_on = threading.Event(), threading.Event()
     happened: list[str] = []

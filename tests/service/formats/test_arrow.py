@@ -48,28 +48,28 @@ def read(content: bytes, limit_bytes: int = 1 << 20) -> list[dict[str, np.ndarra
 @pytest.mark.parametrize(
     "column", [pa.FixedShapeTensorArray.from_numpy_ndarray(X), nested(X)], ids=["tensor", "list"]
 )
-def test_columns_of_arrays_come_back_as_they_were(column: Any) -> None:
+def test_columns_of_arrays(column: Any) -> None:
     (found,) = read(stream(table(x=column)))
     np.testing.assert_array_equal(found["x"], X)
     assert found["x"].dtype == np.float32
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "uint8", "int16", "bool"])
-def test_columns_of_numbers_are_vectors(dtype: str) -> None:
+def test_columns_of_numbers(dtype: str) -> None:
     values = np.array([0, 1, 1, 0], dtype)
     (found,) = read(stream(table(x=pa.array(values))))
     np.testing.assert_array_equal(found["x"], values)
     assert found["x"].dtype == values.dtype
 
 
-def test_each_record_batch_is_one_part_and_empty_ones_are_none() -> None:
+def test_empty_record_batches_are_skipped() -> None:
     parts = [table(x=nested(X[start:stop])) for start, stop in ((0, 3), (3, 3), (3, 4))]
     found = read(stream(*parts))
     assert [arrays["x"].shape for arrays in found] == [(3, 2, 3), (1, 2, 3)]
     np.testing.assert_array_equal(np.concatenate([arrays["x"] for arrays in found]), X)
 
 
-def test_packed_streams_are_read_within_the_limit() -> None:
+def test_decompressed_size_is_limited() -> None:
     zeros = table(x=nested(np.zeros((4, 100_000), np.float32)))
     packed = stream(zeros, options=pa.ipc.IpcWriteOptions(compression="zstd"))
     assert len(packed) < 5_000
@@ -111,7 +111,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_what_is_no_stream_of_arrays_is_refused(what: str) -> None:
+def test_invalid_stream_is_rejected(what: str) -> None:
     with pytest.raises(BatchMalformedError):
         read(MALFORMED[what])
 
@@ -120,7 +120,7 @@ GOOD = stream(table(x=nested(X)))
 
 
 @given(st.binary(min_size=1, max_size=12), st.integers(0, len(GOOD)))
-def test_damage_anywhere_ends_in_a_refusal_or_in_arrays(noise: bytes, place: int) -> None:
+def test_random_damage(noise: bytes, place: int) -> None:
     changed = bytearray(GOOD)
     changed[place : place + len(noise)] = noise
     info = TensorInfo(name="x", dtype="float32", shape=("N", 2, 3))

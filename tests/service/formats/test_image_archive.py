@@ -38,7 +38,7 @@ def read(content: bytes, kind: str) -> list[np.ndarray[tuple[int, ...], np.dtype
 
 
 @BOTH
-def test_images_come_in_the_order_of_the_archive(kind: str, write: Write) -> None:
+def test_images_are_read_in_archive_order(kind: str, write: Write) -> None:
     pictures = [picture(8, 8, seed) for seed in range(4)]
     names = ["b/2.png", "a/1.jpg", "c.PNG", "a/0.webp"]
     found = read(write({n: encoded(p) for n, p in zip(names, pictures, strict=True)}), kind)
@@ -48,7 +48,7 @@ def test_images_come_in_the_order_of_the_archive(kind: str, write: Write) -> Non
 
 
 @BOTH
-def test_whatever_is_no_image_is_passed_over(kind: str, write: Write) -> None:
+def test_other_files_are_skipped(kind: str, write: Write) -> None:
     shard = {
         "000.cls": b"3",
         "000.jpg": PNG,
@@ -62,7 +62,7 @@ def test_whatever_is_no_image_is_passed_over(kind: str, write: Write) -> None:
 
 
 @BOTH
-def test_folders_are_passed_over(kind: str, write: Write) -> None:
+def test_folders_are_skipped(kind: str, write: Write) -> None:
     content = write({"a/": b"", "a/0.png": PNG}) if kind == "zip" else _tar_with_folder()
     assert len(read(content, kind)) == 1
 
@@ -79,7 +79,7 @@ def _tar_with_folder() -> bytes:
     return buffer.getvalue()
 
 
-def test_long_names_and_pax_headers_are_read() -> None:
+def test_long_names_and_pax_headers() -> None:
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
@@ -90,7 +90,7 @@ def test_long_names_and_pax_headers_are_read() -> None:
 
 
 @BOTH
-def test_a_bad_image_is_named_with_its_batch(kind: str, write: Write) -> None:
+def test_error_names_image_and_batch(kind: str, write: Write) -> None:
     content = write({"good.png": PNG, "bad.png": PNG[:60]})
     with pytest.raises(ImageError, match=r"batch 3, image 'bad\.png'") as caught:
         read(content, kind)
@@ -157,20 +157,20 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_what_is_no_honest_archive_is_refused(what: str) -> None:
+def test_invalid_archive_is_rejected(what: str) -> None:
     kind, content = MALFORMED[what]
     with pytest.raises(BatchMalformedError):
         read(content, kind)
 
 
 @BOTH
-def test_too_many_bytes_are_refused(kind: str, write: Write) -> None:
+def test_unpacked_size_is_limited(kind: str, write: Write) -> None:
     with pytest.raises(BatchUnpackedTooLargeError, match="1048576 bytes"):
         read(write({f"{n}.bin": bytes(200_000) for n in range(6)}), kind)
 
 
 @pytest.mark.parametrize(("kind", "content"), [("jpeg", PNG), ("png", encoded(picture(), "JPEG"))])
-def test_an_image_of_another_kind_than_it_says_is_refused(kind: str, content: bytes) -> None:
+def test_image_of_wrong_type_is_rejected(kind: str, content: bytes) -> None:
     with pytest.raises(ImageError):
         read(content, kind)
 
@@ -179,9 +179,7 @@ def test_an_image_of_another_kind_than_it_says_is_refused(kind: str, content: by
     ("kind", "content"), [("tar", TAR), ("zip", hostile.zipped({"a.png": PNG}))]
 )
 @given(noise=st.binary(min_size=1, max_size=30), place=st.integers(0, 1500))
-def test_damage_anywhere_ends_in_a_refusal_or_one_image(
-    kind: str, content: bytes, noise: bytes, place: int
-) -> None:
+def test_random_damage(kind: str, content: bytes, noise: bytes, place: int) -> None:
     changed = bytearray(content)
     changed[place : place + len(noise)] = noise
     # Whatever else is raised fails the test.

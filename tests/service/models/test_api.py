@@ -15,7 +15,7 @@ from tests.support.service_http import Api, StartServer
 MODEL_ID = hashlib.sha256(GOOD_MODEL).hexdigest()
 
 
-def test_a_new_model_is_described_and_named_by_its_digest(api: Api) -> None:
+def test_new_model_is_described(api: Api) -> None:
     response = api.upload_model()
     assert response.status_code == 201
     found = response.json()
@@ -26,9 +26,7 @@ def test_a_new_model_is_described_and_named_by_its_digest(api: Api) -> None:
     assert api.http.get(response.headers["Location"]).json() == found
 
 
-def test_the_same_bytes_again_are_the_same_model_and_are_not_read_again(
-    api: Api, executor: FakeExecutor
-) -> None:
+def test_repeated_upload_is_not_inspected(api: Api, executor: FakeExecutor) -> None:
     first = api.upload_model()
     again = api.upload_model()
     assert again.status_code == 200
@@ -36,7 +34,7 @@ def test_the_same_bytes_again_are_the_same_model_and_are_not_read_again(
     assert executor.describing == 1
 
 
-def test_a_refused_model_leaves_nothing_behind(api: Api, settings: Settings) -> None:
+def test_rejected_model_leaves_nothing(api: Api, settings: Settings) -> None:
     response = api.upload_model(b"bad bytes")
     assert response.status_code == 422
     assert response.json()["code"] == "model-invalid"
@@ -45,9 +43,7 @@ def test_a_refused_model_leaves_nothing_behind(api: Api, settings: Settings) -> 
     assert _files(settings.data_dir / "staging") == []
 
 
-def test_a_model_over_the_limit_is_refused_by_its_announced_length(
-    start_server: StartServer, executor: FakeExecutor
-) -> None:
+def test_oversized_model_is_rejected(start_server: StartServer, executor: FakeExecutor) -> None:
     api = start_server(model_limit_bytes=5)
     response = api.upload_model()
     assert response.status_code == 413
@@ -55,20 +51,20 @@ def test_a_model_over_the_limit_is_refused_by_its_announced_length(
     assert executor.describing == 0
 
 
-def test_a_model_with_another_content_type_is_refused(api: Api) -> None:
+def test_wrong_content_type_is_rejected(api: Api) -> None:
     response = api.http.post("/v1/models", content=b"x", headers={"Content-Type": "text/plain"})
     assert response.status_code == 415
     assert response.json()["code"] == "media-type-unsupported"
 
 
-def test_a_model_that_is_not_its_announced_digest_is_refused(api: Api) -> None:
+def test_digest_mismatch_is_rejected(api: Api) -> None:
     headers = {"Content-Type": "application/x-onnx", "Content-Digest": f"sha-256=:{'A' * 43}=:"}
     response = api.http.post("/v1/models", content=GOOD_MODEL, headers=headers)
     assert response.status_code == 400
     assert response.json()["code"] == "digest-mismatch"
 
 
-def test_models_come_in_pages_in_the_order_of_their_arrival(api: Api) -> None:
+def test_models_are_listed_in_upload_order(api: Api) -> None:
     ids = [api.upload_model(f"model {number}".encode()).json()["id"] for number in range(5)]
     seen: list[str] = []
     after = None
@@ -81,9 +77,7 @@ def test_models_come_in_pages_in_the_order_of_their_arrival(api: Api) -> None:
     assert seen == ids
 
 
-def test_a_model_in_use_cannot_be_deleted_until_its_recalibration_has_ended(
-    api: Api, settings: Settings
-) -> None:
+def test_model_in_use_cannot_be_deleted(api: Api, settings: Settings) -> None:
     name = api.open()
     model = api.get(name).json()["model"]
     refused = api.http.delete(f"/v1/models/{model}")
@@ -95,7 +89,7 @@ def test_a_model_in_use_cannot_be_deleted_until_its_recalibration_has_ended(
     assert _files(settings.data_dir / "models") == []
 
 
-def test_a_deleted_model_can_be_uploaded_again(api: Api) -> None:
+def test_deleted_model_can_be_uploaded_again(api: Api) -> None:
     model = api.upload_model().json()["id"]
     assert api.http.delete(f"/v1/models/{model}").status_code == 204
     assert api.http.delete(f"/v1/models/{model}").status_code == 404
@@ -106,7 +100,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_the_same_model_sent_by_two_at_once_keeps_the_first_file(
+def test_concurrent_uploads_keep_first_file(
     start_server: StartServer, executor: FakeExecutor, settings: Settings
 ) -> None:
     """A worker's sandbox lets it open the file that is there when it starts, and no later one."""
@@ -131,7 +125,7 @@ def test_the_same_model_sent_by_two_at_once_keeps_the_first_file(
     assert inodes[0] == inodes[1]
 
 
-def test_a_model_whose_worker_dies_is_read_again(api: Api, executor: FakeExecutor) -> None:
+def test_inspection_is_retried_after_crash(api: Api, executor: FakeExecutor) -> None:
     deaths = iter([True, True, False])
     inspect = executor.inspect
 
@@ -144,7 +138,7 @@ def test_a_model_whose_worker_dies_is_read_again(api: Api, executor: FakeExecuto
     assert api.upload_model().status_code == 201
 
 
-def test_a_known_model_whose_file_is_lost_is_stored_again(api: Api, settings: Settings) -> None:
+def test_lost_model_file_is_restored(api: Api, settings: Settings) -> None:
     api.upload_model()
     file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
     file.unlink()

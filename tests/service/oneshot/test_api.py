@@ -32,7 +32,7 @@ def staged(settings: Settings) -> list[str]:
     return [path.name for path in (settings.data_dir / "staging").iterdir()]
 
 
-def test_the_answer_is_the_model_of_an_ordinary_recalibration(api: Api, settings: Settings) -> None:
+def test_response_is_the_folded_model(api: Api, settings: Settings) -> None:
     second = ("data", ("y", safetensors(x=batch(1)), "application/vnd.safetensors"))
     response = post(api, MODEL, DATA, second, options({"method": "batch"}))
     assert response.status_code == 200
@@ -53,7 +53,7 @@ def test_the_answer_is_the_model_of_an_ordinary_recalibration(api: Api, settings
 
 
 @pytest.mark.parametrize("samples", [2, 20_000], ids=["packed", "a file"])
-def test_a_file_of_a_form_is_written_once(
+def test_form_file_is_written_once(
     api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch, samples: int
 ) -> None:
     drafts: list[FileDraft] = []
@@ -76,7 +76,7 @@ def test_a_file_of_a_form_is_written_once(
     assert staged(settings) == []
 
 
-def test_the_same_form_under_the_same_key_is_run_once(api: Api, executor: FakeExecutor) -> None:
+def test_repeated_key_runs_once(api: Api, executor: FakeExecutor) -> None:
     first = post(api, MODEL, DATA, **{"Idempotency-Key": "a"})
     again = post(api, options({}), DATA, MODEL, **{"Idempotency-Key": "a"})
     assert (again.status_code, again.content) == (200, first.content)
@@ -94,7 +94,7 @@ def test_the_same_form_under_the_same_key_is_run_once(api: Api, executor: FakeEx
     assert executor.runs == 2
 
 
-def test_a_key_whose_recalibration_is_gone_or_failed(api: Api, executor: FakeExecutor) -> None:
+def test_key_of_deleted_or_failed_recalibration(api: Api, executor: FakeExecutor) -> None:
     key = {"Idempotency-Key": "a"}
     executor.refusal = "layer-not-finite"
     first = post(api, MODEL, DATA, **key)
@@ -107,7 +107,7 @@ def test_a_key_whose_recalibration_is_gone_or_failed(api: Api, executor: FakeExe
     assert executor.runs == 2
 
 
-def test_two_at_once_under_one_key_are_one_run(api: Api, executor: FakeExecutor) -> None:
+def test_concurrent_requests_share_a_run(api: Api, executor: FakeExecutor) -> None:
     answers: list[httpx.Response] = []
 
     def ask() -> None:
@@ -123,7 +123,7 @@ def test_two_at_once_under_one_key_are_one_run(api: Api, executor: FakeExecutor)
     assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
 
 
-def test_the_order_of_the_parts_does_not_matter(api: Api) -> None:
+def test_order_of_parts_is_irrelevant(api: Api) -> None:
     assert post(api, options({}), DATA, MODEL).content == post(api, MODEL, DATA).content
 
 
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_leaves_nothing(
+def test_rejected_form_leaves_nothing(
     start_server: StartServer, settings: Settings, what: str
 ) -> None:
     api = start_server(batch_limit_bytes=200_000)
@@ -190,26 +190,26 @@ def test_what_is_refused_leaves_nothing(
     "kind",
     ["application/json", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300],
 )
-def test_a_body_that_is_no_form_is_refused_by_its_type(api: Api, kind: str) -> None:
+def test_wrong_content_type_is_rejected(api: Api, kind: str) -> None:
     response = api.http.post("/v1/recalibrate", content=b"{}", headers={"Content-Type": kind})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
 
 
 @pytest.mark.parametrize("content", [b"", b"--b", b"--b\r\nbroken\r\n\r\n--b--", b"--c\r\n\r\n"])
-def test_a_broken_form_is_refused(api: Api, settings: Settings, content: bytes) -> None:
+def test_malformed_form_is_rejected(api: Api, settings: Settings, content: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     response = api.http.post("/v1/recalibrate", content=content, headers=headers)
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
     assert staged(settings) == []
 
 
-def test_what_there_is_no_room_for_is_refused_before_it_comes(start_server: StartServer) -> None:
+def test_form_over_total_limit_is_rejected(start_server: StartServer) -> None:
     api = start_server(total_limit_bytes=100)
     response = post(api, MODEL, DATA)
     assert (response.status_code, response.json()["code"]) == (507, "storage-full")
 
 
-def test_a_run_that_fails_is_this_request_s_problem(api: Api, executor: FakeExecutor) -> None:
+def test_failed_run_is_a_problem(api: Api, executor: FakeExecutor) -> None:
     executor.refusal = "layer-not-finite"
     response = post(api, MODEL, DATA)
     assert (response.status_code, response.json()["code"]) == (422, "layer-not-finite")
@@ -218,14 +218,14 @@ def test_a_run_that_fails_is_this_request_s_problem(api: Api, executor: FakeExec
     assert api.get(name).json()["state"] == "failed"
 
 
-def test_encoded_bodies_are_refused_by_name(api: Api) -> None:
+def test_content_encoding_is_rejected(api: Api) -> None:
     response = post(api, MODEL, DATA, **{"Content-Encoding": "gzip"})
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
     assert "gzip" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["\N{EURO SIGN}", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"])
-def test_names_may_be_beyond_latin_1(api: Api, name: str) -> None:
+def test_file_names_outside_latin_1(api: Api, name: str) -> None:
     assert post(api, MODEL, ("data", (f"{name}.npy", *DATA[1][1:]))).status_code == 200
     refused = post(api, MODEL, (name, (None, b"")))
     assert (refused.status_code, refused.json()["code"]) == (422, "request-invalid")

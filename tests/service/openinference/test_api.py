@@ -34,7 +34,7 @@ def code(response: Any) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
 
 
-def test_an_inference_in_json_is_a_durable_batch(api: Api, settings: Settings) -> None:
+def test_json_inference_stores_a_batch(api: Api, settings: Settings) -> None:
     name, x = api.open(), samples(0)
     response = infer(api, name, as_json("x", x), id="first")
     assert values(response) == {"batch_index": 0, "samples": 2, "new": True}
@@ -44,7 +44,7 @@ def test_an_inference_in_json_is_a_durable_batch(api: Api, settings: Settings) -
     assert api.get(name).json()["batches"]["received"] == 1
 
 
-def test_flat_nested_and_binary_data_give_the_same_batch(api: Api) -> None:
+def test_all_encodings_give_same_batch(api: Api) -> None:
     name, x = api.open(), samples(0)
     ways = [
         infer(api, name, as_json("x", x, flat=True)),
@@ -56,7 +56,7 @@ def test_flat_nested_and_binary_data_give_the_same_batch(api: Api) -> None:
     assert len(digests) == 1
 
 
-def test_json_and_binary_inputs_mix(api: Api, settings: Settings) -> None:
+def test_json_and_binary_inputs_can_be_mixed(api: Api, settings: Settings) -> None:
     x, mask = samples(1), samples(2)
     for first, second in (("x", "mask"), ("mask", "x")):
         name = api.open(TWO_INPUTS)
@@ -68,15 +68,13 @@ def test_json_and_binary_inputs_mix(api: Api, settings: Settings) -> None:
         assert stored(settings, name) == [expected]
 
 
-def test_a_body_in_many_blocks_is_put_together(api: Api, settings: Settings) -> None:
+def test_body_of_several_blocks(api: Api, settings: Settings) -> None:
     name, x = api.open(), samples(3, 400_000)  # 4.8 MB: five blocks from the wire
     assert values(infer_binary(api, name, {"inputs": [as_binary("x", x)]}, x.tobytes()))
     assert stored(settings, name) == [x.tobytes()]
 
 
-def test_inferences_feed_the_same_run_as_batches_that_are_put(
-    api: Api, executor: FakeExecutor
-) -> None:
+def test_inferences_are_recalibrated(api: Api, executor: FakeExecutor) -> None:
     put, fed = api.open(), api.open()
     for seed in range(3):
         content = safetensors(x=samples(seed))
@@ -89,7 +87,7 @@ def test_inferences_feed_the_same_run_as_batches_that_are_put(
     assert executor.runs == 1
 
 
-def test_an_id_with_the_same_content_counts_once(api: Api) -> None:
+def test_repeated_id_counts_once(api: Api) -> None:
     name, x = api.open(), samples(0)
     first, second = (values(infer(api, name, as_json("x", x), id="same")) for _ in range(2))
     assert (first["new"], second["new"]) == (True, False)
@@ -98,7 +96,7 @@ def test_an_id_with_the_same_content_counts_once(api: Api) -> None:
     assert values(again)["new"] is False
 
 
-def test_an_id_that_comes_again_with_other_content_loses_nothing(api: Api) -> None:
+def test_id_with_different_content_is_new_batch(api: Api) -> None:
     name = api.open()
     for seed in range(3):
         found = values(infer(api, name, as_json("x", samples(seed)), id="1"))
@@ -106,15 +104,13 @@ def test_an_id_that_comes_again_with_other_content_loses_nothing(api: Api) -> No
 
 
 @pytest.mark.parametrize("members", [{}, {"id": ""}, {"id": None}])
-def test_without_an_id_equal_requests_are_different_batches(
-    api: Api, members: dict[str, Any]
-) -> None:
+def test_requests_without_id_are_new_batches(api: Api, members: dict[str, Any]) -> None:
     name, x = api.open(), samples(0)
     found = [values(infer(api, name, as_json("x", x), **members)) for _ in range(2)]
     assert [one["batch_index"] for one in found] == [0, 1]
 
 
-def test_what_a_batch_does_not_need_is_passed_over(api: Api) -> None:
+def test_irrelevant_members_are_ignored(api: Api) -> None:
     name = api.open()
     response = infer(
         api,
@@ -165,7 +161,7 @@ GOOD: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data"
         ({"name": 7}, "request-invalid"),
     ],
 )
-def test_an_input_that_does_not_fit_is_refused_and_leaves_nothing(
+def test_invalid_input_leaves_nothing(
     api: Api, settings: Settings, change: dict[str, Any], expected: str
 ) -> None:
     name = api.open()
@@ -175,7 +171,7 @@ def test_an_input_that_does_not_fit_is_refused_and_leaves_nothing(
     assert values(infer(api, name, GOOD))["batch_index"] == 0
 
 
-def test_nan_is_refused_by_the_inputs_name(api: Api) -> None:
+def test_nan_is_rejected(api: Api) -> None:
     name, x = api.open(), samples(0)
     x[1, 2] = np.nan
     text = json.dumps({"inputs": [as_json("x", x)]})  # Python writes NaN, as many clients do
@@ -187,7 +183,7 @@ def test_nan_is_refused_by_the_inputs_name(api: Api) -> None:
         assert response.json()["input"] == "x"
 
 
-def test_a_refused_datatype_says_what_is_taken(api: Api) -> None:
+def test_error_lists_accepted_datatypes(api: Api) -> None:
     response = infer(api, api.open(), GOOD | {"datatype": "FLOAT"})
     assert "FP32" in response.json()["accepted"]
     assert "BYTES" not in response.json()["accepted"]
@@ -210,16 +206,14 @@ def test_a_refused_datatype_says_what_is_taken(api: Api) -> None:
         (json.dumps({"inputs": [GOOD]}).encode(), b"\0", "batch-malformed"),
     ],
 )
-def test_a_request_that_is_none_is_refused(
-    api: Api, head: bytes, data: bytes, expected: str
-) -> None:
+def test_malformed_request_is_rejected(api: Api, head: bytes, data: bytes, expected: str) -> None:
     assert code(infer_binary(api, api.open(), head, data)) == (422, expected)
 
 
 @pytest.mark.parametrize(
     ("announced", "sent"), [(24, 20), (24, 0), (24, 28), (20, 20), (-1, 24), ("24", 24)]
 )
-def test_binary_data_of_another_length_is_refused(api: Api, announced: object, sent: int) -> None:
+def test_binary_data_of_wrong_length(api: Api, announced: object, sent: int) -> None:
     name, x = api.open(), samples(0)
     head = as_binary("x", x) | {"parameters": {"binary_data_size": announced}}
     response = infer_binary(api, name, {"inputs": [head]}, x.tobytes().ljust(sent, b"\0")[:sent])
@@ -228,14 +222,14 @@ def test_binary_data_of_another_length_is_refused(api: Api, announced: object, s
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "", "1e3", "9" * 30, "99999"])
-def test_a_header_length_that_lies_is_refused(api: Api, length: str) -> None:
+def test_invalid_header_length(api: Api, length: str) -> None:
     headers = {"Inference-Header-Content-Length": length}
     path = f"/v2/models/{api.open()}/infer"
     response = api.http.post(path, content=json.dumps({"inputs": [GOOD]}), headers=headers)
     assert code(response) == (422, "request-invalid")
 
 
-def test_json_has_a_budget_of_its_own(start_server: StartServer) -> None:
+def test_json_limit(start_server: StartServer) -> None:
     api = start_server(infer_json_limit_bytes=2000)
     name, x = api.open(), samples(0, 1000)
     assert code(infer(api, name, as_json("x", x))) == (413, "too-large")
@@ -246,20 +240,20 @@ def test_json_has_a_budget_of_its_own(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize("text", [b"[]," * 250_000, b'"",' * 20_000, b"{}," * 250_000])
-def test_json_that_would_grow_when_parsed_is_refused_before(api: Api, text: bytes) -> None:
+def test_json_with_many_values_is_rejected(api: Api, text: bytes) -> None:
     body = b'{"inputs": [' + text[:-1] + b"]}"
     response = api.http.post(f"/v2/models/{api.open()}/infer", content=body)
     assert code(response) == (413, "too-large")
 
 
-def test_binary_data_over_the_limit_is_refused_before_it_comes(start_server: StartServer) -> None:
+def test_oversized_binary_data_is_rejected(start_server: StartServer) -> None:
     api = start_server(batch_limit_bytes=1000)
     name, x = api.open(), samples(0, 1000)
     response = infer_binary(api, name, {"inputs": [as_binary("x", x)]}, x.tobytes()[:40])
     assert code(response) == (422, "batch-malformed")
 
 
-def test_a_digest_of_the_whole_request_is_verified(api: Api) -> None:
+def test_digest_covers_whole_request(api: Api) -> None:
     name, x = api.open(), samples(0)
     head = json.dumps({"inputs": [as_binary("x", x)]}).encode()
     right = base64.b64encode(hashlib.sha256(head + x.tobytes()).digest()).decode()
@@ -270,13 +264,13 @@ def test_a_digest_of_the_whole_request_is_verified(api: Api) -> None:
     assert api.get(name).json()["batches"]["received"] == 1
 
 
-def test_a_sealed_recalibration_is_not_ready_and_takes_nothing(api: Api) -> None:
+def test_sealed_recalibration_is_not_ready(api: Api) -> None:
     name = api.finished(batches=1)
     assert code(infer(api, name, GOOD)) == (409, "recalibration-not-open")
     assert code(api.http.get(f"/v2/models/{name}/ready")) == (409, "recalibration-not-open")
 
 
-def test_the_protocols_other_routes_answer(api: Api) -> None:
+def test_health_and_metadata_routes(api: Api) -> None:
     name = api.open(TWO_INPUTS)
     assert api.http.get("/v2").json()["name"] == "bnrecal"
     assert api.http.get("/v2/health/live").json() == {"live": True}
@@ -298,7 +292,7 @@ def test_the_protocols_other_routes_answer(api: Api) -> None:
     assert code(infer(api, "none", GOOD)) == (404, "not-found")
 
 
-def test_a_server_that_cannot_work_says_so_to_the_protocols_clients(
+def test_readiness_without_workers(
     start_server: StartServer, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from service.errors import WorkerDiedError
@@ -311,7 +305,7 @@ def test_a_server_that_cannot_work_says_so_to_the_protocols_clients(
     assert code(response) == (503, "capacity-error")
 
 
-def test_probes_of_the_protocol_need_no_token(start_server: StartServer, tmp_path: Path) -> None:
+def test_probes_need_no_token(start_server: StartServer, tmp_path: Path) -> None:
     del tmp_path
     api = start_server(tokens="0" * 64)
     assert api.http.get("/v2/health/live").status_code == 200
@@ -319,7 +313,7 @@ def test_probes_of_the_protocol_need_no_token(start_server: StartServer, tmp_pat
     assert code(api.http.get("/v2")) == (401, "unauthenticated")
 
 
-def test_an_encoded_body_is_refused_with_an_error(api: Api) -> None:
+def test_content_encoding_is_rejected(api: Api) -> None:
     headers = {"Content-Encoding": "gzip"}
     response = api.http.post(f"/v2/models/{api.open()}/infer", content=b"", headers=headers)
     assert code(response) == (415, "media-type-unsupported")

@@ -81,7 +81,7 @@ def results(api: Api, name: str, batches: int) -> list[bytes]:
     return [api.get(name, what).content for what in ("/model", "/statistics")]
 
 
-def test_inferences_of_images_give_the_result_of_the_same_images_in_an_archive(api: Api) -> None:
+def test_images_and_archive_give_same_results(api: Api) -> None:
     pictures = [encoded(picture(30 + n, 20, n)) for n in range(7)]
     groups = [pictures[:3], pictures[3:4], pictures[4:]]
     fed, put = (api.open(network(), preprocess=PREPROCESS) for _ in range(2))
@@ -93,7 +93,7 @@ def test_inferences_of_images_give_the_result_of_the_same_images_in_an_archive(a
     assert results(api, fed, 3) == results(api, put, 3)
 
 
-def test_images_are_stored_as_they_were_sent(api: Api, settings: Settings) -> None:
+def test_images_are_stored_unchanged(api: Api, settings: Settings) -> None:
     name = api.open(network(), preprocess=PREPROCESS)
     assert values(send(api, name, *SENT)) == {"batch_index": 0, "samples": 3, "new": True}
     (file,) = stored(settings, name)
@@ -103,7 +103,7 @@ def test_images_are_stored_as_they_were_sent(api: Api, settings: Settings) -> No
     assert (listed["samples"], listed["bytes"]) == (3, file.stat().st_size)
 
 
-def test_rows_of_one_base64_and_binary_data_are_the_same_batch(api: Api) -> None:
+def test_all_encodings_give_same_batch(api: Api) -> None:
     name = api.open(network(), preprocess=PREPROCESS)
     flat = images_in_json("x", *SENT)
     column = flat | {"shape": [3, 1]}
@@ -115,7 +115,7 @@ def test_rows_of_one_base64_and_binary_data_are_the_same_batch(api: Api) -> None
     assert len({one["sha256"] for one in api.get(name, "/batches").json()["items"]}) == 1
 
 
-def test_an_id_with_the_same_images_counts_once(api: Api) -> None:
+def test_repeated_id_counts_once(api: Api) -> None:
     name = api.open(network(), preprocess=PREPROCESS)
     first = values(send(api, name, *SENT, id="same"))
     again = values(send(api, name, *SENT, id="same"))
@@ -130,21 +130,21 @@ def test_an_id_with_the_same_images_counts_once(api: Api) -> None:
     assert send(api, name, SENT[0], id="same").json()["code"] == "recalibration-not-open"
 
 
-def test_arrays_and_images_can_be_mixed_in_a_stream(api: Api) -> None:
+def test_arrays_and_images_can_be_mixed(api: Api) -> None:
     name, x = api.open(network(), preprocess=PREPROCESS), images(0)
     found = infer_binary(api, name, {"inputs": [as_binary("x", x)]}, x.tobytes())
     assert values(found)["samples"] == 8
     assert values(send(api, name, *SENT))["batch_index"] == 1
 
 
-def test_metadata_of_a_recalibration_of_images_has_a_bytes_input(api: Api, name: str) -> None:
+def test_metadata_has_a_bytes_input(api: Api, name: str) -> None:
     metadata = api.http.get(f"/v2/models/{name}").json()
     assert metadata["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1]}]
     config = api.http.get(f"/v2/models/{name}/config").json()
     assert config["input"] == [{"name": "x", "data_type": "TYPE_STRING", "dims": [-1]}]
 
 
-def test_images_need_a_recalibration_with_preprocess(api: Api, settings: Settings) -> None:
+def test_images_need_preprocess_option(api: Api, settings: Settings) -> None:
     name = api.open(network())
     unreadable = images_in_json("x") | {"shape": [2, 2], "data": ["no", "base64", 7, None]}
     for response in (send(api, name, *SENT), infer(api, name, unreadable)):
@@ -177,9 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_malformed_images_are_refused_and_leave_nothing(
-    api: Api, settings: Settings, name: str, what: str
-) -> None:
+def test_malformed_images_leave_nothing(api: Api, settings: Settings, name: str, what: str) -> None:
     head, data, code = REFUSED[what]
     response = infer_binary(api, name, {"inputs": [head]}, data)
     found = response.json()
@@ -188,20 +186,20 @@ def test_malformed_images_are_refused_and_leave_nothing(
     assert nothing_stays(api, settings, name)
 
 
-def test_a_bad_image_is_reported_with_its_index(api: Api, name: str) -> None:
+def test_error_names_the_bad_image(api: Api, name: str) -> None:
     found = send(api, name, PNG, PNG[:60], PNG).json()
     assert (found["code"], found["image"]) == ("image-invalid", "1")
     found = infer_binary(api, name, {"inputs": [X | {"shape": [2]}]}, framed(PNG)).json()
     assert "holds 1 images, its shape says 2" in found["detail"]
 
 
-def test_images_cannot_be_combined_with_other_inputs(api: Api, name: str) -> None:
+def test_images_exclude_other_inputs(api: Api, name: str) -> None:
     mask = as_binary("mask", np.zeros((1, 3), np.float32))
     response = infer_binary(api, name, {"inputs": [X, mask]}, framed(PNG) + bytes(12))
     assert (response.status_code, response.json()["code"]) == (422, "batch-input")
 
 
-def test_images_over_the_limits_are_refused(api: Api, settings: Settings, name: str) -> None:
+def test_oversized_images_are_rejected(api: Api, settings: Settings, name: str) -> None:
     large = X | {"parameters": {"binary_data_size": (4 << 20) + 1}}
     long = bytes(900_000)  # 1.2 MB of base64
     for response in (

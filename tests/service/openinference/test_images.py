@@ -30,9 +30,7 @@ def scan(data: bytes, images: int, cuts: list[int] | None = None) -> None:
     st.lists(st.binary(min_size=1, max_size=1500), min_size=1, max_size=6),
     st.lists(st.integers(0, 20_000), max_size=12),
 )
-def test_a_sequence_is_accepted_however_it_is_split_and_reads_as_its_images(
-    images: list[bytes], cuts: list[int]
-) -> None:
+def test_sequence_round_trip(images: list[bytes], cuts: list[int]) -> None:
     data = framed(*images)
     scan(data, len(images), cuts)
     assert [content for _, content in read_image_sequence(io.BytesIO(data))] == images
@@ -41,7 +39,7 @@ def test_a_sequence_is_accepted_however_it_is_split_and_reads_as_its_images(
 @pytest.mark.parametrize(
     "data", [b"\1", b"\2\0\0\0i", b"\xff\xff\xff\xff" + bytes(50), framed(b"first") + b"\0\0"]
 )
-def test_a_truncated_stored_sequence_is_refused(data: bytes) -> None:
+def test_truncated_sequence_is_rejected(data: bytes) -> None:
     with pytest.raises(BatchMalformedError, match="incomplete"):
         list(read_image_sequence(io.BytesIO(data)))
 
@@ -66,9 +64,7 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
 
 @pytest.mark.parametrize("what", MALFORMED)
 @given(cuts=st.lists(st.integers(0, 100), max_size=8))
-def test_impossible_lengths_are_refused_however_the_data_is_split(
-    what: str, cuts: list[int]
-) -> None:
+def test_invalid_lengths_are_rejected(what: str, cuts: list[int]) -> None:
     data, images, text = MALFORMED[what]
     with pytest.raises(BatchMalformedError, match=text) as caught:
         scan(data, images, cuts)
@@ -76,9 +72,7 @@ def test_impossible_lengths_are_refused_however_the_data_is_split(
 
 
 @given(st.binary(max_size=60), st.integers(1, 4), st.lists(st.integers(0, 60), max_size=6))
-def test_the_result_does_not_depend_on_how_the_data_is_split(
-    data: bytes, images: int, cuts: list[int]
-) -> None:
+def test_result_is_independent_of_splits(data: bytes, images: int, cuts: list[int]) -> None:
     def end(cuts: list[int]) -> str:
         try:
             scan(data, images, cuts)
@@ -90,7 +84,7 @@ def test_the_result_does_not_depend_on_how_the_data_is_split(
 
 
 @pytest.mark.parametrize("shape", [(1,), (100_000,), (1, 1), (7, 1)])
-def test_one_axis_or_a_column_of_images_is_accepted(shape: tuple[int, ...]) -> None:
+def test_valid_shapes(shape: tuple[int, ...]) -> None:
     require_shape("x", shape)
 
 
@@ -107,12 +101,12 @@ def test_one_axis_or_a_column_of_images_is_accepted(shape: tuple[int, ...]) -> N
         ((1, 3, 224, 224), r"\[n\] or \[n, 1\]"),
     ],
 )
-def test_any_other_shape_is_refused(shape: tuple[int, ...], text: str) -> None:
+def test_invalid_shape_is_rejected(shape: tuple[int, ...], text: str) -> None:
     with pytest.raises(BatchMalformedError, match=text):
         require_shape("x", shape)
 
 
-def test_images_are_refused_by_a_recalibration_of_arrays() -> None:
+def test_images_need_an_image_input() -> None:
     require_place("x", "x")
     with pytest.raises(PreprocessMissingError, match="'x' has the datatype BYTES"):
         require_place("x", None)
@@ -121,7 +115,7 @@ def test_images_are_refused_by_a_recalibration_of_arrays() -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=5))
-def test_base64_strings_give_the_binary_form(images: list[bytes]) -> None:
+def test_base64_gives_binary_form(images: list[bytes]) -> None:
     texts = [base64.b64encode(one).decode() for one in images]
     count = len(images)
     assert from_json("x", (count,), texts) == framed(*images)
@@ -151,12 +145,12 @@ def test_base64_strings_give_the_binary_form(images: list[bytes]) -> None:
         ["AAAA", "data:image/png;base64,AAAA"],
     ],
 )
-def test_anything_but_base64_strings_is_refused(data: object) -> None:
+def test_invalid_base64_is_rejected(data: object) -> None:
     with pytest.raises(BatchMalformedError, match="'x'"):
         from_json("x", (2,), data)
 
 
-def test_a_row_of_other_than_one_string_is_refused() -> None:
+def test_rows_have_one_string() -> None:
     for row in ([], ["AAAA", "AAAA"], [["AAAA"]]):
         with pytest.raises(BatchMalformedError, match="index 1"):
             from_json("x", (2, 1), [["AAAA"], row])

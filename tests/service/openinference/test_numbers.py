@@ -15,7 +15,7 @@ INTEGERS = [name for name in NUMPY if "INT" in name]
 
 @pytest.mark.parametrize("datatype", [*INTEGERS, "FP32", "FP64", "BOOL"])
 @pytest.mark.parametrize("flat", [True, False])
-def test_values_come_through_json_bit_for_bit(datatype: str, *, flat: bool) -> None:
+def test_json_values_are_exact(datatype: str, *, flat: bool) -> None:
     random = np.random.default_rng(0)
     if datatype in INTEGERS:
         bounds = np.iinfo(NUMPY[datatype])
@@ -28,7 +28,7 @@ def test_values_come_through_json_bit_for_bit(datatype: str, *, flat: bool) -> N
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
-def test_an_integer_that_does_not_fit_is_refused_and_never_wrapped(datatype: str) -> None:
+def test_integer_overflow_is_rejected(datatype: str) -> None:
     bounds = np.iinfo(NUMPY[datatype])
     for value in (int(bounds.max) + 1, int(bounds.min) - 1, 0.5, 1.0, True, None, "1"):
         with pytest.raises(BatchMalformedError, match="'x'"):
@@ -36,18 +36,18 @@ def test_an_integer_that_does_not_fit_is_refused_and_never_wrapped(datatype: str
 
 
 @pytest.mark.parametrize(("given", "byte"), [(True, 1), (False, 0), (1, 1), (0, 0)])
-def test_a_boolean_may_be_written_as_0_or_1(given: Any, byte: int) -> None:
+def test_boolean_values(given: Any, byte: int) -> None:
     assert to_bytes("x", "BOOL", (1,), [given]) == bytes([byte])
 
 
 @pytest.mark.parametrize("given", [2, -1, 0.0, "true"])
-def test_anything_but_a_boolean_is_refused(given: Any) -> None:
+def test_invalid_boolean_is_rejected(given: Any) -> None:
     with pytest.raises(BatchMalformedError, match="not a boolean"):
         to_bytes("x", "BOOL", (1,), [given])
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_sixteen_bit_floats_are_accepted_as_binary_data_only(datatype: str) -> None:
+def test_16_bit_floats_must_be_binary(datatype: str) -> None:
     with pytest.raises(BatchMalformedError, match="binary"):
         to_bytes("x", datatype, (1,), [1.0])
     text = (
@@ -59,6 +59,6 @@ def test_sixteen_bit_floats_are_accepted_as_binary_data_only(datatype: str) -> N
     assert f'"dtype": "{safetensors_tag(datatype)}"'.encode() in safetensors_header(request)
 
 
-def test_every_datatype_has_its_name_back() -> None:
+def test_datatype_round_trip() -> None:
     assert [from_numpy(dtype) for dtype in NUMPY.values()] == list(NUMPY)
     assert from_numpy("str") == "BYTES"

@@ -26,7 +26,7 @@ def states(api: Api, names: list[str]) -> list[str]:
     return [str(api.get(name).json()["state"]) for name in names]
 
 
-def test_without_a_limit_a_start_queues_at_once_and_says_both(api: Api) -> None:
+def test_start_without_memory_limit(api: Api) -> None:
     name = sealed(api)
     api.wait(name)
     lines = api.get(name, "/events").text.splitlines()
@@ -35,7 +35,7 @@ def test_without_a_limit_a_start_queues_at_once_and_says_both(api: Api) -> None:
     assert api.get(name).json()["options"]["memory_bytes"] is None
 
 
-def test_a_sealed_recalibration_waits_until_another_has_ended(
+def test_sealed_recalibration_waits_for_memory(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
@@ -54,7 +54,7 @@ def test_a_sealed_recalibration_waits_until_another_has_ended(
     api.wait(names[3], "running")
 
 
-def test_small_ones_run_together_and_none_overtakes_a_large_one(
+def test_small_run_waits_behind_large_run(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
@@ -73,9 +73,7 @@ def test_small_ones_run_together_and_none_overtakes_a_large_one(
     api.wait(names[3], "running")
 
 
-def test_one_that_needs_more_than_there_is_runs_alone(
-    start_server: StartServer, executor: FakeExecutor
-) -> None:
+def test_oversized_run_runs_alone(start_server: StartServer, executor: FakeExecutor) -> None:
     executor.hold = True
     api = start_server(
         max_concurrent_runs=2, worker_memory_bytes=4 * GIB, runs_memory_bytes=3 * GIB
@@ -85,7 +83,7 @@ def test_one_that_needs_more_than_there_is_runs_alone(
     assert states(api, names) == ["running", "sealed"]
 
 
-def test_nobody_reserves_more_than_a_worker_can_take(
+def test_reservation_is_capped_at_worker_memory(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:
     executor.hold = True
@@ -98,9 +96,7 @@ def test_nobody_reserves_more_than_a_worker_can_take(
     assert states(api, names) == ["running", "running"]
 
 
-def test_a_sealed_one_can_be_cancelled_and_keeps_its_model(
-    start_server: StartServer, executor: FakeExecutor
-) -> None:
+def test_cancel_of_sealed_recalibration(start_server: StartServer, executor: FakeExecutor) -> None:
     executor.hold = True
     limits = {"worker_memory_bytes": 4 * GIB, "runs_memory_bytes": 4 * GIB}
     api = start_server(**limits)
@@ -111,7 +107,7 @@ def test_a_sealed_one_can_be_cancelled_and_keeps_its_model(
     assert api.http.delete(f"/v1/models/{model}").json()["code"] == "model-in-use"
 
 
-def test_sealed_ones_are_taken_up_after_a_restart(settings: Settings) -> None:
+def test_restart_admits_sealed_recalibrations(settings: Settings) -> None:
     from service.app import create_app
     from tests.support.service_loop import serving
 
@@ -130,14 +126,14 @@ def test_sealed_ones_are_taken_up_after_a_restart(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("memory", [0, -1, 1 << 20, "much"])
-def test_a_memory_that_no_worker_can_live_on_is_refused(api: Api, memory: object) -> None:
+def test_invalid_memory_is_rejected(api: Api, memory: object) -> None:
     model = api.upload_model().json()["id"]
     asked = {"model": model, "memory_bytes": memory}
     response = api.http.post("/v1/recalibrations", json=asked)
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
 
 
-def test_a_worker_gets_what_was_asked_for_and_its_share_for_the_frontier(tmp_path: Path) -> None:
+def test_worker_memory_limits(tmp_path: Path) -> None:
     settings = Settings(
         data_dir=tmp_path, worker_memory_bytes=8 * GIB, frontier_memory_bytes=2 * GIB
     )

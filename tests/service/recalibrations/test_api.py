@@ -16,7 +16,7 @@ from tests.support.service_http import Api, StartServer, batch, safetensors
 from tests.support.waiting import until
 
 
-def test_a_stream_goes_in_and_a_result_comes_out(api: Api) -> None:
+def test_recalibration_succeeds(api: Api) -> None:
     name = api.finished(batches=3)
     found = api.get(name).json()
     assert found["state"] == "succeeded"
@@ -39,7 +39,7 @@ def test_a_stream_goes_in_and_a_result_comes_out(api: Api) -> None:
         assert api.get(name, path).status_code == 200
 
 
-def test_a_new_recalibration_is_open_and_has_a_location(api: Api) -> None:
+def test_new_recalibration_is_open(api: Api) -> None:
     model = api.upload_model().json()["id"]
     response = api.http.post("/v1/recalibrations", json={"model": model, "layers": ["bn*"]})
     assert response.status_code == 201
@@ -67,9 +67,7 @@ def test_a_new_recalibration_is_open_and_has_a_location(api: Api) -> None:
         ({"name": "prior", "samples": 8}, {"name": "prior", "samples": 8, "mixture": False}),
     ],
 )
-def test_an_estimator_is_an_object_or_its_short_form(
-    api: Api, sent: object, stored: dict[str, Any]
-) -> None:
+def test_estimator_forms(api: Api, sent: object, stored: dict[str, Any]) -> None:
     model = api.upload_model().json()["id"]
     response = api.http.post("/v1/recalibrations", json={"model": model, "estimator": sent})
     found = response.json()["options"]["estimator"]
@@ -80,13 +78,13 @@ def test_an_estimator_is_an_object_or_its_short_form(
 @pytest.mark.parametrize(
     "sent", ["", "guess", "prior", "prior:x", "prior:-1", "shrink:1", "momentum:2"]
 )
-def test_a_short_form_without_meaning_is_refused(api: Api, sent: str) -> None:
+def test_invalid_estimator_is_rejected(api: Api, sent: str) -> None:
     model = api.upload_model().json()["id"]
     response = api.http.post("/v1/recalibrations", json={"model": model, "estimator": sent})
     assert (response.status_code, response.json()["code"]) == (422, "option-invalid")
 
 
-def test_the_openapi_document_shows_estimators_and_preprocess(api: Api) -> None:
+def test_openapi_shows_options(api: Api) -> None:
     schemas = api.http.get("/openapi.json").json()["components"]["schemas"]
     properties = schemas["RecalibrationIn"]["properties"]
     mapping = properties["estimator"]["anyOf"][0]["discriminator"]["mapping"]
@@ -108,7 +106,7 @@ def test_the_openapi_document_shows_estimators_and_preprocess(api: Api) -> None:
         ({"model": "M", "layers": ["conv*"]}, 422, "layer-pattern-unmatched"),
     ],
 )
-def test_options_without_meaning_are_refused_at_once(
+def test_invalid_options_are_rejected(
     api: Api, body: dict[str, Any], status: int, code: str
 ) -> None:
     model = api.upload_model().json()["id"]
@@ -119,7 +117,7 @@ def test_options_without_meaning_are_refused_at_once(
     assert api.http.get("/v1/recalibrations").json()["items"] == []
 
 
-def test_the_same_idempotency_key_gives_the_same_recalibration(api: Api) -> None:
+def test_idempotency_key_returns_same_recalibration(api: Api) -> None:
     model = api.upload_model().json()["id"]
     key = {"Idempotency-Key": "one"}
     first = api.http.post("/v1/recalibrations", json={"model": model}, headers=key)
@@ -134,7 +132,7 @@ def test_the_same_idempotency_key_gives_the_same_recalibration(api: Api) -> None
     assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
 
 
-def test_start_names_what_is_missing_and_changes_nothing(api: Api) -> None:
+def test_start_lists_missing_batches(api: Api) -> None:
     name = api.open()
     for index in (0, 2, 5):
         api.put(name, index)
@@ -144,14 +142,14 @@ def test_start_names_what_is_missing_and_changes_nothing(api: Api) -> None:
     assert api.get(name).json()["state"] == "open"
 
 
-def test_start_names_at_most_a_hundred_missing_batches(api: Api) -> None:
+def test_start_lists_at_most_100_batches(api: Api) -> None:
     name = api.open()
     api.put(name, 50)
     missing = api.start(name, 10_000_000).json()["missing"]
     assert missing == [*range(50), *range(51, 101)]
 
 
-def test_start_with_surplus_batches_is_refused(api: Api) -> None:
+def test_start_with_unexpected_batches(api: Api) -> None:
     name = api.open()
     for index in (0, 1, 4):
         api.put(name, index)
@@ -160,14 +158,12 @@ def test_start_with_surplus_batches_is_refused(api: Api) -> None:
     assert response.json()["first"] == 4
 
 
-def test_an_empty_stream_is_refused(api: Api) -> None:
+def test_empty_stream_is_rejected(api: Api) -> None:
     response = api.start(api.open(), 0)
     assert (response.status_code, response.json()["code"]) == (422, "stream-empty")
 
 
-def test_the_same_start_again_is_harmless_and_another_one_is_refused(
-    api: Api, executor: FakeExecutor
-) -> None:
+def test_repeated_start_is_idempotent(api: Api, executor: FakeExecutor) -> None:
     name = api.finished(batches=2)
     assert api.start(name, 2).status_code == 202
     other = api.start(name, 3)
@@ -175,12 +171,12 @@ def test_the_same_start_again_is_harmless_and_another_one_is_refused(
     assert executor.runs == 1
 
 
-def test_results_before_the_end_say_that_it_is_too_early(api: Api) -> None:
+def test_results_of_open_recalibration(api: Api) -> None:
     response = api.get(api.open(), "/model")
     assert (response.status_code, response.json()["code"]) == (409, "recalibration-not-finished")
 
 
-def test_a_refused_run_fails_with_the_workers_own_words(api: Api, executor: FakeExecutor) -> None:
+def test_failed_run_reports_error_of_worker(api: Api, executor: FakeExecutor) -> None:
     executor.refusal = "layer-not-finite"
     name = api.open()
     api.put(name, 0)
@@ -194,15 +190,13 @@ def test_a_refused_run_fails_with_the_workers_own_words(api: Api, executor: Fake
     assert (response.status_code, response.json()["code"]) == (409, "recalibration-failed")
 
 
-def test_a_run_whose_worker_dies_is_done_again(api: Api, executor: FakeExecutor) -> None:
+def test_crashed_run_is_repeated(api: Api, executor: FakeExecutor) -> None:
     executor.deaths = 2
     name = api.finished(batches=2)
     assert api.get(name).json()["attempts"] == 3
 
 
-def test_a_run_that_kills_its_worker_again_and_again_fails_with_the_cause(
-    api: Api, executor: FakeExecutor
-) -> None:
+def test_run_fails_after_repeated_crashes(api: Api, executor: FakeExecutor) -> None:
     executor.deaths = 99
     name = api.open()
     api.put(name, 0)
@@ -214,7 +208,7 @@ def test_a_run_that_kills_its_worker_again_and_again_fails_with_the_cause(
     assert found["attempts"] == 3
 
 
-def test_cancel_kills_a_run_and_is_harmless_when_repeated(api: Api, executor: FakeExecutor) -> None:
+def test_cancel_is_idempotent(api: Api, executor: FakeExecutor) -> None:
     executor.hold = True
     name = api.open()
     api.put(name, 0)
@@ -227,9 +221,7 @@ def test_cancel_kills_a_run_and_is_harmless_when_repeated(api: Api, executor: Fa
     assert api.get(name).json()["state"] == "cancelled"
 
 
-def test_cancel_removes_the_uploaded_data_before_it_answers(
-    api: Api, executor: FakeExecutor, settings: Settings
-) -> None:
+def test_cancel_removes_uploaded_data(api: Api, executor: FakeExecutor, settings: Settings) -> None:
     executor.hold = True
     name = api.open()
     kept = api.open(keep_data=True)
@@ -243,13 +235,13 @@ def test_cancel_removes_the_uploaded_data_before_it_answers(
     assert [path.parent.parent.name for path in left] == [kept]
 
 
-def test_a_recalibration_that_has_succeeded_cannot_be_cancelled(api: Api) -> None:
+def test_cancel_after_success_is_rejected(api: Api) -> None:
     name = api.finished()
     response = api.http.post(f"/v1/recalibrations/{name}/cancel")
     assert (response.status_code, response.json()["code"]) == (409, "transition-refused")
 
 
-def test_a_queue_waits_for_its_turn(start_server: StartServer, executor: FakeExecutor) -> None:
+def test_queued_run_waits(start_server: StartServer, executor: FakeExecutor) -> None:
     api = start_server(max_concurrent_runs=1)
     executor.hold = True
     names = [api.open(), api.open()]
@@ -262,9 +254,7 @@ def test_a_queue_waits_for_its_turn(start_server: StartServer, executor: FakeExe
     api.wait(names[1], "running")
 
 
-def test_delete_really_deletes_in_any_state(
-    api: Api, executor: FakeExecutor, settings: Any
-) -> None:
+def test_delete_in_any_state(api: Api, executor: FakeExecutor, settings: Any) -> None:
     executor.hold = True
     opened = api.open()
     running = api.open()
@@ -284,9 +274,7 @@ def _exists_or_not(folder: Path, expected: bool) -> bool:  # noqa: FBT001 - for 
     return folder.exists() is expected
 
 
-def test_uploaded_data_goes_when_the_result_is_out_unless_it_is_to_be_kept(
-    api: Api, settings: Any
-) -> None:
+def test_uploaded_data_is_removed_after_success(api: Api, settings: Any) -> None:
     for keep in (False, True):
         name = api.finished(batches=2, keep_data=keep)
         folder = settings.data_dir / "recalibrations" / name / "batches"
@@ -297,7 +285,7 @@ def test_uploaded_data_goes_when_the_result_is_out_unless_it_is_to_be_kept(
         assert api.put(name, 1).status_code == 200
 
 
-def test_the_order_of_arrival_does_not_matter(api: Api) -> None:
+def test_upload_order_is_irrelevant(api: Api) -> None:
     results = []
     for order in ([0, 1, 2], [2, 0, 1]):
         name = api.open()
@@ -309,7 +297,7 @@ def test_the_order_of_arrival_does_not_matter(api: Api) -> None:
     assert results[0] == results[1]
 
 
-def test_recalibrations_come_in_pages(api: Api) -> None:
+def test_pagination(api: Api) -> None:
     names = [api.open() for _ in range(3)]
     first = api.http.get("/v1/recalibrations?limit=2").json()
     rest = api.http.get(f"/v1/recalibrations?limit=2&after={first['next']}").json()
@@ -317,7 +305,7 @@ def test_recalibrations_come_in_pages(api: Api) -> None:
     assert rest["next"] is None
 
 
-def test_pages_stay_whole_while_some_come_and_others_go(api: Api) -> None:
+def test_pagination_during_changes(api: Api) -> None:
     names = [api.open() for _ in range(4)]
     first = api.http.get("/v1/recalibrations?limit=2").json()
     for gone in (names[0], names[1], names[2]):
@@ -327,7 +315,7 @@ def test_pages_stay_whole_while_some_come_and_others_go(api: Api) -> None:
     assert [one["id"] for one in rest["items"]] == [names[3], new]
 
 
-def test_parallel_clients_are_all_served(api: Api) -> None:
+def test_concurrent_uploads(api: Api) -> None:
     name = api.open()
     statuses: list[int] = []
 
@@ -344,7 +332,7 @@ def test_parallel_clients_are_all_served(api: Api) -> None:
     assert api.wait(name)["batches"]["received"] == 40
 
 
-def test_a_long_stream_reaches_the_worker_in_order(api: Api) -> None:
+def test_batches_reach_the_worker_in_order(api: Api) -> None:
     one = api.open()
     for index in range(12):
         api.append(one, safetensors(x=batch(index)))
@@ -358,7 +346,7 @@ def test_a_long_stream_reaches_the_worker_in_order(api: Api) -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [("1", 202), ("1.0", 202), ('"1"', 422), ("true", 422)]
 )
-def test_the_length_of_a_stream_is_a_json_number(api: Api, number: str, status: int) -> None:
+def test_batch_count_is_a_json_number(api: Api, number: str, status: int) -> None:
     name = api.open()
     assert api.put(name, 0).status_code == 201
     body = f'{{"batches": {number}}}'.encode()

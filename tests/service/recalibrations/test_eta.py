@@ -42,7 +42,7 @@ def events(api: Api, name: str, **headers: str) -> list[dict[str, object]]:
     ]
 
 
-def test_time_left_follows_the_rate_and_is_replayed(start_server: StartServer) -> None:
+def test_seconds_left_follows_the_rate(start_server: StartServer) -> None:
     api = start_server()
     name = api.finished(batches=10)
     told = [event["progress"] for event in events(api, name)]
@@ -62,7 +62,7 @@ def test_time_left_follows_the_rate_and_is_replayed(start_server: StartServer) -
     assert ended["seconds_left"] is None
 
 
-def test_the_streams_length_fills_in_what_the_engine_does_not_know(
+def test_total_defaults_to_stream_length(
     start_server: StartServer,
 ) -> None:
     api = start_server()
@@ -79,7 +79,7 @@ def test_the_streams_length_fills_in_what_the_engine_does_not_know(
     ("first", "done", "total", "expected"),
     [(0, 5, 10, 10.0), (5, 10, 20, 20.0), (0, 10, 10, 0.0), (0, 0, 10, None), (0, 5, None, None)],
 )
-def test_the_estimate_is_the_rest_at_the_rate_so_far(
+def test_estimate_extrapolates_the_rate(
     api: Api, first: int, done: int, total: int | None, expected: float | None
 ) -> None:
     from dataclasses import replace
@@ -99,7 +99,7 @@ def test_the_estimate_is_the_rest_at_the_rate_so_far(
     assert clock.now() > "2026"
 
 
-def test_a_further_attempt_begins_its_phase_anew(
+def test_new_attempt_restarts_the_phase(
     api: Api, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour passes between the attempts; counted in, it would make ten steps take hours."""

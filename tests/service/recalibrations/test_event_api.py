@@ -21,7 +21,7 @@ def read(text: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_events_report_every_change_and_end_with_the_recalibration(api: Api) -> None:
+def test_events_report_every_change(api: Api) -> None:
     name = api.finished()
     response = api.get(name, "/events")
     assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -34,7 +34,7 @@ def test_events_report_every_change_and_end_with_the_recalibration(api: Api) -> 
     assert events[-1]["data"] == api.get(name).json()
 
 
-def test_events_resume_after_the_last_event_id(api: Api) -> None:
+def test_events_resume_after_last_event_id(api: Api) -> None:
     name = api.finished()
     everything = read(api.get(name, "/events").text)
     rest = read(api.get(name, "/events", **{"Last-Event-ID": everything[2]["id"]}).text)
@@ -56,15 +56,13 @@ def test_events_arrive_during_the_run(api: Api, executor: FakeExecutor) -> None:
     assert states == ["open", "sealed", "queued", "running", "cancelled"]
 
 
-def test_an_event_stream_is_neither_stored_nor_buffered(api: Api) -> None:
+def test_event_stream_is_not_cached(api: Api) -> None:
     response = api.get(api.finished(), "/events")
     assert "no-store" in response.headers["Cache-Control"]
     assert response.headers["X-Accel-Buffering"] == "no"
 
 
-def test_an_idle_event_stream_sends_comments_and_its_end_is_counted(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_event_stream_sends_pings(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "_PING_INTERVAL", 0.05)
     name = api.open()
     seen: list[str] = []
@@ -81,13 +79,13 @@ def test_an_idle_event_stream_sends_comments_and_its_end_is_counted(
     assert "bnrecal_event_streams 0.0" in api.http.get("/metrics").text
 
 
-def test_events_of_an_unknown_recalibration_or_position_are_refused(api: Api) -> None:
+def test_invalid_event_requests(api: Api) -> None:
     assert api.get("rc_0", "/events").status_code == 404
     response = api.get(api.open(), "/events", **{"Last-Event-ID": "x"})
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
 
 
-def test_wait_returns_when_the_recalibration_ends(api: Api, executor: FakeExecutor) -> None:
+def test_wait_returns_at_the_end(api: Api, executor: FakeExecutor) -> None:
     executor.hold = True
     name = api.open()
     api.put(name, 0)
@@ -114,7 +112,7 @@ def test_wait_returns_when_the_recalibration_ends(api: Api, executor: FakeExecut
     assert time.monotonic() - began < 5
 
 
-def test_wait_returns_after_its_time(api: Api) -> None:
+def test_wait_times_out(api: Api) -> None:
     name = api.open()
     began = time.monotonic()
     assert api.get(name, "?wait=0.3").json()["state"] == "open"

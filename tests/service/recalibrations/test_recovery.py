@@ -18,7 +18,7 @@ from tests.support.service_loop import call_once, serving
 from tests.support.waiting import until
 
 
-def test_everything_acknowledged_is_there_after_a_restart(settings: Settings) -> None:
+def test_restart_keeps_acknowledged_batches(settings: Settings) -> None:
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
@@ -31,7 +31,7 @@ def test_everything_acknowledged_is_there_after_a_restart(settings: Settings) ->
         assert api.wait(name)["state"] == "succeeded"
 
 
-def test_idempotency_keys_and_events_outlive_a_restart(settings: Settings) -> None:
+def test_restart_keeps_keys_and_events(settings: Settings) -> None:
     key = {"Idempotency-Key": "one"}
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
@@ -56,7 +56,7 @@ def test_idempotency_keys_and_events_outlive_a_restart(settings: Settings) -> No
         assert rest.startswith("event: state\n")
 
 
-def test_a_run_that_an_orderly_shutdown_cuts_off_goes_on_and_does_not_count(
+def test_graceful_shutdown_counts_no_attempt(
     settings: Settings,
 ) -> None:
     held = FakeExecutor()
@@ -88,7 +88,7 @@ def crash_while_running(settings: Settings, name: str) -> None:
         ledger.close()
 
 
-def test_a_run_that_a_crash_cut_off_is_taken_up_again(settings: Settings) -> None:
+def test_crash_requeues_the_run(settings: Settings) -> None:
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
@@ -99,7 +99,7 @@ def test_a_run_that_a_crash_cut_off_is_taken_up_again(settings: Settings) -> Non
     assert (found["state"], found["attempts"]) == ("succeeded", 2)
 
 
-def test_a_run_that_was_cut_off_too_often_fails_with_the_cause(settings: Settings) -> None:
+def test_run_fails_after_too_many_attempts(settings: Settings) -> None:
     few = settings.model_copy(update={"max_attempts": 1})
     with serving(create_app(few, executor=FakeExecutor())) as http:
         api = Api(http)
@@ -115,7 +115,7 @@ def test_a_run_that_was_cut_off_too_often_fails_with_the_cause(settings: Setting
     assert found["error"]["attempts"] == 1
 
 
-def test_a_start_removes_what_a_crash_left_between_ledger_and_blobs(settings: Settings) -> None:
+def test_startup_removes_orphaned_files(settings: Settings) -> None:
     orphans = [
         settings.data_dir / "staging" / "half",
         settings.data_dir / "models" / ("0" * 64) / "model.onnx",
@@ -133,7 +133,7 @@ def test_a_start_removes_what_a_crash_left_between_ledger_and_blobs(settings: Se
         assert api.http.get("/v1/models").json()["items"] != []
 
 
-def test_what_has_expired_is_deleted(settings: Settings) -> None:
+def test_expired_recalibration_is_deleted(settings: Settings) -> None:
     short = settings.model_copy(
         update={
             "ended_retention_seconds": 0.05,
@@ -150,7 +150,7 @@ def test_what_has_expired_is_deleted(settings: Settings) -> None:
         assert api.get(name).status_code == 404
 
 
-def test_a_model_that_nobody_uses_expires_and_one_in_use_stays(settings: Settings) -> None:
+def test_unused_model_expires(settings: Settings) -> None:
     short = settings.model_copy(
         update={"model_retention_seconds": 0.2, "cleanup_interval_seconds": 0.05}
     )
@@ -164,7 +164,7 @@ def test_a_model_that_nobody_uses_expires_and_one_in_use_stays(settings: Setting
         assert api.upload_model(b"another model").status_code == 201
 
 
-def test_a_model_that_is_sent_again_and_again_does_not_expire(settings: Settings) -> None:
+def test_upload_renews_a_model(settings: Settings) -> None:
     short = settings.model_copy(
         update={"model_retention_seconds": 1.0, "cleanup_interval_seconds": 0.05}
     )
@@ -179,7 +179,7 @@ def test_a_model_that_is_sent_again_and_again_does_not_expire(settings: Settings
             time.sleep(0.02)
 
 
-def test_two_servers_never_share_a_data_folder(settings: Settings) -> None:
+def test_second_server_is_rejected(settings: Settings) -> None:
     with (
         serving(create_app(settings, executor=FakeExecutor())),
         pytest.raises(StartError, match="another server"),

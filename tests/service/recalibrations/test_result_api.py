@@ -15,7 +15,7 @@ def name(api: Api) -> str:
     return api.finished()
 
 
-def test_a_model_can_be_checked_cached_and_saved_under_a_name(api: Api, name: str) -> None:
+def test_headers_of_a_model(api: Api, name: str) -> None:
     response = api.get(name, "/model")
     assert response.headers["Content-Type"] == "application/x-onnx"
     assert response.headers["Content-Digest"].startswith("sha-256=:")
@@ -25,7 +25,7 @@ def test_a_model_can_be_checked_cached_and_saved_under_a_name(api: Api, name: st
     assert api.get(name, "/model", **{"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_if_match_with_another_entity_tag_is_refused(api: Api, name: str) -> None:
+def test_if_match(api: Api, name: str) -> None:
     etag = api.get(name, "/model").headers["ETag"]
     for known in (etag, "*", f'"older", {etag}'):
         assert api.get(name, "/model", **{"If-Match": known}).status_code == 200
@@ -35,7 +35,7 @@ def test_if_match_with_another_entity_tag_is_refused(api: Api, name: str) -> Non
 
 
 @pytest.mark.parametrize("rest", ["/model", "/statistics", "/report", "", "/batches"])
-def test_head_returns_the_headers_of_get(api: Api, name: str, rest: str) -> None:
+def test_head_returns_headers_of_get(api: Api, name: str, rest: str) -> None:
     get = api.get(name, rest)
     head = api.http.head(f"/v1/recalibrations/{name}{rest}")
     assert (head.status_code, head.content) == (200, b"")
@@ -45,7 +45,7 @@ def test_head_returns_the_headers_of_get(api: Api, name: str, rest: str) -> None
     ]
 
 
-def test_head_of_an_open_event_stream_returns_at_once(api: Api) -> None:
+def test_head_of_event_stream(api: Api) -> None:
     head = api.http.head(f"/v1/recalibrations/{api.open()}/events")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Type"].startswith("text/event-stream")
@@ -70,7 +70,7 @@ def test_head_evaluates_conditions_and_ranges(api: Api, name: str) -> None:
         ("bytes=0-99999", slice(0, None)),
     ],
 )
-def test_a_range_returns_that_part(api: Api, name: str, asked: str, part: slice) -> None:
+def test_range(api: Api, name: str, asked: str, part: slice) -> None:
     whole = api.get(name, "/model").content
     response = api.get(name, "/model", Range=asked)
     assert response.status_code == 206
@@ -79,24 +79,24 @@ def test_a_range_returns_that_part(api: Api, name: str, asked: str, part: slice)
     assert response.headers["Content-Range"] == f"bytes {first}-{last - 1}/{len(whole)}"
 
 
-def test_a_range_of_an_older_file_returns_the_whole_file(api: Api, name: str) -> None:
+def test_if_range_with_old_tag(api: Api, name: str) -> None:
     response = api.get(name, "/model", Range="bytes=0-3", **{"If-Range": '"older"'})
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("asked", ["items=0-3", "bytes=", "bytes=x-y", "bytes=-"])
-def test_a_malformed_range_is_ignored(api: Api, name: str, asked: str) -> None:
+def test_malformed_range_is_ignored(api: Api, name: str, asked: str) -> None:
     assert api.get(name, "/model", Range=asked).status_code == 200
 
 
 @pytest.mark.parametrize("asked", ["bytes=99999-", "bytes=-0"])
-def test_a_range_outside_the_file_is_a_problem(api: Api, name: str, asked: str) -> None:
+def test_unsatisfiable_range(api: Api, name: str, asked: str) -> None:
     response = api.get(name, "/model", Range=asked)
     assert (response.status_code, response.json()["code"]) == (416, "range-unsatisfiable")
     assert response.headers["Content-Range"].startswith("bytes */")
 
 
-def test_several_ranges_are_sent_as_parts(api: Api, name: str) -> None:
+def test_multiple_ranges(api: Api, name: str) -> None:
     whole = api.get(name, "/model").content
     response = api.get(name, "/model", Range="bytes=0-1,4-")
     assert response.status_code == 206
@@ -105,12 +105,12 @@ def test_several_ranges_are_sent_as_parts(api: Api, name: str) -> None:
         assert b"\r\n\r\n" + part + b"\r\n" in response.content
 
 
-def test_only_a_whole_file_has_a_digest(api: Api, name: str) -> None:
+def test_only_complete_files_have_a_digest(api: Api, name: str) -> None:
     assert "Content-Digest" in api.get(name, "/model").headers
     assert "Content-Digest" not in api.get(name, "/model", Range="bytes=0-1").headers
 
 
-def test_variants_differ_and_an_unknown_one_is_refused(api: Api, name: str) -> None:
+def test_model_variants(api: Api, name: str) -> None:
     folded = json.loads(api.get(name, "/model?variant=folded").content)
     unfolded = json.loads(api.get(name, "/model?variant=unfolded").content)
     assert (folded["file"], unfolded["file"]) == ("folded.onnx", "unfolded.onnx")
@@ -130,16 +130,14 @@ def test_variants_differ_and_an_unknown_one_is_refused(api: Api, name: str) -> N
         ("text/html;q=x", False),
     ],
 )
-def test_the_report_is_html_if_the_client_prefers_it(
-    api: Api, name: str, accept: str, *, html: bool
-) -> None:
+def test_report_content_negotiation(api: Api, name: str, accept: str, *, html: bool) -> None:
     response = api.get(name, "/report", Accept=accept)
     kind = "text/html" if html else "application/json"
     assert response.headers["Content-Type"].startswith(kind)
     assert response.headers["Vary"] == "Accept"
 
 
-def test_the_docs_page_allows_only_its_own_style(api: Api) -> None:
+def test_docs_page_content_policy(api: Api) -> None:
     page = api.http.get("/docs")
     policy = page.headers["Content-Security-Policy"]
     (style,) = re.findall(r"<style>(.*?)</style>", page.text, flags=re.DOTALL)
@@ -151,7 +149,7 @@ def test_the_docs_page_allows_only_its_own_style(api: Api) -> None:
     assert "<script" not in page.text
 
 
-def test_the_html_report_can_run_no_script(api: Api, name: str) -> None:
+def test_report_content_policy(api: Api, name: str) -> None:
     policy = api.get(name, "/report", Accept="text/html").headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "sandbox" in policy

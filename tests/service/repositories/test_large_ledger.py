@@ -79,7 +79,7 @@ def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
         pytest.param(lambda tx, _: retention.overdue(tx, SETTINGS), id="expiry"),
     ],
 )
-def test_the_cost_does_not_grow_with_the_stream(folders: dict[int, Path], work: Any) -> None:
+def test_cost_is_independent_of_stream_length(folders: dict[int, Path], work: Any) -> None:
     def cost(size: int) -> int:
         with open_ledger(folders[size]) as ledger:
             tx = SqliteTransaction(ledger.connection)
@@ -88,7 +88,7 @@ def test_the_cost_does_not_grow_with_the_stream(folders: dict[int, Path], work: 
     assert cost(MANY) == cost(FEW)
 
 
-def test_a_long_whole_stream_starts_without_a_look_at_each_batch(
+def test_start_of_complete_stream_reads_no_batches(
     settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large_ledger.write(settings.data_dir, {"few": FEW, "many": MANY})
@@ -106,7 +106,7 @@ def test_a_long_whole_stream_starts_without_a_look_at_each_batch(
     assert asked == [1]
 
 
-def test_the_server_is_ready_before_the_first_sweep_has_ended(
+def test_server_is_ready_during_first_cleanup(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Context] = []
@@ -127,7 +127,7 @@ def until_gone(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["asked for", "overdue"])
-def test_a_long_stream_is_forgotten_bit_by_bit(
+def test_long_stream_is_deleted_in_steps(
     way: str, settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "ROWS_PER_TRANSACTION", 100)
@@ -159,13 +159,13 @@ def test_a_long_stream_is_forgotten_bit_by_bit(
 
 
 @pytest.mark.parametrize("way", ["purge", "sweep"])
-def test_no_transaction_deletes_more_rows_than_others_can_wait_for(
+def test_transactions_delete_few_rows(
     way: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "ROWS_PER_TRANSACTION", 100)
     large_ledger.write(settings.data_dir, {"a": 100, "b": 100, "c": 234})
     with open_ledger(settings.data_dir) as ledger:
-        ledger.write(_remember_much)
+        ledger.write(_store_many_responses)
     changed: list[int] = []
     for kind in (MaintenanceLedger, SqliteLedger):
         monkeypatch.setattr(kind, "write", counting(kind.write, changed))
@@ -173,7 +173,7 @@ def test_no_transaction_deletes_more_rows_than_others_can_wait_for(
         monkeypatch.setenv("BNRECAL_OPEN_RETENTION_SECONDS", "1e-6")
         assert main(["--data-dir", str(settings.data_dir), "purge", "--expired"]) == 0
     else:
-        sweep_until_gone(settings)
+        cleanup_until_gone(settings)
     # Beside the batches: the recalibration, its events, the sum of bytes.
     assert 100 <= max(changed) <= 105
 
@@ -193,14 +193,14 @@ def counting(write: Callable[..., Any], changed: list[int]) -> Callable[..., Any
     return counted
 
 
-def _remember_much(tx: Transaction) -> None:
+def _store_many_responses(tx: Transaction) -> None:
     for number in range(250):
         idempotency.store_response(tx, scope="s", key=str(number), request="r", response="x")
     tx.change("UPDATE idempotency SET created = '2026-01-01T00:00:00.000000Z'")
     idempotency.store_response(tx, scope="s", key="young", request="r", response="x")
 
 
-def sweep_until_gone(settings: Settings) -> None:
+def cleanup_until_gone(settings: Settings) -> None:
     overdue = settings.model_copy(
         update={"open_retention_seconds": 1e-6, "cleanup_interval_seconds": 0.05}
     )
@@ -213,7 +213,7 @@ def sweep_until_gone(settings: Settings) -> None:
 
 
 @given(st.sets(st.integers(0, 30)), st.integers(1, 32), st.integers(1, 5))
-def test_missing_names_the_first_gaps(stored: set[int], total: int, limit: int) -> None:
+def test_missing_returns_first_gaps(stored: set[int], total: int, limit: int) -> None:
     connection = apsw.Connection(":memory:")
     for migration in schema.MIGRATIONS:
         connection.execute(migration)
@@ -227,7 +227,7 @@ def test_missing_names_the_first_gaps(stored: set[int], total: int, limit: int) 
 ADDED_UP = "SELECT coalesce(sum(bytes), 0) FROM recalibration WHERE data_removed = 0"
 
 
-def test_the_kept_sum_is_the_sum(api: Api, settings: Settings) -> None:
+def test_stored_total_matches_the_sum(api: Api, settings: Settings) -> None:
     kept, gone = api.open(keep_data=True), api.open()
     sums = []
     with open_ledger(settings.data_dir) as ledger:
@@ -250,7 +250,7 @@ def test_the_kept_sum_is_the_sum(api: Api, settings: Settings) -> None:
     assert sums == [one, 2 * one, one, 0]
 
 
-def test_a_ledger_of_version_3_learns_its_sum(tmp_path: Path) -> None:
+def test_migration_adds_the_total(tmp_path: Path) -> None:
     large_ledger.write(tmp_path / "data", {"a": 3, "b": 4})
     path = tmp_path / "data" / "ledger.sqlite3"
     connection = apsw.Connection(str(path))

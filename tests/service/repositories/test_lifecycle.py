@@ -29,7 +29,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
-def test_each_event_in_each_state_does_what_the_table_says(state: State, event: Event) -> None:
+def test_transitions(state: State, event: Event) -> None:
     target = WAYS.get((str(state), str(event)))
     if target is None:
         with pytest.raises(TransitionError) as caught:
@@ -39,7 +39,7 @@ def test_each_event_in_each_state_does_what_the_table_says(state: State, event: 
         assert after(state, event) == target
 
 
-def test_every_state_is_in_the_table_and_can_be_reached() -> None:
+def test_every_state_is_reachable() -> None:
     assert set(TRANSITIONS) == set(State)
     reached = {State.OPEN}
     for _ in State:
@@ -47,11 +47,11 @@ def test_every_state_is_in_the_table_and_can_be_reached() -> None:
     assert reached == set(State)
 
 
-def test_ended_states_have_no_way_out() -> None:
+def test_final_states() -> None:
     assert {"succeeded", "failed", "cancelled"} == ENDED
 
 
-def test_the_ledger_knows_when_a_state_has_no_way_out() -> None:
+def test_ledger_marks_final_states() -> None:
     """`ended` is what queries go by, from each way of the table."""
     connection = apsw.Connection(":memory:")
     for migration in schema.MIGRATIONS:

@@ -155,7 +155,7 @@ def one_fault(bench: Bench, kind: str, at: int, error: int) -> bool:
         assert bench.faults.hit
     hit = bench.faults.hit
     with bench.server() as api:
-        everything_is_there(api, seen, bench.data)
+        check_acknowledged(api, seen, bench.data)
         assert work(api, seen)
         assert ended(api, seen) == "succeeded"
         # The fake result is the digest of model and batches in their order.
@@ -182,7 +182,7 @@ def ended(api: Api, seen: Seen) -> str:
     return state
 
 
-def everything_is_there(api: Api, seen: Seen, data: Path) -> None:
+def check_acknowledged(api: Api, seen: Seen, data: Path) -> None:
     if seen.model:
         assert api.http.get(f"/v1/models/{MODEL}").status_code == 200
         assert (data / f"models/{MODEL}/model.onnx").read_bytes() == GOOD_MODEL
@@ -198,9 +198,7 @@ def everything_is_there(api: Api, seen: Seen, data: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "error"), KINDS)
-def test_a_fault_at_each_call_is_never_a_false_acknowledgement(
-    kind: str, error: int, bench: Bench
-) -> None:
+def test_no_false_acknowledgment_after_a_fault(kind: str, error: int, bench: Bench) -> None:
     at = 0
     while one_fault(bench, kind, at, error):
         at += STRIDES.get((kind, error), 1)
@@ -208,7 +206,7 @@ def test_a_fault_at_each_call_is_never_a_false_acknowledgement(
     assert at > 0
 
 
-def test_the_check_would_notice_a_false_acknowledgement(bench: Bench) -> None:
+def test_check_detects_false_acknowledgment(bench: Bench) -> None:
     shutil.rmtree(bench.data, ignore_errors=True)
     seen = Seen()
     with bench.server() as api:
@@ -216,4 +214,4 @@ def test_the_check_would_notice_a_false_acknowledgement(bench: Bench) -> None:
         assert ended(api, seen) == "succeeded"
     seen.batches.add(BATCHES)  # as if it had been acknowledged
     with bench.server() as api, pytest.raises(AssertionError):
-        everything_is_there(api, seen, bench.data)
+        check_acknowledged(api, seen, bench.data)

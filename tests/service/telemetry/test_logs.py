@@ -60,7 +60,7 @@ def actions(tree: ast.AST) -> Iterator[str]:
                     yield str(value.value)
 
 
-def test_the_list_of_actions_is_what_the_code_logs() -> None:
+def test_listed_actions_match_the_code() -> None:
     found = [
         action
         for path in (ROOT / "service").rglob("*.py")
@@ -70,14 +70,14 @@ def test_the_list_of_actions_is_what_the_code_logs() -> None:
     assert list(actions(ast.parse("_log.info('x', extra={'action': 'new', **ids})"))) == ["new"]
 
 
-def test_every_call_of_a_log_names_its_action() -> None:
+def test_log_calls_have_an_action() -> None:
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_log."):
                 assert any(word.arg == "extra" for word in node.keywords), (path, node.lineno)
 
 
-def test_a_log_line_is_json_with_its_action_and_ids() -> None:
+def test_log_line_is_json() -> None:
     members = {"msg": "A run %s", "args": ("starts",), "levelname": "INFO"}
     record = logging.makeLogRecord(members | {"action": "run-started", "n": 1})
     line = json.loads(JsonFormatter().format(record))
@@ -87,9 +87,7 @@ def test_a_log_line_is_json_with_its_action_and_ids() -> None:
     assert "request_id" not in line
 
 
-def test_a_request_is_one_line_with_its_id_and_the_code_of_its_problem(
-    api: Api, lines: Lines
-) -> None:
+def test_request_is_one_line(api: Api, lines: Lines) -> None:
     response = api.get("rc_none")
     (line,) = lines.of(action="request", request_id=response.headers["X-Request-Id"])
     assert (line["status"], line["code"]) == (404, "not-found")
@@ -99,7 +97,7 @@ def test_a_request_is_one_line_with_its_id_and_the_code_of_its_problem(
     assert (line["status"], line["code"]) == (200, None)
 
 
-def test_a_request_keeps_the_id_that_it_came_with(api: Api, lines: Lines) -> None:
+def test_request_id_is_kept(api: Api, lines: Lines) -> None:
     response = api.get("rc_none", **{"X-Request-Id": "from-a.proxy_1"})
     assert response.headers["X-Request-Id"] == "from-a.proxy_1"
     assert response.json()["instance"] == "urn:bnrecal:request:from-a.proxy_1"
@@ -107,12 +105,12 @@ def test_a_request_keeps_the_id_that_it_came_with(api: Api, lines: Lines) -> Non
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "é", '"', "-a", "a\tb", "<script>"])
-def test_what_is_no_id_is_replaced(sent: str) -> None:
+def test_invalid_request_id_is_replaced(sent: str) -> None:
     assert request_ids.choose(sent) != sent
     assert len(request_ids.choose(sent)) == 36
 
 
-def test_a_fault_of_ours_is_logged_under_the_id_that_the_client_is_told(
+def test_internal_error_is_logged_with_request_id(
     start_server: StartServer,
     executor: FakeExecutor,
     lines: Lines,
@@ -129,7 +127,7 @@ def test_a_fault_of_ours_is_logged_under_the_id_that_the_client_is_told(
     assert found[-1]["code"] == "internal"
 
 
-def test_no_token_and_no_data_gets_into_a_log(start_server: StartServer, lines: Lines) -> None:
+def test_no_secrets_in_logs(start_server: StartServer, lines: Lines) -> None:
     sha256 = hashlib.sha256(TOKEN.encode()).hexdigest()
     api = start_server(tokens=sha256)
     for right in (f"Bearer {TOKEN}", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
@@ -148,13 +146,13 @@ def test_no_token_and_no_data_gets_into_a_log(start_server: StartServer, lines: 
         assert secret not in text
 
 
-def test_a_long_path_does_not_fill_the_log(api: Api, lines: Lines) -> None:
+def test_long_path_is_truncated(api: Api, lines: Lines) -> None:
     api.http.get("/" + "x" * 10_000)
     (line,) = lines.of(action="request")
     assert len(line["message"]) < 300
 
 
-def test_the_sandbox_status_is_logged_at_startup(
+def test_sandbox_status_is_requested_at_startup(
     start_server: StartServer, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []

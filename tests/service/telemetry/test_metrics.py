@@ -28,7 +28,7 @@ def read(api: Api) -> Samples:
     return found
 
 
-def test_metrics_count_what_happens(api: Api, executor: FakeExecutor) -> None:
+def test_counters(api: Api, executor: FakeExecutor) -> None:
     name = api.finished(batches=3)
     executor.refusal = "layer-not-finite"
     failed = api.open()
@@ -56,9 +56,7 @@ def test_metrics_count_what_happens(api: Api, executor: FakeExecutor) -> None:
     assert name not in api.http.get("/metrics").text
 
 
-def test_gauges_count_runs_streams_and_requests_in_progress(
-    api: Api, executor: FakeExecutor
-) -> None:
+def test_gauges(api: Api, executor: FakeExecutor) -> None:
     executor.hold = True
     name = api.open()
     api.put(name, 0)
@@ -78,7 +76,7 @@ def test_gauges_count_runs_streams_and_requests_in_progress(
     assert found["bnrecal_requests_open", ()] == 1
 
 
-def test_every_documented_metric_is_present_from_the_start(api: Api) -> None:
+def test_documented_metrics_are_exported(api: Api) -> None:
     text = api.http.get("/metrics").text
     page = (Path(__file__).parents[3] / "docs" / "service.md").read_text()
     names = re.findall(r"^# HELP (\S+) ", text, re.MULTILINE)
@@ -91,7 +89,7 @@ def test_every_documented_metric_is_present_from_the_start(api: Api) -> None:
     assert found["bnrecal_disk_free_bytes", ()] > 0
 
 
-def test_one_byte_more_is_visible_in_a_large_total() -> None:
+def test_large_totals_are_exact() -> None:
     metrics = Metrics()
     metrics.ingest_bytes.inc(123_456_789_012_345)
     metrics.ingest_bytes.inc(1)
@@ -104,14 +102,14 @@ def test_one_byte_more_is_visible_in_a_large_total() -> None:
     assert sample.value == 123_456_789_012_346
 
 
-def test_two_servers_in_one_process_share_no_metric() -> None:
+def test_registries_are_independent() -> None:
     first, second = Metrics(), Metrics()
     first.ingest_batches.inc()
     assert b"bnrecal_ingest_batches_total 1.0" in first.render()
     assert b"bnrecal_ingest_batches_total 0.0" in second.render()
 
 
-def test_labels_do_not_grow_with_unknown_paths_and_methods(api: Api) -> None:
+def test_label_values_are_bounded(api: Api) -> None:
     for number in range(5):
         api.http.get(f"/nothing/{number}")
         api.http.request(f"BREW{number}", "/v1/models")
@@ -130,21 +128,21 @@ def test_labels_do_not_grow_with_unknown_paths_and_methods(api: Api) -> None:
     }
 
 
-def test_metrics_need_a_token_as_soon_as_there_is_one(start_server: StartServer) -> None:
+def test_metrics_require_a_token(start_server: StartServer) -> None:
     api = start_server(tokens=hashlib.sha256(b"secret").hexdigest())
     assert api.http.get("/metrics").status_code == 401
     right = {"Authorization": "Bearer secret"}
     assert api.http.get("/metrics", headers=right).status_code == 200
 
 
-def test_health_and_readiness_report_the_sandbox(api: Api) -> None:
+def test_health_and_readiness(api: Api) -> None:
     assert api.http.get("/healthz").json() == {"status": "ok"}
     found = api.http.get("/readyz").json()
     assert (found["status"], found["failures"]) == ("ready", [])
     assert found["workers"] == {"fake": True}
 
 
-def test_the_docs_page_lists_the_routes_without_a_script(api: Api) -> None:
+def test_docs_page_lists_routes(api: Api) -> None:
     page = api.http.get("/docs").text
     for path in api.http.get("/openapi.json").json()["paths"]:
         assert path in page
@@ -152,5 +150,5 @@ def test_the_docs_page_lists_the_routes_without_a_script(api: Api) -> None:
     assert "`" not in page
 
 
-def test_an_unknown_path_points_to_the_docs_page(api: Api) -> None:
+def test_unknown_path_mentions_docs(api: Api) -> None:
     assert api.http.get("/").json()["detail"] == "no route matches GET /; /docs lists the routes"

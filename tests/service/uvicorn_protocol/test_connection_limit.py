@@ -93,7 +93,7 @@ def _reads_all(transport: Transport) -> None:
         pytest.param(_reads_all, False, id="all is read"),
     ],
 )
-def test_a_connection_stays_open_as_long_as_the_client_reads(
+def test_stalled_connection_is_aborted(
     *, change: Callable[[Transport], None], aborted: bool
 ) -> None:
     async def look() -> bool:
@@ -108,7 +108,7 @@ def test_a_connection_stays_open_as_long_as_the_client_reads(
     assert asyncio.run(look()) is aborted
 
 
-def test_a_closed_connection_is_garbage_collected() -> None:
+def test_closed_connection_is_garbage_collected() -> None:
     async def look() -> object:
         protocol = _protocol(Transport())
         protocol.pause_writing()

@@ -44,7 +44,7 @@ def played(*turns: Callable[[WriteCoalescingTransport, Transport], None]) -> lis
     return transport.written
 
 
-def test_what_is_written_in_one_turn_leaves_at_once() -> None:
+def test_writes_of_one_iteration_are_joined() -> None:
     def answer(joined: WriteCoalescingTransport, _: Transport) -> None:
         joined.write(b"head ")
         joined.write(b"body")
@@ -52,7 +52,7 @@ def test_what_is_written_in_one_turn_leaves_at_once() -> None:
     assert played(answer, lambda *_: None, answer) == [b"head body", b"head body"]
 
 
-def test_a_stream_is_not_held_back() -> None:
+def test_stream_is_not_delayed() -> None:
     def part(joined: WriteCoalescingTransport, transport: Transport) -> None:
         assert len(transport.written) == sum(len(one) for one in transport.written)
         joined.write(b".")
@@ -60,7 +60,7 @@ def test_a_stream_is_not_held_back() -> None:
     assert played(part, part, part) == [b"."] * 3
 
 
-def test_closing_writes_first_what_is_waiting() -> None:
+def test_close_flushes_pending_data() -> None:
     def refuse(joined: WriteCoalescingTransport, transport: Transport) -> None:
         joined.write(b"400")
         joined.close()
@@ -69,7 +69,7 @@ def test_closing_writes_first_what_is_waiting() -> None:
     assert played(refuse) == [b"400"]
 
 
-def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
+def test_closed_connection_gets_no_data() -> None:
     def write(joined: WriteCoalescingTransport, transport: Transport) -> None:
         joined.write(b"late")
         transport.close()
@@ -77,7 +77,7 @@ def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
     assert played(write) == []
 
 
-def test_what_waits_has_not_left_yet() -> None:
+def test_pending_data_is_not_counted_as_sent() -> None:
     def write(joined: WriteCoalescingTransport, _: Transport) -> None:
         before = joined.sent_bytes
         joined.write(b"answer")
@@ -86,7 +86,7 @@ def test_what_waits_has_not_left_yet() -> None:
     assert played(write) == [b"answer"]
 
 
-def test_everything_else_is_the_transports() -> None:
+def test_other_methods_are_delegated() -> None:
     def look(joined: WriteCoalescingTransport, transport: Transport) -> None:
         assert not joined.is_closing()
         transport.close()

@@ -55,7 +55,7 @@ def headers(**values: str) -> dict[bytes, bytes]:
     ],
     ids=shortly,
 )
-def test_numbers_and_names_beyond_all_bounds_are_refused(api: Api, options: str) -> None:
+def test_extreme_options_are_rejected(api: Api, options: str) -> None:
     model = api.upload_model().json()["id"]
     content = f'{{"model": "{model}", {options}}}'
     kind = {"Content-Type": "application/json"}
@@ -67,7 +67,7 @@ def test_numbers_and_names_beyond_all_bounds_are_refused(api: Api, options: str)
     assert created or options == f'"memory_bytes": {LONG[:400]}'
 
 
-def test_ranges_of_every_shape_are_answered(api: Api) -> None:
+def test_unusual_ranges(api: Api) -> None:
     name = api.finished()
     path = f"/v1/recalibrations/{name}/model"
     etag = api.http.get(path).headers["ETag"]
@@ -91,7 +91,7 @@ def test_ranges_of_every_shape_are_answered(api: Api) -> None:
             assert response.status_code in {200, 206, 416}
 
 
-def test_lists_of_etags_of_every_shape_are_answered(api: Api) -> None:
+def test_unusual_entity_tags(api: Api) -> None:
     path = f"/v1/recalibrations/{api.finished()}/model"
     etag = api.http.get(path).headers["ETag"]
     for given in (
@@ -112,7 +112,7 @@ def test_lists_of_etags_of_every_shape_are_answered(api: Api) -> None:
             }
 
 
-def test_paths_and_queries_of_every_shape_are_answered(api: Api) -> None:
+def test_unusual_paths_and_queries(api: Api) -> None:
     name = api.open()
     for path in (
         *("/v1/models/..%2f..%2fetc", "/v1/models/%00", "/v1/models/%ff", "//v1/models"),
@@ -150,7 +150,7 @@ def test_paths_and_queries_of_every_shape_are_answered(api: Api) -> None:
     ],
     ids=shortly,
 )
-def test_headers_of_every_shape_are_answered(api: Api, name: str, value: str) -> None:
+def test_unusual_headers(api: Api, name: str, value: str) -> None:
     one = f"/v1/recalibrations/{api.open()}"
     given = headers(Content_Type=SAFETENSORS) | headers(**{name: value})
     for method, path in (

@@ -56,13 +56,13 @@ def assert_canonical(response: httpx.Response) -> None:
         ("PUT", "/v1/recalibrations/0/batches/0", 415),
     ],
 )
-def test_every_error_has_the_one_shape(api: Api, method: str, path: str, status: int) -> None:
+def test_errors_are_problems(api: Api, method: str, path: str, status: int) -> None:
     response = api.http.request(method, path)
     assert response.status_code == status
     assert_canonical(response)
 
 
-def test_broken_json_has_the_one_shape(api: Api) -> None:
+def test_malformed_json_is_a_problem(api: Api) -> None:
     kind = {"Content-Type": "application/json"}
     response = api.http.post("/v1/recalibrations", content=b"{", headers=kind)
     assert response.status_code == 422
@@ -70,7 +70,7 @@ def test_broken_json_has_the_one_shape(api: Api) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "json"])
-def test_json_that_does_not_say_that_it_is_json_has_the_one_shape(api: Api, kind: str) -> None:
+def test_json_content_type_is_required(api: Api, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}
     response = api.http.post("/v1/recalibrations", content=b'{"model": "x"}', headers=headers)
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
@@ -78,14 +78,14 @@ def test_json_that_does_not_say_that_it_is_json_has_the_one_shape(api: Api, kind
     assert_canonical(response)
 
 
-def test_a_large_json_body_is_refused(api: Api) -> None:
+def test_oversized_json_is_rejected(api: Api) -> None:
     kind = {"Content-Type": "application/json"}
     response = api.http.post("/v1/recalibrations", content=b" " * (1 << 21), headers=kind)
     assert response.status_code == 413
     assert_canonical(response)
 
 
-def test_a_fault_of_ours_tells_nothing_but_its_id(
+def test_internal_error_reveals_nothing(
     start_server: StartServer, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: Path) -> dict[str, object]:
@@ -105,22 +105,22 @@ def concrete(root: type[Exception]) -> list[type[Exception]]:
 @pytest.mark.parametrize(
     "kind", concrete(errors.ServiceError) + concrete(bn_errors.BnOpsError), ids=lambda k: k.__name__
 )
-def test_every_error_class_stands_in_the_table(kind: type[Exception]) -> None:
+def test_every_error_class_is_listed(kind: type[Exception]) -> None:
     assert kind.code in problems.TABLE  # type: ignore[attr-defined]
 
 
-def test_an_unknown_refusal_of_a_worker_is_still_a_refusal() -> None:
+def test_unknown_code_of_worker() -> None:
     error = errors.RefusedError("a newer worker", refusal="not-yet-invented", layer="bn1")
     found = problems.from_error(error)
     assert (found["status"], found["code"], found["layer"]) == (422, "worker-refused", "bn1")
 
 
-def test_details_never_overwrite_the_members_of_the_standard() -> None:
+def test_details_keep_standard_members() -> None:
     found = problems.document("not-found", "gone", members={"status": 200, "batch": 1})
     assert (found["status"], found["batch"]) == (404, 1)
 
 
-def test_half_a_surrogate_pair_in_what_is_told_becomes_an_escape(api: Api) -> None:
+def test_lone_surrogates_are_escaped(api: Api) -> None:
     found = problems.document(
         "not-found", "\ud800", members={"a": "\udfff", "b": ["\ud800"], "c": 1}
     )
@@ -138,7 +138,7 @@ def test_half_a_surrogate_pair_in_what_is_told_becomes_an_escape(api: Api) -> No
     assert (response.status_code, response.json()["input"]) == (422, "\\ud800")
 
 
-def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(api: Api) -> None:
+def test_allowed_methods_are_listed(api: Api) -> None:
     response = api.http.patch("/v1/recalibrations/0")
     assert response.status_code == 405
     assert response.headers["Allow"] == "DELETE, GET, HEAD"

@@ -80,9 +80,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("method", "path"), routes())
-def test_every_route_hides_what_belongs_to_others(
-    people: dict[str, Api], method: str, path: str
-) -> None:
+def test_routes_hide_objects_of_others(people: dict[str, Api], method: str, path: str) -> None:
     if (method, path) in COMMON or (method, path) in OWN_THINGS_ONLY:
         return
     ann = people["ann"]
@@ -119,7 +117,7 @@ def scrubbed(response: httpx.Response, *names: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("route", "status"), COMMON.items())
-def test_common_routes_tell_nothing_of_others(
+def test_lists_hide_objects_of_others(
     people: dict[str, Api], route: tuple[str, str], status: int
 ) -> None:
     name = people["ann"].open()
@@ -133,7 +131,7 @@ def test_common_routes_tell_nothing_of_others(
     assert model not in response.text
 
 
-def test_each_sees_its_own_and_an_admin_sees_all(people: dict[str, Api]) -> None:
+def test_lists_per_token(people: dict[str, Api]) -> None:
     mine, theirs = people["ann"].open(), people["bob"].open(b"another good model")
     assert ids(people["ann"].http.get("/v1/recalibrations")) == [mine]
     assert ids(people["bob"].http.get("/v1/recalibrations")) == [theirs]
@@ -142,7 +140,7 @@ def test_each_sees_its_own_and_an_admin_sees_all(people: dict[str, Api]) -> None
     assert len(ids(people["ops"].http.get("/v1/models"))) == 2
 
 
-def test_the_same_bytes_tell_nothing_of_who_else_has_them(
+def test_upload_does_not_reveal_other_owners(
     people: dict[str, Api], executor: FakeExecutor
 ) -> None:
     first, second = (people[name].upload_model() for name in ("ann", "bob"))
@@ -154,9 +152,7 @@ def test_the_same_bytes_tell_nothing_of_who_else_has_them(
     assert again.json() == second.json()
 
 
-def test_deleting_a_model_takes_it_from_nobody_else(
-    people: dict[str, Api], settings: Settings
-) -> None:
+def test_delete_keeps_model_of_others(people: dict[str, Api], settings: Settings) -> None:
     model = people["ann"].upload_model().json()["id"]
     path = f"/v1/models/{model}"
     assert people["bob"].http.delete(path).status_code == 404
@@ -173,7 +169,7 @@ def test_deleting_a_model_takes_it_from_nobody_else(
     assert not (settings.data_dir / f"models/{model}").exists()
 
 
-def test_who_held_the_last_token_is_not_let_in_without_any(
+def test_revoking_last_token_keeps_authentication(
     api: Api, make: Callable[..., str], settings: Settings
 ) -> None:
     ann = view(api, make("ann"))
@@ -183,7 +179,7 @@ def test_who_held_the_last_token_is_not_let_in_without_any(
         assert stranger.http.get("/v1/models").status_code == 401
 
 
-def test_a_model_that_an_admin_sends_after_others_is_the_admin_s_too(
+def test_admin_can_own_a_model(
     people: dict[str, Api],
 ) -> None:
     model = people["ann"].upload_model().json()["id"]
@@ -193,7 +189,7 @@ def test_a_model_that_an_admin_sends_after_others_is_the_admin_s_too(
     assert people["ops"].http.get(f"/v1/models/{model}").status_code == 200
 
 
-def test_a_model_of_others_cannot_be_recalibrated(people: dict[str, Api]) -> None:
+def test_model_of_others_is_not_found(people: dict[str, Api]) -> None:
     model = people["ann"].upload_model().json()["id"]
     answers = [
         people["bob"].http.post("/v1/recalibrations", json={"model": name})
@@ -204,7 +200,7 @@ def test_a_model_of_others_cannot_be_recalibrated(people: dict[str, Api]) -> Non
     assert texts[0] == texts[1]
 
 
-def test_an_idempotency_key_is_its_owners(people: dict[str, Api]) -> None:
+def test_idempotency_keys_are_per_token(people: dict[str, Api]) -> None:
     key = {"Idempotency-Key": "same"}
     made = []
     for name in ("ann", "bob"):
@@ -217,7 +213,7 @@ def test_an_idempotency_key_is_its_owners(people: dict[str, Api]) -> None:
     assert made[0] != made[1]
 
 
-def test_quotas_hold(api: Api, make: Callable[..., str]) -> None:
+def test_quotas_of_a_token(api: Api, make: Callable[..., str]) -> None:
     size = len(safetensors(x=batch()))
     limit = len(GOOD_MODEL) + 2 * size
     api = view(api, make("small", "--limit-bytes", str(limit), "--limit-open", "2"))
@@ -237,7 +233,7 @@ def test_quotas_hold(api: Api, make: Callable[..., str]) -> None:
     assert api.put(other, 1).status_code == 201
 
 
-def test_a_revoked_token_is_nobodys(api: Api, make: Callable[..., str], settings: Settings) -> None:
+def test_revoked_token_is_rejected(api: Api, make: Callable[..., str], settings: Settings) -> None:
     one, two = view(api, make("one")), view(api, make("two"))
     name = one.open()
     assert main(["--data-dir", str(settings.data_dir), "tokens", "revoke", "one"]) == 0
@@ -247,9 +243,7 @@ def test_a_revoked_token_is_nobodys(api: Api, make: Callable[..., str], settings
     assert ids(again.http.get("/v1/recalibrations")) == [name]
 
 
-def test_the_first_token_shuts_the_door_for_everybody_else(
-    api: Api, make: Callable[..., str]
-) -> None:
+def test_first_token_enables_authentication(api: Api, make: Callable[..., str]) -> None:
     name = api.open()
     ann = view(api, make("ann"))
     assert api.http.get("/v1/models").status_code == 401
@@ -257,9 +251,7 @@ def test_the_first_token_shuts_the_door_for_everybody_else(
     assert view(api, make("ops", "--admin")).get(name).status_code == 200
 
 
-def test_a_token_of_the_settings_sees_all(
-    start_server: StartServer, make: Callable[..., str]
-) -> None:
+def test_token_from_settings_is_admin(start_server: StartServer, make: Callable[..., str]) -> None:
     import hashlib
 
     api = start_server(tokens=hashlib.sha256(b"root").hexdigest())
@@ -269,14 +261,14 @@ def test_a_token_of_the_settings_sees_all(
     assert root.http.get("/metrics").status_code == 200
 
 
-def test_an_open_address_demands_tokens_even_when_the_last_is_revoked(
+def test_public_address_always_requires_tokens(
     start_server: StartServer,
 ) -> None:
     api = start_server(host="0.0.0.0")
     assert api.http.get("/v1/models", headers={"Host": "localhost"}).status_code == 401
 
 
-def test_an_open_address_is_served_with_a_token_of_the_ledger(
+def test_public_address_with_token_in_ledger(
     tmp_path: Path, make: Callable[..., str], settings: Settings
 ) -> None:
     del tmp_path
@@ -290,11 +282,11 @@ def test_an_open_address_is_served_with_a_token_of_the_ledger(
 @pytest.mark.parametrize(
     "words", [["a b"], [""], ["x" * 65], ["../x"], ["x", "--limit-open", "-1"]]
 )
-def test_a_name_or_limit_without_sense_is_refused(settings: Settings, words: list[str]) -> None:
+def test_invalid_token_arguments(settings: Settings, words: list[str]) -> None:
     assert main(["--data-dir", str(settings.data_dir), "tokens", "create", *words]) == 2
 
 
-def test_a_token_is_shown_once_and_stored_hashed(
+def test_token_is_stored_as_hash(
     settings: Settings, make: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = make("ann", "--limit-open", "3")

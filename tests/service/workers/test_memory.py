@@ -15,7 +15,7 @@ GIB = 1 << 30
     ("asked", "machine", "cgroup", "allowed"),
     [(0, 64, None, 48), (0, 64, 24, 18), (0, 8, 64, 6), (5, 64, 24, 5)],
 )
-def test_without_a_setting_the_machine_or_its_control_group_decides(
+def test_default_memory_for_runs(
     monkeypatch: pytest.MonkeyPatch, asked: int, machine: int, cgroup: int | None, allowed: int
 ) -> None:
     memory._found_bytes.cache_clear()
@@ -26,7 +26,7 @@ def test_without_a_setting_the_machine_or_its_control_group_decides(
     memory._found_bytes.cache_clear()
 
 
-def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
+def test_smallest_cgroup_limit_applies(tmp_path: Path) -> None:
     own = tmp_path / "cgroup"
     (tmp_path / "root/a/b").mkdir(parents=True)
     (tmp_path / "root/memory/c").mkdir(parents=True)
@@ -43,6 +43,6 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
     assert cgroup_bytes(tmp_path / "no file", tmp_path / "root") is None
 
 
-def test_the_real_machine_has_memory() -> None:
+def test_memory_of_this_machine() -> None:
     assert memory.machine_bytes() > GIB // 4
     assert (cgroup_bytes() or 1) > 0

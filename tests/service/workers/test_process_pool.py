@@ -70,7 +70,7 @@ async def _ignore(_: Progress) -> None:
     return
 
 
-def test_a_run_leaves_all_results_and_right_statistics(tmp_path: Path, settings: Settings) -> None:
+def test_run_writes_results_and_statistics(tmp_path: Path, settings: Settings) -> None:
     batches = [images(seed, samples=4 + seed) for seed in range(5)]
     batches[1] = np.asfortranarray(batches[1])
     job = make_job(tmp_path, batches)
@@ -110,9 +110,7 @@ def _first_layer(
     return values.mean(axis=(0, 2, 3)), values.var(axis=(0, 2, 3))
 
 
-def test_what_is_no_model_is_refused_with_the_librarys_code(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_invalid_model_is_rejected(tmp_path: Path, settings: Settings) -> None:
     file = tmp_path / "model"
     file.write_bytes(b"this is not an ONNX file")
     with pytest.raises(RefusedError) as caught:
@@ -120,7 +118,7 @@ def test_what_is_no_model_is_refused_with_the_librarys_code(
     assert caught.value.refusal == "model-invalid"
 
 
-def test_a_bad_batch_is_refused_with_its_place(tmp_path: Path, settings: Settings) -> None:
+def test_error_names_the_bad_batch(tmp_path: Path, settings: Settings) -> None:
     bad = images(0)
     bad[0, 0, 0, 0] = np.nan
     job = make_job(tmp_path, [images(1), images(2), bad])
@@ -130,7 +128,7 @@ def test_a_bad_batch_is_refused_with_its_place(tmp_path: Path, settings: Setting
     assert caught.value.details == {"batch": 2, "input": "x"}
 
 
-def test_a_run_over_its_deadline_is_killed(tmp_path: Path) -> None:
+def test_timeout_kills_the_worker(tmp_path: Path) -> None:
     job = make_job(tmp_path, [images(0)])
     executor = ProcessExecutor(Settings(worker_timeout_seconds=0.05))
     with pytest.raises(WorkerDeadlineError):
@@ -138,7 +136,7 @@ def test_a_run_over_its_deadline_is_killed(tmp_path: Path) -> None:
     assert _workers() == []
 
 
-def test_a_killed_worker_is_reported_with_its_signal(tmp_path: Path, settings: Settings) -> None:
+def test_error_names_the_signal(tmp_path: Path, settings: Settings) -> None:
     job = make_job(tmp_path, [images(0)])
 
     async def run() -> None:
@@ -150,7 +148,7 @@ def test_a_killed_worker_is_reported_with_its_signal(tmp_path: Path, settings: S
         asyncio.run(run())
 
 
-def test_cancelling_the_task_kills_the_worker_at_once(
+def test_cancellation_kills_the_worker(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path, [images(0)])
@@ -184,7 +182,7 @@ def test_cancelling_the_task_kills_the_worker_at_once(
     assert _workers() == []
 
 
-def test_a_worker_gets_only_the_choice_of_kernels_from_the_environment(
+def test_worker_environment_is_minimal(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BNRECAL_SECRET", "secret")
@@ -206,13 +204,13 @@ def test_a_worker_gets_only_the_choice_of_kernels_from_the_environment(
     assert seen[0]["OPENBLAS_CORETYPE"] == "Haswell"
 
 
-def test_a_worker_says_what_holds_it_in(settings: Settings) -> None:
+def test_sandbox_status(settings: Settings) -> None:
     found = asyncio.run(ProcessExecutor(settings).sandbox_status())
     assert found["rlimits"] is True
     assert {"no_new_privs", "landlock", "seccomp"} <= set(found)
 
 
-def test_a_worker_needs_its_parent() -> None:
+def test_orphaned_worker_exits() -> None:
     """One that is started by somebody else ends at once, with nothing done."""
     limits = Limits(
         memory_bytes=1 << 32,

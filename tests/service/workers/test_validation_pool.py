@@ -51,7 +51,7 @@ def checkers() -> list[psutil.Process]:
     return psutil.Process().children()
 
 
-def test_an_npz_gives_the_same_results_as_the_same_arrays_in_safetensors(api: Api) -> None:
+def test_npz_and_safetensors_agree(api: Api) -> None:
     results = []
     for kind in ("npz", "safetensors"):
         name = api.open(network())
@@ -68,7 +68,7 @@ def test_an_npz_gives_the_same_results_as_the_same_arrays_in_safetensors(api: Ap
     assert results[0] == results[1]
 
 
-def test_arrow_gives_the_same_results_as_safetensors(api: Api) -> None:
+def test_arrow_and_safetensors_agree(api: Api) -> None:
     results = []
     for kind in ("arrow", "safetensors"):
         name = api.open(network())
@@ -111,9 +111,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_bad_archive_is_refused_before_it_is_acknowledged(
-    api: Api, settings: Settings, what: str
-) -> None:
+def test_invalid_npz_is_rejected(api: Api, settings: Settings, what: str) -> None:
     content, status, code = REFUSED[what]
     name = api.open(network())
     response = api.put(name, 7, content, NPZ)
@@ -147,7 +145,7 @@ IMAGES: dict[str, tuple[str, bytes, int, str | int]] = {
 
 
 @pytest.mark.parametrize("what", IMAGES)
-def test_images_are_taken_or_refused_before_they_are_acknowledged(
+def test_images_are_validated_at_upload(
     api: Api, settings: Settings, image_run: str, what: str
 ) -> None:
     kind, content, status, expected = IMAGES[what]
@@ -167,7 +165,7 @@ def image_run(api: Api) -> str:
     return api.open(network(), preprocess=PREPROCESS)
 
 
-def test_a_run_on_images_is_a_run_on_what_preprocessing_makes_of_them(api: Api) -> None:
+def test_image_run_matches_preprocessed_arrays(api: Api) -> None:
     sources = [encoded(picture(30 + n, 20, n)) for n in range(5)]
     (arrays,) = image_batches(sources, preprocess_from_json(PREPROCESS))
     names = [api.open(network(), preprocess=PREPROCESS), api.open(network())]
@@ -181,15 +179,13 @@ def test_a_run_on_images_is_a_run_on_what_preprocessing_makes_of_them(api: Api) 
     assert results[0] == results[1]
 
 
-def test_images_need_a_recalibration_that_says_what_to_do_with_them(api: Api) -> None:
+def test_images_need_preprocess_option(api: Api) -> None:
     name = api.open(network())
     response = api.put(name, 0, PNG, {"Content-Type": "image/png"})
     assert (response.status_code, response.json()["code"]) == (422, "preprocess-missing")
 
 
-def test_preprocessing_is_told_in_full_and_refused_at_once_where_it_cannot_fit(
-    api: Api, image_run: str
-) -> None:
+def test_preprocess_option_is_validated(api: Api, image_run: str) -> None:
     told = api.get(image_run).json()["options"]["preprocess"]
     assert preprocess_from_json(told) == preprocess_from_json(PREPROCESS)
     assert told["resize"] == {"size": 8, "interpolation": "bilinear", "antialias": True}
@@ -200,7 +196,7 @@ def test_preprocessing_is_told_in_full_and_refused_at_once_where_it_cannot_fit(
         assert (response.status_code, response.json()["code"]) == (422, "option-invalid")
 
 
-def test_a_sender_who_announced_another_digest_is_told_so(api: Api, settings: Settings) -> None:
+def test_digest_mismatch_is_rejected(api: Api, settings: Settings) -> None:
     name = api.open(network())
     headers = NPZ | {"Content-Digest": f"sha-256=:{'A' * 43}=:"}
     response = api.put(name, 0, hostile.npz(x=images(0)), headers)
@@ -208,9 +204,7 @@ def test_a_sender_who_announced_another_digest_is_told_so(api: Api, settings: Se
     assert stored(settings, name) == []
 
 
-def test_one_worker_reads_for_one_recalibration_only_and_there_are_never_too_many(
-    api: Api, settings: Settings
-) -> None:
+def test_number_of_workers_is_limited(api: Api, settings: Settings) -> None:
     names = [api.open(network()) for _ in range(3)]
 
     def send(place: int) -> int:
@@ -222,7 +216,7 @@ def test_one_worker_reads_for_one_recalibration_only_and_there_are_never_too_man
     assert 1 <= len(checkers()) <= settings.validation_workers
 
 
-def test_a_worker_that_has_died_in_the_meantime_is_replaced(api: Api) -> None:
+def test_dead_worker_is_replaced(api: Api) -> None:
     name = api.open(network())
     assert api.put(name, 0, hostile.npz(x=images(0)), NPZ).status_code == 201
     for process in checkers():
@@ -239,7 +233,7 @@ def _check(file: Path, kind: str = "npz") -> BatchToValidate:
     )
 
 
-def test_a_batch_that_takes_for_ever_is_refused_and_its_worker_killed(tmp_path: Path) -> None:
+def test_validation_timeout_kills_worker(tmp_path: Path) -> None:
     # A fifo never ends: the read blocks until the deadline.
     file = tmp_path / "fifo"
     os.mkfifo(file)
@@ -259,7 +253,7 @@ def test_a_batch_that_takes_for_ever_is_refused_and_its_worker_killed(tmp_path: 
     assert {one.pid for one in checkers()} <= before
 
 
-def test_closing_ends_the_workers_and_leaves_no_folder(tmp_path: Path) -> None:
+def test_close_ends_workers(tmp_path: Path) -> None:
     file = tmp_path / "batch.npz"
     file.write_bytes(hostile.npz(x=images(0)))
     before = {one.pid for one in checkers()}

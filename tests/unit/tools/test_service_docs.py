@@ -20,11 +20,11 @@ DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "service.md").read_text(encoding="utf-8")
 
 
-def test_the_page_is_what_the_tables_say() -> None:
+def test_page_is_current() -> None:
     assert documents.fill(PAGE) == PAGE, "run `python -m tools.service_docs`"
 
 
-def test_every_setting_is_documented_with_a_text_of_its_own() -> None:
+def test_every_setting_has_its_own_text() -> None:
     texts = [field.description for field in Settings.model_fields.values()]
     assert None not in texts
     assert len(set(texts)) == len(texts)
@@ -37,14 +37,14 @@ def test_every_problem_is_documented() -> None:
         assert f"| `{code}` |" in PAGE
 
 
-def test_the_diagram_has_one_line_for_each_way() -> None:
+def test_diagram_shows_every_transition() -> None:
     for state, ways in TRANSITIONS.items():
         for event, target in ways.items():
             assert f"    {state} --> {target}: {event}\n" in PAGE
     assert all(state in PAGE for state in State)
 
 
-def test_the_committed_openapi_document_is_that_of_the_app() -> None:
+def test_openapi_document_is_current() -> None:
     committed = (DOCS / "openapi.json").read_text(encoding="utf-8")
     assert documents.openapi() == committed, "run `python -m tools.service_docs`"
 
@@ -53,14 +53,14 @@ def test_the_committed_openapi_document_is_that_of_the_app() -> None:
     "kind",
     [ModelOut, RecalibrationIn, StartIn, RecalibrationOut, BatchOut, Readiness, InferOut],
 )
-def test_the_document_shows_examples_that_are_such_values(kind: type[BaseModel]) -> None:
+def test_examples_are_valid(kind: type[BaseModel]) -> None:
     schema = json.loads(documents.openapi())["components"]["schemas"][kind.__name__]
     (example,) = schema["examples"]
     found = kind.model_validate(example)
     assert json.loads(found.model_dump_json(exclude_unset=True)) == example
 
 
-def test_a_page_out_of_date_is_noticed() -> None:
+def test_outdated_page_is_detected() -> None:
     stale = PAGE.replace("| `storage-full` | 507 |", "| `storage-full` | 500 |")
     assert stale != PAGE
     assert documents.fill(stale) == PAGE

@@ -43,14 +43,14 @@ def spec(model: Path, output: Path, *, pt2: bool) -> WorkerTask:
     )
 
 
-def test_pt2_is_refused_unless_the_operator_allows_it(tmp_path: Path) -> None:
+def test_pt2_is_disabled_by_default(tmp_path: Path) -> None:
     honest = tmp_path / "upload"  # as in staging: no suffix says what it is
     saved(Small(), (torch.randn(2, 3, 8, 8),), honest)
     with pytest.raises(ModelInvalidError, match="pt2"):
         convert(spec(honest, tmp_path, pt2=False), {"landlock": True, "seccomp": True})
 
 
-def test_a_pt2_file_is_known_by_its_own_digest_and_kept_as_onnx(
+def test_pt2_file_is_stored_as_onnx(
     start_server: StartServer, settings: Settings, executor: FakeExecutor
 ) -> None:
     api = start_server(pt2=True)
@@ -69,9 +69,7 @@ def test_onnx_files_are_not_converted(start_server: StartServer, executor: FakeE
     assert executor.converting == 0
 
 
-def test_an_unsafe_pt2_file_leaves_nothing_behind(
-    start_server: StartServer, settings: Settings
-) -> None:
+def test_unsafe_pt2_file_leaves_nothing(start_server: StartServer, settings: Settings) -> None:
     response = start_server(pt2=True).upload_model(UNSAFE)
     assert response.status_code == 422
     assert response.json()["code"] == "model-unsafe"
@@ -80,13 +78,13 @@ def test_an_unsafe_pt2_file_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("open_door", ["landlock", "seccomp"])
-def test_nothing_is_loaded_without_the_whole_sandbox(tmp_path: Path, open_door: str) -> None:
+def test_pt2_requires_full_sandbox(tmp_path: Path, open_door: str) -> None:
     doors = {"landlock": True, "seccomp": True, open_door: False}
     with pytest.raises(ModelUnsupportedError, match=open_door):
         convert(spec(tmp_path / "none.pt2", tmp_path, pt2=True), doors)
 
 
-def test_a_worker_turns_a_real_file_into_onnx_and_refuses_a_hostile_one(tmp_path: Path) -> None:
+def test_worker_converts_pt2_file(tmp_path: Path) -> None:
     honest, marker, output = tmp_path / "m.pt2", tmp_path / "ran", tmp_path / "out"
     output.mkdir()
     saved(Small(), (torch.randn(2, 3, 8, 8),), honest)

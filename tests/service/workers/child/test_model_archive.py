@@ -54,9 +54,7 @@ def weights(content: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("folder", ["", "net/"])
 @pytest.mark.parametrize("location", ["net.onnx.data", "weights/all.bin"])
-def test_the_tensors_come_from_the_files_beside_the_model(
-    folder: str, location: str, tmp_path: Path
-) -> None:
+def test_external_tensors_are_embedded(folder: str, location: str, tmp_path: Path) -> None:
     moved = {folder + name: data for name, data in parts(location=location).items()}
     archive = packed(tmp_path, moved)
     assert bundles.holds_model(archive)
@@ -65,13 +63,13 @@ def test_the_tensors_come_from_the_files_beside_the_model(
     assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_a_model_that_lies_in_an_archive_alone_is_that_model(tmp_path: Path) -> None:
+def test_archive_of_one_model(tmp_path: Path) -> None:
     archive = packed(tmp_path, {"m.onnx": bn_model()})
     found = bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
     assert weights(found) == weights(bn_model())
 
 
-def test_what_is_no_such_archive_is_refused(tmp_path: Path) -> None:
+def test_invalid_archive_is_rejected(tmp_path: Path) -> None:
     whole = parts()
     cases: list[tuple[dict[str, bytes], type[Exception], str]] = [
         ({"net.onnx": whole["net.onnx"]}, ExternalDataError, "no such file"),
@@ -90,21 +88,19 @@ def test_what_is_no_such_archive_is_refused(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused_in_a_model_s_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oversized_archive_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = parts() | {f"{number}.bin": b"x" for number in range(4)}
     with monkeypatch.context() as patched:
         patched.setattr(members, "MAX_MEMBERS", 5)
-        _is_refused_in_a_model_s_words(packed(tmp_path, many))
-    _is_refused_in_a_model_s_words(packed(tmp_path, parts() | {"more": bytes(LIMIT + 1)}))
+        _is_rejected_as_a_model(packed(tmp_path, many))
+    _is_rejected_as_a_model(packed(tmp_path, parts() | {"more": bytes(LIMIT + 1)}))
     archive = packed(tmp_path, parts())
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("zeros", bytes(2 * LIMIT))
-    _is_refused_in_a_model_s_words(archive)
+    _is_rejected_as_a_model(archive)
 
 
-def _is_refused_in_a_model_s_words(archive: Path) -> None:
+def _is_rejected_as_a_model(archive: Path) -> None:
     with pytest.raises(ModelInvalidError, match="exceeds a limit") as caught:
         bundles.embedded(archive, archive.parent, limit_bytes=LIMIT)
     assert str(LIMIT) in caught.value.message
@@ -112,7 +108,7 @@ def _is_refused_in_a_model_s_words(archive: Path) -> None:
     assert "numpy" not in caught.value.message
 
 
-def test_a_name_that_leads_out_of_the_archive_is_not_followed(tmp_path: Path) -> None:
+def test_location_outside_the_archive(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(1000))
     whole = parts(location="net.onnx.data")
     whole["net.onnx"] = whole["net.onnx"].replace(b"net.onnx.data", b"../../secret.")
@@ -120,15 +116,13 @@ def test_a_name_that_leads_out_of_the_archive_is_not_followed(tmp_path: Path) ->
         bundles.embedded(packed(tmp_path, whole), tmp_path, limit_bytes=LIMIT)
 
 
-def test_more_than_one_message_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_over_message_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundles, "exceeds", lambda _: True)
     with pytest.raises(ModelUnsupportedError, match=r"bn_ops\.adapt"):
         bundles.embedded(packed(tmp_path, parts()), tmp_path, limit_bytes=LIMIT)
 
 
-def test_an_archive_is_known_by_its_own_digest_and_kept_as_onnx(
-    api: Api, executor: FakeExecutor, settings: Settings
-) -> None:
+def test_archive_is_stored_as_onnx(api: Api, executor: FakeExecutor, settings: Settings) -> None:
     content = ARCHIVE + GOOD_MODEL
     headers = {"Content-Type": "application/zip"}
     response = api.http.post("/v1/models", content=content, headers=headers)
@@ -140,7 +134,7 @@ def test_an_archive_is_known_by_its_own_digest_and_kept_as_onnx(
     assert executor.converting == 1
 
 
-def test_a_worker_embeds_the_tensors_inside_its_sandbox(tmp_path: Path) -> None:
+def test_worker_embeds_tensors(tmp_path: Path) -> None:
     archive, output = packed(tmp_path, parts()), tmp_path / "out"
     output.mkdir()
     executor = ProcessExecutor(Settings(worker_threads=1))

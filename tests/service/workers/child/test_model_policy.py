@@ -15,14 +15,14 @@ def check(content: bytes) -> None:
     policy.check_model(onnx.ModelProto.FromString(content))
 
 
-def test_a_plain_model_and_one_with_functions_of_its_own_pass() -> None:
+def test_valid_models_pass() -> None:
     check(bn_model())
     check(nested(3))
     chain = [function(f"f{n}", [("own", f"f{n + 1}")] * 2) for n in range(5)]
     check(with_functions(*chain, function("f5", [("", "Relu")])))
 
 
-def test_functions_count_as_what_they_grow_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_count_inlined_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 BatchNormalization and f0, which grows to 2**5 times Relu."""
     chain = [function(f"f{n}", [("own", f"f{n + 1}")] * 2) for n in range(5)]
     content = with_functions(*chain, function("f5", [("", "Relu")]))
@@ -33,14 +33,14 @@ def test_functions_count_as_what_they_grow_to(monkeypatch: pytest.MonkeyPatch) -
         check(content)
 
 
-def test_a_domain_is_foreign_unless_the_model_defines_the_function() -> None:
+def test_foreign_domain_is_rejected() -> None:
     evil = helper.make_node("Evil", ["n"], ["y"], domain="evil")
     with pytest.raises(ModelUnsupportedError, match=r"'Evil'.*'evil'"):
         check(bn_model(extra=[evil], opsets=[("", 17), ("evil", 1)]))
 
 
 @pytest.mark.parametrize("depth", [policy.MAX_DEPTH - 1, policy.MAX_DEPTH + 1])
-def test_subgraphs_have_a_deepest_level(depth: int) -> None:
+def test_subgraph_depth_is_limited(depth: int) -> None:
     if depth < policy.MAX_DEPTH:
         check(nested(depth))
         return
@@ -48,5 +48,5 @@ def test_subgraphs_have_a_deepest_level(depth: int) -> None:
         check(nested(depth))
 
 
-def test_what_the_policy_names_is_in_the_corpus() -> None:
+def test_corpus_covers_the_policy() -> None:
     assert sum("model-unsupported" in one.allowed for one in MODELS) >= 7

@@ -101,14 +101,14 @@ needs_seccomp = pytest.mark.skipif(seccomp.library() is None, reason="libseccomp
         ("Path('/proc/1/environ').read_bytes()", "PermissionError"),
     ],
 )
-def test_files_outside_the_job_are_out_of_reach(task: WorkerTask, code: str, expected: str) -> None:
+def test_file_access(task: WorkerTask, code: str, expected: str) -> None:
     status, found = attempt(task, code)
     assert status["landlock"]
     assert found == expected
 
 
 @needs_landlock
-def test_a_link_out_of_the_folder_leads_nowhere(task: WorkerTask) -> None:
+def test_symlink_out_of_the_folder(task: WorkerTask) -> None:
     Path(task.output, "link").symlink_to(Path(task.output).parent / "elsewhere/secret")
     assert attempt(task, "Path(task.output, 'link').read_text()")[1] == "PermissionError"
 
@@ -129,22 +129,20 @@ def test_a_link_out_of_the_folder_leads_nowhere(task: WorkerTask) -> None:
         ("__import__('threading').Thread(target=print).start()", "allowed"),
     ],
 )
-def test_other_processes_and_the_network_are_out_of_reach(
-    task: WorkerTask, code: str, expected: str
-) -> None:
+def test_process_and_network_access(task: WorkerTask, code: str, expected: str) -> None:
     status, found = attempt(task, code.replace("target=print", "target=len, args=((),)"))
     assert status["seccomp"]
     assert found == expected
 
 
-def test_the_probe_detects_missing_restrictions(task: WorkerTask) -> None:
+def test_probe_detects_missing_restrictions(task: WorkerTask) -> None:
     """Without the status the same attempts succeed: the tests above can fail."""
     disabled = "sandbox.apply = lambda task: {}"
     for code in ("Path('/etc/passwd').read_text()", "os.waitpid(os.fork() or os._exit(0), 0)"):
         assert attempt(task, code, before=disabled)[1] == "allowed"
 
 
-def test_no_new_privileges_can_be_had(task: WorkerTask) -> None:
+def test_no_new_privileges(task: WorkerTask) -> None:
     code = "'NoNewPrivs:\\t1' in Path('/proc/self/status').read_text() or os.kill(-99, 99)"
     status, found = attempt(task, code)
     assert status["no_new_privs"]
@@ -159,6 +157,6 @@ def test_no_new_privileges_can_be_had(task: WorkerTask) -> None:
         ("Path(task.output, 'big').write_bytes(bytes(2 << 20))", "OSError"),
     ],
 )
-def test_limits_hold(task: WorkerTask, code: str, expected: str) -> None:
+def test_resource_limits(task: WorkerTask, code: str, expected: str) -> None:
     before = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
     assert attempt(task, code, before=before)[1] == expected
