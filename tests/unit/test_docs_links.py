@@ -1,0 +1,49 @@
+"""Relative links in the Markdown pages lead to existing files and headings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("", "docs", "clients/python", "examples/digits")
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
+_FENCE = re.compile(r"^```.*?^```", flags=re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", flags=re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub derives them from the text."""
+    headings = _HEADING.findall(_FENCE.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(page: Path, text: str) -> list[str]:
+    """Return the links of a page that lead nowhere."""
+    found = []
+    for file, anchor in _LINK.findall(_FENCE.sub("", text)):
+        target = page.parent / file if file else page
+        content = text if target == page else None
+        if not target.exists():
+            found.append(file)
+        elif anchor and anchor not in anchors(content or target.read_text()):
+            found.append(f"{file}#{anchor}")
+    return found
+
+
+def test_pages_are_found() -> None:
+    assert {"README.md", "CHANGELOG.md", "service.md"} <= {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken(page, page.read_text()) == []
+
+
+def test_broken_links_are_found() -> None:
+    page = ROOT / "README.md"
+    text = "# A `b` c\n[x](no.md) [y](#a-b-c) [z](#d) [w](docs/service.md#no) [v](docs/service.md)"
+    assert broken(page, text) == ["no.md", "#d", "docs/service.md#no"]
