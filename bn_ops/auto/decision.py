@@ -1,0 +1,316 @@
+"""The rule: which candidate to take, and what to say about a result.
+
+The rule has no parameters for the caller; its thresholds were chosen on 3,430 measured cases, which
+`docs/auto.md` describes with the measured rates.
+
+A stream of few classes looks to the criterion like a network that is broken by a domain shift: in
+both cases predictions distinguish few classes. Statistics of such a stream raise the criterion and
+lower the accuracy on other classes. So a moderate gain counts only on a stream that is seen to be
+*varied*, that is, whose predictions distinguish a fair share of the K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bn_ops.auto.criterion import Gain, Scores, gain
+from bn_ops.diagnostics.report import Candidate, ReasonCode, VerdictCode
+
+__all__ = [
+    "MIN_SAMPLES",
+    "MIN_SAMPLES_TO_DEPLOY",
+    "MIN_SAMPLES_TO_REFUSE",
+    "Decision",
+    "Judgment",
+    "Variety",
+    "choose",
+    "judge",
+    "variety",
+    "verdict_on_choice",
+]
+
+# Fewer samples never move the statistics, never give `do-not-deploy`, never give `deploy`.
+MIN_SAMPLES = 8
+MIN_SAMPLES_TO_REFUSE = 16
+MIN_SAMPLES_TO_DEPLOY = 32
+
+# A gain counts only if it exceeds this many of its paired standard errors.
+_ERRORS = 2.0
+
+# Varied: at least this many distinct classes, and 1 plus this share of the other K - 1, lowered by
+# the share of classes that the probe can show at all, but by no more than the floor: else a network
+# of many classes would look varied merely because the probe is small.
+_VARIED_CLASSES = 2.8
+_VARIED_SHARE = 0.34
+_VARIED_FLOOR = 0.6
+
+# Broad: a larger number, not lowered by the size of the probe.
+_BROAD_CLASSES = 3.7
+_BROAD_SHARE = 0.30
+
+# A varied stream: least gain, also at least 1/n since statistics of n samples cost accuracy of that
+# order; and the rise of entropy that still counts as equally certain.
+_MODERATE_GAIN = 0.03
+_EQUAL_ENTROPY = 0.02
+
+# A broad stream: a gain that outweighs less certain predictions.
+_LARGE_GAIN = 0.25
+
+# `EARLY` on any stream: it changes the style that a network expects, hardly the classes.
+_EARLY_MAX_CLASSES = 100
+_EARLY_MIN_SAMPLES = 16
+_EARLY_DISTINCT = 2.0
+_EARLY_GAIN = 0.25
+_EARLY_ENTROPY = 0.20
+
+# `SMALL` on any stream; it never raises the entropy.
+_SMALL_GAIN = 0.15
+
+# A loss beyond this, and beyond its error, speaks against statistics: against `REPLACE` where the
+# caller declares a varied stream, and against the result of the caller's own estimator.
+_CLEAR_LOSS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variety:
+    """How many of the K classes a stream is seen to hold.
+
+    Attributes:
+        distinct_classes: number of classes that predictions distinguish, the largest of the
+            compared candidates.
+        varied: whether that is enough for a moderate gain to count.
+        broad: whether that is enough for a large gain to count although predictions are less
+            certain.
+    """
+
+    distinct_classes: float
+    varied: bool
+    broad: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A candidate, and the evidence for it.
+
+    Attributes:
+        candidate: the candidate to take.
+        gains: each compared candidate against the source.
+        variety: None where no output holds classes.
+        samples: number of samples n of the stream.
+        unset: whether the source statistics are the initial ones.
+    """
+
+    candidate: Candidate
+    gains: Mapping[Candidate, Gain]
+    variety: Variety | None
+    samples: int
+    unset: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgment:
+    """A verdict as codes; `bn_ops.auto.verdict` puts it into words.
+
+    Attributes:
+        code: the verdict.
+        reasons: at least one, the most important first.
+    """
+
+    code: VerdictCode
+    reasons: tuple[ReasonCode, ...]
+
+
+def variety(
+    distinct_classes: float, *, probe: int, classes: int, varied: bool | None = None
+) -> Variety:
+    """Compare the number of classes that predictions distinguish with K.
+
+    Args:
+        distinct_classes: number of classes that predictions distinguish.
+        probe: number of samples that they were measured on.
+        classes: K.
+        varied: what the caller declares, which then holds; None to decide by the numbers.
+    """
+    if varied is not None:
+        return Variety(distinct_classes=distinct_classes, varied=varied, broad=varied)
+    others = classes - 1
+    # The inverse Simpson index of n balanced draws from K classes, over K, is about this.
+    shown = max(_VARIED_FLOOR, 1 / (1 + others / probe))
+    return Variety(
+        distinct_classes=distinct_classes,
+        varied=distinct_classes >= max(_VARIED_CLASSES, 1 + _VARIED_SHARE * shown * others),
+        broad=distinct_classes >= max(_BROAD_CLASSES, 1 + _BROAD_SHARE * others),
+    )
+
+
+def choose(
+    scores: Mapping[Candidate, Scores],
+    *,
+    samples: int,
+    unset: bool = False,
+    varied: bool | None = None,
+) -> Decision:
+    """Choose a candidate by the scores of their predictions on the same probe.
+
+    Args:
+        scores: the score of `SOURCE`, and of the candidates that could be measured: `EARLY`,
+            `REPLACE`, and `SMALL` if it is to be considered. Empty where no output holds classes.
+        samples: number of samples n of the whole stream.
+        unset: whether every layer's source statistics are exactly mean 0 and variance 1, as a
+            framework initializes them.
+        varied: whether the stream holds all classes as they occur in use, declared by the caller;
+            None to decide by the predictions.
+    """
+    source = scores.get(Candidate.SOURCE)
+    gains = (
+        {}
+        if source is None
+        else {name: gain(source, found) for name, found in scores.items() if found is not source}
+    )
+    seen = _seen(scores, varied=varied)
+
+    def decided(candidate: Candidate) -> Decision:
+        return Decision(
+            candidate=candidate, gains=gains, variety=seen, samples=samples, unset=unset
+        )
+
+    if unset:
+        return decided(Candidate.REPLACE)
+    if samples < MIN_SAMPLES or source is None or seen is None:
+        return decided(Candidate.SOURCE)
+    if varied and samples >= MIN_SAMPLES_TO_REFUSE:
+        return decided(_declared(gains.get(Candidate.REPLACE)))
+    admitted = [
+        name
+        for name in (Candidate.EARLY, Candidate.REPLACE)
+        if name in gains
+        and (
+            _convincing(gains[name], seen, samples)
+            or (name is Candidate.EARLY and _early(gains[name], seen, samples, source.classes))
+        )
+    ]
+    if admitted:
+        return decided(max(admitted, key=lambda name: gains[name].value))
+    small = gains.get(Candidate.SMALL)
+    if small is not None and _small(small):
+        return decided(Candidate.SMALL)
+    return decided(Candidate.SOURCE)
+
+
+def _seen(scores: Mapping[Candidate, Scores], *, varied: bool | None) -> Variety | None:
+    found = [scores[name] for name in (Candidate.EARLY, Candidate.REPLACE) if name in scores]
+    if not found:
+        return None
+    return variety(
+        max(one.distinct_classes for one in found),
+        probe=found[0].objective.size,
+        classes=found[0].classes,
+        varied=varied,
+    )
+
+
+def _declared(replace: Gain | None) -> Candidate:
+    """Return the candidate for a stream that the caller declares varied."""
+    if replace is None or _worse(replace):
+        return Candidate.SOURCE
+    return Candidate.REPLACE
+
+
+def _worse(found: Gain) -> bool:
+    return found.value < -max(_CLEAR_LOSS, _ERRORS * found.error)
+
+
+def _convincing(found: Gain, seen: Variety, samples: int) -> bool:
+    """Return whether a gain speaks for statistics of any kind on a stream of many classes."""
+    moderate = max(_MODERATE_GAIN, 1 / samples)
+    return found.value >= _ERRORS * found.error and (
+        (seen.varied and found.value >= moderate and found.entropy_rise <= _EQUAL_ENTROPY)
+        or (seen.broad and found.value >= _LARGE_GAIN)
+    )
+
+
+def _early(found: Gain, seen: Variety, samples: int, classes: int) -> bool:
+    """Return whether a gain speaks for `EARLY`, whatever classes the stream holds."""
+    return (
+        classes <= _EARLY_MAX_CLASSES
+        and samples >= _EARLY_MIN_SAMPLES
+        and seen.distinct_classes >= _EARLY_DISTINCT
+        and found.value >= max(_EARLY_GAIN, _ERRORS * found.error)
+        and found.entropy_rise <= _EARLY_ENTROPY
+    )
+
+
+def _small(found: Gain) -> bool:
+    """Return whether a gain speaks for `SMALL`, whatever classes the stream holds."""
+    return found.value >= max(_SMALL_GAIN, _ERRORS * found.error) and found.entropy_rise <= 0
+
+
+def verdict_on_choice(decision: Decision) -> Judgment:
+    """Judge the candidate that `choose` decided for."""
+    if decision.unset:
+        return _unset(decision.samples)
+    kept = (ReasonCode.SOURCE_KEPT,) if decision.candidate is Candidate.SOURCE else ()
+    seen = decision.variety
+    if seen is None:
+        return _check(ReasonCode.OUTPUTS_NOT_CLASSES, *kept)
+    few = decision.samples < MIN_SAMPLES_TO_REFUSE
+    if few and kept:
+        return _check(ReasonCode.TOO_FEW_SAMPLES, *kept)
+    if not seen.varied:
+        return _check(ReasonCode.FEW_CLASSES_IN_STREAM, *kept)
+    if kept:
+        return _judgment(VerdictCode.DO_NOT_DEPLOY, ReasonCode.NO_GAIN, *kept)
+    return _moved(decision.candidate, decision.gains[decision.candidate], seen, decision.samples)
+
+
+def _unset(samples: int) -> Judgment:
+    """Judge statistics that replace initial ones: nothing can be worse than those."""
+    if samples < MIN_SAMPLES_TO_DEPLOY:
+        return _check(ReasonCode.TOO_FEW_SAMPLES, ReasonCode.SOURCE_STATISTICS_UNSET)
+    return _judgment(VerdictCode.DEPLOY, ReasonCode.SOURCE_STATISTICS_UNSET)
+
+
+def _moved(candidate: Candidate, found: Gain, seen: Variety, samples: int) -> Judgment:
+    """Judge statistics that the criterion moved on a varied stream."""
+    certain = _convincing(found, seen, samples) or (
+        candidate is Candidate.EARLY and found.value >= max(_EARLY_GAIN, _ERRORS * found.error)
+    )
+    if candidate is Candidate.SMALL or not certain:
+        return _check(_doubt(found))
+    if samples < MIN_SAMPLES_TO_DEPLOY:
+        return _check(ReasonCode.TOO_FEW_SAMPLES)
+    return _judgment(VerdictCode.DEPLOY, ReasonCode.CLEAR_GAIN)
+
+
+def judge(before: Scores, after: Scores, *, samples: int) -> Judgment:
+    """Judge statistics that the caller's own estimator made.
+
+    Args:
+        before: the score of the source on the probe.
+        after: the score of the result on the same samples.
+        samples: number of samples n of the whole stream.
+    """
+    found = gain(before, after)
+    seen = variety(after.distinct_classes, probe=after.objective.size, classes=after.classes)
+    if samples < MIN_SAMPLES_TO_REFUSE:
+        return _check(ReasonCode.TOO_FEW_SAMPLES)
+    if _worse(found):
+        return _judgment(VerdictCode.DO_NOT_DEPLOY, ReasonCode.NO_GAIN)
+    if not seen.varied:
+        return _check(ReasonCode.FEW_CLASSES_IN_STREAM)
+    return _moved(Candidate.REPLACE, found, seen, samples)
+
+
+def _doubt(found: Gain) -> ReasonCode:
+    if found.entropy_rise > _EQUAL_ENTROPY:
+        return ReasonCode.LESS_CERTAIN_PREDICTIONS
+    return ReasonCode.GAIN_WITHIN_ERROR
+
+
+def _check(*reasons: ReasonCode) -> Judgment:
+    return _judgment(VerdictCode.CHECK_WITH_LABELS, *reasons)
+
+
+def _judgment(code: VerdictCode, *reasons: ReasonCode) -> Judgment:
+    return Judgment(code=code, reasons=reasons)

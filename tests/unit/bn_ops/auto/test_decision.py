@@ -1,0 +1,305 @@
+"""The rule, one branch at a time, and on measured cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bn_ops.auto.criterion import Scores
+from bn_ops.auto.decision import Decision, choose, judge, variety, verdict_on_choice
+from bn_ops.diagnostics.report import Candidate, ReasonCode, VerdictCode
+
+SOURCE, SMALL, EARLY, REPLACE = (
+    Candidate.SOURCE,
+    Candidate.SMALL,
+    Candidate.EARLY,
+    Candidate.REPLACE,
+)
+
+
+def scores(
+    gain: float = 0.0,
+    *,
+    error: float = 0.0,
+    rise: float = 0.0,
+    distinct: float = 5.0,
+    classes: int = 10,
+    probe: int = 64,
+) -> Scores:
+    """Return scores with a given gain over `scores()`, its error, and a rise of the entropy."""
+    unit = np.log(min(probe, classes))
+    signs = np.where(np.arange(probe) % 2 == 0, 1.0, -1.0)
+    # ±a has the standard deviation a·√(n/(n-1)), and the mean of it the error a/√(n-1).
+    objective = (gain + signs * error * np.sqrt(probe - 1)) * unit
+    return Scores(
+        objective=objective,
+        entropy=1.0 + rise * float(np.log(classes)),
+        distinct_classes=distinct,
+        classes=classes,
+    )
+
+
+def decided(
+    early: Scores,
+    replace: Scores,
+    small: Scores | None = None,
+    *,
+    samples: int = 64,
+    **options: bool,
+) -> Decision:
+    probe = early.objective.size
+    found = {
+        SOURCE: scores(probe=probe, classes=early.classes),
+        EARLY: early,
+        REPLACE: replace,
+    }
+    return choose(found if small is None else found | {SMALL: small}, samples=samples, **options)
+
+
+NONE = scores(distinct=1.0)
+NARROW = scores(distinct=1.5)
+
+
+@pytest.mark.parametrize(
+    ("early", "replace", "samples", "candidate", "code", "reason"),
+    [
+        # A moderate gain on a varied stream, from its thresholds on.
+        (NONE, scores(0.031), 64, REPLACE, "deploy", "clear-gain"),
+        (NONE, scores(0.029), 64, SOURCE, "do-not-deploy", "no-gain"),
+        (NONE, scores(0.05, error=0.024), 64, REPLACE, "deploy", "clear-gain"),
+        (NONE, scores(0.05, error=0.026), 64, SOURCE, "do-not-deploy", "no-gain"),
+        (NONE, scores(0.05, rise=0.019), 64, REPLACE, "deploy", "clear-gain"),
+        (NONE, scores(0.05, rise=0.021), 64, SOURCE, "do-not-deploy", "no-gain"),
+        # 1/n bounds the gain from below.
+        (NONE, scores(0.06, probe=16), 16, SOURCE, "do-not-deploy", "no-gain"),
+        (NONE, scores(0.07, probe=16), 16, REPLACE, "check-with-labels", "too-few-samples"),
+        # A large gain on a broad stream outweighs a rise of the entropy.
+        (NONE, scores(0.26, rise=0.3), 64, REPLACE, "deploy", "clear-gain"),
+        (NONE, scores(0.24, rise=0.3), 64, SOURCE, "do-not-deploy", "no-gain"),
+        (NONE, scores(0.9, distinct=3.6), 64, SOURCE, "check-with-labels", "few-classes-in-stream"),
+        # The larger gain wins.
+        (scores(0.3), scores(0.2), 64, EARLY, "deploy", "clear-gain"),
+        (scores(0.2), scores(0.3), 64, REPLACE, "deploy", "clear-gain"),
+        # The early layers on a stream of few classes.
+        (
+            scores(0.26, distinct=2.1, rise=0.19),
+            NONE,
+            64,
+            EARLY,
+            "check-with-labels",
+            "few-classes-in-stream",
+        ),
+        (
+            scores(0.26, distinct=1.9),
+            NONE,
+            64,
+            SOURCE,
+            "check-with-labels",
+            "few-classes-in-stream",
+        ),
+        (
+            scores(0.26, distinct=2.1, rise=0.21),
+            NONE,
+            64,
+            SOURCE,
+            "check-with-labels",
+            "few-classes-in-stream",
+        ),
+        (
+            scores(0.24, distinct=2.1),
+            NONE,
+            64,
+            SOURCE,
+            "check-with-labels",
+            "few-classes-in-stream",
+        ),
+        (
+            scores(0.26, distinct=2.1, probe=15),
+            NONE,
+            15,
+            SOURCE,
+            "check-with-labels",
+            "too-few-samples",
+        ),
+        (scores(0.26, rise=0.15, distinct=3.69), NONE, 64, EARLY, "deploy", "clear-gain"),
+        # Few samples.
+        (NONE, scores(0.5, probe=8), 8, REPLACE, "check-with-labels", "too-few-samples"),
+        (NONE, scores(0.5, probe=7), 7, SOURCE, "check-with-labels", "too-few-samples"),
+        (NONE, scores(0.0, probe=15), 15, SOURCE, "check-with-labels", "too-few-samples"),
+        (NONE, scores(0.5, probe=31), 31, REPLACE, "check-with-labels", "too-few-samples"),
+        (NONE, scores(0.5, probe=32), 32, REPLACE, "deploy", "clear-gain"),
+    ],
+)
+def test_rule(  # noqa: PLR0917 - a table
+    early: Scores,
+    replace: Scores,
+    samples: int,
+    candidate: Candidate,
+    code: str,
+    reason: str,
+) -> None:
+    if early is NONE:
+        early = scores(distinct=1.0, probe=replace.objective.size)
+    if replace is NONE:
+        replace = scores(distinct=1.0, probe=early.objective.size)
+    found = decided(early, replace, samples=samples)
+    assert found.candidate is candidate
+    verdict = verdict_on_choice(found)
+    assert (verdict.code, verdict.reasons[0]) == (code, reason)
+    assert (ReasonCode.SOURCE_KEPT in verdict.reasons) == (candidate is SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("small", "candidate"),
+    [
+        (scores(0.16), SMALL),
+        (scores(0.14), SOURCE),
+        (scores(0.16, error=0.09), SOURCE),
+        (scores(0.16, rise=0.001), SOURCE),
+    ],
+)
+def test_small_share_where_nothing_else_is_admitted(small: Scores, candidate: Candidate) -> None:
+    found = decided(NARROW, NARROW, small)
+    assert found.candidate is candidate
+    assert verdict_on_choice(found).code is VerdictCode.CHECK_WITH_LABELS
+
+
+def test_small_share_is_not_compared_with_admitted_candidates() -> None:
+    assert decided(NONE, scores(0.1), scores(0.9)).candidate is REPLACE
+
+
+def test_small_share_on_a_varied_stream_is_never_deployed() -> None:
+    found = decided(NONE, scores(0.1, rise=0.1), scores(0.2))
+    assert found.candidate is SMALL
+    verdict = verdict_on_choice(found)
+    assert verdict.code is VerdictCode.CHECK_WITH_LABELS
+
+
+def test_many_classes_never_take_the_early_layers_on_a_narrow_stream() -> None:
+    early = scores(0.5, distinct=20, classes=101)
+    assert decided(early, scores(distinct=20, classes=101)).candidate is SOURCE
+    early = scores(0.5, distinct=20, classes=100)
+    assert decided(early, scores(distinct=20, classes=100)).candidate is EARLY
+
+
+@pytest.mark.parametrize(("samples", "code"), [(1, "check-with-labels"), (32, "deploy")])
+def test_unset_source_statistics_are_replaced(samples: int, code: str) -> None:
+    found = decided(NARROW, NARROW, samples=samples, unset=True)
+    assert found.candidate is REPLACE
+    verdict = verdict_on_choice(found)
+    assert verdict.code == code
+    assert ReasonCode.SOURCE_STATISTICS_UNSET in verdict.reasons
+
+
+def test_outputs_without_classes_keep_the_source() -> None:
+    found = choose({}, samples=1000)
+    assert found.candidate is SOURCE
+    verdict = verdict_on_choice(found)
+    assert verdict.code is VerdictCode.CHECK_WITH_LABELS
+    assert verdict.reasons == (ReasonCode.OUTPUTS_NOT_CLASSES, ReasonCode.SOURCE_KEPT)
+
+
+def test_candidates_without_finite_outputs_are_left_out() -> None:
+    found = choose({SOURCE: scores(), REPLACE: scores(0.5)}, samples=64)
+    assert found.candidate is REPLACE
+    found = choose({SOURCE: scores()}, samples=64)
+    assert found.candidate is SOURCE
+
+
+@pytest.mark.parametrize(
+    ("replace", "samples", "candidate", "code"),
+    [
+        (scores(0.1, distinct=1.5), 64, REPLACE, "deploy"),
+        (scores(0.1, distinct=1.5, rise=0.1), 64, REPLACE, "check-with-labels"),
+        (scores(0.0, distinct=1.5), 64, REPLACE, "check-with-labels"),
+        (scores(-0.04, distinct=1.5), 64, REPLACE, "check-with-labels"),
+        (scores(-0.06, distinct=1.5), 64, SOURCE, "do-not-deploy"),
+        (scores(-0.06, error=0.04, distinct=1.5), 64, REPLACE, "check-with-labels"),
+        (scores(0.1, distinct=1.5, probe=16), 16, REPLACE, "check-with-labels"),
+        (scores(0.0, distinct=1.5, probe=15), 15, SOURCE, "check-with-labels"),
+        (scores(0.1, distinct=1.5, probe=15), 15, REPLACE, "check-with-labels"),
+        (scores(0.9, distinct=1.5, probe=7), 7, SOURCE, "check-with-labels"),
+    ],
+)
+def test_declared_variety(replace: Scores, samples: int, candidate: Candidate, code: str) -> None:
+    early = scores(distinct=1.0, probe=replace.objective.size)
+    found = decided(early, replace, samples=samples, varied=True)
+    assert found.candidate is candidate
+    assert verdict_on_choice(found).code == code
+
+
+def test_declared_lack_of_variety() -> None:
+    assert decided(NONE, scores(0.5), varied=False).candidate is SOURCE
+    found = decided(scores(0.5), NONE, varied=False)
+    assert found.candidate is EARLY
+    assert verdict_on_choice(found).code is VerdictCode.CHECK_WITH_LABELS
+
+
+@pytest.mark.parametrize(
+    ("after", "samples", "code", "reason"),
+    [
+        (scores(0.031), 64, "deploy", "clear-gain"),
+        (scores(0.04), 31, "check-with-labels", "too-few-samples"),
+        (scores(0.9, probe=15), 15, "check-with-labels", "too-few-samples"),
+        (scores(0.02), 64, "check-with-labels", "gain-within-error"),
+        (scores(0.2, rise=0.03), 64, "check-with-labels", "less-certain-predictions"),
+        (scores(0.2, distinct=3.6), 64, "check-with-labels", "few-classes-in-stream"),
+        (scores(-0.049), 64, "check-with-labels", "gain-within-error"),
+        (scores(-0.051), 64, "do-not-deploy", "no-gain"),
+        (scores(-0.051, error=0.03), 64, "check-with-labels", "gain-within-error"),
+        (scores(-0.9, distinct=1.0), 64, "do-not-deploy", "no-gain"),
+    ],
+)
+def test_judgment_of_own_estimator(after: Scores, samples: int, code: str, reason: str) -> None:
+    found = judge(scores(probe=after.objective.size), after, samples=samples)
+    assert (found.code, found.reasons[0]) == (code, reason)
+
+
+@pytest.mark.parametrize(
+    ("probe", "classes", "varied", "broad"),
+    [
+        # 1 + 0.34·s·(K - 1) with s = 1/(1 + (K - 1)/n), at least 0.6; 1 + 0.30·(K - 1).
+        (64, 2, 2.8, 3.7),
+        (64, 10, 1 + 0.34 * 9 / (1 + 9 / 64), 3.7),
+        (8, 10, 1 + 0.34 * 0.6 * 9, 3.7),
+        (64, 100, 1 + 0.34 * 0.6 * 99, 30.7),
+        (64, 1000, 1 + 0.34 * 0.6 * 999, 300.7),
+    ],
+)
+def test_variety_thresholds(probe: int, classes: int, varied: float, broad: float) -> None:
+    for distinct in (varied, broad):
+        for factor in (0.999, 1.001):
+            found = variety(distinct * factor, probe=probe, classes=classes)
+            assert found.varied == (distinct * factor >= varied)
+            assert found.broad == (distinct * factor >= broad)
+
+
+def test_measured_cases() -> None:
+    """Repeat the decisions of the study that set the thresholds, which had another implementation.
+
+    The file holds KL(p_i ‖ p̄) and H(p_i) of 110 cases: networks for digits, Fashion-MNIST and
+    ImageNet under corruptions and with changed weights, on streams of many and of few classes.
+    """
+    with np.load(Path(__file__).with_name("measured_cases.npz")) as file:
+        cases = {name: file[name] for name in file.files}
+    candidates = (SOURCE, SMALL, EARLY, REPLACE)
+    found = []
+    for case in range(len(cases["samples"])):
+        measured = {}
+        for index, candidate in enumerate(candidates):
+            known = np.isfinite(cases["divergence"][case, index])
+            divergence = cases["divergence"][case, index][known].astype(np.float64)
+            entropy = cases["entropy"][case, index][known].astype(np.float64)
+            measured[candidate] = Scores(
+                objective=divergence - entropy / 2,
+                entropy=float(entropy.mean()),
+                distinct_classes=float(np.exp(divergence.mean())),
+                classes=int(cases["classes"][case]),
+            )
+        decision = choose(
+            measured, samples=int(cases["samples"][case]), unset=bool(cases["unset"][case])
+        )
+        found.append(candidates.index(decision.candidate))
+    assert found == cases["expected"].tolist()
