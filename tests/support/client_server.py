@@ -37,12 +37,14 @@ class MomentsExecutor(FakeExecutor):
     Attributes:
         inputs: names of the model's inputs; None for those of the fake model.
         failure: code, detail and members with which each run fails; None for success.
+        verdict: the verdict in the report; None for a report without one.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.inputs: tuple[str, ...] | None = None
         self.failure: dict[str, Any] | None = None
+        self.verdict: dict[str, Any] | None = None
 
     async def inspect(self, model: Path) -> dict[str, Any]:
         if self.inputs is None:
@@ -68,7 +70,9 @@ class MomentsExecutor(FakeExecutor):
         pooled = np.concatenate(parts).astype(np.float64)
         moments = {"bn.running_mean": pooled.mean(axis=0), "bn.running_var": pooled.var(axis=0)}
         model = job.model.read_bytes()
-        report = {"report": 1, "stream": {"batches": len(parts)}}
+        report: dict[str, Any] = {"report": 1, "stream": {"batches": len(parts)}}
+        if self.verdict is not None:
+            report["verdict"] = self.verdict
         for name, result in (
             (FOLDED, b"folded " + model),
             (UNFOLDED, b"unfolded " + model),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bnrecal_client.errors import ServerUnreachable as ServerUnreachable
     from bnrecal_client.errors import TimedOut as TimedOut
     from bnrecal_client.errors import UnexpectedResponseError as UnexpectedResponseError
+    from bnrecal_client.errors import VerdictError as VerdictError
     from bnrecal_client.images import Images as Images
     from bnrecal_client.models import LayerInfo as LayerInfo
     from bnrecal_client.models import ModelDescription as ModelDescription
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from bnrecal_client.models import StoredBatch as StoredBatch
     from bnrecal_client.models import Stream as Stream
     from bnrecal_client.models import TensorInfo as TensorInfo
+    from bnrecal_client.models import Verdict as Verdict
+    from bnrecal_client.models import VerdictReason as VerdictReason
     from bnrecal_client.result import Result as Result
     from bnrecal_client.retry_policy import Backoff as Backoff
     from bnrecal_client.retry_policy import RetryPolicy as RetryPolicy
@@ -85,6 +88,9 @@ __all__ = [
     "TensorInfo",
     "TimedOut",
     "UnexpectedResponseError",
+    "Verdict",
+    "VerdictError",
+    "VerdictReason",
     "__version__",
 ]
 
@@ -122,6 +128,9 @@ _HOME = {
     "TensorInfo": "bnrecal_client.models",
     "TimedOut": "bnrecal_client.errors",
     "UnexpectedResponseError": "bnrecal_client.errors",
+    "Verdict": "bnrecal_client.models",
+    "VerdictError": "bnrecal_client.errors",
+    "VerdictReason": "bnrecal_client.models",
 }
 
 

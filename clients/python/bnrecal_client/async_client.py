@@ -31,10 +31,16 @@ from bnrecal_client._encoding.model_source import (
 )
 from bnrecal_client._http.session import Session, StoredBatches
 from bnrecal_client._http.transport import Transport
-from bnrecal_client.errors import ConflictError, InputError, OptionError, with_recalibration
+from bnrecal_client.errors import (
+    ConflictError,
+    InputError,
+    OptionError,
+    VerdictError,
+    with_recalibration,
+)
 from bnrecal_client.images import Images
 from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
-from bnrecal_client.options import Options
+from bnrecal_client.options import OnVerdict, Options, check_on_verdict
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Result
 from bnrecal_client.retry_policy import RetryPolicy
@@ -94,11 +100,13 @@ class AsyncClient:
         connections: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the waiting, not the call's I/O
         poll: float = 1.0,
+        on_verdict: OnVerdict = "return",
     ) -> Result:
         """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
         options = Options.of(
             method=method, estimator=estimator, layers=layers, preprocess=preprocess
         )
+        check_on_verdict(on_verdict)
         source = BatchSource(batches, select, connections=connections)
         if model is None and resume is None:
             raise OptionError("a model is required; None is valid only with resume=")
@@ -128,7 +136,7 @@ class AsyncClient:
                 await session.wait(opened.id, timeout_s=timeout, max_poll_s=poll)
                 # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
                 result = await session.fetch(opened.id, unfolded=unfolded)
-            return replace(result, source=_file_of(model))
+            return _accepted(replace(result, source=_file_of(model)), on_verdict)
 
     def attach(self, recalibration_id: str) -> AsyncHandle:
         """As `Client.attach`; it sends no request and is not awaited."""
@@ -237,6 +245,20 @@ async def _model_content(model: AnyModel | None, source: BatchSource) -> ModelCo
 
 def _file_of(model: AnyModel | None) -> Path | None:
     return Path(model).absolute() if isinstance(model, str | os.PathLike) else None
+
+
+def _accepted(result: Result, on_verdict: OnVerdict) -> Result:
+    """Return the result, unless its verdict is `do-not-deploy` and the caller wants an error.
+
+    Raises:
+        VerdictError: it is.
+    """
+    verdict = result.verdict
+    if on_verdict == "raise" and verdict is not None and verdict.is_rejection:
+        raise VerdictError(
+            verdict.sentence, result=result, recalibration_id=result.recalibration_id
+        )
+    return result
 
 
 def _require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:

@@ -25,6 +25,7 @@ from bnrecal_client.async_client import AsyncClient
 from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
 from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
+from bnrecal_client.options import OnVerdict
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Result
 from bnrecal_client.retry_policy import RetryPolicy
@@ -83,6 +84,7 @@ class Client:
         connections: int | None = None,
         timeout: float | None = None,
         poll: float = 1.0,
+        on_verdict: OnVerdict = "return",
     ) -> Result:
         """Recalibrate a model for the domain that the batches come from.
 
@@ -109,11 +111,14 @@ class Client:
             timeout: how long to wait for the run once everything is sent, in seconds; None means
                 no limit.
             poll: longest pause between two polls of the state, in seconds.
+            on_verdict: `"return"` returns every result; `"raise"` raises a `VerdictError` that
+                holds the result if its verdict is `do-not-deploy`.
 
         Raises:
             InputError: the data or an option is invalid.
             ModelError: the model is invalid.
             RecalibrationFailed: the run ended without a result.
+            VerdictError: the verdict is `do-not-deploy`, with `on_verdict="raise"`.
             TimedOut: the run has not ended in time; it continues.
             ServerUnreachable: no response within the time of the retry policy; `resume` continues.
             Interrupted: Ctrl-C, once there is a recalibration; `resume` continues.
@@ -137,6 +142,7 @@ class Client:
                     connections=connections,
                     timeout=timeout,
                     poll=poll,
+                    on_verdict=on_verdict,
                 )
             )
 

@@ -15,6 +15,7 @@
     │   └── UnexpectedResponseError  a response that this version cannot read
     ├── ServerUnreachable            no response within the time that retries may take
     ├── TimedOut                     waiting has ended; the recalibration continues
+    ├── VerdictError                 the model should not be deployed; holds the result
     └── RecalibrationFailed          the run ended without a result; see `__cause__`
         └── RecalibrationCancelled   the run was cancelled
 
@@ -30,7 +31,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from bnrecal_client.result import Result
 
 __all__ = [
     "AccessError",
@@ -50,6 +54,7 @@ __all__ = [
     "ServerUnreachable",
     "TimedOut",
     "UnexpectedResponseError",
+    "VerdictError",
     "error_class",
     "error_of",
     "with_recalibration",
@@ -216,6 +221,22 @@ class TimedOut(BnrecalError):  # noqa: N818 - see above
     """Waiting has ended; the recalibration itself continues."""
 
     default_code = "timed-out"
+
+
+class VerdictError(BnrecalError):
+    """The verdict is `do-not-deploy`, and the caller passed `on_verdict="raise"`.
+
+    Attributes:
+        result: the complete result; its `verdict` has the reasons.
+    """
+
+    default_code = "do-not-deploy"
+
+    def __init__(
+        self, message: str, *, result: Result | None = None, recalibration_id: str | None = None
+    ) -> None:
+        super().__init__(message, recalibration_id=recalibration_id)
+        self.result = result
 
 
 class RecalibrationFailed(BnrecalError):  # noqa: N818 - see above

@@ -18,6 +18,8 @@ __all__ = [
     "StoredBatch",
     "Stream",
     "TensorInfo",
+    "Verdict",
+    "VerdictReason",
 ]
 
 ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -172,3 +174,36 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
     def has_ended(self) -> bool:
         """Whether the state is final."""
         return self.state in ENDED_STATES
+
+
+class VerdictReason(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason for a verdict.
+
+    Attributes:
+        code: stable code, such as `no-gain`.
+        text: one sentence with the numbers.
+    """
+
+    code: str
+    text: str
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the recalibrated model should be deployed.
+
+    Attributes:
+        code: `deploy`, `check-with-labels` or `do-not-deploy`; a newer server may have others.
+        sentence: the verdict as one sentence.
+        reasons: the reasons, the most important first.
+        next_steps: what to do next, as imperative sentences.
+    """
+
+    code: str
+    sentence: str
+    reasons: tuple[VerdictReason, ...] = ()
+    next_steps: tuple[str, ...] = ()
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether the model should not be deployed."""
+        return self.code == "do-not-deploy"

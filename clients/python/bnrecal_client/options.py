@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from bnrecal_client.errors import OptionError
 
-__all__ = ["METHODS", "Options", "parse_estimator"]
+__all__ = ["METHODS", "OnVerdict", "Options", "check_on_verdict", "parse_estimator"]
 
 METHODS = ("exact", "batch")
 _HOW = "use replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or momentum:M, or the JSON form"
+
+
+OnVerdict = Literal["return", "raise"]
+
+
+def check_on_verdict(value: str) -> None:
+    """Check the value of `on_verdict=`.
+
+    Raises:
+        OptionError: it is unknown.
+    """
+    if value not in get_args(OnVerdict):
+        raise OptionError(f"on_verdict is {value!r}; expected 'return' or 'raise'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

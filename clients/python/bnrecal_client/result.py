@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.errors import OptionError, UnexpectedResponseError
+from bnrecal_client.models import Verdict
 
 __all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
 
@@ -41,6 +43,14 @@ class Outcome:
     report_html: str
     statistics: Statistics
     source: Path | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether to deploy the model; None in a report of a server that does not judge it."""
+        try:
+            return msgspec.convert(self.report.get("verdict"), Verdict | None)
+        except msgspec.ValidationError:
+            return None
 
     def save_statistics(self, path: str | os.PathLike[str]) -> Path:
         """Write the statistics as safetensors, atomically."""

@@ -228,10 +228,22 @@ def test_an_error_is_one_line_with_its_exit_code(
         ["fold", "m"],
     ],
 )
-def test_an_invalid_command_line_is_2(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == Exit.USAGE
+def test_an_invalid_command_line_is_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == Exit.USAGE
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "--help` lists the arguments" in err
+
+
+def test_an_invalid_command_line_is_an_object_with_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["recalibrate", "m", "d", "--limit", "0", "--json"]) == Exit.USAGE
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["exit"], printed["error"]["code"]) == (Exit.USAGE, "usage")
+    assert "--limit: 0 is less than 1" in printed["error"]["detail"]
 
 
 def test_the_version_is_that_of_the_client(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
     Raises:
-        SystemExit: from argparse, for `--help` and for a command line it cannot read (2).
+        SystemExit: for `--help` and `--version`.
     """
     try:
         # Imported here, so that Ctrl-C while numpy and httpx load is handled too.

@@ -86,11 +86,9 @@ def add_outputs(parser: ArgumentParser, default: str) -> None:
     )
 
 
-def add_force(parser: ArgumentParser) -> None:
-    """Add the option that allows an input to be overwritten."""
-    parser.add_argument(
-        "--force", action="store_true", help="allow an output to overwrite an input"
-    )
+def add_force(parser: ArgumentParser, what: str) -> None:
+    """Add the option that allows a write which may do harm; `what` describes it."""
+    parser.add_argument("--force", action="store_true", help=what)
 
 
 def outputs_of(args: Namespace, default: Path, *, sources: Sequence[Path] = ()) -> Outputs:

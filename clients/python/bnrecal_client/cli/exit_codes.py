@@ -17,6 +17,7 @@ from bnrecal_client.errors import (
     RecalibrationFailed,
     ServerUnreachable,
     TimedOut,
+    VerdictError,
 )
 
 __all__ = ["Exit", "describe", "exit_of"]
@@ -33,6 +34,7 @@ class Exit(IntEnum):
     UNREACHABLE = 5
     FAILED = 6
     STOPPED = 7
+    DO_NOT_DEPLOY = 8
 
 
 # The first matching row counts, so a subclass precedes its base class.
@@ -45,6 +47,7 @@ _TABLE: tuple[tuple[type[BaseException], Exit], ...] = (
     (LimitError, Exit.INPUT),
     (ModelError, Exit.MODEL),
     (ServerUnreachable, Exit.UNREACHABLE),
+    (VerdictError, Exit.DO_NOT_DEPLOY),
     (RecalibrationFailed, Exit.FAILED),
     (TimedOut, Exit.FAILED),
     (KeyboardInterrupt, Exit.STOPPED),

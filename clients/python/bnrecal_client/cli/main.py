@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from bnrecal_client.cli.exit_codes import Exit, describe, exit_of
 from bnrecal_client.cli.parser import build_parser
+from bnrecal_client.errors import OptionError
 
 __all__ = ["run"]
 
@@ -19,9 +20,13 @@ def run(argv: Sequence[str] | None) -> int:
     """Run one command line and return its exit code.
 
     Raises:
-        SystemExit: from argparse, for `--help` and for a command line it cannot read (2).
+        SystemExit: for `--help` and `--version`.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        args = build_parser().parse_args(words)
+    except OptionError as error:
+        return _fail(error, Namespace(json="--json" in words, debug=False))
     try:
         code: int | None = args.command(args)
         sys.stdout.flush()

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.cli.outputs import OutputFile
-from bnrecal_client.result import Outcome
+import msgspec
+
+from bnrecal_client.cli.exit_codes import Exit
+from bnrecal_client.cli.in_process import LocalResult
+from bnrecal_client.cli.outputs import OutputFile, Outputs
+from bnrecal_client.result import Outcome, Result
 
 __all__ = [
     "count",
+    "deliver",
     "file_size",
     "parity_line",
     "parity_of",
@@ -30,17 +37,49 @@ __all__ = [
     "table",
 ]
 
+# ANSI colors: green, yellow, red.
+_COLORS = {"deploy": 32, "check-with-labels": 33, "do-not-deploy": 31}
 _LARGEST = 5
 _STEP = 1000.0
 
 
-def print_result(args: Namespace, result: Outcome, files: Sequence[OutputFile]) -> None:
-    """Print the summary of a finished recalibration and its files."""
-    found = summary(result, files)
+def deliver(args: Namespace, result: Result | LocalResult, outputs: Outputs) -> Exit:
+    """Write the files of a finished recalibration, print its summary, return the exit code.
+
+    The models of a result that should not be deployed are written only with `--force`.
+    """
+    verdict = result.verdict
+    rejected = verdict is not None and verdict.is_rejection
+    withheld = outputs.models() if rejected and not args.force else ()
+    files = outputs.write(result, models=not withheld)
+    print_result(args, result, files, withheld=withheld)
+    return Exit.DO_NOT_DEPLOY if rejected else Exit.OK
+
+
+def print_result(
+    args: Namespace,
+    result: Outcome,
+    files: Sequence[OutputFile],
+    *,
+    withheld: Sequence[OutputFile] = (),
+) -> None:
+    """Print the summary of a finished recalibration.
+
+    Args:
+        args: the parsed options.
+        result: the recalibration.
+        files: the files that were written.
+        withheld: the files that were not written because of the verdict.
+    """
+    found = summary(result, files, withheld)
     if args.json:
         print_json({**found, "server": args.server})
     elif not args.quiet:
-        print_lines(summary_lines(found))
+        print_lines(summary_lines(found, color=_in_color()))
+    if withheld:
+        names = ", ".join(str(file.path) for file in withheld)
+        why = "not written because of the verdict do-not-deploy (--force writes it)"
+        print(f"bnrecal: {why}: {names}", file=sys.stderr)  # noqa: T201 - as an error
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -54,13 +93,17 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - a command's result
 
 
-def summary(result: Outcome, files: Sequence[OutputFile]) -> dict[str, Any]:
-    """Return the summary as JSON values."""
+def summary(
+    result: Outcome, files: Sequence[OutputFile], withheld: Sequence[OutputFile] = ()
+) -> dict[str, Any]:
+    """Return the summary as JSON values; the arguments are those of `print_result`."""
     report = result.report
     layers = _members(report, "layers")
     done = [layer for layer in layers if layer.get("status") == "recalibrated"]
     folds = _members(report, "fold")
+    verdict = result.verdict
     return {
+        "verdict": None if verdict is None else msgspec.to_builtins(verdict),
         "recalibration_id": result.recalibration_id,
         "method": report.get("method"),
         "estimator": report.get("estimator"),
@@ -77,13 +120,19 @@ def summary(result: Outcome, files: Sequence[OutputFile]) -> dict[str, Any]:
         "parity": parity_of(report),
         "evaluation": _evaluation(report),
         "warnings": list(report.get("warnings") or ()),
-        "files": [{"kind": file.kind, "path": str(file.path)} for file in files],
+        "files": _as_json(files),
+        "withheld": _as_json(withheld),
     }
 
 
-def summary_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return a summary as lines of text."""
+def _as_json(files: Sequence[OutputFile]) -> list[dict[str, str]]:
+    return [{"kind": file.kind, "path": str(file.path)} for file in files]
+
+
+def summary_lines(found: Mapping[str, Any], *, color: bool = False) -> list[str]:
+    """Return a summary as lines of text, the verdict first."""
     return [
+        *_verdict(found["verdict"], color=color),
         *_headline(found),
         *_drifts(found["drift"]),
         *_folds(found),
@@ -92,6 +141,27 @@ def summary_lines(found: Mapping[str, Any]) -> list[str]:
         *(f"warning: {warning}" for warning in found["warnings"]),
         *_files(found["files"]),
     ]
+
+
+def _verdict(verdict: Mapping[str, Any] | None, *, color: bool) -> list[str]:
+    if verdict is None:
+        return []
+    badge = verdict["code"].replace("-", " ").upper()
+    if color:
+        badge = (
+            f"\x1b[1;{_COLORS.get(verdict['code'], _COLORS['check-with-labels'])}m{badge}\x1b[0m"
+        )
+    return [
+        f"{badge}  {verdict['sentence']}",
+        *(f"  because: {reason['text']}" for reason in verdict["reasons"]),
+        *(f"  next: {step}" for step in verdict["next_steps"]),
+        "",
+    ]
+
+
+def _in_color() -> bool:
+    """Return whether stdout shows colors; see https://no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _headline(found: Mapping[str, Any]) -> list[str]:

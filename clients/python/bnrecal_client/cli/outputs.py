@@ -52,21 +52,32 @@ class Outputs:
                 raise OptionError(f"two outputs have the same path {file.path}")
             seen.add(file.path.resolve())
 
-    def write(self, result: Result | LocalResult) -> tuple[OutputFile, ...]:
-        """Write all files and return them."""
-        result.save(self.model, force=True)
-        if self.unfolded is not None:
-            result.save_unfolded(self.unfolded, force=True)
+    def write(self, result: Result | LocalResult, *, models: bool = True) -> tuple[OutputFile, ...]:
+        """Write the files and return them; without `models`, only statistics and reports."""
+        if models:
+            result.save(self.model, force=True)
+            if self.unfolded is not None:
+                result.save_unfolded(self.unfolded, force=True)
         if self.statistics is not None:
             result.save_statistics(self.statistics)
         for report in self.reports:
             result.save_report(report)
-        return tuple(self._all())
+        return tuple(self._all() if models else self._all_but_models())
+
+    def models(self) -> tuple[OutputFile, ...]:
+        """Return the model files among them."""
+        return tuple(self._models())
 
     def _all(self) -> Iterator[OutputFile]:
+        yield from self._models()
+        yield from self._all_but_models()
+
+    def _models(self) -> Iterator[OutputFile]:
         yield OutputFile(kind="model", path=self.model)
         if self.unfolded is not None:
             yield OutputFile(kind="unfolded", path=self.unfolded)
+
+    def _all_but_models(self) -> Iterator[OutputFile]:
         if self.statistics is not None:
             yield OutputFile(kind="statistics", path=self.statistics)
         for report in self.reports:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from bnrecal_client import __version__
 from bnrecal_client.cli.commands import (
@@ -17,12 +17,14 @@ from bnrecal_client.cli.commands import (
     serve,
     status,
 )
+from bnrecal_client.errors import OptionError
 
 __all__ = ["CommandParser", "build_parser"]
 
 _CODES = (
     "exit codes: 0 done · 1 internal error · 2 command line, option or token · 3 data · "
-    "4 model · 5 server unreachable · 6 recalibration failed · 7 cancelled or interrupted"
+    "4 model · 5 server unreachable · 6 recalibration failed · 7 cancelled or interrupted · "
+    "8 verdict do-not-deploy"
 )
 
 
@@ -48,6 +50,14 @@ class CommandParser(ArgumentParser):
             populate, self._populate = self._populate, None
             populate(self)
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an error, which is reported like every other.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(f"{message} (`{self.prog} --help` lists the arguments)", code="usage")
 
 
 def build_parser() -> CommandParser:

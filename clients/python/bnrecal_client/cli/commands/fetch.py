@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli import arguments
-from bnrecal_client.cli.output import print_result
+from bnrecal_client.cli.output import deliver
 
 __all__ = ["add_command"]
 
@@ -24,15 +24,16 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     arguments.add_outputs(parser, "ID.onnx in the current folder")
+    arguments.add_force(parser, "write the model even if the verdict is do-not-deploy")
     arguments.add_recalibration(parser)
     parser.set_defaults(command=run)
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> int:
     """Wait for the end, write the files and print a summary."""
     outputs = arguments.outputs_of(args, Path(f"{args.id}.onnx"))
     with arguments.connect(args) as client:
         progress = False if args.quiet else None
         client.wait(args.id, timeout=args.timeout, progress=progress)
         result = client.fetch(args.id, unfolded=outputs.unfolded is not None)
-    print_result(args, result, outputs.write(result))
+    return deliver(args, result, outputs)

@@ -48,7 +48,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="the folded model"
     )
-    arguments.add_force(parser)
+    arguments.add_force(parser, "allow an output to overwrite an input")
     arguments.add_common(parser)
     parser.set_defaults(command=run)
 

@@ -13,7 +13,7 @@ from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
 from bnrecal_client.cli.data.labels import labeled
 from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
-from bnrecal_client.cli.output import print_result
+from bnrecal_client.cli.output import deliver
 from bnrecal_client.errors import OptionError
 from bnrecal_client.options import METHODS, Options
 from bnrecal_client.progress import progress_display
@@ -55,7 +55,11 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--resume", metavar="ID", help="continue a recalibration of the server")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
     arguments.add_outputs(parser, "MODEL.recalibrated.onnx in the current folder")
-    arguments.add_force(parser)
+    arguments.add_force(
+        parser,
+        "allow an output to overwrite an input, and write the model even if the verdict is "
+        "do-not-deploy",
+    )
     arguments.add_server(parser, required=False)
     arguments.add_common(parser)
     parser.set_defaults(command=run)
@@ -111,7 +115,7 @@ def _add_statistics(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> int:
     """Recalibrate, write the files and print a summary."""
     options = Options.of(
         method=args.method,
@@ -125,7 +129,7 @@ def run(args: Namespace) -> None:
     find = open_data if options.preprocess is None else open_images
     data = find(args.data, batch_size=args.batch_size, limit=args.limit)
     result = _remote(args, data, options) if args.server else _local(args, data, options)
-    print_result(args, result, outputs.write(result))
+    return deliver(args, result, outputs)
 
 
 def _read_preprocess(path: Path) -> Mapping[str, object]:
