@@ -25,7 +25,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def start_server(settings: Settings, executor: FakeExecutor) -> Iterator[StartServer]:
-    """Start a server in this process; with other settings where a test names them."""
+    """Start an in-process server; keyword arguments override settings."""
     with ExitStack() as stack:
 
         def start(**changes: object) -> Api:

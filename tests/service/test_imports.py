@@ -1,4 +1,4 @@
-"""The API process parses no model, image or archive: it must not even load what could."""
+"""The API process parses no models, images or archives, and does not import their parsers."""
 
 from __future__ import annotations
 

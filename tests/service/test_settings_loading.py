@@ -11,7 +11,7 @@ from service.settings import Settings
 from service.settings_loading import read, unknown_variables
 
 PAGE = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
-SECRET = "bnr_a-token-and-no-hash"
+SECRET = "bnr_a-token-instead-of-a-hash"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("prot = 1", "unknown key 'prot'; did you mean 'port'"),
         ("BNRECAL_DATA_DIR = 'x'", "unknown key 'BNRECAL_DATA_DIR'; did you mean 'data_dir'"),
@@ -71,9 +71,9 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("port = ", "is not valid TOML"),
     ],
 )
-def test_invalid_settings_are_rejected(file: Path, text: str, told: str) -> None:
+def test_invalid_settings_are_rejected(file: Path, text: str, message: str) -> None:
     file.write_text(text)
-    with pytest.raises(StartError, match=told):
+    with pytest.raises(StartError, match=message):
         read(file, {})
 
 

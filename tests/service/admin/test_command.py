@@ -28,7 +28,7 @@ Admin = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def admin(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Admin:
-    """Run a command on the server's folder; its exit status is in the answer as `status`."""
+    """Run a command on the server's folder; return its JSON, with the exit status as `status`."""
 
     def run(*words: object) -> dict[str, Any]:
         status = main(["--data-dir", str(settings.data_dir), "--json", *map(str, words)])
@@ -44,7 +44,7 @@ def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(api: Api) -> str:
-    """Return a recalibration that has ended and whose data stays: two in a pack, one in a file."""
+    """Return an ended recalibration that keeps its data: two batches in a pack, one in a file."""
     name = api.open(keep_data=True)
     for index, samples in enumerate((2, 20_000, 2)):
         assert api.put(name, index, safetensors(x=batch(index, samples))).status_code == 201
@@ -82,11 +82,11 @@ def test_check_of_an_intact_folder(api: Api, admin: Admin, settings: Settings) -
     assert admin("check") == {"files": files, "digests": "compared", "faults": [], "status": 0}
 
 
-def _cut(path: Path) -> None:
+def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def _turn(path: Path) -> None:
+def _flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -94,7 +94,8 @@ def _turn(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["/models/", ".pack", ".safetensors", "/results/"])
 @pytest.mark.parametrize(
-    ("harm", "said"), [(_cut, "bytes"), (_turn, "other content"), (Path.unlink, "is missing")]
+    ("damage", "message"),
+    [(_truncate, "bytes"), (_flip_bit, "other content"), (Path.unlink, "is missing")],
 )
 def test_check_finds_damaged_files(
     *,
@@ -102,16 +103,16 @@ def test_check_finds_damaged_files(
     admin: Admin,
     settings: Settings,
     kind: str,
-    harm: Callable[[Path], None],
-    said: str,
+    damage: Callable[[Path], None],
+    message: str,
 ) -> None:
     kept(api)
     path = next(path for path in blobs(settings) if kind in path.as_posix())
-    harm(path)
+    damage(path)
     found = admin("check")
     assert found["status"] == 1
     assert len(found["faults"]) == 1
-    assert said in found["faults"][0]
+    assert message in found["faults"][0]
     assert path.name in found["faults"][0]
 
 
@@ -214,7 +215,7 @@ def test_backup_gives_same_results(
     assert copy.put(open_one, 1).status_code == 201
     assert copy.start(open_one, 2).status_code == 202
     assert copy.wait(open_one)["state"] == "succeeded"
-    assert admin("backup", target)["status"] == 2  # not over what is there
+    assert admin("backup", target)["status"] == 2  # the target exists
 
 
 def test_files_are_private_to_the_owner(
@@ -241,7 +242,7 @@ def test_backup_under_load_is_consistent(
 
     def work() -> None:
         while not stop.is_set():
-            api.finished(batches=3)  # its data goes when it has ended
+            api.finished(batches=3)  # its data is removed after its end
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -260,7 +261,7 @@ def test_backup_of_damaged_folder_fails(
     api: Api, admin: Admin, tmp_path: Path, settings: Settings
 ) -> None:
     kept(api)
-    _turn(blobs(settings)[0])
+    _flip_bit(blobs(settings)[0])
     assert admin("backup", tmp_path / "copy")["code"] == "storage-failed"
 
 
@@ -274,7 +275,7 @@ def test_newer_ledger_is_rejected(
 ) -> None:
     start_server()
     connection = apsw.Connection(str(settings.data_dir / "ledger.sqlite3"))
-    connection.set_busy_timeout(10_000)  # the server that has just begun may be writing
+    connection.set_busy_timeout(10_000)  # the server may still be writing
     connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     connection.close()
     assert admin("list")["code"] == StartError.code
@@ -284,12 +285,12 @@ def test_newer_ledger_is_rejected(
 def test_damaged_ledger_is_not_modified(settings: Settings, admin: Admin, *, running: bool) -> None:
     settings.data_dir.mkdir(mode=0o700)
     path = settings.data_dir / "ledger.sqlite3"
-    path.write_bytes(b"no database " * 100)
+    path.write_bytes(b"not a database " * 100)
     with exclusive(settings.data_dir) if running else nullcontext():
         found = admin("list")
     assert (found["status"], found["code"]) == (2, StartError.code)
     assert "ledger.sqlite3 cannot be used (NotADBError)" in found["error"]
-    assert path.read_bytes() == b"no database " * 100
+    assert path.read_bytes() == b"not a database " * 100
 
 
 def test_no_ledger_is_created(settings: Settings, admin: Admin) -> None:

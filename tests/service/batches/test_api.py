@@ -20,10 +20,10 @@ from tests.support.service_loop import serving
 NPY = {"Content-Type": "application/x-npy"}
 
 
-@pytest.fixture(params=["in a pack", "in a file"], autouse=True)
+@pytest.fixture(params=["pack", "file"], autouse=True)
 def _kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a batch lies is nothing that anybody could tell from the answers."""
-    if request.param == "in a file":
+    """Run each test with batches in packs and in files: responses must not differ."""
+    if request.param == "file":
         monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
 
 
@@ -78,7 +78,7 @@ def test_stored_batch_is_described(api: Api) -> None:
         "bytes": len(content),
         "sha256": sha256.hexdigest(),
     }
-    # The header would speak of this answer's own body, not of the batch (RFC 9530, section 2).
+    # The header would describe the body of this response, not the batch (RFC 9530, section 2).
     assert "Content-Digest" not in response.headers
     assert api.get(name).json()["batches"]["samples"] == 5
 
@@ -175,7 +175,7 @@ def _nan(index: int) -> Any:
 @pytest.mark.parametrize(
     ("content", "code", "member"),
     [
-        # a wrong name, and with it a missing one
+        # a wrong name, so that the right one is missing
         (safetensors(y=batch()), "batch-input", {"input": "y"}),
         # a wrong element type
         (safetensors(x=batch().astype(np.float64)), "batch-dtype", {"input": "x"}),
@@ -183,17 +183,17 @@ def _nan(index: int) -> Any:
         (safetensors(x=batch()[None]), "batch-shape", {"input": "x"}),
         # a wrong number of channels
         (safetensors(x=batch()[:, :2].copy()), "batch-shape", {"input": "x"}),
-        # no sample
+        # no samples
         (safetensors(x=batch()[:0]), "batch-shape", {"input": "x"}),
-        # not a number, in the last place
+        # NaN as the last value
         (safetensors(x=_nan(-1)), "batch-not-finite", {"input": "x", "batch": 7}),
-        # no safetensors at all
+        # not safetensors
         (b"PK\x03\x04 this is a zip", "batch-malformed", {}),
         (b"", "batch-malformed", {}),
-        # an end too early, an end too late
+        # one byte too few, one byte too many
         (safetensors(x=batch())[:-1], "batch-malformed", {"input": "x"}),
         (safetensors(x=batch()) + b"!", "batch-malformed", {}),
-        # a header that promises more than the limit
+        # a header that announces more than the limit
         (
             with_header(
                 {"x": {"dtype": "F32", "shape": [1 << 50, 3], "data_offsets": [0, 12 << 50]}}, b""
@@ -311,7 +311,7 @@ def test_full_disk_rejects_only_uploads(start_server: StartServer, settings: Set
     first = start_server()
     name = first.open()
     assert first.put(name, 0).status_code == 201
-    done = first.finished()
+    done = first.finished(keep_data=True)  # its files are not removed while they are copied
     copy = shutil.copytree(settings.data_dir, settings.data_dir.parent / "low")
     api = start_server(data_dir=copy, disk_reserve_bytes=1 << 62)
     for response in (
@@ -322,7 +322,7 @@ def test_full_disk_rejects_only_uploads(start_server: StartServer, settings: Set
         assert (response.status_code, response.json()["code"]) == (507, "storage-full")
         assert response.json()["retryable"]
     assert list((copy / "staging").iterdir()) == []
-    assert api.put(name, 0).status_code == 200  # known already
+    assert api.put(name, 0).status_code == 200  # already stored
     assert api.get(done, "/model").status_code == 200
     assert api.start(name, 1).status_code == 202
     assert api.wait(name)["state"] == "succeeded"
@@ -343,7 +343,7 @@ def test_deletion_frees_total_quota(
 
 
 def _stored(settings: Settings, name: str) -> int:
-    """Return how many bytes lie in the files of a stream."""
+    """Return the total size of the files of a recalibration's batches, in bytes."""
     folder = settings.data_dir / "recalibrations" / name / "batches"
     return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
 

@@ -1,4 +1,4 @@
-"""A batch on its way to the disk, cut off at awkward moments."""
+"""Writing the body of a batch to the disk, and its interruptions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_incomplete_body_leaves_nothing(tmp_path: Path) -> None:
 
 def test_first_error_is_reported(tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytearray]:
-        yield bytearray(b"no safetensors at all")
+        yield bytearray(b"not safetensors")
         yield bytearray(b"more")
         raise BodyIncompleteError("gone")
 
@@ -85,7 +85,7 @@ def test_reading_overlaps_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_cancellation_waits_for_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the thread would write to a handle that is another file's by then."""
+    """Otherwise the thread could write to a file descriptor that was reused for another file."""
     writing, go_on = threading.Event(), threading.Event()
     happened: list[str] = []
     write, discard = FileDraft.write, FileDraft.discard

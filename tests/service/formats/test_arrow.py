@@ -1,4 +1,4 @@
-"""Arrow streams as a worker reads them."""
+"""Reading Arrow streams in a worker."""
 
 from __future__ import annotations
 
@@ -93,20 +93,20 @@ def _permuted() -> bytes:
 
 
 MALFORMED = {
-    "nothing": b"",
-    "an end alone": b"\xff\xff\xff\xff\0\0\0\0",
+    "empty": b"",
+    "end marker only": b"\xff\xff\xff\xff\0\0\0\0",
     "garbage": b"garbage" * 20 + b"\xff\xff\xff\xff\0\0\0\0",
-    "cut off": stream(table(x=nested(X)))[:-8],
-    "a file": _file(),
+    "truncated": stream(table(x=nested(X)))[:-8],
+    "Arrow file": _file(),
     "text": stream(table(x=pa.array(["a", "b"]))),
     "lists of varying length": stream(table(x=pa.array([[1.0], [1.0, 2.0]]))),
-    "a dictionary": stream(table(x=pa.array([1.0, 2.0]).dictionary_encode())),
-    "times": stream(table(x=pa.array([1, 2], pa.timestamp("s")))),
+    "dictionary": stream(table(x=pa.array([1.0, 2.0]).dictionary_encode())),
+    "timestamps": stream(table(x=pa.array([1, 2], pa.timestamp("s")))),
     "nulls": stream(table(x=pa.array([1.0, None]))),
-    "nulls inside": stream(table(x=pa.FixedSizeListArray.from_arrays(pa.array([1.0, None]), 2))),
-    "a null row": stream(table(x=pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2)))),
-    "a permuted tensor": _permuted(),
-    "a column twice": stream(pa.record_batch([pa.array([1.0])] * 2, names=["x", "x"])),
+    "nulls in lists": stream(table(x=pa.FixedSizeListArray.from_arrays(pa.array([1.0, None]), 2))),
+    "null row": stream(table(x=pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2)))),
+    "permuted tensor": _permuted(),
+    "duplicate column": stream(pa.record_batch([pa.array([1.0])] * 2, names=["x", "x"])),
 }
 
 
@@ -125,6 +125,6 @@ def test_random_damage(noise: bytes, place: int) -> None:
     changed[place : place + len(noise)] = noise
     info = TensorInfo(name="x", dtype="float32", shape=("N", 2, 3))
     reader = BatchReader(inputs=(info,), limit_bytes=1 << 20)
-    # Whatever else is raised fails the test.
+    # Any other exception fails the test.
     with contextlib.suppress(ServiceError, BnOpsError, MemoryError):
         assert 0 < count(io.BytesIO(bytes(changed)), "arrow", reader, batch=0) <= 4

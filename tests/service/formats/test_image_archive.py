@@ -1,4 +1,4 @@
-"""Archives of images as a worker reads them, without a process around it."""
+"""Reading archives of images, without a worker process."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_other_files_are_skipped(kind: str, write: Write) -> None:
         "000.cls": b"3",
         "000.jpg": PNG,
         "000.json": b"{}",
-        "__MACOSX/._000.jpg": b"no image",
-        ".hidden.png": b"no image",
+        "__MACOSX/._000.jpg": b"not an image",
+        ".hidden.png": b"not an image",
         "001.jpg": PNG,
         "readme": b"",
     }
@@ -108,13 +108,13 @@ def _twice() -> bytes:
 
 
 def _damaged_header() -> bytes:
-    """Damage the second member's header: tarfile alone takes that for the end."""
+    """Damage the header of the second member, which tarfile treats as the end of the archive."""
     content = bytearray(hostile.tarred({"a.png": PNG, "b.png": PNG}))
     content[content.find(b"b.png") + 100] ^= 0xFF
     return bytes(content)
 
 
-def _lying_size() -> bytes:
+def _wrong_size() -> bytes:
     buffer = io.BytesIO()
     entry = tarfile.TarInfo("a.png")
     entry.size = 500_000
@@ -132,27 +132,27 @@ def _gzipped() -> bytes:
 
 TAR = hostile.tarred({"a.png": PNG})
 MALFORMED = {
-    "nothing": ("tar", b""),
+    "empty": ("tar", b""),
     "zeros": ("tar", bytes(10_240)),
     "garbage": ("tar", b"garbage" * 300),
-    "packed": ("tar", _gzipped()),
-    "cut inside a member": ("tar", TAR[:600]),
-    "cut before the end": ("tar", TAR[: 512 + -(-len(PNG) // 512) * 512]),
-    "a damaged header": ("tar", _damaged_header()),
-    "a size that lies": ("tar", _lying_size()),
+    "gzip": ("tar", _gzipped()),
+    "truncated member": ("tar", TAR[:600]),
+    "missing end marker": ("tar", TAR[: 512 + -(-len(PNG) // 512) * 512]),
+    "damaged header": ("tar", _damaged_header()),
+    "wrong size": ("tar", _wrong_size()),
     "a symbolic link": ("tar", hostile.tar_entry("a.png", tarfile.SYMTYPE, "/etc/passwd")),
     "a hard link": ("tar", hostile.tar_entry("a.png", tarfile.LNKTYPE, "b.png")),
     "a device": ("tar", hostile.tar_entry("a.png", tarfile.CHRTYPE)),
     "a fifo": ("tar", hostile.tar_entry("a.png", tarfile.FIFOTYPE)),
     "a sparse file": ("tar", hostile.tar_entry("a.png", tarfile.GNUTYPE_SPARSE)),
-    "a name twice": ("tar", _twice()),
-    "a name that leads up": ("tar", hostile.tarred({"../a.png": PNG})),
-    "an absolute name": ("tar", hostile.tarred({"/a.png": PNG})),
-    "an archive in it": ("tar", hostile.tarred({"a.png": PNG, "b.tar": TAR})),
-    "no image": ("tar", hostile.tarred({"a.txt": b"text"})),
+    "duplicate name": ("tar", _twice()),
+    "parent folder in a name": ("tar", hostile.tarred({"../a.png": PNG})),
+    "absolute name": ("tar", hostile.tarred({"/a.png": PNG})),
+    "nested archive": ("tar", hostile.tarred({"a.png": PNG, "b.tar": TAR})),
+    "without an image": ("tar", hostile.tarred({"a.txt": b"text"})),
     "a zip without an image": ("zip", hostile.npz(x=picture(4, 4))),
-    "a zip link": ("zip", hostile.zip_link("a.png", "/etc/passwd")),
-    "a tar named a zip": ("zip", TAR),
+    "symlink in a zip": ("zip", hostile.zip_link("a.png", "/etc/passwd")),
+    "tar sent as zip": ("zip", TAR),
 }
 
 
@@ -182,6 +182,6 @@ def test_image_of_wrong_type_is_rejected(kind: str, content: bytes) -> None:
 def test_random_damage(kind: str, content: bytes, noise: bytes, place: int) -> None:
     changed = bytearray(content)
     changed[place : place + len(noise)] = noise
-    # Whatever else is raised fails the test.
+    # Any other exception fails the test.
     with contextlib.suppress(ServiceError, BnOpsError):
         assert count(io.BytesIO(bytes(changed)), kind, READER, batch=0) == 1

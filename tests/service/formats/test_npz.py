@@ -1,4 +1,4 @@
-"""What the reader of npz takes and refuses, without a process around it."""
+"""Reading .npz files, without a worker process."""
 
 from __future__ import annotations
 
@@ -85,30 +85,30 @@ def _damaged() -> bytes:
 
 
 MALFORMED = {
-    "nothing": b"",
-    "no zip": b"PK\x03\x04" + bytes(100),
-    "cut off": hostile.npz(x=X)[:-30],
-    "a bare npy": npy(X),
-    "a checksum that is wrong": _damaged(),
-    "a pickle": hostile.zipped({"x.npy": _pickled()}),
-    "a raw pickle": hostile.zipped({"x.npy": pickle.dumps([1, 2, 3])}),
-    "a name twice": _twice(),
-    "a link": hostile.zip_link("x.npy", "/etc/passwd"),
-    "encryption": hostile.with_flag(hostile.npz(x=X), 1),
-    "another method": _other_method(),
-    "a name that leads up": hostile.zipped({"../x.npy": npy(X)}),
-    "an absolute name": hostile.zipped({"/x.npy": npy(X)}),
-    "a drive": hostile.zipped({"c:x.npy": npy(X)}),
-    "a backslash": hostile.zipped({"a\\x.npy": npy(X)}),
-    "an archive in it": hostile.zipped({"x.npz": hostile.npz(x=X)}),
-    "something else in it": hostile.zipped({"x.npy": npy(X), "readme.txt": b"hello"}),
-    "a header that promises more": hostile.zipped({"x.npy": npy(X)[:-4]}),
-    "a header that promises less": hostile.zipped({"x.npy": npy(X) + b"more"}),
-    "a header of a terabyte": hostile.zipped(
+    "empty": b"",
+    "not a zip": b"PK\x03\x04" + bytes(100),
+    "truncated": hostile.npz(x=X)[:-30],
+    "npy": npy(X),
+    "wrong checksum": _damaged(),
+    "pickle": hostile.zipped({"x.npy": _pickled()}),
+    "pickle without a header": hostile.zipped({"x.npy": pickle.dumps([1, 2, 3])}),
+    "duplicate name": _twice(),
+    "symlink": hostile.zip_link("x.npy", "/etc/passwd"),
+    "encrypted": hostile.with_flag(hostile.npz(x=X), 1),
+    "unsupported compression": _other_method(),
+    "parent folder in a name": hostile.zipped({"../x.npy": npy(X)}),
+    "absolute name": hostile.zipped({"/x.npy": npy(X)}),
+    "drive letter": hostile.zipped({"c:x.npy": npy(X)}),
+    "backslash": hostile.zipped({"a\\x.npy": npy(X)}),
+    "nested archive": hostile.zipped({"x.npz": hostile.npz(x=X)}),
+    "other file": hostile.zipped({"x.npy": npy(X), "readme.txt": b"hello"}),
+    "data too short": hostile.zipped({"x.npy": npy(X)[:-4]}),
+    "data too long": hostile.zipped({"x.npy": npy(X) + b"more"}),
+    "header of a terabyte": hostile.zipped(
         {"x.npy": npy(X).replace(b"(2, 3), }" + b" " * 12, b"(2, 3000000000000), }")}
     ),
-    "a member that is shorter than told": hostile.with_size(hostile.npz(x=X), 1 << 19),
-    "members that overlap": hostile.overlapping(npy(X), 50),
+    "wrong member size": hostile.with_size(hostile.npz(x=X), 1 << 19),
+    "overlapping members": hostile.overlapping(npy(X), 50),
 }
 
 
@@ -120,7 +120,7 @@ def test_invalid_npz_is_rejected(name: str) -> None:
 
 def test_error_names_the_member() -> None:
     with pytest.raises(BatchMalformedError, match="pickle") as caught:
-        read(MALFORMED["a pickle"])
+        read(MALFORMED["pickle"])
     assert caught.value.details["member"] == "'x.npy'"
 
 
@@ -149,6 +149,6 @@ def test_random_damage(noise: bytes, place: int) -> None:
     reader = BatchReader(
         inputs=(TensorInfo(name="x", dtype="float32", shape=(None, 3)),), limit_bytes=LIMIT
     )
-    # Whatever else is raised fails the test.
+    # Any other exception fails the test.
     with contextlib.suppress(ServiceError, BnOpsError):
         assert count(io.BytesIO(bytes(content)), "npz", reader, batch=0) == 2

@@ -103,7 +103,7 @@ def _files(folder: Path) -> list[Path]:
 def test_concurrent_uploads_keep_first_file(
     start_server: StartServer, executor: FakeExecutor, settings: Settings
 ) -> None:
-    """A worker's sandbox lets it open the file that is there when it starts, and no later one."""
+    """The sandbox permits a worker to open the file that exists when it starts, not a later one."""
     api = start_server()
     gate = threading.Barrier(3)
     inodes: list[int] = []

@@ -1,4 +1,4 @@
-"""Model and data in one form."""
+"""One-shot recalibration: model and data in one form."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_response_is_the_folded_model(api: Api, settings: Settings) -> None:
     assert staged(settings) == []
 
 
-@pytest.mark.parametrize("samples", [2, 20_000], ids=["packed", "a file"])
+@pytest.mark.parametrize("samples", [2, 20_000], ids=["pack", "file"])
 def test_form_file_is_written_once(
     api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch, samples: int
 ) -> None:
@@ -68,7 +68,7 @@ def test_form_file_is_written_once(
     data = ("data", ("x.npy", content, "application/octet-stream"))
     response = post(api, MODEL, data, options({"keep_data": True}))
     assert response.status_code == 200
-    # Model and data of the form, and the model's own upload.
+    # The model and the data of the form, and the stored model.
     assert len(drafts) == 3
     name = response.headers["Location"].rpartition("/")[2]
     (stored,) = (settings.data_dir / "recalibrations" / name / "batches").iterdir()
@@ -133,40 +133,40 @@ REFUSED: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
     "no model": ([DATA], 422, "request-invalid"),
     "no data": ([MODEL], 422, "request-invalid"),
     "two models": ([MODEL, MODEL, DATA], 422, "request-invalid"),
-    "another part": ([MODEL, DATA, ("more", ("a", b"b", ""))], 422, "request-invalid"),
-    "options that are no JSON": (
+    "unknown part": ([MODEL, DATA, ("more", ("a", b"b", ""))], 422, "request-invalid"),
+    "options that are not JSON": (
         [MODEL, DATA, ("options", (None, b"{", ""))],
         422,
         "request-invalid",
     ),
-    "deep options": ([MODEL, DATA, ("options", (None, b"[" * 9999, ""))], 422, "request-invalid"),
-    "a model in the options": ([MODEL, DATA, options({"model": "a"})], 422, "request-invalid"),
+    "nested options": ([MODEL, DATA, ("options", (None, b"[" * 9999, ""))], 422, "request-invalid"),
+    "model in the options": ([MODEL, DATA, options({"model": "a"})], 422, "request-invalid"),
     "unknown options": ([MODEL, DATA, options({"magic": 1})], 422, "request-invalid"),
-    "options with half a pair of surrogates": (
+    "lone surrogates in the options": (
         [MODEL, DATA, ("options", (None, b'{"\\ud800": 1, "layers": ["\\udfff"]}', ""))],
         422,
         "request-invalid",
     ),
-    "a wrong estimator": (
+    "unknown estimator": (
         [MODEL, DATA, options({"estimator": {"name": "magic"}})],
         422,
         "option-invalid",
     ),
-    "a bad model": ([("model", ("m", b"bad", "")), DATA], 422, "model-invalid"),
-    "a bad batch": ([MODEL, DATA, BAD_BATCH], 422, "batch-malformed"),
+    "invalid model": ([("model", ("m", b"bad", "")), DATA], 422, "model-invalid"),
+    "invalid batch": ([MODEL, DATA, BAD_BATCH], 422, "batch-malformed"),
     "nan": ([MODEL, NAN], 422, "batch-not-finite"),
-    "an unknown format": ([MODEL, ("data", ("x.csv", b"1,2", ""))], 415, "media-type-unsupported"),
+    "unknown format": ([MODEL, ("data", ("x.csv", b"1,2", ""))], 415, "media-type-unsupported"),
     "images without preprocess": (
         [MODEL, ("data", ("x.png", b"\x89PNG", "image/png"))],
         422,
         "preprocess-missing",
     ),
-    "too large a file": (
+    "oversized file": (
         [MODEL, ("data", ("x.npy", npy(batch(samples=20_000)), ""))],
         413,
         "too-large",
     ),
-    "too large options": (
+    "oversized options": (
         [MODEL, DATA, ("options", (None, b" " * (1 << 21), ""))],
         413,
         "too-large",

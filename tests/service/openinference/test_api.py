@@ -23,7 +23,7 @@ from tests.support.service_oip import (
 
 
 def stored(settings: Settings, name: str) -> list[bytes]:
-    """Return the data of all stored batches: what follows each file's header."""
+    """Return the tensor data of all stored batches, without the safetensors headers."""
     folder = settings.data_dir / f"recalibrations/{name}/batches"
     contents = [path.read_bytes() for path in folder.iterdir()]
     return sorted(one[8 + int.from_bytes(one[:8], "little") :] for one in contents)
@@ -69,7 +69,7 @@ def test_json_and_binary_inputs_can_be_mixed(api: Api, settings: Settings) -> No
 
 
 def test_body_of_several_blocks(api: Api, settings: Settings) -> None:
-    name, x = api.open(), samples(3, 400_000)  # 4.8 MB: five blocks from the wire
+    name, x = api.open(), samples(3, 400_000)  # 4.8 MB: five blocks
     assert values(infer_binary(api, name, {"inputs": [as_binary("x", x)]}, x.tobytes()))
     assert stored(settings, name) == [x.tobytes()]
 
@@ -129,14 +129,14 @@ GOOD: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data"
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        # the model's own demands
+        # inputs that the model does not accept
         ({"name": "y"}, "batch-input"),
         ({"datatype": "FP64"}, "batch-dtype"),
         ({"datatype": "INT32"}, "batch-dtype"),
         ({"shape": [1, 3, 1], "data": [1, 2, 3]}, "batch-shape"),
         ({"shape": [0, 3], "data": []}, "batch-shape"),
         ({"data": [1, 2, 1e300]}, "batch-not-finite"),
-        # what the request says of itself
+        # inconsistent or malformed requests
         ({"datatype": "BYTES", "data": ["a", "b", "c"]}, "preprocess-missing"),
         ({"datatype": "FP16"}, "batch-malformed"),
         ({"datatype": "float32"}, "batch-malformed"),
@@ -155,7 +155,7 @@ GOOD: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data"
         ({"data": [10**400, 2, 3]}, "batch-malformed"),
         ({"data": None}, "batch-malformed"),
         ({"data": "AAAA"}, "batch-malformed"),
-        ({"parameters": {"binary_data_size": 12}}, "request-invalid"),  # and nothing follows
+        ({"parameters": {"binary_data_size": 12}}, "request-invalid"),  # no binary data follows
         ({"parameters": {"shared_memory_region": "r"}}, "batch-malformed"),
         ({"parameters": [1]}, "request-invalid"),
         ({"name": 7}, "request-invalid"),

@@ -1,4 +1,4 @@
-"""Encoded images as inferences: read by a real worker before they are acknowledged."""
+"""Encoded images as inferences: a real worker validates them before the acknowledgment."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def api(settings: Settings) -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def name(api: Api) -> str:
-    """A recalibration for everything that is refused."""
+    """Return a recalibration for requests that are rejected."""
     return api.open(network(), preprocess=PREPROCESS)
 
 
@@ -67,7 +67,7 @@ def stored(settings: Settings, name: str) -> list[Path]:
     return list((settings.data_dir / f"recalibrations/{name}/batches").glob("*"))
 
 
-def nothing_stays(api: Api, settings: Settings, name: str) -> bool:
+def is_empty(api: Api, settings: Settings, name: str) -> bool:
     return (
         api.get(name).json()["batches"]["received"] == 0
         and stored(settings, name) == []
@@ -125,7 +125,7 @@ def test_repeated_id_counts_once(api: Api) -> None:
     assert [one["batch_index"] for one in (first, again, in_json, other)] == [0, 0, 0, 1]
     assert values(send(api, name, *SENT))["new"] is True
     assert api.start(name, 3).status_code == 202
-    # A lost answer is told after the stream was sealed; anything new is refused.
+    # After sealing, a replay is answered and a new batch is rejected.
     assert values(send(api, name, *SENT, id="same"))["new"] is False
     assert send(api, name, SENT[0], id="same").json()["code"] == "recalibration-not-open"
 
@@ -149,7 +149,7 @@ def test_images_need_preprocess_option(api: Api, settings: Settings) -> None:
     unreadable = images_in_json("x") | {"shape": [2, 2], "data": ["no", "base64", 7, None]}
     for response in (send(api, name, *SENT), infer(api, name, unreadable)):
         assert (response.status_code, response.json()["code"]) == (422, "preprocess-missing")
-    assert nothing_stays(api, settings, name)
+    assert is_empty(api, settings, name)
 
 
 PNG = SENT[0]
@@ -157,22 +157,22 @@ X = images_ahead("x", PNG)
 REFUSED: dict[str, tuple[dict[str, Any], bytes, str]] = {
     "an element longer than the rest": (X, b"\xff\xff\xff\xff" + PNG, "batch-malformed"),
     "an element shorter than the rest": (X, b"\1\0\0\0" + PNG, "batch-malformed"),
-    "an element without a byte": (X, bytes(4) + PNG, "batch-malformed"),
-    "bytes behind the data": (X, framed(PNG) + b"\0", "batch-malformed"),
-    "an end before the data's": (X, framed(PNG)[:-1], "batch-malformed"),
+    "an empty element": (X, bytes(4) + PNG, "batch-malformed"),
+    "bytes after the data": (X, framed(PNG) + b"\0", "batch-malformed"),
+    "truncated data": (X, framed(PNG)[:-1], "batch-malformed"),
     "nothing": (X, b"", "batch-malformed"),
-    "another count": (X | {"shape": [2]}, framed(PNG), "batch-malformed"),
-    "a count beyond all": (X | {"shape": [10**9]}, framed(PNG), "batch-malformed"),
-    "no image": (X | {"shape": [0]}, framed(PNG), "batch-malformed"),
+    "a wrong count": (X | {"shape": [2]}, framed(PNG), "batch-malformed"),
+    "a huge count": (X | {"shape": [10**9]}, framed(PNG), "batch-malformed"),
+    "a count of zero": (X | {"shape": [0]}, framed(PNG), "batch-malformed"),
     "a shape of pixels": (X | {"shape": [1, 3, 8, 8]}, framed(PNG), "batch-malformed"),
     "no announced size": (X | {"parameters": {}}, framed(PNG), "batch-malformed"),
-    "an announced truth": (X | {"parameters": {"binary_data_size": True}}, b"", "batch-malformed"),
+    "a boolean size": (X | {"parameters": {"binary_data_size": True}}, b"", "batch-malformed"),
     "a negative size": (X | {"parameters": {"binary_data_size": -5}}, b"", "batch-malformed"),
-    "another input": (X | {"name": "y"}, framed(PNG), "batch-input"),
-    "half a letter": (X | {"name": "\ud800"}, framed(PNG), "batch-input"),
-    "what is no image": (images_ahead("x", b"text"), framed(b"text"), "image-invalid"),
-    "half an image": (images_ahead("x", PNG[:99]), framed(PNG[:99]), "image-invalid"),
-    "a vast image": (images_ahead("x", vast()), framed(vast()), "image-invalid"),
+    "an unknown input": (X | {"name": "y"}, framed(PNG), "batch-input"),
+    "a lone surrogate as the name": (X | {"name": "\ud800"}, framed(PNG), "batch-input"),
+    "text": (images_ahead("x", b"text"), framed(b"text"), "image-invalid"),
+    "a truncated image": (images_ahead("x", PNG[:99]), framed(PNG[:99]), "image-invalid"),
+    "an image of too many pixels": (images_ahead("x", vast()), framed(vast()), "image-invalid"),
 }
 
 
@@ -183,7 +183,7 @@ def test_malformed_images_leave_nothing(api: Api, settings: Settings, name: str,
     found = response.json()
     assert (response.status_code, found["code"]) == (422, code), found
     assert found["error"] == found["detail"] != ""
-    assert nothing_stays(api, settings, name)
+    assert is_empty(api, settings, name)
 
 
 def test_error_names_the_bad_image(api: Api, name: str) -> None:
@@ -207,4 +207,4 @@ def test_oversized_images_are_rejected(api: Api, settings: Settings, name: str) 
         infer(api, name, images_in_json("x", long)),
     ):
         assert (response.status_code, response.json()["code"]) == (413, "too-large")
-    assert nothing_stays(api, settings, name)
+    assert is_empty(api, settings, name)

@@ -1,4 +1,4 @@
-"""Images of a request in their binary form, as they are checked, stored and read."""
+"""Images of a request in binary form: validation, storage and reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.service_oip import framed
 
 
 def scan(data: bytes, images: int, cuts: list[int] | None = None) -> None:
-    """Feed data, split at these places, and finish."""
+    """Scan data that is split at these positions."""
     found = ImageSequenceScan("x", images, len(data))
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts or []), len(data)]
     for start, stop in itertools.pairwise(places):
@@ -55,8 +55,8 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
     ),
     "the largest length": (b"\xff\xff\xff\xff" + bytes(50), 1, "4294967295 bytes, 50 are left"),
     "an empty element": (framed(b"", b"second"), 2, "the image at index 0 is empty"),
-    "an end inside a length": (TWO + b"\1\0", 3, "the image at index 2 is incomplete"),
-    "a byte after the last": (TWO + b"\0", 2, "the image at index 2 is incomplete"),
+    "a truncated length": (TWO + b"\1\0", 3, "the image at index 2 is incomplete"),
+    "a byte after the last image": (TWO + b"\0", 2, "the image at index 2 is incomplete"),
     "an element after the last": (framed(b"first", b"second", b""), 2, "continues after the 2"),
     "text without lengths": (b"\xff\xd8\xff\xe0" + bytes(600), 1, "has a length of"),
 }
@@ -135,7 +135,7 @@ def test_base64_gives_binary_form(images: list[bytes]) -> None:
         ["AAAA", None],
         ["AAAA", 7],
         ["AAAA", {"b64": "AAAA"}],
-        ["AAAA", ["AAAA"]],  # a row where the shape has none
+        ["AAAA", ["AAAA"]],  # a row, although the shape has one axis
         ["AAAA", "AAA"],
         ["AAAA", "AA==AAAA"],
         ["AAAA", "AA\n=="],

@@ -1,4 +1,4 @@
-"""Sealed recalibrations wait for the memory that their runs may take."""
+"""Sealed recalibrations wait until the memory for their run is available."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_start_without_memory_limit(api: Api) -> None:
     name = sealed(api)
     api.wait(name)
     lines = api.get(name, "/events").text.splitlines()
-    told = [line for line in lines if '"state":"sealed"' in line]
-    assert len(told) == 1
+    sealed_events = [line for line in lines if '"state":"sealed"' in line]
+    assert len(sealed_events) == 1
     assert api.get(name).json()["options"]["memory_bytes"] is None
 
 
@@ -65,7 +65,7 @@ def test_small_run_waits_behind_large_run(
     names += [sealed(api), sealed(api, memory_bytes=GIB)]
     for name in names[:2]:
         api.wait(name, "running")
-    # The last would fit beside the first two; it waits behind the large one all the same.
+    # The last one would fit, but it waits behind the large one.
     assert states(api, names) == ["running", "running", "sealed", "sealed"]
     for name in names[:2]:
         api.http.post(f"/v1/recalibrations/{name}/cancel")

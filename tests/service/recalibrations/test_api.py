@@ -281,7 +281,7 @@ def test_uploaded_data_is_removed_after_success(api: Api, settings: Any) -> None
         api.wait(name)
         until(partial(_exists_or_not, folder, keep))
         assert len(api.get(name, "/batches").json()["items"]) == 2
-        # A client that repeats itself is told that all is well.
+        # A repeated upload is still acknowledged.
         assert api.put(name, 1).status_code == 200
 
 

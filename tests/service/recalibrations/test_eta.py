@@ -15,7 +15,7 @@ from tests.support.service_http import Api, StartServer
 
 
 class Steady(FakeExecutor):
-    """A run of ten steps of equal length, with a pause of `step_seconds` before each."""
+    """Executor whose run has ten steps of `step_seconds` each."""
 
     step_seconds = 0.06
 
@@ -45,15 +45,15 @@ def events(api: Api, name: str, **headers: str) -> list[dict[str, object]]:
 def test_seconds_left_follows_the_rate(start_server: StartServer) -> None:
     api = start_server()
     name = api.finished(batches=10)
-    told = [event["progress"] for event in events(api, name)]
+    reports = [event["progress"] for event in events(api, name)]
     left = [
         (one["done"], one["seconds_left"])
-        for one in told
+        for one in reports
         if isinstance(one, dict) and one["phase"] == "reading" and one["seconds_left"] is not None
     ]
     assert len(left) >= 5
     for done, seconds in left:
-        # Steps take 60 ms and the ledger's own time; a busy machine takes longer, not shorter.
+        # A step takes at least 60 ms; a busy machine only adds to it.
         assert 0.9 * (10 - done) * Steady.step_seconds - 0.1 <= seconds <= 20.0
     assert left[-1] == (10, 0.0)
     assert left[0][1] > 0
@@ -102,7 +102,7 @@ def test_estimate_extrapolates_the_rate(
 def test_new_attempt_restarts_the_phase(
     api: Api, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An hour passes between the attempts; counted in, it would make ten steps take hours."""
+    """The hour between two attempts must not count as time of the phase."""
     executor.deaths = 1
     real = clock.now
 
@@ -113,7 +113,7 @@ def test_new_attempt_restarts_the_phase(
     monkeypatch.setattr(clock, "now", now)
     name = api.finished(batches=10)
     assert api.get(name).json()["attempts"] == 2
-    told = [event["progress"] for event in events(api, name)]
-    left = [one["seconds_left"] for one in told if isinstance(one, dict) and one["seconds_left"]]
+    reports = [event["progress"] for event in events(api, name)]
+    left = [one["seconds_left"] for one in reports if isinstance(one, dict) and one["seconds_left"]]
     assert len(left) >= 10
     assert max(left) < 300

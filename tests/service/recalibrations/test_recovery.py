@@ -42,7 +42,7 @@ def test_restart_keeps_keys_and_events(settings: Settings) -> None:
         appended = api.append(name, content, **key)
         api.start(name, 1)
         api.wait(name)
-        told = api.get(name, "/events").text
+        events = api.get(name, "/events").text
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         again = http.post("/v1/recalibrations", json=asked, headers=key)
@@ -50,9 +50,9 @@ def test_restart_keeps_keys_and_events(settings: Settings) -> None:
         assert api.append(name, content, **key).content == appended.content
         other = http.post("/v1/recalibrations", json={**asked, "method": "batch"}, headers=key)
         assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
-        assert api.get(name, "/events").text == told
+        assert api.get(name, "/events").text == events
         rest = api.get(name, "/events", **{"Last-Event-ID": "3"}).text
-        assert told.endswith(rest)
+        assert events.endswith(rest)
         assert rest.startswith("event: state\n")
 
 
@@ -74,7 +74,7 @@ def test_graceful_shutdown_counts_no_attempt(
 
 
 def crash_while_running(settings: Settings, name: str) -> None:
-    """Leave the ledger as a server that was killed during a run leaves it."""
+    """Leave the ledger in the state of a server that was killed during a run."""
     ledger = SqliteLedger(settings.data_dir / "ledger.sqlite3")
     try:
         found = call_once(ledger.read(lambda tx: store.get(tx, name)))

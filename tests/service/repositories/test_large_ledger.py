@@ -1,4 +1,4 @@
-"""What a request or a start costs does not grow with the number of stored batches."""
+"""The cost of requests and of startup does not grow with the number of stored batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETTINGS = Settings(data_dir=Path("unused"))
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Return a data folder with one stream of few batches, and one with one of many."""
+    """Return two data folders: a recalibration of few batches, and one of many."""
     parent = tmp_path_factory.mktemp("ledgers")
     made = {size: parent / str(size) for size in (FEW, MANY)}
     for size, folder in made.items():
@@ -48,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
-    """Count the instructions that SQLite's machine takes for some work."""
+    """Count the instructions of SQLite's virtual machine for some work."""
     taken = 0
 
     def count() -> bool:
@@ -72,10 +72,10 @@ def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
         pytest.param(lambda tx, n: batches.page(tx, "r", after=n - 20, limit=10), id="page"),
         pytest.param(lambda tx, _: batches.next_index(tx, "r"), id="append"),
         pytest.param(lambda tx, n: _check_stream(tx, store.get(tx, "r"), n), id="start"),
-        pytest.param(lambda tx, _: store.total_bytes(tx), id="room for one more"),
+        pytest.param(lambda tx, _: store.total_bytes(tx), id="total size"),
         pytest.param(lambda tx, _: recovery.requeue_interrupted(tx, SETTINGS), id="recovery"),
         pytest.param(lambda tx, _: store.oldest(tx, State.QUEUED), id="next run"),
-        pytest.param(lambda tx, _: store.with_data_to_remove(tx), id="sweep"),
+        pytest.param(lambda tx, _: store.with_data_to_remove(tx), id="cleanup"),
         pytest.param(lambda tx, _: retention.overdue(tx, SETTINGS), id="expiry"),
     ],
 )
@@ -111,11 +111,11 @@ def test_server_is_ready_during_first_cleanup(
 ) -> None:
     begun: list[Context] = []
 
-    async def sweep(context: Context) -> None:
+    async def cleanup(context: Context) -> None:
         begun.append(context)
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr(retention, "clean_up", sweep)
+    monkeypatch.setattr(retention, "clean_up", cleanup)
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         assert http.get("/readyz").status_code == 200
         assert Api(http).open()
@@ -126,7 +126,7 @@ def until_gone(api: Api, name: str) -> None:
     until(lambda: api.get(name).status_code == 404)
 
 
-@pytest.mark.parametrize("way", ["asked for", "overdue"])
+@pytest.mark.parametrize("way", ["request", "expiry"])
 def test_long_stream_is_deleted_in_steps(
     way: str, settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,12 +141,12 @@ def test_long_stream_is_deleted_in_steps(
         return removed[-1]
 
     monkeypatch.setattr(batches, "delete_last", counted)
-    if way == "asked for":
+    if way == "request":
         api = start_server()
         for name in ("few", "many"):
             assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
     else:
-        # Untouched since they were written, which is now.
+        # They have just been written, so only a tiny retention time has passed.
         api = start_server(open_retention_seconds=1e-6, cleanup_interval_seconds=0.05)
         for name in ("few", "many"):
             until_gone(api, name)
@@ -158,7 +158,7 @@ def test_long_stream_is_deleted_in_steps(
         assert ledger.read(store.total_bytes) == 0
 
 
-@pytest.mark.parametrize("way", ["purge", "sweep"])
+@pytest.mark.parametrize("way", ["purge", "cleanup"])
 def test_transactions_delete_few_rows(
     way: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,12 +174,12 @@ def test_transactions_delete_few_rows(
         assert main(["--data-dir", str(settings.data_dir), "purge", "--expired"]) == 0
     else:
         cleanup_until_gone(settings)
-    # Beside the batches: the recalibration, its events, the sum of bytes.
+    # In addition to the batches: the recalibration, its events and the total size.
     assert 100 <= max(changed) <= 105
 
 
 def counting(write: Callable[..., Any], changed: list[int]) -> Callable[..., Any]:
-    """Note how many rows each piece of work changes, those that go by cascade included."""
+    """Record the number of rows that each transaction changes, including cascades."""
 
     def counted(ledger: object, work: Callable[[SqliteTransaction], Any]) -> Any:
         def noted(tx: SqliteTransaction) -> Any:

@@ -12,7 +12,7 @@ from service.repositories.lifecycle import ENDED, TRANSITIONS, Event, State, aft
 from service.storage.ledger import schema
 from service.storage.ledger.connection import SqliteTransaction
 
-# Written down a second time on purpose: a change of the table must be meant.
+# A second copy on purpose: a change of the table must be intended.
 WAYS = {
     ("open", "start"): "sealed",
     ("open", "cancel"): "cancelled",
@@ -52,7 +52,7 @@ def test_final_states() -> None:
 
 
 def test_ledger_marks_final_states() -> None:
-    """`ended` is what queries go by, from each way of the table."""
+    """Queries use the column `ended`; it is set by exactly the transitions to final states."""
     connection = apsw.Connection(":memory:")
     for migration in schema.MIGRATIONS:
         connection.execute(migration)

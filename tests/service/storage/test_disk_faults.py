@@ -1,8 +1,8 @@
-"""Each call to the disk fails once, one run after the other: nothing is acknowledged falsely.
+"""Disk faults at every call: nothing is acknowledged that is not stored.
 
-The same small piece of work is done with a fault at the first call of a kind, then at the second,
-and so on until no call is left. Whatever the server said was stored must be there after a restart,
-whatever it refused must be a typed problem, and a server that cannot go on must say so.
+A small sequence of requests runs with a fault at the first call of a kind, then at the second, and
+so on until no call is left. Everything acknowledged must exist after a restart, every rejection
+must be a typed problem, and a server that cannot continue must report it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tests.support.service_http import Api, batch, safetensors
 from tests.support.service_loop import serving
 from tests.support.waiting import until
 
-# apsw reports an error that SQLite itself passed over (in a checkpoint) as unraisable.
+# apsw reports an error that SQLite ignores (in a checkpoint) as unraisable.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-# One in a pack and one in a file.
+# The first batch is stored in a pack, the second in a file.
 BATCHES = 2
 SAMPLES = (2, 12_000)
 MODEL = hashlib.sha256(GOOD_MODEL).hexdigest()
@@ -50,8 +50,7 @@ KINDS = [
     ("sqlite-truncate", errno.EIO),
     ("sqlite-sync", errno.EIO),
 ]
-# SQLite's many small writes and reads: every third and fifth of them will do, a full disk strikes
-# in between.
+# SQLite makes many small reads and writes; testing every third or fifth of them is enough.
 STRIDES = {
     ("sqlite-read", errno.EIO): 5,
     ("sqlite-write", errno.EIO): 3,
@@ -61,8 +60,8 @@ STATUS = {"storage-full": 507, "storage-failed": 503}
 
 
 @dataclass(slots=True, kw_only=True)
-class Seen:
-    """What a client was told."""
+class Acknowledged:
+    """What was acknowledged to a client."""
 
     model: bool = False
     name: str = ""
@@ -76,7 +75,7 @@ def content(index: int) -> bytes:
 
 
 def check(answer: httpx.Response) -> bool:
-    """Tell whether a request was granted; a refusal must be typed, and true to its word."""
+    """Return whether a request succeeded; a rejection must be one of the expected problems."""
     if answer.is_success:
         return True
     problem = answer.json()
@@ -87,15 +86,15 @@ def check(answer: httpx.Response) -> bool:
 
 
 def twice(send: Callable[[], httpx.Response]) -> httpx.Response | None:
-    """Send a request, and once more when it was refused, as a client does; None if in vain."""
+    """Send a request, and retry it once as a client does; return None if both were rejected."""
     for _ in range(2):
         if check(answer := send()):
             return answer
     return None
 
 
-def work(api: Api, seen: Seen) -> bool:
-    """Do what is still to do; False as soon as the server refuses twice."""
+def work(api: Api, seen: Acknowledged) -> bool:
+    """Send the remaining requests; return False as soon as one is rejected twice."""
     if not (seen.model or twice(api.upload_model)):
         return False
     seen.model = True
@@ -116,7 +115,7 @@ def work(api: Api, seen: Seen) -> bool:
 
 
 class Bench:
-    """One app over one folder that is emptied; building an app takes longer than all the rest."""
+    """One app over one folder that is emptied; building an app takes longer than the requests."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -126,7 +125,7 @@ class Bench:
 
     @contextmanager
     def server(self, kind: str = "", at: int = -1, error: int = 0) -> Iterator[Api]:
-        """Run a server with one fault, or with none."""
+        """Run a server, by default without a fault."""
         self.faults.plan(kind, at, error)
         with serving(self._app) as http:
             yield Api(http)
@@ -138,15 +137,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def one_fault(bench: Bench, kind: str, at: int, error: int) -> bool:
-    """Work with a fault, then restart and find everything; tell whether the fault happened."""
+    """Send requests with a fault, restart and check; return whether the fault was injected."""
     shutil.rmtree(bench.data, ignore_errors=True)
-    seen = Seen()
+    seen = Acknowledged()
     try:
         with bench.server(kind, at, error) as api:
             whole = work(api, seen)
             ready = api.http.get("/readyz")
             if not whole:
-                # Refused for good: a person is told why, and what to do.
+                # Rejected permanently: the reason and the remedy are reported.
                 assert ready.status_code == 503, ready.text
                 assert any("restart" in one for one in ready.json()["failures"])
             elif ready.is_success:
@@ -165,7 +164,7 @@ def one_fault(bench: Bench, kind: str, at: int, error: int) -> bool:
     return hit
 
 
-def ended(api: Api, seen: Seen) -> str:
+def ended(api: Api, seen: Acknowledged) -> str:
     """Wait until the run has ended or the server reports that it is not ready."""
     state = "unknown"
 
@@ -182,7 +181,7 @@ def ended(api: Api, seen: Seen) -> str:
     return state
 
 
-def check_acknowledged(api: Api, seen: Seen, data: Path) -> None:
+def check_acknowledged(api: Api, seen: Acknowledged, data: Path) -> None:
     if seen.model:
         assert api.http.get(f"/v1/models/{MODEL}").status_code == 200
         assert (data / f"models/{MODEL}/model.onnx").read_bytes() == GOOD_MODEL
@@ -202,13 +201,13 @@ def test_no_false_acknowledgment_after_a_fault(kind: str, error: int, bench: Ben
     at = 0
     while one_fault(bench, kind, at, error):
         at += STRIDES.get((kind, error), 1)
-    # Otherwise the seam has moved and nothing was tested.
+    # Otherwise the calls bypass the fault injection, and nothing was tested.
     assert at > 0
 
 
 def test_check_detects_false_acknowledgment(bench: Bench) -> None:
     shutil.rmtree(bench.data, ignore_errors=True)
-    seen = Seen()
+    seen = Acknowledged()
     with bench.server() as api:
         work(api, seen)
         assert ended(api, seen) == "succeeded"

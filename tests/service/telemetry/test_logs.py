@@ -22,7 +22,7 @@ PAYLOAD = b"bad nobody-may-read-this-either"
 
 
 class Lines(logging.Handler):
-    """Keeps what would be written."""
+    """Collects log lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Lines(logging.Handler):
             self.text.append(self.format(record))
 
     def of(self, **members: object) -> list[dict[str, Any]]:
-        """Return the lines that hold these members."""
+        """Return the lines with these members."""
         found: list[dict[str, Any]] = [json.loads(line) for line in self.text]
         return [one for one in found if members.items() <= one.items()]
 

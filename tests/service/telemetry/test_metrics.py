@@ -15,7 +15,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def read(api: Api) -> Samples:
-    """Return every sample of `/metrics` by name and labels, as Prometheus' own parser reads it."""
+    """Return every sample of `/metrics` by name and labels, parsed by Prometheus' own parser."""
     response = api.http.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     found: Samples = {}
@@ -50,7 +50,7 @@ def test_counters(api: Api, executor: FakeExecutor) -> None:
     assert found["bnrecal_requests_total", (*put, ("status", "201"))] == 4
     assert found["bnrecal_request_seconds_count", put] == 4
     assert found["bnrecal_ledger_commit_seconds_count", ()] > 4
-    # The batches are gone with their runs; what the model holds is left.
+    # The batches are removed after their runs; the model is left.
     model = api.http.get("/v1/models").json()["items"][0]
     assert found["bnrecal_stored_bytes", ()] in {model["bytes"], model["bytes"] + size // 4}
     assert name not in api.http.get("/metrics").text
@@ -68,7 +68,7 @@ def test_gauges(api: Api, executor: FakeExecutor) -> None:
         pass
     found = read(api)
     assert found["bnrecal_running", ()] == 1
-    assert found["bnrecal_requests_open", ()] == 2  # the stream, and this one
+    assert found["bnrecal_requests_open", ()] == 2  # the event stream, and this request
     api.http.post(f"/v1/recalibrations/{name}/cancel")
     listener.join(10)
     found = read(api)

@@ -41,7 +41,7 @@ class Transport(asyncio.Transport):
 
 
 class Clock:
-    """The part of an event loop that timers use; time passes only when a test lets it."""
+    """The timer functions of an event loop; time passes only in `advance`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -88,9 +88,9 @@ def _reads_all(transport: Transport) -> None:
 @pytest.mark.parametrize(
     ("change", "aborted"),
     [
-        pytest.param(_reads_nothing, True, id="nothing is read"),
-        pytest.param(_reads_slowly, False, id="it is read slowly"),
-        pytest.param(_reads_all, False, id="all is read"),
+        pytest.param(_reads_nothing, True, id="nothing read"),
+        pytest.param(_reads_slowly, False, id="slowly read"),
+        pytest.param(_reads_all, False, id="everything read"),
     ],
 )
 def test_stalled_connection_is_aborted(

@@ -1,4 +1,4 @@
-"""Writes of one turn of the loop leave together, and none is lost or late."""
+"""Writes of one iteration of the event loop are joined; none is lost or delayed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.uvicorn_protocol.write_coalescing import WriteCoalescingTransport
 
 
 class Transport:
-    """Remembers what was written at once."""
+    """Records each call of `writelines`."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -31,7 +31,7 @@ class Transport:
 
 
 def played(*turns: Callable[[WriteCoalescingTransport, Transport], None]) -> list[bytes]:
-    """Do one thing in each turn of the loop; return what was written at once."""
+    """Run one function per iteration of the event loop; return what each call wrote."""
     transport = Transport()
 
     async def play() -> None:

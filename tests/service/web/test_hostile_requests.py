@@ -1,4 +1,4 @@
-"""Requests that mean no good: each is answered, and with no fault of ours."""
+"""Malicious and unusual requests: none causes an internal error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.service_http import SAFETENSORS, Api
 LONG = "9" * 5000
 
 
-def blame(response: httpx.Response) -> str:
-    """Return the code of a refusal; empty for an answer."""
+def error_code(response: httpx.Response) -> str:
+    """Return the error code of a response, empty for a success; it must not be a server error."""
     assert response.status_code < 500, response.text
     if response.status_code < 400 or not response.content:
         return ""
@@ -21,13 +21,13 @@ def blame(response: httpx.Response) -> str:
     return code
 
 
-def shortly(value: str) -> str:
-    """Name a case."""
+def short_id(value: str) -> str:
+    """Return the id of a case."""
     return value[:40]
 
 
 def headers(**values: str) -> dict[bytes, bytes]:
-    """Write headers byte by byte, as no honest library would."""
+    """Return headers as raw Latin-1 bytes, which client libraries would reject."""
     found = {name.replace("_", "-").encode(): text for name, text in values.items()}
     return {name: text.encode("latin-1") for name, text in found.items()}
 
@@ -53,17 +53,17 @@ def headers(**values: str) -> dict[bytes, bytes]:
         '"layers": ["[["]',
         '"layers": ["\\u0000"]',
     ],
-    ids=shortly,
+    ids=short_id,
 )
 def test_extreme_options_are_rejected(api: Api, options: str) -> None:
     model = api.upload_model().json()["id"]
     content = f'{{"model": "{model}", {options}}}'
     kind = {"Content-Type": "application/json"}
-    created = blame(api.http.post("/v1/recalibrations", content=content, headers=kind))
+    created = error_code(api.http.post("/v1/recalibrations", content=content, headers=kind))
     form = {"model": b"good model", "data": b"no array", "options": f"{{{options}}}".encode()}
-    at_once = blame(api.http.post("/v1/recalibrate", files=form))
+    at_once = error_code(api.http.post("/v1/recalibrate", files=form))
     assert at_once
-    # What may be said of no network is refused; of memory there is only a smallest amount.
+    # Memory has only a lower bound.
     assert created or options == f'"memory_bytes": {LONG[:400]}'
 
 
@@ -87,7 +87,7 @@ def test_unusual_ranges(api: Api) -> None:
         for condition in ("", etag, '"x"', f"W/{etag}", "Sat, 21 Nov 2026 20:00:00 GMT"):
             asked = headers(Range=given) | (headers(If_Range=condition) if condition else {})
             response = api.http.get(path, headers=asked)
-            assert blame(response) in {"", "range-unsatisfiable"}
+            assert error_code(response) in {"", "range-unsatisfiable"}
             assert response.status_code in {200, 206, 416}
 
 
@@ -106,7 +106,7 @@ def test_unusual_entity_tags(api: Api) -> None:
         '"\xff"',
     ):
         for name in ("If_None_Match", "If_Match"):
-            assert blame(api.http.get(path, headers=headers(**{name: given}))) in {
+            assert error_code(api.http.get(path, headers=headers(**{name: given}))) in {
                 "",
                 "precondition-failed",
             }
@@ -123,11 +123,11 @@ def test_unusual_paths_and_queries(api: Api) -> None:
         *(f"/v1/recalibrations/{name}/batches/{LONG}", f"/v1/recalibrations/{name}?wait=1e-320"),
     ):
         for method in ("GET", "HEAD", "DELETE", "POST"):
-            blame(api.http.request(method, path))
+            error_code(api.http.request(method, path))
     for index in (LONG, "-1", "1e3", "%00", "0x1", "+1", "01", "%D9%A3", "1%20", "10000000"):
         kind = {"Content-Type": SAFETENSORS}
         path = f"/v1/recalibrations/{name}/batches/{index}"
-        assert blame(api.http.put(path, content=b"x", headers=kind))
+        assert error_code(api.http.put(path, content=b"x", headers=kind))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_unusual_paths_and_queries(api: Api) -> None:
         ("Inference_Header_Content_Length", LONG),
         ("Inference_Header_Content_Length", "\xb2"),
     ],
-    ids=shortly,
+    ids=short_id,
 )
 def test_unusual_headers(api: Api, name: str, value: str) -> None:
     one = f"/v1/recalibrations/{api.open()}"
@@ -158,6 +158,6 @@ def test_unusual_headers(api: Api, name: str, value: str) -> None:
         *(("POST", f"/v2/models/{one[19:]}/infer"), ("POST", "/v1/recalibrate")),
         *(("POST", "/v1/recalibrations"), ("GET", f"{one}/report")),
     ):
-        blame(api.http.request(method, path, content=b"{}", headers=given))
+        error_code(api.http.request(method, path, content=b"{}", headers=given))
     if name == "Last_Event_ID":
-        assert blame(api.http.get(f"{one}/events", headers=given)) == "request-invalid"
+        assert error_code(api.http.get(f"{one}/events", headers=given)) == "request-invalid"

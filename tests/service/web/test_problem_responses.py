@@ -31,7 +31,7 @@ def assert_canonical(response: httpx.Response) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        # the framework's own
+        # responses of the framework
         ("GET", "/nothing", 404),
         ("GET", "/v1/models/", 404),
         ("OPTIONS", "/v1/models", 405),
@@ -39,7 +39,7 @@ def assert_canonical(response: httpx.Response) -> None:
         ("POST", "/v1/recalibrations", 422),
         ("GET", "/v1/models?limit=0", 422),
         ("GET", "/v1/models?after=x", 422),
-        # ours
+        # responses of the server
         ("GET", "/v1/models/0", 404),
         ("DELETE", "/v1/models/0", 404),
         ("POST", "/v1/models", 415),

@@ -1,4 +1,4 @@
-"""A token sees its own things only; whatever belongs to others is as if it were not there."""
+"""A token sees only its own objects; those of others seem not to exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.service_http import Api, StartServer, batch, safetensors
 from tests.support.waiting import until
 
 KEPT = ("X-Request-Id", "Date")
-# Routes under which nobody's things lie, with what a token without rights gets there.
+# Routes without objects of an owner, and the status for a token without further rights.
 COMMON = {
     ("get", "/v1/models"): 200,
     ("post", "/v1/models"): 201,
@@ -35,8 +35,8 @@ COMMON = {
     ("get", "/v2/health/live"): 200,
     ("get", "/v2/health/ready"): 200,
 }
-# Routes that make a thing and fetch it at once; nothing of others can be named there.
-OWN_THINGS_ONLY = {("post", "/v1/recalibrate")}
+# Routes that create an object and return it; they cannot refer to objects of others.
+OWN_OBJECTS_ONLY = {("post", "/v1/recalibrate")}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Make a token beside the running server."""
+    """Create a token while the server is running."""
 
     def create(name: str, *words: str) -> str:
         arguments = ["--data-dir", str(settings.data_dir), "--json", "tokens", "create", name]
@@ -58,7 +58,7 @@ def make(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Callable[...
 
 @pytest.fixture
 def people(api: Api, make: Callable[..., str]) -> dict[str, Api]:
-    """Three tokens' views of one server."""
+    """Return one server through the tokens of three users."""
     secrets = {name: make(name) for name in ("ann", "bob")} | {"ops": make("ops", "--admin")}
     return {name: view(api, secret) for name, secret in secrets.items()}
 
@@ -81,20 +81,20 @@ def routes() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("method", "path"), routes())
 def test_routes_hide_objects_of_others(people: dict[str, Api], method: str, path: str) -> None:
-    if (method, path) in COMMON or (method, path) in OWN_THINGS_ONLY:
+    if (method, path) in COMMON or (method, path) in OWN_OBJECTS_ONLY:
         return
     ann = people["ann"]
     running = ann.finished(batches=1, keep_data=True)
     model = ann.get(running).json()["model"]
     known = {"recalibration": running, "model": model, "index": "0", "version": "1"}
     names = set(re.findall(r"{(\w+)}", path))
-    assert names & {"recalibration", "model"}, f"{path} names nothing that has an owner"
-    assert names <= known.keys(), f"a path parameter that no check knows: {names - known.keys()}"
+    assert names & {"recalibration", "model"}, f"{path} has no parameter with an owner"
+    assert names <= known.keys(), f"unknown path parameters: {names - known.keys()}"
     foreign = call(people["bob"], method, path.format(**known))
     known |= {"recalibration": "rc_" + "0" * 32, "model": "0" * 64}
     nothing = call(people["bob"], method, path.format(**known))
     assert (foreign.status_code, foreign.json()["code"]) == (404, "not-found")
-    # Not a word tells the two apart.
+    # The two responses are identical.
     assert scrubbed(foreign, running, model) == scrubbed(nothing, *known.values())
     assert ann.get(running).json()["state"] == "succeeded"
     assert call(people["ops"], "get", f"/v1/recalibrations/{running}").status_code == 200
@@ -145,7 +145,7 @@ def test_upload_does_not_reveal_other_owners(
 ) -> None:
     first, second = (people[name].upload_model() for name in ("ann", "bob"))
     assert (first.status_code, second.status_code) == (201, 201)
-    assert executor.describing == 2  # the time that it takes does not tell either
+    assert executor.describing == 2  # so that the time of the request reveals nothing
     assert second.json()["created"] >= first.json()["created"]
     assert people["bob"].upload_model().status_code == 200
     again = people["bob"].http.get(f"/v1/models/{first.json()['id']}")
@@ -158,7 +158,7 @@ def test_delete_keeps_model_of_others(people: dict[str, Api], settings: Settings
     assert people["bob"].http.delete(path).status_code == 404
     people["bob"].upload_model()
     name = people["bob"].open()
-    # Bob's use of it is no concern of Ann's.
+    # That Bob uses it does not concern Ann.
     assert people["ann"].http.delete(path).status_code == 204
     assert people["ann"].http.get(path).status_code == 404
     assert people["ann"].http.delete(path).status_code == 404
@@ -175,8 +175,8 @@ def test_revoking_last_token_keeps_authentication(
     ann = view(api, make("ann"))
     assert ann.http.get("/v1/models").status_code == 200
     assert main(["--data-dir", str(settings.data_dir), "tokens", "revoke", "ann"]) == 0
-    for stranger in (ann, api):
-        assert stranger.http.get("/v1/models").status_code == 401
+    for client in (ann, api):
+        assert client.http.get("/v1/models").status_code == 401
 
 
 def test_admin_can_own_a_model(
@@ -247,7 +247,7 @@ def test_first_token_enables_authentication(api: Api, make: Callable[..., str]) 
     name = api.open()
     ann = view(api, make("ann"))
     assert api.http.get("/v1/models").status_code == 401
-    assert ann.get(name).status_code == 404  # what was made without a token is not hers
+    assert ann.get(name).status_code == 404  # it was created without a token
     assert view(api, make("ops", "--admin")).get(name).status_code == 200
 
 

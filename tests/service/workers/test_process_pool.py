@@ -1,4 +1,4 @@
-"""The executor with real workers."""
+"""The process executor with real workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_job(folder: Path, batches: list[np.ndarray[tuple[int, ...], np.dtype[np
     (folder / "model/model.onnx").write_bytes(network(repeats=2))
     files = []
     pack = folder / "batches" / "some.pack"
-    pack.write_bytes(b"what a crash has left")
+    pack.write_bytes(b"left by a crash")
     for index, array in enumerate(batches):
         kind = "npy" if index % 2 else "safetensors"
         path = folder / "batches" / f"{index}.{kind}"
@@ -84,7 +84,7 @@ def test_run_writes_results_and_statistics(tmp_path: Path, settings: Settings) -
     statistics = load_file(job.output / "statistics.safetensors")
     assert {array.dtype for array in statistics.values()} == {np.dtype(np.float64)}
     mean, var = _first_layer(np.concatenate(batches))
-    # The runtime convolves in float32: some 1e-6 relative for 9 products each.
+    # ONNX Runtime convolves in float32: a relative error of about 1e-6 for sums of 9 products.
     np.testing.assert_allclose(statistics["bn0.running_mean"], mean, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(statistics["bn0.running_var"], var, rtol=1e-5)
     assert set(statistics) == {f"bn{n}.running_{what}" for n in (0, 1) for what in ("mean", "var")}
@@ -97,7 +97,7 @@ def test_run_writes_results_and_statistics(tmp_path: Path, settings: Settings) -
 def _first_layer(
     x: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], ...]:
-    """Moments of the first convolution's output, in float64, by the definition."""
+    """Return mean and variance of the first convolution's output, in float64."""
     weight = np.random.default_rng(0).normal(size=(4, 1, 3, 3)).astype(np.float32)
     padded = np.pad(x[:, 0].astype(np.float64), ((0, 0), (1, 1), (1, 1)))
     out = sum(
@@ -172,7 +172,7 @@ def test_cancellation_kills_the_worker(
         await begun.wait()
         (worker,) = _workers()
         task.cancel()
-        await asyncio.sleep(0)  # the task's next step, and no time at all
+        await asyncio.sleep(0)  # one step of the task, without waiting
         assert sent == [(worker.pid, signal.SIGKILL)]
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -211,7 +211,7 @@ def test_sandbox_status(settings: Settings) -> None:
 
 
 def test_orphaned_worker_exits() -> None:
-    """One that is started by somebody else ends at once, with nothing done."""
+    """A worker whose parent is not the given process exits without doing anything."""
     limits = Limits(
         memory_bytes=1 << 32,
         file_bytes=1 << 20,
@@ -233,7 +233,7 @@ def _workers() -> list[psutil.Process]:
 
 
 def _first_worker() -> psutil.Process:
-    """Wait for a worker; a child between fork and exec still looks like its parent."""
+    """Wait for a worker; between fork and exec, a child has the command line of its parent."""
 
     def found() -> list[psutil.Process]:
         return [one for one in _workers() if "service.workers.child" in one.cmdline()]

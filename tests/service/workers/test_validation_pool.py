@@ -1,4 +1,4 @@
-"""Batches that only a worker may read: checked by a real one before they are acknowledged."""
+"""Formats that only workers read: a real worker validates a batch before its acknowledgment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stored(settings: Settings, name: str) -> list[Path]:
     return list((settings.data_dir / "recalibrations" / name / "batches").glob("*"))
 
 
-def checkers() -> list[psutil.Process]:
+def validators() -> list[psutil.Process]:
     return psutil.Process().children()
 
 
@@ -92,11 +92,11 @@ def test_arrow_and_safetensors_agree(api: Api) -> None:
 NAN = images(0, samples=2)
 NAN[1, 0, 0, 0] = np.nan
 REFUSED = {
-    "garbage": (b"PK\x03\x04 and so on", 422, "batch-malformed"),
+    "garbage": (b"PK\x03\x04 garbage", 422, "batch-malformed"),
     "nan": (hostile.npz(x=NAN), 422, "batch-not-finite"),
-    "another type": (hostile.npz(x=images(0).astype(np.float64)), 422, "batch-dtype"),
-    "another shape": (hostile.npz(x=images(0, size=9)), 422, "batch-shape"),
-    "another name": (hostile.npz(y=images(0)), 422, "batch-input"),
+    "wrong type": (hostile.npz(x=images(0).astype(np.float64)), 422, "batch-dtype"),
+    "wrong shape": (hostile.npz(x=images(0, size=9)), 422, "batch-shape"),
+    "wrong name": (hostile.npz(y=images(0)), 422, "batch-input"),
     "bomb": (
         hostile.npz(packed=True, x=np.zeros((4096, 1, 64, 64), np.float32)),
         413,
@@ -118,7 +118,7 @@ def test_invalid_npz_is_rejected(api: Api, settings: Settings, what: str) -> Non
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert api.get(name).json()["batches"]["received"] == 0
     assert stored(settings, name) == []
-    # The worker that refused it goes on to read the next.
+    # The same worker validates the next batch.
     assert api.put(name, 7, hostile.npz(x=images(1)), NPZ).status_code == 201
 
 
@@ -126,16 +126,21 @@ PREPROCESS = {"resize": 8, "crop": 8, "color": "gray"}
 PNG = encoded(picture(40, 30))
 ARCHIVE = hostile.tarred({f"{n}.png": PNG for n in range(3)})
 IMAGES: dict[str, tuple[str, bytes, int, str | int]] = {
-    "a PNG": ("image/png", PNG, 201, 1),
-    "a JPEG": ("image/jpeg", encoded(picture(), "JPEG"), 201, 1),
-    "a WebP": ("image/webp", encoded(picture(), "WEBP"), 201, 1),
-    "a tar": ("application/x-tar", ARCHIVE, 201, 3),
-    "a zip": ("application/zip", hostile.zipped({"a.png": PNG, "b.txt": b""}), 201, 1),
-    "half a JPEG": ("image/jpeg", encoded(picture(), "JPEG")[:400], 422, "image-invalid"),
-    "a vast PNG": ("image/png", vast(), 422, "image-invalid"),
-    "a line": ("image/png", encoded(np.zeros((1, 2_000_000, 3), np.uint8)), 422, "image-invalid"),
-    "half a tar": ("application/x-tar", ARCHIVE[:-9000], 422, "batch-malformed"),
-    "a zip link": (
+    "PNG": ("image/png", PNG, 201, 1),
+    "JPEG": ("image/jpeg", encoded(picture(), "JPEG"), 201, 1),
+    "WebP": ("image/webp", encoded(picture(), "WEBP"), 201, 1),
+    "tar": ("application/x-tar", ARCHIVE, 201, 3),
+    "zip": ("application/zip", hostile.zipped({"a.png": PNG, "b.txt": b""}), 201, 1),
+    "truncated JPEG": ("image/jpeg", encoded(picture(), "JPEG")[:400], 422, "image-invalid"),
+    "PNG of too many pixels": ("image/png", vast(), 422, "image-invalid"),
+    "image of one line": (
+        "image/png",
+        encoded(np.zeros((1, 2_000_000, 3), np.uint8)),
+        422,
+        "image-invalid",
+    ),
+    "truncated tar": ("application/x-tar", ARCHIVE[:-9000], 422, "batch-malformed"),
+    "symlink in a zip": (
         "application/zip",
         hostile.zip_link("a.png", "/etc/passwd"),
         422,
@@ -186,9 +191,9 @@ def test_images_need_preprocess_option(api: Api) -> None:
 
 
 def test_preprocess_option_is_validated(api: Api, image_run: str) -> None:
-    told = api.get(image_run).json()["options"]["preprocess"]
-    assert preprocess_from_json(told) == preprocess_from_json(PREPROCESS)
-    assert told["resize"] == {"size": 8, "interpolation": "bilinear", "antialias": True}
+    stored = api.get(image_run).json()["options"]["preprocess"]
+    assert preprocess_from_json(stored) == preprocess_from_json(PREPROCESS)
+    assert stored["resize"] == {"size": 8, "interpolation": "bilinear", "antialias": True}
     model = api.upload_model(network()).json()["id"]
     for wrong in ({"crop": 9, "color": "gray"}, {"crop": 8}, {"kropp": 8}):
         asked = {"model": model, "preprocess": wrong}
@@ -213,13 +218,13 @@ def test_number_of_workers_is_limited(api: Api, settings: Settings) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(send, range(12))) == {201}
-    assert 1 <= len(checkers()) <= settings.validation_workers
+    assert 1 <= len(validators()) <= settings.validation_workers
 
 
 def test_dead_worker_is_replaced(api: Api) -> None:
     name = api.open(network())
     assert api.put(name, 0, hostile.npz(x=images(0)), NPZ).status_code == 201
-    for process in checkers():
+    for process in validators():
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
     assert api.put(name, 1, hostile.npz(x=images(1)), NPZ).status_code == 201
@@ -234,7 +239,7 @@ def _check(file: Path, kind: str = "npz") -> BatchToValidate:
 
 
 def test_validation_timeout_kills_worker(tmp_path: Path) -> None:
-    # A fifo never ends: the read blocks until the deadline.
+    # A FIFO that is held open never ends: the read blocks until the timeout.
     file = tmp_path / "fifo"
     os.mkfifo(file)
     held = os.open(file, os.O_RDWR)
@@ -245,18 +250,18 @@ def test_validation_timeout_kills_worker(tmp_path: Path) -> None:
             await executor.validate(_check(file, "npy"))
         await executor.close()
 
-    before = {one.pid for one in checkers()}
+    before = {one.pid for one in validators()}
     try:
         asyncio.run(work())
     finally:
         os.close(held)
-    assert {one.pid for one in checkers()} <= before
+    assert {one.pid for one in validators()} <= before
 
 
 def test_close_ends_workers(tmp_path: Path) -> None:
     file = tmp_path / "batch.npz"
     file.write_bytes(hostile.npz(x=images(0)))
-    before = {one.pid for one in checkers()}
+    before = {one.pid for one in validators()}
 
     async def work() -> None:
         executor = ProcessExecutor(Settings(data_dir=tmp_path))
@@ -265,9 +270,9 @@ def test_close_ends_workers(tmp_path: Path) -> None:
         with pytest.raises(RefusedError, match="batch 3") as caught:
             await executor.validate(_check(file))
         assert caught.value.refusal == "batch-not-finite"
-        assert len({one.pid for one in checkers()} - before) == 1
+        assert len({one.pid for one in validators()} - before) == 1
         await executor.close()
 
     asyncio.run(work())
-    assert {one.pid for one in checkers()} <= before
+    assert {one.pid for one in validators()} <= before
     assert [path.name for path in tmp_path.iterdir()] == ["batch.npz"]

@@ -1,4 +1,4 @@
-"""`.pt2` uploads: off unless asked for, kept as ONNX, and never without the sandbox."""
+"""`.pt2` uploads: disabled by default, stored as ONNX, and never without the sandbox."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def spec(model: Path, output: Path, *, pt2: bool) -> WorkerTask:
 
 
 def test_pt2_is_disabled_by_default(tmp_path: Path) -> None:
-    honest = tmp_path / "upload"  # as in staging: no suffix says what it is
+    honest = tmp_path / "upload"  # without a suffix, as in staging
     saved(Small(), (torch.randn(2, 3, 8, 8),), honest)
     with pytest.raises(ModelInvalidError, match="pt2"):
         convert(spec(honest, tmp_path, pt2=False), {"landlock": True, "seccomp": True})
@@ -77,11 +77,11 @@ def test_unsafe_pt2_file_leaves_nothing(start_server: StartServer, settings: Set
     assert not list((settings.data_dir / "staging").iterdir())
 
 
-@pytest.mark.parametrize("open_door", ["landlock", "seccomp"])
-def test_pt2_requires_full_sandbox(tmp_path: Path, open_door: str) -> None:
-    doors = {"landlock": True, "seccomp": True, open_door: False}
-    with pytest.raises(ModelUnsupportedError, match=open_door):
-        convert(spec(tmp_path / "none.pt2", tmp_path, pt2=True), doors)
+@pytest.mark.parametrize("missing", ["landlock", "seccomp"])
+def test_pt2_requires_full_sandbox(tmp_path: Path, missing: str) -> None:
+    status = {"landlock": True, "seccomp": True, missing: False}
+    with pytest.raises(ModelUnsupportedError, match=missing):
+        convert(spec(tmp_path / "none.pt2", tmp_path, pt2=True), status)
 
 
 def test_worker_converts_pt2_file(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_worker_converts_pt2_file(tmp_path: Path) -> None:
     executor = ProcessExecutor(Settings(worker_threads=1, pt2=True))
 
     async def work() -> Path:
-        doors = await executor.sandbox_status()
-        if not (doors["landlock"] and doors["seccomp"]):
+        status = await executor.sandbox_status()
+        if not (status["landlock"] and status["seccomp"]):
             pytest.skip("this kernel has no Landlock or no seccomp")
         with pytest.raises(RefusedError) as refused:
             await executor.convert(hostile, output)

@@ -1,4 +1,4 @@
-"""Models whose tensors lie in other files, uploaded as one archive."""
+"""Models with external tensor files, uploaded as one archive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT = 1 << 20
 
 
 def parts(*, location: str = "net.onnx.data") -> dict[str, bytes]:
-    """Split a model into its graph and the file that its tensors lie in."""
+    """Split a model into its graph and a file of its tensors."""
     model = onnx.load_model_from_string(bn_model())
     convert_model_to_external_data(model, location=location, size_threshold=0)
     data = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a stranger's model may be made of, checked without a server."""
+"""The policy for untrusted models, without a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_valid_models_pass() -> None:
 
 
 def test_functions_count_inlined_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1 BatchNormalization and f0, which grows to 2**5 times Relu."""
+    """f0 inlines to 2**5 Relu nodes, next to one BatchNormalization."""
     chain = [function(f"f{n}", [("own", f"f{n + 1}")] * 2) for n in range(5)]
     content = with_functions(*chain, function("f5", [("", "Relu")]))
     monkeypatch.setattr(policy, "MAX_NODES", 33)

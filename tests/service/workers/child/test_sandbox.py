@@ -1,4 +1,4 @@
-"""What a worker can still do when its status are shut; each attempt in a process of its own."""
+"""What a sandboxed worker can still do; each attempt runs in its own process."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_process_and_network_access(task: WorkerTask, code: str, expected: str) 
 
 
 def test_probe_detects_missing_restrictions(task: WorkerTask) -> None:
-    """Without the status the same attempts succeed: the tests above can fail."""
+    """Without the sandbox the same attempts succeed, so the tests above can fail."""
     disabled = "sandbox.apply = lambda task: {}"
     for code in ("Path('/etc/passwd').read_text()", "os.waitpid(os.fork() or os._exit(0), 0)"):
         assert attempt(task, code, before=disabled)[1] == "allowed"
