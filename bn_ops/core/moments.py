@@ -44,7 +44,7 @@ _MIN_UNBIASED_COUNT = 2
 class SampleSums:
     """Sums over samples of each sample's first two moments around a fixed center.
 
-    With c the centre, a_i the mean over positions of (x - c) and e_i the mean of (x - c)², of
+    With c the center, a_i the mean over positions of (x - c) and e_i the mean of (x - c)², of
     sample i, the five sums give clustered standard errors of the pooled mean and variance.
 
     Attributes:

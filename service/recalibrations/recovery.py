@@ -43,7 +43,7 @@ def on_worker_crash(
         events.advance(tx, recalibration_id, Event.INTERRUPT)
         return
     error = WorkerDiedError(
-        f"the worker died {crashes} times; the last time: {cause}", deaths=crashes
+        f"the worker crashed {crashes} times; the last time: {cause}", crashes=crashes
     )
     events.fail(tx, recalibration_id, problems.from_error(error))
 

@@ -18,7 +18,7 @@ from bn_ops.core.statistics import Float64Array, RunningStatistics
 __all__ = ["Guarded", "guard"]
 
 # A variance this far below ε no longer changes the layer's gain: √(1 + 1e-5) is 1 to float32's
-# working precision of a normalised value.
+# working precision of a normalized value.
 _EPS_FRACTION = 1e-5
 
 # Standard deviation relative to the mean below which a float32 channel holds only rounding noise:

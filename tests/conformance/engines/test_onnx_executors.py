@@ -172,11 +172,11 @@ def test_executors_agree_with_each_other_and_oracle(name: str) -> None:
     model, x = NETWORKS[name](), images(21)
     oracle = oracle_statistics(model, {"x": x})
     plain = measured(model, split(x, 5), "graph")
-    optimised = measured(model, split(x, 5), "optimized")
-    assert plain.keys() == optimised.keys() == oracle.keys()
+    optimized = measured(model, split(x, 5), "optimized")
+    assert plain.keys() == optimized.keys() == oracle.keys()
     assert residual(plain, oracle) <= TIGHT
-    assert residual(optimised, oracle) <= TIGHT
-    assert residual(optimised, plain) <= TIGHT
+    assert residual(optimized, oracle) <= TIGHT
+    assert residual(optimized, plain) <= TIGHT
 
 
 @pytest.mark.parametrize("size", [1, 3, 16, 40])
@@ -265,9 +265,9 @@ def test_precision_with_large_mean() -> None:
     far = g.op("Add", g.conv("x", 3, 16), g.tensor(np.full((1, 16, 1, 1), 3000, np.float32)))
     model, x = one_input(g, g.bn(far, 16, "bn")), images(12, size=32)
     plain = measured(model, [x], "graph")["bn"]
-    optimised = measured(model, [x], "optimized")["bn"]
+    optimized = measured(model, [x], "optimized")["bn"]
     assert (np.abs(plain[0]) > 500 * np.sqrt(plain[1])).all()
-    np.testing.assert_allclose(optimised[1], plain[1], rtol=1e-6)
+    np.testing.assert_allclose(optimized[1], plain[1], rtol=1e-6)
 
 
 def test_overflow_names_layer_and_batch() -> None:
