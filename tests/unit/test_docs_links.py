@@ -1,4 +1,4 @@
-"""Relative links in the Markdown pages lead to existing files and headings."""
+"""Links in the Markdown pages lead to existing files and headings; named modules exist."""
 
 from __future__ import annotations
 
@@ -41,6 +41,29 @@ def test_pages_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert broken(page, page.read_text()) == []
+
+
+def missing_modules(text: str) -> set[str]:
+    """Return the modules that a page names in code font and that no package has."""
+    packages = ("bn_ops", "service", "tools", "clients/python")
+    known = {
+        f"/{path.relative_to(ROOT)}" for name in packages for path in ROOT.glob(f"{name}/**/*.py")
+    }
+    tests = {f"/{path.relative_to(ROOT)}" for path in ROOT.glob("tests/**/*.py")}
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    return {one for one in named if not any(path.endswith(f"/{one}") for path in known | tests)}
+
+
+def test_architecture_names_existing_modules() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert missing_modules(text) == set()
+    assert "`pipeline.py`" in text
+
+
+def test_missing_modules_are_found() -> None:
+    assert missing_modules("`pipeline.py` `service/app.py` `app/pipeline.py`") == {
+        "app/pipeline.py"
+    }
 
 
 def test_broken_links_are_found() -> None:
