@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +24,7 @@ def connection(server: Server, length: int, name: str) -> socket.socket:
     """Send the headers of a batch without its body."""
     address = urlsplit(server.url)
     assert address.hostname is not None
-    opened = socket.create_connection((address.hostname, address.port or 0), timeout=20)
+    opened = socket.create_connection((address.hostname, address.port or 0), timeout=60)
     head = (
         f"PUT /v1/recalibrations/{name}/batches/0 HTTP/1.1\r\nHost: {address.netloc}\r\n"
         f"Content-Type: application/vnd.safetensors\r\nContent-Length: {length}\r\n\r\n"
@@ -39,6 +38,16 @@ def wait_for_upload(server: Server) -> None:
     until(lambda: "bnrecal_requests_open 2" in server.http.get("/metrics").text)
 
 
+def accepts_connections(server: Server) -> bool:
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    try:
+        socket.create_connection((address.hostname, address.port or 0), timeout=60).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def answer(opened: socket.socket) -> bytes:
     found = b""
     while chunk := opened.recv(1 << 16):
@@ -47,7 +56,7 @@ def answer(opened: socket.socket) -> bytes:
 
 
 def test_stalled_body_times_out(tmp_path: Path) -> None:
-    with running(tmp_path / "data", body_idle_seconds=0.3) as server:
+    with running(tmp_path / "data", body_idle_seconds=1.0) as server:
         name = server.api.open(network())
         with connection(server, 5000, name) as opened:
             opened.sendall(safetensors(x=images(0))[:100])
@@ -73,11 +82,11 @@ def test_slow_body_times_out(tmp_path: Path) -> None:
                     except OSError:
                         return
 
-            send_slowlyper = threading.Thread(target=send_slowly)
-            send_slowlyper.start()
+            sender = threading.Thread(target=send_slowly)
+            sender.start()
             found = opened.recv(1 << 16)
             stop.set()
-            send_slowlyper.join()
+            sender.join()
         assert found.startswith(b"HTTP/1.1 408 ")
 
 
@@ -87,10 +96,8 @@ def test_broken_connection_leaves_no_draft(tmp_path: Path) -> None:
         content = safetensors(x=images(0, samples=4096))
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:-1])
-        end = time.monotonic() + 10
-        while list((tmp_path / "data/staging").iterdir()):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        staging = tmp_path / "data/staging"
+        until(lambda: not list(staging.iterdir()), lambda: list(staging.iterdir()))
         assert server.api.get(name).json()["batches"]["received"] == 0
 
 
@@ -102,10 +109,10 @@ def test_shutdown_completes_active_upload(tmp_path: Path) -> None:
             opened.sendall(content[:100])
             wait_for_upload(server)
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            until(lambda: not accepts_connections(server))
             opened.sendall(content[100:])
             assert answer(opened).startswith(b"HTTP/1.1 201 ")
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
     with running(tmp_path / "data") as server:
         (stored,) = server.api.get(name, "/batches").json()["items"]
         assert stored["sha256"] == hashlib.sha256(content).hexdigest()
@@ -113,16 +120,15 @@ def test_shutdown_completes_active_upload(tmp_path: Path) -> None:
 
 def test_shutdown_interrupts_stalled_upload(tmp_path: Path) -> None:
     content = safetensors(x=images(0))
-    with running(tmp_path / "data", shutdown_seconds=0.5) as server:
+    # Only the shutdown can end the upload: the timeout of its body is longer than that of the test.
+    with running(tmp_path / "data", shutdown_seconds=0.5, body_idle_seconds=3600) as server:
         name = server.api.open(network())
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:100])
             wait_for_upload(server)
-            began = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             found = answer(opened)
-        assert server.process.wait(20) == 0
-        assert time.monotonic() - began < 10  # the timeout of the body alone is 30 s
+        assert server.process.wait(60) == 0
     assert found.startswith(b"HTTP/1.1 503 ")
     assert b'"code":"shutting-down"' in found
     with running(tmp_path / "data") as server:
@@ -138,7 +144,7 @@ def test_restart_resumes_interrupted_run(tmp_path: Path) -> None:
         server.api.wait(name, "running")
         workers = server.workers()
         assert server.stop() == 0
-        psutil.wait_procs(workers, timeout=20)
+        psutil.wait_procs(workers, timeout=60)
         assert not any(worker.is_running() for worker in workers)
     with running(tmp_path / "data") as server:
         found = server.api.wait(name, seconds=60)
@@ -146,16 +152,16 @@ def test_restart_resumes_interrupted_run(tmp_path: Path) -> None:
 
 
 def test_shutdown_ends_event_streams(tmp_path: Path) -> None:
-    with running(tmp_path / "data") as server:
+    # A shutdown would wait longer than the test for active uploads.
+    with running(tmp_path / "data", shutdown_seconds=3600) as server:
         name = server.api.open(network())
-        with httpx.stream("GET", f"{server.url}/v1/recalibrations/{name}/events") as response:
+        url = f"{server.url}/v1/recalibrations/{name}/events"
+        with httpx.stream("GET", url, timeout=60) as response:
             lines = response.iter_lines()
             assert next(lines) == "event: state"
-            began = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert list(lines)[-1] == ""
-        assert server.process.wait(20) == 0
-        assert time.monotonic() - began < 9  # the shutdown would wait 10 s for active uploads
+        assert server.process.wait(60) == 0
 
 
 def test_second_server_on_same_folder(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_kill_during_run_gives_same_bytes(tmp_path: Path, undisturbed: list[byte
         workers = until(server.workers)
         server.kill()
         # The kernel kills the worker with its server, so nothing is written any more.
-        psutil.wait_procs(workers, timeout=20)
+        psutil.wait_procs(workers, timeout=60)
         assert not any(worker.is_running() for worker in workers)
     with running(data) as server:
         found = server.api.wait(name, seconds=60)
@@ -115,7 +115,7 @@ def test_cancel_kills_worker_within_a_second(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         # Other load can only add to the time, so the minimum of several runs counts.
         taken: list[float] = []
-        while len(taken) < 4 and min(taken, default=2.0) >= 1.0:
+        while len(taken) < 20 and min(taken, default=2.0) >= 1.0:
             taken.append(_seconds_to_cancel(server))
         assert min(taken) < 1.0, taken
 
@@ -128,7 +128,7 @@ def _seconds_to_cancel(server: Server) -> float:
     workers = until(server.workers)
     began = time.monotonic()
     answer = server.http.post(f"/v1/recalibrations/{name}/cancel")
-    psutil.wait_procs(workers, timeout=20)
+    psutil.wait_procs(workers, timeout=60)
     taken = time.monotonic() - began
     assert answer.json()["state"] == "cancelled"
     assert not any(worker.is_running() for worker in workers)
@@ -144,9 +144,8 @@ def test_many_kills_lose_and_duplicate_nothing(tmp_path: Path) -> None:
         with running(data) as server:
             name = name or server.api.open(network())
             # Killed by another thread, so that an upload is active at that moment.
-            killer = threading.Timer(random.uniform(0.2, 0.8), server.process.kill)
-            killer.start()
-            _send_until_it_dies(server, name, acknowledged)
+            killer = threading.Timer(random.uniform(0.0, 0.1), server.process.kill)
+            _send_until_killed(server, name, acknowledged, int(random.integers(2, 40)), killer)
             killer.join()
     with running(data) as server:
         stored = _all_batches(server, name)
@@ -157,9 +156,14 @@ def test_many_kills_lose_and_duplicate_nothing(tmp_path: Path) -> None:
             assert server.api.put(name, index, content(index)).status_code == 200
 
 
-def _send_until_it_dies(server: Server, name: str, acknowledged: set[int]) -> None:
-    index = len(acknowledged)
+def _send_until_killed(
+    server: Server, name: str, acknowledged: set[int], count: int, killer: threading.Timer
+) -> None:
+    """Send batches, start the timer that kills the server after `count` of them, and go on."""
+    first = index = len(acknowledged)
     while True:
+        if index == first + count:
+            killer.start()
         try:
             if server.api.put(name, index, content(index)).status_code in (200, 201):
                 acknowledged.add(index)

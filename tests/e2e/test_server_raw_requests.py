@@ -7,7 +7,6 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,15 +22,21 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    data: Path = tmp_path_factory.mktemp("raw") / "data"
-    with running(data, body_idle_seconds=0.5) as found:
+    with running(tmp_path_factory.mktemp("raw") / "data") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a short timeout for headers and bodies."""
+    with running(tmp_path_factory.mktemp("impatient") / "data", body_idle_seconds=1.0) as found:
         yield found
 
 
 def connect(server: Server) -> socket.socket:
     address = urlsplit(server.url)
     assert address.hostname is not None
-    return socket.create_connection((address.hostname, address.port or 0), timeout=20)
+    return socket.create_connection((address.hostname, address.port or 0), timeout=60)
 
 
 def exchange(server: Server, *parts: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -111,14 +116,14 @@ def test_large_body_after_small_header(server: Server) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
-def test_header_timeout(server: Server, sent: bytes) -> None:
-    status, _, problem = exchange(server, sent)
+def test_header_timeout(impatient: Server, sent: bytes) -> None:
+    status, _, problem = exchange(impatient, sent)
     assert (status, problem["code"], problem["retryable"]) == (408, "header-timeout", True)
 
 
-def test_header_timeout_of_second_request(server: Server) -> None:
+def test_header_timeout_of_second_request(impatient: Server) -> None:
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with connect(server) as opened:
+    with connect(impatient) as opened:
         for _ in range(2):
             opened.sendall(whole)
             found = b""
@@ -129,8 +134,8 @@ def test_header_timeout_of_second_request(server: Server) -> None:
         assert opened.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
 
 
-def test_remaining_body_of_rejected_request(server: Server) -> None:
-    with connect(server) as opened:
+def test_remaining_body_of_rejected_request(impatient: Server) -> None:
+    with connect(impatient) as opened:
         opened.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n")
         while not opened.recv(1 << 16).endswith(b"}"):
             pass

@@ -215,7 +215,7 @@ def _check_cleanup(data: Path) -> None:
     def left() -> list[Path]:
         return [*(data / "staging").iterdir(), *data.glob("recalibrations/*/batches/*")]
 
-    assert wait_until(lambda: not left(), 10.0), left()
+    assert wait_until(lambda: not left(), 60.0), left()
 
 
 def to_stderr(line: dict[str, object]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.service_fakes import GOOD_MODEL
+from tests.support.waiting import until
 
 SAFETENSORS = "application/vnd.safetensors"
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -96,13 +96,14 @@ class Api:
 
     def wait(self, name: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
         """Wait until a recalibration is in one of `states`, by default any final state."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            found: dict[str, Any] = self.get(name).json()
-            if found["state"] in (states or ENDED):
-                return found
-            time.sleep(0.01)
-        raise AssertionError(f"still {found['state']} after {seconds} s")
+        found: dict[str, Any] = {}
+
+        def reached() -> bool:
+            found.update(self.get(name).json())
+            return found["state"] in (states or ENDED)
+
+        until(reached, lambda: f"the state is {found['state']}", seconds=seconds)
+        return found
 
     def finished(self, batches: int = 3, **options: Any) -> str:
         """Return the id of a succeeded recalibration."""

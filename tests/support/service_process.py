@@ -60,7 +60,7 @@ class Server:
         self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(how)
-        status = self.process.wait(30)
+        status = self.process.wait(60)
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.log.close()

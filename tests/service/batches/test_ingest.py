@@ -69,7 +69,7 @@ def test_reading_overlaps_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write = FileDraft.write
 
     def slow_write(self: FileDraft, data: bytes | bytearray | memoryview) -> None:
-        assert asked_for_more.wait(20)
+        assert asked_for_more.wait(60)
         write(self, data)
 
     async def body() -> AsyncIterator[bytearray]:
@@ -92,7 +92,7 @@ def test_cancellation_waits_for_the_thread(tmp_path: Path, monkeypatch: pytest.M
 
     def slow_write(self: FileDraft, data: bytes | bytearray | memoryview) -> None:
         writing.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         write(self, data)
         happened.append("written")
 
@@ -107,7 +107,7 @@ def test_cancellation_waits_for_the_thread(tmp_path: Path, monkeypatch: pytest.M
         body = pieces(BODY, 100)
         work = ingest.receive(FolderBlobs(tmp_path), KEY, body, parser(), None)
         task = asyncio.create_task(work)
-        await asyncio.to_thread(writing.wait, 20)
+        await asyncio.to_thread(writing.wait, 60)
         task.cancel()
         await asyncio.sleep(0.05)
         go_on.set()

@@ -110,14 +110,14 @@ def test_concurrent_uploads_keep_first_file(
     inspect = executor.inspect
 
     async def both_at_once(model: Path) -> dict[str, Any]:
-        await asyncio.to_thread(gate.wait, 20)
+        await asyncio.to_thread(gate.wait, 60)
         return await inspect(model)
 
     executor.inspect = both_at_once  # type: ignore[method-assign]
     file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(api.upload_model) for _ in range(2)]
-        gate.wait(20)
+        gate.wait(60)
         for answer in as_completed(answers):
             assert answer.result().is_success
             inodes.append(file.stat().st_ino)

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.telemetry.metrics import Metrics
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
+from tests.support.waiting import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -36,9 +37,9 @@ def test_counters(api: Api, executor: FakeExecutor) -> None:
     api.start(failed, 1)
     api.wait(failed)
     failure = ("bnrecal_failures_total", (("code", "layer-not-finite"),))
-    # Samples of a run are noted just after its state.
-    while failure not in (found := read(api)):
-        pass
+    # The samples of a run are recorded just after its state.
+    until(lambda: failure in read(api))
+    found = read(api)
     size = 4 * len(safetensors(x=batch()))
     assert found["bnrecal_ingest_bytes_total", ()] == size
     assert found["bnrecal_ingest_batches_total", ()] == 4
@@ -64,13 +65,12 @@ def test_gauges(api: Api, executor: FakeExecutor) -> None:
     api.wait(name, "running")
     listener = threading.Thread(target=lambda: api.get(name, "/events"))
     listener.start()
-    while read(api)["bnrecal_event_streams", ()] != 1:
-        pass
+    until(lambda: read(api)["bnrecal_event_streams", ()] == 1)
     found = read(api)
     assert found["bnrecal_running", ()] == 1
     assert found["bnrecal_requests_open", ()] == 2  # the event stream, and this request
     api.http.post(f"/v1/recalibrations/{name}/cancel")
-    listener.join(10)
+    listener.join(60)
     found = read(api)
     assert (found["bnrecal_running", ()], found["bnrecal_event_streams", ()]) == (0, 0)
     assert found["bnrecal_requests_open", ()] == 1

@@ -223,7 +223,7 @@ def test_orphaned_worker_exits() -> None:
     spec = WorkerTask(kind="report_sandbox", parent=1, output="/", limits=limits)
     command = [sys.executable, "-I", "-m", "service.workers.child"]
     done = subprocess.run(
-        command, input=spec.to_line(), capture_output=True, timeout=30, check=False
+        command, input=spec.to_line(), capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (1, b"")
 

@@ -226,7 +226,7 @@ def test_dead_worker_is_replaced(api: Api) -> None:
     assert api.put(name, 0, hostile.npz(x=images(0)), NPZ).status_code == 201
     for process in validators():
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     assert api.put(name, 1, hostile.npz(x=images(1)), NPZ).status_code == 201
 
 
