@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bnrecal_client.models import ModelDescription as ModelDescription
     from bnrecal_client.models import Progress as Progress
     from bnrecal_client.models import Recalibration as Recalibration
+    from bnrecal_client.models import SkippedSample as SkippedSample
     from bnrecal_client.models import StoredBatch as StoredBatch
     from bnrecal_client.models import Stream as Stream
     from bnrecal_client.models import TensorInfo as TensorInfo
@@ -83,6 +84,7 @@ __all__ = [
     "RetryPolicy",
     "ServerError",
     "ServerUnreachable",
+    "SkippedSample",
     "StoredBatch",
     "Stream",
     "TensorInfo",
@@ -123,6 +125,7 @@ _HOME = {
     "Result": "bnrecal_client.result",
     "ServerError": "bnrecal_client.errors",
     "ServerUnreachable": "bnrecal_client.errors",
+    "SkippedSample": "bnrecal_client.models",
     "StoredBatch": "bnrecal_client.models",
     "Stream": "bnrecal_client.models",
     "TensorInfo": "bnrecal_client.models",

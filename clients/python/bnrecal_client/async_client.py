@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from bnrecal_client._concurrency import CALLER, ConcurrentUploads, Sleep
+from bnrecal_client._concurrency import CALLER, Sleep
 from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
-from bnrecal_client._encoding.batches import EncodedBatch, encode
+from bnrecal_client._encoding.batches import encode
 from bnrecal_client._encoding.model_source import (
     AnyModel,
     ModelContent,
@@ -29,17 +29,18 @@ from bnrecal_client._encoding.model_source import (
     is_module,
     read_model,
 )
-from bnrecal_client._http.session import Session, StoredBatches
+from bnrecal_client._encoding.samples import OnBadSample, SampleFilter, check_on_bad_sample
+from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import Transport
+from bnrecal_client._sending import send_all
 from bnrecal_client.errors import (
     ConflictError,
-    InputError,
     OptionError,
     VerdictError,
     with_recalibration,
 )
 from bnrecal_client.images import Images
-from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
+from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
 from bnrecal_client.options import OnVerdict, Options, check_on_verdict
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Result
@@ -101,13 +102,16 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109 - it ends the waiting, not the call's I/O
         poll: float = 1.0,
         on_verdict: OnVerdict = "return",
+        on_bad_sample: OnBadSample = "raise",
     ) -> Result:
         """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
         options = Options.of(
             method=method, estimator=estimator, layers=layers, preprocess=preprocess
         )
         check_on_verdict(on_verdict)
-        source = BatchSource(batches, select, connections=connections)
+        check_on_bad_sample(on_bad_sample)
+        bad = SampleFilter() if on_bad_sample == "skip" else None
+        source = BatchSource(batches, select, connections=connections, bad=bad)
         if model is None and resume is None:
             raise OptionError("a model is required; None is valid only with resume=")
         with progress_display(progress) as callback:
@@ -127,7 +131,7 @@ class AsyncClient:
                 if opened.state == "open":
                     inputs = tuple(tensor.name for tensor in description.inputs)
                     # Sends PUT /v1/recalibrations/{id}/batches/{index}, several at a time
-                    sent = await _send_all(
+                    sent = await send_all(
                         session, opened.id, source, inputs, resumed=resume is not None
                     )
                     # Sends POST /v1/recalibrations/{id}/start
@@ -136,7 +140,10 @@ class AsyncClient:
                 await session.wait(opened.id, timeout_s=timeout, max_poll_s=poll)
                 # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
                 result = await session.fetch(opened.id, unfolded=unfolded)
-            return _accepted(replace(result, source=_file_of(model)), on_verdict)
+            result = replace(result, source=_file_of(model))
+            if bad is not None:
+                result = result.with_skipped(bad.skipped)
+            return _accepted(result, on_verdict)
 
     def attach(self, recalibration_id: str) -> AsyncHandle:
         """As `Client.attach`; it sends no request and is not awaited."""
@@ -275,64 +282,6 @@ def _require_same(opened: Recalibration, options: Options, content: ModelContent
             f"{opened.id} was created with a different {', '.join(differ)}: resume it with the "
             "original model and options, or start a new recalibration",
             recalibration_id=opened.id,
-        )
-
-
-async def _send_all(
-    session: Session,
-    recalibration_id: str,
-    source: BatchSource,
-    inputs: tuple[str, ...],
-    *,
-    resumed: bool,
-) -> int:
-    """Send every batch that the server does not store; return the number of batches in the stream.
-
-    At most `source.connections` batches are in memory.
-
-    Raises:
-        InputError: the stream is empty, or a batch cannot be encoded.
-        ConflictError: the server stores a different batch under an index.
-    """
-    total = await source.length()
-    stored = 0
-
-    async def count(change: int) -> None:
-        nonlocal stored
-        stored += change
-        await session.notify(Progress(phase="sending", done=stored, total=total))
-
-    async def upload(index: int, batch: EncodedBatch) -> None:
-        await session.put_batch(recalibration_id, index, batch, pause=uploads.pause)
-        await count(1)
-
-    known = StoredBatches(session, recalibration_id) if resumed else None
-    index = 0
-    await count(0)
-    async with ConcurrentUploads(source.connections, session.sleep) as uploads:
-        while await uploads.wait_for_slot():
-            if (batch := await source.next(inputs, index)) is None:
-                break
-            held = None if known is None else await known.at(index)
-            if held is None:
-                uploads.begin(index, partial(upload, index, batch))
-            else:
-                _require_equal(held, batch, recalibration_id)
-                await count(1)
-                uploads.release_slot()
-            index += 1
-    if index == 0:
-        raise InputError("the stream of batches is empty", code="stream-empty")
-    return index
-
-
-def _require_equal(stored: StoredBatch, batch: EncodedBatch, recalibration_id: str) -> None:
-    if stored.sha256 != batch.sha256:
-        raise ConflictError(
-            f"batch {stored.index} differs from the one stored for {recalibration_id}: resume with "
-            "the same data in the same order and batch size, or start a new recalibration",
-            code="batch-conflict",
-            recalibration_id=recalibration_id,
         )
 
 

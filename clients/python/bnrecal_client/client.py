@@ -21,6 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from bnrecal_client._concurrency import CallingThread, Sleep
 from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.model_source import AnyModel
+from bnrecal_client._encoding.samples import OnBadSample
 from bnrecal_client.async_client import AsyncClient
 from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
@@ -85,6 +86,7 @@ class Client:
         timeout: float | None = None,
         poll: float = 1.0,
         on_verdict: OnVerdict = "return",
+        on_bad_sample: OnBadSample = "raise",
     ) -> Result:
         """Recalibrate a model for the domain that the batches come from.
 
@@ -113,6 +115,9 @@ class Client:
             poll: longest pause between two polls of the state, in seconds.
             on_verdict: `"return"` returns every result; `"raise"` raises a `VerdictError` that
                 holds the result if its verdict is `do-not-deploy`.
+            on_bad_sample: `"raise"` ends with an error at a sample with NaN or Inf and at an image
+                that cannot be decoded; `"skip"` leaves such samples out and lists them in the
+                result's `skipped` (images: needs Pillow).
 
         Raises:
             InputError: the data or an option is invalid.
@@ -143,6 +148,7 @@ class Client:
                     timeout=timeout,
                     poll=poll,
                     on_verdict=on_verdict,
+                    on_bad_sample=on_bad_sample,
                 )
             )
 

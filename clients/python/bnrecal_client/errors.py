@@ -143,6 +143,7 @@ class BatchError(InputError):
 
     Attributes:
         batch: index of the batch in the stream, from 0; None while unknown.
+        sample: index of the sample in the stream, from 0; None while unknown.
         input: name of the input; None when the batch as a whole is invalid.
     """
 
@@ -153,6 +154,7 @@ class BatchError(InputError):
         message: str,
         *,
         batch: int | None = None,
+        sample: int | None = None,
         input_name: str | None = None,
         code: str | None = None,
         problem: Problem | None = None,
@@ -160,6 +162,7 @@ class BatchError(InputError):
     ) -> None:
         super().__init__(message, code=code, problem=problem, recalibration_id=recalibration_id)
         self.batch = batch
+        self.sample = sample
         self.input = input_name
 
 

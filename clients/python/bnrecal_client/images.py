@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnrecal_client._encoding.image_content import CONVERTED_SUFFIXES, as_png
 from bnrecal_client.errors import BatchError
 
 __all__ = ["MEDIA_TYPE", "SUFFIXES", "Images"]
@@ -33,6 +34,8 @@ class Images:
     def of(images: Iterable[bytes | str | os.PathLike[str]]) -> Images:
         """Return a batch of encoded images or of image files.
 
+        BMP, GIF and TIFF files are converted to PNG, which needs Pillow.
+
         Raises:
             BatchError: a file cannot be read.
         """
@@ -47,7 +50,7 @@ class Images:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for position, (name, content) in enumerate(self.items):
-                entry = tarfile.TarInfo(_member(position, name))
+                entry = tarfile.TarInfo(_member(position, name, content))
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
         return buffer.getvalue()
@@ -55,20 +58,26 @@ class Images:
 
 def _item(position: int, image: bytes | str | os.PathLike[str]) -> tuple[str, bytes]:
     if isinstance(image, bytes):
-        suffix = next((end for magic, end in _MAGIC if image.startswith(magic)), ".jpg")
-        return f"image{suffix}", image
+        return f"image{_suffix(image)}", image
     try:
-        return os.fspath(image), Path(image).read_bytes()
+        content = Path(image).read_bytes()
     except OSError as error:
         raise BatchError(
             f"image {position}: {image} cannot be read: {error.strerror or error}",
             code="image-invalid",
         ) from error
+    if Path(image).suffix.lower() in CONVERTED_SUFFIXES:
+        content = as_png(os.fspath(image), content)
+    return os.fspath(image), content
 
 
-def _member(position: int, name: str) -> str:
+def _suffix(content: bytes) -> str:
+    return next((suffix for magic, suffix in _MAGIC if content.startswith(magic)), ".jpg")
+
+
+def _member(position: int, name: str, content: bytes) -> str:
     """Return a unique member name in which the original name is recognizable."""
     path = Path(name)
     stem = "".join(sign if sign.isprintable() and sign != "\\" else "_" for sign in path.stem)
-    suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".jpg"
+    suffix = path.suffix if path.suffix.lower() in SUFFIXES else _suffix(content)
     return f"{position:06d}-{stem[:100]}{suffix}"

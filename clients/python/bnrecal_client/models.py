@@ -15,6 +15,7 @@ __all__ = [
     "ModelDescription",
     "Progress",
     "Recalibration",
+    "SkippedSample",
     "StoredBatch",
     "Stream",
     "TensorInfo",
@@ -116,6 +117,20 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     seconds_left: float | None = None
     note: str | None = None
+
+
+class SkippedSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that was left out of the stream because it is bad.
+
+    Attributes:
+        index: its position in the stream, from 0, with all samples counted.
+        name: its file, or a name for messages; None for a sample of an array.
+        reason: what is wrong with it.
+    """
+
+    index: int
+    name: str | None = None
+    reason: str
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):

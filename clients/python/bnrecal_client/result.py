@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.errors import OptionError, UnexpectedResponseError
-from bnrecal_client.models import Verdict
+from bnrecal_client.models import SkippedSample, Verdict
 
 __all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
 
@@ -36,6 +36,7 @@ class Outcome:
         report_html: the same report as an HTML page.
         statistics: the new running statistics by name.
         source: the file of the source model, which `save` does not overwrite; None if unknown.
+        skipped: samples that were left out because they are bad.
     """
 
     recalibration_id: str | None
@@ -43,6 +44,7 @@ class Outcome:
     report_html: str
     statistics: Statistics
     source: Path | None = None
+    skipped: tuple[SkippedSample, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -51,6 +53,11 @@ class Outcome:
             return msgspec.convert(self.report.get("verdict"), Verdict | None)
         except msgspec.ValidationError:
             return None
+
+    def with_skipped(self, skipped: Sequence[SkippedSample]) -> Self:
+        """Return the result with the samples that were left out, also listed in the report."""
+        report = {**self.report, "skipped_samples": msgspec.to_builtins(list(skipped))}
+        return replace(self, skipped=tuple(skipped), report=report)
 
     def save_statistics(self, path: str | os.PathLike[str]) -> Path:
         """Write the statistics as safetensors, atomically."""

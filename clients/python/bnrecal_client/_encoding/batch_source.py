@@ -12,6 +12,7 @@ from typing import Any
 
 from bnrecal_client._concurrency import CALLER
 from bnrecal_client._encoding.batches import EncodedBatch, encode
+from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.errors import InputError, OptionError
 
 __all__ = ["BatchSource", "Batches", "Select"]
@@ -35,6 +36,7 @@ class BatchSource:
         select: applied to each item; None for none.
         connections: uploads at a time, 1 to 16. None: 4 where `batches` can be read again, else 1:
             an iterator may be a live source, which is read no faster than its batches are stored.
+        bad: leaves bad samples out; None to send every sample.
 
     Attributes:
         connections: uploads at a time.
@@ -44,7 +46,12 @@ class BatchSource:
     """
 
     def __init__(
-        self, batches: Batches, select: Select | None, *, connections: int | None = None
+        self,
+        batches: Batches,
+        select: Select | None,
+        *,
+        connections: int | None = None,
+        bad: SampleFilter | None = None,
     ) -> None:
         if isinstance(batches, str | bytes | Mapping) or hasattr(batches, "__array__"):
             raise OptionError(
@@ -57,6 +64,7 @@ class BatchSource:
         self.connections = _checked(connections, default=_CONNECTIONS if reread else 1)
         self._batches = batches
         self._select = select
+        self._bad = bad
         self._items: Iterator[Any] | AsyncIterator[Any] | None = None
         self._peeked: list[object] = []
 
@@ -74,7 +82,7 @@ class BatchSource:
         return self._peeked[0]
 
     async def next(self, inputs: tuple[str, ...], index: int) -> EncodedBatch | None:
-        """Return the next batch, encoded; None after the last.
+        """Return the next batch that has a good sample, encoded; None after the last.
 
         Args:
             inputs: the model's input names, in its order.
@@ -83,12 +91,16 @@ class BatchSource:
         Raises:
             BatchError: the batch cannot be encoded.
         """
-        encoder = partial(encode, inputs=inputs, index=index)
-        if self._peeked:
-            item = self._peeked.pop()
-            return await CALLER.get().run(lambda: encoder(item))
-        found = await self._pull(encoder)
-        return found if isinstance(found, EncodedBatch) else None
+        encoder = partial(encode, inputs=inputs, index=index, bad=self._bad)
+        while True:
+            if self._peeked:
+                found: object = await CALLER.get().run(partial(encoder, self._peeked.pop()))
+            else:
+                found = await self._pull(encoder)
+            if not isinstance(found, EncodedBatch):
+                return None
+            if found.samples or self._bad is None:
+                return found
 
     async def length(self) -> int | None:
         """Return the number of batches, None if the iterable does not know it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
@@ -15,6 +15,9 @@ from bnrecal_client._http.messages import sha256_hex
 from bnrecal_client.errors import BatchError
 from bnrecal_client.images import MEDIA_TYPE as TAR
 from bnrecal_client.images import Images
+
+if TYPE_CHECKING:
+    from bnrecal_client._encoding.samples import SampleFilter
 
 __all__ = ["Arrays", "EncodedBatch", "encode", "named_arrays", "to_array"]
 
@@ -32,29 +35,39 @@ class EncodedBatch:
     Attributes:
         body: safetensors, or a tar archive of images.
         sha256: digest of the body, in hex.
+        samples: number of samples in it.
         media_type: the media type of the body.
     """
 
     body: bytes
     sha256: str
+    samples: int
     media_type: str = SAFETENSORS
 
 
-def encode(batch: object, inputs: Sequence[str], *, index: int) -> EncodedBatch:
+def encode(
+    batch: object, inputs: Sequence[str], *, index: int, bad: SampleFilter | None = None
+) -> EncodedBatch:
     """Return one batch, encoded; equal batches give equal bytes.
 
     Args:
         batch: `Images`, or as `named_arrays`.
         inputs: the model's input names, in its order.
         index: position in the stream, for messages.
+        bad: leaves bad samples out; None to encode every sample.
 
     Raises:
         BatchError: the batch does not fit the model's inputs, or cannot be encoded.
     """
     if isinstance(batch, Images):
+        batch = batch if bad is None else bad.images(batch)
         packed = batch.packed()
-        return EncodedBatch(body=packed, sha256=sha256_hex(packed), media_type=TAR)
+        return EncodedBatch(
+            body=packed, sha256=sha256_hex(packed), samples=len(batch), media_type=TAR
+        )
     arrays = named_arrays(batch, inputs, index=index)
+    if bad is not None:
+        arrays = bad.arrays(arrays)
     # safetensors writes the raw buffer of a strided array and ignores its strides.
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
@@ -64,7 +77,8 @@ def encode(batch: object, inputs: Sequence[str], *, index: int) -> EncodedBatch:
         raise BatchError(
             f"batch {index} cannot be encoded ({kinds}): {error}", batch=index, code="batch-dtype"
         ) from error
-    return EncodedBatch(body=body, sha256=sha256_hex(body))
+    samples = min((len(array) for array in dense.values()), default=0)
+    return EncodedBatch(body=body, sha256=sha256_hex(body), samples=samples)
 
 
 def named_arrays(batch: object, inputs: Sequence[str], *, index: int) -> Arrays:

@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,10 @@ from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.cli.in_process import LocalResult
 from bnrecal_client.cli.outputs import OutputFile, Outputs
 from bnrecal_client.result import Outcome, Result
+
+if TYPE_CHECKING:
+    from bnrecal_client.cli.data.array_batches import DataSet
+    from bnrecal_client.cli.data.image_files import ImageSet
 
 __all__ = [
     "count",
@@ -43,16 +47,28 @@ _LARGEST = 5
 _STEP = 1000.0
 
 
-def deliver(args: Namespace, result: Result | LocalResult, outputs: Outputs) -> Exit:
+def deliver(
+    args: Namespace,
+    result: Result | LocalResult,
+    outputs: Outputs,
+    *,
+    data: DataSet | ImageSet | None = None,
+) -> Exit:
     """Write the files of a finished recalibration, print its summary, return the exit code.
 
     The models of a result that should not be deployed are written only with `--force`.
+
+    Args:
+        args: the parsed options.
+        result: the recalibration.
+        outputs: the files to write.
+        data: what the stream was read from; None if unknown.
     """
     verdict = result.verdict
     rejected = verdict is not None and verdict.is_rejection
     withheld = outputs.models() if rejected and not args.force else ()
     files = outputs.write(result, models=not withheld)
-    print_result(args, result, files, withheld=withheld)
+    print_result(args, result, files, withheld=withheld, data=data)
     return Exit.DO_NOT_DEPLOY if rejected else Exit.OK
 
 
@@ -62,6 +78,7 @@ def print_result(
     files: Sequence[OutputFile],
     *,
     withheld: Sequence[OutputFile] = (),
+    data: DataSet | ImageSet | None = None,
 ) -> None:
     """Print the summary of a finished recalibration.
 
@@ -70,8 +87,9 @@ def print_result(
         result: the recalibration.
         files: the files that were written.
         withheld: the files that were not written because of the verdict.
+        data: what the stream was read from; None if unknown.
     """
-    found = summary(result, files, withheld)
+    found = summary(result, files, withheld, data)
     if args.json:
         print_json({**found, "server": args.server})
     elif not args.quiet:
@@ -94,7 +112,10 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def summary(
-    result: Outcome, files: Sequence[OutputFile], withheld: Sequence[OutputFile] = ()
+    result: Outcome,
+    files: Sequence[OutputFile],
+    withheld: Sequence[OutputFile] = (),
+    data: DataSet | ImageSet | None = None,
 ) -> dict[str, Any]:
     """Return the summary as JSON values; the arguments are those of `print_result`."""
     report = result.report
@@ -109,6 +130,9 @@ def summary(
         "estimator": report.get("estimator"),
         "samples": _deep(report, "stream", "samples"),
         "batches": _deep(report, "stream", "batches"),
+        "files_read": None if data is None else data.files,
+        "files_ignored": {} if data is None else dict(data.ignored),
+        "skipped_samples": [msgspec.to_builtins(skip) for skip in result.skipped],
         "layers": {"total": len(layers), "recalibrated": len(done)},
         "drift": [_drift(layer) for layer in _largest(done)],
         "folded": sum(fold.get("status") == "folded" for fold in folds),
@@ -134,6 +158,8 @@ def summary_lines(found: Mapping[str, Any], *, color: bool = False) -> list[str]
     return [
         *_verdict(found["verdict"], color=color),
         *_headline(found),
+        *_ignored(found),
+        *_skipped(found["skipped_samples"]),
         *_drifts(found["drift"]),
         *_folds(found),
         *([] if found["parity"] is None else [parity_line(found["parity"])]),
@@ -174,6 +200,32 @@ def _headline(found: Mapping[str, Any]) -> list[str]:
         done += f" from {stream}"
     estimator = (found["estimator"] or {}).get("name")
     return [f"{done} ({found['method']}, {estimator})"]
+
+
+def _ignored(found: Mapping[str, Any]) -> list[str]:
+    ignored = found["files_ignored"]
+    if not ignored:
+        return []
+    others = sum(ignored.values())
+    ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    kinds = ", ".join(f"{suffix} {number:,}" for suffix, number in ordered)
+    read = found["files_read"]
+    return [f"{count(read + others, 'file')}: {read:,} read, {others:,} ignored ({kinds})"]
+
+
+def _skipped(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not skipped:
+        return []
+    lines = [f"left out {count(len(skipped), 'bad sample')}"]
+    lines += [
+        f"  {skip['name'] or 'sample ' + str(skip['index'])}: {skip['reason']}"
+        for skip in skipped[:_LARGEST]
+    ]
+    if len(skipped) > _LARGEST:
+        lines.append(
+            f"  and {len(skipped) - _LARGEST:,} more, listed by --json and the JSON report"
+        )
+    return lines
 
 
 def _drifts(drifts: Sequence[Mapping[str, Any]]) -> list[str]:

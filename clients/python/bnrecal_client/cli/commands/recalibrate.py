@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
+from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
 from bnrecal_client.cli.data.labels import labeled
+from bnrecal_client.cli.data.naming import naming_the_file
 from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
 from bnrecal_client.cli.output import deliver
-from bnrecal_client.errors import OptionError
+from bnrecal_client.errors import BatchError, OptionError, RecalibrationFailed
+from bnrecal_client.models import SkippedSample
 from bnrecal_client.options import METHODS, Options
 from bnrecal_client.progress import progress_display
 from bnrecal_client.result import Result
@@ -73,7 +78,8 @@ def _add_data(parser: ArgumentParser) -> None:
         type=Path,
         nargs="+",
         help=".npy, .npz or .safetensors files, or folders of them; first axis = samples. With "
-        "--preprocess: images (.jpg, .png, .webp), folders, .tar or .zip archives of them",
+        "--preprocess: images (.jpg, .png, .webp, .bmp, .gif, .tiff), folders, .tar or .zip "
+        "archives of them",
     )
     parser.add_argument(
         "--preprocess",
@@ -90,6 +96,11 @@ def _add_data(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="use only the first N samples"
+    )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave samples with NaN or Inf and unreadable images out, and list them",
     )
 
 
@@ -126,10 +137,28 @@ def run(args: Namespace) -> int:
     default = Path(f"{args.model.stem}.recalibrated.onnx")
     sources = () if args.force else (args.model, *args.data)
     outputs = arguments.outputs_of(args, default, sources=sources)
+    bad = SampleFilter() if args.skip_bad else None
     find = open_data if options.preprocess is None else open_images
-    data = find(args.data, batch_size=args.batch_size, limit=args.limit)
-    result = _remote(args, data, options) if args.server else _local(args, data, options)
-    return deliver(args, result, outputs)
+    data = find(args.data, batch_size=args.batch_size, limit=args.limit, bad=bad)
+    try:
+        result = _remote(args, data, options) if args.server else _local(args, data, options)
+    except BatchError as error:
+        raise naming_the_file(error, data) from error
+    except RecalibrationFailed as error:
+        if isinstance(error.__cause__, BatchError):
+            raise naming_the_file(error.__cause__, data) from error
+        raise
+    if bad is not None:
+        result = result.with_skipped(_named(bad.skipped, data))
+    return deliver(args, result, outputs, data=data)
+
+
+def _named(skipped: Sequence[SkippedSample], data: DataSet | ImageSet) -> list[SkippedSample]:
+    """Return skipped samples with the names of their files."""
+    return [
+        skip if skip.name is not None else structs.replace(skip, name=data.name_of(skip.index))
+        for skip in skipped
+    ]
 
 
 def _read_preprocess(path: Path) -> Mapping[str, object]:

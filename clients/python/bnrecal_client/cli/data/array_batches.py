@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli.data.array_files import Table, find_files, open_table
 
-__all__ = ["DataSet", "open_data"]
+__all__ = ["DataSet", "keyed", "open_data"]
 
 # The key of an array: its name, its position in a tuple, or "" for a file of one unnamed array. It
 # keeps the file's own form until the model's input names are known.
@@ -29,18 +30,45 @@ class DataSet:
         tables: the files, in order.
         batch_size: samples per batch; only the last batch is smaller, and one before a file whose
             samples have another shape or type.
-        samples: number of samples that are used.
+        samples: number of samples that are used, bad ones included.
+        ignored: number of files of other kinds in the folders, by suffix.
+        bad: leaves bad samples out; None to keep every sample.
     """
 
     tables: tuple[Table, ...]
     batch_size: int
     samples: int
+    ignored: Mapping[str, int]
+    bad: SampleFilter | None = None
+
+    @property
+    def files(self) -> int:
+        """Number of data files."""
+        return len(self.tables)
 
     def __len__(self) -> int:
         """Return the number of batches if all samples have the same shape and type."""
         return (self.samples + self.batch_size - 1) // self.batch_size
 
+    def name_of(self, sample: int) -> str:
+        """Return the file of a sample, and its place in it if there are several."""
+        for table in self.tables:
+            if sample < table.samples:
+                return str(table.path) if table.samples == 1 else f"{table.path}, sample {sample}"
+            sample -= table.samples
+        raise IndexError(sample)
+
     def __iter__(self) -> Iterator[object]:
+        if self.bad is None:
+            yield from self._batches()
+            return
+        self.bad.restart()
+        for batch in self._batches():
+            good = self.bad.arrays(keyed(batch))
+            if _length(good):
+                yield _unkeyed(good)
+
+    def _batches(self) -> Iterator[object]:
         pieces: list[Piece] = []
         for piece in self._pieces():
             if pieces and not _alike(pieces[0], piece):
@@ -66,23 +94,39 @@ class DataSet:
         for table in self.tables:
             if left <= 0:
                 return
-            yield _slice(_keyed(table.read()), 0, left)
+            yield _slice(keyed(table.read()), 0, left)
             left -= table.samples
 
 
-def open_data(paths: Sequence[Path], *, batch_size: int, limit: int | None) -> DataSet:
+def open_data(
+    paths: Sequence[Path],
+    *,
+    batch_size: int,
+    limit: int | None,
+    bad: SampleFilter | None = None,
+) -> DataSet:
     """Return the data files of some paths as a stream; only headers are read.
+
+    Args:
+        paths: files and folders.
+        batch_size: samples per batch.
+        limit: most samples to use; None for all.
+        bad: leaves bad samples out; None to keep every sample.
 
     Raises:
         InputError: there is no data file, or a file is damaged.
     """
-    tables = tuple(open_table(path) for path in find_files(paths))
+    found = find_files(paths)
+    tables = tuple(open_table(path) for path in found.paths)
     held = sum(table.samples for table in tables)
     samples = held if limit is None else min(held, limit)
-    return DataSet(tables=tables, batch_size=batch_size, samples=samples)
+    return DataSet(
+        tables=tables, batch_size=batch_size, samples=samples, ignored=found.ignored, bad=bad
+    )
 
 
-def _keyed(found: object) -> Piece:
+def keyed(found: object) -> Piece:
+    """Return the arrays of a batch or file by key: name, position in a tuple, or ""."""
     if isinstance(found, Mapping):
         return {str(name): array for name, array in found.items()}
     if isinstance(found, tuple):
@@ -113,9 +157,13 @@ def _joined(pieces: Sequence[Piece]) -> object:
         key: pieces[0][key] if len(pieces) == 1 else _concatenated(pieces, key)
         for key in pieces[0]
     }
+    return _unkeyed(whole)
+
+
+def _unkeyed(whole: Piece) -> object:
     if "" in whole:
         return whole[""]
-    return tuple(whole.values()) if 0 in whole else whole
+    return tuple(whole.values()) if 0 in whole else dict(whole)
 
 
 def _concatenated(pieces: Sequence[Piece], key: Key) -> NDArray[np.generic]:

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnrecal_client.cli.data.folders import FoundFiles, find
 from bnrecal_client.errors import InputError
 
 __all__ = ["Table", "find_files", "open_table"]
@@ -40,31 +41,27 @@ class Table:
     read: Callable[[], Array | tuple[Array, ...] | Mapping[str, Array]]
 
 
-def find_files(paths: Iterable[Path]) -> list[Path]:
+def find_files(paths: Iterable[Path]) -> FoundFiles:
     """Return the data files of some paths; those of a folder and its subfolders sorted by path.
 
     Raises:
         InputError: a file is missing or of another kind, or a folder has no data file.
     """
-    found: list[Path] = []
-    for path in paths:
+    every = list(paths)
+    for path in every:
         if path.is_dir():
-            inside = [child for child in sorted(path.rglob("*")) if child.suffix in _OPENERS]
-            if not inside:
+            if not find([path], _OPENERS).paths:
                 raise InputError(
                     f"the folder {path} has no {_kinds()} file (images need --preprocess)"
                 )
-            found += inside
-        elif path.suffix not in _OPENERS:
+        elif path.suffix.lower() not in _OPENERS:
             raise InputError(
                 f"{path} is not a {_kinds()} file: convert it first (numpy.save); images need "
                 "--preprocess"
             )
         elif not path.is_file():
             raise InputError(f"there is no data file {path}")
-        else:
-            found.append(path)
-    return found
+    return find(every, _OPENERS)
 
 
 def open_table(path: Path) -> Table:
@@ -74,7 +71,7 @@ def open_table(path: Path) -> Table:
         InputError: the file is damaged, or its arrays do not share a first axis.
     """
     try:
-        shapes, read = _OPENERS[path.suffix](path)
+        shapes, read = _OPENERS[path.suffix.lower()](path)
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, struct.error) as error:
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
     lengths = {shape[0] if shape else 0 for shape in shapes}

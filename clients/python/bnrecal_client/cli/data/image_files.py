@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from bnrecal_client._encoding.image_content import CONVERTED_SUFFIXES, as_png
+from bnrecal_client._encoding.samples import SampleFilter
+from bnrecal_client.cli.data.folders import find
 from bnrecal_client.errors import InputError
 from bnrecal_client.images import SUFFIXES, Images
 
@@ -16,6 +19,7 @@ __all__ = ["ImageSet", "open_images"]
 
 _Named = tuple[str, bytes]
 _ARCHIVES = frozenset({".tar", ".zip"})
+_KNOWN = SUFFIXES | CONVERTED_SUFFIXES | _ARCHIVES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,55 +42,90 @@ class ImageSet:
     """Image files as one stream of batches, read while iterating.
 
     Attributes:
-        files: the files, in order.
+        images: the files, in order.
         batch_size: images per batch; only the last is smaller.
-        samples: number of images that are used.
+        samples: number of images that are used, bad ones included.
+        ignored: number of files of other kinds in the folders, by suffix.
+        bad: leaves images out that cannot be read; None to keep every image.
     """
 
-    files: tuple[ImageFile, ...]
+    images: tuple[ImageFile, ...]
     batch_size: int
     samples: int
+    ignored: Mapping[str, int]
+    bad: SampleFilter | None = None
+
+    @property
+    def files(self) -> int:
+        """Number of files."""
+        return len(self.images)
 
     def __len__(self) -> int:
         """Return the number of batches."""
         return (self.samples + self.batch_size - 1) // self.batch_size
 
+    def name_of(self, sample: int) -> str:
+        """Return the file of an image, and its place in it if there are several."""
+        for one in self.images:
+            if sample < one.samples:
+                return str(one.path) if one.samples == 1 else f"{one.path}, image {sample}"
+            sample -= one.samples
+        raise IndexError(sample)
+
     def __iter__(self) -> Iterator[Images]:
-        every = chain.from_iterable(one.read(one.path) for one in self.files)
-        images = islice(every, self.samples)
+        if self.bad is not None:
+            self.bad.restart()
+        images = self._good()
         while items := tuple(islice(images, self.batch_size)):
             yield Images(items=items)
 
+    def _good(self) -> Iterator[_Named]:
+        bad, left = self.bad, self.samples
+        for one in self.images:
+            wanted, left = min(left, one.samples), max(0, left - one.samples)
+            if bad is None:
+                yield from islice(one.read(one.path), wanted)
+                continue
+            try:
+                for name, content in islice(one.read(one.path), wanted):
+                    if bad.accepts(name, content):
+                        yield name, content
+            except InputError as error:
+                bad.skip(str(one.path), error.message)
 
-def open_images(paths: Sequence[Path], *, batch_size: int, limit: int | None) -> ImageSet:
+
+def open_images(
+    paths: Sequence[Path],
+    *,
+    batch_size: int,
+    limit: int | None,
+    bad: SampleFilter | None = None,
+) -> ImageSet:
     """Return the images of some paths; only the directories of archives are read.
+
+    Args:
+        paths: files and folders.
+        batch_size: images per batch.
+        limit: most images to use; None for all.
+        bad: leaves images out that cannot be read; None to keep every image.
 
     Raises:
         InputError: there is no image, or a file is neither an image nor an archive.
     """
-    files = tuple(one for path in paths for one in _files(path))
+    found = find(paths, _KNOWN)
+    files = tuple(_image_file(path) for path in found.paths)
     held = sum(one.samples for one in files)
     if not held:
         raise InputError(f"there is no image ({_kinds()}) in {', '.join(map(str, paths))}")
     samples = held if limit is None else min(held, limit)
-    return ImageSet(files=files, batch_size=batch_size, samples=samples)
-
-
-def _files(path: Path) -> Iterator[ImageFile]:
-    """Yield the image files of a path; those of a folder and its subfolders sorted by path."""
-    if path.is_dir():
-        known = SUFFIXES | _ARCHIVES
-        for child in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in child.relative_to(path).parts)
-            if child.suffix.lower() in known and not hidden and child.is_file():
-                yield _image_file(child)
-    elif not path.is_file():
-        raise InputError(f"there is no data file {path}")
-    else:
-        yield _image_file(path)
+    return ImageSet(
+        images=files, batch_size=batch_size, samples=samples, ignored=found.ignored, bad=bad
+    )
 
 
 def _image_file(path: Path) -> ImageFile:
+    if not path.is_file():
+        raise InputError(f"there is no data file {path}")
     kind = path.suffix.lower()
     try:
         if kind == ".tar":
@@ -97,16 +136,18 @@ def _image_file(path: Path) -> ImageFile:
             return ImageFile(path=path, samples=len(names), read=_zip)
     except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} cannot be read as {kind}: {error}") from error
-    if kind not in SUFFIXES:
+    if kind not in SUFFIXES | CONVERTED_SUFFIXES:
         raise InputError(f"{path} is not a {_kinds()} file; --preprocess works with images only")
     return ImageFile(path=path, samples=1, read=_file)
 
 
 def _file(path: Path) -> Iterator[_Named]:
     try:
-        yield str(path), path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    convert = path.suffix.lower() in CONVERTED_SUFFIXES
+    yield str(path), as_png(str(path), content) if convert else content
 
 
 def _tar(path: Path, *, skip: bool = False) -> Iterator[_Named]:
@@ -132,5 +173,5 @@ def _is_image(name: str) -> bool:
 
 
 def _kinds() -> str:
-    *others, last = sorted(SUFFIXES | _ARCHIVES)
+    *others, last = sorted(_KNOWN)
     return f"{', '.join(others)} or {last}"

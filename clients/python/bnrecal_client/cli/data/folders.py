@@ -1,0 +1,49 @@
+"""Walking folders: the files of known kinds, and how many others were ignored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+__all__ = ["FoundFiles", "find"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFiles:
+    """The files of some paths.
+
+    Attributes:
+        paths: files that were named, and files of known kinds in folders.
+        ignored: number of other files in the folders, by suffix in lower case; hidden files are not
+            counted.
+    """
+
+    paths: tuple[Path, ...]
+    ignored: Mapping[str, int]
+
+
+def find(paths: Iterable[Path], suffixes: Collection[str]) -> FoundFiles:
+    """Return the files of some paths; those of a folder and its subfolders sorted by path.
+
+    Args:
+        paths: files, which are returned whatever they are, and folders.
+        suffixes: the kinds to return from folders, in lower case.
+    """
+    found: list[Path] = []
+    ignored: Counter[str] = Counter()
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        for child in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in child.relative_to(path).parts)
+            if hidden or not child.is_file():
+                continue
+            if child.suffix.lower() in suffixes:
+                found.append(child)
+            else:
+                ignored[child.suffix.lower() or "no suffix"] += 1
+    return FoundFiles(paths=tuple(found), ignored=MappingProxyType(dict(ignored)))
