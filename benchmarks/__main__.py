@@ -18,6 +18,7 @@ BENCHMARKS = {
     "accuracy.digits": "estimators on MNIST → scikit-learn digits",
     "accuracy.input_check": "the input check on real networks (needs two Debian packages)",
     "accuracy.folded_models": "folded models with inserted BatchNorm (needs a Debian package)",
+    "accuracy.choice": "candidates of Auto on images and photographs (hours on a CPU)",
     "accuracy.fashion": "estimators on corrupted Fashion-MNIST (needs Debian's dataset package)",
 }
 
