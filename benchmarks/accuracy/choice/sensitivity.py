@@ -1,0 +1,79 @@
+"""The rule with one threshold changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from unittest import mock
+
+from benchmarks.accuracy.choice.policy import decide
+from benchmarks.accuracy.choice.rows import Row
+from benchmarks.accuracy.choice.summary import (
+    FAMILIES,
+    HARM,
+    development,
+    markdown,
+    signed,
+    summarize,
+)
+from bn_ops.auto import decision
+from bn_ops.diagnostics.report import VerdictCode
+
+__all__ = ["sensitivity_table"]
+
+# Threshold in `bn_ops.auto.decision` → other values.
+_VARIANTS: dict[str, tuple[float, ...]] = {
+    "MIN_SAMPLES": (4, 16),
+    "MIN_SAMPLES_TO_DEPLOY": (16, 64),
+    "_ERRORS": (1, 3),
+    "_VARIED_CLASSES": (2, 4),
+    "_VARIED_SHARE": (0.2, 0.5),
+    "_VARIED_FLOOR": (0.3, 1),
+    "_BROAD_CLASSES": (2.5, 5),
+    "_BROAD_SHARE": (0.15, 0.45),
+    "_MODERATE_GAIN": (0.01, 0.1),
+    "_EQUAL_ENTROPY": (0, 0.1),
+    "_LARGE_GAIN": (0.15, 0.35),
+    "_EARLY_MAX_CLASSES": (9, 1_000),
+    "_EARLY_MIN_SAMPLES": (8, 32),
+    "_EARLY_DISTINCT": (1.5, 3),
+    "_EARLY_GAIN": (0.15, 0.35),
+    "_EARLY_ENTROPY": (0.05, 0.4),
+    "_SMALL_GAIN": (0.1, 0.25),
+}
+
+
+def sensitivity_table(rows: Sequence[Row]) -> str:
+    """Render the figures of the rule as it is, and with each threshold changed."""
+    parts = [[row for row in rows if development(row) == first] for first in (True, False)]
+    head = [
+        "threshold",
+        "value",
+        *(
+            f"{part}: mean / worst regret, mixed n ≥ 16; worst change; harmful; `deploy`, harmful"
+            for part in ("development", "held out")
+        ),
+    ]
+    body = [["(as it is)", "", *(_figures(part) for part in parts)]]
+    for name, values in _VARIANTS.items():
+        assert hasattr(decision, name)
+        for value in values:
+            with mock.patch.object(decision, name, value):
+                figures = [_figures(part) for part in parts]
+            shown = f"{value:g} for {getattr(decision, name):g}"
+            body.append([f"`{name.lstrip('_')}`", shown, *figures])
+    return markdown(head, body)
+
+
+def _figures(rows: Sequence[Row]) -> str:
+    """Return the figures of one cell."""
+    found = [(row, decide(row)) for row in rows]
+    every = summarize([(row, each.candidate) for row, each in found])
+    mixed = summarize(
+        [(r, d.candidate) for r, d in found if FAMILIES["mixed"](r) and r.samples >= 16]
+    )
+    deployed = [(r, d.candidate) for r, d in found if d.verdict is VerdictCode.DEPLOY]
+    harmful = sum(row.change_of(name) < -HARM for row, name in deployed)
+    return (
+        f"{mixed.regret:.1f} / {mixed.worst_regret:.1f}; {signed(every.worst_change)}; "
+        f"{every.harmful}; {len(deployed)}, {harmful}"
+    )
