@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import recalibrate_with
@@ -107,10 +108,15 @@ def adapt(
     done = recalibrate_with(model, batches, options)
     try:
         unfolded = _as_onnx(model, done, example_inputs)
-        return _fold(unfolded, done, options.progress, threads)
+        artifact = _fold(unfolded, done, options.progress, threads)
     except BaseException:
         done.undo()
         raise
+    return replace(artifact, source_path=_path_of(model))
+
+
+def _path_of(model: object) -> Path | None:
+    return Path(model).absolute() if isinstance(model, str | Path) else None
 
 
 def _fold(

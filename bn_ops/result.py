@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.diagnostics.report import Report, Verdict
+from bn_ops.errors import OptionError
 from bn_ops.onnx_files.read_write import write_model
 
 if TYPE_CHECKING:
@@ -60,12 +61,14 @@ class Artifact:
         unfolded: the recalibrated ONNX model with its BatchNormalization nodes.
         statistics: the new running statistics of each recalibrated layer, float64.
         report: what was done.
+        source_path: the file of the source model; None if it did not come from a file.
     """
 
     model: onnx.ModelProto
     unfolded: onnx.ModelProto
     statistics: Mapping[LayerName, RunningStatistics]
     report: Report
+    source_path: Path | None = None
 
     def __repr__(self) -> str:
         parity = self.report.parity
@@ -77,20 +80,37 @@ class Artifact:
         """Whether the model should be deployed; None where the models were not compared."""
         return self.report.verdict
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the folded model to a file, atomically and durably.
 
         The tensors of a model above 2 GiB are written to an external data file next to it; see
         `bn_ops.onnx_files.read_write`.
 
+        Args:
+            path: the file.
+            force: overwrite even the source model, whose BatchNorm is then lost.
+
         Raises:
+            OptionError: the path names the source model, and `force` is False.
             OSError: the file cannot be written; an existing file is unchanged.
         """
-        write_model(self.model, Path(path))
+        self._write(self.model, Path(path), force=force)
 
-    def save_unfolded(self, path: str | Path) -> None:
+    def save_unfolded(self, path: str | Path, *, force: bool = False) -> None:
         """Write the unfolded model in the same way."""
-        write_model(self.unfolded, Path(path))
+        self._write(self.unfolded, Path(path), force=force)
+
+    def _write(self, model: onnx.ModelProto, path: Path, *, force: bool) -> None:
+        if not force and self._is_source(path):
+            raise OptionError(
+                f"{path} is the source model and would be overwritten: choose another name, or "
+                "pass force=True"
+            )
+        write_model(model, path)
+
+    def _is_source(self, path: Path) -> bool:
+        source = self.source_path
+        return source is not None and source.exists() and path.exists() and path.samefile(source)
 
 
 def _summary(report: Report) -> str:

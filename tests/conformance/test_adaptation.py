@@ -92,6 +92,23 @@ def test_saving_is_atomic(artifact: bn_ops.Artifact, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_the_source_file_is_overwritten_only_with_force(tmp_path: Path) -> None:
+    path, link, other = (tmp_path / name for name in ("model.onnx", "link.onnx", "other.onnx"))
+    onnx.save(residual_network(), path)
+    link.symlink_to(path)
+    before = path.read_bytes()
+    artifact = bn_ops.adapt(str(path), [images(6)])
+    for target in (path, link):
+        for save in (artifact.save, artifact.save_unfolded):
+            with pytest.raises(OptionError, match="is the source model and would be overwritten"):
+                save(target)
+    assert path.read_bytes() == before
+    artifact.save(other)
+    artifact.save_unfolded(other)
+    artifact.save(path, force=True)
+    assert onnx.load(path) == artifact.model
+
+
 def test_progress_phases_in_order() -> None:
     seen: list[str] = []
     bn_ops.adapt(residual_network(), [images(4)], progress=lambda p: seen.append(p.phase))

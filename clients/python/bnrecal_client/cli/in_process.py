@@ -34,14 +34,14 @@ class LocalResult(Outcome):
         """Write the folded model, atomically; `force` as in `Result.save`."""
         if not force:
             self.require_not_source(path)
-        self.artifact.save(path)
+        self.artifact.save(path, force=True)
         return Path(path)
 
     def save_unfolded(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the model with its BatchNorm kept, atomically; `force` as in `Result.save`."""
         if not force:
             self.require_not_source(path)
-        self.artifact.save_unfolded(path)
+        self.artifact.save_unfolded(path, force=True)
         return Path(path)
 
 
