@@ -80,7 +80,7 @@ def create_app(
     errors.install(app)
     app.state.bodies = OpenBodies()
     _add_layers(app, settings, metrics)
-    app.router.routes.append(batches_api.DIRECT_ROUTE)
+    app.router.routes.extend(batches_api.DIRECT_ROUTES)
     for module in (
         models_api,
         recalibrations_api,
@@ -92,6 +92,7 @@ def create_app(
         health,
     ):
         app.include_router(module.router)
+    app.include_router(batches_api.source_router)
     documentation.install(app)
     return app
 

@@ -8,7 +8,14 @@ does: folding has made w = a·z + b of the original layer's input z, and this af
 the normalization. Only ε differs; the one stored here is far below every variance that counts.
 """
 
+from bn_ops.batchnorm_insertion.describe import describe_insertable
 from bn_ops.batchnorm_insertion.insert import insert_batchnorm
 from bn_ops.batchnorm_insertion.result import InsertedLayer, Insertion, LeftOperator
 
-__all__ = ["InsertedLayer", "Insertion", "LeftOperator", "insert_batchnorm"]
+__all__ = [
+    "InsertedLayer",
+    "Insertion",
+    "LeftOperator",
+    "describe_insertable",
+    "insert_batchnorm",
+]

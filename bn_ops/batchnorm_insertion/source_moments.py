@@ -66,7 +66,7 @@ def measure_tensors(
             for name, array in zip(tensors, inner.run(tensors, group.arrays), strict=True):
                 real = array[: group.samples] if group.padded else array
                 found[name] = _added(found.get(name), real)
-        progress(Progress(phase="reading", done=number + 1, total=None))
+        progress(Progress(phase="inserting", done=number + 1, total=None))
     return found
 
 

@@ -129,7 +129,7 @@ def _look_up(tx: Transaction, upload: Upload) -> tuple[Recalibration, StoredBatc
     found = recalibrations.get(tx, upload.recalibration_id)
     if upload.index is None:
         return found, None
-    return found, store.find(tx, upload.recalibration_id, upload.index)
+    return found, store.find(tx, upload.recalibration_id, upload.stream, upload.index)
 
 
 async def _receive(context: Context, found: Recalibration, upload: Upload) -> tuple[Received, str]:

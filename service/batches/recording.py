@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from service.batches.ingest import Received
-from service.batches.upload import Upload
+from service.batches.upload import PATHS, Upload
 from service.context import Context
 from service.errors import BatchConflictError, QuotaError
 from service.repositories import batches as store
@@ -40,8 +40,8 @@ def record(
     found = recalibrations.get(tx, recalibration_id)
     index = upload.index
     if index is None:
-        index = store.next_index(tx, recalibration_id)
-    known = store.find(tx, recalibration_id, index)
+        index = store.next_index(tx, recalibration_id, upload.stream)
+    known = store.find(tx, recalibration_id, upload.stream, index)
     if known is not None:
         return replayed(known, received.sha256), False
     found.require_open()
@@ -56,8 +56,10 @@ def record(
         blob=location.name,
         start=location.start,
     )
-    store.insert(tx, recalibration_id, batch)
-    recalibrations.count_batch(tx, recalibration_id, samples=batch.samples, size=batch.bytes)
+    store.insert(tx, recalibration_id, upload.stream, batch)
+    recalibrations.count_batch(
+        tx, recalibration_id, upload.stream, samples=batch.samples, size=batch.bytes
+    )
     _store_response(tx, upload, batch)
     return batch, True
 
@@ -72,7 +74,9 @@ def lookup(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch | None:
         return None
     key = _key(upload, sha256)
     index = idempotency.lookup(tx, scope=_scope(upload), key=key, request=sha256)
-    return None if index is None else store.find(tx, upload.recalibration_id, int(index))
+    if index is None:
+        return None
+    return store.find(tx, upload.recalibration_id, upload.stream, int(index))
 
 
 def _store_response(tx: Transaction, upload: Upload, batch: StoredBatch) -> None:
@@ -92,7 +96,7 @@ def _key(upload: Upload, sha256: str) -> str:
 
 
 def _scope(upload: Upload) -> str:
-    return f"POST /v1/recalibrations/{upload.recalibration_id}/batches"
+    return f"POST /v1/recalibrations/{upload.recalibration_id}/{PATHS[upload.stream]}"
 
 
 def replayed(known: StoredBatch, sha256: str) -> StoredBatch:
@@ -118,7 +122,7 @@ def _check_limits(
         limit = settings.recalibration_limit_bytes
         raise QuotaError(f"a recalibration accepts at most {limit} bytes", limit=limit)
     limit = min(settings.recalibration_limit_batches, store.MAX_INDEX + 1)
-    if found.received >= limit or index > store.MAX_INDEX:
+    if found.received + found.source_received >= limit or index > store.MAX_INDEX:
         raise QuotaError(f"a recalibration accepts at most {limit} batches", limit=limit)
     tokens.check_bytes(tx, found.owner, received.bytes)
     usage.check_total(tx, settings, received.bytes)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from starlette.requests import Request
 
 from service.context import Context
+from service.repositories.records import Stream
 from service.storage.blobs.protocol import Draft
 from service.web import content_digest as digests
 from service.web import media_types as media
 from service.web.request_body import announced_bytes, blocks
+
+PATHS: Mapping[Stream, str] = MappingProxyType(
+    {Stream.TARGET: "batches", Stream.SOURCE: "source-batches"}
+)
+"""Last part of the path of each stream's batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,7 @@ class Upload:
         key: the client's Idempotency-Key; only for appends.
         key_with_content: whether the key identifies a batch only together with its content, so that
             a repeated key with other content is another batch instead of a conflict.
+        stream: the stream that the batch belongs to.
         draft: a draft that already holds the body and becomes the stored file; None if the body has
             to be written.
     """
@@ -40,6 +48,7 @@ class Upload:
     announced: int | None = None
     key: str | None = None
     key_with_content: bool = False
+    stream: Stream = Stream.TARGET
     draft: Draft | None = None
 
 
@@ -48,6 +57,7 @@ def upload_of(
     request: Request,
     recalibration: str,
     *,
+    stream: Stream,
     index: int | None = None,
     digest: str | None,
     key: str | None = None,
@@ -68,4 +78,5 @@ def upload_of(
         digest=digests.read(digest),
         announced=announced_bytes(request),
         key=key,
+        stream=stream,
     )

@@ -26,6 +26,7 @@ _EXAMPLE: dict[str, Any] = {
         }
     ],
     "warnings": [],
+    "needs_source_batches": False,
 }
 
 
@@ -49,7 +50,10 @@ class LayerOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """An uploaded model."""
+    """An uploaded model.
+
+    With `needs_source_batches`, its BatchNorm layers are missing or folded, and a run inserts them.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -60,11 +64,17 @@ class ModelOut(BaseModel):
     outputs: list[TensorOut]
     layers: list[LayerOut]
     warnings: list[str]
+    needs_source_batches: bool
 
     @staticmethod
     def of(model: StoredModel) -> ModelOut:
         """Return the wire form of a stored model."""
-        fields: dict[str, Any] = {"id": model.id, "bytes": model.bytes, "created": model.created}
+        fields: dict[str, Any] = {
+            "id": model.id,
+            "bytes": model.bytes,
+            "created": model.created,
+            "needs_source_batches": model.without_batchnorm() is not None,
+        }
         return ModelOut.model_validate(fields | model.description)
 
 

@@ -83,7 +83,9 @@ async def start_recalibration(
     context: Ctx, runs: Runs, recalibration: RecalibrationId, asked: StartIn
 ) -> RecalibrationOut:
     """Seal the stream and queue the run."""
-    found = await operations.start(context, runs, recalibration, asked.batches)
+    found = await operations.start(
+        context, runs, recalibration, asked.batches, source_total=asked.source_batches
+    )
     return RecalibrationOut.of(found)
 
 

@@ -17,6 +17,8 @@ from service.storage.ledger.protocol import Transaction
 from service.workers.protocol import Progress
 
 MAX_PROGRESS_EVENTS = 200
+# The phase of bn_ops that reads the source stream.
+SOURCE_PHASE = "inserting"
 
 
 def advance(tx: Transaction, recalibration_id: str, event: Event) -> Recalibration:
@@ -38,8 +40,9 @@ def progress(tx: Transaction, recalibration_id: str, step: Progress) -> None:
     """Store the progress of a run; does nothing if it no longer runs."""
     if (found := store.find_running(tx, recalibration_id)) is None:
         return
-    # The engine does not know the length of the stream, but the ledger does.
-    step = step if step.total is not None else replace(step, total=found.total)
+    # The engine does not know the lengths of the streams, but the ledger does.
+    length = found.source_total if step.phase == SOURCE_PHASE else found.total
+    step = step if step.total is not None else replace(step, total=length)
     left = None
     if eta.starts_phase(found, step):
         store.begin_phase(tx, recalibration_id, done=step.done)

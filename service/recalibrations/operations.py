@@ -8,7 +8,11 @@ import json
 from typing import Any
 
 from bn_ops.core.layers import select_layers
-from bn_ops.errors import StreamEmptyError
+from bn_ops.errors import (
+    ModelAlreadyFoldedError,
+    ModelWithoutBatchNormError,
+    StreamEmptyError,
+)
 from bn_ops.preprocess import check_preprocess, preprocess_from_json
 from bn_ops.preprocess.images import require_pillow
 from service import clock
@@ -27,7 +31,7 @@ from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.repositories import batches, idempotency, models, tokens
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, Event, State
-from service.repositories.records import Recalibration, StoredModel
+from service.repositories.records import Recalibration, StoredModel, Stream
 from service.storage.ledger.protocol import Transaction
 
 MAX_MISSING_SHOWN = 100
@@ -76,30 +80,44 @@ async def create(context: Context, asked: RecalibrationIn, *, key: str | None) -
 
 
 async def start(
-    context: Context, dispatcher: Dispatcher, recalibration_id: str, total: int
+    context: Context,
+    dispatcher: Dispatcher,
+    recalibration_id: str,
+    total: int,
+    *,
+    source_total: int = 0,
 ) -> Recalibration:
-    """Seal the stream, and queue the run if its memory is free.
+    """Seal both streams, and queue the run if its memory is free.
 
-    Repeating it with the same count has no effect.
+    Repeating it with the same counts has no effect.
+
+    Args:
+        context: context of the request.
+        dispatcher: runs the recalibration.
+        recalibration_id: the recalibration.
+        total: number of batches.
+        source_total: number of source batches.
 
     Raises:
         NotFoundError: there is no such recalibration.
         StreamEmptyError: `total` is 0.
-        BatchesMissingError, BatchesUnexpectedError: the stored indices are not 0 … total - 1.
-        RecalibrationNotOpenError: it was started with another count, or has ended.
+        ModelWithoutBatchNormError: the model needs source batches and `source_total` is 0.
+        BatchesMissingError, BatchesUnexpectedError: the stored indices of a stream are not 0 … its
+            count - 1.
+        RecalibrationNotOpenError: it was started with other counts, or has ended.
     """
 
     def examine(tx: Transaction) -> None:
         found = store.get(tx, recalibration_id)
         if found.state is State.OPEN:
-            _check_stream(tx, found, total)
+            _check_streams(tx, found, total, source_total)
 
     def work(tx: Transaction) -> Recalibration:
         found = store.get(tx, recalibration_id)
         if found.state is not State.OPEN:
-            return _already_started(found, total)
-        _check_stream(tx, found, total)
-        store.seal(tx, recalibration_id, total)
+            return _already_started(found, total, source_total)
+        _check_streams(tx, found, total, source_total)
+        store.seal(tx, recalibration_id, total=total, source_total=source_total)
         events.advance(tx, recalibration_id, Event.START)
         admission.admit(tx, context.settings)
         return store.get(tx, recalibration_id)
@@ -175,6 +193,8 @@ def _insert(
 
 def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
     """Reject now what the worker would reject after hours of streaming."""
+    if model.without_batchnorm() is not None:
+        return  # its layers get names when they are inserted, during the run
     layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]
     select_layers(layers, asked.layers)
 
@@ -189,33 +209,60 @@ def _preprocess(model: StoredModel, form: PreprocessForm | None) -> dict[str, An
     return preprocess.to_json()
 
 
-def _check_stream(tx: Transaction, found: Recalibration, total: int) -> None:
+def _check_streams(tx: Transaction, found: Recalibration, total: int, source_total: int) -> None:
     if total == 0:
         raise StreamEmptyError("the stream has no batches")
-    # This many different indices, none beyond the last: there are no gaps.
-    if found.received == total == batches.next_index(tx, found.id):
+    _check_stream(tx, found, Stream.TARGET, total)
+    _check_stream(tx, found, Stream.SOURCE, source_total)
+    if source_total == 0:
+        _require_batchnorm(tx, found)
+
+
+def _require_batchnorm(tx: Transaction, found: Recalibration) -> None:
+    """Check that the model can be recalibrated without source batches."""
+    model = models.find(tx, found.model)
+    code = None if model is None else model.without_batchnorm()
+    if code is None:
         return
-    missing = batches.missing(tx, found.id, total, limit=MAX_MISSING_SHOWN)
+    already_folded = code == ModelAlreadyFoldedError.code
+    kind = ModelAlreadyFoldedError if already_folded else ModelWithoutBatchNormError
+    raise kind(
+        "the model has no BatchNormalization node, so its layers are inserted with samples of the "
+        "domain that it was trained on: send them as "
+        f"/v1/recalibrations/{found.id}/source-batches/0, 1, … and start with their number as "
+        "source_batches"
+    )
+
+
+def _check_stream(tx: Transaction, found: Recalibration, stream: Stream, total: int) -> None:
+    received = found.received if stream is Stream.TARGET else found.source_received
+    # This many different indices, none beyond the last: there are no gaps.
+    if received == total == batches.next_index(tx, found.id, stream):
+        return
+    what = "batches" if stream is Stream.TARGET else "source batches"
+    missing = batches.missing(tx, found.id, stream, total, limit=MAX_MISSING_SHOWN)
     if missing:
         raise BatchesMissingError(
-            f"{len(missing)} or more of {total} batches are missing, the first is {missing[0]}"
+            f"{len(missing)} or more of {total} {what} are missing, the first is {missing[0]}"
             if len(missing) == MAX_MISSING_SHOWN
-            else f"{len(missing)} of {total} batches are missing: {missing}",
+            else f"{len(missing)} of {total} {what} are missing: {missing}",
             missing=missing,
         )
-    unexpected, first = batches.unexpected(tx, found.id, total)
+    unexpected, first = batches.unexpected(tx, found.id, stream, total)
     if unexpected:
         raise BatchesUnexpectedError(
-            f"{unexpected} batches are stored at or beyond index {total}, the first is {first}",
+            f"{unexpected} {what} are stored at or beyond index {total}, the first is {first}",
             unexpected=unexpected,
             first=first,
         )
 
 
-def _already_started(found: Recalibration, total: int) -> Recalibration:
-    if found.total != total or found.state in ENDED - {State.SUCCEEDED}:
+def _already_started(found: Recalibration, total: int, source_total: int) -> Recalibration:
+    counts = (found.total, found.source_total or 0)
+    if counts != (total, source_total) or found.state in ENDED - {State.SUCCEEDED}:
         raise RecalibrationNotOpenError(
-            f"the recalibration is {found.state}, its stream has {found.total} batches",
+            f"the recalibration is {found.state}, its stream has {found.total} batches"
+            + (f" and {found.source_total} source batches" if found.source_total else ""),
             state=str(found.state),
         )
     return found

@@ -39,7 +39,7 @@ def delete(tx: Transaction, recalibration_id: str) -> bool:
     transactions.
     """
     found = store.get(tx, recalibration_id)
-    if found.received <= ROWS_PER_TRANSACTION:
+    if found.received + found.source_received <= ROWS_PER_TRANSACTION:
         store.delete(tx, recalibration_id)
         return True
     if found.state not in ENDED:

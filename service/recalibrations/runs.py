@@ -17,7 +17,7 @@ from service.recalibrations import events, recovery, result_adoption, retention
 from service.repositories import batches, models, results
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event
-from service.repositories.records import Recalibration, StoredBatch, StoredResult
+from service.repositories.records import Recalibration, StoredBatch, StoredResult, Stream
 from service.storage.capacity import defers_run
 from service.storage.ledger.protocol import Transaction
 from service.workers.messages import StoredBatchRef
@@ -89,6 +89,7 @@ async def _run(context: Context, found: Recalibration) -> None:
                 batch_folder=batch_folder,
                 batches=lambda: _batches(context, found.id),
                 total=found.total or 0,
+                source_total=found.source_total or 0,
                 options=found.options,
                 output=output,
             )
@@ -117,16 +118,14 @@ def _fail(tx: Transaction, recalibration_id: str, problem: dict[str, object]) ->
 
 
 async def _batches(context: Context, recalibration_id: str) -> AsyncIterator[list[StoredBatchRef]]:
-    after = -1
-    while True:
-        start = after
-        page = await context.ledger.read(
-            lambda tx: batches.page(tx, recalibration_id, after=start, limit=BATCH_PAGE)  # noqa: B023 - awaited
-        )
-        if not page:
-            return
-        yield [_reference(one) for one in page]
-        after = page[-1].index
+    """Yield the batches of the target stream, then those of the source stream, in pages."""
+    for stream in Stream:
+        after = -1
+        while page := await context.ledger.read(
+            lambda tx: batches.page(tx, recalibration_id, stream, after=after, limit=BATCH_PAGE)  # noqa: B023 - awaited
+        ):
+            yield [_reference(one) for one in page]
+            after = page[-1].index
 
 
 def _reference(batch: StoredBatch) -> StoredBatchRef:

@@ -116,6 +116,12 @@ class StartIn(BaseModel):
     batches: Annotated[int, BeforeValidator(_require_number)] = Field(
         ge=0, le=10_000_000, description="Number of batches in the stream."
     )
+    source_batches: Annotated[int, BeforeValidator(_require_number)] = Field(
+        default=0,
+        ge=0,
+        le=10_000_000,
+        description="Number of source batches; a model without BatchNorm needs at least one.",
+    )
 
 
 class OptionsOut(BaseModel):
@@ -129,7 +135,7 @@ class OptionsOut(BaseModel):
 
 
 class BatchesOut(BaseModel):
-    """The stored batches; `total` is set when the stream is sealed."""
+    """The stored batches of a stream; `total` is set when the stream is sealed."""
 
     received: int
     samples: int
@@ -163,6 +169,7 @@ _EXAMPLE: dict[str, Any] = {
     },
     "keep_data": False,
     "batches": {"received": 15, "samples": 480, "bytes": 1507200, "total": 15},
+    "source_batches": {"received": 0, "samples": 0, "bytes": 0, "total": 0},
     "phase": "measuring",
     "progress": {"phase": "measuring", "done": 3, "total": 9, "seconds_left": 4.2},
     "error": {
@@ -192,6 +199,8 @@ class RecalibrationOut(BaseModel):
     options: OptionsOut
     keep_data: bool
     batches: BatchesOut
+    # Responses that were stored under idempotency keys before this member existed lack it.
+    source_batches: BatchesOut = BatchesOut(received=0, samples=0, bytes=0, total=None)
     phase: str | None
     progress: ProgressOut | None
     error: dict[str, Any] | None
@@ -212,8 +221,14 @@ class RecalibrationOut(BaseModel):
             batches=BatchesOut(
                 received=found.received,
                 samples=found.samples,
-                bytes=found.bytes,
+                bytes=found.bytes - found.source_bytes,
                 total=found.total,
+            ),
+            source_batches=BatchesOut(
+                received=found.source_received,
+                samples=found.source_samples,
+                bytes=found.source_bytes,
+                total=found.source_total,
             ),
             phase=found.phase,
             progress=_progress(found),

@@ -1,56 +1,63 @@
-"""Batches in the ledger, and the keys of their blobs."""
+"""Batches in the ledger, and the keys of their blobs.
+
+A batch is identified by its recalibration, its stream and its index. The files of both streams are
+in one folder.
+"""
 
 from __future__ import annotations
 
 from bn_ops.core.signature import TensorInfo
 from service.repositories import recalibrations
-from service.repositories.records import StoredBatch
+from service.repositories.records import StoredBatch, Stream
 from service.storage.ledger.protocol import Ledger, Row, Transaction
 
 # One batch.
 ONE = """
-SELECT * FROM batch WHERE recalibration = :recalibration_id AND batch_index = :index
+SELECT * FROM batch
+WHERE recalibration = :recalibration_id AND stream = :stream AND batch_index = :index
 """
 # Insert a batch.
 INSERT = """
-INSERT INTO batch (recalibration, batch_index, samples, bytes, sha256, format, blob, start)
-VALUES (:recalibration_id, :index, :samples, :bytes, :sha256, :format, :blob, :start)
+INSERT INTO batch (recalibration, stream, batch_index, samples, bytes, sha256, format, blob, start)
+VALUES (:recalibration_id, :stream, :index, :samples, :bytes, :sha256, :format, :blob, :start)
 """
 # A page of batches in stream order.
 PAGE = """
-SELECT * FROM batch WHERE recalibration = :recalibration_id AND batch_index > :after
+SELECT * FROM batch
+WHERE recalibration = :recalibration_id AND stream = :stream AND batch_index > :after
 ORDER BY batch_index LIMIT :limit
 """
 # The index after the last batch.
 NEXT = """
 SELECT coalesce(max(batch_index), -1) + 1 AS free FROM batch
-WHERE recalibration = :recalibration_id
+WHERE recalibration = :recalibration_id AND stream = :stream
 """
 # Number of batches at or beyond a count, and the first of them.
 UNEXPECTED = """
 SELECT count(*) AS found, min(batch_index) AS first FROM batch
-WHERE recalibration = :recalibration_id AND batch_index >= :total
+WHERE recalibration = :recalibration_id AND stream = :stream AND batch_index >= :total
 """
 # The first gaps: before the first stored index, and after each index whose successor is missing.
 GAPS = """
 SELECT 0 AS first, stop FROM (
     SELECT coalesce(min(batch_index), :total) AS stop FROM batch
-    WHERE recalibration = :recalibration_id AND batch_index < :total
+    WHERE recalibration = :recalibration_id AND stream = :stream AND batch_index < :total
 ) AS before
 WHERE stop > 0
 UNION ALL
 SELECT i + 1 AS first, next AS stop FROM (
     SELECT batch_index AS i, lead(batch_index, 1, :total) OVER (ORDER BY batch_index) AS next
-    FROM batch WHERE recalibration = :recalibration_id AND batch_index < :total
+    FROM batch
+    WHERE recalibration = :recalibration_id AND stream = :stream AND batch_index < :total
 ) AS pairs
 WHERE next > i + 1
 ORDER BY first LIMIT :limit
 """
-# Delete the last batches of a stream, up to a limit.
+# Delete the last batches of both streams, up to a limit.
 DELETE_LAST = """
-DELETE FROM batch WHERE recalibration = :recalibration_id AND batch_index IN (
-    SELECT batch_index FROM batch WHERE recalibration = :recalibration_id
-    ORDER BY batch_index DESC LIMIT :limit
+DELETE FROM batch WHERE recalibration = :recalibration_id AND (stream, batch_index) IN (
+    SELECT stream, batch_index FROM batch WHERE recalibration = :recalibration_id
+    ORDER BY stream DESC, batch_index DESC LIMIT :limit
 )
 """
 
@@ -69,17 +76,18 @@ def key(recalibration_id: str, blob: str) -> str:
     return f"{folder(recalibration_id)}/{blob}"
 
 
-def find(tx: Transaction, recalibration_id: str, index: int) -> StoredBatch | None:
+def find(tx: Transaction, recalibration_id: str, stream: Stream, index: int) -> StoredBatch | None:
     """Return a batch, or None."""
-    row = tx.row(ONE, recalibration_id=recalibration_id, index=index)
+    row = tx.row(ONE, recalibration_id=recalibration_id, stream=stream, index=index)
     return None if row is None else _batch(row)
 
 
-def insert(tx: Transaction, recalibration_id: str, batch: StoredBatch) -> None:
+def insert(tx: Transaction, recalibration_id: str, stream: Stream, batch: StoredBatch) -> None:
     """Insert a batch under a free index."""
     tx.change(
         INSERT,
         recalibration_id=recalibration_id,
+        stream=stream,
         index=batch.index,
         samples=batch.samples,
         bytes=batch.bytes,
@@ -90,30 +98,39 @@ def insert(tx: Transaction, recalibration_id: str, batch: StoredBatch) -> None:
     )
 
 
-def page(tx: Transaction, recalibration_id: str, *, after: int, limit: int) -> list[StoredBatch]:
+def page(
+    tx: Transaction, recalibration_id: str, stream: Stream, *, after: int, limit: int
+) -> list[StoredBatch]:
     """Return the batches after an index in stream order, up to a limit."""
-    found = tx.rows(PAGE, recalibration_id=recalibration_id, after=after, limit=limit)
+    found = tx.rows(
+        PAGE, recalibration_id=recalibration_id, stream=stream, after=after, limit=limit
+    )
     return [_batch(row) for row in found]
 
 
-def next_index(tx: Transaction, recalibration_id: str) -> int:
+def next_index(tx: Transaction, recalibration_id: str, stream: Stream) -> int:
     """Return the index after the last batch."""
-    row = tx.row(NEXT, recalibration_id=recalibration_id)
+    row = tx.row(NEXT, recalibration_id=recalibration_id, stream=stream)
     assert row is not None
     return int(row["free"] or 0)
 
 
-def unexpected(tx: Transaction, recalibration_id: str, total: int) -> tuple[int, int]:
+def unexpected(
+    tx: Transaction, recalibration_id: str, stream: Stream, total: int
+) -> tuple[int, int]:
     """Return the number of batches at or beyond index `total`, and the first index of them."""
-    row = tx.row(UNEXPECTED, recalibration_id=recalibration_id, total=total)
+    row = tx.row(UNEXPECTED, recalibration_id=recalibration_id, stream=stream, total=total)
     assert row is not None
     return int(row["found"] or 0), int(row["first"] or 0)
 
 
-def missing(tx: Transaction, recalibration_id: str, total: int, *, limit: int) -> list[int]:
+def missing(
+    tx: Transaction, recalibration_id: str, stream: Stream, total: int, *, limit: int
+) -> list[int]:
     """Return the indices below `total` without a batch, up to a limit."""
     found: list[int] = []
-    for row in tx.rows(GAPS, recalibration_id=recalibration_id, total=total, limit=limit):
+    gaps = tx.rows(GAPS, recalibration_id=recalibration_id, stream=stream, total=total, limit=limit)
+    for row in gaps:
         gap = range(int(row["first"] or 0), int(row["stop"] or 0))
         found += gap[: limit - len(found)]
         if len(found) == limit:

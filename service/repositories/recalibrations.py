@@ -9,7 +9,7 @@ from typing import Any
 from service import clock
 from service.errors import NotFoundError
 from service.repositories.lifecycle import ENDED, Event, State, after
-from service.repositories.records import Recalibration
+from service.repositories.records import Recalibration, Stream
 from service.storage.ledger.protocol import Row, Transaction, Value
 
 # Insert a recalibration.
@@ -47,8 +47,10 @@ WHERE id = :id
 """
 # Store the start of a phase.
 PHASE = "UPDATE recalibration SET phase_began = :now, phase_first = :done WHERE id = :id"
-# Seal the stream with its number of batches.
-SEAL = "UPDATE recalibration SET total = :total WHERE id = :id"
+# Seal both streams with their numbers of batches.
+SEAL = """
+UPDATE recalibration SET total = :total, source_total = :source_total WHERE id = :id
+"""
 # Count a run that starts. The phase starts again as well: the time between two attempts must not
 # count towards its rate.
 COUNT_ATTEMPT = """
@@ -60,10 +62,17 @@ UNCOUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts - 1 WHERE id = :
 COUNT_CRASH = "UPDATE recalibration SET worker_crashes = worker_crashes + 1 WHERE id = :id"
 # Store why it failed.
 SET_ERROR = "UPDATE recalibration SET error = :error WHERE id = :id"
-# Count a stored batch.
+# Count a stored batch of the target stream.
 COUNT_BATCH = """
 UPDATE recalibration
 SET received = received + 1, samples = samples + :samples, bytes = bytes + :bytes, updated = :now
+WHERE id = :id
+"""
+# Count a stored batch of the source stream.
+COUNT_SOURCE_BATCH = """
+UPDATE recalibration
+SET source_received = source_received + 1, source_samples = source_samples + :samples,
+    source_bytes = source_bytes + :bytes, bytes = bytes + :bytes, updated = :now
 WHERE id = :id
 """
 # Delete a recalibration, and by cascade its batches, results and events.
@@ -205,9 +214,9 @@ def begin_phase(tx: Transaction, recalibration_id: str, *, done: int) -> None:
     tx.change(PHASE, id=recalibration_id, done=done, now=clock.now())
 
 
-def seal(tx: Transaction, recalibration_id: str, total: int) -> None:
-    """Store the number of batches of the complete stream."""
-    tx.change(SEAL, id=recalibration_id, total=total)
+def seal(tx: Transaction, recalibration_id: str, *, total: int, source_total: int) -> None:
+    """Store the numbers of batches of the complete streams."""
+    tx.change(SEAL, id=recalibration_id, total=total, source_total=source_total)
 
 
 def count_attempt(tx: Transaction, recalibration_id: str) -> None:
@@ -230,9 +239,12 @@ def set_error(tx: Transaction, recalibration_id: str, problem: Mapping[str, Any]
     tx.change(SET_ERROR, id=recalibration_id, error=json.dumps(problem))
 
 
-def count_batch(tx: Transaction, recalibration_id: str, *, samples: int, size: int) -> None:
-    """Count a stored batch."""
-    tx.change(COUNT_BATCH, id=recalibration_id, samples=samples, bytes=size, now=clock.now())
+def count_batch(
+    tx: Transaction, recalibration_id: str, stream: Stream, *, samples: int, size: int
+) -> None:
+    """Count a stored batch of a stream."""
+    count = COUNT_BATCH if stream is Stream.TARGET else COUNT_SOURCE_BATCH
+    tx.change(count, id=recalibration_id, samples=samples, bytes=size, now=clock.now())
 
 
 def delete(tx: Transaction, recalibration_id: str) -> None:
@@ -287,6 +299,10 @@ def _recalibration(row: Row) -> Recalibration:
         samples=_int(row["samples"]),
         bytes=_int(row["bytes"]),
         total=_optional_int(row["total"]),
+        source_received=_int(row["source_received"]),
+        source_samples=_int(row["source_samples"]),
+        source_bytes=_int(row["source_bytes"]),
+        source_total=_optional_int(row["source_total"]),
         phase=_optional_str(row["phase"]),
         progress_done=_optional_int(row["progress_done"]),
         progress_total=_optional_int(row["progress_total"]),

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from bn_ops.core.signature import TensorInfo
 from service.errors import RecalibrationNotOpenError
 from service.formats.model_inputs import inputs_from_json
 from service.repositories.lifecycle import State
+
+
+class Stream(StrEnum):
+    """A stream of a recalibration; the value is stored in the ledger."""
+
+    TARGET = "target"
+    """Samples of the new domain; most recalibrations have only this stream."""
+
+    SOURCE = "source"
+    """Samples of the domain that the model was trained on, for a model without BatchNorm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +30,8 @@ class StoredModel:
         seq: position in the order of upload.
         id: SHA-256 of its bytes in hexadecimal.
         bytes: size.
-        description: `inputs`, `outputs`, `layers` and `warnings`, as reported by the worker.
+        description: `inputs`, `outputs`, `layers`, `warnings` and, for a model that needs source
+            batches, `without_batchnorm`, as reported by the worker.
         created: RFC 3339 UTC.
     """
 
@@ -32,6 +44,11 @@ class StoredModel:
     def inputs(self) -> tuple[TensorInfo, ...]:
         """Return the inputs that a batch must hold."""
         return inputs_from_json(self.description["inputs"])
+
+    def without_batchnorm(self) -> str | None:
+        """Return the code of bn_ops for a model that needs source batches, None for any other."""
+        found = self.description.get("without_batchnorm")
+        return None if found is None else str(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +134,12 @@ class Recalibration:
         options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
         keep_data: whether the batches are kept after its end.
         state: its state.
-        received, samples, bytes: totals of the stored batches.
-        total: number of batches in the complete stream; None while it is open.
+        received, samples: totals of the stored batches of the target stream.
+        bytes: size of all stored batches, of both streams.
+        total: number of batches in the complete target stream; None while it is open.
+        source_received, source_samples, source_bytes: totals of the source stream.
+        source_total: number of batches in the complete source stream; None while it is open, and in
+            recalibrations from before there were source streams.
         phase, progress_done, progress_total: progress of the current or last run.
         phase_began, phase_first: when the phase began (RFC 3339 UTC), and its progress then.
         seconds_left: estimate for the phase at the last progress event; None if unknown.
@@ -141,6 +162,10 @@ class Recalibration:
     samples: int
     bytes: int
     total: int | None
+    source_received: int
+    source_samples: int
+    source_bytes: int
+    source_total: int | None
     phase: str | None
     progress_done: int | None
     progress_total: int | None

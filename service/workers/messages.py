@@ -58,7 +58,8 @@ class WorkerTask:
         model: path of the ONNX file; for a conversion, of the archive.
         output: an empty folder, the only place where the worker may write.
         batch_folder: folder of the batches.
-        total: number of batches, and of the lines that follow.
+        total: number of batches; a line for each follows.
+        source_total: number of batches of the source stream; their lines come last.
         options: for a run `method`, `estimator`, `layers` and `preprocess`; for a validation
             `preprocess`; for a conversion `pt2` and `model_limit_bytes`.
         inputs: inputs that a batch must hold, in JSON form; for runs and validations.
@@ -72,6 +73,7 @@ class WorkerTask:
     model: str = ""
     batch_folder: str = ""
     total: int = 0
+    source_total: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
 

@@ -97,6 +97,7 @@ class ProcessExecutor:
             output=str(job.output),
             batch_folder=str(job.batch_folder),
             total=job.total,
+            source_total=job.source_total,
             options=dict(job.options),
             limits=self._limits(timeout, job.options.get("memory_bytes")),
         )

@@ -42,8 +42,9 @@ class Job:
         model: the ONNX file.
         inputs: inputs that a batch holds, in JSON form.
         batch_folder: folder of the batches.
-        batches: returns pages of batches in stream order.
-        total: number of batches.
+        batches: returns pages of batches in stream order, those of the source stream last.
+        total: number of batches of the target stream.
+        source_total: number of batches of the source stream.
         options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
         output: an empty folder; after a successful run it holds the files named in
             `service.workers.messages.RESULTS`.
@@ -56,6 +57,7 @@ class Job:
     total: int
     options: Mapping[str, Any]
     output: Path
+    source_total: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

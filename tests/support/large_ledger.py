@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import apsw
+
 from service.recalibrations import events as changes
 from service.repositories import batches, models, recalibrations
+from service.storage.ledger import schema
 from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
 from service.storage.ledger.protocol import Transaction, Value
 from tests.support.service_fakes import GOOD_MODEL, describe_bytes
@@ -50,6 +53,7 @@ def _insert(ledger: MaintenanceLedger, name: str, size: int) -> None:
         )
         constant: dict[str, Value] = {
             "recalibration_id": name,
+            "stream": "target",
             "samples": 1,
             "bytes": 12,
             "sha256": "b" * 64,
@@ -60,3 +64,42 @@ def _insert(ledger: MaintenanceLedger, name: str, size: int) -> None:
             tx.change(batches.INSERT, **row)
 
     ledger.write(work)
+
+
+# Statements that undo a migration, by the version that it leads to.
+_UNDO = {
+    4: "DROP TRIGGER recalibration_inserted; DROP TRIGGER recalibration_changed;"
+    "DROP TRIGGER recalibration_deleted; DROP TABLE stored_bytes",
+    5: "ALTER TABLE batch DROP COLUMN start",
+    6: "ALTER TABLE recalibration RENAME COLUMN worker_crashes TO worker_deaths",
+    7: "",
+    8: """
+    CREATE TABLE old_batch (
+        recalibration TEXT NOT NULL REFERENCES recalibration (id) ON DELETE CASCADE,
+        batch_index INTEGER NOT NULL,
+        samples INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        format TEXT NOT NULL,
+        blob TEXT NOT NULL,
+        start INTEGER,
+        PRIMARY KEY (recalibration, batch_index)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO old_batch
+    SELECT recalibration, batch_index, samples, bytes, sha256, format, blob, start FROM batch
+    WHERE stream = 'target';
+    DROP TABLE batch;
+    ALTER TABLE old_batch RENAME TO batch;
+    ALTER TABLE recalibration DROP COLUMN source_received;
+    ALTER TABLE recalibration DROP COLUMN source_samples;
+    ALTER TABLE recalibration DROP COLUMN source_bytes;
+    ALTER TABLE recalibration DROP COLUMN source_total;
+    """,
+}
+
+
+def downgrade(connection: apsw.Connection, version: int) -> None:
+    """Give a ledger the tables of an earlier schema version, at least 3."""
+    for newer in range(schema.VERSION, version, -1):
+        connection.execute(_UNDO[newer])
+    connection.execute(f"PRAGMA user_version = {version}")

@@ -15,6 +15,7 @@ from service.workers.protocol import BatchToValidate, Job, OnProgress, Progress
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"
+FOLDED_MODEL = b"folded model"
 ARCHIVE = b"PK\x03\x04"
 UNSAFE = ARCHIVE + b"unsafe"
 
@@ -24,16 +25,21 @@ def _tensor(name: str) -> dict[str, Any]:
 
 
 def describe_bytes(content: bytes) -> dict[str, Any]:
-    """Describe a fake model; reject bytes that start with `bad`."""
+    """Describe a fake model; reject bytes that start with `bad`.
+
+    A model that starts with `folded` has no layers and needs source batches.
+    """
     if content.startswith((b"bad", ARCHIVE)):
         raise RefusedError("this is not an ONNX file", refusal="model-invalid")
     names = ["x", "mask"] if content.startswith(TWO_INPUTS) else ["x"]
+    folded = content.startswith(b"folded")
     layer = {"name": "bn1", "channels": 3, "eps": 1e-5, "affine": True, "input_rank": 2}
     return {
         "inputs": [_tensor(name) for name in names],
         "outputs": [_tensor("y")],
-        "layers": [layer | {"reason": None}],
-        "warnings": [],
+        "layers": [] if folded else [layer | {"reason": None}],
+        "warnings": ["its layers are folded"] if folded else [],
+        "without_batchnorm": "model-already-folded" if folded else None,
     }
 
 

@@ -81,15 +81,32 @@ class Api:
             headers={"Content-Type": SAFETENSORS, **(headers or {})},
         )
 
-    def append(self, name: str, content: bytes, **headers: str) -> httpx.Response:
+    def put_source(
+        self,
+        name: str,
+        index: int,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        return self.http.put(
+            f"/v1/recalibrations/{name}/source-batches/{index}",
+            content=safetensors(x=batch(100 + index)) if content is None else content,
+            headers={"Content-Type": SAFETENSORS, **(headers or {})},
+        )
+
+    def append(
+        self, name: str, content: bytes, *, to: str = "batches", **headers: str
+    ) -> httpx.Response:
         return self.http.post(
-            f"/v1/recalibrations/{name}/batches",
+            f"/v1/recalibrations/{name}/{to}",
             content=content,
             headers={"Content-Type": SAFETENSORS, **headers},
         )
 
-    def start(self, name: str, batches: int) -> httpx.Response:
-        return self.http.post(f"/v1/recalibrations/{name}/start", json={"batches": batches})
+    def start(self, name: str, batches: int, **counts: int) -> httpx.Response:
+        return self.http.post(
+            f"/v1/recalibrations/{name}/start", json={"batches": batches, **counts}
+        )
 
     def get(self, name: str, rest: str = "", **headers: str) -> httpx.Response:
         return self.http.get(f"/v1/recalibrations/{name}{rest}", headers=headers)

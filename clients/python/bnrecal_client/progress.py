@@ -21,6 +21,7 @@ _LABELS = {
     "sealed": "queued",
     "queued": "queued",
     "running": "starting the worker",
+    "inserting": "reading source batches",
     "reading": "reading batches",
     "measuring": "measuring layers",
     "folding": "folding",

@@ -145,8 +145,35 @@ UPDATE recalibration SET options = json_set(
 ) WHERE options ->> '$.preprocess.colour' IS NOT NULL;
 """
 
+# Batches of two streams. A primary key cannot be changed, so the rows are copied. `bytes` of a
+# recalibration counts both streams, as limits do; `received` and `samples` count the target stream.
+_VERSION_8 = """
+CREATE TABLE stream_batch (
+    recalibration TEXT NOT NULL REFERENCES recalibration (id) ON DELETE CASCADE,
+    stream TEXT NOT NULL,
+    batch_index INTEGER NOT NULL,
+    samples INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    format TEXT NOT NULL,
+    blob TEXT NOT NULL,
+    start INTEGER,
+    PRIMARY KEY (recalibration, stream, batch_index)
+) STRICT, WITHOUT ROWID;
+INSERT INTO stream_batch
+SELECT recalibration, 'target', batch_index, samples, bytes, sha256, format, blob, start FROM batch;
+DROP TABLE batch;
+ALTER TABLE stream_batch RENAME TO batch;
+
+ALTER TABLE recalibration ADD COLUMN source_received INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recalibration ADD COLUMN source_samples INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recalibration ADD COLUMN source_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recalibration ADD COLUMN source_total INTEGER;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
+    _VERSION_8,
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

@@ -24,7 +24,8 @@ def main() -> int:
     resource_limits.exit_with_parent(task.parent)
     resource_limits.prefer_as_oom_victim()
     resource_limits.apply(task.limits)
-    batches = [StoredBatchRef.from_line(sys.stdin.buffer.readline()) for _ in range(task.total)]
+    lines = [sys.stdin.buffer.readline() for _ in range(task.total + task.source_total)]
+    batches = [StoredBatchRef.from_line(line) for line in lines]
     try:
         status = sandbox.apply(task)
         _work(task, batches, channel, status)

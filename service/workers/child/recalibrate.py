@@ -26,12 +26,20 @@ from service.workers.messages import (
 
 
 def recalibrate(task: WorkerTask, batches: Sequence[StoredBatchRef], channel: Channel) -> None:
-    """Recalibrate, fold and verify; write `folded.onnx` and the other results."""
-    output = Path(task.output)
+    """Recalibrate, fold and verify; write `folded.onnx` and the other results.
+
+    Args:
+        task: the task.
+        batches: the batches of the target stream, then those of the source stream.
+        channel: receives the progress.
+    """
+    output, folder = Path(task.output), Path(task.batch_folder)
     reader = BatchReader.of(task)
+    target, source = batches[: task.total], batches[task.total :]
     artifact = bn_ops.adapt(
         task.model,
-        read_batches(Path(task.batch_folder), batches, reader),
+        read_batches(folder, target, reader),
+        source_batches=read_batches(folder, source, reader) if source else None,
         method=task.options["method"],
         estimator=bn_ops.estimator_from_json(task.options["estimator"]),
         layers=task.options["layers"],

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.batches import operations
-from service.batches.api import DIRECT_ROUTE
+from service.batches.api import DIRECT_ROUTES
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy, safetensors, with_header
@@ -394,7 +394,8 @@ def test_direct_route_matches_framework_route(
         )
         for name in ("direct", "general")
     )
-    general.router.routes.remove(DIRECT_ROUTE)
+    for route in DIRECT_ROUTES:
+        general.router.routes.remove(route)
     found = responses(direct)
     assert found == responses(general)
     assert found[0] == status

@@ -79,7 +79,7 @@ def crash_while_running(settings: Settings, name: str) -> None:
     try:
         found = call_once(ledger.read(lambda tx: store.get(tx, name)))
         if found.state == "open":
-            call_once(ledger.write(lambda tx: store.seal(tx, name, 1)))
+            call_once(ledger.write(lambda tx: store.seal(tx, name, total=1, source_total=0)))
             call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.START)))
             call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.ADMIT)))
         call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.BEGIN)))

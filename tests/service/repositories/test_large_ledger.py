@@ -17,10 +17,11 @@ from service.admin.command import main
 from service.app import create_app
 from service.context import Context
 from service.recalibrations import recovery, retention
-from service.recalibrations.operations import _check_stream
+from service.recalibrations.operations import _check_streams
 from service.repositories import batches, idempotency
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import State
+from service.repositories.records import Stream
 from service.settings import Settings
 from service.storage.ledger import schema
 from service.storage.ledger.connection import SqliteTransaction
@@ -34,6 +35,13 @@ from tests.support.service_loop import serving
 from tests.support.waiting import until
 
 FEW, MANY = 50, 50_000
+TARGET = Stream.TARGET
+
+
+def _page(tx: Transaction, *, after: int) -> object:
+    return batches.page(tx, "r", TARGET, after=after, limit=10)
+
+
 SETTINGS = Settings(data_dir=Path("unused"))
 
 
@@ -69,9 +77,9 @@ def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
     [
         pytest.param(lambda tx, _: store.get(tx, "r"), id="status"),
         pytest.param(lambda tx, _: store.page(tx, after_seq=0, limit=100), id="list"),
-        pytest.param(lambda tx, n: batches.page(tx, "r", after=n - 20, limit=10), id="page"),
-        pytest.param(lambda tx, _: batches.next_index(tx, "r"), id="append"),
-        pytest.param(lambda tx, n: _check_stream(tx, store.get(tx, "r"), n), id="start"),
+        pytest.param(lambda tx, n: _page(tx, after=n - 20), id="page"),
+        pytest.param(lambda tx, _: batches.next_index(tx, "r", TARGET), id="append"),
+        pytest.param(lambda tx, n: _check_streams(tx, store.get(tx, "r"), n, 0), id="start"),
         pytest.param(lambda tx, _: store.total_bytes(tx), id="total size"),
         pytest.param(lambda tx, _: recovery.requeue_interrupted(tx, SETTINGS), id="recovery"),
         pytest.param(lambda tx, _: store.oldest(tx, State.QUEUED), id="next run"),
@@ -217,9 +225,11 @@ def test_missing_returns_first_gaps(stored: set[int], total: int, limit: int) ->
     connection = apsw.Connection(":memory:")
     for migration in schema.MIGRATIONS:
         connection.execute(migration)
-    rows = [("r", index, 1, 1, "", "npy", "") for index in stored]
-    connection.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", rows)
-    found = batches.missing(SqliteTransaction(connection), "r", total, limit=limit)
+    rows = [("r", "target", index, 1, 1, "", "npy", "") for index in stored]
+    # The other stream has no gaps, and must not matter.
+    rows += [("r", "source", index, 1, 1, "", "npy", "") for index in range(total)]
+    connection.executemany("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
+    found = batches.missing(SqliteTransaction(connection), "r", TARGET, total, limit=limit)
     assert found == [index for index in range(total) if index not in stored][:limit]
     connection.close()
 
@@ -254,13 +264,7 @@ def test_migration_adds_the_total(tmp_path: Path) -> None:
     large_ledger.write(tmp_path / "data", {"a": 3, "b": 4})
     path = tmp_path / "data" / "ledger.sqlite3"
     connection = apsw.Connection(str(path))
-    for trigger in ("inserted", "changed", "deleted"):
-        connection.execute(f"DROP TRIGGER recalibration_{trigger}")
-    connection.execute("DROP TABLE stored_bytes; ALTER TABLE batch DROP COLUMN start")
-    connection.execute(
-        "ALTER TABLE recalibration RENAME COLUMN worker_crashes TO worker_deaths;"
-        "PRAGMA user_version = 3"
-    )
+    large_ledger.downgrade(connection, 3)
     connection.close()
     with open_ledger(tmp_path / "data") as ledger:
         assert ledger.read(store.total_bytes) == 7 * 12
@@ -274,7 +278,7 @@ def test_a_ledger_of_version_6_gets_american_spelling(tmp_path: Path) -> None:
         connection.execute(
             "UPDATE recalibration SET options = ? WHERE id = ?", (json.dumps(options), name)
         )
-    connection.execute("PRAGMA user_version = 6")
+    large_ledger.downgrade(connection, 6)
     connection.close()
     with open_ledger(tmp_path / "data") as ledger:
         listed = ledger.read(lambda tx: [store.get(tx, name) for name in "abc"])
