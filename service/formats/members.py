@@ -58,8 +58,9 @@ class Member:
 class Inventory:
     """Counts members as they are listed and enforces the limits."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, max_members: int = MAX_MEMBERS) -> None:
         self._limit_bytes = limit_bytes
+        self._max_members = max_members
         self._names: set[str] = set()
         self._bytes = 0
 
@@ -74,10 +75,10 @@ class Inventory:
         if name in self._names:
             raise refusal(name, "is duplicated in the archive")
         self._names.add(name)
-        if len(self._names) > MAX_MEMBERS:
+        if len(self._names) > self._max_members:
             raise BatchUnpackedTooLargeError(
-                f"the archive has more than {MAX_MEMBERS} members: send several batches",
-                limit=MAX_MEMBERS,
+                f"the archive has more than {self._max_members} members: send several batches",
+                limit=self._max_members,
             )
         self._bytes += size
         if self._bytes > self._limit_bytes:

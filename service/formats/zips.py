@@ -14,7 +14,7 @@ from functools import partial
 from typing import IO
 
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError
-from service.formats.members import Inventory, Member, refusal
+from service.formats.members import MAX_MEMBERS, Inventory, Member, refusal
 
 METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 # Deflate reaches 1,032 : 1 on zeros; real data that was measured stays far below this limit.
@@ -45,12 +45,13 @@ def reading() -> Iterator[None]:
         ) from error
 
 
-def members(file: IO[bytes], *, limit_bytes: int) -> list[Member]:
+def members(file: IO[bytes], *, limit_bytes: int, max_members: int = MAX_MEMBERS) -> list[Member]:
     """Return the files of an archive in the order of its directory.
 
     Args:
         file: seekable.
         limit_bytes: largest total size of the unpacked members.
+        max_members: largest number of members.
 
     Raises:
         BatchMalformedError: not a zip file; links, encryption, unsupported methods, overlapping
@@ -60,7 +61,7 @@ def members(file: IO[bytes], *, limit_bytes: int) -> list[Member]:
     with reading():
         archive = zipfile.ZipFile(file)
         entries = archive.infolist()
-    inventory = Inventory(limit_bytes)
+    inventory = Inventory(limit_bytes, max_members=max_members)
     found = []
     for entry in entries:
         _check(entry)

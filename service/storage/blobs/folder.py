@@ -19,7 +19,12 @@ from pathlib import Path
 from service.errors import ServiceError, StartError, StorageFailedError
 from service.storage import capacity
 from service.storage.blobs.os_calls import OsCalls, write_all
-from service.storage.blobs.packs import FolderPacks, PackedBlob
+from service.storage.blobs.packs import (
+    MAX_FOLDERS,
+    MAX_PACK_BYTES,
+    FolderPacks,
+    PackedBlob,
+)
 from service.storage.capacity import errno_name, translated
 
 _STAGING = "staging"
@@ -28,13 +33,23 @@ _STAGING = "staging"
 class FolderBlobs:
     """`Blobs` under one root folder."""
 
-    def __init__(self, root: Path, *, calls: OsCalls | None = None, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        calls: OsCalls | None = None,
+        reserve_bytes: int = 0,
+        max_pack_bytes: int = MAX_PACK_BYTES,
+        max_pack_folders: int = MAX_FOLDERS,
+    ) -> None:
         """Open a folder.
 
         Args:
             root: created when missing; its `staging` folder is emptied.
             calls: the system calls; replaced in tests that inject faults.
             reserve_bytes: uploads leave this much of the disk to the ledger, runs and results.
+            max_pack_bytes: a pack of this size is full.
+            max_pack_folders: number of folders whose last pack is remembered.
 
         Raises:
             StartError: the folder cannot be used.
@@ -59,7 +74,9 @@ class FolderBlobs:
             text = f"the data folder {root} cannot be used ({errno_name(error)})"
             raise StartError(text) from error
         self._durable.add(self._root)
-        self._packs = FolderPacks(self, self._calls)
+        self._packs = FolderPacks(
+            self, self._calls, max_pack_bytes=max_pack_bytes, max_folders=max_pack_folders
+        )
 
     @property
     def packs(self) -> FolderPacks:

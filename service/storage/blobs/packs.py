@@ -48,9 +48,18 @@ class FolderPacks:
     All methods are called by the ledger's writer thread.
     """
 
-    def __init__(self, blobs: FolderBlobs, calls: OsCalls) -> None:
+    def __init__(
+        self,
+        blobs: FolderBlobs,
+        calls: OsCalls,
+        *,
+        max_pack_bytes: int = MAX_PACK_BYTES,
+        max_folders: int = MAX_FOLDERS,
+    ) -> None:
         self._blobs = blobs
         self._calls = calls
+        self._max_pack_bytes = max_pack_bytes
+        self._max_folders = max_folders
         self._names: dict[str, str] = {}
         self._growing: dict[str, _Pack] = {}
         self._unflushed: list[_Pack] = []
@@ -71,7 +80,7 @@ class FolderPacks:
             except OSError:
                 self._truncate(pack, start)
                 raise
-        if pack.size >= MAX_PACK_BYTES:
+        if pack.size >= self._max_pack_bytes:
             self._retire(folder)
         return BlobLocation(name=pack.name, start=start)
 
@@ -122,7 +131,7 @@ class FolderPacks:
         pack = self._reopen(folder) or self._create(folder)
         self._names.pop(folder, None)  # moves the folder to the end: least recently used first
         self._names[folder] = pack.name
-        if len(self._names) > MAX_FOLDERS:
+        if len(self._names) > self._max_folders:
             del self._names[next(iter(self._names))]
         self._growing[folder] = pack
         self._unflushed.append(pack)

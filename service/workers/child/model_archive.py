@@ -30,13 +30,16 @@ def holds_model(path: Path) -> bool:
         return False  # the next reader reports what is wrong
 
 
-def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
+def embedded(
+    archive: Path, folder: Path, *, limit_bytes: int, max_members: int = MAX_MEMBERS
+) -> bytes:
     """Return the archive's model with all external data embedded, as the bytes of an ONNX file.
 
     Args:
         archive: a zip archive of one `.onnx` file and its data files.
         folder: for extracted members; they are removed again.
         limit_bytes: maximum size of all members after unpacking.
+        max_members: maximum number of members.
 
     Raises:
         ModelInvalidError: it is not such an archive, has no model, or unpacks to too much.
@@ -46,12 +49,13 @@ def embedded(archive: Path, folder: Path, *, limit_bytes: int) -> bytes:
     unpacked = folder / "unpacked"
     try:
         with archive.open("rb") as file:
-            model = _unpack(zips.members(file, limit_bytes=limit_bytes), unpacked)
+            members = zips.members(file, limit_bytes=limit_bytes, max_members=max_members)
+            model = _unpack(members, unpacked)
         return _read(model)
     except BatchUnpackedTooLargeError as error:
         raise ModelInvalidError(
             f"the archive exceeds a limit: {limit_bytes} bytes unpacked in total, "
-            f"{MAX_MEMBERS} files, {zips.MAX_EXPANSION} times a file's compressed size; include "
+            f"{max_members} files, {zips.MAX_EXPANSION} times a file's compressed size; include "
             "only the model and its data files, uncompressed (zip -0)"
         ) from error
     except BatchMalformedError as error:

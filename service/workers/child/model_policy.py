@@ -44,8 +44,12 @@ def read(path: str) -> onnx.ModelProto | None:
     return model
 
 
-def check_model(model: onnx.ModelProto) -> None:
+def check_model(model: onnx.ModelProto, *, max_nodes: int = MAX_NODES) -> None:
     """Check that a model follows the policy.
+
+    Args:
+        model: the model, without its external data.
+        max_nodes: limit of nodes after inlining all functions.
 
     Raises:
         ModelUnsupportedError: see `read`.
@@ -62,9 +66,9 @@ def check_model(model: onnx.ModelProto) -> None:
     for key in functions:
         _grow(key, functions, grown, ())
     nodes = _count(model.graph.node, functions, grown, depth=0)
-    if nodes > MAX_NODES:
+    if nodes > max_nodes:
         raise ModelUnsupportedError(
-            f"the model has {nodes} nodes after inlining its functions, the limit is {MAX_NODES}"
+            f"the model has {nodes} nodes after inlining its functions, the limit is {max_nodes}"
         )
 
 

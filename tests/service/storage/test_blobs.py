@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from service.errors import StartError, StorageFailedError, StorageFullError
-from service.storage.blobs import packs
 from service.storage.blobs.folder import FolderBlobs
 from service.storage.blobs.os_calls import OsCalls
 from service.storage.blobs.protocol import BlobLocation
@@ -175,8 +174,8 @@ def test_packs_are_per_folder(blobs: FolderBlobs) -> None:
     assert list(blobs.names("recalibrations/s/batches")) == [other.name]
 
 
-def test_pack_size_is_limited(blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "MAX_PACK_BYTES", 10)
+def test_pack_size_is_limited(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "root", max_pack_bytes=10)
     places = []
     for _ in range(4):
         places.append(blobs.packs.append(FOLDER, b"123456"))
@@ -185,10 +184,8 @@ def test_pack_size_is_limited(blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatc
     assert all(packed(blobs, place, 6) == b"123456" for place in places)
 
 
-def test_packs_beyond_the_open_folder_limit(
-    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packs, "MAX_FOLDERS", 2)
+def test_packs_beyond_the_open_folder_limit(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "root", max_pack_folders=2)
     for round_ in range(2):
         for number in range(5):
             blobs.packs.append(f"recalibrations/{number}/batches", b"%d%d" % (round_, number))

@@ -13,7 +13,7 @@ import pytest
 from onnx.external_data_helper import convert_model_to_external_data
 
 from bn_ops.errors import ExternalDataError, ModelInvalidError, ModelUnsupportedError
-from service.formats import members
+from service.formats.members import MAX_MEMBERS
 from service.settings import Settings
 from service.workers.child import model_archive as bundles
 from service.workers.process_pool import ProcessExecutor
@@ -88,11 +88,9 @@ def test_invalid_archive_is_rejected(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_oversized_archive_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_archive_is_rejected(tmp_path: Path) -> None:
     many = parts() | {f"{number}.bin": b"x" for number in range(4)}
-    with monkeypatch.context() as patched:
-        patched.setattr(members, "MAX_MEMBERS", 5)
-        _is_rejected_as_a_model(packed(tmp_path, many))
+    _is_rejected_as_a_model(packed(tmp_path, many), max_members=5)
     _is_rejected_as_a_model(packed(tmp_path, parts() | {"more": bytes(LIMIT + 1)}))
     archive = packed(tmp_path, parts())
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as bomb:
@@ -100,9 +98,9 @@ def test_oversized_archive_is_rejected(tmp_path: Path, monkeypatch: pytest.Monke
     _is_rejected_as_a_model(archive)
 
 
-def _is_rejected_as_a_model(archive: Path) -> None:
+def _is_rejected_as_a_model(archive: Path, *, max_members: int = MAX_MEMBERS) -> None:
     with pytest.raises(ModelInvalidError, match="exceeds a limit") as caught:
-        bundles.embedded(archive, archive.parent, limit_bytes=LIMIT)
+        bundles.embedded(archive, archive.parent, limit_bytes=LIMIT, max_members=max_members)
     assert str(LIMIT) in caught.value.message
     assert "batch" not in caught.value.message
     assert "numpy" not in caught.value.message
