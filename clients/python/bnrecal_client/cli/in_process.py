@@ -17,7 +17,15 @@ from bnrecal_client.options import Options
 from bnrecal_client.progress import ProgressCallback
 from bnrecal_client.result import Outcome
 
-__all__ = ["FoldedFile", "LocalResult", "fold_file", "inspect_file", "recalibrate_file"]
+__all__ = [
+    "FoldedFile",
+    "LocalResult",
+    "classes_of",
+    "fold_file",
+    "inspect_file",
+    "labeled_arrays",
+    "recalibrate_file",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -72,7 +80,9 @@ def recalibrate_file(
             progress=lambda step: notify(
                 Progress(phase=step.phase, done=step.done, total=step.total)
             ),
-            evaluate=evaluate,
+            evaluate=None
+            if evaluate is None
+            else labeled_arrays(bn_ops, evaluate, options.preprocess),
             allow_mismatch=allow_mismatch,
         )
         return LocalResult(
@@ -94,6 +104,32 @@ def _arrays(
     preprocess = bn_ops.preprocess_from_json(form)
     for place, batch in enumerate(batches):
         yield from image_arrays(batch.items, preprocess, batch=place)
+
+
+def labeled_arrays(
+    bn_ops: ModuleType, pairs: Iterable[Any], form: Mapping[str, object] | None
+) -> Iterator[Any]:
+    """Yield labeled samples as bn_ops takes them; batches of `Images` become arrays."""
+    if form is None:
+        yield from pairs
+        return
+    from bn_ops.preprocess import image_arrays
+
+    preprocess = bn_ops.preprocess_from_json(form)
+    for images, labels in pairs:
+        start = 0
+        for array in image_arrays(images.items, preprocess):
+            yield array, labels[start : start + len(array)]
+            start += len(array)
+
+
+def classes_of(model: Path) -> int | None:
+    """Return the number of classes of a model's outputs; None if unknown or different."""
+    with _bn_ops("labels are used in this process") as bn_ops:
+        outputs = bn_ops.describe(_existing(model)).outputs
+    sizes = [size for output in outputs for size in tuple(output.shape or ())[1:2]]
+    counts = {size for size in sizes if isinstance(size, int)}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def inspect_file(model: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
-from bnrecal_client.cli.data.labels import labeled
+from bnrecal_client.cli.data.labels import Labels, labeled
 from bnrecal_client.cli.data.naming import naming_the_file
-from bnrecal_client.cli.in_process import LocalResult, recalibrate_file
+from bnrecal_client.cli.in_process import LocalResult, classes_of, recalibrate_file
 from bnrecal_client.cli.output import deliver
 from bnrecal_client.errors import BatchError, OptionError, RecalibrationFailed
 from bnrecal_client.models import SkippedSample
@@ -40,10 +40,17 @@ def add_command(commands: Any) -> None:
     _add_statistics(parser)
     parser.add_argument(
         "--labels",
+        metavar="PATH",
+        type=Path,
+        help="labels, which decide the verdict: .npy of integer classes for the first samples of "
+        "DATA; for images also .csv (file,label) or a folder with one folder for each class",
+    )
+    parser.add_argument(
+        "--classes",
         metavar="FILE",
         type=Path,
-        help=".npy of integer classes for the first samples of DATA, for the error before and "
-        "after in the report; only without --server",
+        help="names of the classes in the order of the model's output, one per line, for labels "
+        "that are names",
     )
     parser.add_argument(
         "--allow-mismatch",
@@ -196,9 +203,7 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
         raise OptionError("--connections applies to a server: pass --server")
     pairs = None
     if args.labels is not None:
-        if options.preprocess is not None:
-            raise OptionError("--labels works with arrays, not with --preprocess")
-        pairs = labeled(args.data, args.labels, batch_size=args.batch_size)
+        pairs = _labeled(args, images=options.preprocess is not None)
     with progress_display(_progress(args)) as notify:
         return recalibrate_file(
             args.model,
@@ -208,6 +213,25 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
             evaluate=pairs,
             allow_mismatch=args.allow_mismatch,
         )
+
+
+def _labeled(args: Namespace, *, images: bool) -> Iterator[Any]:
+    """Return the labeled samples, or raise an error about --classes before any work."""
+    classes = None if args.classes is None else _read_classes(args.classes)
+    labels = Labels(path=args.labels, classes=classes, outputs=classes_of(args.model))
+    bad = SampleFilter() if args.skip_bad else None
+    return labeled(labels, args.data, images=images, batch_size=args.batch_size, bad=bad)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--classes {path} cannot be read as text: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) < max(1, len(names)):
+        raise OptionError(f"--classes {path} needs one name per line, each once")
+    return names
 
 
 def _progress(args: Namespace) -> bool | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli.data.array_files import Table, find_files, open_table
 
-__all__ = ["DataSet", "keyed", "open_data"]
+__all__ = ["DataSet", "keyed", "open_data", "unkeyed"]
 
 # The key of an array: its name, its position in a tuple, or "" for a file of one unnamed array. It
 # keeps the file's own form until the model's input names are known.
@@ -66,7 +66,7 @@ class DataSet:
         for batch in self._batches():
             good = self.bad.arrays(keyed(batch))
             if _length(good):
-                yield _unkeyed(good)
+                yield unkeyed(good)
 
     def _batches(self) -> Iterator[object]:
         pieces: list[Piece] = []
@@ -157,10 +157,11 @@ def _joined(pieces: Sequence[Piece]) -> object:
         key: pieces[0][key] if len(pieces) == 1 else _concatenated(pieces, key)
         for key in pieces[0]
     }
-    return _unkeyed(whole)
+    return unkeyed(whole)
 
 
-def _unkeyed(whole: Piece) -> object:
+def unkeyed(whole: Piece) -> object:
+    """Return arrays by key in the form of their file; the inverse of `keyed`."""
     if "" in whole:
         return whole[""]
     return tuple(whole.values()) if 0 in whole else dict(whole)

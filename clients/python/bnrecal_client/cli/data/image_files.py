@@ -15,9 +15,11 @@ from bnrecal_client.cli.data.folders import find
 from bnrecal_client.errors import InputError
 from bnrecal_client.images import SUFFIXES, Images
 
-__all__ = ["ImageSet", "open_images"]
+__all__ = ["ImageSet", "Named", "image_files", "open_images"]
 
-_Named = tuple[str, bytes]
+Named = tuple[str, bytes]
+"""Name, for messages, and content of an image."""
+
 _ARCHIVES = frozenset({".tar", ".zip"})
 _KNOWN = SUFFIXES | CONVERTED_SUFFIXES | _ARCHIVES
 
@@ -34,7 +36,7 @@ class ImageFile:
 
     path: Path
     samples: int
-    read: Callable[[Path], Iterator[_Named]]
+    read: Callable[[Path], Iterator[Named]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +77,24 @@ class ImageSet:
     def __iter__(self) -> Iterator[Images]:
         if self.bad is not None:
             self.bad.restart()
-        images = self._good()
+        images = self.numbered()
         while items := tuple(islice(images, self.batch_size)):
-            yield Images(items=items)
+            yield Images(items=tuple(item for _, item in items))
 
-    def _good(self) -> Iterator[_Named]:
-        bad, left = self.bad, self.samples
+    def numbered(self) -> Iterator[tuple[int, Named]]:
+        """Yield the position of each good image, and its name and content."""
+        bad, start = self.bad, 0
         for one in self.images:
-            wanted, left = min(left, one.samples), max(0, left - one.samples)
-            if bad is None:
-                yield from islice(one.read(one.path), wanted)
-                continue
+            wanted = islice(one.read(one.path), max(0, self.samples - start))
             try:
-                for name, content in islice(one.read(one.path), wanted):
-                    if bad.accepts(name, content):
-                        yield name, content
+                for place, item in enumerate(wanted, start):
+                    if bad is None or bad.accepts(*item):
+                        yield place, item
             except InputError as error:
+                if bad is None:
+                    raise
                 bad.skip(str(one.path), error.message)
+            start += one.samples
 
 
 def open_images(
@@ -123,6 +126,11 @@ def open_images(
     )
 
 
+def image_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the images of some paths that are files of their own, not in archives."""
+    return find(paths, SUFFIXES | CONVERTED_SUFFIXES).paths
+
+
 def _image_file(path: Path) -> ImageFile:
     if not path.is_file():
         raise InputError(f"there is no data file {path}")
@@ -141,7 +149,7 @@ def _image_file(path: Path) -> ImageFile:
     return ImageFile(path=path, samples=1, read=_file)
 
 
-def _file(path: Path) -> Iterator[_Named]:
+def _file(path: Path) -> Iterator[Named]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -150,7 +158,7 @@ def _file(path: Path) -> Iterator[_Named]:
     yield str(path), as_png(str(path), content) if convert else content
 
 
-def _tar(path: Path, *, skip: bool = False) -> Iterator[_Named]:
+def _tar(path: Path, *, skip: bool = False) -> Iterator[Named]:
     with tarfile.open(path, "r:") as archive:
         for entry in archive:
             if entry.isreg() and _is_image(entry.name):
@@ -158,7 +166,7 @@ def _tar(path: Path, *, skip: bool = False) -> Iterator[_Named]:
                 yield entry.name, b"" if stream is None else stream.read()
 
 
-def _zip(path: Path) -> Iterator[_Named]:
+def _zip(path: Path) -> Iterator[Named]:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if _is_image(entry.filename):
