@@ -10,11 +10,11 @@ import numpy as np
 
 from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SMALL, SOURCE, Measured, Row
 from bn_ops.auto.criterion import Scores
-from bn_ops.auto.decision import choose, verdict_on_choice
+from bn_ops.auto.decision import choose, judge, verdict_on_choice
 from bn_ops.core.statistics import Float64Array
 from bn_ops.diagnostics.report import Candidate, VerdictCode
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "decide", "judge_candidate"]
 
 _NAMES = {
     Candidate.SOURCE: SOURCE,
@@ -46,6 +46,12 @@ def decide(row: Row, *, varied: bool | None = None) -> Decision:
         varied=varied,
     )
     return Decision(candidate=_NAMES[decision.candidate], verdict=verdict_on_choice(decision).code)
+
+
+def judge_candidate(row: Row, candidate: str) -> VerdictCode:
+    """Return the verdict on a candidate that the user, not `Auto`, takes."""
+    before, after = (_scores(row, row.candidates[name]) for name in (SOURCE, candidate))
+    return judge(before, after, samples=row.samples).code
 
 
 def _scores(row: Row, found: Measured) -> Scores:

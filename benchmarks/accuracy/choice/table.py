@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.choice.findings import limits, short
-from benchmarks.accuracy.choice.policy import Decision, decide
-from benchmarks.accuracy.choice.rows import REPLACE, ROWS, SOURCE, Row, read_rows
+from benchmarks.accuracy.choice.policy import Decision, decide, judge_candidate
+from benchmarks.accuracy.choice.rows import EARLY, REPLACE, ROWS, SOURCE, Row, read_rows
 from benchmarks.accuracy.choice.sensitivity import sensitivity_table
 from benchmarks.accuracy.choice.summary import (
     FAMILIES,
@@ -63,6 +63,12 @@ class _Case:
 
 Cases = Sequence[_Case]
 
+_JUDGED = (REPLACE, "half-0.5", "share-0.5", EARLY, "share-0.1")
+_JUDGED_TEXT = (
+    "What the verdict says when the candidate is given instead of chosen, all rows. `share-1` is "
+    "`Replace`. `Shrink`, whose shares differ by channel, was not measured."
+)
+
 
 def results(rows: Sequence[Row]) -> str:
     """Render every table except the one of thresholds."""
@@ -85,6 +91,9 @@ def results(rows: Sequence[Row]) -> str:
             _regrets(part),
         ]
     sections += [
+        "### The verdict on the user's own estimator",
+        _JUDGED_TEXT,
+        _judged(rows),
         "### The worst cases of `Auto`",
         _harm([case for case in cases if case.moved]),
         "### The largest gains that `Auto` left",
@@ -231,6 +240,31 @@ def _described(case: _Case, figure: str) -> list[str]:
         figure,
         f"`{case.auto.verdict}`",
     ]
+
+
+def _judged(rows: Sequence[Row]) -> str:
+    """Render verdicts by what the candidate does, without `Auto`."""
+    head = ["candidate", *(f"`{code}`: helps / little / hurts" for code in VerdictCode)]
+    head.append("worst change with `deploy`")
+    body = []
+    for name in _JUDGED:
+        changes: dict[VerdictCode, list[float]] = {code: [] for code in VerdictCode}
+        for row in rows:
+            changes[judge_candidate(row, name)].append(row.change_of(name))
+        deployed = changes[VerdictCode.DEPLOY]
+        body.append(
+            [
+                name,
+                *(_three(found) for found in changes.values()),
+                signed(min(deployed)) if deployed else "–",
+            ]
+        )
+    return markdown(head, body)
+
+
+def _three(changes: Sequence[float]) -> str:
+    helps, hurts = sum(c > HARM for c in changes), sum(c < -HARM for c in changes)
+    return f"{helps:,} / {len(changes) - helps - hurts:,} / {hurts:,}"
 
 
 def _declared_wrongly(rows: Sequence[Row]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy.choice import table
 from benchmarks.accuracy.choice.candidates import SHARES, measure, mixed, shares
-from benchmarks.accuracy.choice.policy import decide
+from benchmarks.accuracy.choice.policy import decide, judge_candidate
 from benchmarks.accuracy.choice.rows import (
     EARLY,
     REPLACE,
@@ -93,6 +93,12 @@ def test_rule_applied_to_rows() -> None:
     assert (decide(reset).candidate, decide(reset).verdict.value) == (REPLACE, "deploy")
 
 
+def test_verdict_on_a_given_candidate() -> None:
+    assert judge_candidate(CLEAR, REPLACE).value == "deploy"
+    worse = {**CLEAR.candidates, REPLACE: measured(20, -0.3)}
+    assert judge_candidate(replace(CLEAR, candidates=worse), REPLACE).value == "do-not-deploy"
+
+
 def test_gain_reconstructed_from_mean_and_error() -> None:
     # At exactly twice its error a gain counts; a millionth more error, and it does not.
     at_limit = {**CLEAR.candidates, EARLY: measured(60), REPLACE: measured(70, 0.2, error=0.1)}
@@ -110,7 +116,11 @@ def test_figures_of_a_policy() -> None:
 
 
 def test_tables_of_three_rows() -> None:
-    text = table.results([CLEAR, DOUBTFUL, HARMFUL])
+    every = {name: measured(5) for name in SHARES}
+    rows = [
+        replace(row, candidates={**every, **row.candidates}) for row in (CLEAR, DOUBTFUL, HARMFUL)
+    ]
+    text = table.results(rows)
     assert "| mixed | 3 | 2 | 1 | 2 | 1 | 1 | 1 | 1 | 1 |" in text
     assert "| Held out | 1 | 0 | 0 to 97.5 % | 0 of 1 (0 %) | 0 of 1 (0 %) | 1 | 1 | 35.0 |" in text
     assert "| Development | 0 | – | – | – | – | 0 | – | – |" in text
