@@ -92,7 +92,7 @@ def test_saving_is_atomic(artifact: bn_ops.Artifact, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_the_source_file_is_overwritten_only_with_force(tmp_path: Path) -> None:
+def test_source_overwritten_only_with_force(tmp_path: Path) -> None:
     path, link, other = (tmp_path / name for name in ("model.onnx", "link.onnx", "other.onnx"))
     onnx.save(residual_network(), path)
     link.symlink_to(path)

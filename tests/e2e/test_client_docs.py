@@ -62,11 +62,11 @@ def test_every_command_and_option_is_documented(command: str) -> None:
                 assert f"`{option}" in CLI, f"{command} {option}"
 
 
-def test_the_table_of_exit_codes_is_complete() -> None:
+def test_table_of_exit_codes_is_complete() -> None:
     assert [int(code) for code in re.findall(r"^\| (\d) \|", CLI, flags=re.MULTILINE)] == list(Exit)
 
 
-def test_every_error_is_in_the_drawn_tree() -> None:
+def test_every_error_is_in_drawn_tree() -> None:
     text = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
     names = [name for name in errors.__all__ if name[0].isupper() and name != "Problem"]
     for name in names:

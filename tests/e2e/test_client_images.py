@@ -45,9 +45,7 @@ def recalibrate(*words: str) -> tuple[bytes, bytes]:
     return Path("out.onnx").read_bytes(), Path("out.safetensors").read_bytes()
 
 
-def test_a_folder_gives_the_same_bytes_in_process_and_through_a_server(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_image_folder_gives_same_bytes_each_way(folder: Path, tmp_path: Path) -> None:
     words = [str(folder), "--batch-size", "4", "--limit", "12"]
     with ServerProcess(tmp_path / "data") as server:
         remote = recalibrate(*words, "--server", server.url)
@@ -75,14 +73,14 @@ def test_images_and_equal_arrays_give_equal_statistics(folder: Path) -> None:
     assert Path("a.safetensors").read_bytes() == from_images[1]
 
 
-def test_the_error_names_an_invalid_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_names_an_invalid_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "3.png").write_bytes(b"no image")
     words = ["recalibrate", str(MODEL), str(folder), "--preprocess", "preprocess.json"]
     assert main(words) == Exit.INPUT
     assert "3.png' cannot be decoded" in capsys.readouterr().err
 
 
-def test_the_error_for_images_suggests_preprocess(
+def test_error_for_images_suggests_preprocess(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["recalibrate", str(MODEL), str(folder / "below")]) == Exit.INPUT

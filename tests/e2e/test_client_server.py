@@ -87,7 +87,7 @@ def bnrecal(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_statistics_are_those_of_the_library_in_process(expected: Result) -> None:
+def test_statistics_match_the_library(expected: Result) -> None:
     artifact = bn_ops.adapt(MODEL, BATCHES)
     assert len(artifact.statistics) == 9
     for name, found in artifact.statistics.items():
@@ -103,16 +103,12 @@ def test_other_data_give_another_result(server: ServerProcess, expected: Result)
     assert encode_statistics(other.statistics) != encode_statistics(expected.statistics)
 
 
-def test_statistics_are_encoded_as_the_server_encodes_them(
-    server: ServerProcess, expected: Result
-) -> None:
+def test_encoded_statistics_match_the_server(server: ServerProcess, expected: Result) -> None:
     path = f"/v1/recalibrations/{expected.recalibration_id}/statistics"
     assert httpx.get(server.url + path).content == encode_statistics(expected.statistics)
 
 
-def test_the_asynchronous_client_gives_the_same_bytes(
-    server: ServerProcess, expected: Result
-) -> None:
+def test_async_client_gives_same_bytes(server: ServerProcess, expected: Result) -> None:
     async def run() -> Result:
         async with AsyncClient(server.url) as client:
             return await client.recalibrate(MODEL, BATCHES, progress=False)
@@ -120,9 +116,7 @@ def test_the_asynchronous_client_gives_the_same_bytes(
     assert_same(asyncio.run(run()), expected)
 
 
-def test_a_kill_between_batches_does_not_change_the_result(
-    tmp_path: Path, expected: Result
-) -> None:
+def test_kill_between_batches(tmp_path: Path, expected: Result) -> None:
     with ServerProcess(tmp_path / "data") as server:
 
         def stream() -> Iterator[NDArray[np.float32]]:
@@ -146,7 +140,7 @@ def test_a_kill_between_batches_does_not_change_the_result(
         assert_same(result, expected)
 
 
-def test_a_kill_during_concurrent_uploads_does_not_change_the_result(tmp_path: Path) -> None:
+def test_kill_during_concurrent_uploads(tmp_path: Path) -> None:
     batches = [digits(size, seed) for seed, size in enumerate([7, 16, 1, 16, 5, 9, 9, 9, 9, 9])]
     timers: list[threading.Timer] = []
     with ServerProcess(tmp_path / "data") as server, Client(server.url) as client:
@@ -163,7 +157,7 @@ def test_a_kill_during_concurrent_uploads_does_not_change_the_result(tmp_path: P
         assert_same(disturbed, client.recalibrate(MODEL, iter(batches), progress=False))
 
 
-def test_a_kill_during_the_run_does_not_change_the_result(tmp_path: Path, expected: Result) -> None:
+def test_kill_during_run(tmp_path: Path, expected: Result) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.url) as client:
         opened = client.create(client.upload(MODEL).id)
         for index, batch in enumerate(BATCHES):
@@ -175,7 +169,7 @@ def test_a_kill_during_the_run_does_not_change_the_result(tmp_path: Path, expect
         assert_same(client.fetch(opened.id), expected)
 
 
-def test_another_client_resumes_an_interrupted_run(server: ServerProcess, expected: Result) -> None:
+def test_resume_by_another_client(server: ServerProcess, expected: Result) -> None:
     def dies() -> Iterator[NDArray[np.float32]]:
         yield from BATCHES[:3]
         raise KeyboardInterrupt
@@ -191,7 +185,7 @@ def test_another_client_resumes_an_interrupted_run(server: ServerProcess, expect
         assert_same(another.recalibrate(None, BATCHES, progress=False, resume=name), expected)
 
 
-def test_invalid_input_raises_the_class_of_its_code(server: ServerProcess) -> None:
+def test_errors_of_invalid_input(server: ServerProcess) -> None:
     good = BATCHES[0]
     poisoned = good.copy()
     poisoned[3, 0, 5, 5] = np.nan
@@ -214,7 +208,7 @@ def test_invalid_input_raises_the_class_of_its_code(server: ServerProcess) -> No
         assert (cause.code, cause.batch, cause.input) == ("batch-not-finite", 1, INPUT)
 
 
-def test_invalid_models_and_states_raise_the_class_of_their_code(server: ServerProcess) -> None:
+def test_errors_of_invalid_models_and_states(server: ServerProcess) -> None:
     with Client(server.url) as client:
         with pytest.raises(ModelError) as caught:
             client.upload(b"no model at all")
@@ -237,7 +231,7 @@ def test_invalid_models_and_states_raise_the_class_of_their_code(server: ServerP
 
 
 @pytest.mark.parametrize("which", ["server", "other_kernels"])
-def test_the_command_gives_the_same_bytes_over_http_and_in_process(
+def test_command_gives_same_bytes_each_way(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     server: ServerProcess = request.getfixturevalue(which)
@@ -264,7 +258,7 @@ def test_the_command_gives_the_same_bytes_over_http_and_in_process(
 
 
 @pytest.mark.parametrize("which", ["server", "other_kernels"])
-def test_a_torch_module_gives_the_same_statistics_each_way(
+def test_torch_module_gives_same_statistics(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     server: ServerProcess = request.getfixturevalue(which)
@@ -299,7 +293,7 @@ def test_a_torch_module_gives_the_same_statistics_each_way(
         assert over_http.statistics[f"{name}.running_var"].tobytes() == found.var.tobytes()
 
 
-def test_the_command_folds_and_inspects_real_models(tmp_path: Path) -> None:
+def test_command_folds_and_inspects(tmp_path: Path) -> None:
     inspected = json.loads(bnrecal("inspect", MODEL, "--json", folder=tmp_path).stdout)
     assert len(inspected["layers"]) == 9
     assert inspected["inputs"][0]["name"] == INPUT
@@ -310,9 +304,7 @@ def test_the_command_folds_and_inspects_real_models(tmp_path: Path) -> None:
     assert "export" in again.stderr
 
 
-def test_invalid_data_have_the_same_exit_code_over_http_and_in_process(
-    server: ServerProcess, tmp_path: Path
-) -> None:
+def test_exit_code_of_invalid_data(server: ServerProcess, tmp_path: Path) -> None:
     poisoned = digits(10)
     poisoned[4, 0, 0, 0] = np.inf
     np.save(tmp_path / "nan.npy", poisoned)
@@ -326,7 +318,7 @@ def test_invalid_data_have_the_same_exit_code_over_http_and_in_process(
     assert not (tmp_path / "mnist_resnet.recalibrated.onnx").exists()
 
 
-def test_serve_starts_a_server_and_ends_on_a_signal(tmp_path: Path) -> None:
+def test_serve_ends_on_a_signal(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "bnrecal_client", "serve", "--port", "0", "--data-dir", "d"],
         stdout=subprocess.PIPE,
@@ -342,7 +334,7 @@ def test_serve_starts_a_server_and_ends_on_a_signal(tmp_path: Path) -> None:
     assert process.returncode in {0, -signal.SIGTERM}
 
 
-def test_the_initial_timeout_covers_a_late_start(tmp_path: Path, expected: Result) -> None:
+def test_initial_timeout_covers_late_start(tmp_path: Path, expected: Result) -> None:
     with ServerProcess(tmp_path / "data") as server:
         server.kill()
         timer = threading.Timer(1.0, server.start)
@@ -353,7 +345,7 @@ def test_the_initial_timeout_covers_a_late_start(tmp_path: Path, expected: Resul
         assert_same(result, expected)
 
 
-def test_waiting_polls_no_more_often_than_the_option_says(server: ServerProcess) -> None:
+def test_poll_interval(server: ServerProcess) -> None:
     class Counting(httpx.AsyncHTTPTransport):
         polls = 0
 

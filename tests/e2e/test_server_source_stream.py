@@ -39,7 +39,7 @@ def folded() -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def test_the_result_is_that_of_the_library_in_process(server: Server, folded: bytes) -> None:
+def test_result_matches_the_library(server: Server, folded: bytes) -> None:
     api = server.api
     uploaded = api.upload_model(folded)
     assert uploaded.is_success, uploaded.text
@@ -73,7 +73,7 @@ def test_other_source_batches_give_another_result(server: Server, folded: bytes)
     assert results[0] != results[1]
 
 
-def test_a_model_without_a_place_for_a_layer_is_refused(server: Server) -> None:
+def test_model_without_insertion_point(server: Server) -> None:
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"])],
         "relu",

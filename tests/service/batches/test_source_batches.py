@@ -25,7 +25,7 @@ def _storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
 
 
-def test_source_batches_are_counted_apart_from_batches(api: Api) -> None:
+def test_source_batches_are_counted_separately(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch(5, samples=4))
     assert api.put(name, 0).status_code == 201
@@ -45,12 +45,12 @@ def test_source_batches_are_counted_apart_from_batches(api: Api) -> None:
     assert found["source_batches"] == counts
 
 
-def test_a_recalibration_without_source_batches_reports_none(api: Api) -> None:
+def test_no_source_batches_by_default(api: Api) -> None:
     name = api.open()
     assert api.get(name).json()["source_batches"] == EMPTY
 
 
-def test_both_streams_have_the_same_rules(api: Api) -> None:
+def test_both_streams_have_same_rules(api: Api) -> None:
     """The same index holds a batch in each stream; replays and conflicts are found in each."""
     name = api.open()
     same, other = safetensors(x=batch(1)), safetensors(x=batch(2))
@@ -75,7 +75,7 @@ def test_pages_list_one_stream(api: Api) -> None:
     assert rest["next"] is None
 
 
-def test_an_idempotency_key_belongs_to_one_stream(api: Api) -> None:
+def test_idempotency_key_belongs_to_one_stream(api: Api) -> None:
     name = api.open()
     content = safetensors(x=batch(1))
 
@@ -91,7 +91,7 @@ def test_an_idempotency_key_belongs_to_one_stream(api: Api) -> None:
     assert (found["batches"]["received"], found["source_batches"]["received"]) == (1, 1)
 
 
-def test_an_announced_digest_is_verified(api: Api) -> None:
+def test_announced_digest_is_verified(api: Api) -> None:
     name = api.open()
     wrong = {"Content-Digest": "sha-256=:" + "A" * 43 + "=:"}
     response = api.put_source(name, 0, headers=wrong)
@@ -99,7 +99,7 @@ def test_an_announced_digest_is_verified(api: Api) -> None:
     assert api.get(name).json()["source_batches"] == EMPTY
 
 
-def test_a_batch_that_does_not_fit_the_model_is_rejected(api: Api) -> None:
+def test_invalid_source_batch_is_rejected(api: Api) -> None:
     name = api.open()
     response = api.put_source(name, 0, safetensors(other=batch(0)))
     assert (response.status_code, response.json()["code"]) == (422, "batch-input")
@@ -139,7 +139,7 @@ def test_limits_count_both_streams(limit: dict[str, int], start_server: StartSer
         (0, {"source_batches": 1}, "batches-missing"),
     ],
 )
-def test_the_announced_number_must_be_stored(
+def test_announced_number_must_be_stored(
     api: Api, stored: int, counts: dict[str, int], code: str
 ) -> None:
     name = api.open()
@@ -152,7 +152,7 @@ def test_the_announced_number_must_be_stored(
     assert api.get(name).json()["state"] == "open"
 
 
-def test_a_model_without_batchnorm_is_accepted_with_a_warning(api: Api) -> None:
+def test_model_without_batchnorm_has_a_warning(api: Api) -> None:
     found = api.upload_model(FOLDED_MODEL)
     assert found.status_code == 201
     assert found.json()["needs_source_batches"] is True
@@ -160,9 +160,7 @@ def test_a_model_without_batchnorm_is_accepted_with_a_warning(api: Api) -> None:
     assert api.upload_model(GOOD_MODEL).json()["needs_source_batches"] is False
 
 
-def test_a_model_without_batchnorm_does_not_start_without_source_batches(
-    api: Api, executor: FakeExecutor
-) -> None:
+def test_insertion_needs_source_batches(api: Api, executor: FakeExecutor) -> None:
     name = api.open(FOLDED_MODEL, layers=["conv*"])
     api.put(name, 0)
     response = api.start(name, 1)
@@ -183,7 +181,7 @@ def run(api: Api, name: str) -> bytes:
     return api.get(name, "/model").content
 
 
-def test_a_run_reads_the_source_stream_after_the_target_stream(api: Api) -> None:
+def test_run_reads_source_stream_last(api: Api) -> None:
     expected = hashlib.sha256(FOLDED_MODEL)
     for seed in (0, 1, 100, 101):
         expected.update(safetensors(x=batch(seed)))
@@ -191,7 +189,7 @@ def test_a_run_reads_the_source_stream_after_the_target_stream(api: Api) -> None
     assert found["digest"] == expected.hexdigest()
 
 
-def test_start_can_be_repeated_with_the_same_counts_only(api: Api) -> None:
+def test_repeated_start_needs_same_counts(api: Api) -> None:
     name = api.open()
     run(api, name)
     assert api.get(name).json()["source_batches"]["total"] == 2
@@ -201,7 +199,7 @@ def test_start_can_be_repeated_with_the_same_counts_only(api: Api) -> None:
         assert (response.status_code, response.json()["code"]) == (409, "recalibration-not-open")
 
 
-def test_a_sealed_recalibration_accepts_no_new_source_batch(api: Api) -> None:
+def test_sealed_recalibration_is_closed(api: Api) -> None:
     name = api.open(keep_data=True)
     run(api, name)
     assert api.put_source(name, 1).status_code == 200
@@ -209,7 +207,7 @@ def test_a_sealed_recalibration_accepts_no_new_source_batch(api: Api) -> None:
     assert (response.status_code, response.json()["code"]) == (409, "recalibration-not-open")
 
 
-def test_source_batches_survive_a_restart(settings: Settings) -> None:
+def test_source_batches_survive_restart(settings: Settings) -> None:
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         expected = run(api, api.open(FOLDED_MODEL))
@@ -222,7 +220,7 @@ def test_source_batches_survive_a_restart(settings: Settings) -> None:
         assert run(api, name) == expected
 
 
-def test_nothing_remains_of_a_deleted_recalibration(api: Api, settings: Settings) -> None:
+def test_delete_removes_source_batches(api: Api, settings: Settings) -> None:
     name = api.open()
     api.put(name, 0)
     api.put_source(name, 0)

@@ -67,7 +67,7 @@ def test_progress_true_prints_phases(capsys: pytest.CaptureFixture[str]) -> None
     assert printed.out == ""
 
 
-def test_progress_on_a_terminal_updates_one_line_per_phase(
+def test_terminal_updates_one_line_per_phase(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)

@@ -45,7 +45,7 @@ def with_nan(batches: list[NDArray[np.float32]], batch: int, sample: int) -> Any
     return bad
 
 
-def test_an_error_names_the_sample_of_the_stream(client: Calls) -> None:
+def test_error_names_sample_of_stream(client: Calls) -> None:
     batches = stream()
     before = sum(len(batch) for batch in batches[:2])
     with pytest.raises(BatchError, match=rf"sample {before + 1} of the stream") as caught:
@@ -64,7 +64,7 @@ def test_bad_samples_are_left_out_on_request(client: Calls) -> None:
     assert result.report["skipped_samples"][0]["index"] == len(batches[0])
 
 
-def test_a_batch_of_bad_samples_is_not_sent(client: Calls, server: ClientServer) -> None:
+def test_batch_of_bad_samples_is_not_sent(client: Calls, server: ClientServer) -> None:
     batches = stream()
     empty = np.full_like(batches[0], np.inf)
     result = client.recalibrate(
@@ -75,21 +75,19 @@ def test_a_batch_of_bad_samples_is_not_sent(client: Calls, server: ClientServer)
     assert list(server.stored(server.id)) == list(range(len(batches)))
 
 
-def test_a_stream_of_bad_samples_only_is_empty(client: Calls) -> None:
+def test_stream_of_bad_samples_only_is_empty(client: Calls) -> None:
     bad = [np.full((2, 3), np.nan, np.float32)]
     with pytest.raises(InputError, match="stream of batches is empty"):
         client.recalibrate(MODEL, bad, progress=False, on_bad_sample="skip")
 
 
-def test_an_unknown_reaction_to_bad_samples_is_an_error(
-    client: Calls, server: ClientServer
-) -> None:
+def test_unknown_reaction_to_bad_samples_is_an_error(client: Calls, server: ClientServer) -> None:
     with pytest.raises(OptionError, match="on_bad_sample is 'drop'"):
         client.recalibrate(MODEL, stream(), on_bad_sample="drop")
     assert server.transport.requests == []
 
 
-def test_a_sample_is_bad_if_any_of_its_arrays_is() -> None:
+def test_bad_array_makes_the_sample_bad() -> None:
     left = np.ones((4, 2), np.float32)
     right = np.ones((4, 1, 3), np.float64)
     left[1, 0], right[3, 0, 2] = np.inf, np.nan
@@ -103,7 +101,7 @@ def test_a_sample_is_bad_if_any_of_its_arrays_is() -> None:
     assert {name: len(array) for name, array in kept.items()} == dict.fromkeys(batch, 2)
 
 
-def test_arrays_of_different_lengths_are_left_to_the_server() -> None:
+def test_server_rejects_unequal_lengths() -> None:
     batch = {"left": np.full((2, 1), np.nan), "right": np.ones((3, 1))}
     assert SampleFilter().arrays(batch) == batch
 
@@ -117,7 +115,7 @@ def test_images_that_cannot_be_decoded_are_left_out() -> None:
     assert bad.skipped[0].reason == "not a complete JPEG, PNG or WEBP image"
 
 
-def test_the_client_judges_images_as_the_worker_does() -> None:
+def test_client_and_worker_agree_on_images() -> None:
     from bn_ops.errors import ImageError
     from bn_ops.preprocess import Preprocess, image_arrays
 
@@ -139,7 +137,7 @@ def test_the_client_judges_images_as_the_worker_does() -> None:
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF"])
-def test_other_formats_become_png_with_the_same_pixels(kind: str) -> None:
+def test_other_formats_become_png_with_same_pixels(kind: str) -> None:
     original = encoded(picture(0), kind)
     converted = as_png("x", original)
     found = np.asarray(Image.open(io.BytesIO(converted)).convert("RGB"))
@@ -149,7 +147,7 @@ def test_other_formats_become_png_with_the_same_pixels(kind: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", encoded(picture(0))])
-def test_what_cannot_be_converted_is_named(content: bytes) -> None:
+def test_error_names_unconvertible_image(content: bytes) -> None:
     with pytest.raises(BatchError, match=r"the image photo\.gif: ") as caught:
         as_png("photo.gif", content)
     assert caught.value.code == "image-invalid"
@@ -168,7 +166,7 @@ def folder_of_pictures(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_counts_the_files_that_it_ignores(tmp_path: Path) -> None:
+def test_ignored_files_are_counted(tmp_path: Path) -> None:
     found = open_images([folder_of_pictures(tmp_path / "p")], batch_size=2, limit=None)
     assert found.ignored == {".txt": 2, "no suffix": 1}
     assert (found.files, found.samples) == (4, 4)
@@ -194,7 +192,7 @@ def preprocess_file(folder: Path) -> Path:
     return path
 
 
-def test_the_command_leaves_bad_images_out_and_lists_them(
+def test_command_leaves_bad_images_out_and_lists_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -216,7 +214,7 @@ def test_the_command_leaves_bad_images_out_and_lists_them(
 
 
 @pytest.mark.parametrize("way", ["in process", "server"])
-def test_the_command_names_file_and_sample_of_nan(
+def test_command_names_file_and_sample_of_nan(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
@@ -247,7 +245,7 @@ def test_the_command_names_file_and_sample_of_nan(
     assert "--skip-bad" in error["detail"]
 
 
-def test_the_command_leaves_nan_out_over_http(desk: Desk) -> None:
+def test_command_leaves_nan_out_over_http(desk: Desk) -> None:
     array = np.arange(30, dtype=np.float32).reshape(10, 3)
     array[4, 1] = np.nan
     np.save(desk.data, array)
@@ -259,7 +257,7 @@ def test_the_command_leaves_nan_out_over_http(desk: Desk) -> None:
     assert opened["batches"]["samples"] == 9
 
 
-def test_an_error_about_one_of_many_files_names_it(desk: Desk) -> None:
+def test_error_names_the_file(desk: Desk) -> None:
     for number in range(3):
         np.save(f"y{number}.npy", np.ones((2, 3 if number < 2 else 4), np.float32))
     words = ("recalibrate", desk.model, *(f"y{n}.npy" for n in range(3)))

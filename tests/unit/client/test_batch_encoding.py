@@ -28,7 +28,7 @@ def decoded(batch: object, inputs: tuple[str, ...] = ("x",)) -> dict[str, NDArra
         hnp.array_shapes(min_dims=1, max_dims=4, max_side=4),
     )
 )
-def test_an_array_arrives_with_its_values_type_and_shape(array: NDArray[Any]) -> None:
+def test_array_round_trip(array: NDArray[Any]) -> None:
     found = decoded(array)["x"]
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
     assert found.tobytes() == array.tobytes()
@@ -46,26 +46,26 @@ def test_an_array_arrives_with_its_values_type_and_shape(array: NDArray[Any]) ->
     ],
     ids=["strided", "transposed", "reversed", "broadcast", "big-endian", "fortran"],
 )
-def test_an_array_of_any_layout_arrives_in_order(array: NDArray[Any]) -> None:
+def test_array_of_any_layout_arrives_in_order(array: NDArray[Any]) -> None:
     # safetensors.numpy.save alone gets the first four wrong, without a word.
     np.testing.assert_array_equal(decoded(array)["x"], array)
 
 
-def test_equal_batches_give_equal_bytes_in_any_order_of_names() -> None:
+def test_order_of_names_is_irrelevant() -> None:
     a, b = np.ones((2, 3), np.float32), np.zeros((2, 1), np.float32)
     first = encode({"a": a, "b": b}, ("a", "b"), index=0)
     assert encode({"b": b, "a": a}, ("a", "b"), index=5) == first
     assert encode((a, b), ("a", "b"), index=0) == first
 
 
-def test_a_torch_tensor_arrives_even_with_grad_and_strides() -> None:
+def test_torch_tensor_with_grad_and_strides() -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.arange(24.0).reshape(2, 3, 4).permute(0, 2, 1).requires_grad_()
     found = decoded(tensor)["x"]
     np.testing.assert_array_equal(found, tensor.detach().numpy())
 
 
-def test_a_bfloat16_tensor_keeps_its_bits() -> None:
+def test_bfloat16_tensor_keeps_its_bits() -> None:
     torch = pytest.importorskip("torch")
     body = encode(torch.tensor([[1.5], [-2.0]], dtype=torch.bfloat16), ("x",), index=0).body
     (length,) = struct.unpack("<Q", body[:8])
@@ -86,12 +86,12 @@ def test_a_bfloat16_tensor_keeps_its_bits() -> None:
         (np.ones((2, 3), np.complex128), "batch-dtype", "cannot be encoded"),
     ],
 )
-def test_the_error_names_an_invalid_batch(batch: object, code: str, says: str) -> None:
+def test_error_names_an_invalid_batch(batch: object, code: str, says: str) -> None:
     with pytest.raises(BatchError, match=says) as caught:
         encode(batch, ("x",), index=12)
     assert "batch 12" in str(caught.value)
     assert (caught.value.code, caught.value.batch) == (code, 12)
 
 
-def test_a_single_array_gets_the_name_of_the_input() -> None:
+def test_single_array_gets_the_input_name() -> None:
     assert list(named_arrays(np.ones((1, 2)), ("pixels",), index=0)) == ["pixels"]

@@ -66,7 +66,7 @@ def desk(
     return Desk(folder, server, capsys)
 
 
-def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
+def test_number_of_connections_reaches_client(desk: Desk) -> None:
     code, _, printed = desk.recalibrate("--connections", 99)
     assert (code, printed.count("\n")) == (2, 1)
     assert "connections is 99: give a number from 1 to 16" in printed
@@ -76,7 +76,7 @@ def test_the_number_of_connections_reaches_the_client(desk: Desk) -> None:
     assert (code, "pass --server" in printed) == (2, True)
 
 
-def test_a_run_writes_every_requested_file(desk: Desk) -> None:
+def test_run_writes_every_requested_file(desk: Desk) -> None:
     code, out, err = desk.recalibrate(
         *("--batch-size", 4, "-o", "f.onnx", "--unfolded", "u.onnx", "--statistics"),
         *("s.safetensors", "--report", "r.html", "--report", "r.json"),
@@ -92,7 +92,7 @@ def test_a_run_writes_every_requested_file(desk: Desk) -> None:
         assert name in out
 
 
-def test_the_folded_model_has_a_default_name(desk: Desk) -> None:
+def test_folded_model_has_a_default_name(desk: Desk) -> None:
     assert desk.recalibrate("--quiet") == (Exit.OK, "", "")
     assert Path("model.recalibrated.onnx").is_file()
 
@@ -108,7 +108,7 @@ def test_every_report_is_written_and_listed(desk: Desk) -> None:
 
 @pytest.mark.parametrize("option", ["-o", "--unfolded", "--statistics"])
 @pytest.mark.parametrize("name", ["model.onnx", "link.onnx", "x.npy"])
-def test_an_input_is_overwritten_only_with_force(desk: Desk, option: str, name: str) -> None:
+def test_input_is_overwritten_only_with_force(desk: Desk, option: str, name: str) -> None:
     (desk.folder / "link.onnx").symlink_to(desk.model)
     before = {path: path.read_bytes() for path in (desk.model, desk.data)}
     code, _, err = desk.recalibrate(option, name)
@@ -125,7 +125,7 @@ def test_fold_overwrites_its_input_only_with_force(desk: Desk) -> None:
     assert desk.model.read_bytes() == MODEL
 
 
-def test_serve_on_a_used_data_folder_is_one_line(
+def test_serve_on_used_data_folder_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with client_server(tmp_path / "data"):
@@ -164,7 +164,7 @@ def test_options_reach_the_server(desk: Desk) -> None:
     assert opened["batches"]["samples"] == 5
 
 
-def test_a_token_comes_from_the_environment(
+def test_token_comes_from_environment(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = "s3cret"
@@ -202,7 +202,7 @@ def test_a_token_comes_from_the_environment(
         (["fold", "none.onnx", "-o", "f.onnx"], Exit.MODEL, "no model file"),
     ],
 )
-def test_an_error_is_one_line_with_its_exit_code(
+def test_error_is_one_line_with_its_exit_code(
     desk: Desk, words: list[str], code: Exit, says: str
 ) -> None:
     filled = [w.format(model=desk.model, data=desk.data) for w in words]
@@ -228,7 +228,7 @@ def test_an_error_is_one_line_with_its_exit_code(
         ["fold", "m"],
     ],
 )
-def test_an_invalid_command_line_is_one_line(
+def test_invalid_command_line_is_one_line(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == Exit.USAGE
@@ -237,7 +237,7 @@ def test_an_invalid_command_line_is_one_line(
     assert "--help` lists the arguments" in err
 
 
-def test_an_invalid_command_line_is_an_object_with_json(
+def test_json_error_of_invalid_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["recalibrate", "m", "d", "--limit", "0", "--json"]) == Exit.USAGE
@@ -246,7 +246,7 @@ def test_an_invalid_command_line_is_an_object_with_json(
     assert "--limit: 0 is less than 1" in printed["error"]["detail"]
 
 
-def test_the_version_is_that_of_the_client(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
@@ -256,7 +256,7 @@ def test_the_version_is_that_of_the_client(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     "command", ["recalibrate", "inspect", "fold", "serve", "status", "fetch", "cancel"]
 )
-def test_the_help_of_every_command_explains_each_option(
+def test_help_explains_every_option(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -273,7 +273,7 @@ def test_the_help_of_every_command_explains_each_option(
             assert not alone or following.startswith(" " * 10), line
 
 
-def test_an_error_is_an_object_with_json(desk: Desk) -> None:
+def test_error_is_an_object_with_json(desk: Desk) -> None:
     code, out, err = desk.run("status", "rc_9", "--server", URL, "--json")
     printed = json.loads(out)
     assert printed["exit"] == code == Exit.INPUT
@@ -281,7 +281,7 @@ def test_an_error_is_an_object_with_json(desk: Desk) -> None:
     assert err.count("\n") == 1
 
 
-def test_a_failed_run_has_the_exit_code_of_its_cause(desk: Desk) -> None:
+def test_failed_run_has_exit_code_of_its_cause(desk: Desk) -> None:
     desk.server.executor.failure = {
         "code": "batch-not-finite",
         "detail": "batch 1 holds NaN",
@@ -294,12 +294,12 @@ def test_a_failed_run_has_the_exit_code_of_its_cause(desk: Desk) -> None:
     assert not Path("model.recalibrated.onnx").exists()
 
 
-def test_a_failed_run_without_a_typed_cause_is_6(desk: Desk) -> None:
+def test_failed_run_without_typed_cause_is_6(desk: Desk) -> None:
     desk.server.executor.failure = {"code": "engine-failed", "detail": "the runtime failed"}
     assert desk.recalibrate()[0] == Exit.FAILED
 
 
-def test_a_missing_server_is_5(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_is_5(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnrecal_client.cli.arguments.Client", Client)
     words = ("--server", "http://127.0.0.1:1", "--retry-timeout", "0.3")
     code, _, err = desk.run("recalibrate", desk.model, desk.data, *words)
@@ -307,7 +307,7 @@ def test_a_missing_server_is_5(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> N
     assert "http://127.0.0.1:1 does not respond" in err
 
 
-def test_a_run_without_a_server_can_be_resumed(desk: Desk) -> None:
+def test_run_without_server_can_be_resumed(desk: Desk) -> None:
     desk.server.transport.faults = [Fault(kind="lose", where="PUT .*/1", times=1000)]
     code, _, err = desk.recalibrate("--batch-size", 4, "--retry-timeout", "0.3")
     assert code == Exit.UNREACHABLE
@@ -335,7 +335,7 @@ def test_status_fetch_and_cancel_take_an_id(desk: Desk) -> None:
     assert (code, err) == (Exit.STOPPED, f"bnrecal: {opened} was cancelled\n")
 
 
-def test_a_timeout_of_fetch_names_the_next_command(desk: Desk) -> None:
+def test_timeout_of_fetch_names_next_command(desk: Desk) -> None:
     desk.server.executor.hold = True
     desk.server.transport.faults = [
         Fault(kind="problem", where="GET .*/rc_[^/]*$", status=500, retryable=False)
@@ -355,7 +355,7 @@ def test_every_error_has_an_exit_code() -> None:
     assert exit_of(tree.Interrupted("x", recalibration_id="rc_0")) == Exit.STOPPED
 
 
-def test_the_cause_takes_precedence_over_the_failure() -> None:
+def test_cause_takes_precedence_over_failure() -> None:
     failed = RecalibrationFailed("x")
     failed.__cause__ = BatchError("y")
     assert exit_of(failed) == Exit.INPUT
@@ -366,7 +366,7 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "bnrecal_client", *map(str, words)]
 
 
-def test_the_process_ends_with_the_exit_code_and_no_traceback(tmp_path: Path) -> None:
+def test_process_ends_without_traceback(tmp_path: Path) -> None:
     with listening(tmp_path / "server") as (_, url):
         done = subprocess.run(
             command("status", "rc_9", "--server", url),
@@ -380,7 +380,7 @@ def test_the_process_ends_with_the_exit_code_and_no_traceback(tmp_path: Path) ->
     assert (done.stderr.count("\n"), "rc_9" in done.stderr) == (1, True)
 
 
-def test_ctrl_c_names_the_recalibration_to_resume(desk: Desk, tmp_path: Path) -> None:
+def test_ctrl_c_names_recalibration_to_resume(desk: Desk, tmp_path: Path) -> None:
     with listening(tmp_path / "socket") as (executor, url):
         executor.hold = True
         words = ("recalibrate", desk.model, desk.data, "--server", url)
@@ -399,7 +399,7 @@ def test_ctrl_c_names_the_recalibration_to_resume(desk: Desk, tmp_path: Path) ->
         assert done.returncode == Exit.OK
 
 
-def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
+def test_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
     with listening(tmp_path / "server") as (_, url), Client(url) as client:
         opened = client.create(client.upload(MODEL).id)
         reading, writing = os.pipe()
@@ -415,7 +415,7 @@ def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (Exit.OK, b"")
 
 
-def test_the_message_about_missing_bn_ops_names_both_remedies(desk: Desk) -> None:
+def test_message_about_missing_bn_ops(desk: Desk) -> None:
     code = (
         "import sys; sys.modules['bn_ops'] = None\n"
         "from bnrecal_client.cli import main\n"

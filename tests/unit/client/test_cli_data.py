@@ -61,7 +61,7 @@ def cut(path: Path, size: int, limit: int | None = None) -> list[NDArray[Any]]:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_format_gives_the_same_batches(kind: str, tmp_path: Path) -> None:
+def test_every_format_gives_same_batches(kind: str, tmp_path: Path) -> None:
     batches = cut(WRITERS[kind](tmp_path), 4)
     assert [len(batch) for batch in batches] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate(batches), X)
@@ -69,7 +69,7 @@ def test_every_format_gives_the_same_batches(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(WRITERS) - {"npz-compressed"}))
-def test_an_uncompressed_file_is_memory_mapped(kind: str, tmp_path: Path) -> None:
+def test_uncompressed_file_is_memory_mapped(kind: str, tmp_path: Path) -> None:
     array: Any = arrays(open_table(WRITERS[kind](tmp_path)).read())
     while array.base is not None and not isinstance(array.base, mmap.mmap):
         array = array.base
@@ -97,7 +97,7 @@ def test_files_are_one_stream_of_full_batches(
     assert (len(data), data.samples) == (len(batches), len(expected))
 
 
-def test_a_change_of_shape_or_type_starts_a_new_batch(tmp_path: Path) -> None:
+def test_change_of_shape_starts_new_batch(tmp_path: Path) -> None:
     parts: list[NDArray[Any]] = [np.ones((3, 2)), np.ones((3, 4)), np.ones((3, 4), np.float32)]
     for number, part in enumerate(parts):
         np.save(tmp_path / f"{number}.npy", part)
@@ -105,7 +105,7 @@ def test_a_change_of_shape_or_type_starts_a_new_batch(tmp_path: Path) -> None:
     assert [(b.shape, b.dtype) for b in batches] == [(p.shape, p.dtype) for p in parts]
 
 
-def test_named_arrays_keep_names_and_unnamed_ones_their_order(tmp_path: Path) -> None:
+def test_named_and_unnamed_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", left=X, right=X + 1)
     np.savez(tmp_path / "b.npz", X, X + 1)
     named, unnamed = open_data([tmp_path], batch_size=10, limit=None)
@@ -122,7 +122,7 @@ def test_bfloat16_is_read_from_safetensors(tmp_path: Path) -> None:
     assert batch.astype(float).ravel().tolist() == [1.5, -2.0]
 
 
-def test_the_files_of_a_folder_and_its_subfolders_are_sorted(tmp_path: Path) -> None:
+def test_files_of_folders_are_sorted(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for number, name in enumerate(["a.npy", "sub/c.npy", "z.npy"]):
         np.save(tmp_path / name, np.full((1, 1), number))
@@ -167,7 +167,7 @@ def _pickled_npy() -> bytes:
         ("x.csv", b"1,2", "is not a .npy, .npz or .safetensors file"),
     ],
 )
-def test_the_error_names_an_unreadable_file(
+def test_error_names_an_unreadable_file(
     tmp_path: Path, name: str, content: bytes, says: str
 ) -> None:
     path = tmp_path / name
@@ -177,27 +177,27 @@ def test_the_error_names_an_unreadable_file(
     assert name in str(caught.value)
 
 
-def test_arrays_of_different_lengths_are_an_error(tmp_path: Path) -> None:
+def test_arrays_of_different_lengths_are_errors(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.ones((2, 1)), b=np.ones((3, 1)))
     with pytest.raises(InputError, match="same first axis"):
         open_data([tmp_path], batch_size=1, limit=None)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3)])
-def test_an_array_without_samples_is_an_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_array_without_samples_is_an_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "x.npy", np.zeros(shape))
     with pytest.raises(InputError, match=r"x\.npy"):
         open_data([tmp_path], batch_size=1, limit=None)
 
 
-def test_a_missing_file_and_an_empty_folder_are_errors(tmp_path: Path) -> None:
+def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no data file"):
         open_data([tmp_path / "none.npy"], batch_size=1, limit=None)
     with pytest.raises(InputError, match=r"no \.npy"):
         open_data([tmp_path], batch_size=1, limit=None)
 
 
-def test_a_second_iteration_gives_the_same_batches(tmp_path: Path) -> None:
+def test_second_iteration_gives_same_batches(tmp_path: Path) -> None:
     data = open_data([WRITERS["npz"](tmp_path)], batch_size=3, limit=8)
     assert isinstance(data, DataSet)
     first, second = (np.concatenate([arrays(b) for b in data]) for _ in range(2))

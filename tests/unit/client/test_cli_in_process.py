@@ -37,7 +37,7 @@ def test_recalibrate_prints_a_summary(
     assert rest[-1].startswith("wrote model  mnist_resnet.recalibrated.onnx (")
 
 
-def test_labels_give_the_error_before_and_after(
+def test_labels_give_error_before_and_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_labels_give_the_error_before_and_after(
     assert main([*words, "--labels", "labels.npy", "--server", "http://127.0.0.1:9"]) == Exit.USAGE
 
 
-def test_a_layer_pattern_without_a_match_is_an_error(
+def test_layer_pattern_without_match_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,9 +95,7 @@ def test_fold_lists_every_layer(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert output.stat().st_size > 100_000
 
 
-def test_fold_verifies_on_the_given_samples(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fold_verifies_on_given_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, output = tmp_path / "x.npy", tmp_path / "f.onnx"
     np.save(data, np.random.default_rng(0).normal(size=(40, 1, 28, 28)).astype(np.float32))
     assert main(["fold", MODEL, str(data), "-o", str(output), "--json"]) == Exit.OK
@@ -108,7 +106,7 @@ def test_fold_verifies_on_the_given_samples(
     assert all(output["exact_error"] <= 1e-9 for output in printed["parity"]["outputs"])
 
 
-def test_fold_keeps_a_layer_that_fails_verification(
+def test_fold_keeps_layer_that_fails_verification(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = onnx.load(MODEL)
@@ -137,14 +135,14 @@ def result(report: dict[str, object]) -> Result:
     )
 
 
-def test_a_report_of_another_version_only_omits_lines() -> None:
+def test_report_of_another_version() -> None:
     newer: dict[str, object] = {"layers": None, "fold": 3, "parity": {}, "stream": []}
     for report in ({}, newer):
         printed = summary(result(report), ())
         assert summary_lines(printed) == ["recalibrated 0 layers (None, None)"]
 
 
-def test_the_summary_lists_few_kept_layers_and_counts_the_rest() -> None:
+def test_summary_lists_few_kept_layers() -> None:
     fold = [{"name": f"bn{i}", "status": "kept", "reason": "why"} for i in range(7)]
     printed = summary(result({"fold": fold, "warnings": ["few samples"]}), ())
     text = summary_lines(printed)
@@ -180,7 +178,7 @@ def test_table_columns_are_aligned() -> None:
     )
 
 
-def test_fold_reports_a_model_without_batchnorm(
+def test_fold_reports_model_without_batchnorm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -193,7 +191,7 @@ def test_fold_reports_a_model_without_batchnorm(
     assert Path("twice.onnx").read_bytes() == Path("once.onnx").read_bytes()
 
 
-def test_the_size_of_a_model_includes_its_data_files(tmp_path: Path) -> None:
+def test_size_of_model_includes_its_data_files(tmp_path: Path) -> None:
     model = tmp_path / "large [1].onnx"
     model.write_bytes(bytes(500))
     assert file_size(model) == "500 B"

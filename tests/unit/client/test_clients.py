@@ -47,7 +47,7 @@ from tests.support.played_clients import (
 Batch = NDArray[np.float32]
 
 
-def test_a_stream_gives_statistics_model_and_report(client: Calls, server: ClientServer) -> None:
+def test_stream_gives_statistics_model_and_report(client: Calls, server: ClientServer) -> None:
     batches = stream()
     result = client.recalibrate(MODEL, batches, progress=False)
     check_statistics(result, batches)
@@ -58,12 +58,12 @@ def test_a_stream_gives_statistics_model_and_report(client: Calls, server: Clien
     assert result.recalibration_id == server.id
 
 
-def test_the_unfolded_model_is_fetched_on_request(client: Calls) -> None:
+def test_unfolded_model_is_fetched_on_request(client: Calls) -> None:
     result = client.recalibrate(MODEL, stream(), progress=False, unfolded=True)
     assert result.unfolded == b"unfolded " + MODEL
 
 
-def test_a_model_file_is_uploaded_from_disk(
+def test_model_file_is_uploaded_from_disk(
     client: Calls, server: ClientServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
@@ -74,13 +74,13 @@ def test_a_model_file_is_uploaded_from_disk(
     assert result.model
 
 
-def test_a_stored_model_is_not_sent_again(client: Calls, server: ClientServer) -> None:
+def test_stored_model_is_not_sent_again(client: Calls, server: ClientServer) -> None:
     client.recalibrate(MODEL, stream(), progress=False)
     client.recalibrate(MODEL, stream(), progress=False)
     assert server.transport.requests.count("POST /v1/models") == 1
 
 
-def test_a_model_message_is_recognized_by_its_method(client: Calls) -> None:
+def test_model_message_is_recognized_by_its_method(client: Calls) -> None:
     class Message:
         def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
             return MODEL
@@ -88,7 +88,7 @@ def test_a_model_message_is_recognized_by_its_method(client: Calls) -> None:
     assert client.upload(Message()).bytes == len(MODEL)
 
 
-def test_options_reach_the_server_in_their_json_form(client: Calls, server: ClientServer) -> None:
+def test_options_reach_server_in_their_json_form(client: Calls, server: ClientServer) -> None:
     options = {"method": "batch", "estimator": "prior:16", "layers": ["bn*", "bn1"]}
     client.recalibrate(MODEL, stream(), progress=False, **options)
     (opened,) = server.recalibrations
@@ -100,9 +100,7 @@ def test_options_reach_the_server_in_their_json_form(client: Calls, server: Clie
     }
 
 
-def test_an_iterator_is_read_no_faster_than_it_is_stored(
-    client: Calls, server: ClientServer
-) -> None:
+def test_iterator_is_read_on_demand(client: Calls, server: ClientServer) -> None:
     ahead: list[int] = []
 
     def lazily() -> Iterator[Batch]:
@@ -114,22 +112,20 @@ def test_an_iterator_is_read_no_faster_than_it_is_stored(
     assert ahead == [0, 0, 0, 0]
 
 
-def test_select_takes_the_input_out_of_a_pair(client: Calls) -> None:
+def test_select_extracts_the_input(client: Calls) -> None:
     batches = stream()
     pairs = [(batch, "label") for batch in batches]
     result = client.recalibrate(MODEL, pairs, select=lambda pair: pair[0], progress=False)
     check_statistics(result, batches)
 
 
-def test_the_error_for_a_pair_suggests_select(client: Calls) -> None:
+def test_error_for_pair_suggests_select(client: Calls) -> None:
     with pytest.raises(BatchError, match="select=lambda item") as caught:
         client.recalibrate(MODEL, [(stream()[0], np.zeros(5))], progress=False)
     assert (caught.value.batch, caught.value.code) == (0, "batch-input")
 
 
-def test_dicts_and_tuples_reach_a_model_with_two_inputs(
-    client: Calls, server: ClientServer
-) -> None:
+def test_batches_for_two_inputs(client: Calls, server: ClientServer) -> None:
     server.executor.inputs = ("x", "a")
     first, second = stream(2)
     batches = [{"a": first, "x": second}, (second, first)]
@@ -142,7 +138,7 @@ def test_one_array_for_two_inputs_is_an_error(client: Calls, server: ClientServe
         client.recalibrate(MODEL, stream(), progress=False)
 
 
-def test_an_empty_stream_is_an_error_before_the_start(client: Calls, server: ClientServer) -> None:
+def test_empty_stream_is_an_error(client: Calls, server: ClientServer) -> None:
     with pytest.raises(InputError, match="empty") as caught:
         client.recalibrate(MODEL, [], progress=False)
     assert caught.value.code == "stream-empty"
@@ -150,7 +146,7 @@ def test_an_empty_stream_is_an_error_before_the_start(client: Calls, server: Cli
 
 
 @pytest.mark.parametrize("batches", [np.zeros((4, 3)), {"x": np.zeros((4, 3))}, 3, "data"])
-def test_a_single_batch_instead_of_an_iterable_is_an_error(client: Calls, batches: object) -> None:
+def test_single_batch_is_an_error(client: Calls, batches: object) -> None:
     with pytest.raises(OptionError, match="iterable of batches"):
         client.recalibrate(MODEL, batches, progress=False)
 
@@ -178,7 +174,7 @@ def test_progress_names_each_phase_in_order(client: Calls) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["refuse", "lose", "problem", "page"])
-def test_every_request_survives_faults_and_nothing_counts_twice(
+def test_every_request_survives_faults(
     client: Calls, server: ClientServer, where: str, kind: str
 ) -> None:
     server.transport.faults = [Fault(kind=kind, where=where, times=3)]
@@ -189,9 +185,7 @@ def test_every_request_survives_faults_and_nothing_counts_twice(
     assert server.transport.faults[0].times == 0
 
 
-def test_an_outage_in_the_middle_does_not_change_the_result(
-    client: Calls, server: ClientServer
-) -> None:
+def test_outage_does_not_change_the_result(client: Calls, server: ClientServer) -> None:
     undisturbed = client.recalibrate(MODEL, stream(), progress=False)
     server.transport.faults = [
         Fault(kind="lose", where="PUT .*/batches/1"),
@@ -217,16 +211,14 @@ def test_retry_after_is_obeyed(client: Calls, server: ClientServer, time: FakeTi
     assert time.slept[0] == 17.0
 
 
-def test_the_callback_sees_retries(client: Calls, server: ClientServer) -> None:
+def test_callback_sees_retries(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [Fault(kind="refuse", where="PUT .*/0")]
     seen: list[Progress] = []
     client.recalibrate(MODEL, stream(), progress=seen.append)
     assert [p.note for p in seen if p.note] == ["connection refused"]
 
 
-def test_retries_end_and_the_error_names_the_recalibration(
-    client: Calls, server: ClientServer, time: FakeTime
-) -> None:
+def test_error_after_all_retries(client: Calls, server: ClientServer, time: FakeTime) -> None:
     server.transport.faults = [Fault(kind="refuse", where="PUT .*/1", times=1000)]
     with pytest.raises(ServerUnreachable, match="does not respond") as caught:
         client.recalibrate(MODEL, stream(), progress=False)
@@ -234,7 +226,7 @@ def test_retries_end_and_the_error_names_the_recalibration(
     assert 100 < time.now <= 120
 
 
-def test_a_wrong_address_is_reported_within_seconds(
+def test_wrong_address_is_reported_within_seconds(
     client: Calls, server: ClientServer, time: FakeTime
 ) -> None:
     server.transport.faults = [Fault(kind="refuse", times=1000)]
@@ -243,7 +235,7 @@ def test_a_wrong_address_is_reported_within_seconds(
     assert time.now <= 5
 
 
-def test_a_final_problem_is_not_retried(client: Calls, server: ClientServer) -> None:
+def test_final_problem_is_not_retried(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [
         Fault(kind="problem", where="PUT", status=503, code="storage-full", retryable=False)
     ]
@@ -253,7 +245,7 @@ def test_a_final_problem_is_not_retried(client: Calls, server: ClientServer) -> 
     assert len(server.sent) == 1
 
 
-def test_too_many_requests_end_as_a_limit(client: Calls, server: ClientServer) -> None:
+def test_too_many_requests_end_as_limit(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [
         Fault(kind="problem", where="PUT", status=429, code="quota-exceeded", times=1000)
     ]
@@ -263,7 +255,7 @@ def test_too_many_requests_end_as_a_limit(client: Calls, server: ClientServer) -
     assert caught.value.problem.status == 429
 
 
-def test_a_damaged_upload_is_sent_again(client: Calls, server: ClientServer) -> None:
+def test_damaged_upload_is_sent_again(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [
         Fault(kind="problem", where="PUT", status=400, code="digest-mismatch", retryable=None)
     ]
@@ -271,13 +263,13 @@ def test_a_damaged_upload_is_sent_again(client: Calls, server: ClientServer) -> 
     check_statistics(client.recalibrate(MODEL, batches, progress=False), batches)
 
 
-def test_a_damaged_download_is_fetched_again(client: Calls, server: ClientServer) -> None:
+def test_damaged_download_is_fetched_again(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [Fault(kind="damage", where="rc_[^/]*/model")]
     result = client.recalibrate(MODEL, stream(), progress=False)
     assert result.model == b"folded " + MODEL
 
 
-def test_a_download_that_is_always_damaged_is_an_error(client: Calls, server: ClientServer) -> None:
+def test_permanently_damaged_download(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [Fault(kind="damage", where="rc_[^/]*/model", times=1000)]
     with pytest.raises(UnexpectedResponseError, match=r"arrived damaged, \d+ times"):
         client.recalibrate(MODEL, stream(), progress=False)
@@ -295,7 +287,7 @@ def test_resume_sends_only_what_is_missing(client: Calls, server: ClientServer) 
     check_statistics(result, batches)
 
 
-def test_resume_continues_after_an_outage(client: Calls, server: ClientServer) -> None:
+def test_resume_continues_after_outage(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [Fault(kind="refuse", where="PUT .*/4", times=1000)]
     batches = stream(7)
     with pytest.raises(ServerUnreachable) as caught:
@@ -343,12 +335,12 @@ def test_resume_needs_no_model(client: Calls) -> None:
     check_statistics(result, batches)
 
 
-def test_a_model_is_required_without_resume(client: Calls) -> None:
+def test_model_is_required_without_resume(client: Calls) -> None:
     with pytest.raises(OptionError, match="model is required"):
         client.recalibrate(None, stream(), progress=False)
 
 
-def test_resume_of_a_sealed_stream_only_waits(client: Calls, server: ClientServer) -> None:
+def test_resume_of_sealed_stream_only_waits(client: Calls, server: ClientServer) -> None:
     server.executor.hold = True
     with pytest.raises(TimedOut) as caught:
         client.recalibrate(MODEL, stream(), progress=False, timeout=3)
@@ -359,7 +351,7 @@ def test_resume_of_a_sealed_stream_only_waits(client: Calls, server: ClientServe
     assert server.sent == []
 
 
-def test_a_failing_loader_names_the_recalibration(client: Calls, server: ClientServer) -> None:
+def test_failing_loader_names_recalibration(client: Calls, server: ClientServer) -> None:
     def broken() -> Iterator[Batch]:
         yield stream()[0]
         raise OSError("the disk is gone")
@@ -369,7 +361,7 @@ def test_a_failing_loader_names_the_recalibration(client: Calls, server: ClientS
     assert server.id in caught.value.__notes__[0]
 
 
-def test_a_failed_run_has_a_typed_cause(client: Calls, server: ClientServer) -> None:
+def test_failed_run_has_a_typed_cause(client: Calls, server: ClientServer) -> None:
     server.executor.failure = {
         "code": "batch-not-finite",
         "detail": "batch 2, input 'x' holds NaN",
@@ -383,14 +375,14 @@ def test_a_failed_run_has_a_typed_cause(client: Calls, server: ClientServer) -> 
     assert (cause.batch, cause.input, caught.value.code) == (2, "x", "batch-not-finite")
 
 
-def test_waiting_for_a_cancelled_run_is_an_error(client: Calls) -> None:
+def test_waiting_for_cancelled_run_is_an_error(client: Calls) -> None:
     opened = client.create(client.upload(MODEL).id)
     assert client.cancel(opened.id).state == "cancelled"
     with pytest.raises(RecalibrationCancelled, match=opened.id):
         client.wait(opened.id)
 
 
-def test_waiting_ends_in_time_and_the_run_continues(
+def test_waiting_ends_in_time_and_run_continues(
     client: Calls, server: ClientServer, time: FakeTime
 ) -> None:
     server.executor.hold = True
@@ -411,9 +403,7 @@ def test_polls_are_frequent_at_first_and_rare_later(
     assert time.slept[-1] == 2.0
 
 
-def test_pauses_between_polls_are_spent_at_the_server(
-    client: Calls, server: ClientServer, time: FakeTime
-) -> None:
+def test_polls_wait_at_the_server(client: Calls, server: ClientServer, time: FakeTime) -> None:
     waited: list[float] = []
 
     def wait(seconds: float) -> None:
@@ -432,7 +422,7 @@ def test_pauses_between_polls_are_spent_at_the_server(
 
 
 @pytest.mark.parametrize("kind", [played, played_async])
-def test_a_token_is_sent_and_a_missing_one_is_an_error(
+def test_token_is_sent(
     kind: Callable[..., Client | AsyncClient], tmp_path: Path, time: FakeTime
 ) -> None:
     token = "s3cret"
@@ -446,25 +436,25 @@ def test_a_token_is_sent_and_a_missing_one_is_an_error(
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize("token", ["", " x", "a\nb", "é"])
-def test_a_token_that_fits_no_header_is_an_error(kind: Callable[..., object], token: str) -> None:
+def test_invalid_token_is_an_error(kind: Callable[..., object], token: str) -> None:
     with pytest.raises(OptionError, match="token"):
         kind(URL, token)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])
-def test_an_address_without_a_scheme_is_an_error(kind: Callable[..., object], url: str) -> None:
+def test_address_without_scheme_is_an_error(kind: Callable[..., object], url: str) -> None:
     with pytest.raises(OptionError, match="write it like"):
         kind(url)
 
 
-def test_an_invalid_model_is_a_model_error(client: Calls) -> None:
+def test_invalid_model_is_a_model_error(client: Calls) -> None:
     with pytest.raises(ModelError, match="not an ONNX file") as caught:
         client.recalibrate(b"bad", stream(), progress=False)
     assert caught.value.code == "model-invalid"
 
 
-def test_a_missing_model_file_is_an_error_before_any_request(
+def test_missing_model_file_is_an_error(
     client: Calls, server: ClientServer, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
@@ -472,20 +462,18 @@ def test_a_missing_model_file_is_an_error_before_any_request(
     assert server.transport.requests == []
 
 
-def test_the_error_for_another_object_names_its_type(client: Calls) -> None:
+def test_error_for_another_object_names_its_type(client: Calls) -> None:
     with pytest.raises(ModelError, match="got dict"):
         client.recalibrate({}, stream(), progress=False)
 
 
-def test_a_module_cannot_be_uploaded_directly(client: Calls) -> None:
+def test_module_cannot_be_uploaded_directly(client: Calls) -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(ModelError, match="Linear must be exported first"):
         client.upload(torch.nn.Linear(1, 1))
 
 
-def test_a_module_is_exported_with_the_first_batch_as_its_example(
-    client: Calls, server: ClientServer
-) -> None:
+def test_module_is_exported_with_first_batch(client: Calls, server: ClientServer) -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -498,24 +486,24 @@ def test_a_module_is_exported_with_the_first_batch_as_its_example(
     assert module.training
 
 
-def test_an_unknown_recalibration_is_not_found(client: Calls) -> None:
+def test_unknown_recalibration_is_not_found(client: Calls) -> None:
     with pytest.raises(NotFoundError, match="rc_nope"):
         client.status("rc_nope")
 
 
-def test_an_id_cannot_lead_to_another_path(client: Calls, server: ClientServer) -> None:
+def test_id_cannot_lead_to_another_path(client: Calls, server: ClientServer) -> None:
     with pytest.raises(NotFoundError):
         client.status("../models")
     assert server.transport.requests == ["GET /v1/recalibrations/../models"]
 
 
-def test_another_program_at_the_address_is_an_error(client: Calls, server: ClientServer) -> None:
+def test_other_server_at_the_address(client: Calls, server: ClientServer) -> None:
     server.transport.faults = [Fault(kind="page", status=200, times=1000)]
     with pytest.raises(UnexpectedResponseError, match="bnrecal server"):
         client.status("rc_00")
 
 
-def test_a_delete_whose_response_was_lost_succeeds(client: Calls, server: ClientServer) -> None:
+def test_delete_after_a_lost_response(client: Calls, server: ClientServer) -> None:
     opened = client.create(client.upload(MODEL).id)
     server.transport.faults = [Fault(kind="lose", where="DELETE")]
     client.delete(opened.id)
@@ -532,7 +520,7 @@ def test_models_are_listed_and_deleted(client: Calls) -> None:
     assert client.models() == ()
 
 
-def test_the_single_steps_make_a_whole_run(client: Calls) -> None:
+def test_single_steps_make_a_whole_run(client: Calls) -> None:
     batches = stream()
     model = client.upload(MODEL)
     opened = client.create(model.id, key="my-key")
@@ -558,7 +546,7 @@ def test_fetching_before_the_end_is_a_conflict(client: Calls) -> None:
     assert caught.value.code == "recalibration-not-finished"
 
 
-def test_ctrl_c_leaves_a_resumable_recalibration(server: ClientServer, time: FakeTime) -> None:
+def test_ctrl_c_leaves_resumable_recalibration(server: ClientServer, time: FakeTime) -> None:
     batches = stream()
 
     def interrupted() -> Iterator[Batch]:
@@ -574,9 +562,7 @@ def test_ctrl_c_leaves_a_resumable_recalibration(server: ClientServer, time: Fak
     check_statistics(result, batches)
 
 
-def test_an_asynchronous_stream_needs_the_asynchronous_client(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_async_stream_needs_async_client(server: ClientServer, time: FakeTime) -> None:
     async def batches() -> Any:
         yield stream()[0]
 
@@ -588,9 +574,7 @@ def test_an_asynchronous_stream_needs_the_asynchronous_client(
     check_statistics(result, stream(1))
 
 
-def test_the_synchronous_client_works_inside_a_running_event_loop(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_client_inside_a_running_event_loop(server: ClientServer, time: FakeTime) -> None:
     async def notebook_cell() -> None:
         result = played(server.transport, time).recalibrate(MODEL, stream(), progress=False)
         check_statistics(result, stream())
@@ -598,9 +582,7 @@ def test_the_synchronous_client_works_inside_a_running_event_loop(
     asyncio.run(notebook_cell())
 
 
-def test_a_handle_has_the_methods_of_one_recalibration(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_methods_of_a_handle(server: ClientServer, time: FakeTime) -> None:
     with played(server.transport, time) as client:
         opened = client.create(client.upload(MODEL).id)
         client.send(opened.id, 0, {"x": stream()[0]})
@@ -615,9 +597,7 @@ def test_a_handle_has_the_methods_of_one_recalibration(
     assert server.recalibrations == []
 
 
-def test_an_asynchronous_handle_has_the_methods_of_one_recalibration(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_methods_of_an_async_handle(server: ClientServer, time: FakeTime) -> None:
     async def whole() -> None:
         async with played_async(server.transport, time) as client:
             opened = await client.create((await client.upload(MODEL)).id)

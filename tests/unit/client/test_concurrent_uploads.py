@@ -79,16 +79,14 @@ class Lazy(Sequence[Batch]):
             yield batch
 
 
-def test_a_list_is_sent_over_four_connections(client: Calls, server: ClientServer) -> None:
+def test_list_is_sent_over_four_connections(client: Calls, server: ClientServer) -> None:
     server.transport.on_arrival = together(4)
     batches = stream(8)
     check_statistics(client.recalibrate(MODEL, batches, progress=False), batches)
     assert server.transport.most_uploads == 4
 
 
-def test_an_iterator_is_sent_over_one_connection_by_default(
-    client: Calls, server: ClientServer
-) -> None:
+def test_iterator_uses_one_connection(client: Calls, server: ClientServer) -> None:
     batches = stream(8)
     lazy = Lazy(batches, server)
     check_statistics(client.recalibrate(MODEL, iter(lazy), progress=False), batches)
@@ -101,7 +99,7 @@ def test_an_iterator_is_sent_over_one_connection_by_default(
 
 
 @pytest.mark.parametrize("connections", [1, 2, 3, 16])
-def test_the_stream_is_the_same_over_any_number_of_connections(
+def test_stream_is_independent_of_connections(
     client: Calls, server: ClientServer, connections: int
 ) -> None:
     batches = stream(11)
@@ -113,7 +111,7 @@ def test_the_stream_is_the_same_over_any_number_of_connections(
     assert server.transport.most_uploads <= connections
 
 
-def test_a_batch_that_is_overtaken_keeps_its_index(client: Calls, server: ClientServer) -> None:
+def test_batch_that_is_overtaken_keeps_its_index(client: Calls, server: ClientServer) -> None:
     async def gate(index: int) -> None:
         with anyio.fail_after(LONG_S):
             while index == 0 and len(server.sent) < 5:  # noqa: ASYNC110 - polls the server
@@ -125,9 +123,7 @@ def test_a_batch_that_is_overtaken_keeps_its_index(client: Calls, server: Client
     assert server.sent[-1] == 0
 
 
-def test_at_most_as_many_batches_as_connections_are_in_memory(
-    client: Calls, server: ClientServer
-) -> None:
+def test_batches_in_memory_are_limited(client: Calls, server: ClientServer) -> None:
     server.transport.on_arrival = together(3)
     batches = Lazy(stream(12), server)
     client.recalibrate(MODEL, batches, progress=False, connections=3)
@@ -135,7 +131,7 @@ def test_at_most_as_many_batches_as_connections_are_in_memory(
     assert max(batches.ahead) == 2
 
 
-def test_an_iterable_may_reuse_its_array(client: Calls, server: ClientServer) -> None:
+def test_iterable_may_reuse_its_array(client: Calls, server: ClientServer) -> None:
     batches = stream(8)
 
     class Reused:
@@ -149,9 +145,7 @@ def test_an_iterable_may_reuse_its_array(client: Calls, server: ClientServer) ->
     check_statistics(client.recalibrate(MODEL, Reused(), progress=False), batches)
 
 
-def test_an_asynchronous_stream_may_be_sent_over_several_connections(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_async_stream_over_several_connections(server: ClientServer, time: FakeTime) -> None:
     async def batches() -> Any:
         for batch in stream(8):
             yield batch
@@ -162,9 +156,7 @@ def test_an_asynchronous_stream_may_be_sent_over_several_connections(
     check_statistics(result, stream(8))
 
 
-def test_iterables_and_callbacks_run_in_the_calling_thread(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_iterables_run_in_the_calling_thread(server: ClientServer, time: FakeTime) -> None:
     threads: set[int] = set()
 
     class Batches:
@@ -195,7 +187,7 @@ def test_progress_counts_stored_batches(client: Calls) -> None:
     assert sending == [(done, 9) for done in range(10)]
 
 
-def test_the_first_failure_of_the_stream_is_raised(client: Calls, server: ClientServer) -> None:
+def test_first_failure_of_stream_is_raised(client: Calls, server: ClientServer) -> None:
     """Batch 6 fails before batch 5 does; in sequence, batch 5 would have been the first."""
 
     async def gate(index: int) -> None:
@@ -216,7 +208,7 @@ def test_the_first_failure_of_the_stream_is_raised(client: Calls, server: Client
     assert max(server.sent) <= 9
 
 
-def test_a_failing_loader_loses_no_batch_that_it_gave(client: Calls, server: ClientServer) -> None:
+def test_failing_loader_loses_no_batch(client: Calls, server: ClientServer) -> None:
     class Broken:
         def __iter__(self) -> Iterator[Batch]:
             yield from stream(3)
@@ -228,9 +220,7 @@ def test_a_failing_loader_loses_no_batch_that_it_gave(client: Calls, server: Cli
     assert server.id in caught.value.__notes__[0]
 
 
-def test_a_rejected_batch_comes_before_a_failing_loader(
-    client: Calls, server: ClientServer
-) -> None:
+def test_rejected_batch_precedes_failing_loader(client: Calls, server: ClientServer) -> None:
     class Broken:
         def __iter__(self) -> Iterator[Batch]:
             yield from stream(2)
@@ -243,7 +233,7 @@ def test_a_rejected_batch_comes_before_a_failing_loader(
         client.recalibrate(MODEL, Broken(), progress=False)
 
 
-def test_a_pausing_upload_does_not_delay_the_others(
+def test_pausing_upload_does_not_delay_others(
     client: Calls, server: ClientServer, time: FakeTime
 ) -> None:
     async def others_are_sent(seconds: float) -> None:
@@ -260,7 +250,7 @@ def test_a_pausing_upload_does_not_delay_the_others(
     assert time.slept[0] == 17.0
 
 
-def test_a_failure_ends_the_pauses_of_other_uploads(
+def test_failure_ends_pauses_of_other_uploads(
     client: Calls, server: ClientServer, time: FakeTime
 ) -> None:
     async def forever(seconds: float) -> None:
@@ -279,18 +269,14 @@ def test_a_failure_ends_the_pauses_of_other_uploads(
 
 
 @pytest.mark.parametrize("kind", ["refuse", "lose", "problem", "page"])
-def test_faults_of_concurrent_uploads_count_nothing_twice(
-    client: Calls, server: ClientServer, kind: str
-) -> None:
+def test_faults_of_concurrent_uploads(client: Calls, server: ClientServer, kind: str) -> None:
     server.transport.faults = [Fault(kind=kind, where="PUT", times=13)]
     batches = stream(9)
     check_statistics(client.recalibrate(MODEL, batches, progress=False), batches)
     assert server.transport.faults[0].times == 0
 
 
-def test_resume_sends_missing_batches_over_several_connections(
-    client: Calls, server: ClientServer
-) -> None:
+def test_resume_over_several_connections(client: Calls, server: ClientServer) -> None:
     server.transport.page = 3
     batches = stream(10)
     opened = client.create(client.upload(MODEL).id)
@@ -304,7 +290,7 @@ def test_resume_sends_missing_batches_over_several_connections(
 
 
 @pytest.mark.parametrize("connections", [0, -1, 17])
-def test_an_invalid_number_of_connections_is_an_error(
+def test_invalid_number_of_connections_is_an_error(
     client: Calls, server: ClientServer, connections: int
 ) -> None:
     with pytest.raises(OptionError, match="from 1 to 16"):
@@ -312,7 +298,7 @@ def test_an_invalid_number_of_connections_is_an_error(
     assert server.transport.requests == []
 
 
-def test_ctrl_c_does_not_wait_for_responses(server: ClientServer, time: FakeTime) -> None:
+def test_ctrl_c_does_not_wait(server: ClientServer, time: FakeTime) -> None:
     held: list[int] = []
 
     async def gate(index: int) -> None:
@@ -336,9 +322,7 @@ def test_ctrl_c_does_not_wait_for_responses(server: ClientServer, time: FakeTime
     check_statistics(result, batches)
 
 
-def test_cancelling_the_task_does_not_wait_for_responses(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_cancellation_does_not_wait(server: ClientServer, time: FakeTime) -> None:
     async def whole() -> None:
         held = anyio.Semaphore(0)
 
@@ -361,9 +345,7 @@ def test_cancelling_the_task_does_not_wait_for_responses(
     asyncio.run(whole())
 
 
-def test_a_client_ends_its_thread_on_close_and_when_it_is_dropped(
-    server: ClientServer, time: FakeTime
-) -> None:
+def test_client_ends_its_thread(server: ClientServer, time: FakeTime) -> None:
     def threads() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "bnrecal-client"}
 

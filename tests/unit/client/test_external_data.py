@@ -46,7 +46,7 @@ def arrays(model: onnx.ModelProto) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("per_tensor", [False, True])
-def test_the_server_reads_the_packed_external_data(*, per_tensor: bool, tmp_path: Path) -> None:
+def test_server_reads_packed_external_data(*, per_tensor: bool, tmp_path: Path) -> None:
     path = saved(tmp_path, per_tensor=per_tensor)
     content = bundled(path)
     assert content is not None
@@ -56,14 +56,14 @@ def test_the_server_reads_the_packed_external_data(*, per_tensor: bool, tmp_path
     assert found.body == content
 
 
-def test_a_model_without_external_data_is_not_packed(tmp_path: Path) -> None:
+def test_model_without_external_data_is_not_packed(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     for content in (bn_model(), b"", b"noise", bytes(100)):
         path.write_bytes(content)
         assert bundled(path) is None
 
 
-def test_external_data_are_found_in_every_place_of_a_tensor(tmp_path: Path) -> None:
+def test_external_data_of_every_tensor(tmp_path: Path) -> None:
     def tensor(name: str) -> TensorProto:
         made = numpy_helper.from_array(np.ones(3, np.float32), name)
         made.ClearField("raw_data")
@@ -94,7 +94,7 @@ def test_external_data_are_found_in_every_place_of_a_tensor(tmp_path: Path) -> N
     assert "external" not in str(received(content, tmp_path))
 
 
-def test_a_path_outside_the_folder_is_not_read(tmp_path: Path) -> None:
+def test_path_outside_folder_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -107,7 +107,7 @@ def test_a_path_outside_the_folder_is_not_read(tmp_path: Path) -> None:
         assert bundled(path) is None
 
 
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     path = saved(tmp_path)
     (tmp_path / "m.onnx.data").unlink()

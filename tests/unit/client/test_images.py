@@ -34,12 +34,12 @@ def test_archive_names_are_unique_and_readable() -> None:
         assert archive.getnames() == ["000000-x.png", "000001-x.png", "000002-c__.JPG"]
 
 
-def test_a_batch_of_images_is_sent_as_tar() -> None:
+def test_batch_of_images_is_sent_as_tar() -> None:
     found = encode(Images.of([b"\x89PNG"]), ["x"], index=0)
     assert found.media_type == "application/x-tar"
 
 
-def test_the_error_names_a_missing_image(tmp_path: Path) -> None:
+def test_error_names_a_missing_image(tmp_path: Path) -> None:
     with pytest.raises(BatchError, match="gone"):
         Images.of([tmp_path / "gone.png"])
 
@@ -56,7 +56,7 @@ def test_images_are_counted_and_limited_across_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.npy", "empty", "gone.png", "bad.tar", "bad.zip"])
-def test_a_path_without_images_is_an_error(tmp_path: Path, name: str) -> None:
+def test_path_without_images_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     for file in ("x.npy", "bad.tar", "bad.zip"):
         (tmp_path / file).write_bytes(b"neither nor")
@@ -65,7 +65,7 @@ def test_a_path_without_images_is_an_error(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{"])
-def test_a_preprocess_file_without_an_object_is_an_error(tmp_path: Path, content: str) -> None:
+def test_preprocess_file_must_be_an_object(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(OptionError, match=r"p\.json"):
         _read_preprocess(tmp_path / "p.json")
@@ -90,9 +90,7 @@ STORED = {
         (None, False),
     ],
 )
-def test_a_different_preprocessing_is_detected_on_resume(
-    said: dict[str, object] | None, *, same: bool
-) -> None:
+def test_resume_with_different_preprocessing(said: dict[str, object] | None, *, same: bool) -> None:
     stored = {"method": "exact", "layers": None, "estimator": {"name": "replace"}}
     options = Options.of(method="exact", estimator=None, layers=None, preprocess=said)
     wrong = options.differences(stored | {"preprocess": STORED})

@@ -32,7 +32,7 @@ def test_importing_every_module_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", ["bn_ops", "onnx", "service"])
-def test_the_import_test_can_fail(name: str) -> None:
+def test_import_test_can_fail(name: str) -> None:
     assert name in loaded_after(f"import bnrecal_client\nimport {name}")
 
 

@@ -22,7 +22,7 @@ from bnrecal_client.options import Options, parse_estimator
         ({"name": "prior", "samples": 3}, {"name": "prior", "samples": 3}),
     ],
 )
-def test_an_estimator_has_one_json_form(said: str | dict[str, object], form: object) -> None:
+def test_estimator_has_one_json_form(said: str | dict[str, object], form: object) -> None:
     assert parse_estimator(said) == form
 
 
@@ -33,34 +33,34 @@ def test_an_estimator_has_one_json_form(said: str | dict[str, object], form: obj
         *("momentum:nan", "prior:inf", "prior:-inf"),
     ],
 )
-def test_an_unknown_estimator_is_an_error(said: str) -> None:
+def test_unknown_estimator_is_an_error(said: str) -> None:
     with pytest.raises(OptionError, match="prior:SAMPLES"):
         parse_estimator(said)
 
 
-def test_the_library_accepts_every_text_form() -> None:
+def test_library_accepts_every_text_form() -> None:
     bn_ops = pytest.importorskip("bn_ops")
     for said in ("replace", "prior:16", "prior:16:mixture", "momentum:0.1"):
         form = parse_estimator(said)
         assert bn_ops.estimator_from_json(form).to_json() == form
 
 
-def test_a_string_for_layers_is_an_error() -> None:
+def test_string_for_layers_is_an_error() -> None:
     with pytest.raises(OptionError, match="list of patterns"):
         Options.of(method="exact", estimator=None, layers="bn*")
 
 
-def test_an_unknown_method_is_an_error() -> None:
+def test_unknown_method_is_an_error() -> None:
     with pytest.raises(OptionError, match="exact, batch"):
         Options.of(method="guess", estimator=None, layers=None)
 
 
-def test_an_estimator_without_a_name_is_an_error() -> None:
+def test_estimator_without_name_is_an_error() -> None:
     with pytest.raises(OptionError, match="no name"):
         Options.of(method="exact", estimator={"samples": 3}, layers=None)
 
 
-def test_defaults_added_by_the_server_are_not_a_difference() -> None:
+def test_server_defaults_are_not_a_difference() -> None:
     options = Options.of(method="exact", estimator={"name": "prior", "samples": 16}, layers=None)
     stored = {
         "method": "exact",
@@ -72,7 +72,7 @@ def test_defaults_added_by_the_server_are_not_a_difference() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_options_without_a_json_form_are_an_error(value: object) -> None:
+def test_options_without_json_form_are_errors(value: object) -> None:
     estimator = {"name": "momentum", "momentum": value}
     options = Options.of(method="exact", estimator=estimator, layers=None)
     with pytest.raises(OptionError, match="cannot be written as JSON"):

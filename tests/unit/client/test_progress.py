@@ -29,7 +29,7 @@ print("the result")
 """
 
 
-def test_a_terminal_shows_each_phase_and_is_cleared_at_the_end() -> None:
+def test_terminal_shows_each_phase() -> None:
     reading, writing = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", STEPS],
@@ -68,14 +68,14 @@ def read_all(handle: int) -> str:
     return found.decode("utf-8")
 
 
-def test_a_pipe_shows_nothing() -> None:
+def test_pipe_shows_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STEPS], capture_output=True, check=True, timeout=60
     )
     assert (done.stdout, done.stderr) == (b"the result\n", b"")
 
 
-def test_false_shows_nothing_and_a_callback_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+def test_callback_and_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[Progress] = []
     step = Progress(phase="sending", done=1, total=2)
     for wanted in (False, seen.append):

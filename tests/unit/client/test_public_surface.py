@@ -23,7 +23,7 @@ def public(kind: type) -> dict[str, Callable[..., object]]:
 
 
 @pytest.mark.parametrize(("plain", "other"), [(Client, AsyncClient), (Handle, AsyncHandle)])
-def test_both_clients_have_the_same_methods_and_types(plain: type, other: type) -> None:
+def test_clients_have_same_methods(plain: type, other: type) -> None:
     assert public(plain).keys() == public(other).keys()
     for name, method in public(plain).items():
         twin = public(other)[name]
@@ -46,7 +46,7 @@ ERRORS = [
 ]
 
 
-def test_every_error_is_exported_and_in_the_docstring_tree() -> None:
+def test_every_error_is_exported() -> None:
     drawn = set(re.findall(r"[A-Z][A-Za-z]+", (errors.__doc__ or "").split("Errors that")[0]))
     for name in ERRORS:
         assert name in bnrecal_client.__all__
@@ -59,12 +59,12 @@ def test_every_error_has_the_same_root() -> None:
     assert issubclass(Interrupted, KeyboardInterrupt)
 
 
-def test_the_table_of_codes_is_that_of_the_server() -> None:
+def test_codes_match_the_server() -> None:
     problems = pytest.importorskip("service.problems")
     assert CODES.keys() == problems.TABLE.keys()
 
 
-def test_the_class_of_a_code_fits_its_status() -> None:
+def test_class_of_a_code_fits_its_status() -> None:
     problems = pytest.importorskip("service.problems")
     for code, row in problems.TABLE.items():
         found = error_class(Problem(code=code, detail="", status=row.status))
@@ -90,7 +90,7 @@ def test_the_class_of_a_code_fits_its_status() -> None:
         (507, errors.LimitError),
     ],
 )
-def test_a_code_of_a_newer_server_gets_the_class_of_its_status(status: int, kind: type) -> None:
+def test_unknown_code_gets_class_of_status(status: int, kind: type) -> None:
     assert type(error_of(Problem(code="news", detail="x", status=status))) is kind
 
 
@@ -100,7 +100,7 @@ def test_no_module_is_longer_than_400_lines() -> None:
     assert max(lengths.values()) <= 400, lengths
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Klient'"):
         _ = bnrecal_client.Klient
     assert dir(bnrecal_client) == sorted(bnrecal_client.__all__)

@@ -43,14 +43,14 @@ def model(value: object) -> ModelDescription:
     return read(response(value), ModelDescription, 200)
 
 
-def test_a_model_with_unknown_parts_is_read() -> None:
+def test_model_with_unknown_parts_is_read() -> None:
     found = model(MODEL)
     assert found.inputs[0].shape is None
     assert (found.layers[0].channels, found.layers[0].eps) == (None, 1.0)
     assert (found.layers[0].reason, found.warnings) == ("why", ("w",))
 
 
-def test_members_of_a_newer_server_are_ignored() -> None:
+def test_members_of_newer_server_are_ignored() -> None:
     assert model({**MODEL, "news": 1}) == model(MODEL)
 
 
@@ -66,29 +66,29 @@ def test_members_of_a_newer_server_are_ignored() -> None:
         ({"layers": [{**MODEL["layers"][0], "affine": 1}]}, "$.layers[0].affine"),  # type: ignore[index]
     ],
 )
-def test_the_error_names_a_member_of_the_wrong_type(change: dict[str, object], path: str) -> None:
+def test_error_names_member_of_wrong_type(change: dict[str, object], path: str) -> None:
     with pytest.raises(UnexpectedResponseError, match=re.escape(f"`{path}`")):
         model({**MODEL, **change})
 
 
-def test_the_error_names_a_missing_member() -> None:
+def test_error_names_a_missing_member() -> None:
     with pytest.raises(UnexpectedResponseError, match="missing required field `created`"):
         model({name: value for name, value in MODEL.items() if name != "created"})
 
 
 @pytest.mark.parametrize("value", [[], 3, "text", None])
-def test_a_response_that_is_not_an_object_is_an_error(value: object) -> None:
+def test_response_must_be_an_object(value: object) -> None:
     with pytest.raises(UnexpectedResponseError, match="Expected `object`"):
         model(value)
 
 
-def test_a_response_that_is_not_json_is_an_error() -> None:
+def test_response_must_be_json() -> None:
     page = Response(status=200, headers={"content-type": "text/html"}, body=b"<h1>")
     with pytest.raises(UnexpectedResponseError, match="200 with text/html instead of JSON"):
         read(page, ModelDescription, 200)
 
 
-def test_a_damaged_report_is_an_error() -> None:
+def test_damaged_report_is_an_error() -> None:
     damaged = Response(status=200, headers={"content-type": "text/html"}, body=b"\xff\xfe")
     with pytest.raises(UnexpectedResponseError, match="not UTF-8"):
         report_html(damaged)
@@ -96,7 +96,7 @@ def test_a_damaged_report_is_an_error() -> None:
         report(damaged)
 
 
-def test_the_error_of_a_recalibration_keeps_its_further_members() -> None:
+def test_error_keeps_further_members() -> None:
     found = read(
         response(
             {

@@ -15,7 +15,7 @@ from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 
 
-def test_a_file_is_replaced_atomically_and_keeps_its_permissions(tmp_path: Path) -> None:
+def test_atomic_replacement_keeps_permissions(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -25,15 +25,13 @@ def test_a_file_is_replaced_atomically_and_keeps_its_permissions(tmp_path: Path)
     assert [child.name for child in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_new_file_gets_the_permissions_that_open_gives(tmp_path: Path) -> None:
+def test_new_file_has_default_permissions(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
     assert write_atomic(tmp_path / "new", b"x").stat().st_mode == plain.stat().st_mode
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_keeps_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
 
@@ -47,9 +45,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(
     assert [child.name for child in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_the_data_are_flushed_before_the_rename(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_are_flushed_before_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -67,7 +63,7 @@ def test_the_data_are_flushed_before_the_rename(
     assert order == ["fsync file", "replace", "fsync folder"]
 
 
-def test_a_result_saves_all_its_parts(tmp_path: Path) -> None:
+def test_result_saves_all_its_parts(tmp_path: Path) -> None:
     result = Result(
         recalibration_id=None,
         model=b"onnx",
@@ -83,7 +79,7 @@ def test_a_result_saves_all_its_parts(tmp_path: Path) -> None:
     assert sorted(saved) == ["a.running_mean", "b.running_var"]
 
 
-def test_a_result_does_not_overwrite_its_source(tmp_path: Path) -> None:
+def test_result_does_not_overwrite_its_source(tmp_path: Path) -> None:
     source = tmp_path / "model.onnx"
     source.write_bytes(b"source")
     result = Result(
@@ -102,7 +98,7 @@ def test_a_result_does_not_overwrite_its_source(tmp_path: Path) -> None:
     assert result.save(source, force=True).read_bytes() == b"onnx"
 
 
-def test_the_repr_of_a_result_is_one_line() -> None:
+def test_repr_of_a_result_is_one_line() -> None:
     result = Result(
         recalibration_id="rc_1",
         model=bytes(1_000_000),

@@ -14,7 +14,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
 @given(attempt=st.integers(0, 10_000), jitter=st.floats(0, 1, exclude_max=True))
-def test_a_pause_is_between_half_its_ceiling_and_its_ceiling(attempt: int, jitter: float) -> None:
+def test_pause_is_within_bounds(attempt: int, jitter: float) -> None:
     longest = min(5.0, 0.2 * 2.0 ** min(attempt, 60))
     assert longest / 2 <= delay_s(attempt, jitter, first_s=0.2, ceiling_s=5.0) <= longest
 
@@ -26,7 +26,7 @@ def test_jitter_spreads_clients_that_failed_together() -> None:
 
 
 @given(asked=st.integers(0, 10_000), longest=st.floats(0.05, 60))
-def test_the_pause_between_polls_has_a_limit(asked: int, longest: float) -> None:
+def test_pause_between_polls_has_a_limit(asked: int, longest: float) -> None:
     assert 0 < poll_s(asked, longest_s=longest) <= longest
     assert poll_s(asked, longest_s=longest) <= poll_s(asked + 1, longest_s=longest)
 
@@ -47,9 +47,9 @@ def test_the_pause_between_polls_has_a_limit(asked: int, longest: float) -> None
         ("", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_date(value: str, seconds: float | None) -> None:
     assert retry_after_s({"retry-after": value}, NOW) == seconds
 
 
-def test_a_missing_retry_after_is_none() -> None:
+def test_missing_retry_after_is_none() -> None:
     assert retry_after_s({}, NOW) is None

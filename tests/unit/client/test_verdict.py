@@ -37,7 +37,7 @@ def result(report: dict[str, Any]) -> Result:
     )
 
 
-def test_the_verdict_of_a_report_is_a_value() -> None:
+def test_verdict_of_a_report_is_a_value() -> None:
     assert result({"verdict": REJECTED}).verdict == Verdict(
         code="do-not-deploy",
         sentence="Keep the source model: no candidate predicts better.",
@@ -46,7 +46,7 @@ def test_the_verdict_of_a_report_is_a_value() -> None:
     )
 
 
-def test_the_client_reads_every_verdict_of_the_library() -> None:
+def test_client_reads_every_verdict_of_library() -> None:
     for code in bn_ops.VerdictCode:
         written = bn_ops.Verdict(
             code=code,
@@ -62,18 +62,18 @@ def test_the_client_reads_every_verdict_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("report", [{}, {"verdict": None}, {"verdict": "good"}, {"verdict": {}}])
-def test_a_report_without_a_readable_verdict_has_none(report: dict[str, Any]) -> None:
+def test_report_without_readable_verdict_has_none(report: dict[str, Any]) -> None:
     assert result(report).verdict is None
 
 
-def test_a_rejected_result_is_returned_by_default(client: Calls, server: ClientServer) -> None:
+def test_rejected_result_is_returned_by_default(client: Calls, server: ClientServer) -> None:
     server.executor.verdict = REJECTED
     found = client.recalibrate(MODEL, stream(), progress=False)
     assert found.verdict is not None
     assert found.verdict.is_rejection
 
 
-def test_a_rejected_result_is_raised_on_request(client: Calls, server: ClientServer) -> None:
+def test_rejected_result_is_raised_on_request(client: Calls, server: ClientServer) -> None:
     server.executor.verdict = REJECTED
     with pytest.raises(VerdictError, match="Keep the source model") as caught:
         client.recalibrate(MODEL, stream(), progress=False, on_verdict="raise")
@@ -91,15 +91,13 @@ def test_other_verdicts_are_never_raised(client: Calls, server: ClientServer, co
     assert found.verdict.code == code
 
 
-def test_an_unknown_reaction_to_the_verdict_is_an_error(
-    client: Calls, server: ClientServer
-) -> None:
+def test_unknown_reaction_to_verdict_is_an_error(client: Calls, server: ClientServer) -> None:
     with pytest.raises(OptionError, match="on_verdict is 'warn'"):
         client.recalibrate(MODEL, stream(), on_verdict="warn")
     assert server.transport.requests == []
 
 
-def test_the_command_prints_the_verdict_first(desk: Desk) -> None:
+def test_command_prints_verdict_first(desk: Desk) -> None:
     desk.server.executor.verdict = {**REJECTED, "code": "check-with-labels"}
     code, out, err = desk.recalibrate()
     assert (code, err) == (Exit.OK, "")
@@ -112,7 +110,7 @@ def test_the_command_prints_the_verdict_first(desk: Desk) -> None:
     assert Path("model.recalibrated.onnx").is_file()
 
 
-def test_a_rejected_model_is_not_written(desk: Desk) -> None:
+def test_rejected_model_is_not_written(desk: Desk) -> None:
     desk.server.executor.verdict = REJECTED
     words = ("--unfolded", "u.onnx", "--report", "r.json", "--statistics", "s.safetensors")
     code, out, err = desk.recalibrate(*words)
@@ -132,7 +130,7 @@ def test_force_writes_a_rejected_model(desk: Desk) -> None:
     assert Path("model.recalibrated.onnx").read_bytes() == b"folded " + MODEL
 
 
-def test_json_has_the_verdict_and_the_files_not_written(desk: Desk) -> None:
+def test_json_shows_verdict_and_omitted_files(desk: Desk) -> None:
     desk.server.executor.verdict = REJECTED
     code, out, _ = desk.recalibrate("--json", "-o", "f.onnx")
     printed = json.loads(out)
@@ -158,7 +156,7 @@ def test_fetch_obeys_the_verdict(desk: Desk) -> None:
     assert Path(f"{name}.onnx").is_file()
 
 
-def test_the_badge_is_colored_on_a_terminal_only() -> None:
+def test_badge_is_colored_on_terminal_only() -> None:
     found = summary(result({"verdict": REJECTED}), ())
     assert summary_lines(found, color=True)[0].startswith("\x1b[1;31mDO NOT DEPLOY\x1b[0m  ")
     assert summary_lines(found)[0].startswith("DO NOT DEPLOY  ")

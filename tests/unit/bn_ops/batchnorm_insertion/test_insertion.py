@@ -246,6 +246,6 @@ def test_source_batches_insert_before_a_run() -> None:
         bn_ops.recalibrate(source_network(), [TARGET], source_batches=[SOURCE])
 
 
-def test_a_folded_model_is_refused_with_the_way_out() -> None:
+def test_folded_model_is_rejected() -> None:
     with pytest.raises(ModelAlreadyFoldedError, match="source_batches="):
         bn_ops.recalibrate(folded(), [TARGET])

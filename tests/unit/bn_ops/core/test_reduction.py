@@ -152,7 +152,7 @@ def test_both_forms_agree(shape: tuple[int, int, int], seed: int, scale: float) 
     np.testing.assert_allclose(found[1], numpy_form[1], rtol=1e-11, atol=1e-11 * scale**2)
 
 
-def test_sizes_that_do_not_match_the_buffers_are_refused() -> None:
+def test_mismatched_buffer_sizes_are_rejected() -> None:
     if not is_compiled():
         pytest.skip("the reduction is not compiled in this installation")
     from bn_ops.core import _reduction

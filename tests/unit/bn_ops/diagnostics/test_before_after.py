@@ -74,9 +74,7 @@ def test_first_table_of_classes_is_the_head(*, softmax: bool) -> None:
         ([], 0),
     ],
 )
-def test_a_model_without_a_head_has_no_prediction_shift(
-    batches: list[Outputs], samples: int
-) -> None:
+def test_model_without_head(batches: list[Outputs], samples: int) -> None:
     assert compare_heads(forward_pass(*batches), forward_pass(*batches), samples=samples) is None
 
 

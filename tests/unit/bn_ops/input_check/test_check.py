@@ -229,7 +229,7 @@ def test_ranking_requires_8_bit_images(images: object) -> None:
         bn_ops.rank_preprocessings(model("imagenet"), images)
 
 
-def test_a_run_refuses_what_the_check_refuses_and_changes_nothing() -> None:
+def test_run_rejects_failed_check() -> None:
     network = module("imagenet")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     batches = [normalized("none")[:10], normalized("none")[10:]]
@@ -239,7 +239,7 @@ def test_a_run_refuses_what_the_check_refuses_and_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_run_reports_what_it_was_allowed_to_take() -> None:
+def test_run_reports_accepted_findings() -> None:
     for target in (model("imagenet"), module("imagenet")):
         report = bn_ops.recalibrate(target, [normalized("none")], allow_mismatch=True).report
         assert report.input_check is not None
