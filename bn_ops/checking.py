@@ -17,15 +17,15 @@ from bn_ops.errors import (
     OptionError,
     StreamEmptyError,
 )
-from bn_ops.input_check.network_start import NetworkStart
-from bn_ops.input_check.ranking import scored
-from bn_ops.input_check.result import InputCheck, PreprocessingScore
-from bn_ops.input_check.stream_check import (
+from bn_ops.input_check.judging import (
     MAX_SAMPLES,
     check_start,
     measure_images,
     require_plausible,
 )
+from bn_ops.input_check.network_start import NetworkStart
+from bn_ops.input_check.ranking import scored
+from bn_ops.input_check.result import InputCheck, PreprocessingScore
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
 

@@ -19,8 +19,8 @@ from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.report import LayerReport, Report, StreamReport
 from bn_ops.errors import BnOpsError, StreamEmptyError
 from bn_ops.input_check.engine import CheckedEngine
+from bn_ops.input_check.judging import require_plausible
 from bn_ops.input_check.result import InputCheck
-from bn_ops.input_check.stream_check import require_plausible
 from bn_ops.options import RecalibrateOptions
 from bn_ops.result import Recalibration
 from bn_ops.version import __version__

@@ -32,7 +32,7 @@ from benchmarks.accuracy.methods import (
 from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.results import write_results
 from bn_ops.core.estimators import Replace
-from bn_ops.diagnostics.prediction_shift import prediction_shift
+from bn_ops.diagnostics.before_after import prediction_shift
 from examples.digits.data import LabeledImages
 from examples.digits.train import MnistResNet
 

@@ -2,7 +2,7 @@
 
 Neighboring frames of a video, or of a stream sorted by class, resemble each other, so n of them
 carry less information than n independent samples. The sample-wise standard errors of
-`bn_ops.diagnostics.standard_errors` ignore the order and cannot show that; this module uses it.
+`bn_ops.diagnostics.build_report` ignore the order and cannot show that; this module uses it.
 Each sample is reduced to a few features; the stream is cut into contiguous blocks of about √n
 samples; and the variance of the block means is compared with that of independent samples,
 var / block size. The ratio is the design effect: n samples are worth n / design effect.

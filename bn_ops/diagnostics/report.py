@@ -89,7 +89,7 @@ class StreamReport:
 class PredictionShift:
     """A classification head before and after, on the same calibration samples.
 
-    Computed by `bn_ops.diagnostics.prediction_shift`.
+    Computed by `bn_ops.diagnostics.before_after`.
 
     Attributes:
         output: name of the output.
@@ -157,7 +157,7 @@ class DriftSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confidence:
-    """How precisely one layer's statistics are known; see `bn_ops.diagnostics.standard_errors`.
+    """How precisely one layer's statistics are known; see `bn_ops.diagnostics.build_report`.
 
     Attributes:
         mean_error: z·SE(μ)/σ, half of the 95 % confidence interval of the mean in units of σ: the

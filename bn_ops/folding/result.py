@@ -32,7 +32,7 @@ class Folded:
             node order, then those inside subgraphs and functions.
         exact: initializer of the folded model written by folding → its value before rounding to the
             file's element type, float64. The certificate of the fold: see
-            `bn_ops.verification.exact_weights`.
+            `bn_ops.verification.decision`.
     """
 
     model: onnx.ModelProto

@@ -14,11 +14,13 @@ models with the same name are removed last.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import math
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +28,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from bn_ops.errors import ExternalDataError, ModelInvalidError
-from bn_ops.onnx_files.atomic_write import draft, write_atomically
 from bn_ops.onnx_files.large_models import (
     MESSAGE_LIMIT,
     add_naming_large,
@@ -40,7 +41,66 @@ from bn_ops.onnx_files.traversal import all_nodes, subgraphs
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["read_model", "require_embedded", "write_model"]
+__all__ = ["Draft", "draft", "read_model", "require_embedded", "write_atomically", "write_model"]
+
+# Files that are written completely or not at all.
+
+# Read and write for everybody, less the process's umask, which open() applies.
+_MODE = 0o666
+
+
+class Draft:
+    """A file that is being written under a temporary name in its destination folder."""
+
+    def __init__(self, file: IO[bytes], temporary: Path) -> None:
+        self.file = file
+        self._temporary = temporary
+
+    def publish(self, path: Path) -> None:
+        """Make the content durable and rename the file to `path`, which is in the same folder."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self._temporary.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def draft(folder: Path, prefix: str) -> Iterator[Draft]:
+    """Open a temporary file for writing; it is removed at the end unless it was published.
+
+    Raises:
+        OSError: the folder is missing or full.
+    """
+    temporary = folder / f".{prefix}.{secrets.token_hex(8)}"
+    # Not tempfile: its files are private, while a model is readable like any other file of the
+    # user, and the umask can only be read by changing it for all threads.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield Draft(file, temporary)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file durably, replacing an existing one in one step.
+
+    Raises:
+        OSError: the folder is missing or full; an existing file at `path` is unchanged.
+    """
+    with draft(path.parent, path.name) as found:
+        found.file.write(content)
+        found.publish(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 _ALIGNMENT = 4096
 """Alignment of external data in bytes, so that runtimes can map them into memory. Source: ONNX,

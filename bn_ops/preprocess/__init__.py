@@ -4,9 +4,8 @@
 `images` requires Pillow (`pip install "bnrecal[images]"`) and loads it on first use.
 """
 
-from bn_ops.preprocess.compatibility import check_preprocess
 from bn_ops.preprocess.images import image_arrays, image_batches
-from bn_ops.preprocess.value import Preprocess, Resize, preprocess_from_json
+from bn_ops.preprocess.value import Preprocess, Resize, check_preprocess, preprocess_from_json
 
 __all__ = [
     "Preprocess",

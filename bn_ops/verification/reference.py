@@ -19,8 +19,7 @@ from bn_ops.errors import EngineError, OptionError
 from bn_ops.folding.result import Folded
 from bn_ops.onnx_files.session import Session, session
 from bn_ops.verification.compare import Finding, compare, rounding, share
-from bn_ops.verification.decision import OutputFindings
-from bn_ops.verification.exact_weights import misrounded_tensor, refolded
+from bn_ops.verification.decision import OutputFindings, misrounded_tensor, refolded
 from bn_ops.verification.float64 import Float64Model, NotExactError
 from bn_ops.verification.probes import Probe, synthetic_probes
 from bn_ops.verification.rounding_sensitivity import perturb_batch, perturb_model
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from bn_ops.core.signature import Batch
-    from bn_ops.verification.exact_weights import ExactWeights
+    from bn_ops.verification.decision import ExactWeights
 
 __all__ = ["DEFAULT_SEED", "DEFAULT_THREADS", "Reference", "verify"]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bn_ops.core.moments import Moments, measure, merge, merge_all
-from bn_ops.diagnostics.standard_errors import standard_errors
+from bn_ops.diagnostics.build_report import standard_errors
 
 # float64 rounding of a few dozen operations, relative to the spread of the data
 TOLERANCE = 1e-11

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from bn_ops.core.batches import named_batches
 from bn_ops.core.engine import EngineNotes, OnBatchMoments, OnLayerInput, OnOutputs
@@ -13,7 +15,6 @@ from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.batchnorm import statistics_tensors
 from bn_ops.engines.onnx.describe import require_layers
-from bn_ops.engines.onnx.digests import FrozenDigests
 from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.frontier import OnnxFrontier
 from bn_ops.engines.onnx.network_start import OnnxStart
@@ -21,14 +22,92 @@ from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.train_pass import run_train_pass
 from bn_ops.errors import ModelWithoutBatchNormError
+from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
-from bn_ops.input_check.stream_check import check_start
+from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_digest
 from bn_ops.options import Budget, RecalibrateOptions
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OnnxEngine", "open_engine"]
+__all__ = ["STRUCTURE", "FrozenDigests", "OnnxEngine", "open_engine"]
+
+# Digests of everything in an ONNX model except the statistics that a run may change.
+
+STRUCTURE = "(graph structure)"
+
+
+class FrozenDigests:
+    """sha256 of each tensor that must not change, and of the graph without its tensors.
+
+    Implements `bn_ops.core.engine.Digests`. Hashing a large model takes as long as some of its
+    batches. So the tensors that the private copy shares with the source are hashed from the source,
+    which nothing writes to, in a thread during the run. At the end they are compared with the
+    source byte by byte, which proves as much as hashing them again and is twenty times as fast. Use
+    as a context manager around the run.
+
+    Args:
+        source: the caller's model.
+        copy: the private copy that the run works on.
+        changeable: names of the initializers with the statistics of the recalibrated layers.
+    """
+
+    def __init__(
+        self, source: onnx.ModelProto, copy: onnx.ModelProto, changeable: frozenset[str]
+    ) -> None:
+        self._model = copy
+        self._changeable = changeable
+        given = {tensor.name: tensor for tensor in source.graph.initializer}
+        # `==` compares messages field by field, tensors' bytes included.
+        self._shared = {t.name: given[t.name] for t in self._frozen() if t == given.get(t.name)}
+        self._own = {t.name: tensor_digest(t) for t in self._frozen() if t.name not in self._shared}
+        self._own[STRUCTURE] = self._structure()
+        self._thread = ThreadPoolExecutor(1, "digests")
+        self._source = self._thread.submit(model_digest, source)
+        self._given = self._thread.submit(
+            lambda: {name: tensor_digest(tensor) for name, tensor in self._shared.items()}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    @property
+    def source(self) -> str:
+        """Return the sha256 of the caller's model."""
+        return self._source.result()
+
+    def before(self) -> Mapping[str, str]:
+        """Return the digests from before the run: tensors by name, the graph structure last."""
+        digests = {**self._given.result(), **self._own}
+        tensors = {name: digests[name] for name in sorted(digests.keys() - {STRUCTURE})}
+        return {**tensors, STRUCTURE: digests[STRUCTURE]}
+
+    def after(self) -> Mapping[str, str]:
+        """Return the digests now."""
+        before = {**self._given.result(), **self._own}
+        after = {t.name: self._digest_now(t, before) for t in self._frozen()}
+        return {**after, STRUCTURE: self._structure()}
+
+    def _digest_now(self, tensor: onnx.TensorProto, before: Mapping[str, str]) -> str:
+        if tensor == self._shared.get(tensor.name):
+            return before[tensor.name]
+        return tensor_digest(tensor)
+
+    def _frozen(self) -> list[onnx.TensorProto]:
+        return [t for t in self._model.graph.initializer if t.name not in self._changeable]
+
+    def _structure(self) -> str:
+        """Return the digest of the model without its tensors."""
+        return model_digest(bare_copy(self._model))
+
 
 _TORCH_OPTIONS = ("call", "adopt_untracked", "shared_passes", "shared_tolerance")
 

@@ -23,8 +23,8 @@ from bn_ops.engines.torch.layers import TorchLayer, find_layers, layer_info
 from bn_ops.engines.torch.network_start import TorchStart
 from bn_ops.engines.torch.selected_layers import ModuleDigests, SelectedLayers, check_runnable
 from bn_ops.engines.torch.train_pass import run_train_pass
+from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
-from bn_ops.input_check.stream_check import check_start
 from bn_ops.options import Budget, RecalibrateOptions
 from bn_ops.torch_modules.arguments import (
     Call,

@@ -10,7 +10,7 @@ import pytest
 
 from bn_ops.folding import Folded, fold
 from bn_ops.onnx_files.session import session
-from bn_ops.verification.exact_weights import misrounded_tensor
+from bn_ops.verification.decision import misrounded_tensor
 from bn_ops.verification.float64 import Float64Model, NotExactError
 from tests.conformance.fold.all_cases import ALL_CASES
 from tests.conformance.fold.building import FOLDED, Array, Case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bn_ops.diagnostics.prediction_shift import (
+from bn_ops.diagnostics.before_after import (
     prediction_shift,
     prediction_warnings,
     softmax,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bn_ops.core.moments import measure, merge_all
-from bn_ops.diagnostics.standard_errors import confidence, standard_errors
+from bn_ops.diagnostics.build_report import confidence, standard_errors
 
 
 def draw(rng: np.random.Generator, samples: int) -> np.ndarray:

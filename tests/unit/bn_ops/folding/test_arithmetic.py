@@ -10,7 +10,7 @@ from bn_ops.errors import OptionError
 from bn_ops.folding import LayerFold
 from bn_ops.folding.affine import ChannelAffine, along
 from bn_ops.folding.casting import cast, cast_fault
-from bn_ops.folding.sizes import Size, Sizes, carry, product, quotient
+from bn_ops.folding.rules.reshape import Size, Sizes, carry, product, quotient
 
 HALF, SINGLE, BRAIN = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.BFLOAT16
 

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from bn_ops.diagnostics.build_report import frozen_report
 from bn_ops.diagnostics.report import FrozenReport
-from bn_ops.engines.onnx.digests import STRUCTURE, FrozenDigests
+from bn_ops.engines.onnx.engine import STRUCTURE, FrozenDigests
 from bn_ops.engines.onnx.prepare import PreparedModel, prepare
 from bn_ops.onnx_files.large_models import model_digest
 

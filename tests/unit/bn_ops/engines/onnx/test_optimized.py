@@ -12,7 +12,7 @@ from onnx import helper
 from bn_ops.core.moments import join, measure
 from bn_ops.core.reduction import reduce_nchwc
 from bn_ops.engines.onnx.graph import index_graph
-from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
+from bn_ops.engines.onnx.optimized.executor import BufferPool
 from bn_ops.engines.onnx.optimized.markers import find_layers, mark_layers
 from bn_ops.engines.onnx.optimized.optimize import optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
