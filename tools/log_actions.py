@@ -20,7 +20,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "request": "A response was sent; with route, status, seconds, the token's name and, for a "
         "problem, its code.",
         "run-started": "A run starts.",
-        "run-ended": "A run has ended; with the recalibration's state.",
+        "run-ended": "A run has ended; with the recalibration's state and its verdict.",
         "run-killed": "A run was killed: cancelled, deleted, or interrupted by a shutdown.",
         "run-deferred": "A run was deferred for lack of resources (disk full, no process).",
         "run-interrupted": "The worker of a run crashed; the run restarts, or fails after too many "

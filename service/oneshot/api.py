@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from bn_ops.diagnostics.report import VerdictCode
 from service import problems
 from service.context import Ctx
 from service.errors import RecalibrationFailedError, ShuttingDownError
@@ -23,6 +24,7 @@ from service.workers.messages import FOLDED
 
 router = APIRouter(prefix="/v1", tags=["recalibrations"])
 
+VERDICT_HEADER = "X-Bnrecal-Verdict"
 _FILE = {"type": "string", "format": "binary"}
 _FORM: dict[str, Any] = {
     "type": "object",
@@ -46,7 +48,14 @@ _FORM: dict[str, Any] = {
 _ONNX = {
     "content": {"application/x-onnx": {"schema": _FILE}},
     "description": "The recalibrated, folded and verified model.",
-    "headers": {"Location": {"schema": {"type": "string"}, "description": "The recalibration."}},
+    "headers": {
+        "Location": {"schema": {"type": "string"}, "description": "The recalibration."},
+        VERDICT_HEADER: {
+            "schema": {"type": "string", "enum": [str(code) for code in VerdictCode]},
+            "description": "Code of the verdict: whether to deploy the model. Its sentence and "
+            "reasons are in the recalibration.",
+        },
+    },
 }
 
 
@@ -100,6 +109,8 @@ async def recalibrate(
         download="recalibrated.onnx",
     )
     response.headers.update(location)
+    if found.verdict is not None:
+        response.headers[VERDICT_HEADER] = str(found.verdict["code"])
     return response
 
 

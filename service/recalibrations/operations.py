@@ -179,6 +179,7 @@ def _insert(
     options: dict[str, Any] = asked.model_dump(include={"method", "estimator", "layers"})
     options["preprocess"] = _preprocess(model, asked.preprocess)
     options["memory_bytes"] = asked.memory_bytes
+    options["allow_mismatch"] = asked.allow_mismatch
     found = store.insert(
         tx,
         recalibration_id=recalibration_id,

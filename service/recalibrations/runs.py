@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 
+from pydantic import ValidationError
+
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.context import Context
-from service.errors import RefusedError, ServiceError, WorkerDeadlineError
+from service.errors import RefusedError, ServiceError, WorkerDeadlineError, WorkerError
 from service.recalibrations import events, recovery, result_adoption, retention
+from service.recalibrations.schemas import VerdictOut
 from service.repositories import batches, models, results
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event
@@ -21,7 +24,7 @@ from service.repositories.records import Recalibration, StoredBatch, StoredResul
 from service.storage.capacity import defers_run
 from service.storage.ledger.protocol import Transaction
 from service.workers.messages import StoredBatchRef
-from service.workers.protocol import Job, OnProgress, Progress
+from service.workers.protocol import Job, OnProgress, Outcome, Progress
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
@@ -48,14 +51,22 @@ async def run(context: Context, found: Recalibration) -> None:
         await _interrupted(context, found, error, ids)
     ended = await context.ledger.read(lambda tx: store.find(tx, found.id))
     state = None if ended is None else ended.state
+    verdict = None if ended is None or ended.verdict is None else ended.verdict["code"]
     _log.info(
         "A run has ended: %s",
-        state,
-        extra={"action": "run-ended", "state": state, "seconds": monotonic() - began, **ids},
+        state if verdict is None else f"{state}, verdict {verdict}",
+        extra={
+            "action": "run-ended",
+            "state": state,
+            "verdict": verdict,
+            "seconds": monotonic() - began,
+            **ids,
+        },
     )
     context.metrics.run_seconds.labels(state=str(state)).observe(monotonic() - began)
     if ended is not None:
         context.metrics.count_failure(ended.error)
+        context.metrics.count_verdict(ended.verdict)
     context.signals.notify(found.id)
     await retention.remove_data(context, found.id)
 
@@ -93,20 +104,40 @@ async def _run(context: Context, found: Recalibration) -> None:
                 options=found.options,
                 output=output,
             )
-            await context.executor.run(job, _reporter(context, found.id))
-        await _keep(context, found.id, output)
+            outcome = await context.executor.run(job, _reporter(context, found.id))
+        await _keep(context, found.id, output, _verdict(outcome))
     finally:
         await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
 
 
-async def _keep(context: Context, recalibration_id: str, output: Path) -> None:
+def _verdict(outcome: Outcome) -> VerdictOut | None:
+    """Check the verdict, which comes from a process that has parsed an untrusted model.
+
+    Raises:
+        WorkerError: it is malformed.
+    """
+    if outcome.verdict is None:
+        return None
+    try:
+        return VerdictOut.model_validate(outcome.verdict)
+    except ValidationError as error:
+        raise WorkerError("the worker sent a malformed verdict") from error
+
+
+async def _keep(
+    context: Context, recalibration_id: str, output: Path, verdict: VerdictOut | None
+) -> None:
     kept = await asyncio.to_thread(result_adoption.adopt, context.blobs, recalibration_id, output)
-    await context.ledger.write(lambda tx: _finish(tx, recalibration_id, kept))
+    await context.ledger.write(lambda tx: _finish(tx, recalibration_id, kept, verdict))
 
 
-def _finish(tx: Transaction, recalibration_id: str, kept: list[StoredResult]) -> None:
+def _finish(
+    tx: Transaction, recalibration_id: str, kept: list[StoredResult], verdict: VerdictOut | None
+) -> None:
     if store.find_running(tx, recalibration_id) is None:
         return
+    if verdict is not None:
+        store.set_verdict(tx, recalibration_id, verdict.model_dump(mode="json"))
     for result in kept:
         results.insert(tx, recalibration_id, result)
     events.advance(tx, recalibration_id, Event.FINISH)

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from bn_ops.diagnostics.report import VerdictCode
 from service.recalibrations.options import (
     EstimatorForm,
     EstimatorIn,
@@ -87,6 +88,11 @@ class RecalibrationIn(BaseModel):
         description="Limit of the private memory of the run's worker; null for the server's. "
         "A smaller limit allows more runs at the same time.",
     )
+    allow_mismatch: bool = Field(
+        default=False,
+        description="Whether to continue if the first samples cannot be what the model was trained "
+        "on (`input-mismatch`); the findings are then warnings of the report.",
+    )
     keep_data: bool = Field(
         default=False, description="Whether the batches are kept after the recalibration has ended."
     )
@@ -132,6 +138,7 @@ class OptionsOut(BaseModel):
     layers: list[str] | None
     preprocess: PreprocessForm | None = None
     memory_bytes: int | None = None
+    allow_mismatch: bool = False
 
 
 class BatchesOut(BaseModel):
@@ -155,6 +162,22 @@ class ProgressOut(BaseModel):
     seconds_left: float | None
 
 
+class VerdictReasonOut(BaseModel):
+    """One reason for a verdict: a stable code, and a sentence with the numbers."""
+
+    code: str
+    text: str
+
+
+class VerdictOut(BaseModel):
+    """Whether to deploy the recalibrated model; the most important reason comes first."""
+
+    code: VerdictCode
+    sentence: str
+    reasons: list[VerdictReasonOut]
+    next_steps: list[str]
+
+
 # Without null values: the framework omits them from the document.
 _EXAMPLE: dict[str, Any] = {
     "id": "rc_3f0c9a526a354c528a0a5a3a5ce0a001",
@@ -166,6 +189,7 @@ _EXAMPLE: dict[str, Any] = {
         "layers": ["features.*"],
         "preprocess": {"resize": 256, "crop": 224},
         "memory_bytes": 2147483648,
+        "allow_mismatch": False,
     },
     "keep_data": False,
     "batches": {"received": 15, "samples": 480, "bytes": 1507200, "total": 15},
@@ -204,6 +228,9 @@ class RecalibrationOut(BaseModel):
     phase: str | None
     progress: ProgressOut | None
     error: dict[str, Any] | None
+    verdict: VerdictOut | None = Field(
+        default=None, description="Whether to deploy the model; set when the state is `succeeded`."
+    )
     attempts: int
     created: str
     updated: str
@@ -233,6 +260,7 @@ class RecalibrationOut(BaseModel):
             phase=found.phase,
             progress=_progress(found),
             error=found.error,
+            verdict=None if found.verdict is None else VerdictOut.model_validate(found.verdict),
             attempts=found.attempts,
             created=found.created,
             updated=found.updated,

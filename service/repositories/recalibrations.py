@@ -60,6 +60,8 @@ UPDATE recalibration SET attempts = attempts + 1, phase_began = NULL WHERE id = 
 UNCOUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts - 1 WHERE id = :id"
 # Count a crash of a worker.
 COUNT_CRASH = "UPDATE recalibration SET worker_crashes = worker_crashes + 1 WHERE id = :id"
+# Store the report's verdict.
+SET_VERDICT = "UPDATE recalibration SET verdict = :verdict WHERE id = :id"
 # Store why it failed.
 SET_ERROR = "UPDATE recalibration SET error = :error WHERE id = :id"
 # Count a stored batch of the target stream.
@@ -239,6 +241,11 @@ def set_error(tx: Transaction, recalibration_id: str, problem: Mapping[str, Any]
     tx.change(SET_ERROR, id=recalibration_id, error=json.dumps(problem))
 
 
+def set_verdict(tx: Transaction, recalibration_id: str, verdict: Mapping[str, Any]) -> None:
+    """Store the verdict of a report, in its JSON form."""
+    tx.change(SET_VERDICT, id=recalibration_id, verdict=json.dumps(verdict))
+
+
 def count_batch(
     tx: Transaction, recalibration_id: str, stream: Stream, *, samples: int, size: int
 ) -> None:
@@ -310,6 +317,7 @@ def _recalibration(row: Row) -> Recalibration:
         phase_first=_optional_int(row["phase_first"]),
         seconds_left=None if row["seconds_left"] is None else float(row["seconds_left"]),
         error=None if row["error"] is None else json.loads(str(row["error"])),
+        verdict=None if row["verdict"] is None else json.loads(str(row["verdict"])),
         attempts=_int(row["attempts"]),
         worker_crashes=_int(row["worker_crashes"]),
         data_removed=bool(row["data_removed"]),

@@ -131,7 +131,7 @@ class Recalibration:
         model: id of the model.
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
-        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
+        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`, `allow_mismatch`.
         keep_data: whether the batches are kept after its end.
         state: its state.
         received, samples: totals of the stored batches of the target stream.
@@ -144,6 +144,8 @@ class Recalibration:
         phase_began, phase_first: when the phase began (RFC 3339 UTC), and its progress then.
         seconds_left: estimate for the phase at the last progress event; None if unknown.
         error: a problem document; None unless it failed.
+        verdict: the report's verdict in JSON form; None until it succeeded, and in recalibrations
+            from before there were verdicts.
         attempts: number of runs that were started.
         worker_crashes: number of runs whose worker crashed.
         data_removed: whether the batches were deleted.
@@ -173,6 +175,7 @@ class Recalibration:
     phase_first: int | None
     seconds_left: float | None
     error: dict[str, Any] | None
+    verdict: dict[str, Any] | None
     attempts: int
     worker_crashes: int
     data_removed: bool

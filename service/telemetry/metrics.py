@@ -66,6 +66,9 @@ class Metrics:
         self.failures = self._counter(
             "bnrecal_failures_total", "Failed recalibrations, by code.", "code"
         )
+        self.verdicts = self._counter(
+            "bnrecal_verdicts_total", "Succeeded recalibrations, by verdict.", "verdict"
+        )
         self.commit_seconds = self._histogram(
             "bnrecal_ledger_commit_seconds", "Duration of a ledger commit."
         )
@@ -94,6 +97,11 @@ class Metrics:
         """Count a failed recalibration; None means that it has not failed."""
         if problem is not None:
             self.failures.labels(code=str(problem["code"])).inc()
+
+    def count_verdict(self, verdict: Mapping[str, Any] | None) -> None:
+        """Count the verdict of a succeeded recalibration; None means that it has none."""
+        if verdict is not None:
+            self.verdicts.labels(verdict=str(verdict["code"])).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

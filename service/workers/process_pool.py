@@ -29,7 +29,7 @@ from service.settings import Settings
 from service.storage.capacity import translated
 from service.workers.memory import worker_bytes
 from service.workers.messages import CONVERTED, Limits, TaskKind, WorkerTask
-from service.workers.protocol import BatchToValidate, Job, OnProgress, Progress
+from service.workers.protocol import BatchToValidate, Job, OnProgress, Outcome, Progress
 from service.workers.validation_pool import MAX_BATCHES, ValidationPool, ValidationWorker
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class ProcessExecutor:
             await self._work(task, _nothing(), _ignore, timeout)
         return output / CONVERTED
 
-    async def run(self, job: Job, on_progress: OnProgress) -> None:
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         """Do a run; its results are in `job.output`."""
         timeout = self._settings.worker_timeout_seconds
         task = WorkerTask(
@@ -101,7 +101,8 @@ class ProcessExecutor:
             options=dict(job.options),
             limits=self._limits(timeout, job.options.get("memory_bytes")),
         )
-        await self._work(task, _lines(job), on_progress, timeout)
+        answer = await self._work(task, _lines(job), on_progress, timeout)
+        return Outcome(verdict=answer["verdict"])
 
     async def validate(self, batch: BatchToValidate) -> int:
         """Read a batch as a run would; return its number of samples."""

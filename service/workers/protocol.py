@@ -45,7 +45,7 @@ class Job:
         batches: returns pages of batches in stream order, those of the source stream last.
         total: number of batches of the target stream.
         source_total: number of batches of the source stream.
-        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`.
+        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`, `allow_mismatch`.
         output: an empty folder; after a successful run it holds the files named in
             `service.workers.messages.RESULTS`.
     """
@@ -58,6 +58,18 @@ class Job:
     options: Mapping[str, Any]
     output: Path
     source_total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a finished run reports besides its files.
+
+    Attributes:
+        verdict: the report's verdict in JSON form, as the worker sent it; None if the report has
+            none.
+    """
+
+    verdict: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +110,7 @@ class Executor(Protocol):
         """
         ...
 
-    async def run(self, job: Job, on_progress: OnProgress) -> None:
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         """Do a run; when it returns, the results are in `job.output`.
 
         Raises:

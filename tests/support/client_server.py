@@ -24,7 +24,7 @@ from service.app import create_app
 from service.errors import RefusedError
 from service.settings import Settings
 from service.workers.messages import FOLDED, REPORT_HTML, REPORT_JSON, STATISTICS, UNFOLDED
-from service.workers.protocol import Job, OnProgress, Progress
+from service.workers.protocol import Job, OnProgress, Outcome, Progress
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor, describe_bytes
 from tests.support.service_loop import serving
 
@@ -53,7 +53,7 @@ class MomentsExecutor(FakeExecutor):
         (tensor,) = found["inputs"]
         return {**found, "inputs": [{**tensor, "name": name} for name in self.inputs]}
 
-    async def run(self, job: Job, on_progress: OnProgress) -> None:
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         self.runs += 1
         await on_progress(Progress(phase="measuring", done=0, total=1))
         while self.hold:  # noqa: ASYNC110 - a test clears it from another thread
@@ -81,6 +81,7 @@ class MomentsExecutor(FakeExecutor):
             (REPORT_HTML, b"<h1>report</h1>"),
         ):
             (job.output / name).write_bytes(result)
+        return Outcome()
 
 
 @dataclass(kw_only=True)

@@ -95,6 +95,7 @@ _UNDO = {
     ALTER TABLE recalibration DROP COLUMN source_bytes;
     ALTER TABLE recalibration DROP COLUMN source_total;
     """,
+    9: "ALTER TABLE recalibration DROP COLUMN verdict",
 }
 
 

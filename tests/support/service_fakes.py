@@ -11,12 +11,18 @@ from typing import Any
 
 from service.errors import RefusedError, WorkerDiedError
 from service.workers.messages import CONVERTED, RESULTS
-from service.workers.protocol import BatchToValidate, Job, OnProgress, Progress
+from service.workers.protocol import BatchToValidate, Job, OnProgress, Outcome, Progress
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"
 FOLDED_MODEL = b"folded model"
 ARCHIVE = b"PK\x03\x04"
+VERDICT = {
+    "code": "check-with-labels",
+    "sentence": "Check the model with labels.",
+    "reasons": [{"code": "too-few-samples", "text": "There are 2 samples."}],
+    "next_steps": ["Send more samples."],
+}
 UNSAFE = ARCHIVE + b"unsafe"
 
 
@@ -49,6 +55,7 @@ class FakeExecutor:
     Attributes:
         deaths: number of runs that crash before one succeeds.
         refusal: error code of bn_ops with which every run fails, or None.
+        verdict: what each run reports as its verdict.
         hold: if set, a run waits in its first phase until it is canceled.
         runs: started jobs.
         killed: canceled runs.
@@ -60,6 +67,7 @@ class FakeExecutor:
     def __init__(self) -> None:
         self.deaths = 0
         self.refusal: str | None = None
+        self.verdict: dict[str, Any] | None = VERDICT
         self.hold = False
         self.runs = 0
         self.killed = 0
@@ -81,7 +89,7 @@ class FakeExecutor:
         await asyncio.to_thread(file.write_bytes, content[4:])
         return file
 
-    async def run(self, job: Job, on_progress: OnProgress) -> None:
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         self.runs += 1
         try:
             await on_progress(Progress(phase="reading", done=0, total=job.total))
@@ -100,6 +108,7 @@ class FakeExecutor:
         for name in RESULTS:
             content = json.dumps({"digest": digest, "options": dict(job.options), "file": name})
             (job.output / name).write_text(content)
+        return Outcome(verdict=self.verdict)
 
     async def validate(self, batch: BatchToValidate) -> int:
         self.checking += 1

@@ -171,9 +171,14 @@ ALTER TABLE recalibration ADD COLUMN source_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE recalibration ADD COLUMN source_total INTEGER;
 """
 
+# The report's verdict, as JSON.
+_VERSION_9 = """
+ALTER TABLE recalibration ADD COLUMN verdict TEXT;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
-    _VERSION_8,
+    *(_VERSION_8, _VERSION_9),
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

@@ -75,5 +75,4 @@ def _work(
     if task.kind == "inspect":
         channel.done(inspect_model.inspect(task))
         return
-    recalibrate.recalibrate(task, batches, channel)
-    channel.done({})
+    channel.done(recalibrate.recalibrate(task, batches, channel))

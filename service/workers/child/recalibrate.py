@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -25,13 +26,18 @@ from service.workers.messages import (
 )
 
 
-def recalibrate(task: WorkerTask, batches: Sequence[StoredBatchRef], channel: Channel) -> None:
+def recalibrate(
+    task: WorkerTask, batches: Sequence[StoredBatchRef], channel: Channel
+) -> dict[str, Any]:
     """Recalibrate, fold and verify; write `folded.onnx` and the other results.
 
     Args:
         task: the task.
         batches: the batches of the target stream, then those of the source stream.
         channel: receives the progress.
+
+    Returns:
+        The report's verdict in JSON form, or None, as `verdict`.
     """
     output, folder = Path(task.output), Path(task.batch_folder)
     reader = BatchReader.of(task)
@@ -50,8 +56,7 @@ def recalibrate(task: WorkerTask, batches: Sequence[StoredBatchRef], channel: Ch
         ),
         progress=lambda step: channel.progress(step.phase, step.done, step.total),
         threads=task.limits.threads or None,
-        # The API has no option to continue: a mismatch is the first warning of the report.
-        allow_mismatch=True,
+        allow_mismatch=task.options.get("allow_mismatch", False),
     )
     (output / FOLDED).write_bytes(serialized(artifact.model))
     (output / UNFOLDED).write_bytes(serialized(artifact.unfolded))
@@ -60,6 +65,7 @@ def recalibrate(task: WorkerTask, batches: Sequence[StoredBatchRef], channel: Ch
         json.dumps(artifact.report.to_json(), indent=1), encoding="utf-8"
     )
     (output / REPORT_HTML).write_text(bn_ops.render_html(artifact.report), encoding="utf-8")
+    return {"verdict": None if artifact.verdict is None else artifact.verdict.to_json()}
 
 
 def write_statistics(path: Path, statistics: Mapping[str, RunningStatistics]) -> None:

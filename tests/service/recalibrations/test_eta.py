@@ -9,7 +9,7 @@ import pytest
 from service import clock
 from service.recalibrations import eta as pace
 from service.recalibrations import runs
-from service.workers.protocol import Job, OnProgress, Progress
+from service.workers.protocol import Job, OnProgress, Outcome, Progress
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
 
@@ -19,11 +19,11 @@ class Steady(FakeExecutor):
 
     step_seconds = 0.06
 
-    async def run(self, job: Job, on_progress: OnProgress) -> None:
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         for done in range(11):
             await on_progress(Progress(phase="reading", done=done, total=None))
             await asyncio.sleep(self.step_seconds)
-        await super().run(job, on_progress)
+        return await super().run(job, on_progress)
 
 
 @pytest.fixture
