@@ -19,9 +19,9 @@ from tests.support.service_loop import serving
 EMPTY = {"received": 0, "samples": 0, "bytes": 0, "total": None}
 
 
-@pytest.fixture(params=["in a pack", "in a file"], autouse=True)
+@pytest.fixture(params=["pack", "file"], autouse=True)
 def _storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "in a file":
+    if request.param == "file":
         monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
 
 
