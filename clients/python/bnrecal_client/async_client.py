@@ -94,6 +94,7 @@ class AsyncClient:
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
+        allow_mismatch: bool = False,
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -106,7 +107,11 @@ class AsyncClient:
     ) -> Result:
         """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
         options = Options.of(
-            method=method, estimator=estimator, layers=layers, preprocess=preprocess
+            method=method,
+            estimator=estimator,
+            layers=layers,
+            preprocess=preprocess,
+            allow_mismatch=allow_mismatch,
         )
         check_on_verdict(on_verdict)
         check_on_bad_sample(on_bad_sample)
@@ -170,11 +175,16 @@ class AsyncClient:
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
+        allow_mismatch: bool = False,
         key: str | None = None,
     ) -> Recalibration:
         """As `Client.create`."""
         options = Options.of(
-            method=method, estimator=estimator, layers=layers, preprocess=preprocess
+            method=method,
+            estimator=estimator,
+            layers=layers,
+            preprocess=preprocess,
+            allow_mismatch=allow_mismatch,
         )
         return await self._session.create(model_id, options, key=key or uuid.uuid4().hex)
 

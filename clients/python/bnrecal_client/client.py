@@ -78,6 +78,7 @@ class Client:
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
+        allow_mismatch: bool = False,
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -102,6 +103,8 @@ class Client:
                 JSON form.
             layers: globs of layer names to include, `"!glob"` to exclude; None means all.
             preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
+            allow_mismatch: whether to continue if the first samples cannot be what the model was
+                trained on; the findings are then warnings of the report.
             select: applied to each item first, for streams of `(input, label)` pairs and the like.
             progress: None shows a bar on a terminal; False shows nothing; or a callback.
             resume: id of a recalibration to continue; batches that it has are compared by digest
@@ -140,6 +143,7 @@ class Client:
                     estimator=estimator,
                     layers=layers,
                     preprocess=preprocess,
+                    allow_mismatch=allow_mismatch,
                     select=select,
                     progress=callback,
                     resume=resume,
@@ -176,6 +180,7 @@ class Client:
         estimator: str | Mapping[str, object] | None = None,
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
+        allow_mismatch: bool = False,
         key: str | None = None,
     ) -> Recalibration:
         """Create a recalibration of an uploaded model.
@@ -186,6 +191,7 @@ class Client:
             estimator: as `recalibrate`.
             layers: as `recalibrate`.
             preprocess: as `recalibrate`.
+            allow_mismatch: as `recalibrate`.
             key: Idempotency-Key; the same key returns the same recalibration. None: a new one.
         """
         return self._loop.run(
@@ -196,6 +202,7 @@ class Client:
                 estimator=estimator,
                 layers=layers,
                 preprocess=preprocess,
+                allow_mismatch=allow_mismatch,
                 key=key,
             )
         )

@@ -37,12 +37,14 @@ class Options:
         estimator: JSON form, with its `name`.
         layers: globs to include, `"!glob"` to exclude; None means all.
         preprocess: preprocessing of images, in JSON form; None where batches are arrays.
+        allow_mismatch: whether data that cannot be what the model was trained on is only a warning.
     """
 
     method: str = "exact"
     estimator: Mapping[str, object]
     layers: tuple[str, ...] | None = None
     preprocess: Mapping[str, object] | None = None
+    allow_mismatch: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -58,6 +60,7 @@ class Options:
         estimator: str | Mapping[str, object] | None,
         layers: Sequence[str] | None,
         preprocess: Mapping[str, object] | None = None,
+        allow_mismatch: bool = False,
     ) -> Options:
         """Return the options in the JSON form.
 
@@ -71,6 +74,7 @@ class Options:
             estimator=parse_estimator(estimator),
             layers=None if layers is None else tuple(layers),
             preprocess=None if preprocess is None else dict(preprocess),
+            allow_mismatch=allow_mismatch,
         )
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:
@@ -90,6 +94,8 @@ class Options:
             different.append("layers")
         if not _same_preprocess(self.preprocess, stored.get("preprocess")):
             different.append("preprocess")
+        if stored.get("allow_mismatch", False) != self.allow_mismatch:
+            different.append("allow_mismatch")
         return different
 
 

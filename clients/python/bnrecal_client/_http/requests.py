@@ -68,6 +68,8 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
     }
     if options.preprocess is not None:
         value["preprocess"] = dict(options.preprocess)
+    if options.allow_mismatch:  # a server that is older than the check does not know the option
+        value["allow_mismatch"] = True
     return _post_json(_RECALIBRATIONS, value, {"Idempotency-Key": key})
 
 

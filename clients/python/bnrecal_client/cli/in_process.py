@@ -60,11 +60,8 @@ def recalibrate_file(
     *,
     notify: ProgressCallback,
     evaluate: Iterable[Any] | None = None,
-    allow_mismatch: bool = False,
 ) -> LocalResult:
     """Return the recalibration of a model file; `evaluate` holds (inputs, labels) pairs.
-
-    With `allow_mismatch`, data that cannot be what the model was trained on is a warning.
 
     Raises:
         BnrecalError: as a server would report it.
@@ -83,7 +80,7 @@ def recalibrate_file(
             evaluate=None
             if evaluate is None
             else labeled_arrays(bn_ops, evaluate, options.preprocess),
-            allow_mismatch=allow_mismatch,
+            allow_mismatch=options.allow_mismatch,
         )
         return LocalResult(
             recalibration_id=None,

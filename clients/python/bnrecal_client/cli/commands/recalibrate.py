@@ -55,8 +55,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--allow-mismatch",
         action="store_true",
-        help="continue where DATA cannot be what the model was trained on; only without --server, "
-        "since a server continues with a warning",
+        help="continue where DATA cannot be what the model was trained on",
     )
     parser.add_argument(
         "--connections",
@@ -140,6 +139,7 @@ def run(args: Namespace) -> int:
         estimator=args.estimator,
         layers=args.layers,
         preprocess=None if args.preprocess is None else _read_preprocess(args.preprocess),
+        allow_mismatch=args.allow_mismatch,
     )
     default = Path(f"{args.model.stem}.recalibrated.onnx")
     sources = () if args.force else (args.model, *args.data)
@@ -189,6 +189,7 @@ def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Resu
             estimator=options.estimator,
             layers=options.layers,
             preprocess=options.preprocess,
+            allow_mismatch=options.allow_mismatch,
             progress=_progress(args),
             resume=args.resume,
             unfolded=args.unfolded is not None,
@@ -211,7 +212,6 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
             options,
             notify=notify,
             evaluate=pairs,
-            allow_mismatch=args.allow_mismatch,
         )
 
 
