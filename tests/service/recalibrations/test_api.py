@@ -52,6 +52,7 @@ def test_new_recalibration_is_open(api: Api) -> None:
         "layers": ["bn*"],
         "preprocess": None,
         "memory_bytes": None,
+        "allow_mismatch": False,
     }
     assert found["batches"] == {"received": 0, "samples": 0, "bytes": 0, "total": None}
 
