@@ -99,8 +99,8 @@ class Client:
                 dicts (by input name); or of `Images`, with `preprocess`. Read once, with at most
                 `connections` batches in memory.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
-            estimator: `"replace"` (default), `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the
-                JSON form.
+            estimator: `"auto"` (default; `"replace"` with the method `batch`), `"auto:varied"`,
+                `"replace"`, `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the JSON form.
             layers: globs of layer names to include, `"!glob"` to exclude; None means all.
             preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
             allow_mismatch: whether to continue if the first samples cannot be what the model was

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bnrecal_client.errors import OptionError
 
-__all__ = ["METHODS", "OnVerdict", "Options", "check_on_verdict", "parse_estimator"]
+__all__ = ["METHODS", "OnVerdict", "Options", "check_on_verdict"]
 
 METHODS = ("exact", "batch")
-_HOW = "use replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or momentum:M, or the JSON form"
+_HOW = "use a short form such as auto or prior:64, or the JSON form"
 
 
 OnVerdict = Literal["return", "raise"]
@@ -34,14 +33,15 @@ class Options:
 
     Attributes:
         method: `exact` or `batch`.
-        estimator: JSON form, with its `name`.
+        estimator: short form such as `prior:64`, which the server or bn_ops parses, or JSON form;
+            None for the default of the server or bn_ops.
         layers: globs to include, `"!glob"` to exclude; None means all.
         preprocess: preprocessing of images, in JSON form; None where batches are arrays.
         allow_mismatch: whether data that cannot be what the model was trained on is only a warning.
     """
 
     method: str = "exact"
-    estimator: Mapping[str, object]
+    estimator: str | Mapping[str, object] | None = None
     layers: tuple[str, ...] | None = None
     preprocess: Mapping[str, object] | None = None
     allow_mismatch: bool = False
@@ -49,7 +49,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
-        if not isinstance(self.estimator.get("name"), str):
+        if isinstance(self.estimator, Mapping) and not isinstance(self.estimator.get("name"), str):
             raise OptionError(f"the estimator {dict(self.estimator)!r} has no name: {_HOW}")
 
     @classmethod
@@ -62,7 +62,7 @@ class Options:
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
     ) -> Options:
-        """Return the options in the JSON form.
+        """Return the options.
 
         Raises:
             OptionError: an option is invalid.
@@ -71,7 +71,7 @@ class Options:
             raise OptionError(f"layers takes a list of patterns, got the string {layers!r}")
         return cls(
             method=method,
-            estimator=parse_estimator(estimator),
+            estimator=dict(estimator) if isinstance(estimator, Mapping) else estimator,
             layers=None if layers is None else tuple(layers),
             preprocess=None if preprocess is None else dict(preprocess),
             allow_mismatch=allow_mismatch,
@@ -84,9 +84,16 @@ class Options:
         """
         found = stored.get("estimator")
         held = found if isinstance(found, Mapping) else {}
-        different = [
-            f"estimator {key}" for key, value in self.estimator.items() if held.get(key) != value
-        ]
+        if self.estimator is None:
+            different = []
+        elif isinstance(self.estimator, str):
+            different = [] if _same_estimator(self.estimator, held) else ["estimator"]
+        else:
+            different = [
+                f"estimator {key}"
+                for key, value in self.estimator.items()
+                if held.get(key) != value
+            ]
         if stored.get("method") != self.method:
             different.append("method")
         layers = stored.get("layers")
@@ -121,57 +128,25 @@ def _covers(stored: object, value: object) -> bool:
     return stored == (list(value) if isinstance(value, tuple) else value)
 
 
-def parse_estimator(value: str | Mapping[str, object] | None) -> Mapping[str, object]:
-    """Return the JSON form of `"prior:16"` and the like; None means replace.
+def _same_estimator(value: str, stored: Mapping[str, object]) -> bool:
+    """Return whether a short form such as `prior:16` has the name and options of a JSON form.
 
-    Raises:
-        OptionError: the text does not name an estimator.
+    A number stands for the value of an option, a word for a flag that is true.
     """
-    if value is None:
-        return {"name": "replace"}
-    if isinstance(value, Mapping):
-        return dict(value)
     name, *arguments = value.split(":")
+    options = [
+        key if member is True else member
+        for key, member in stored.items()
+        if key != "name" and member is not None and member is not False
+    ]
+    given = [_number_or_word(argument) for argument in arguments]
+    return name == stored.get("name") and sorted(map(str, given)) == sorted(
+        str(_number_or_word(option)) for option in options
+    )
+
+
+def _number_or_word(option: object) -> float | str:
     try:
-        return _PARSERS[name](arguments)
-    except (KeyError, ValueError) as error:
-        raise OptionError(f"the estimator {value!r} is unknown: {_HOW}") from error
-
-
-def _bare(name: str, arguments: list[str]) -> dict[str, object]:
-    if arguments:
-        raise ValueError(name)
-    return {"name": name}
-
-
-def _prior(arguments: list[str]) -> dict[str, object]:
-    samples, *more = arguments
-    if more not in ([], ["mixture"]):
-        raise ValueError(more)
-    return {"name": "prior", "samples": _count(samples), "mixture": bool(more)}
-
-
-def _momentum(arguments: list[str]) -> dict[str, object]:
-    (momentum,) = arguments
-    return {"name": "momentum", "momentum": _finite(momentum)}
-
-
-def _count(text: str) -> int | float:
-    """Return the weight of a prior in samples, which may be a fraction; an int if it is whole."""
-    value = _finite(text)
-    return int(value) if value.is_integer() else value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)  # JSON cannot represent it
-    return value
-
-
-_PARSERS = {
-    "replace": lambda arguments: _bare("replace", arguments),
-    "shrink": lambda arguments: _bare("shrink", arguments),
-    "prior": _prior,
-    "momentum": _momentum,
-}
+        return float(str(option))
+    except ValueError:
+        return str(option)

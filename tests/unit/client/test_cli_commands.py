@@ -190,7 +190,7 @@ def test_token_comes_from_environment(
             "two outputs",
         ),
         (["recalibrate", "{model}", "{data}", "--report", "r.pdf"], Exit.USAGE, ".html or .json"),
-        (["recalibrate", "{model}", "{data}", "--estimator", "best"], Exit.USAGE, "prior:SAMPLES"),
+        (["recalibrate", "{model}", "{data}", "--estimator", "best"], Exit.USAGE, "best"),
         (["recalibrate", "{model}", "{data}", "--server", "nowhere"], Exit.USAGE, "write it like"),
         (["recalibrate", "none", "{data}", "--server", URL], Exit.MODEL, "cannot be read"),
         (["recalibrate", "bad.onnx", "{data}", "--server", URL], Exit.MODEL, "not an ONNX"),

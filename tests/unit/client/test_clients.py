@@ -314,7 +314,7 @@ def test_resume_rejects_different_data(client: Calls, server: ClientServer) -> N
     ("change", "named"),
     [
         ({"method": "batch"}, "method"),
-        ({"estimator": "shrink"}, "estimator name"),
+        ({"estimator": "shrink"}, "estimator"),
         ({"layers": ["bn"]}, "layers"),
         ({"model": MODEL + b"!"}, "model"),
     ],

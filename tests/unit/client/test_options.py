@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import pytest
 
+import bn_ops
 from bnrecal_client import OptionError
 from bnrecal_client._http import requests
-from bnrecal_client.options import Options, parse_estimator
+from bnrecal_client.options import Options
+
+
+def test_default_estimator_is_left_to_the_server() -> None:
+    options = Options.of(method="exact", estimator=None, layers=None)
+    body = requests.create("m", options, key="k").body
+    assert isinstance(body, bytes)
+    assert "estimator" not in json.loads(body)
+    assert options.differences(stored({"name": "auto"})) == []
+
+
+def test_estimator_is_passed_on_as_it_was_given() -> None:
+    for given in ("prior:16", {"name": "prior", "samples": 3}):
+        options = Options.of(method="exact", estimator=given, layers=None)
+        assert options.estimator == given
+        body = requests.create("m", options, key="k").body
+        assert isinstance(body, bytes)
+        assert json.loads(body)["estimator"] == given
+
+
+def stored(estimator: Mapping[str, object]) -> dict[str, object]:
+    return {"method": "exact", "estimator": estimator, "layers": None}
 
 
 @pytest.mark.parametrize(
-    ("said", "form"),
+    "text",
     [
-        (None, {"name": "replace"}),
-        ("replace", {"name": "replace"}),
-        ("shrink", {"name": "shrink"}),
-        ("prior:16", {"name": "prior", "samples": 16, "mixture": False}),
-        ("prior:0.5", {"name": "prior", "samples": 0.5, "mixture": False}),
-        ("prior:16:mixture", {"name": "prior", "samples": 16, "mixture": True}),
-        ("momentum:0.1", {"name": "momentum", "momentum": 0.1}),
-        ({"name": "prior", "samples": 3}, {"name": "prior", "samples": 3}),
+        *("replace", "shrink", "prior:16", "prior:0.5", "prior:1e3"),
+        *("prior:16:mixture", "momentum:0.1"),
     ],
 )
-def test_estimator_has_one_json_form(said: str | dict[str, object], form: object) -> None:
-    assert parse_estimator(said) == form
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        *("", "Prior:16", "prior", "prior:x", "prior:16:mix", "replace:1", "momentum", "16"),
-        *("momentum:nan", "prior:inf", "prior:-inf"),
-    ],
-)
-def test_unknown_estimator_is_an_error(said: str) -> None:
-    with pytest.raises(OptionError, match="prior:SAMPLES"):
-        parse_estimator(said)
-
-
-def test_library_accepts_every_text_form() -> None:
-    bn_ops = pytest.importorskip("bn_ops")
-    for said in ("replace", "prior:16", "prior:16:mixture", "momentum:0.1"):
-        form = parse_estimator(said)
-        assert bn_ops.estimator_from_json(form).to_json() == form
+def test_short_form_equals_the_json_form_of_the_library(text: str) -> None:
+    form = dict(bn_ops.estimator_from_string(text).to_json())
+    options = Options.of(method="exact", estimator=text, layers=None)
+    assert options.differences(stored(form)) == []
+    for other in ("replace", "shrink", "prior:17", "prior:16:mixture", "momentum:0.2"):
+        found = dict(bn_ops.estimator_from_string(other).to_json())
+        assert (options.differences(stored(found)) == []) is (found == form), other
 
 
 def test_string_for_layers_is_an_error() -> None:

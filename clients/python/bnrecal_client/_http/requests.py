@@ -63,9 +63,10 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
     value: dict[str, object] = {
         "model": model_id,
         "method": options.method,
-        "estimator": dict(options.estimator),
         "layers": None if options.layers is None else list(options.layers),
     }
+    if options.estimator is not None:
+        value["estimator"] = options.estimator
     if options.preprocess is not None:
         value["preprocess"] = dict(options.preprocess)
     if options.allow_mismatch:  # a server that is older than the check does not know the option

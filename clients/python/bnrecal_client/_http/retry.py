@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 from bnrecal_client._http.messages import Request, Response
 from bnrecal_client._http.responses import problem
@@ -56,6 +57,8 @@ def failure_of(request: Request, response: Response) -> FailedTry | None:
     # Downloads only: for an upload, a digest in the response describes the upload.
     if request.method == "GET" and not response.is_intact():
         return FailedTry(reason="a download arrived damaged", response=response)
+    if response.status < HTTPStatus.BAD_REQUEST:
+        return None  # before the body, which may be a large report, is parsed
     found = _problem(response)
     if not _is_retryable(response.status, found):
         return None

@@ -72,7 +72,9 @@ def recalibrate_file(
             path,
             batches if options.preprocess is None else _arrays(bn_ops, batches, options.preprocess),
             method=options.method,
-            estimator=bn_ops.estimator_from_json(options.estimator),
+            estimator=bn_ops.estimator_from_json(options.estimator)
+            if isinstance(options.estimator, Mapping)
+            else options.estimator,
             layers=None if options.layers is None else list(options.layers),
             progress=lambda step: notify(
                 Progress(phase=step.phase, done=step.done, total=step.total)

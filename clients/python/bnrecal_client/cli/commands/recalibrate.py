@@ -120,8 +120,9 @@ def _add_statistics(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--estimator",
-        default="replace",
-        help="replace, shrink, prior:16, prior:16:mixture or momentum:0.1 (default %(default)s)",
+        metavar="NAME",
+        help="auto (default; replace with --method batch), auto:varied, replace, shrink, prior:16, "
+        "prior:16:mixture or momentum:0.1",
     )
     parser.add_argument(
         "--layers",
