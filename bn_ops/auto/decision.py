@@ -57,7 +57,8 @@ _EQUAL_ENTROPY = 0.02
 # A broad stream: a gain that outweighs less certain predictions.
 _LARGE_GAIN = 0.25
 
-# `EARLY` on any stream: it changes the style that a network expects, hardly the classes.
+# `EARLY`, from this many samples on: it changes the style that a network expects, hardly the
+# classes, so that it may also count on a stream of few classes.
 _EARLY_MAX_CLASSES = 100
 _EARLY_MIN_SAMPLES = 16
 _EARLY_DISTINCT = 2.0
@@ -160,9 +161,13 @@ def choose(
         unset: whether every layer's source statistics are exactly mean 0 and variance 1, as a
             framework initializes them.
         varied: whether the stream holds all classes as they occur in use, declared by the caller;
-            None to decide by the predictions.
+            None to decide by the predictions. A declaration is ignored if the stream has fewer
+            samples than the network has classes, since it cannot be true then: on photographs and
+            1,000 classes, 24 of 31 networks deployed on such a declaration were harmed.
     """
     source = scores.get(Candidate.SOURCE)
+    if varied and source is not None and samples < source.classes:
+        varied = None
     gains = (
         {}
         if source is None
@@ -186,8 +191,9 @@ def choose(
         for name in (Candidate.EARLY, Candidate.REPLACE)
         if name in gains
         and (
-            _convincing(gains[name], seen, samples)
-            or (name is Candidate.EARLY and _early(gains[name], seen, samples, source.classes))
+            _early(gains[name], seen, samples, source.classes)
+            if name is Candidate.EARLY
+            else _convincing(gains[name], seen, samples)
         )
     ]
     if admitted:
@@ -231,10 +237,13 @@ def _convincing(found: Gain, seen: Variety, samples: int) -> bool:
 
 
 def _early(found: Gain, seen: Variety, samples: int, classes: int) -> bool:
-    """Return whether a gain speaks for `EARLY`, whatever classes the stream holds."""
+    """Return whether a gain speaks for `EARLY`."""
+    if samples < _EARLY_MIN_SAMPLES:
+        return False
+    if _convincing(found, seen, samples):
+        return True
     return (
         classes <= _EARLY_MAX_CLASSES
-        and samples >= _EARLY_MIN_SAMPLES
         and seen.distinct_classes >= _EARLY_DISTINCT
         and found.value >= max(_EARLY_GAIN, _ERRORS * found.error)
         and found.entropy_rise <= _EARLY_ENTROPY
