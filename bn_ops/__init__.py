@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bn_ops.batchnorm_insertion import insert_batchnorm as insert_batchnorm
     from bn_ops.checking import check_input as check_input
     from bn_ops.checking import rank_preprocessings as rank_preprocessings
+    from bn_ops.core.estimators import Auto as Auto
     from bn_ops.core.estimators import Momentum as Momentum
     from bn_ops.core.estimators import Prior as Prior
     from bn_ops.core.estimators import Replace as Replace
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact",
+    "Auto",
     "BnOpsError",
     "Budget",
     "CancelledError",
@@ -112,6 +114,7 @@ __all__ = [
 # The module that defines each public name.
 _HOME = {
     "Artifact": "bn_ops.result",
+    "Auto": "bn_ops.core.estimators",
     "BnOpsError": "bn_ops.errors",
     "Budget": "bn_ops.options",
     "CancelledError": "bn_ops.errors",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import recalibrate_with
-from bn_ops.core.estimators import Estimator, as_estimator
+from bn_ops.core.estimators import Auto, Estimator, Replace, as_estimator
 from bn_ops.diagnostics.report import Report
 from bn_ops.errors import OptionError
 from bn_ops.model_sources import is_torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bn_ops.core.batches import Select
     from bn_ops.core.train_accumulator import Variance
     from bn_ops.folding import Folded
-    from bn_ops.options import Budget, ProgressCallback
+    from bn_ops.options import Budget, Metric, ProgressCallback
     from bn_ops.result import Recalibration
 
 __all__ = ["adapt"]
@@ -44,6 +44,8 @@ def adapt(
     threads: int | None = None,
     variance: Variance = "population",
     evaluate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     call: Call | None = None,
@@ -60,7 +62,8 @@ def adapt(
         model: as for `recalibrate`.
         batches: as for `recalibrate`.
         method: as for `recalibrate`.
-        estimator: as for `recalibrate`.
+        estimator: as for `recalibrate`, but the default is `Auto()`, or `Replace()` with
+            `method="batch"`.
         layers: as for `recalibrate`.
         engine: as for `recalibrate`.
         budget: as for `recalibrate`.
@@ -69,6 +72,8 @@ def adapt(
         threads: as for `recalibrate`; for an `nn.Module` it applies to folding and verification.
         variance: as for `recalibrate`.
         evaluate: as for `recalibrate`.
+        metric: as for `recalibrate`.
+        max_drop: as for `recalibrate`.
         allow_mismatch: as for `recalibrate`.
         source_batches: as for `recalibrate`.
         call: as for `recalibrate`.
@@ -88,7 +93,7 @@ def adapt(
     """
     options = RecalibrateOptions(
         method=method,
-        estimator=as_estimator(estimator),
+        estimator=as_estimator(estimator, default=Auto() if method == "exact" else Replace()),
         layers=layers,
         engine=engine,
         budget=budget,
@@ -98,6 +103,8 @@ def adapt(
         variance=variance,
         compare=True,
         evaluate=evaluate,
+        metric=metric,
+        max_drop=max_drop,
         allow_mismatch=allow_mismatch,
         source_batches=source_batches,
         call=call,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bn_ops.core.batches import Select
     from bn_ops.core.layers import LayerInfo, ModelInfo
     from bn_ops.core.train_accumulator import Variance
-    from bn_ops.options import Budget, ProgressCallback
+    from bn_ops.options import Budget, Metric, ProgressCallback
     from bn_ops.result import Recalibration
 
     Call: TypeAlias = Callable[[nn.Module, Any], object]
@@ -80,6 +80,8 @@ def recalibrate(
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
 ) -> Recalibration[onnx.ModelProto]: ...
@@ -100,6 +102,8 @@ def recalibrate(
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     call: Call | None = None,
@@ -124,6 +128,8 @@ def recalibrate(
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     call: Call | None = None,
@@ -147,7 +153,8 @@ def recalibrate(
             first axis counts samples. Read once.
         method: `exact`, or `batch` for one train-mode pass, as most tools do.
         estimator: how source statistics and moments become new statistics; a value such as
-            `Shrink()` or a string such as `"shrink"` or `"prior:64"`. Default `Replace()`.
+            `Shrink()` or a string such as `"shrink"` or `"prior:64"`. Default `Replace()`;
+            `Auto()` chooses by the predictions, and may keep the source statistics.
         layers: glob patterns of layers to include, `"!pattern"` to exclude; None for all.
         engine: `auto` takes torch for modules and onnxruntime for ONNX.
         budget: memory and disk for waiting tensors; default `Budget()`. For a module on another
@@ -159,12 +166,20 @@ def recalibrate(
         threads: threads within an operator (ONNX only); None for every core.
         variance: how `method="batch"` combines batches into one variance: `population`, `unbiased`
             or `mean_of_batches` (see `bn_ops.core.train_accumulator.Variance`).
-        compare: whether to run the first 32 samples through the network before and after, so that
-            the report holds activations by depth and the change in a classification head's
-            predictions.
+        compare: whether to run up to 64 samples through the network before and after, so that the
+            report holds activations by depth, the change in a classification head's predictions
+            and a verdict. The samples are those with the smallest sha256 of their bytes, so they
+            depend neither on the batches nor on the order of the stream.
         evaluate: `(inputs, labels)` pairs, labels as integers, one class per sample (or per
             position); the report then holds the error before and after. Read first and kept until
-            the end; `select` does not apply. Labels never enter the statistics.
+            the end; `select` does not apply. Labels never enter the statistics; they decide the
+            verdict, and with `Auto` which of the source, its own choice, `Shrink` and `Replace` is
+            taken.
+        metric: `metric(outputs, labels)` scores labeled samples instead of the error; the higher
+            the better. `outputs` is the model's output as an array, or a mapping from name to
+            array for several outputs; `labels` are those of `evaluate=`, which may then be of any
+            kind, one entry per sample. It is also called on resamples of the samples.
+        max_drop: the drop of the accuracy or the metric that the verdict tolerates.
         allow_mismatch: whether to continue where the first samples cannot be what the model was
             trained on; the findings are then warnings of the report. See `bn_ops.check_input`.
         source_batches: unlabeled samples of the domain that the model was trained on, for an ONNX
@@ -201,6 +216,8 @@ def recalibrate(
         variance=variance,
         compare=compare,
         evaluate=evaluate,
+        metric=metric,
+        max_drop=max_drop,
         allow_mismatch=allow_mismatch,
         source_batches=source_batches,
         call=call,

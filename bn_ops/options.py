@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bn_ops.core.estimators import Estimator, Replace
+from bn_ops.core.estimators import Auto, Estimator, Replace
 from bn_ops.core.train_accumulator import Variance, check_variance
 from bn_ops.errors import OptionError
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "Metric",
     "Progress",
     "ProgressCallback",
     "RecalibrateOptions",
+    "in_phase",
     "progress_callback",
     "silent",
 ]
@@ -56,7 +59,8 @@ class Progress:
     """One step of a run.
 
     Attributes:
-        phase: `reading`, `measuring`, `folding` or `verifying`, in this order.
+        phase: `reading`, `measuring`, `choosing` (only with the estimator `Auto`), `folding` or
+            `verifying`, in this order.
         done: steps completed in the phase.
         total: steps in the phase, or None while unknown (the length of a stream).
     """
@@ -66,6 +70,9 @@ class Progress:
     total: int | None
 
 
+Metric = Callable[[Any, Any], float]
+"""Returns a score, the higher the better, for outputs and labels of the same samples."""
+
 ProgressCallback = Callable[[Progress], None]
 """Called between steps; raise `CancelledError` in it to stop the run with nothing changed."""
 
@@ -73,6 +80,13 @@ ProgressCallback = Callable[[Progress], None]
 def silent(progress: Progress) -> None:
     """Ignore progress."""
     del progress
+
+
+def in_phase(progress: ProgressCallback, phase: str | None) -> ProgressCallback:
+    """Return a callback that reports every step under one phase; unchanged for None."""
+    if phase is None or progress is silent:
+        return progress
+    return lambda step: progress(Progress(phase=phase, done=step.done, total=step.total))
 
 
 def progress_callback(value: object) -> ProgressCallback:
@@ -141,6 +155,8 @@ class RecalibrateOptions:
     adopt_untracked: bool = False
     shared_passes: int = 20
     shared_tolerance: float = 1e-5
+    metric: Metric | None = None
+    max_drop: float = 0.0
     allow_mismatch: bool = False
     source_batches: Iterable[Any] | None = None
 
@@ -150,6 +166,12 @@ class RecalibrateOptions:
         if self.engine not in _ENGINES:
             raise OptionError(f"unknown engine {self.engine!r}; choose from {', '.join(_ENGINES)}")
         check_variance(self.variance)
+        if isinstance(self.estimator, Auto) and self.method != "exact":
+            raise OptionError('the estimator Auto needs method="exact"')
+        if self.metric is not None and self.evaluate is None:
+            raise OptionError("metric= scores labeled samples: pass them as evaluate=")
+        if not 0 <= self.max_drop < math.inf:
+            raise OptionError(f"max_drop= is a finite number ≥ 0, got {self.max_drop}")
 
     def require_default(self, names: Iterable[str], *, reason: str) -> None:
         """Reject options that have no meaning for a model.

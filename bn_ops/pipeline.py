@@ -8,24 +8,37 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, TypeVar
 
-from bn_ops.core.engine import BatchAdapter, Digests, EngineNotes
+from bn_ops.auto.run_verdict import verdict_on_choice_of_run, verdict_on_result
+from bn_ops.auto.selection import Selection, Selector
+from bn_ops.core.engine import JOINED_SAMPLES, BatchAdapter, Digests, EngineNotes
+from bn_ops.core.estimators import Auto
 from bn_ops.core.frontier import LayerUpdate, commit_layers
 from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
 from bn_ops.diagnostics.autocorrelation import SampleSeries, sample_features
-from bn_ops.diagnostics.before_after import COMPARED_SAMPLES, Comparison
+from bn_ops.diagnostics.before_after import OBSERVED_SAMPLES, compared
 from bn_ops.diagnostics.build_report import frozen_report, layer_reports, warnings_of
+from bn_ops.diagnostics.forward_pass import ForwardPass, observe, shared_class_output
+from bn_ops.diagnostics.labeled import LabeledSamples
 from bn_ops.diagnostics.labeled_error import Evaluation
-from bn_ops.diagnostics.report import LayerReport, Report, StreamReport
+from bn_ops.diagnostics.metric import MetricEvaluation
+from bn_ops.diagnostics.probe import Probe
+from bn_ops.diagnostics.report import Candidate, LayerReport, Report, StreamReport
 from bn_ops.errors import BnOpsError, StreamEmptyError
 from bn_ops.input_check.engine import CheckedEngine
 from bn_ops.input_check.judging import require_plausible
 from bn_ops.input_check.result import InputCheck
-from bn_ops.options import RecalibrateOptions
+from bn_ops.options import Progress, RecalibrateOptions
 from bn_ops.result import Recalibration
 from bn_ops.version import __version__
 
 __all__ = ["run"]
+
+# First samples of the stream that are kept, for the input check and for verifying the folded model.
+_KEPT_SAMPLES = 32
+
+# The key of the result of the caller's own estimator on labeled samples.
+_RESULT = "result"
 
 ModelT = TypeVar("ModelT")
 BatchT = TypeVar("BatchT")
@@ -44,28 +57,31 @@ def run(
         options: the run's options.
         started: `time.perf_counter()` from before the engine was opened.
     """
-    evaluation = _evaluation(engine, options)
+    labeled = _labeled(engine, options)
     with engine.digests() as digests:
-        if evaluation is not None:
-            evaluation.score(engine.forward)
+        if labeled is not None:
+            labeled.score(engine.forward, Candidate.SOURCE)
+        probe = _probe(engine, options)
         stream = _ObservedStream(
-            engine.stream, engine.adapter, partial(_check_input, engine, options)
+            engine.stream, engine.adapter, partial(_check_input, engine, options), probe
         )
         updates = _measure(engine, stream, options)
+        notes = engine.notes(updates)
+        before = None if probe is None else _observe(engine, probe)
+        selection = None
+        if probe is not None and before is not None and isinstance(options.estimator, Auto):
+            selector = Selector(engine, probe, updates, progress=_choosing(options))
+            selection = _select(selector, options.estimator, before, stream.samples, labeled)
+            updates = selection.updates
         statistics = {name: update.statistics for name, update in updates.items()}
-        comparison = _comparison(engine, stream) if options.compare else None
-        if comparison is not None:
-            comparison.observe(engine.forward)
         restore = engine.store(statistics)
         try:
-            notes = engine.notes(updates)
-            report = _report(engine, options, stream, updates, notes, digests, started)
-            if comparison is not None:
-                comparison.observe(engine.forward)
-                report = comparison.added_to(report, notes.layers, updates)
-            if evaluation is not None:
-                evaluation.score(engine.forward)
-                report = evaluation.added_to(report)
+            report = _report(engine, options, stream, updates, notes, digests, started, selection)
+            report = _with_labels(report, engine, labeled, selection)
+            if probe is not None and before is not None:
+                report = _with_verdict(
+                    report, engine, options, probe, before, updates, notes, selection
+                )
             return Recalibration(
                 model=engine.model,
                 statistics=statistics,
@@ -76,6 +92,76 @@ def run(
         except BaseException:
             restore()
             raise
+
+
+def _probe(
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions
+) -> Probe[BatchT] | None:
+    """Return an empty probe where predictions will be compared."""
+    compares = options.compare or isinstance(options.estimator, Auto)
+    return Probe(engine.adapter) if compares else None
+
+
+def _observe(engine: CheckedEngine[ModelT, BatchT], probe: Probe[BatchT]) -> ForwardPass:
+    """Run the probe with the statistics that the model holds."""
+    return observe(
+        engine.forward, probe.batches(), layer_batches=OBSERVED_SAMPLES // JOINED_SAMPLES
+    )
+
+
+def _choosing(options: RecalibrateOptions) -> Callable[[int], None]:
+    return lambda done: options.progress(Progress(phase="choosing", done=done, total=None))
+
+
+def _select(
+    selector: Selector[ModelT, BatchT],
+    estimator: Auto,
+    before: ForwardPass,
+    samples: int,
+    labeled: LabeledSamples[BatchT] | None,
+) -> Selection:
+    found = selector.select(before, samples=samples, varied=estimator.varied)
+    return found if labeled is None else selector.select_by_labels(found, labeled)
+
+
+def _with_labels(
+    report: Report,
+    engine: CheckedEngine[ModelT, BatchT],
+    labeled: LabeledSamples[BatchT] | None,
+    selection: Selection | None,
+) -> Report:
+    """Add the comparison on labeled samples; the model holds the new statistics."""
+    if labeled is None:
+        return report
+    if selection is not None:
+        return labeled.added_to(report, Candidate.SOURCE, selection.candidate)
+    labeled.score(engine.forward, _RESULT)
+    return labeled.added_to(report, Candidate.SOURCE, _RESULT)
+
+
+def _with_verdict(  # noqa: PLR0917 - one value of each step of the run
+    report: Report,
+    engine: CheckedEngine[ModelT, BatchT],
+    options: RecalibrateOptions,
+    probe: Probe[BatchT],
+    before: ForwardPass,
+    updates: Mapping[LayerName, LayerUpdate],
+    notes: EngineNotes,
+    selection: Selection | None,
+) -> Report:
+    """Add the comparison before and after, and the verdict; the model holds the new statistics."""
+    samples = probe.samples
+    after = _observe(engine, probe) if options.compare else None
+    if after is not None:
+        report = compared(
+            report, before, after, samples=samples, infos=notes.layers, updates=updates
+        )
+    if selection is not None:
+        verdict = verdict_on_choice_of_run(report, selection, max_drop=options.max_drop)
+    else:
+        outputs = None if after is None else shared_class_output(before, after, samples=samples)
+        verdict = verdict_on_result(report, outputs, max_drop=options.max_drop)
+    return replace(report, verdict=verdict)
 
 
 def _check_input(
@@ -102,18 +188,15 @@ def _input_warnings(check: InputCheck | None) -> tuple[str, ...]:
     return tuple(f"{finding.message}; {finding.suggestion}" for finding in check.findings)
 
 
-def _evaluation(
+def _labeled(
     engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions
-) -> Evaluation[BatchT] | None:
+) -> LabeledSamples[BatchT] | None:
+    adapter = engine.adapter
     if options.evaluate is None:
         return None
-    return Evaluation.of(options.evaluate, engine.adapter.read)
-
-
-def _comparison(
-    engine: CheckedEngine[ModelT, BatchT], stream: _ObservedStream[BatchT]
-) -> Comparison[BatchT]:
-    return Comparison(stream.kept, sum(engine.adapter.samples(batch) for batch in stream.kept))
+    if options.metric is None:
+        return Evaluation.of(options.evaluate, adapter.read)
+    return MetricEvaluation.of(options.evaluate, adapter.read, adapter.samples, options.metric)
 
 
 def _measure(
@@ -136,8 +219,9 @@ def _report(  # noqa: PLR0917 - one value of each step of the run
     notes: EngineNotes,
     digests: Digests,
     started: float,
+    selection: Selection | None,
 ) -> Report:
-    layers = _layers(engine, updates, notes)
+    layers = _layers(engine, updates, notes, selection)
     autocorrelation = stream.series.correlation()
     return Report(
         bnrecal=__version__,
@@ -152,6 +236,7 @@ def _report(  # noqa: PLR0917 - one value of each step of the run
         layers=layers,
         frozen=frozen_report(digests.before(), digests.after()),
         timings={"recalibrate": time.perf_counter() - started},
+        choice=None if selection is None else selection.choice,
         input_check=stream.input_check,
         warnings=(
             *_input_warnings(stream.input_check),
@@ -165,12 +250,15 @@ def _layers(
     engine: CheckedEngine[ModelT, BatchT],
     updates: Mapping[LayerName, LayerUpdate],
     notes: EngineNotes,
+    selection: Selection | None,
 ) -> tuple[LayerReport, ...]:
+    kept = selection is not None and selection.candidate is Candidate.SOURCE
+    reports = layer_reports(notes.layers, engine.selected, updates, source_kept=kept)
     return tuple(
         replace(report, residual_mean=residual.mean, residual_var=residual.var)
         if (residual := notes.residuals.get(report.name))
         else report
-        for report in layer_reports(notes.layers, engine.selected, updates)
+        for report in reports
     )
 
 
@@ -181,6 +269,7 @@ class _ObservedStream(Generic[BatchT]):
     Attributes:
         source: the stream, read once.
         adapter: how to handle one batch.
+        probe: where the samples for comparisons are kept; None without comparisons.
         check: called once, with the first samples, before the last of them is passed on.
         batches, samples: how many have been read.
         kept: copies of the first samples.
@@ -191,6 +280,7 @@ class _ObservedStream(Generic[BatchT]):
     source: Iterator[BatchT]
     adapter: BatchAdapter[BatchT]
     check: Callable[[Sequence[BatchT]], InputCheck | None]
+    probe: Probe[BatchT] | None
     batches: int = 0
     samples: int = 0
     kept: list[BatchT] = field(default_factory=list)
@@ -201,15 +291,17 @@ class _ObservedStream(Generic[BatchT]):
         for batch in self.source:
             if features := self.adapter.features(batch):
                 self.series.add(sample_features(features))
-            room = COMPARED_SAMPLES - self.samples
+            if self.probe is not None:
+                self.probe.add(batch)
+            room = _KEPT_SAMPLES - self.samples
             if room > 0:
                 self.kept.append(self.adapter.head(batch, room))
             self.batches += 1
             self.samples += self.adapter.samples(batch)
-            if room > 0 and self.samples >= COMPARED_SAMPLES:
+            if room > 0 and self.samples >= _KEPT_SAMPLES:
                 self.input_check = self.check(self.kept)
             yield batch
         if self.batches == 0:
             raise StreamEmptyError("the stream holds no batch, so there is nothing to measure")
-        if self.samples < COMPARED_SAMPLES:
+        if self.samples < _KEPT_SAMPLES:
             self.input_check = self.check(self.kept)

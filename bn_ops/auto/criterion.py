@@ -10,8 +10,8 @@ The criterion subtracts half of the entropy once more:
 Two sets of statistics are compared on the same samples, so the error of the difference is paired.
 
 Source of the mutual information as an objective without labels: Bridle, Heading & MacKay 1991,
-"Unsupervised Classifiers, Mutual Information and 'Phantom Targets'"; as a criterion for test-time
-adaptation: Zhao et al. 2023, "On Pitfalls of Test-Time Adaptation" (model selection).
+"Unsupervised Classifiers, Mutual Information and 'Phantom Targets'"; for adaptation to a new
+domain: Liang, Hu & Feng 2020, "Do We Really Need to Access the Source Data?", section 3.2.
 """
 
 from __future__ import annotations

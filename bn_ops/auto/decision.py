@@ -97,6 +97,7 @@ class Decision:
     Attributes:
         candidate: the candidate to take.
         gains: each compared candidate against the source.
+        distinct: the number of classes that the predictions of each of them distinguish.
         variety: None where no output holds classes.
         samples: number of samples n of the stream.
         unset: whether the source statistics are the initial ones.
@@ -104,6 +105,7 @@ class Decision:
 
     candidate: Candidate
     gains: Mapping[Candidate, Gain]
+    distinct: Mapping[Candidate, float]
     variety: Variety | None
     samples: int
     unset: bool = False
@@ -177,7 +179,12 @@ def choose(
 
     def decided(candidate: Candidate) -> Decision:
         return Decision(
-            candidate=candidate, gains=gains, variety=seen, samples=samples, unset=unset
+            candidate=candidate,
+            gains=gains,
+            distinct={name: scores[name].distinct_classes for name in gains},
+            variety=seen,
+            samples=samples,
+            unset=unset,
         )
 
     if unset:
@@ -260,12 +267,11 @@ def verdict_on_choice(decision: Decision) -> Judgment:
     if decision.unset:
         return _unset(decision.samples)
     kept = (ReasonCode.SOURCE_KEPT,) if decision.candidate is Candidate.SOURCE else ()
+    if decision.samples < (MIN_SAMPLES_TO_REFUSE if decision.variety else MIN_SAMPLES) and kept:
+        return _check(ReasonCode.TOO_FEW_SAMPLES, *kept)
     seen = decision.variety
     if seen is None:
         return _check(ReasonCode.OUTPUTS_NOT_CLASSES, *kept)
-    few = decision.samples < MIN_SAMPLES_TO_REFUSE
-    if few and kept:
-        return _check(ReasonCode.TOO_FEW_SAMPLES, *kept)
     if not seen.varied:
         return _check(ReasonCode.FEW_CLASSES_IN_STREAM, *kept)
     if kept:

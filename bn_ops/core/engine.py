@@ -6,10 +6,11 @@ runtime. A new engine is one implementation of `Engine` and one line in `bn_ops.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,11 @@ from bn_ops.core.moments import Moments
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 __all__ = [
+    "JOINED_SAMPLES",
     "BatchAdapter",
     "Digests",
     "Engine",
@@ -29,7 +34,11 @@ __all__ = [
     "OnLayerInput",
     "OnOutputs",
     "Residual",
+    "content_digest",
 ]
+
+JOINED_SAMPLES = 16
+"""Samples of a batch that `BatchAdapter.join` makes."""
 
 ModelT_co = TypeVar("ModelT_co", covariant=True)
 BatchT = TypeVar("BatchT")
@@ -42,6 +51,14 @@ OnOutputs = Callable[[Mapping[str, NDArray[np.generic]]], None]
 
 OnLayerInput = Callable[[LayerName, Moments], None]
 """Receives the moments of each input of a layer."""
+
+
+def content_digest(arrays: Iterable[ReadableBuffer]) -> bytes:
+    """Return the sha256 of one sample: of the bytes of its arrays, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array)
+    return digest.digest()
 
 
 class BatchAdapter(Protocol[BatchT]):
@@ -57,6 +74,18 @@ class BatchAdapter(Protocol[BatchT]):
 
     def head(self, batch: BatchT, samples: int) -> BatchT:
         """Copy the first samples of a batch."""
+        ...
+
+    def digests(self, batch: BatchT) -> Sequence[bytes] | None:
+        """Return the sha256 of each sample's bytes; None where a batch cannot be split."""
+        ...
+
+    def sample(self, batch: BatchT, index: int) -> BatchT:
+        """Copy one sample of a batch that can be split."""
+        ...
+
+    def join(self, samples: Sequence[BatchT]) -> Sequence[BatchT]:
+        """Join consecutive samples of equal shapes to batches of up to `JOINED_SAMPLES`."""
         ...
 
     def features(self, batch: BatchT) -> Batch:
@@ -157,8 +186,15 @@ class Engine(Protocol[ModelT_co, BatchT]):
         """Take the digests of everything but the statistics of the selected layers."""
         ...
 
-    def frontier(self, stream: Iterable[BatchT]) -> AbstractContextManager[Frontier]:
-        """Open a frontier over the selected layers."""
+    def frontier(
+        self, stream: Iterable[BatchT], *, phase: str | None = None
+    ) -> AbstractContextManager[Frontier]:
+        """Open a frontier over the selected layers.
+
+        Args:
+            stream: the batches to measure.
+            phase: reported as the phase of all progress; None for the usual phases.
+        """
         ...
 
     def train_pass(self, stream: Iterable[BatchT], on_moments: OnBatchMoments) -> None:
@@ -176,7 +212,10 @@ class Engine(Protocol[ModelT_co, BatchT]):
         ...
 
     def store(self, statistics: Mapping[LayerName, RunningStatistics]) -> Callable[[], None]:
-        """Write statistics into the model; return a function that restores the previous ones."""
+        """Write statistics into the model; return a function that restores the source statistics.
+
+        May be called again after the statistics were restored.
+        """
         ...
 
     def notes(self, updated: Iterable[LayerName]) -> EngineNotes:

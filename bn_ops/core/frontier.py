@@ -6,19 +6,22 @@ statistics in these layers. The loop, the estimators and sharding do not depend 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from bn_ops.core.estimators import Estimator, Guarded, guard
+from bn_ops.core.estimators import Guarded, TargetMoments, guard
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.moments import Moments, merge_all
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.errors import LayerNotFiniteError
 
-__all__ = ["Frontier", "LayerUpdate", "ShardedFrontier", "commit_layers"]
+__all__ = ["Estimate", "Frontier", "LayerUpdate", "ShardedFrontier", "commit_layers"]
+
+Estimate: TypeAlias = Callable[[RunningStatistics, TargetMoments], RunningStatistics]
+"""Returns new statistics for the source statistics and the target's moments, as an estimator."""
 
 
 class Frontier(Protocol):
@@ -54,9 +57,19 @@ class LayerUpdate:
 
 
 def commit_layers(
-    frontier: Frontier, layers: Mapping[LayerName, LayerInfo], estimate: Estimator
+    frontier: Frontier,
+    layers: Mapping[LayerName, LayerInfo],
+    estimate: Estimate,
+    *,
+    known: Mapping[LayerName, LayerUpdate] | None = None,
 ) -> dict[LayerName, LayerUpdate]:
     """Advance and commit until the frontier has passed the last layer.
+
+    Args:
+        frontier: the frontier.
+        layers: the layers that it measures.
+        estimate: gives the statistics of a layer.
+        known: updates to commit instead of estimating the layer's statistics.
 
     Returns:
         The update of every layer, in the order of commits.
@@ -65,9 +78,10 @@ def commit_layers(
         LayerNotFiniteError: a layer's input holds NaN or Inf although every batch is finite.
     """
     updates: dict[LayerName, LayerUpdate] = {}
+    given = known or {}
     while moments := frontier.advance():
         step = {
-            name: update_layer(layers[name], measured, estimate)
+            name: given.get(name) or update_layer(layers[name], measured, estimate)
             for name, measured in moments.items()
         }
         frontier.commit({name: update.statistics for name, update in step.items()})
@@ -75,7 +89,7 @@ def commit_layers(
     return updates
 
 
-def update_layer(layer: LayerInfo, moments: Moments, estimate: Estimator) -> LayerUpdate:
+def update_layer(layer: LayerInfo, moments: Moments, estimate: Estimate) -> LayerUpdate:
     """Estimate and guard one layer's new statistics."""
     check_finite(layer.name, moments)
     source = source_of(layer, moments)

@@ -12,9 +12,8 @@ much of it remains afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from bn_ops.core.frontier import LayerUpdate
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.moments import Moments
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
-from bn_ops.diagnostics.forward_pass import ForwardPass, ForwardRunner, observe
+from bn_ops.diagnostics.forward_pass import ForwardPass, shared_class_output
 from bn_ops.diagnostics.report import (
     ActivationReport,
     ActivationSummary,
@@ -34,13 +33,12 @@ from bn_ops.diagnostics.report import (
 from bn_ops.errors import OptionError
 
 __all__ = [
-    "COMPARED_SAMPLES",
-    "Comparison",
+    "OBSERVED_SAMPLES",
     "activation_summary",
     "compare_heads",
+    "compared",
     "prediction_shift",
     "prediction_warnings",
-    "softmax",
 ]
 
 # How predictions on unlabeled data changed from before to after a recalibration.
@@ -118,14 +116,6 @@ def prediction_warnings(shift: PredictionShift) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def softmax(logits: NDArray[np.floating]) -> Float64Array:
-    """Return the class probabilities of logits (N, K), float64; safe for any magnitude."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    probabilities: Float64Array = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
 def _entropy(probabilities: NDArray[np.floating]) -> Float64Array:
     wide = probabilities.astype(np.float64)
     entropy: Float64Array = -np.sum(wide * np.log(np.maximum(wide, 1e-300)), axis=1)
@@ -137,51 +127,40 @@ def _effective_classes(predicted: NDArray[np.intp], classes: int) -> float:
     return float(np.exp(_entropy(shares)[0]))
 
 
-# Samples of the stream that are kept, for this comparison and for verifying the folded model.
-COMPARED_SAMPLES = 32
-
-# How far a row of float32 probabilities may be from summing to 1 before it is treated as logits.
-_SUM_TOLERANCE = 1e-3
-
-BatchT = TypeVar("BatchT")
+OBSERVED_SAMPLES = 32
+"""Samples of the probe on which the layers' inputs are observed."""
 
 
-class Comparison(Generic[BatchT]):
-    """Two forward passes over the same samples, and what they add to a report.
+def compared(
+    report: Report,
+    before: ForwardPass,
+    after: ForwardPass,
+    *,
+    samples: int,
+    infos: Iterable[LayerInfo],
+    updates: Mapping[LayerName, LayerUpdate],
+) -> Report:
+    """Return a report with prediction shift, activations by depth, and their warnings.
 
     Args:
-        batches: the samples, checked by the engine.
+        report: the report so far.
+        before: the network with the source statistics.
+        after: the network with the new statistics, on the same samples.
         samples: the number of samples.
+        infos: every layer of the model.
+        updates: the recalibrated layers.
     """
-
-    def __init__(self, batches: Sequence[BatchT], samples: int) -> None:
-        self._batches = batches
-        self._samples = samples
-        self._passes: list[ForwardPass] = []
-
-    def observe(self, runner: ForwardRunner[BatchT]) -> None:
-        """Run the network: call first with the source statistics, then with the new ones."""
-        self._passes.append(observe(runner, self._batches))
-
-    def added_to(
-        self,
-        report: Report,
-        infos: Iterable[LayerInfo],
-        updates: Mapping[LayerName, LayerUpdate],
-    ) -> Report:
-        """Return the report with prediction shift, activations by depth, and their warnings."""
-        before, after = self._passes
-        shift = compare_heads(before, after, samples=self._samples)
-        known = {info.name: info for info in infos}
-        return replace(
-            report,
-            prediction_shift=shift,
-            layers=tuple(
-                _with_activations(layer, before, after, known[layer.name], updates.get(layer.name))
-                for layer in report.layers
-            ),
-            warnings=(*report.warnings, *(() if shift is None else prediction_warnings(shift))),
-        )
+    shift = compare_heads(before, after, samples=samples)
+    known = {info.name: info for info in infos}
+    return replace(
+        report,
+        prediction_shift=shift,
+        layers=tuple(
+            _with_activations(layer, before, after, known[layer.name], updates.get(layer.name))
+            for layer in report.layers
+        ),
+        warnings=(*report.warnings, *(() if shift is None else prediction_warnings(shift))),
+    )
 
 
 def _with_activations(
@@ -245,19 +224,8 @@ def compare_heads(
         The shift of the first output that looks like a head: a floating table (samples, classes) of
         finite numbers. None where there is no such output.
     """
-    for name, left in before.tables.items():
-        right = after.tables.get(name)
-        if right is not None and _usable(left, samples) and _usable(right, samples):
-            return prediction_shift(name, _probabilities(left), _probabilities(right))
-    return None
-
-
-def _usable(table: Float64Array, samples: int) -> bool:
-    return samples > 0 and table.shape[0] == samples and bool(np.isfinite(table).all())
-
-
-def _probabilities(table: Float64Array) -> Float64Array:
-    sums = table.sum(axis=1)
-    if (table >= 0).all() and (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
-        return table
-    return softmax(table)
+    found = shared_class_output(before, after, samples=samples, maps=False)
+    if found is None:
+        return None
+    left, right = found
+    return prediction_shift(left.name, left.probabilities[:, 0], right.probabilities[:, 0])

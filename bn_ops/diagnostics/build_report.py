@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -157,9 +157,26 @@ def layer_reports(
     layers: Iterable[LayerInfo],
     selected: frozenset[LayerName],
     updates: Mapping[LayerName, LayerUpdate],
+    *,
+    source_kept: bool = False,
 ) -> tuple[LayerReport, ...]:
-    """Report every layer of a model, recalibrated or not."""
-    return tuple(_layer(layer, selected, updates.get(layer.name)) for layer in layers)
+    """Report every layer of a model, recalibrated or not.
+
+    Args:
+        layers: every layer.
+        selected: the layers to recalibrate.
+        updates: the layers that were reached.
+        source_kept: whether their source statistics were kept by choice.
+    """
+    reports = (_layer(layer, selected, updates.get(layer.name)) for layer in layers)
+    if not source_kept:
+        return tuple(reports)
+    return tuple(
+        replace(report, status="unchanged", reason="the source statistics were kept")
+        if report.status == "recalibrated"
+        else report
+        for report in reports
+    )
 
 
 def _layer(

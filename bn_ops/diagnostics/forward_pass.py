@@ -1,9 +1,9 @@
-"""One forward pass of a model over a few samples: its output tables and its layers' inputs."""
+"""One forward pass of a model over a few samples: its class scores and its layers' inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from bn_ops.core.engine import OnLayerInput, OnOutputs
 from bn_ops.core.moments import Moments, merge
-from bn_ops.core.signature import is_floating
 from bn_ops.core.statistics import Float64Array, LayerName
+from bn_ops.diagnostics.class_outputs import ClassOutput, class_output, class_scores, has_classes
 
-__all__ = ["ForwardPass", "ForwardRunner", "observe"]
+__all__ = ["ForwardPass", "ForwardRunner", "observe", "shared_class_output"]
 
 _TABLE_RANK = 2
-_MIN_CLASSES = 2
 
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
 
@@ -41,40 +40,107 @@ class ForwardPass:
     """What one model computed for a few samples.
 
     Attributes:
-        tables: outputs that may be classification heads, (samples, classes), in output order.
-        inputs: moments of each layer's input over these samples.
+        tables: scores of outputs that may be classification heads, (n, 1, K), in output order.
+        maps: scores of outputs that may be score maps, (n, P, K), in output order.
+        inputs: moments of each observed layer's input.
     """
 
     tables: Mapping[str, Float64Array]
-    inputs: Mapping[LayerName, Moments]
+    maps: Mapping[str, Float64Array] = field(default_factory=dict)
+    inputs: Mapping[LayerName, Moments] = field(default_factory=dict)
+
+    def class_output(self, samples: int, name: str | None = None) -> ClassOutput | None:
+        """Return the first usable output with classes: a table, else a score map.
+
+        Args:
+            samples: number of samples that were run.
+            name: consider only this output.
+        """
+        for outputs, per_position in ((self.tables, False), (self.maps, True)):
+            for key, scores in outputs.items():
+                if name in {None, key}:
+                    found = class_output(key, scores, samples=samples, per_position=per_position)
+                    if found is not None:
+                        return found
+        return None
 
 
-def observe(runner: ForwardRunner[BatchT_contra], batches: Iterable[BatchT_contra]) -> ForwardPass:
-    """Run a model on a few samples and collect its output tables and its layers' inputs."""
-    inputs: dict[LayerName, Moments] = {}
-    parts: dict[str, list[Float64Array] | None] = {}
+def shared_class_output(
+    before: ForwardPass, after: ForwardPass, *, samples: int, maps: bool = True
+) -> tuple[ClassOutput, ClassOutput] | None:
+    """Return the first output with classes that is usable in both passes.
 
-    def on_layer_input(name: LayerName, moments: Moments) -> None:
-        known = inputs.get(name)
-        inputs[name] = moments if known is None else merge(known, moments)
+    Args:
+        before: one pass.
+        after: another pass over the same samples.
+        samples: number of samples that were run.
+        maps: whether score maps are considered where no table is usable.
+    """
+    for name in (*before.tables, *(before.maps if maps else ())):
+        left, right = before.class_output(samples, name), after.class_output(samples, name)
+        if left and right and left.probabilities.shape == right.probabilities.shape:
+            return left, right
+    return None
 
-    def on_outputs(outputs: Mapping[str, NDArray[np.generic]]) -> None:
+
+class _Collector:
+    """Collects class scores of outputs, and moments of layer inputs."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[LayerName, Moments] = {}
+        self._tables: dict[str, list[Float64Array] | None] = {}
+        self._maps: dict[str, list[Float64Array] | None] = {}
+
+    def on_layer_input(self, name: LayerName, moments: Moments) -> None:
+        known = self.inputs.get(name)
+        self.inputs[name] = moments if known is None else merge(known, moments)
+
+    def on_outputs(self, outputs: Mapping[str, NDArray[np.generic]]) -> None:
         for name, array in outputs.items():
-            collected = parts.setdefault(name, [])
-            if collected is not None and _is_table(array):
-                collected.append(array.astype(np.float64))
+            kind = self._tables if array.ndim == _TABLE_RANK else self._maps
+            collected = kind.setdefault(name, [])
+            if collected is not None and has_classes(array):
+                collected.append(class_scores(array))
             else:
-                parts[name] = None
+                kind[name] = None
 
-    runner(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)
-    tables = {name: collected for name, collected in parts.items() if collected}
-    widths = {name: {part.shape[1] for part in collected} for name, collected in tables.items()}
-    return ForwardPass(
-        tables={n: np.concatenate(parts) for n, parts in tables.items() if len(widths[n]) == 1},
-        inputs=inputs,
-    )
+    def result(self) -> ForwardPass:
+        return ForwardPass(
+            tables=_joined(self._tables), maps=_joined(self._maps), inputs=self.inputs
+        )
 
 
-def _is_table(array: NDArray[np.generic]) -> bool:
-    has_classes = array.ndim == _TABLE_RANK and array.shape[1] >= _MIN_CLASSES
-    return has_classes and is_floating(array.dtype)
+def _joined(outputs: Mapping[str, Sequence[Float64Array] | None]) -> dict[str, Float64Array]:
+    """Join the parts of each output that has classes in every batch, and as many."""
+    return {
+        name: np.concatenate(parts)
+        for name, parts in outputs.items()
+        if parts and len({part.shape[1:] for part in parts}) == 1
+    }
+
+
+def observe(
+    runner: ForwardRunner[BatchT_contra],
+    batches: Sequence[BatchT_contra],
+    *,
+    layer_batches: int | None = None,
+) -> ForwardPass:
+    """Run a model on a few samples and collect its class scores and its layers' inputs.
+
+    Args:
+        runner: runs the model.
+        batches: the samples.
+        layer_batches: number of batches in which layer inputs are observed, from the first on;
+            None for all.
+    """
+    collector = _Collector()
+    observed = len(batches) if layer_batches is None else layer_batches
+    if batches[:observed]:
+        runner(
+            batches[:observed],
+            on_outputs=collector.on_outputs,
+            on_layer_input=collector.on_layer_input,
+        )
+    if batches[observed:]:
+        runner(batches[observed:], on_outputs=collector.on_outputs)
+    return collector.result()

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from bn_ops.core.batches import as_array
 from bn_ops.core.signature import is_floating
 from bn_ops.diagnostics.forward_pass import ForwardRunner
+from bn_ops.diagnostics.metric import paired_interval
 from bn_ops.diagnostics.report import EvaluationReport, Report
 from bn_ops.errors import BatchError, OptionError
 
-__all__ = ["Evaluation", "evaluation_warnings", "sign_test"]
+__all__ = ["Evaluation", "evaluation_warnings", "paired_difference_interval", "sign_test"]
 
 BatchT = TypeVar("BatchT")
 
@@ -32,6 +33,9 @@ _MIN_CLASSES = 2
 
 # A rise of the error with a p-value below this is reported as significant.
 _SIGNIFICANCE = 0.05
+
+# Quantile of the normal distribution of a two-sided 95 % interval.
+_NORMAL_95 = 1.959964
 
 
 class Evaluation(Generic[BatchT]):
@@ -45,7 +49,7 @@ class Evaluation(Generic[BatchT]):
     def __init__(self, batches: Sequence[BatchT], labels: Sequence[NDArray[np.int64]]) -> None:
         self._batches = batches
         self._labels = labels
-        self._scores: list[_Scores] = []
+        self._scores: dict[str, _Scores] = {}
 
     @classmethod
     def of(
@@ -70,28 +74,36 @@ class Evaluation(Generic[BatchT]):
             raise OptionError(f"evaluate=: {error.message}") from error
         return cls(batches, [labels for _, labels in read])
 
-    def score(self, runner: ForwardRunner[BatchT]) -> None:
-        """Run the network: call first with the source statistics, then with the new ones.
+    def score(self, runner: ForwardRunner[BatchT], key: str) -> None:
+        """Run the network with its current statistics, and keep its errors under a key.
 
         Raises:
             OptionError: no output fits the labels, or a label is beyond the last class.
         """
         scores = _Scores(self._labels)
         runner(self._batches, on_outputs=scores.add)
-        self._scores.append(scores)
+        self._scores[key] = scores
 
-    def added_to(self, report: Report) -> Report:
-        """Return the report with both errors, and a warning if the error rose."""
-        found = self._compared()
+    def value(self, key: str) -> float:
+        """Return the accuracy of what was scored under a key."""
+        return 1 - float(np.concatenate(self._scores[key].wrong).mean())
+
+    def added_to(self, report: Report, before: str, after: str) -> Report:
+        """Return the report with the errors under two keys, and a warning if the error rose."""
+        found = self._compared(self._scores[before], self._scores[after])
         return replace(
             report, evaluation=found, warnings=(*report.warnings, *evaluation_warnings(found))
         )
 
-    def _compared(self) -> EvaluationReport:
-        first, second = self._scores
+    def _compared(self, first: _Scores, second: _Scores) -> EvaluationReport:
         before, after = np.concatenate(first.wrong), np.concatenate(second.wrong)
         newly_wrong, newly_right = int((after & ~before).sum()), int((before & ~after).sum())
         one_per_sample = all(labels.ndim == 1 for labels in self._labels)
+        low, high = (
+            paired_difference_interval(newly_right, newly_wrong, before.size)
+            if one_per_sample
+            else self._interval_over_samples(before, after)
+        )
         return EvaluationReport(
             output=first.output,
             samples=sum(labels.shape[0] for labels in self._labels),
@@ -102,7 +114,24 @@ class Evaluation(Generic[BatchT]):
             newly_right=newly_right,
             # Pixels of one sample are not independent, so a test over them would mean nothing.
             p_value=sign_test(newly_wrong, newly_right) if one_per_sample else None,
+            change_low=low,
+            change_high=high,
         )
+
+    def _interval_over_samples(
+        self, before: NDArray[np.bool_], after: NDArray[np.bool_]
+    ) -> tuple[float | None, float | None]:
+        """Return the interval of the accuracy's change for several labels per sample."""
+        known = [(labels >= 0).reshape(labels.shape[0], -1).sum(axis=1) for labels in self._labels]
+        counts = np.concatenate(known)
+        owner = np.repeat(np.arange(counts.size), counts)
+        rise = np.bincount(owner, before.astype(float) - after, minlength=counts.size)
+
+        def change(rows: NDArray[np.intp]) -> float:
+            labels = int(counts[rows].sum())
+            return float(rise[rows].sum()) / labels if labels else math.nan
+
+        return paired_interval(change, counts.size)
 
 
 @dataclass(slots=True)
@@ -166,6 +195,20 @@ def sign_test(newly_wrong: int, newly_right: int) -> float:
         for k in range(fewer + 1)
     )
     return min(1.0, 2 * math.fsum(math.exp(log - pairs * math.log(2)) for log in logs))
+
+
+def paired_difference_interval(
+    newly_right: int, newly_wrong: int, pairs: int
+) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the change of the accuracy.
+
+    Source: Agresti & Min 2005, "Simple improved confidence intervals for comparing matched
+        proportions", equation 3: the Wald interval after 1/2 is added to each of the four counts.
+    """
+    total = pairs + 2
+    change = (newly_right - newly_wrong) / total
+    error = math.sqrt(max(0.0, (newly_right + newly_wrong + 1) / total - change**2) / total)
+    return change - _NORMAL_95 * error, change + _NORMAL_95 * error
 
 
 def evaluation_warnings(found: EvaluationReport) -> tuple[str, ...]:

@@ -29,8 +29,10 @@ __all__ = [
     "EvaluationReport",
     "FoldStatus",
     "FrozenReport",
+    "LabeledScore",
     "LayerFold",
     "LayerReport",
+    "MetricReport",
     "OutputParity",
     "Parity",
     "PredictionShift",
@@ -125,6 +127,7 @@ class EvaluationReport:
         newly_wrong, newly_right: predictions that became wrong, and right.
         p_value: probability of an imbalance at least as large if both changes were equally likely
             (exact sign test); None for labels per position, which are not independent.
+        change_low, change_high: 95 % confidence interval of the change of the accuracy.
     """
 
     output: str
@@ -135,6 +138,26 @@ class EvaluationReport:
     newly_wrong: int
     newly_right: int
     p_value: float | None
+    change_low: float | None = None
+    change_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricReport:
+    """The caller's metric on labeled samples before and after; see `bn_ops.diagnostics.metric`.
+
+    Attributes:
+        samples: number of samples.
+        before, after: the metric; higher is better.
+        change_low, change_high: 95 % confidence interval of after - before, from a paired
+            bootstrap over samples; None where too few resamples gave a number.
+    """
+
+    samples: int
+    before: float
+    after: float
+    change_low: float | None
+    change_high: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +234,8 @@ class LayerReport:
 
     Attributes:
         name: the layer.
-        status: `recalibrated`, `excluded` (by a pattern), `unreached` (no batch reached it) or
-            `unsupported`.
+        status: `recalibrated`, `unchanged` (`Auto` kept the source statistics), `excluded` (by a
+            pattern), `unreached` (no batch reached it) or `unsupported`.
         reason: why the layer was not recalibrated, as text.
         channels: C.
         samples, count: samples and values per channel measured.
@@ -406,6 +429,19 @@ class CandidateScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabeledScore:
+    """One candidate on the labeled samples.
+
+    Attributes:
+        candidate: the candidate.
+        score: accuracy, or the caller's metric; higher is better.
+    """
+
+    candidate: Candidate
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """How `Auto` chose the statistics; computed by `bn_ops.auto`.
 
@@ -420,6 +456,8 @@ class Choice:
         varied: whether that is enough for a moderate gain to count, or was declared.
         broad: whether that is enough for a large gain to count although predictions are less
             certain, or was declared.
+        labeled: the candidates that were compared on labeled samples; the best of them was taken,
+            whatever the criterion said. Empty without labels.
     """
 
     candidate: Candidate
@@ -430,6 +468,7 @@ class Choice:
     distinct_classes: float | None = None
     varied: bool = False
     broad: bool = False
+    labeled: tuple[LabeledScore, ...] = ()
 
 
 class VerdictCode(StrEnum):
@@ -514,6 +553,7 @@ class Report:
         prediction_shift: how the outputs of a classification head changed; None where the two
             models were not compared or no output is such a head.
         evaluation: the error on labeled samples; None where none were given.
+        metric: the caller's metric on labeled samples; None where none was given.
         choice: how the estimator `Auto` chose the statistics; None for other estimators.
         verdict: whether to deploy the model; None where the models were not compared.
         input_check: the first samples compared with what the first layers store; None where they
@@ -538,6 +578,7 @@ class Report:
     parity: Parity | None = None
     prediction_shift: PredictionShift | None = None
     evaluation: EvaluationReport | None = None
+    metric: MetricReport | None = None
     choice: Choice | None = None
     verdict: Verdict | None = None
     input_check: InputCheck | None = None

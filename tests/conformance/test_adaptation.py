@@ -23,7 +23,7 @@ from tests.support.oracle import oracle_statistics, residual, stored_statistics
 
 @pytest.fixture(scope="module")
 def artifact() -> bn_ops.Artifact:
-    return bn_ops.adapt(residual_network(), [images(10), images(7, seed=2)])
+    return bn_ops.adapt(residual_network(), [images(10), images(7, seed=2)], estimator="replace")
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_source_overwritten_only_with_force(tmp_path: Path) -> None:
 def test_progress_phases_in_order() -> None:
     seen: list[str] = []
     bn_ops.adapt(residual_network(), [images(4)], progress=lambda p: seen.append(p.phase))
-    assert list(dict.fromkeys(seen)) == ["reading", "measuring", "folding", "verifying"]
+    assert list(dict.fromkeys(seen)) == ["reading", "measuring", "choosing", "folding", "verifying"]
 
 
 def test_paths_bytes_and_protos_agree(tmp_path: Path) -> None:
@@ -120,7 +120,9 @@ def test_paths_bytes_and_protos_agree(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     results = [
-        bn_ops.adapt(form, [images(6)]).model.SerializeToString(deterministic=True)
+        bn_ops.adapt(form, [images(6)], estimator="replace").model.SerializeToString(
+            deterministic=True
+        )
         for form in (model, model.SerializeToString(), path, str(path))
     ]
     assert len(set(results)) == 1
@@ -144,7 +146,10 @@ def test_module_and_exported_program_agree() -> None:
     program = torch.export.export(
         module, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
-    own, theirs = bn_ops.adapt(program, [x.numpy()]), bn_ops.adapt(module, [x])
+    own, theirs = (
+        bn_ops.adapt(program, [x.numpy()], estimator="replace"),
+        bn_ops.adapt(module, [x], estimator="replace"),
+    )
     assert (own.report.engine, theirs.report.engine) == ("onnx", "torch")
     assert own.statistics.keys() == theirs.statistics.keys() == {"1"}
     np.testing.assert_allclose(own.statistics["1"].mean, theirs.statistics["1"].mean, atol=1e-6)

@@ -1,5 +1,6 @@
 """Estimators: from source statistics and target moments to new running statistics."""
 
+from bn_ops.core.estimators.auto import Auto
 from bn_ops.core.estimators.base import Estimator, TargetMoments
 from bn_ops.core.estimators.guards import Guarded, guard
 from bn_ops.core.estimators.momentum import Momentum
@@ -13,6 +14,7 @@ from bn_ops.core.estimators.replace import Replace
 from bn_ops.core.estimators.shrink import Shrink
 
 __all__ = [
+    "Auto",
     "Estimator",
     "Guarded",
     "Momentum",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
+from bn_ops.core.estimators.auto import Auto
 from bn_ops.core.estimators.base import Estimator
 from bn_ops.core.estimators.momentum import Momentum
 from bn_ops.core.estimators.prior import Prior
@@ -15,7 +16,8 @@ from bn_ops.errors import OptionError
 __all__ = ["as_estimator", "estimator_from_json", "estimator_from_string"]
 
 # A new estimator is one module and one line here.
-_BY_NAME: Mapping[str, type[Replace | Prior | Momentum | Shrink]] = {
+_BY_NAME: Mapping[str, type[Auto | Replace | Prior | Momentum | Shrink]] = {
+    "auto": Auto,
     "replace": Replace,
     "prior": Prior,
     "momentum": Momentum,
@@ -23,14 +25,18 @@ _BY_NAME: Mapping[str, type[Replace | Prior | Momentum | Shrink]] = {
 }
 
 
-def as_estimator(value: object) -> Estimator:
-    """Return the estimator for the value of an `estimator=` option; `Replace()` for None.
+def as_estimator(value: object, *, default: Estimator | None = None) -> Estimator:
+    """Return the estimator for the value of an `estimator=` option.
+
+    Args:
+        value: an estimator, its string form, or None.
+        default: the estimator for None; `Replace()` unless given.
 
     Raises:
         OptionError: neither an estimator nor the string form of one.
     """
     if value is None:
-        return Replace()
+        return default or Replace()
     if isinstance(value, str):
         return estimator_from_string(value)
     if isinstance(value, Estimator) and not isinstance(value, type):
@@ -61,8 +67,8 @@ def estimator_from_json(form: Mapping[str, object]) -> Estimator:
 def estimator_from_string(text: str) -> Estimator:
     """Build an estimator from its string form: `name`, then its options separated by colons.
 
-    Numbers are given in the order of the estimator's options, a flag by its name: `replace`,
-    `shrink`, `prior:64`, `prior:64:mixture`, `momentum:0.1`.
+    Numbers are given in the order of the estimator's options, a flag by its name: `auto`,
+    `auto:varied`, `replace`, `shrink`, `prior:64`, `prior:64:mixture`, `momentum:0.1`.
 
     Raises:
         OptionError: as `estimator_from_json`.
@@ -77,7 +83,7 @@ def estimator_from_string(text: str) -> Estimator:
     return estimator_from_json(options)
 
 
-def _class_named(name: object) -> type[Replace | Prior | Momentum | Shrink]:
+def _class_named(name: object) -> type[Auto | Replace | Prior | Momentum | Shrink]:
     found = _BY_NAME.get(name) if isinstance(name, str) else None
     if found is None:
         raise OptionError(f"unknown estimator {name!r}; choose from {', '.join(sorted(_BY_NAME))}")

@@ -8,8 +8,17 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from bn_ops.core.batches import named_batches
-from bn_ops.core.engine import EngineNotes, OnBatchMoments, OnLayerInput, OnOutputs
+from bn_ops.core.engine import (
+    JOINED_SAMPLES,
+    EngineNotes,
+    OnBatchMoments,
+    OnLayerInput,
+    OnOutputs,
+    content_digest,
+)
 from bn_ops.core.layers import LayerInfo, select_layers
 from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
@@ -19,13 +28,14 @@ from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.frontier import OnnxFrontier
 from bn_ops.engines.onnx.network_start import OnnxStart
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter, prepare
+from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.train_pass import run_train_pass
 from bn_ops.errors import ModelWithoutBatchNormError
 from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
 from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_digest
-from bn_ops.options import Budget, RecalibrateOptions
+from bn_ops.options import Budget, RecalibrateOptions, in_phase
 
 if TYPE_CHECKING:
     import onnx
@@ -162,14 +172,16 @@ class OnnxEngine:
         return FrozenDigests(self._source, self._prepared.model, changeable)
 
     @contextmanager
-    def frontier(self, stream: Iterable[Batch]) -> Iterator[OnnxFrontier]:
+    def frontier(
+        self, stream: Iterable[Batch], *, phase: str | None = None
+    ) -> Iterator[OnnxFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`."""
         with OnnxFrontier(
             self._prepared,
             stream,
             layers=self.selected,
             budget=self._options.budget or Budget(),
-            progress=self._options.progress,
+            progress=in_phase(self._options.progress, phase),
             threads=self._options.threads,
         ) as frontier:
             yield frontier
@@ -198,9 +210,9 @@ class OnnxEngine:
         run(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)
 
     def store(self, statistics: Mapping[LayerName, RunningStatistics]) -> Callable[[], None]:
-        """Write statistics into the private copy; there is nothing to restore."""
+        """Write statistics into the private copy."""
         self._writer.write(statistics)
-        return lambda: None
+        return lambda: self._writer.write(self._source_statistics())
 
     def check_input(self, samples: Sequence[Batch]) -> InputCheck:
         """See `bn_ops.input_check.engine.CheckedEngine.check_input`."""
@@ -233,6 +245,19 @@ class _OnnxBatches:
 
     def head(self, batch: Batch, samples: int) -> Batch:
         return {name: array[:samples].copy() for name, array in batch.items()}
+
+    def digests(self, batch: Batch) -> list[bytes]:
+        arrays = [np.ascontiguousarray(batch[info.name]) for info in self.inputs]
+        return [
+            content_digest(array[index].reshape(-1).view(np.uint8).data for array in arrays)
+            for index in range(self.samples(batch))
+        ]
+
+    def sample(self, batch: Batch, index: int) -> Batch:
+        return {name: array[index : index + 1].copy() for name, array in batch.items()}
+
+    def join(self, samples: Sequence[Batch]) -> list[Batch]:
+        return [group.arrays for group in group_samples(samples, JOINED_SAMPLES)]
 
     def features(self, batch: Batch) -> Batch:
         return batch

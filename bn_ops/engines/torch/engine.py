@@ -11,7 +11,15 @@ import torch
 from torch.utils import _pytree as pytree
 
 from bn_ops.core.batches import as_array
-from bn_ops.core.engine import EngineNotes, OnBatchMoments, OnLayerInput, OnOutputs, Residual
+from bn_ops.core.engine import (
+    JOINED_SAMPLES,
+    EngineNotes,
+    OnBatchMoments,
+    OnLayerInput,
+    OnOutputs,
+    Residual,
+    content_digest,
+)
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
@@ -25,7 +33,7 @@ from bn_ops.engines.torch.selected_layers import ModuleDigests, SelectedLayers, 
 from bn_ops.engines.torch.train_pass import run_train_pass
 from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
-from bn_ops.options import Budget, RecalibrateOptions
+from bn_ops.options import Budget, RecalibrateOptions, in_phase
 from bn_ops.torch_modules.arguments import (
     Call,
     Item,
@@ -34,6 +42,7 @@ from bn_ops.torch_modules.arguments import (
     named_arrays,
     read_items,
 )
+from bn_ops.torch_modules.samples import as_bytes, join_samples, one_sample, sample_leaves
 
 __all__ = ["TorchEngine", "describe_module", "open_engine"]
 
@@ -106,14 +115,16 @@ class TorchEngine:
         yield ModuleDigests(self.model, self._layers.selected.values())
 
     @contextmanager
-    def frontier(self, stream: Iterable[Item]) -> Iterator[TorchFrontier]:
+    def frontier(
+        self, stream: Iterable[Item], *, phase: str | None = None
+    ) -> Iterator[TorchFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`."""
         with TorchFrontier(
             self.model,
             stream,
             layers=self._layers.selected.values(),
             call=self._call,
-            progress=self._options.progress,
+            progress=in_phase(self._options.progress, phase),
             budget=self._options.budget or _default_budget(self.model),
             shared_passes=self._options.shared_passes,
             shared_tolerance=self._options.shared_tolerance,
@@ -194,6 +205,18 @@ class _Items:
 
     def head(self, batch: Item, samples: int) -> Item:
         return batch if self._call is not None else first_samples(batch, samples)
+
+    def digests(self, batch: Item) -> list[bytes] | None:
+        if self._call is not None:
+            return None
+        leaves = [as_bytes(leaf) for leaf in sample_leaves(batch)]
+        return [content_digest(leaf[index] for leaf in leaves) for index in range(batch.samples)]
+
+    def sample(self, batch: Item, index: int) -> Item:
+        return one_sample(batch, index)
+
+    def join(self, samples: Sequence[Item]) -> list[Item]:
+        return join_samples(samples, JOINED_SAMPLES)
 
     def features(self, batch: Item) -> Batch:
         leaves = [

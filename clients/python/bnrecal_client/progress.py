@@ -24,6 +24,7 @@ _LABELS = {
     "inserting": "reading source batches",
     "reading": "reading batches",
     "measuring": "measuring layers",
+    "choosing": "choosing statistics",
     "folding": "folding",
     "verifying": "verifying",
     "fetching": "fetching the result",

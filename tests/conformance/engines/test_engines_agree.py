@@ -40,7 +40,9 @@ def adapted(name: str) -> bn_ops.Artifact:
     network = BY_NAME[name]
     model = exported_model(network)
     parts = split(network.inputs(SAMPLES), CUT)
-    return bn_ops.adapt(model, [feeds_of(model, part) for part in parts], threads=1)
+    return bn_ops.adapt(
+        model, [feeds_of(model, part) for part in parts], estimator="replace", threads=1
+    )
 
 
 @pytest.mark.parametrize("network", SINGLE, ids=str)

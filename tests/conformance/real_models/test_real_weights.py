@@ -60,7 +60,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
 @cache
 def adapted(name: str) -> bn_ops.Artifact:
     make, data = MODELS[name]
-    return bn_ops.adapt(export(make(), (data[:2],)), [data[:1].numpy(), data[1:].numpy()])
+    return bn_ops.adapt(
+        export(make(), (data[:2],)), [data[:1].numpy(), data[1:].numpy()], estimator="replace"
+    )
 
 
 def check_fixed_point(
@@ -138,7 +140,7 @@ def test_folded_model_is_verified(name: str) -> None:
 )
 def test_models_of_other_frameworks(file: str, shape: tuple[int, ...], layers: int) -> None:
     x = np.random.default_rng(0).normal(0, 0.5, (5, *shape)).astype(np.float32)
-    artifact = bn_ops.adapt(real_models.rapidocr(file), [x[:2], x[2:]])
+    artifact = bn_ops.adapt(real_models.rapidocr(file), [x[:2], x[2:]], estimator="replace")
     assert len(artifact.statistics) == layers
     (name,) = [i.name for i in bn_ops.describe(artifact.unfolded).inputs]
     seen = tapped_statistics(artifact.unfolded, {name: x})

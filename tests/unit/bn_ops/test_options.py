@@ -63,7 +63,13 @@ def test_progress_true_prints_phases(capsys: pytest.CaptureFixture[str]) -> None
     bn_ops.adapt(residual_network(), [images(2), images(2)], progress=True)
     printed = capsys.readouterr()
     phases = [line.partition(":")[0] for line in printed.err.splitlines()]
-    assert list(dict.fromkeys(phases)) == ["reading", "measuring", "folding", "verifying"]
+    assert list(dict.fromkeys(phases)) == [
+        "reading",
+        "measuring",
+        "choosing",
+        "folding",
+        "verifying",
+    ]
     assert printed.out == ""
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bn_ops.diagnostics.before_after import (
-    prediction_shift,
-    prediction_warnings,
-    softmax,
-)
+from bn_ops.diagnostics.before_after import prediction_shift, prediction_warnings
+from bn_ops.diagnostics.class_outputs import softmax
 from bn_ops.errors import OptionError
 
 

@@ -77,7 +77,7 @@ def in_typed_fields(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def ordinary() -> bn_ops.Artifact:
-    return bn_ops.adapt(network(), BATCHES)
+    return bn_ops.adapt(network(), BATCHES, estimator="replace")
 
 
 def test_network_exceeds_the_limit() -> None:
@@ -87,7 +87,7 @@ def test_network_exceeds_the_limit() -> None:
 
 @pytest.mark.usefixtures("low")
 def test_adapt(ordinary: bn_ops.Artifact) -> None:
-    artifact = bn_ops.adapt(network(), BATCHES)
+    artifact = bn_ops.adapt(network(), BATCHES, estimator="replace")
     assert artifact.model.graph == ordinary.model.graph
     assert artifact.unfolded.graph == ordinary.unfolded.graph
     assert artifact.report.frozen == ordinary.report.frozen
@@ -97,9 +97,9 @@ def test_adapt(ordinary: bn_ops.Artifact) -> None:
 
 
 def test_adapt_with_typed_fields(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    wanted = bn_ops.adapt(in_typed_fields(network()), BATCHES)
+    wanted = bn_ops.adapt(in_typed_fields(network()), BATCHES, estimator="replace")
     request.getfixturevalue("low")
-    artifact = bn_ops.adapt(in_typed_fields(network()), BATCHES)
+    artifact = bn_ops.adapt(in_typed_fields(network()), BATCHES, estimator="replace")
     assert artifact.model.graph == wanted.model.graph
     assert artifact.unfolded.graph == wanted.unfolded.graph
     frozen, expected = artifact.report.frozen, wanted.report.frozen
@@ -124,7 +124,7 @@ def test_file_round_trip(tmp_path: Path, method: str) -> None:
     write_model(network(), source)
     assert len(list(tmp_path.glob("source.onnx.*.data"))) == 1
     assert len(bn_ops.inspect(source)) == 6
-    artifact = bn_ops.adapt(source, BATCHES, method=method)
+    artifact = bn_ops.adapt(source, BATCHES, method=method, estimator="replace")
     artifact.save(target)
     artifact.save_unfolded(tmp_path / "unfolded.onnx")
     assert read_model(target) == artifact.model

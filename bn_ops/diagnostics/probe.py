@@ -1,0 +1,72 @@
+"""The probe: a few samples of the stream that depend neither on its order nor on its batches.
+
+The probe holds the samples with the smallest sha256 of their bytes, which is as good as a random
+draw and the same for every order of the stream. Equal samples count once.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from bn_ops.core.engine import BatchAdapter
+
+__all__ = ["PROBE_SAMPLES", "Probe"]
+
+PROBE_SAMPLES = 64
+"""Samples of the probe: enough for the errors of the criterion, and cheap next to the stream."""
+
+BatchT = TypeVar("BatchT")
+
+
+class Probe(Generic[BatchT]):
+    """Keeps copies of the probe's samples while a stream passes.
+
+    Where batches cannot be split, the first ones are kept whole, until they hold enough samples.
+
+    Args:
+        adapter: how to handle one batch.
+        size: number of samples to keep.
+    """
+
+    def __init__(self, adapter: BatchAdapter[BatchT], *, size: int = PROBE_SAMPLES) -> None:
+        self._adapter = adapter
+        self._size = size
+        self._digests: list[bytes] = []  # sorted
+        self._kept: dict[bytes, BatchT] = {}
+        self._whole: list[BatchT] = []
+
+    def add(self, batch: BatchT) -> None:
+        """Take the next batch of the stream into account."""
+        digests = self._adapter.digests(batch)
+        if digests is None:
+            if self._samples_of(self._whole) < self._size:
+                self._whole.append(batch)
+            return
+        for index, digest in enumerate(digests):
+            self._add(digest, batch, index)
+
+    def _add(self, digest: bytes, batch: BatchT, index: int) -> None:
+        if digest in self._kept:
+            return
+        if len(self._digests) == self._size:
+            if digest > self._digests[-1]:
+                return
+            del self._kept[self._digests.pop()]
+        bisect.insort(self._digests, digest)
+        self._kept[digest] = self._adapter.sample(batch, index)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples kept so far."""
+        return len(self._digests) or self._samples_of(self._whole)
+
+    def batches(self) -> Sequence[BatchT]:
+        """Return the probe's samples, in the order of their digests."""
+        if self._whole:
+            return tuple(self._whole)
+        return self._adapter.join([self._kept[digest] for digest in self._digests])
+
+    def _samples_of(self, batches: Sequence[BatchT]) -> int:
+        return sum(self._adapter.samples(batch) for batch in batches)
