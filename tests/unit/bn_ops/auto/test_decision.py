@@ -281,7 +281,7 @@ def test_measured_cases() -> None:
 
     The file holds KL(p_i ‖ p̄) and H(p_i) of 110 cases: networks for digits, Fashion-MNIST and
     ImageNet under corruptions and with changed weights, on streams of many and of few classes. In
-    one of them the rule differs from the study: it does not take `EARLY` on 8 samples.
+    a few of them the rule differs from the study: it does not take `EARLY` on 8 samples.
     """
     with np.load(Path(__file__).with_name("measured_cases.npz")) as file:
         cases = {name: file[name] for name in file.files}
