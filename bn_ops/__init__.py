@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from bn_ops.folding import fold as fold
     from bn_ops.input_check.result import InputCheck as InputCheck
     from bn_ops.input_check.result import PreprocessingScore as PreprocessingScore
+    from bn_ops.labeled_comparison import compare_on_labels as compare_on_labels
     from bn_ops.options import Budget as Budget
     from bn_ops.options import Progress as Progress
     from bn_ops.preprocess import Preprocess as Preprocess
@@ -95,6 +96,7 @@ __all__ = [
     "__version__",
     "adapt",
     "check_input",
+    "compare_on_labels",
     "describe",
     "estimator_from_json",
     "estimator_from_string",
@@ -147,6 +149,7 @@ _HOME = {
     "__version__": "bn_ops.version",
     "adapt": "bn_ops.adaptation",
     "check_input": "bn_ops.checking",
+    "compare_on_labels": "bn_ops.labeled_comparison",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.core.estimators",
     "estimator_from_string": "bn_ops.core.estimators",

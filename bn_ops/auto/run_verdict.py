@@ -9,7 +9,7 @@ from bn_ops.auto.verdict import Evidence, LabeledChange, judge_by_labels, verdic
 from bn_ops.diagnostics.class_outputs import ClassOutput
 from bn_ops.diagnostics.report import Candidate, ReasonCode, Report, Verdict, VerdictCode
 
-__all__ = ["verdict_on_choice_of_run", "verdict_on_result"]
+__all__ = ["verdict_on_choice_of_run", "verdict_on_labels", "verdict_on_result"]
 
 
 def verdict_on_choice_of_run(report: Report, selection: Selection, *, max_drop: float) -> Verdict:
@@ -60,6 +60,18 @@ def verdict_on_result(
         distinct_classes=after.distinct_classes,
         max_drop=max_drop,
     )
+
+
+def verdict_on_labels(report: Report, *, max_drop: float) -> Verdict:
+    """Return the verdict that labeled samples give after a run without labels.
+
+    Args:
+        report: the report of the run, with its `evaluation` or `metric`.
+        max_drop: the drop on labeled samples that the caller tolerates.
+    """
+    kept = report.choice is not None and report.choice.candidate is Candidate.SOURCE
+    unknown = Judgment(code=VerdictCode.CHECK_WITH_LABELS, reasons=(ReasonCode.TOO_FEW_LABELS,))
+    return _verdict(report, unknown, kept=kept, max_drop=max_drop)
 
 
 def _verdict(

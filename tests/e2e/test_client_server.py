@@ -360,3 +360,28 @@ def test_poll_interval(server: ServerProcess) -> None:
             client.wait(opened.id, timeout=1, poll=0.5)
         client.cancel(opened.id)
     assert 1 <= transport.polls <= 8
+
+
+def test_labels_decide_over_http_without_being_sent(server: ServerProcess, tmp_path: Path) -> None:
+    x = digits(60, 11)
+    labels = np.arange(60) % 10
+    pairs = [(x[:40], labels[:40]), (x[40:], labels[40:])]
+    here = bn_ops.adapt(MODEL, BATCHES, estimator="replace", evaluate=pairs).report
+    with Client(server.url) as client:
+        there = client.recalibrate(
+            MODEL, BATCHES, estimator="replace", evaluate=pairs, progress=False
+        )
+        stored = client.fetch(str(there.recalibration_id))
+    assert stored.report["evaluation"] is None
+    assert stored.report_html != there.report_html
+    assert here.verdict is not None
+    assert there.report["evaluation"] == here.to_json()["evaluation"]
+    assert there.report["verdict"] == here.verdict.to_json()
+
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", labels)
+    words = ("recalibrate", MODEL, "x.npy", "--server", server.url, "--labels", "y.npy")
+    done = bnrecal(*words, "--json", "--estimator", "replace", folder=tmp_path)
+    printed = json.loads(done.stdout)
+    assert printed["evaluation"]["samples"] == 60
+    assert done.returncode == (8 if printed["verdict"]["code"] == "do-not-deploy" else 0)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -32,6 +32,7 @@ from bnrecal_client._encoding.model_source import (
 from bnrecal_client._encoding.samples import OnBadSample, SampleFilter, check_on_bad_sample
 from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import Transport
+from bnrecal_client._library import LabeledSamples, Metric
 from bnrecal_client._sending import send_all
 from bnrecal_client.errors import (
     ConflictError,
@@ -104,6 +105,9 @@ class AsyncClient:
         poll: float = 1.0,
         on_verdict: OnVerdict = "return",
         on_bad_sample: OnBadSample = "raise",
+        evaluate: Iterable[Any] | None = None,
+        metric: Metric | None = None,
+        max_drop: float = 0.0,
     ) -> Result:
         """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
         options = Options.of(
@@ -119,9 +123,13 @@ class AsyncClient:
         source = BatchSource(batches, select, connections=connections, bad=bad)
         if model is None and resume is None:
             raise OptionError("a model is required; None is valid only with resume=")
+        labeled = LabeledSamples.of(evaluate, metric, max_drop)
+        if model is None and labeled is not None:
+            raise OptionError("evaluate= runs the source model on this machine: pass it")
         with progress_display(progress) as callback:
             session = self._session.reporting_to(callback)
-            content = await _model_content(model, source)
+            model = await _exported(model, source)
+            content = None if model is None else await CALLER.get().run(partial(read_model, model))
             if content is not None and resume is None:
                 # Sends GET /v1/models/{id}, then POST /v1/models if the server lacks it
                 description = await session.upload_model(content)
@@ -146,6 +154,9 @@ class AsyncClient:
                 # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
                 result = await session.fetch(opened.id, unfolded=unfolded)
             result = replace(result, source=_file_of(model))
+            if labeled is not None:
+                compare = partial(labeled.compare, result, model, preprocess)
+                result = await CALLER.get().run(compare)
             if bad is not None:
                 result = result.with_skipped(bad.skipped)
             return _accepted(result, on_verdict)
@@ -249,15 +260,11 @@ class AsyncClient:
         await self.close()
 
 
-async def _model_content(model: AnyModel | None, source: BatchSource) -> ModelContent | None:
-    """Return a model's bytes and digest; a module is exported with the first batch as example."""
-    caller = CALLER.get()
-    if model is None:
-        return None
-    if is_module(model):
-        example = await source.peek()
-        model = await caller.run(partial(export, model, example))
-    return await caller.run(partial(read_model, model))
+async def _exported(model: AnyModel | None, source: BatchSource) -> AnyModel | None:
+    """Return the model; a module is exported with the first batch as example."""
+    if not is_module(model):
+        return model
+    return await CALLER.get().run(partial(export, model, await source.peek()))
 
 
 def _file_of(model: AnyModel | None) -> Path | None:

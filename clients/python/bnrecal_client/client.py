@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 from anyio.from_thread import start_blocking_portal
@@ -22,6 +22,7 @@ from bnrecal_client._concurrency import CallingThread, Sleep
 from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client._encoding.samples import OnBadSample
+from bnrecal_client._library import Metric
 from bnrecal_client.async_client import AsyncClient
 from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
@@ -88,6 +89,9 @@ class Client:
         poll: float = 1.0,
         on_verdict: OnVerdict = "return",
         on_bad_sample: OnBadSample = "raise",
+        evaluate: Iterable[Any] | None = None,
+        metric: Metric | None = None,
+        max_drop: float = 0.0,
     ) -> Result:
         """Recalibrate a model for the domain that the batches come from.
 
@@ -121,6 +125,12 @@ class Client:
             on_bad_sample: `"raise"` ends with an error at a sample with NaN or Inf and at an image
                 that cannot be decoded; `"skip"` leaves such samples out and lists them in the
                 result's `skipped` (images: needs Pillow).
+            evaluate: `(inputs, labels)` pairs, inputs as in the stream. The labels stay on this
+                machine: `bn_ops`, which must be installed, compares the source model with the
+                fetched one here, and the result's report and verdict follow from the labels.
+            metric: `metric(outputs, labels)` scores the labeled samples, the higher the better;
+                None for the error of the most likely class.
+            max_drop: the drop of the accuracy or the metric that the verdict tolerates.
 
         Raises:
             InputError: the data or an option is invalid.
@@ -153,6 +163,9 @@ class Client:
                     poll=poll,
                     on_verdict=on_verdict,
                     on_bad_sample=on_bad_sample,
+                    evaluate=evaluate,
+                    metric=metric,
+                    max_drop=max_drop,
                 )
             )
 

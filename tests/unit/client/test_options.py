@@ -37,7 +37,7 @@ def stored(estimator: Mapping[str, object]) -> dict[str, object]:
 @pytest.mark.parametrize(
     "text",
     [
-        *("replace", "shrink", "prior:16", "prior:0.5", "prior:1e3"),
+        *("auto", "auto:varied", "replace", "shrink", "prior:16", "prior:0.5", "prior:1e3"),
         *("prior:16:mixture", "momentum:0.1"),
     ],
 )

@@ -19,6 +19,7 @@ __all__ = [
     "add_recalibration",
     "add_server",
     "connect",
+    "fraction",
     "outputs_of",
     "positive",
     "seconds",
@@ -128,6 +129,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Return a number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text} is not a number of at least 0")
     return value
 
 

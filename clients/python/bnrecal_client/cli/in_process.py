@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from bnrecal_client.errors import ModelError, OptionError, Problem, error_of
+from bnrecal_client._library import Metric, labeled_arrays, library
+from bnrecal_client.errors import ModelError
 from bnrecal_client.images import Images
 from bnrecal_client.models import Progress
 from bnrecal_client.options import Options
@@ -23,7 +23,6 @@ __all__ = [
     "classes_of",
     "fold_file",
     "inspect_file",
-    "labeled_arrays",
     "recalibrate_file",
 ]
 
@@ -60,6 +59,8 @@ def recalibrate_file(
     *,
     notify: ProgressCallback,
     evaluate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    max_drop: float = 0.0,
 ) -> LocalResult:
     """Return the recalibration of a model file; `evaluate` holds (inputs, labels) pairs.
 
@@ -67,7 +68,7 @@ def recalibrate_file(
         BnrecalError: as a server would report it.
     """
     path = _existing(model)
-    with _bn_ops("the work is done in this process") as bn_ops:
+    with library("the work is done in this process") as bn_ops:
         artifact = bn_ops.adapt(
             path,
             batches if options.preprocess is None else _arrays(bn_ops, batches, options.preprocess),
@@ -82,6 +83,8 @@ def recalibrate_file(
             evaluate=None
             if evaluate is None
             else labeled_arrays(bn_ops, evaluate, options.preprocess),
+            metric=metric,
+            max_drop=max_drop,
             allow_mismatch=options.allow_mismatch,
         )
         return LocalResult(
@@ -105,26 +108,9 @@ def _arrays(
         yield from image_arrays(batch.items, preprocess, batch=place)
 
 
-def labeled_arrays(
-    bn_ops: ModuleType, pairs: Iterable[Any], form: Mapping[str, object] | None
-) -> Iterator[Any]:
-    """Yield labeled samples as bn_ops takes them; batches of `Images` become arrays."""
-    if form is None:
-        yield from pairs
-        return
-    from bn_ops.preprocess import image_arrays
-
-    preprocess = bn_ops.preprocess_from_json(form)
-    for images, labels in pairs:
-        start = 0
-        for array in image_arrays(images.items, preprocess):
-            yield array, labels[start : start + len(array)]
-            start += len(array)
-
-
 def classes_of(model: Path) -> int | None:
     """Return the number of classes of a model's outputs; None if unknown or different."""
-    with _bn_ops("labels are used in this process") as bn_ops:
+    with library("labels are used in this process") as bn_ops:
         outputs = bn_ops.describe(_existing(model)).outputs
     sizes = [size for output in outputs for size in tuple(output.shape or ())[1:2]]
     counts = {size for size in sizes if isinstance(size, int)}
@@ -138,7 +124,7 @@ def inspect_file(model: Path) -> Any:
         BnrecalError: as a server would report it.
     """
     path = _existing(model)
-    with _bn_ops("a model is inspected in this process") as bn_ops:
+    with library("a model is inspected in this process") as bn_ops:
         return bn_ops.describe(path)
 
 
@@ -168,7 +154,7 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
         BnrecalError: the model or a batch is invalid.
     """
     path = _existing(model)
-    with _bn_ops("a model is folded in this process"):
+    with library("a model is folded in this process"):
         from bn_ops.onnx_files.load import load_model
         from bn_ops.verification import fold_verified
 
@@ -178,24 +164,6 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
             layers=[layer.to_json() for layer in folded.layers],
             parity=parity.to_json(),
         )
-
-
-@contextmanager
-def _bn_ops(why: str) -> Iterator[ModuleType]:
-    """Yield the package, and translate its errors."""
-    try:
-        import bn_ops
-        import bn_ops.errors
-    except ImportError as error:
-        raise OptionError(
-            f"{why}, which needs bn_ops: pip install bnrecal, or recalibrate on a server with "
-            "`bnrecal recalibrate --server URL`"
-        ) from error
-    try:
-        yield bn_ops
-    except bn_ops.errors.BnOpsError as error:
-        problem = Problem(code=error.code, detail=error.message, members=error.details())
-        raise error_of(problem) from error
 
 
 def _existing(model: Path) -> Path:

@@ -11,12 +11,14 @@ from typing import Any
 from msgspec import structs
 
 from bnrecal_client._encoding.samples import SampleFilter
+from bnrecal_client._library import Metric
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
 from bnrecal_client.cli.data.labels import Labels, labeled
 from bnrecal_client.cli.data.naming import naming_the_file
 from bnrecal_client.cli.in_process import LocalResult, classes_of, recalibrate_file
+from bnrecal_client.cli.metric import load_metric
 from bnrecal_client.cli.output import deliver
 from bnrecal_client.errors import BatchError, OptionError, RecalibrationFailed
 from bnrecal_client.models import SkippedSample
@@ -51,6 +53,18 @@ def add_command(commands: Any) -> None:
         type=Path,
         help="names of the classes in the order of the model's output, one per line, for labels "
         "that are names",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="scores labeled samples instead of the error: function(outputs, labels), the higher "
+        "the better; the module is also searched in the current folder",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=arguments.fraction,
+        metavar="DROP",
+        help="drop of the accuracy or the metric that the verdict tolerates (default 0)",
     )
     parser.add_argument(
         "--allow-mismatch",
@@ -180,8 +194,6 @@ def _read_preprocess(path: Path) -> Mapping[str, object]:
 
 
 def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
-    if args.labels is not None:
-        raise OptionError("--labels works only in this process: omit --server")
     with arguments.connect(args) as client:
         return client.recalibrate(
             args.model,
@@ -195,6 +207,9 @@ def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Resu
             resume=args.resume,
             unfolded=args.unfolded is not None,
             connections=args.connections,
+            evaluate=_labeled(args, images=options.preprocess is not None),
+            metric=_metric(args),
+            max_drop=args.max_drop or 0.0,
         )
 
 
@@ -203,9 +218,7 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
         raise OptionError("--resume continues a recalibration of a server: pass --server")
     if args.connections is not None:
         raise OptionError("--connections applies to a server: pass --server")
-    pairs = None
-    if args.labels is not None:
-        pairs = _labeled(args, images=options.preprocess is not None)
+    pairs = _labeled(args, images=options.preprocess is not None)
     with progress_display(_progress(args)) as notify:
         return recalibrate_file(
             args.model,
@@ -213,15 +226,28 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
             options,
             notify=notify,
             evaluate=pairs,
+            metric=_metric(args),
+            max_drop=args.max_drop or 0.0,
         )
 
 
-def _labeled(args: Namespace, *, images: bool) -> Iterator[Any]:
-    """Return the labeled samples, or raise an error about --classes before any work."""
+def _labeled(args: Namespace, *, images: bool) -> Iterator[Any] | None:
+    """Return the labeled samples, or raise an error about their options before any work."""
+    if args.labels is None:
+        for name, value in (("classes", args.classes), ("metric", args.metric)):
+            if value is not None:
+                raise OptionError(f"--{name} applies to labeled samples: pass --labels")
+        if args.max_drop is not None:
+            raise OptionError("--max-drop applies to labeled samples: pass --labels")
+        return None
     classes = None if args.classes is None else _read_classes(args.classes)
     labels = Labels(path=args.labels, classes=classes, outputs=classes_of(args.model))
     bad = SampleFilter() if args.skip_bad else None
     return labeled(labels, args.data, images=images, batch_size=args.batch_size, bad=bad)
+
+
+def _metric(args: Namespace) -> Metric | None:
+    return None if args.metric is None else load_metric(args.metric)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
