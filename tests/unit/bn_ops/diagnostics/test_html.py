@@ -15,18 +15,27 @@ from bn_ops.diagnostics.html import REPORT_CONTENT_SECURITY_POLICY, render_html
 from bn_ops.diagnostics.report import (
     ActivationReport,
     ActivationSummary,
+    Candidate,
+    CandidateScore,
+    Choice,
     Confidence,
     Correlation,
     DriftSummary,
     EvaluationReport,
     FrozenReport,
+    LabeledScore,
     LayerFold,
     LayerReport,
+    MetricReport,
     OutputParity,
     Parity,
     PredictionShift,
+    ReasonCode,
     Report,
     StreamReport,
+    Verdict,
+    VerdictCode,
+    VerdictReason,
 )
 
 VOID = {"meta", "link", "br"}
@@ -135,6 +144,34 @@ def _report(name: str = "block1.bn1", reason: str = "read by two nodes") -> Repo
             newly_right=26,
             p_value=3.03e-6,
         ),
+        metric=MetricReport(
+            samples=63, before=0.123, after=0.456, change_low=0.211, change_high=0.422
+        ),
+        choice=Choice(
+            candidate=Candidate.EARLY,
+            scores=(
+                CandidateScore(
+                    candidate=Candidate.EARLY,
+                    gain=0.321,
+                    gain_error=0.0123,
+                    entropy_rise=-0.0456,
+                    distinct_classes=6.54,
+                ),
+            ),
+            samples=61,
+            output=name,
+            classes=12,
+            distinct_classes=6.54,
+            labeled=(LabeledScore(candidate=Candidate.SHRINK, score=0.789),),
+        ),
+        verdict=Verdict(
+            code=VerdictCode.CHECK_WITH_LABELS,
+            sentence=f"Check it: {reason}.",
+            reasons=(
+                VerdictReason(code=ReasonCode.FEW_CLASSES_IN_STREAM, text=f"6.5 of 12: {name}."),
+            ),
+            next_steps=(f"Send more of {name}.",),
+        ),
     )
 
 
@@ -167,6 +204,19 @@ class _Page(HTMLParser):
 
 def _words(page: str) -> str:
     return " ".join(" ".join(_Page(page).text).split())
+
+
+def test_verdict_comes_first() -> None:
+    words = _words(render_html(_report()))
+    verdict, cards = words.index("check-with-labels Check it:"), words.index("1 of 2 layers")
+    assert verdict < words.index("few-classes-in-stream") < words.index("Send more of") < cards
+
+
+def test_choice_and_metric_are_shown() -> None:
+    words = _words(render_html(_report()))
+    assert "early 0.321 0.0123 -0.0456 6.54" in words
+    assert "On the labeled samples: shrink 0.789" in words
+    assert "63 0.123 0.456 0.211 to 0.422" in words
 
 
 def test_page_shows_all_figures() -> None:
