@@ -11,6 +11,7 @@ from bn_ops.core.layers import select_layers
 from bn_ops.errors import (
     ModelAlreadyFoldedError,
     ModelWithoutBatchNormError,
+    OptionError,
     StreamEmptyError,
 )
 from bn_ops.preprocess import check_preprocess, preprocess_from_json
@@ -194,6 +195,8 @@ def _insert(
 
 def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
     """Reject now what the worker would reject after hours of streaming."""
+    if asked.method == "batch" and asked.estimator.name == "auto":
+        raise OptionError('the estimator "auto" needs the method "exact"')
     if model.without_batchnorm() is not None:
         return  # its layers get names when they are inserted, during the run
     layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]

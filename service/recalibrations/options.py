@@ -14,10 +14,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
+    model_serializer,
 )
 
 from bn_ops.core.estimators import estimator_from_json, estimator_from_string
@@ -34,6 +36,22 @@ Size = int | Annotated[list[int], Field(min_length=2, max_length=2)]
 
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class AutoForm(_Form):
+    """The run chooses, without labels, how far to move from the stored statistics, if at all."""
+
+    name: Literal["auto"]
+    varied: bool | None = Field(
+        default=None,
+        description="Whether the stream holds all classes about as they occur in use; null if this "
+        "is not known.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `varied` out where it was not declared, as bn_ops does."""
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class ReplaceForm(_Form):
@@ -68,7 +86,7 @@ class MomentumForm(_Form):
 
 
 EstimatorForm = Annotated[
-    ReplaceForm | ShrinkForm | PriorForm | MomentumForm,
+    AutoForm | ReplaceForm | ShrinkForm | PriorForm | MomentumForm,
     Field(discriminator="name"),
 ]
 
@@ -131,9 +149,9 @@ EstimatorIn = Annotated[
         | Annotated[
             str,
             Field(
-                description="Short form: replace, shrink, prior:SAMPLES, prior:SAMPLES:mixture or "
-                "momentum:M.",
-                pattern=r"^(replace|shrink|prior:[0-9]{1,9}(:mixture)?|momentum:(1|0\.[0-9]{0,9}[1-9]))$",
+                description="Short form: auto, auto:varied, replace, shrink, prior:SAMPLES, "
+                "prior:SAMPLES:mixture or momentum:M.",
+                pattern=r"^(auto(:varied)?|replace|shrink|prior:[0-9]{1,9}(:mixture)?|momentum:(1|0\.[0-9]{0,9}[1-9]))$",
                 examples=["prior:64"],
             ),
         ],

@@ -15,6 +15,7 @@ from pydantic import (
 
 from bn_ops.diagnostics.report import VerdictCode
 from service.recalibrations.options import (
+    AutoForm,
     EstimatorForm,
     EstimatorIn,
     PreprocessForm,
@@ -42,6 +43,13 @@ def _limit_wildcards(pattern: str) -> str:
 _Pattern = Annotated[str, Field(max_length=_MAX_PATTERN), AfterValidator(_limit_wildcards)]
 
 
+def _default_estimator(data: dict[str, Any]) -> AutoForm | ReplaceForm:
+    """Return the default for a method: that of `bn_ops.adapt`."""
+    if data.get("method") == "batch":
+        return ReplaceForm(name="replace")
+    return AutoForm(name="auto")
+
+
 class RecalibrationIn(BaseModel):
     """The request for a recalibration."""
 
@@ -52,7 +60,7 @@ class RecalibrationIn(BaseModel):
                 {
                     "model": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
                     "method": "exact",
-                    "estimator": {"name": "replace"},
+                    "estimator": {"name": "auto"},
                     "layers": ["features.*", "!features.0.bn"],
                 }
             ]
@@ -65,7 +73,9 @@ class RecalibrationIn(BaseModel):
         description="`exact`: layer by layer in eval mode; `batch`: one pass in train mode.",
     )
     estimator: EstimatorIn = Field(
-        default=ReplaceForm(name="replace"), description="How moments become statistics."
+        default_factory=_default_estimator,
+        description="How moments become statistics; by default `auto`, and `replace` with the "
+        "method `batch`.",
     )
     layers: Annotated[list[_Pattern], Field(max_length=_MAX_PATTERNS)] | None = Field(
         default=None, description='Globs of layers to include; "!glob" excludes; null means all.'
@@ -185,7 +195,7 @@ _EXAMPLE: dict[str, Any] = {
     "state": "failed",
     "options": {
         "method": "exact",
-        "estimator": {"name": "replace"},
+        "estimator": {"name": "auto"},
         "layers": ["features.*"],
         "preprocess": {"resize": 256, "crop": 224},
         "memory_bytes": 2147483648,

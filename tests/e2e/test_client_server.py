@@ -56,7 +56,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def expected(server: ServerProcess) -> Result:
     """The result of an undisturbed run, which others must equal byte for byte."""
     with Client(server.url) as client:
-        return client.recalibrate(MODEL, BATCHES, progress=False, unfolded=True)
+        return client.recalibrate(
+            MODEL, BATCHES, estimator="replace", progress=False, unfolded=True
+        )
 
 
 def assert_same(result: Result, expected: Result) -> None:
@@ -99,7 +101,7 @@ def test_statistics_match_the_library(expected: Result) -> None:
 
 def test_other_data_give_another_result(server: ServerProcess, expected: Result) -> None:
     with Client(server.url) as client:
-        other = client.recalibrate(MODEL, [digits(20, 99)], progress=False)
+        other = client.recalibrate(MODEL, [digits(20, 99)], estimator="replace", progress=False)
     assert encode_statistics(other.statistics) != encode_statistics(expected.statistics)
 
 
@@ -111,7 +113,7 @@ def test_encoded_statistics_match_the_server(server: ServerProcess, expected: Re
 def test_async_client_gives_same_bytes(server: ServerProcess, expected: Result) -> None:
     async def run() -> Result:
         async with AsyncClient(server.url) as client:
-            return await client.recalibrate(MODEL, BATCHES, progress=False)
+            return await client.recalibrate(MODEL, BATCHES, estimator="replace", progress=False)
 
     assert_same(asyncio.run(run()), expected)
 
@@ -131,7 +133,7 @@ def test_kill_between_batches(tmp_path: Path, expected: Result) -> None:
 
         timers: list[threading.Timer] = []
         with Client(server.url) as client:
-            result = client.recalibrate(MODEL, stream(), progress=False)
+            result = client.recalibrate(MODEL, stream(), estimator="replace", progress=False)
             received = client.received(str(result.recalibration_id))
         for timer in timers:
             timer.join()
@@ -151,10 +153,14 @@ def test_kill_during_concurrent_uploads(tmp_path: Path) -> None:
                 timers.append(threading.Timer(0.5, server.start))
                 timers[0].start()
 
-        disturbed = client.recalibrate(MODEL, batches, progress=kill, connections=4)
+        disturbed = client.recalibrate(
+            MODEL, batches, estimator="replace", progress=kill, connections=4
+        )
         timers[0].join()
         assert disturbed.report["stream"]["samples"] == 90
-        assert_same(disturbed, client.recalibrate(MODEL, iter(batches), progress=False))
+        assert_same(
+            disturbed, client.recalibrate(MODEL, iter(batches), estimator="replace", progress=False)
+        )
 
 
 def test_kill_during_run(tmp_path: Path, expected: Result) -> None:
@@ -176,13 +182,18 @@ def test_resume_by_another_client(server: ServerProcess, expected: Result) -> No
 
     with Client(server.url) as client:
         with pytest.raises(KeyboardInterrupt) as caught:
-            client.recalibrate(MODEL, dies(), progress=False)
+            client.recalibrate(MODEL, dies(), estimator="replace", progress=False)
         name = caught.value.recalibration_id  # type: ignore[attr-defined]  # Interrupted has it
         assert [batch.index for batch in client.received(name)] == [0, 1, 2]
         with pytest.raises(ConflictError, match="batch 1 differs"):
-            client.recalibrate(MODEL, [BATCHES[0], BATCHES[0]], progress=False, resume=name)
+            client.recalibrate(
+                MODEL, [BATCHES[0], BATCHES[0]], estimator="replace", progress=False, resume=name
+            )
     with Client(server.url) as another:
-        assert_same(another.recalibrate(None, BATCHES, progress=False, resume=name), expected)
+        assert_same(
+            another.recalibrate(None, BATCHES, estimator="replace", progress=False, resume=name),
+            expected,
+        )
 
 
 def test_errors_of_invalid_input(server: ServerProcess) -> None:
@@ -198,11 +209,11 @@ def test_errors_of_invalid_input(server: ServerProcess) -> None:
     with Client(server.url) as client:
         for batch, kind, code in cases:
             with pytest.raises(kind) as caught:
-                client.recalibrate(MODEL, [good, batch], progress=False)
+                client.recalibrate(MODEL, [good, batch], estimator="replace", progress=False)
             assert getattr(caught.value, "code", None) == code
             assert getattr(caught.value, "batch", None) == 1
         with pytest.raises((BatchError, RecalibrationFailed)) as failed:
-            client.recalibrate(MODEL, [good, poisoned], progress=False)
+            client.recalibrate(MODEL, [good, poisoned], estimator="replace", progress=False)
         cause = failed.value.__cause__ or failed.value
         assert isinstance(cause, BatchError)
         assert (cause.code, cause.batch, cause.input) == ("batch-not-finite", 1, INPUT)
@@ -242,7 +253,16 @@ def test_command_gives_same_bytes_each_way(
         folder = tmp_path / way
         folder.mkdir()
         done = bnrecal(
-            *("recalibrate", MODEL, tmp_path / "x.npy", "--batch-size", 8, "--json"),
+            *(
+                "recalibrate",
+                MODEL,
+                tmp_path / "x.npy",
+                "--batch-size",
+                8,
+                "--estimator",
+                "replace",
+                "--json",
+            ),
             *(*outputs, *options),
             folder=folder,
         )
@@ -273,12 +293,24 @@ def test_torch_module_gives_same_statistics(
     )
     data = digits(24)
     with Client(server.url) as client:
-        over_http = client.recalibrate(module, np.split(data, 3), progress=False)
+        over_http = client.recalibrate(
+            module, np.split(data, 3), estimator="replace", progress=False
+        )
     onnx_file = bn_ops.export(module, torch.from_numpy(data[:8]))
     (tmp_path / "m.onnx").write_bytes(onnx_file.SerializeToString())
     np.save(tmp_path / "x.npy", data)
     done = bnrecal(
-        *("recalibrate", "m.onnx", "x.npy", "--batch-size", 8, "--statistics", "s.safetensors"),
+        *(
+            "recalibrate",
+            "m.onnx",
+            "x.npy",
+            "--batch-size",
+            8,
+            "--estimator",
+            "replace",
+            "--statistics",
+            "s.safetensors",
+        ),
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -340,7 +372,7 @@ def test_initial_timeout_covers_late_start(tmp_path: Path, expected: Result) -> 
         timer = threading.Timer(1.0, server.start)
         timer.start()
         with Client(server.url, retry=RetryPolicy(initial_timeout=60)) as client:
-            result = client.recalibrate(MODEL, BATCHES, progress=False)
+            result = client.recalibrate(MODEL, BATCHES, estimator="replace", progress=False)
         timer.join()
         assert_same(result, expected)
 

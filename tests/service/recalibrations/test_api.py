@@ -48,7 +48,7 @@ def test_new_recalibration_is_open(api: Api) -> None:
     assert found["state"] == "open"
     assert found["options"] == {
         "method": "exact",
-        "estimator": {"name": "replace"},
+        "estimator": {"name": "auto"},
         "layers": ["bn*"],
         "preprocess": None,
         "memory_bytes": None,
@@ -60,6 +60,10 @@ def test_new_recalibration_is_open(api: Api) -> None:
 @pytest.mark.parametrize(
     ("sent", "stored"),
     [
+        ("auto", {"name": "auto"}),
+        ("auto:varied", {"name": "auto", "varied": True}),
+        ({"name": "auto"}, {"name": "auto"}),
+        ({"name": "auto", "varied": False}, {"name": "auto", "varied": False}),
         ("replace", {"name": "replace"}),
         ("shrink", {"name": "shrink"}),
         ("prior:64", {"name": "prior", "samples": 64, "mixture": False}),
@@ -85,11 +89,17 @@ def test_invalid_estimator_is_rejected(api: Api, sent: str) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "option-invalid")
 
 
+@pytest.mark.parametrize(("method", "estimator"), [("exact", "auto"), ("batch", "replace")])
+def test_default_estimator_depends_on_method(api: Api, method: str, estimator: str) -> None:
+    found = api.get(api.open(method=method)).json()
+    assert found["options"]["estimator"] == {"name": estimator}
+
+
 def test_openapi_shows_options(api: Api) -> None:
     schemas = api.http.get("/openapi.json").json()["components"]["schemas"]
     properties = schemas["RecalibrationIn"]["properties"]
     mapping = properties["estimator"]["anyOf"][0]["discriminator"]["mapping"]
-    assert set(mapping) == {"replace", "shrink", "prior", "momentum"}
+    assert set(mapping) == {"auto", "replace", "shrink", "prior", "momentum"}
     fields = {field.name for field in dataclasses.fields(Preprocess)}
     assert set(schemas["PreprocessForm"]["properties"]) == fields
     fields = {field.name for field in dataclasses.fields(Resize)}
@@ -104,6 +114,8 @@ def test_openapi_shows_options(api: Api) -> None:
         ({"model": "M", "unknown": 1}, 422, "request-invalid"),
         ({"model": "M", "method": "guess"}, 422, "request-invalid"),
         ({"model": "M", "estimator": {"name": "guess"}}, 422, "option-invalid"),
+        ({"model": "M", "estimator": "auto", "method": "batch"}, 422, "option-invalid"),
+        ({"model": "M", "estimator": {"name": "auto", "varied": 3}}, 422, "option-invalid"),
         ({"model": "M", "layers": ["conv*"]}, 422, "layer-pattern-unmatched"),
     ],
 )
