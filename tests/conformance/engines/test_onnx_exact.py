@@ -124,7 +124,7 @@ def test_insufficient_budget(tmp_path: Path) -> None:
 
 def test_unusable_spill_folder(tmp_path: Path) -> None:
     budget = bn_ops.Budget(memory_bytes=0, spill_folder=tmp_path / "missing")
-    with pytest.raises(SpillLimitError, match="cannot make a folder"):
+    with pytest.raises(SpillLimitError, match="cannot create a folder"):
         bn_ops.recalibrate(residual_network(), [images(4)], budget=budget)
 
 
@@ -320,7 +320,7 @@ def test_statistics_as_graph_inputs() -> None:
         g.tensor(np.zeros(3, np.float32)), "mean", "var", name="bn",
     )  # fmt: skip
     model = g.model([("x", ["N", 3, 4, 4]), ("mean", [3]), ("var", [3])], [y])
-    with pytest.raises(ModelWithoutBatchNormError, match="computed or fed at run time"):
+    with pytest.raises(ModelWithoutBatchNormError, match="computed or supplied at run time"):
         bn_ops.recalibrate(model, [images(2, size=4)])
 
 

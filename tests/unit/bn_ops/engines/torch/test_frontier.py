@@ -373,7 +373,8 @@ def test_numpy_error_state_is_kept() -> None:
 
     with np.errstate(over="raise"):
         recalibrate(network(), BATCHES, call=call)
-    assert states == ["raise"] * 4
+    assert set(states) == {"raise"}
+    assert len(states) >= len(BATCHES)
 
 
 def test_activation_budget() -> None:
