@@ -17,7 +17,8 @@ from bnrecal_client.cli.data.array_batches import DataSet, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
 from bnrecal_client.cli.data.labels import Labels, labeled
 from bnrecal_client.cli.data.naming import naming_the_file
-from bnrecal_client.cli.in_process import LocalResult, classes_of, recalibrate_file
+from bnrecal_client.cli.data.presets import PRESETS, preset
+from bnrecal_client.cli.in_process import LocalResult, classes_of, inspect_file, recalibrate_file
 from bnrecal_client.cli.metric import load_metric
 from bnrecal_client.cli.output import deliver
 from bnrecal_client.errors import BatchError, OptionError, RecalibrationFailed
@@ -103,9 +104,9 @@ def _add_data(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preprocess",
-        metavar="FILE",
-        type=Path,
-        help="JSON file with the preprocessing of each image (resize, crop, mean, std, …)",
+        metavar="NAME|FILE",
+        help="preprocessing of each image: imagenet, unit (0 to 1), tf (-1 to 1), caffe or none (0 "
+        "to 255), at the size of the model's input; or a JSON file (resize, crop, mean, std, …)",
     )
     parser.add_argument(
         "--batch-size",
@@ -153,7 +154,7 @@ def run(args: Namespace) -> int:
         method=args.method,
         estimator=args.estimator,
         layers=args.layers,
-        preprocess=None if args.preprocess is None else _read_preprocess(args.preprocess),
+        preprocess=None if args.preprocess is None else _preprocess(args),
         allow_mismatch=args.allow_mismatch,
     )
     default = Path(f"{args.model.stem}.recalibrated.onnx")
@@ -183,11 +184,26 @@ def _named(skipped: Sequence[SkippedSample], data: DataSet | ImageSet) -> list[S
     ]
 
 
+def _preprocess(args: Namespace) -> Mapping[str, object]:
+    """Return the preprocessing in JSON form, from a preset or a file."""
+    if args.preprocess not in PRESETS:
+        return _read_preprocess(Path(args.preprocess))
+    if args.server:
+        with arguments.connect(args) as client:
+            inputs = client.upload(args.model).inputs
+    else:
+        inputs = inspect_file(args.model).inputs
+    return preset(args.preprocess, [tensor.shape for tensor in inputs])
+
+
 def _read_preprocess(path: Path) -> Mapping[str, object]:
     try:
         form = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"--preprocess {path} cannot be read as JSON: {error}") from error
+        raise OptionError(
+            f"--preprocess {path} is not one of {', '.join(PRESETS)}, and cannot be read as JSON: "
+            f"{error}"
+        ) from error
     if not isinstance(form, dict):
         raise OptionError(f'--preprocess {path} does not hold an object, like {{"resize": 256}}')
     return form
