@@ -121,7 +121,10 @@ check_tokens() {
     "$DOCKER" rm "$NAME" > /dev/null
     start --env "BNRECAL_TOKENS=$(printf %s secret | sha256sum | cut -d ' ' -f 1)"
     wait_healthy
-    "$DOCKER" logs "$NAME" 2>&1 | grep -q 'listening on http://0.0.0.0:8000' \
+    # Not a pipe: grep -q ends at its match, and pipefail would report the engine's broken pipe.
+    local logs
+    logs=$("$DOCKER" logs "$NAME" 2>&1)
+    grep -q 'listening on http://0.0.0.0:8000' <<< "$logs" \
         || fail "the server does not listen on all addresses with a token"
     inside python -c '
 import urllib.error, urllib.request
