@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli.data.array_files import Table, find_files, open_table
+from bnrecal_client.cli.data.folders import sample_name
 
 __all__ = ["DataSet", "keyed", "open_data", "unkeyed"]
 
@@ -52,11 +53,7 @@ class DataSet:
 
     def name_of(self, sample: int) -> str:
         """Return the file of a sample, and its place in it if there are several."""
-        for table in self.tables:
-            if sample < table.samples:
-                return str(table.path) if table.samples == 1 else f"{table.path}, sample {sample}"
-            sample -= table.samples
-        raise IndexError(sample)
+        return sample_name(self.tables, sample, "sample")
 
     def __iter__(self) -> Iterator[object]:
         if self.bad is None:

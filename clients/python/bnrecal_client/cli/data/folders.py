@@ -1,4 +1,4 @@
-"""Walking folders: the files of known kinds, and how many others were ignored."""
+"""Files of samples: finding them in folders, and naming the one that a sample comes from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
-__all__ = ["FoundFiles", "find"]
+__all__ = ["FoundFiles", "SampleFile", "find", "sample_name"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +48,35 @@ def find(paths: Iterable[Path], suffixes: Collection[str]) -> FoundFiles:
             else:
                 ignored[child.suffix.lower() or "no suffix"] += 1
     return FoundFiles(paths=tuple(found), ignored=MappingProxyType(dict(ignored)))
+
+
+class SampleFile(Protocol):
+    """A file that holds samples."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in it."""
+        ...
+
+
+def sample_name(files: Iterable[SampleFile], sample: int, noun: str) -> str:
+    """Return the file of a sample, and the sample's place in it if there are several.
+
+    Args:
+        files: the files, in the order of the stream.
+        sample: index of the sample over all files.
+        noun: what a sample of these files is called.
+
+    Raises:
+        IndexError: the files hold fewer samples.
+    """
+    for file in files:
+        if sample < file.samples:
+            return str(file.path) if file.samples == 1 else f"{file.path}, {noun} {sample}"
+        sample -= file.samples
+    raise IndexError(sample)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from bnrecal_client._encoding.image_content import CONVERTED_SUFFIXES, as_png
 from bnrecal_client._encoding.samples import SampleFilter
-from bnrecal_client.cli.data.folders import find
+from bnrecal_client.cli.data.folders import find, sample_name
 from bnrecal_client.errors import InputError
 from bnrecal_client.images import SUFFIXES, Images
 
@@ -68,11 +68,7 @@ class ImageSet:
 
     def name_of(self, sample: int) -> str:
         """Return the file of an image, and its place in it if there are several."""
-        for one in self.images:
-            if sample < one.samples:
-                return str(one.path) if one.samples == 1 else f"{one.path}, image {sample}"
-            sample -= one.samples
-        raise IndexError(sample)
+        return sample_name(self.images, sample, "image")
 
     def __iter__(self) -> Iterator[Images]:
         if self.bad is not None:

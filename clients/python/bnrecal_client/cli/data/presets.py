@@ -54,10 +54,8 @@ def preset(name: str, shapes: Sequence[Sequence[int | str | None] | None]) -> di
                 f"--preprocess {name} is for color images, and the model takes one channel"
             )
         form["color"] = "gray"
-    short = round(min(height, width) / _CROP_SHARE)
-    form["resize"] = (
-        short if height == width else [round(height / _CROP_SHARE), round(width / _CROP_SHARE)]
-    )
+    rows, columns = round(height / _CROP_SHARE), round(width / _CROP_SHARE)
+    form["resize"] = rows if rows == columns else [rows, columns]
     return {**form, "crop": [height, width], "layout": layout}
 
 
