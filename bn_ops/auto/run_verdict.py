@@ -41,7 +41,7 @@ def verdict_on_result(
 
     Args:
         report: the report, complete but for the verdict.
-        compared: an output with classes, before and after; None where there is none.
+        compared: an output with classes, before and after; None without one.
         max_drop: the drop on labeled samples that the caller tolerates.
     """
     samples = report.stream.samples

@@ -23,8 +23,8 @@ from bn_ops.input_check.result import InputCheck
 
 __all__ = ["Evidence", "LabeledChange", "judge_by_labels", "verdict"]
 
-# With fewer labeled samples, keeping the source for want of a better candidate is no evidence
-# against the candidates.
+# With fewer labeled samples, keeping the source does not count as evidence against the
+# candidates.
 _MIN_LABELED_SAMPLES = 30
 
 _Code, _Why = VerdictCode, ReasonCode
@@ -58,7 +58,8 @@ class Evidence:
         source_kept: whether the model still has the source statistics.
         gain: the gain of the result, or of the best candidate where the source was kept; None
             where predictions were not compared.
-        distinct_classes: number of classes that the predictions distinguish; None likewise.
+        distinct_classes: number of classes that the predictions distinguish; None where predictions
+            were not compared.
         classes: number of classes K; None where no output holds classes.
         probe_samples: number of samples that predictions were compared on.
         per_position: whether the classes are those of a score map.

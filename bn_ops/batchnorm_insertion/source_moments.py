@@ -49,7 +49,7 @@ def measure_tensors(
     """Run the model on every sample and measure tensors inside it.
 
     Each sample runs alone, so that the tensors of one sample are all that is held at a time; a
-    model that fixes the number of samples gets that many.
+    model that fixes the number of samples gets exactly this number.
 
 
     Raises:

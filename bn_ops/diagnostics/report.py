@@ -450,9 +450,9 @@ class Choice:
         scores: the candidates that were compared with the source.
         samples: number of samples of the probe that they were compared on.
         output: name of the output that the criterion read; None where no output holds classes.
-        classes: number of classes K of that output; None likewise.
+        classes: number of classes K of that output; None where no output holds classes.
         distinct_classes: number of classes that the predictions distinguish: the largest of the
-            candidates; None likewise.
+            candidates; None where no output holds classes.
         varied: whether that is enough for a moderate gain to count, or was declared.
         broad: whether that is enough for a large gain to count although predictions are less
             certain, or was declared.

@@ -34,7 +34,7 @@ _FLAT = 5e-3
 # has no layout, gives 1.
 _WRONG_LAYOUT = 0.85
 
-# Fewer positions say nothing about neighbors.
+# With fewer positions, differences of neighbors are not informative.
 _MIN_SIDE = 8
 
 

@@ -27,8 +27,8 @@ _MIN_SAMPLES = 8
 # training: under a color cast the wrong order may fit better, as significantly as one likes.
 _MAX_COLOR_DISTANCE = 0.4
 
-# Standard deviation of red minus blue, in 8-bit levels, below which pictures are as good as gray
-# and say nothing about the order of the colors.
+# Standard deviation of red minus blue, in 8-bit levels, below which pictures count as gray:
+# they hold no information on the order of the colors.
 _MIN_COLOR_DEVIATION = 8.0
 
 # Mean of red minus blue, in 8-bit levels, beyond which the pictures have a cast. ImageNet has 20.

@@ -76,7 +76,8 @@ class InputCheck:
         channels: live channels of these layers.
         distance: median over live channels of the 2-Wasserstein distance between measured and
             stored normal distributions, in units of the stored σ; None without live channels.
-        spread: median over live channels of measured over stored standard deviation; None likewise.
+        spread: median over live channels of measured over stored standard deviation;
+            None without live channels.
         threshold: the distance beyond which no domain shift explains the difference.
         share_beyond_3, share_beyond_10: share of live channels that are farther than 3 and 10 σ.
         findings: the faults, most important first; empty when the input is plausible.

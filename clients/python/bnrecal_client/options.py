@@ -131,7 +131,7 @@ def _covers(stored: object, value: object) -> bool:
 def _same_estimator(value: str, stored: Mapping[str, object]) -> bool:
     """Return whether a short form such as `prior:16` has the name and options of a JSON form.
 
-    A number stands for the value of an option, a word for a flag that is true.
+    A number is the value of an option; a word is a flag that is true.
     """
     name, *arguments = value.split(":")
     options = [
