@@ -81,6 +81,7 @@ class FormReader:
         self._draft = draft
         self._headers = _Headers()
         self._part = ""
+        self._started = False
         self._seen: set[str] = set()
         try:
             self._parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
@@ -95,8 +96,17 @@ class FormReader:
             TooLargeError: a part exceeds its limit.
             CapacityError: a file could not be stored.
         """
+        data = bytes(block)
+        if not self._started:
+            # The parser skips text before the first boundary only if it ends in the same piece.
+            data = data.lstrip(b"\r\n")
+            if not data:
+                return
+            if not data.startswith(b"-"):
+                raise RequestInvalidError("the form is malformed: text before its first boundary")
+            self._started = True
         try:
-            self._parser.write(bytes(block))
+            self._parser.write(data)
         except FormParserError as error:
             raise RequestInvalidError(f"the form is malformed: {error}") from error
 

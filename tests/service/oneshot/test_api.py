@@ -195,7 +195,17 @@ def test_wrong_content_type_is_rejected(api: Api, kind: str) -> None:
     assert (response.status_code, response.json()["code"]) == (415, "media-type-unsupported")
 
 
-@pytest.mark.parametrize("content", [b"", b"--b", b"--b\r\nbroken\r\n\r\n--b--", b"--c\r\n\r\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"--b",
+        b"--b\r\nbroken\r\n\r\n--b--",
+        b"--c\r\n\r\n",
+        b"preamble\r\n--b--",
+        b"\npreamble--b--",
+    ],
+)
 def test_malformed_form_is_rejected(api: Api, settings: Settings, content: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     response = api.http.post("/v1/recalibrate", content=content, headers=headers)
