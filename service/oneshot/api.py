@@ -30,12 +30,21 @@ _FORM: dict[str, Any] = {
     "type": "object",
     "required": ["model", "data"],
     "properties": {
-        "model": {**_FILE, "description": "ONNX model that still has its BatchNorm layers."},
+        "model": {
+            **_FILE,
+            "description": "ONNX model with BatchNorm layers, or without them if `source` is sent.",
+        },
         "data": {
             "type": "array",
             "items": _FILE,
             "description": "One or more files, each a batch. The part's content type or the file "
             "name selects the format.",
+        },
+        "source": {
+            "type": "array",
+            "items": _FILE,
+            "description": "For a model without BatchNorm layers: samples of the domain that it "
+            "was trained on, as `data`.",
         },
         "options": {
             "type": "string",

@@ -12,7 +12,7 @@ from service.errors import MediaTypeError, RequestInvalidError, TooLargeError
 from service.settings import Settings
 from service.storage.blobs.protocol import Draft
 
-MODEL, DATA, OPTIONS = "model", "data", "options"
+MODEL, DATA, SOURCE, OPTIONS = "model", "data", "source", "options"
 MEDIA_TYPE = "multipart/form-data"
 OPTIONS_LIMIT_BYTES = 1 << 20
 MAX_FILES = 10_000
@@ -51,6 +51,7 @@ class FormReader:
     Attributes:
         model: the part `model`, or None before it starts.
         data: the parts `data`, in order.
+        source: the parts `source`, in order.
         options: the content of the part `options`.
         complete: whether the closing boundary was parsed.
     """
@@ -75,9 +76,11 @@ class FormReader:
             )
         self.model: File | None = None
         self.data: list[File] = []
+        self.source: list[File] = []
         self.options = bytearray()
         self.complete = False
-        self._limits = {MODEL: settings.model_limit_bytes, DATA: settings.batch_limit_bytes}
+        batch = settings.batch_limit_bytes
+        self._limits = {MODEL: settings.model_limit_bytes, DATA: batch, SOURCE: batch}
         self._draft = draft
         self._headers = _Headers()
         self._part = ""
@@ -126,7 +129,7 @@ class FormReader:
 
     def discard(self) -> None:
         """Delete the files."""
-        for file in [*self.data, *([self.model] if self.model else [])]:
+        for file in [*self.data, *self.source, *([self.model] if self.model else [])]:
             file.draft.discard()
 
     def _callbacks(self) -> dict[str, Callable[..., None]]:
@@ -166,9 +169,10 @@ class FormReader:
             return
         if self._part not in self._limits:
             raise RequestInvalidError(
-                f"the form has an unknown part {self._part[:_SHOWN]!r}; use model, data and options"
+                f"the form has an unknown part {self._part[:_SHOWN]!r}; use model, data, source "
+                "and options"
             )
-        if len(self.data) == MAX_FILES:
+        if len(self.data) + len(self.source) == MAX_FILES:
             raise TooLargeError(f"a form has at most {MAX_FILES} files", limit=MAX_FILES)
         self._keep(parameters.get(b"filename", b"").decode("utf-8", "replace"))
 
@@ -178,7 +182,7 @@ class FormReader:
         if self._part == MODEL:
             self.model = file
         else:
-            self.data.append(file)
+            self._files().append(file)
 
     def _take(self, data: bytes) -> None:
         if self._part == OPTIONS:
@@ -187,13 +191,17 @@ class FormReader:
                 limit = OPTIONS_LIMIT_BYTES
                 raise TooLargeError(f"the options are larger than {limit} bytes", limit=limit)
             return
-        file = self.model if self._part == MODEL else self.data[-1]
+        file = self.model if self._part == MODEL else self._files()[-1]
         assert file is not None  # created by `_open`
         file.size += len(data)
         limit = self._limits[self._part]
         if file.size > limit:
             raise TooLargeError(f"the {self._part} is larger than {limit} bytes", limit=limit)
         file.draft.write(data)
+
+    def _files(self) -> list[File]:
+        """Return the files of the stream that the current part belongs to."""
+        return self.source if self._part == SOURCE else self.data
 
     def _end(self) -> None:
         self.complete = True

@@ -25,7 +25,7 @@ from service.recalibrations.waiting import until_ended_or_gone
 from service.repositories import recalibrations as store
 from service.repositories import usage
 from service.repositories.lifecycle import ENDED, State
-from service.repositories.records import Recalibration
+from service.repositories.records import Recalibration, Stream
 from service.web import media_types as media
 from service.web.request_body import BLOCK_BYTES
 
@@ -75,35 +75,41 @@ async def begin(
         CapacityError, QuotaError: a limit was reached.
     """
     asked = read_options(bytes(form.options))
-    formats = [media.part_format(file.media_type, file.name) for file in form.data]
+    streams = {
+        stream: [(file, media.part_format(file.media_type, file.name)) for file in files]
+        for stream, files in ((Stream.TARGET, form.data), (Stream.SOURCE, form.source))
+    }
+    totals = len(form.data), len(form.source)
     model, _ = await models.upload(context, _blocks(form.finish().draft.path), digest=None)
     asked = asked.model_copy(update={"model": model.id})
-    known = None if key is None else await replay(context, key, asked, form.data)
+    known = None if key is None else await replay(context, key, asked, form.data, form.source)
     if known is not None and (again := await known.lookup(context)) is not None:
-        return await _resume(context, dispatcher, again, len(form.data))
+        return await _resume(context, dispatcher, again, *totals)
     created = await operations.create(context, asked, key=None)
     try:
-        await _send(context, created.id, form.data, formats)
+        for stream, files in streams.items():
+            await _send(context, created.id, stream, files)
         recalibration_id = created.id if known is None else await known.bind(context, created.id)
         if recalibration_id != created.id:
             await _forget(context, dispatcher, created.id)
-        return await _resume(context, dispatcher, recalibration_id, len(form.data))
+        return await _resume(context, dispatcher, recalibration_id, *totals)
     except BaseException:
         await asyncio.shield(_forget(context, dispatcher, created.id))
         raise
 
 
 async def _send(
-    context: Context, recalibration_id: str, data: Sequence[File], formats: Sequence[str]
+    context: Context, recalibration_id: str, stream: Stream, files: Sequence[tuple[File, str]]
 ) -> None:
-    """Store the files of a form as batches, and remove each from the form."""
-    for index, (file, kind) in enumerate(zip(data, formats, strict=True)):
+    """Store files of a form, each with its format, as batches; remove each from the form."""
+    for index, (file, kind) in enumerate(files):
         upload = Upload(
             recalibration_id=recalibration_id,
             index=index,
             format=kind,
             body=_blocks(file.draft.path),
             digest=None,
+            stream=stream,
             draft=file.draft,
         )
         await batches.put(context, upload)
@@ -111,12 +117,14 @@ async def _send(
 
 
 async def _resume(
-    context: Context, dispatcher: Dispatcher, recalibration_id: str, total: int
+    context: Context, dispatcher: Dispatcher, recalibration_id: str, total: int, source_total: int
 ) -> str:
     """Start the recalibration, unless it is started already."""
     found = await context.ledger.read(lambda tx: store.get(tx, recalibration_id))
     if found.state is State.OPEN:
-        await operations.start(context, dispatcher, recalibration_id, total)
+        await operations.start(
+            context, dispatcher, recalibration_id, total, source_total=source_total
+        )
     return recalibration_id
 
 

@@ -56,11 +56,18 @@ class Replay:
 
 
 async def replay(
-    context: Context, key: str, asked: RecalibrationIn, data: Sequence[File]
+    context: Context,
+    key: str,
+    asked: RecalibrationIn,
+    data: Sequence[File],
+    source: Sequence[File],
 ) -> Replay:
     """Return the key of a complete form; `asked` names its model."""
     digests = [await asyncio.to_thread(sha256_of, file.draft.path) for file in data]
     told = "\n".join([asked.model_dump_json(), *digests])
+    if source:  # a form without source files keeps the fingerprint that earlier versions stored
+        digests = [await asyncio.to_thread(sha256_of, file.draft.path) for file in source]
+        told = "\n".join([told, "source", *digests])
     return Replay(
         scope=idempotency.scope_of("POST /v1/recalibrate", context.caller.name),
         key=key,

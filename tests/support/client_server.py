@@ -32,7 +32,7 @@ MODEL = GOOD_MODEL
 
 
 class MomentsExecutor(FakeExecutor):
-    """Computes the float64 mean and variance of the first input of all batches.
+    """Computes the float64 mean and variance of the first input of all target batches.
 
     Attributes:
         inputs: names of the model's inputs; None for those of the fake model.
@@ -67,6 +67,7 @@ class MomentsExecutor(FakeExecutor):
                 start = batch.start or 0
                 content = (job.batch_folder / batch.name).read_bytes()
                 parts.append(safetensors.numpy.load(content[start : start + batch.bytes])[first])
+        del parts[job.total :]  # those of the source stream come last
         pooled = np.concatenate(parts).astype(np.float64)
         moments = {"bn.running_mean": pooled.mean(axis=0), "bn.running_var": pooled.var(axis=0)}
         model = job.model.read_bytes()

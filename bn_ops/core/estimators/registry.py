@@ -23,6 +23,7 @@ _BY_NAME: Mapping[str, type[Auto | Replace | Prior | Momentum | Shrink]] = {
     "momentum": Momentum,
     "shrink": Shrink,
 }
+_FORMS = "auto, auto:varied, replace, shrink, prior:64, prior:64:mixture or momentum:0.1"
 
 
 def as_estimator(value: object, *, default: Estimator | None = None) -> Estimator:
@@ -61,7 +62,9 @@ def estimator_from_json(form: Mapping[str, object]) -> Estimator:
     try:
         return build(**options)  # type: ignore[arg-type]  # a wrong option is a TypeError
     except TypeError as error:
-        raise OptionError(f"estimator {name!r} does not take the options {options}") from error
+        raise OptionError(
+            f"estimator {name!r} does not take the options {options}; as a string, write {_FORMS}"
+        ) from error
 
 
 def estimator_from_string(text: str) -> Estimator:
@@ -76,7 +79,9 @@ def estimator_from_string(text: str) -> Estimator:
     name, *arguments = text.split(":")
     names = [field.name for field in fields(_class_named(name))]
     if len(arguments) > len(names):
-        raise OptionError(f"estimator {text!r} has too many options; {name!r} takes {names}")
+        raise OptionError(
+            f"estimator {text!r} has too many options, {name!r} takes {names}; write {_FORMS}"
+        )
     options: dict[str, object] = {"name": name}
     for option, argument in zip(names, arguments, strict=False):
         options[option] = True if argument == option else _number(text, argument)
@@ -86,7 +91,7 @@ def estimator_from_string(text: str) -> Estimator:
 def _class_named(name: object) -> type[Auto | Replace | Prior | Momentum | Shrink]:
     found = _BY_NAME.get(name) if isinstance(name, str) else None
     if found is None:
-        raise OptionError(f"unknown estimator {name!r}; choose from {', '.join(sorted(_BY_NAME))}")
+        raise OptionError(f"unknown estimator {name!r}; write {_FORMS}")
     return found
 
 
@@ -95,7 +100,6 @@ def _number(text: str, argument: str) -> int | float:
         value = float(argument)
     except ValueError as error:
         raise OptionError(
-            f"estimator {text!r}: {argument!r} is not a number; write for example prior:64, "
-            "prior:64:mixture or momentum:0.1"
+            f"estimator {text!r}: {argument!r} is not a number; write {_FORMS}"
         ) from error
     return int(value) if value.is_integer() else value

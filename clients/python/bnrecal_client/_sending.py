@@ -1,18 +1,31 @@
-"""Sending the batches of one recalibration, several at a time, except those already stored."""
+"""Sending the streams of one recalibration, several batches at a time, except those stored."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from bnrecal_client._concurrency import ConcurrentUploads
 from bnrecal_client._encoding.batch_source import BatchSource
 from bnrecal_client._encoding.batches import EncodedBatch
+from bnrecal_client._encoding.model_source import ModelContent
 from bnrecal_client._encoding.samples import naming_the_sample
+from bnrecal_client._http.requests import StreamName
 from bnrecal_client._http.session import Session, StoredBatches
-from bnrecal_client.errors import BatchError, ConflictError, InputError
-from bnrecal_client.models import Progress, StoredBatch
+from bnrecal_client.errors import BatchError, ConflictError, InputError, ModelError
+from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
+from bnrecal_client.options import Options
 
-__all__ = ["send_all"]
+__all__ = ["require_batchnorm", "require_same", "send_all"]
+
+_NOUNS: Mapping[StreamName, str] = {
+    "batches": "batches",
+    "source-batches": "source batches",
+}
+_PHASES: Mapping[StreamName, str] = {
+    "batches": "sending",
+    "source-batches": "sending-source",
+}
 
 
 async def send_all(
@@ -22,6 +35,7 @@ async def send_all(
     inputs: tuple[str, ...],
     *,
     resumed: bool,
+    stream: StreamName = "batches",
 ) -> int:
     """Send every batch that the server does not store; return the number of batches in the stream.
 
@@ -37,16 +51,18 @@ async def send_all(
     async def count(change: int) -> None:
         nonlocal stored
         stored += change
-        await session.notify(Progress(phase="sending", done=stored, total=total))
+        await session.notify(Progress(phase=_PHASES[stream], done=stored, total=total))
 
     async def upload(index: int, batch: EncodedBatch, first: int) -> None:
         try:
-            await session.put_batch(recalibration_id, index, batch, pause=uploads.pause)
+            await session.put_batch(
+                recalibration_id, index, batch, stream=stream, pause=uploads.pause
+            )
         except BatchError as error:
             raise naming_the_sample(error, batch, first=first) from error
         await count(1)
 
-    known = StoredBatches(session, recalibration_id) if resumed else None
+    known = StoredBatches(session, recalibration_id, stream) if resumed else None
     index, samples = 0, 0
     await count(0)
     async with ConcurrentUploads(source.connections, session.sleep) as uploads:
@@ -57,21 +73,56 @@ async def send_all(
             if held is None:
                 uploads.begin(index, partial(upload, index, batch, samples))
             else:
-                _require_equal(held, batch, recalibration_id)
+                _require_equal(held, batch, recalibration_id, stream)
                 await count(1)
                 uploads.release_slot()
             index += 1
             samples += batch.samples
     if index == 0:
-        raise InputError("the stream of batches is empty", code="stream-empty")
+        raise InputError(f"the stream of {_NOUNS[stream]} is empty", code="stream-empty")
     return index
 
 
-def _require_equal(stored: StoredBatch, batch: EncodedBatch, recalibration_id: str) -> None:
+def _require_equal(
+    stored: StoredBatch, batch: EncodedBatch, recalibration_id: str, stream: StreamName
+) -> None:
     if stored.sha256 != batch.sha256:
+        noun = "batch" if stream == "batches" else "source batch"
         raise ConflictError(
-            f"batch {stored.index} differs from the one stored for {recalibration_id}: resume with "
-            "the same data in the same order and batch size, or start a new recalibration",
+            f"{noun} {stored.index} differs from the one stored for {recalibration_id}: resume "
+            "with the same data in the same order and batch size, or start a new recalibration",
             code="batch-conflict",
             recalibration_id=recalibration_id,
+        )
+
+
+def require_batchnorm(model: ModelDescription, origin: BatchSource | None) -> None:
+    """Check, before anything is sent, that a model without BatchNorm layers has source batches.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if model.needs_source_batches and origin is None:
+        raise ModelError(
+            "the model has no BatchNorm layer: export it again with BatchNorm kept, or pass "
+            "unlabeled samples of the domain that it was trained on as source_batches= (--source), "
+            "from which the layers are inserted",
+            code="model-already-folded",
+        )
+
+
+def require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:
+    """Check that a resumed recalibration has the caller's model and options.
+
+    Raises:
+        ConflictError: it has not; continuing would mix two runs.
+    """
+    differ = options.differences(opened.options)
+    if content is not None and content.sha256 != opened.model:
+        differ.insert(0, "model")
+    if differ:
+        raise ConflictError(
+            f"{opened.id} was created with a different {', '.join(differ)}: resume it with the "
+            "original model and options, or start a new recalibration",
+            recalibration_id=opened.id,
         )

@@ -24,18 +24,21 @@ from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
 from bnrecal_client._encoding.batches import encode
 from bnrecal_client._encoding.model_source import (
     AnyModel,
-    ModelContent,
     export,
     is_module,
     read_model,
 )
-from bnrecal_client._encoding.samples import OnBadSample, SampleFilter, check_on_bad_sample
+from bnrecal_client._encoding.samples import (
+    OnBadSample,
+    SampleFilter,
+    check_on_bad_sample,
+    of_the_source,
+)
 from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import Transport
 from bnrecal_client._library import LabeledSamples, Metric
-from bnrecal_client._sending import send_all
+from bnrecal_client._sending import require_batchnorm, require_same, send_all
 from bnrecal_client.errors import (
-    ConflictError,
     OptionError,
     VerdictError,
     with_recalibration,
@@ -108,6 +111,7 @@ class AsyncClient:
         evaluate: Iterable[Any] | None = None,
         metric: Metric | None = None,
         max_drop: float = 0.0,
+        source_batches: Batches | None = None,
     ) -> Result:
         """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
         options = Options.of(
@@ -119,8 +123,15 @@ class AsyncClient:
         )
         check_on_verdict(on_verdict)
         check_on_bad_sample(on_bad_sample)
-        bad = SampleFilter() if on_bad_sample == "skip" else None
+        bad, bad_source = (
+            (SampleFilter(), SampleFilter()) if on_bad_sample == "skip" else (None, None)
+        )
         source = BatchSource(batches, select, connections=connections, bad=bad)
+        origin = (
+            None
+            if source_batches is None
+            else BatchSource(source_batches, select, connections=connections, bad=bad_source)
+        )
         if model is None and resume is None:
             raise OptionError("a model is required; None is valid only with resume=")
         labeled = LabeledSamples.of(evaluate, metric, max_drop)
@@ -133,22 +144,26 @@ class AsyncClient:
             if content is not None and resume is None:
                 # Sends GET /v1/models/{id}, then POST /v1/models if the server lacks it
                 description = await session.upload_model(content)
+                require_batchnorm(description, origin)
                 # Sends POST /v1/recalibrations
                 opened = await session.create(description.id, options, key=uuid.uuid4().hex)
             else:
                 # Sends GET /v1/recalibrations/{id} and GET /v1/models/{id}
                 opened = await session.status(str(resume))
-                _require_same(opened, options, content)
+                require_same(opened, options, content)
                 description = await session.describe_model(opened.model)
             with _resumable(opened.id):
                 if opened.state == "open":
                     inputs = tuple(tensor.name for tensor in description.inputs)
-                    # Sends PUT /v1/recalibrations/{id}/batches/{index}, several at a time
-                    sent = await send_all(
-                        session, opened.id, source, inputs, resumed=resume is not None
+                    send = partial(send_all, session, opened.id, resumed=resume is not None)
+                    # Sends PUT /v1/recalibrations/{id}/source-batches/{index}, several at a time
+                    sent_first = (
+                        0 if origin is None else await send(origin, inputs, stream="source-batches")
                     )
+                    # Sends PUT /v1/recalibrations/{id}/batches/{index}, several at a time
+                    sent = await send(source, inputs)
                     # Sends POST /v1/recalibrations/{id}/start
-                    await session.start(opened.id, sent)
+                    await session.start(opened.id, sent, sent_first)
                 # Sends GET /v1/recalibrations/{id}?wait=…, until it has ended
                 await session.wait(opened.id, timeout_s=timeout, max_poll_s=poll)
                 # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
@@ -157,8 +172,8 @@ class AsyncClient:
             if labeled is not None:
                 compare = partial(labeled.compare, result, model, preprocess)
                 result = await CALLER.get().run(compare)
-            if bad is not None:
-                result = result.with_skipped(bad.skipped)
+            if bad is not None and bad_source is not None:
+                result = result.with_skipped([*bad.skipped, *of_the_source(bad_source.skipped)])
             return _accepted(result, on_verdict)
 
     def attach(self, recalibration_id: str) -> AsyncHandle:
@@ -211,9 +226,21 @@ class AsyncClient:
         """As `Client.received`."""
         return await self._session.received(recalibration_id)
 
-    async def start(self, recalibration_id: str, batches: int) -> Recalibration:
+    async def send_source(
+        self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
+    ) -> StoredBatch:
+        """As `Client.send_source`."""
+        inputs = () if isinstance(batch, Images) else tuple(batch)
+        encoded = await CALLER.get().run(partial(encode, batch, inputs, index=index))
+        return await self._session.put_batch(
+            recalibration_id, index, encoded, stream="source-batches"
+        )
+
+    async def start(
+        self, recalibration_id: str, batches: int, *, source_batches: int = 0
+    ) -> Recalibration:
         """As `Client.start`."""
-        return await self._session.start(recalibration_id, batches)
+        return await self._session.start(recalibration_id, batches, source_batches)
 
     async def status(self, recalibration_id: str) -> Recalibration:
         """As `Client.status`."""
@@ -283,23 +310,6 @@ def _accepted(result: Result, on_verdict: OnVerdict) -> Result:
             verdict.sentence, result=result, recalibration_id=result.recalibration_id
         )
     return result
-
-
-def _require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:
-    """Check that a resumed recalibration has the caller's model and options.
-
-    Raises:
-        ConflictError: it has not; continuing would mix two runs.
-    """
-    differ = options.differences(opened.options)
-    if content is not None and content.sha256 != opened.model:
-        differ.insert(0, "model")
-    if differ:
-        raise ConflictError(
-            f"{opened.id} was created with a different {', '.join(differ)}: resume it with the "
-            "original model and options, or start a new recalibration",
-            recalibration_id=opened.id,
-        )
 
 
 @contextmanager

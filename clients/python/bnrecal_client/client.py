@@ -92,6 +92,7 @@ class Client:
         evaluate: Iterable[Any] | None = None,
         metric: Metric | None = None,
         max_drop: float = 0.0,
+        source_batches: Batches | None = None,
     ) -> Result:
         """Recalibrate a model for the domain that the batches come from.
 
@@ -131,6 +132,9 @@ class Client:
             metric: `metric(outputs, labels)` scores the labeled samples, the higher the better;
                 None for the error of the most likely class.
             max_drop: the drop of the accuracy or the metric that the verdict tolerates.
+            source_batches: for a model without BatchNorm layers: unlabeled batches of the domain
+                that it was trained on, as `batches`, sent first. `select`, `preprocess`,
+                `connections` and `on_bad_sample` apply.
 
         Raises:
             InputError: the data or an option is invalid.
@@ -141,7 +145,7 @@ class Client:
             ServerUnreachable: no response within the time of the retry policy; `resume` continues.
             Interrupted: Ctrl-C, once there is a recalibration; `resume` continues.
         """
-        if isinstance(batches, AsyncIterable):
+        if isinstance(batches, AsyncIterable) or isinstance(source_batches, AsyncIterable):
             raise OptionError("an asynchronous iterable of batches needs AsyncClient")
         with progress_display(progress) as callback:
             return self._loop.run(
@@ -166,6 +170,7 @@ class Client:
                     evaluate=evaluate,
                     metric=metric,
                     max_drop=max_drop,
+                    source_batches=source_batches,
                 )
             )
 
@@ -230,9 +235,19 @@ class Client:
         """Return the stored batches, by index."""
         return self._loop.run(partial(self._client.received, recalibration_id))
 
-    def start(self, recalibration_id: str, batches: int) -> Recalibration:
-        """Seal the stream at this number of batches and queue the run."""
-        return self._loop.run(partial(self._client.start, recalibration_id, batches))
+    def send_source(
+        self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
+    ) -> StoredBatch:
+        """Store one source batch, for a model without BatchNorm layers, in the same way."""
+        return self._loop.run(partial(self._client.send_source, recalibration_id, index, batch))
+
+    def start(
+        self, recalibration_id: str, batches: int, *, source_batches: int = 0
+    ) -> Recalibration:
+        """Seal the streams at these numbers of batches and queue the run."""
+        return self._loop.run(
+            partial(self._client.start, recalibration_id, batches, source_batches=source_batches)
+        )
 
     def status(self, recalibration_id: str) -> Recalibration:
         """Return the state."""

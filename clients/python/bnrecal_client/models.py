@@ -73,6 +73,8 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
         outputs: the arrays that the model returns.
         layers: every BatchNorm layer, in the order of execution.
         warnings: sentences about what may be wrong with the model.
+        needs_source_batches: whether the model has no BatchNorm layer, so that its recalibration
+            needs `source_batches`.
     """
 
     id: str
@@ -82,6 +84,7 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorInfo, ...]
     layers: tuple[LayerInfo, ...]
     warnings: tuple[str, ...]
+    needs_source_batches: bool = False
 
 
 class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +107,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a run is.
 
     Attributes:
-        phase: `model` and `sending` on this side, `queued` and the server's own phases, `fetching`;
-            `waiting` between two tries of a request.
+        phase: `model`, `sending-source` and `sending` on this side, `queued` and the server's own
+            phases, `fetching`; `waiting` between two tries of a request.
         done: finished units of this phase (batches, layers or files).
         total: units in this phase, None while unknown.
         seconds_left: estimated rest of the server's phase, in seconds; None while unknown.
@@ -158,6 +161,7 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
         state: open, sealed, queued, running, succeeded, failed or cancelled.
         options: `method`, `estimator`, `layers` and the like, as the server stores them.
         batches: the stored part of the stream.
+        source_batches: the stored part of the stream of source samples.
         phase: current phase of the run, None before it starts.
         progress: how far that phase is.
         error_document: JSON form of the problem that ended the run; `error` is its typed form.
@@ -179,6 +183,7 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     updated: str
     ended: str | None
+    source_batches: Stream = Stream(received=0, samples=0, bytes=0, total=None)
 
     @property
     def error(self) -> Problem | None:

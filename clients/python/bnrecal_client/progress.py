@@ -17,6 +17,7 @@ ProgressOption = bool | ProgressCallback | None
 _LABELS = {
     "model": "uploading the model",
     "sending": "sending batches",
+    "sending-source": "sending source batches",
     "open": "waiting for batches",
     "sealed": "queued",
     "queued": "queued",

@@ -123,6 +123,33 @@ def test_concurrent_requests_share_a_run(api: Api, executor: FakeExecutor) -> No
     assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
 
 
+def source(index: int) -> tuple[str, File]:
+    return ("source", ("s.npy", npy(batch(index)), "application/octet-stream"))
+
+
+def test_source_parts_are_the_source_stream(api: Api, settings: Settings) -> None:
+    folded = ("model", ("m.onnx", b"folded", "application/octet-stream"))
+    refused = post(api, folded, DATA)
+    assert (refused.status_code, refused.json()["code"]) == (422, "model-already-folded")
+    response = post(api, folded, source(5), DATA, source(6), options({"keep_data": True}))
+    assert response.status_code == 200, response.text
+    name = response.headers["Location"].rpartition("/")[2]
+    found = api.get(name).json()
+    assert (found["batches"]["received"], found["source_batches"]["received"]) == (1, 2)
+    assert staged(settings) == []
+    assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
+
+
+def test_key_covers_the_source_parts(api: Api, executor: FakeExecutor) -> None:
+    key = {"Idempotency-Key": "a"}
+    first = post(api, MODEL, DATA, source(5), **key)
+    again = post(api, MODEL, DATA, source(5), **key)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert executor.runs == 1
+    for other in ([source(6)], []):
+        assert post(api, MODEL, DATA, *other, **key).json()["code"] == "idempotency-key-reused"
+
+
 def test_order_of_parts_is_irrelevant(api: Api) -> None:
     assert post(api, options({}), DATA, MODEL).content == post(api, MODEL, DATA).content
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import safetensors.numpy
+from msgspec import structs
 from numpy.typing import NDArray
 
 from bnrecal_client._encoding.batches import EncodedBatch
@@ -23,6 +24,7 @@ __all__ = [
     "finite_samples",
     "first_not_finite",
     "naming_the_sample",
+    "of_the_source",
 ]
 
 OnBadSample = Literal["raise", "skip"]
@@ -96,6 +98,14 @@ class SampleFilter:
         """Record that the next sample is left out."""
         self.skipped.append(SkippedSample(index=self.samples, name=name, reason=reason))
         self.samples += 1
+
+
+def of_the_source(skipped: Sequence[SkippedSample]) -> list[SkippedSample]:
+    """Return samples of the source stream with a name, which tells them from those of the other."""
+    return [
+        skip if skip.name is not None else structs.replace(skip, name=f"source sample {skip.index}")
+        for skip in skipped
+    ]
 
 
 def finite_samples(batch: Mapping[KeyT, NDArray[np.generic]]) -> NDArray[np.bool_]:

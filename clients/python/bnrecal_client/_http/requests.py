@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Literal
 from urllib.parse import quote
 
 from bnrecal_client._http.messages import Body, Request, content_digest
@@ -11,6 +12,7 @@ from bnrecal_client.errors import OptionError
 from bnrecal_client.options import Options
 
 __all__ = [
+    "StreamName",
     "cancel",
     "create",
     "delete",
@@ -32,6 +34,9 @@ _RECALIBRATIONS = "/v1/recalibrations"
 _PAGE = "1000"
 _MAX_WAIT_S = 20.0
 """The server rejects longer waits, in seconds."""
+
+StreamName = Literal["batches", "source-batches"]
+"""Last part of the path of each stream's batches."""
 
 
 def upload(body: Body, sha256: str) -> Request:
@@ -86,26 +91,35 @@ def status(recalibration_id: str, *, wait_s: float = 0.0) -> Request:
 
 
 def put_batch(
-    recalibration_id: str, index: int, body: bytes, sha256: str, media_type: str
+    recalibration_id: str,
+    index: int,
+    body: bytes,
+    sha256: str,
+    *,
+    media_type: str,
+    stream: StreamName,
 ) -> Request:
-    """Store one batch under its index."""
+    """Store one batch of a stream under its index."""
     headers = {
         "Content-Type": media_type,
         "Content-Digest": content_digest(sha256),
     }
-    path = _recalibration(recalibration_id) + f"/batches/{index}"
+    path = f"{_recalibration(recalibration_id)}/{stream}/{index}"
     return Request(method="PUT", path=path, headers=headers, body=body)
 
 
-def received(recalibration_id: str, after: str | None) -> Request:
-    """List one page of the stored batches."""
-    path = _recalibration(recalibration_id) + "/batches"
+def received(recalibration_id: str, stream: StreamName, after: str | None) -> Request:
+    """List one page of the stored batches of a stream."""
+    path = f"{_recalibration(recalibration_id)}/{stream}"
     return Request(method="GET", path=path, params=_page(after))
 
 
-def start(recalibration_id: str, batches: int) -> Request:
-    """Seal the stream at this number of batches and queue the run."""
-    return _post_json(_recalibration(recalibration_id) + "/start", {"batches": batches}, {})
+def start(recalibration_id: str, batches: int, source_batches: int) -> Request:
+    """Seal the streams at these numbers of batches and queue the run."""
+    value = {"batches": batches}
+    if source_batches:  # a server that is older than the source stream does not know the member
+        value["source_batches"] = source_batches
+    return _post_json(_recalibration(recalibration_id) + "/start", value, {})
 
 
 def cancel(recalibration_id: str) -> Request:

@@ -14,6 +14,7 @@ from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import ModelContent
 from bnrecal_client._http import requests
 from bnrecal_client._http.messages import Request, Response, TransportFailed
+from bnrecal_client._http.requests import StreamName
 from bnrecal_client._http.responses import Page, expect, read, report, report_html
 from bnrecal_client._http.retry import FailedTry, failure_of, give_up, pause_before_retry
 from bnrecal_client._http.transport import Transport
@@ -133,28 +134,43 @@ class Session:
         return read(response, Recalibration, 200)
 
     async def put_batch(
-        self, recalibration_id: str, index: int, batch: EncodedBatch, *, pause: Sleep | None = None
+        self,
+        recalibration_id: str,
+        index: int,
+        batch: EncodedBatch,
+        *,
+        stream: StreamName = "batches",
+        pause: Sleep | None = None,
     ) -> StoredBatch:
-        """Store one batch; `pause` as in `exchange`."""
+        """Store one batch of a stream; `pause` as in `exchange`."""
         request = requests.put_batch(
-            recalibration_id, index, batch.body, batch.sha256, batch.media_type
+            recalibration_id,
+            index,
+            batch.body,
+            batch.sha256,
+            media_type=batch.media_type,
+            stream=stream,
         )
         return read(await self.exchange(request, pause=pause), StoredBatch, 200, 201)
 
-    async def received_page(self, recalibration_id: str, after: str | None) -> Page[StoredBatch]:
-        """Return one page of the stored batches, by index."""
-        request = requests.received(recalibration_id, after)
+    async def received_page(
+        self, recalibration_id: str, stream: StreamName, after: str | None
+    ) -> Page[StoredBatch]:
+        """Return one page of the stored batches of a stream, by index."""
+        request = requests.received(recalibration_id, stream, after)
         return read(await self.exchange(request), Page[StoredBatch], 200)
 
     async def received(self, recalibration_id: str) -> tuple[StoredBatch, ...]:
         """Return all stored batches, by index."""
         return await self._all_pages(
-            partial(requests.received, recalibration_id), Page[StoredBatch]
+            partial(requests.received, recalibration_id, "batches"), Page[StoredBatch]
         )
 
-    async def start(self, recalibration_id: str, batches: int) -> Recalibration:
-        """Seal the stream and queue the run."""
-        response = await self.exchange(requests.start(recalibration_id, batches))
+    async def start(
+        self, recalibration_id: str, batches: int, source_batches: int = 0
+    ) -> Recalibration:
+        """Seal the streams and queue the run."""
+        response = await self.exchange(requests.start(recalibration_id, batches, source_batches))
         return read(response, Recalibration, 200, 202)
 
     async def wait(
@@ -244,11 +260,12 @@ class Session:
 
 
 class StoredBatches:
-    """The batches that the server stores, listed page by page in step with the stream."""
+    """The batches of a stream that the server stores, listed page by page in step with it."""
 
-    def __init__(self, session: Session, recalibration_id: str) -> None:
+    def __init__(self, session: Session, recalibration_id: str, stream: StreamName) -> None:
         self._session = session
         self._recalibration_id = recalibration_id
+        self._stream: StreamName = stream
         self._page: list[StoredBatch] = []
         self._after: str | None = None
         self._more = True
@@ -262,7 +279,9 @@ class StoredBatches:
                 return self._page[0] if self._page[0].index == index else None
             if not self._more:
                 return None
-            page = await self._session.received_page(self._recalibration_id, self._after)
+            page = await self._session.received_page(
+                self._recalibration_id, self._stream, self._after
+            )
             self._page, self._after = list(page.items), page.next
             self._more = page.next is not None
 

@@ -10,6 +10,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from bnrecal_client._library import Metric, labeled_arrays, library
+from bnrecal_client.cli.data.presets import preset
 from bnrecal_client.errors import ModelError
 from bnrecal_client.images import Images
 from bnrecal_client.models import Progress
@@ -23,6 +24,7 @@ __all__ = [
     "classes_of",
     "fold_file",
     "inspect_file",
+    "rank_images",
     "recalibrate_file",
 ]
 
@@ -61,6 +63,7 @@ def recalibrate_file(
     evaluate: Iterable[Any] | None = None,
     metric: Metric | None = None,
     max_drop: float = 0.0,
+    source_batches: Iterable[Any] | None = None,
 ) -> LocalResult:
     """Return the recalibration of a model file; `evaluate` holds (inputs, labels) pairs.
 
@@ -71,7 +74,10 @@ def recalibrate_file(
     with library("the work is done in this process") as bn_ops:
         artifact = bn_ops.adapt(
             path,
-            batches if options.preprocess is None else _arrays(bn_ops, batches, options.preprocess),
+            _arrays(bn_ops, batches, options.preprocess),
+            source_batches=None
+            if source_batches is None
+            else _arrays(bn_ops, source_batches, options.preprocess),
             method=options.method,
             estimator=bn_ops.estimator_from_json(options.estimator)
             if isinstance(options.estimator, Mapping)
@@ -98,14 +104,46 @@ def recalibrate_file(
 
 
 def _arrays(
-    bn_ops: ModuleType, batches: Iterable[Images], form: Mapping[str, object]
-) -> Iterator[Any]:
-    """Yield batches of images as arrays, by the same code as in a server's worker."""
+    bn_ops: ModuleType, batches: Iterable[Any], form: Mapping[str, object] | None
+) -> Iterable[Any]:
+    """Return batches as arrays; images are read by the same code as in a server's worker."""
+    if form is None:
+        return batches
+    return _image_arrays(batches, bn_ops.preprocess_from_json(form))
+
+
+def _image_arrays(batches: Iterable[Images], preprocess: Any) -> Iterator[Any]:
     from bn_ops.preprocess import image_arrays
 
-    preprocess = bn_ops.preprocess_from_json(form)
     for place, batch in enumerate(batches):
         yield from image_arrays(batch.items, preprocess, batch=place)
+
+
+def rank_images(
+    model: Path, images: Iterable[tuple[str, bytes]]
+) -> tuple[Sequence[Any], Mapping[str, object]]:
+    """Return the common preprocessings of images, the best fit for a model first.
+
+    Args:
+        model: the ONNX file.
+        images: name and content of each image, 16 to 64 of them.
+
+    Returns:
+        The `bn_ops.PreprocessingScore`s, and size and layout of the model's input as members of the
+        JSON form of a preprocessing.
+
+    Raises:
+        BnrecalError: the model does not take images, or an image cannot be decoded.
+    """
+    path = _existing(model)
+    with library("images are compared with a model in this process") as bn_ops:
+        shapes = [tensor.shape for tensor in bn_ops.describe(path).inputs]
+        # The levels 0…255 themselves, at the size that a preset gives the model.
+        sized = preset("none", shapes, option="--images")
+        preprocess = bn_ops.preprocess_from_json({**sized, "layout": "nhwc", "dtype": "uint8"})
+        batches = _image_arrays([Images(items=tuple(images))], preprocess)
+        pixels = [image for array in batches for image in array]
+        return bn_ops.rank_preprocessings(path, pixels), sized
 
 
 def classes_of(model: Path) -> int | None:

@@ -1,16 +1,26 @@
-"""`bnrecal inspect`: the inputs, outputs and BatchNorm layers of a model."""
+"""`bnrecal inspect`: a model's inputs, outputs and BatchNorm layers, and how it takes images."""
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnrecal_client.cli import arguments
-from bnrecal_client.cli.in_process import inspect_file
+from bnrecal_client.cli.data.image_files import open_images
+from bnrecal_client.cli.data.presets import PRESETS
+from bnrecal_client.cli.in_process import inspect_file, rank_images
 from bnrecal_client.cli.output import count, print_json, print_lines, table
 
 __all__ = ["add_command"]
+
+_IMAGES = 64
+_SHOWN = 6
+_USUAL = 0.5
+"""Distance in σ that the right preprocessing usually stays below; see docs/input-check.md."""
 
 
 def add_command(commands: Any) -> None:
@@ -19,9 +29,18 @@ def add_command(commands: Any) -> None:
         "inspect",
         help="list a model's BatchNorm layers and inputs",
         description="List an ONNX model's inputs, outputs and BatchNorm layers, and why a layer "
-        "cannot be recalibrated.",
+        "cannot be recalibrated. With --images, also rank the common preprocessings by how close "
+        "they bring the images to what the model was trained on.",
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
+    parser.add_argument(
+        "--images",
+        metavar="PATH",
+        type=Path,
+        nargs="+",
+        help=f"images, folders or archives of them, of which {_IMAGES} are read, to find the "
+        "--preprocess that fits the model",
+    )
     arguments.add_common(parser)
     parser.set_defaults(command=run)
 
@@ -29,10 +48,93 @@ def add_command(commands: Any) -> None:
 def run(args: Namespace) -> None:
     """Print the description of the model."""
     info = inspect_file(args.model)
+    ranking = None if args.images is None else _rank(args.model, args.images)
     if args.json:
-        print_json(_as_json(info))
+        more = {} if ranking is None else ranking.as_json()
+        print_json({**_as_json(info), **more})
     else:
-        print_lines(_lines(info))
+        print_lines([*_lines(info), *([] if ranking is None else ranking.lines())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ranking:
+    """Common preprocessings of images, ranked for a model.
+
+    Attributes:
+        images: number of images.
+        scores: the `bn_ops.PreprocessingScore`s, the best first.
+        sized: size and layout of the model's input.
+    """
+
+    images: int
+    scores: Sequence[Any]
+    sized: Mapping[str, object]
+
+    def preset(self) -> str | None:
+        """Return the name for `--preprocess` of the best; None if it is not one of the presets."""
+        best = self.scores[0]
+        order = PRESETS.get(best.name, {}).get("color", "rgb")
+        usual = best.preprocess.color in {order, "gray"}
+        return best.name if best.name in PRESETS and usual else None
+
+    def form(self) -> dict[str, object]:
+        """Return the JSON form of the best."""
+        values = _values(self.scores[0].preprocess)
+        return {**values, **{key: self.sized[key] for key in ("resize", "crop", "layout")}}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the ranking as members of the command's JSON."""
+        return {
+            "preprocessings": [
+                {
+                    "name": score.name,
+                    "color_order": score.color_order,
+                    "distance": score.distance,
+                }
+                for score in self.scores
+            ],
+            "preset": self.preset(),
+            "preprocess": self.form(),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the ranking as text."""
+        rows = [[s.name, _colors(s), f"{s.distance:.2f}"] for s in self.scores[:_SHOWN]]
+        named = self.preset()
+        use = f"--preprocess {named}"
+        if named is None:
+            use = f"--preprocess FILE, a JSON file with {json.dumps(self.form())}"
+        lines = [
+            "",
+            *table(
+                ["preprocessing", "colors", "distance/σ"], rows, right=frozenset({2})
+            ).splitlines(),
+            "",
+            f"use {use}  (from {count(self.images, 'image')})",
+        ]
+        if self.scores[0].distance > _USUAL:
+            lines.append(
+                f"warning: none is closer than {_USUAL:g} σ, which is usual for the right one: the "
+                "images are far from what the model was trained on, or it takes another one"
+            )
+        return lines
+
+
+def _colors(score: Any) -> str:
+    return "rgb or bgr" if score.color_order == "undecided" else str(score.color_order)
+
+
+def _values(preprocess: Any) -> dict[str, object]:
+    """Return the members of a preprocessing that concern colors and values."""
+    form: Mapping[str, object] = preprocess.to_json()
+    return {key: form[key] for key in ("color", "scale", "mean", "std")}
+
+
+def _rank(model: Path, paths: Sequence[Path]) -> _Ranking:
+    images = open_images(paths, batch_size=_IMAGES, limit=None).spread(_IMAGES)
+    named = [item for _, item in images.numbered()]
+    scores, sized = rank_images(model, named)
+    return _Ranking(images=len(named), scores=scores, sized=sized)
 
 
 def _lines(info: Any) -> list[str]:

@@ -103,6 +103,15 @@ def _add_data(parser: ArgumentParser) -> None:
         "archives of them",
     )
     parser.add_argument(
+        "--source",
+        metavar="PATH",
+        type=Path,
+        action="extend",
+        nargs="+",
+        help="unlabeled samples of the domain that the model was trained on, of the same kind as "
+        "DATA: inserts BatchNorm layers into a model that has none, such as a folded one",
+    )
+    parser.add_argument(
         "--preprocess",
         metavar="NAME|FILE",
         help="preprocessing of each image: imagenet, unit (0 to 1), tf (-1 to 1), caffe or none (0 "
@@ -158,22 +167,50 @@ def run(args: Namespace) -> int:
         allow_mismatch=args.allow_mismatch,
     )
     default = Path(f"{args.model.stem}.recalibrated.onnx")
-    sources = () if args.force else (args.model, *args.data)
+    sources = () if args.force else (args.model, *args.data, *(args.source or ()))
     outputs = arguments.outputs_of(args, default, sources=sources)
-    bad = SampleFilter() if args.skip_bad else None
+    bad, bad_source = (SampleFilter(), SampleFilter()) if args.skip_bad else (None, None)
     find = open_data if options.preprocess is None else open_images
     data = find(args.data, batch_size=args.batch_size, limit=args.limit, bad=bad)
+    source = None
+    if args.source is not None:
+        source = find(args.source, batch_size=args.batch_size, limit=None, bad=bad_source)
+    stream = _Stream(data)
+    run_on = _remote if args.server else _local
     try:
-        result = _remote(args, data, options) if args.server else _local(args, data, options)
-    except BatchError as error:
-        raise naming_the_file(error, data) from error
-    except RecalibrationFailed as error:
-        if isinstance(error.__cause__, BatchError):
-            raise naming_the_file(error.__cause__, data) from error
-        raise
+        result = run_on(args, stream, source, options)
+    except (BatchError, RecalibrationFailed) as error:
+        fault = error if isinstance(error, BatchError) else error.__cause__
+        if not isinstance(fault, BatchError):
+            raise
+        # The source stream is read completely before the other one.
+        read = data if source is None or stream.begun else source
+        raise naming_the_file(fault, read) from error
     if bad is not None:
-        result = result.with_skipped(_named(bad.skipped, data))
+        skipped = _named(bad.skipped, data)
+        if source is not None and bad_source is not None:
+            skipped += _named(bad_source.skipped, source)
+        result = result.with_skipped(skipped)
     return deliver(args, result, outputs, data=data)
+
+
+class _Stream:
+    """Data that record whether they have been read.
+
+    Attributes:
+        begun: whether the first batch has been asked for.
+    """
+
+    def __init__(self, data: DataSet | ImageSet) -> None:
+        self._data = data
+        self.begun = False
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.begun = True
+        yield from self._data
 
 
 def _named(skipped: Sequence[SkippedSample], data: DataSet | ImageSet) -> list[SkippedSample]:
@@ -209,7 +246,9 @@ def _read_preprocess(path: Path) -> Mapping[str, object]:
     return form
 
 
-def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Result:
+def _remote(
+    args: Namespace, data: _Stream, source: DataSet | ImageSet | None, options: Options
+) -> Result:
     with arguments.connect(args) as client:
         return client.recalibrate(
             args.model,
@@ -226,10 +265,13 @@ def _remote(args: Namespace, data: DataSet | ImageSet, options: Options) -> Resu
             evaluate=_labeled(args, images=options.preprocess is not None),
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
+            source_batches=source,
         )
 
 
-def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> LocalResult:
+def _local(
+    args: Namespace, data: _Stream, source: DataSet | ImageSet | None, options: Options
+) -> LocalResult:
     if args.resume is not None:
         raise OptionError("--resume continues a recalibration of a server: pass --server")
     if args.connections is not None:
@@ -244,6 +286,7 @@ def _local(args: Namespace, data: DataSet | ImageSet, options: Options) -> Local
             evaluate=pairs,
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
+            source_batches=source,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -69,6 +69,12 @@ class ImageSet:
     def name_of(self, sample: int) -> str:
         """Return the file of an image, and its place in it if there are several."""
         return sample_name(self.images, sample, "image")
+
+    def spread(self, count: int) -> ImageSet:
+        """Return at most about `count` images, from files evenly spread over all."""
+        files = self.images[:: max(1, len(self.images) // count)]
+        samples = min(count, sum(one.samples for one in files))
+        return replace(self, images=files, samples=samples)
 
     def __iter__(self) -> Iterator[Images]:
         if self.bad is not None:

@@ -32,12 +32,18 @@ _IMAGE_RANK = 4
 _LAYOUTS = ((1, "nchw"), (3, "nhwc"))
 
 
-def preset(name: str, shapes: Sequence[Sequence[int | str | None] | None]) -> dict[str, object]:
+def preset(
+    name: str,
+    shapes: Sequence[Sequence[int | str | None] | None],
+    *,
+    option: str = "--preprocess",
+) -> dict[str, object]:
     """Return a preset with the size, layout and colors of a model's input.
 
     Args:
         name: one of `PRESETS`.
         shapes: shape of each input; an int where the model requires a size.
+        option: the option that needs it, for messages.
 
     Returns:
         The JSON form. Images are resized so that the center crop covers 87.5 % of the shorter side,
@@ -46,7 +52,7 @@ def preset(name: str, shapes: Sequence[Sequence[int | str | None] | None]) -> di
     Raises:
         OptionError: the model does not take one image, or leaves its size open.
     """
-    height, width, layout, channels = _size(name, shapes)
+    height, width, layout, channels = _size(option, name, shapes)
     form: dict[str, object] = dict(PRESETS[name])
     if channels == 1:
         if name in {"imagenet", "caffe"}:
@@ -60,7 +66,7 @@ def preset(name: str, shapes: Sequence[Sequence[int | str | None] | None]) -> di
 
 
 def _size(
-    name: str, shapes: Sequence[Sequence[int | str | None] | None]
+    option: str, name: str, shapes: Sequence[Sequence[int | str | None] | None]
 ) -> tuple[int, int, str, int]:
     """Return height, width, layout and channels of the one image input."""
     shape = shapes[0] if len(shapes) == 1 else None
@@ -71,7 +77,10 @@ def _size(
             if channels in {1, 3} and isinstance(height, int) and isinstance(width, int):
                 assert isinstance(channels, int)
                 return height, width, layout, channels
+    what = f"{option} {name}" if option == "--preprocess" else option
+    instead = (
+        ': pass a JSON file with "resize" and "crop" instead' if option == "--preprocess" else ""
+    )
     raise OptionError(
-        f"--preprocess {name} needs a model with one image input of known height and width: pass a "
-        'JSON file with "resize" and "crop" instead'
+        f"{what} needs a model with one image input of known height and width{instead}"
     )
