@@ -119,7 +119,12 @@ def adapt(
     except BaseException:
         done.undo()
         raise
-    return replace(artifact, source_path=_path_of(model))
+    path = _path_of(model)
+    if path is None:
+        return artifact
+    return replace(
+        artifact, source_path=path, report=artifact.report.described(model_name=path.name)
+    )
 
 
 def _path_of(model: object) -> Path | None:

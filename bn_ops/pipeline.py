@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -23,7 +24,7 @@ from bn_ops.diagnostics.labeled import LabeledSamples
 from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.metric import MetricEvaluation
 from bn_ops.diagnostics.probe import Probe
-from bn_ops.diagnostics.report import Candidate, LayerReport, Report, StreamReport
+from bn_ops.diagnostics.report import Candidate, LayerReport, Origin, Report, StreamReport
 from bn_ops.errors import BnOpsError, StreamEmptyError
 from bn_ops.input_check.engine import CheckedEngine
 from bn_ops.input_check.judging import require_plausible
@@ -231,19 +232,27 @@ def _report(  # noqa: PLR0917 - one value of each step of the run
         layers_selected=None if options.layers is None else tuple(options.layers),
         source_sha256=digests.source,
         stream=StreamReport(
-            batches=stream.batches, samples=stream.samples, correlation=autocorrelation
+            batches=stream.batches,
+            samples=stream.samples,
+            correlation=autocorrelation,
+            sha256=None if stream.probe is None else stream.probe.stream_sha256,
         ),
         layers=layers,
         frozen=frozen_report(digests.before(), digests.after()),
         timings={"recalibrate": time.perf_counter() - started},
         choice=None if selection is None else selection.choice,
         input_check=stream.input_check,
+        origin=Origin(created=_utc_now()),
         warnings=(
             *_input_warnings(stream.input_check),
             *warnings_of(layers, stream.samples, autocorrelation),
             *notes.warnings,
         ),
     )
+
+
+def _utc_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _layers(

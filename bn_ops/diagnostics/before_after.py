@@ -12,6 +12,7 @@ much of it remains afterwards.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from bn_ops.diagnostics.forward_pass import ForwardPass, shared_class_output
 from bn_ops.diagnostics.report import (
     ActivationReport,
     ActivationSummary,
+    ClassChange,
     LayerReport,
     PredictionShift,
     Report,
@@ -63,6 +65,9 @@ _ENTROPY_RISE = 0.26
 # Less than half of the effective classes left, counted over the same samples.
 _COLLAPSE = 0.5
 
+# Changes of the class that the report lists.
+_MAX_CHANGES = 20
+
 
 def prediction_shift(
     output: str, before: NDArray[np.floating], after: NDArray[np.floating]
@@ -94,6 +99,21 @@ def prediction_shift(
         effective_classes_after=classes_after,
         less_certain=entropy_change > _ENTROPY_RISE * math.log(classes),
         collapsed=samples >= _MIN_PREDICTIONS and classes_after < _COLLAPSE * classes_before,
+        changes=_changes(old, new),
+        confidence_before=float(np.mean(before.max(axis=1))),
+        confidence_after=float(np.mean(after.max(axis=1))),
+    )
+
+
+def _changes(old: NDArray[np.intp], new: NDArray[np.intp]) -> tuple[ClassChange, ...]:
+    """Return the most frequent changes of the class; equally frequent ones by class."""
+    counts = Counter(
+        (int(before), int(after)) for before, after in zip(old, new, strict=True) if before != after
+    )
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        ClassChange(before=before, after=after, samples=samples)
+        for (before, after), samples in ordered[:_MAX_CHANGES]
     )
 
 

@@ -7,6 +7,7 @@ draw and the same for every order of the stream. Equal samples count once.
 from __future__ import annotations
 
 import bisect
+import hashlib
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -36,6 +37,8 @@ class Probe(Generic[BatchT]):
         self._digests: list[bytes] = []  # sorted
         self._kept: dict[bytes, BatchT] = {}
         self._whole: list[BatchT] = []
+        self._stream = hashlib.sha256()
+        self._split = False
 
     def add(self, batch: BatchT) -> None:
         """Take the next batch of the stream into account."""
@@ -44,7 +47,9 @@ class Probe(Generic[BatchT]):
             if self._samples_of(self._whole) < self._size:
                 self._whole.append(batch)
             return
+        self._split = True
         for index, digest in enumerate(digests):
+            self._stream.update(digest)
             self._add(digest, batch, index)
 
     def _add(self, digest: bytes, batch: BatchT, index: int) -> None:
@@ -61,6 +66,11 @@ class Probe(Generic[BatchT]):
     def samples(self) -> int:
         """Number of samples kept so far."""
         return len(self._digests) or self._samples_of(self._whole)
+
+    @property
+    def stream_sha256(self) -> str | None:
+        """Digest of the digests of all samples in order; None where batches cannot be split."""
+        return self._stream.hexdigest() if self._split else None
 
     def batches(self) -> Sequence[BatchT]:
         """Return the probe's samples, in the order of their digests."""

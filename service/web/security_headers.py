@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bn_ops.diagnostics.html import REPORT_CONTENT_SECURITY_POLICY
 
 _NO_CONTENT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-# The report allows its own style sheet, by hash, and no script; `sandbox` disables whatever a layer
-# name might inject past the escaping.
-_REPORT = f"{REPORT_CONTENT_SECURITY_POLICY}; sandbox"
+# The report allows its own style sheet and script, by hash; the sandbox gives it an origin of its
+# own, without access to anything of the server, whatever a layer name might inject.
+_REPORT = f"{REPORT_CONTENT_SECURITY_POLICY}; sandbox allow-scripts"
 
 HEADERS: Mapping[str, str] = MappingProxyType(
     {

@@ -6,13 +6,16 @@ import base64
 import hashlib
 import math
 import unicodedata
-from collections.abc import Iterable
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bn_ops.diagnostics.html import numbers, summary
+from bn_ops.diagnostics.html.chart import HEIGHT, drift_chart
+from bn_ops.diagnostics.html.stages import stages
 from bn_ops.diagnostics.report import Report
 
 __all__ = ["REPORT_CONTENT_SECURITY_POLICY", "render_html"]
@@ -20,24 +23,37 @@ __all__ = ["REPORT_CONTENT_SECURITY_POLICY", "render_html"]
 # Longest text shown of one value, in characters. The name of an ONNX node has no limit.
 _MAX_TEXT = 300
 
-# exp of more overflows a float; such a ratio comes from a channel that had no variance.
-_MAX_LOG = 700.0
+# Samples that were left out: the page lists the first ones, the JSON form all.
+_MAX_SKIPPED = 50
+
+_MIN_PROBABILITY = 0.001
 
 # Control and format characters (bidirectional overrides among them), surrogates, private use and
 # unassigned code points, line and paragraph separators: with them a name can look like another one.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
-_STYLE = files(__package__).joinpath("templates", "report.css").read_text("utf-8")
-_STYLE_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-# Nothing may be loaded, run, framed or submitted; the one style sheet is allowed by its digest, so
-# that markup which slipped through could not even restyle the page.
+def _resource(name: str) -> str:
+    return files(__package__).joinpath("templates", name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_STYLE, _SCRIPT = _resource("report.css"), _resource("report.js")
+
+# Nothing may be loaded, framed or submitted. The one style sheet and the one script (the search
+# over layers, without which the page is complete) are allowed by their digests, so that markup
+# which slipped through could neither run nor restyle the page.
 _PAGE_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; base-uri 'none'; form-action 'none'"
+    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; "
+    "base-uri 'none'; form-action 'none'"
 )
 
-# For the header of the response: a meta element cannot forbid framing.
-REPORT_CONTENT_SECURITY_POLICY = f"{_PAGE_POLICY}; frame-ancestors 'none'"
+# For the header of the response: a meta element cannot restrict framing. Only the server's own page
+# may show the report in a frame.
+REPORT_CONTENT_SECURITY_POLICY = f"{_PAGE_POLICY}; frame-ancestors 'self'"
 
 
 def render_html(report: Report) -> str:
@@ -47,7 +63,15 @@ def render_html(report: Report) -> str:
     model contain.
     """
     page = _environment().get_template("report.html")
-    return page.render(report=report, style=_STYLE, policy=_PAGE_POLICY)
+    return page.render(
+        report=report,
+        stages=stages(report.layers),
+        height=HEIGHT,
+        max_skipped=_MAX_SKIPPED,
+        style=_STYLE,
+        script=_SCRIPT,
+        policy=_PAGE_POLICY,
+    )
 
 
 @cache
@@ -61,8 +85,31 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(short=_short, whole=_whole, factor=_factor, percent=_percent)
-    environment.globals.update(largest=_largest)
+    environment.filters.update(
+        duration=numbers.duration,
+        factor=numbers.factor,
+        moment=_moment,
+        number=numbers.number,
+        percent=numbers.percent,
+        plural=numbers.plural,
+        ppm=numbers.parts_per_million,
+        probability=_probability,
+        sentence=_sentence,
+        sigma=numbers.sigma,
+        whole=numbers.whole,
+    )
+    environment.globals.update(
+        cards=summary.cards,
+        command=summary.command,
+        drift_chart=drift_chart,
+        enough_data=summary.enough_data,
+        fold_line=summary.fold_line,
+        headline=summary.headline,
+        largest=numbers.largest,
+        layers_line=summary.layers_line,
+        predictions_line=summary.predictions_line,
+        proof_line=summary.proof_line,
+    )
     return environment
 
 
@@ -81,26 +128,22 @@ def _visible(value: object) -> object:
     return text if len(value) <= _MAX_TEXT else f"{text}… ({len(value):,} characters)"
 
 
-def _short(value: float | None) -> str:
-    """Format a number with three significant digits, None and non-finite numbers as a dash."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+def _moment(text: str) -> str:
+    """Format a time in RFC 3339 form; other text as it is."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{found.day} {found:%B %Y, %H:%M} {found.tzname() or ''}".rstrip()
 
 
-def _factor(log_ratio: float) -> str:
-    """Format |ln ratio| as a factor of at least 1."""
-    return f"×{math.exp(min(log_ratio, _MAX_LOG)):.3g}"
+def _probability(value: float | None) -> str:
+    if value is not None and math.isfinite(value) and value < _MIN_PROBABILITY:
+        return f"< {_MIN_PROBABILITY}"
+    return numbers.number(value, digits=3)
 
 
-def _whole(value: int | None) -> str:
-    """Format a count with separators, None as a dash."""
-    return "–" if value is None else f"{value:,}"
-
-
-def _percent(share: float) -> str:
-    """Format a share with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def _largest(values: Iterable[float | None]) -> float:
-    """Return the largest finite value, or 0."""
-    return max((v for v in values if v is not None and math.isfinite(v)), default=0.0)
+def _sentence(text: str) -> str:
+    """Return a clause as a sentence."""
+    whole = text[:1].upper() + text[1:]
+    return whole if whole.endswith(".") else f"{whole}."

@@ -14,7 +14,12 @@ from bn_ops.diagnostics.report.layers import (
     DriftSummary,
     LayerReport,
 )
-from bn_ops.diagnostics.report.predictions import EvaluationReport, MetricReport, PredictionShift
+from bn_ops.diagnostics.report.predictions import (
+    ClassChange,
+    EvaluationReport,
+    MetricReport,
+    PredictionShift,
+)
 from bn_ops.diagnostics.report.proof import (
     FoldStatus,
     FrozenReport,
@@ -23,7 +28,7 @@ from bn_ops.diagnostics.report.proof import (
     Parity,
 )
 from bn_ops.diagnostics.report.run import REPORT_VERSION, Report
-from bn_ops.diagnostics.report.stream import Correlation, StreamReport
+from bn_ops.diagnostics.report.stream import Correlation, Origin, SkippedSample, StreamReport
 from bn_ops.diagnostics.report.verdict import (
     Candidate,
     CandidateScore,
@@ -42,6 +47,7 @@ __all__ = [
     "Candidate",
     "CandidateScore",
     "Choice",
+    "ClassChange",
     "Confidence",
     "Correlation",
     "DriftSummary",
@@ -52,11 +58,13 @@ __all__ = [
     "LayerFold",
     "LayerReport",
     "MetricReport",
+    "Origin",
     "OutputParity",
     "Parity",
     "PredictionShift",
     "ReasonCode",
     "Report",
+    "SkippedSample",
     "StreamReport",
     "Verdict",
     "VerdictCode",

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EvaluationReport", "MetricReport", "PredictionShift"]
+__all__ = ["ClassChange", "EvaluationReport", "MetricReport", "PredictionShift"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassChange:
+    """Samples whose most likely class changed in the same way.
+
+    Attributes:
+        before, after: the most likely class before and after, counted from 0.
+        samples: number of these samples.
+    """
+
+    before: int
+    after: int
+    samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +36,9 @@ class PredictionShift:
             between 1 and K.
         less_certain: whether the entropy rose enough to warn.
         collapsed: whether the effective number of classes fell enough to warn.
+        changes: the most frequent changes of the most likely class, most frequent first.
+        confidence_before, confidence_after: mean probability of the most likely class; None in
+            reports of older versions.
     """
 
     output: str
@@ -33,6 +50,9 @@ class PredictionShift:
     effective_classes_after: float
     less_certain: bool
     collapsed: bool
+    changes: tuple[ClassChange, ...] = ()
+    confidence_before: float | None = None
+    confidence_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

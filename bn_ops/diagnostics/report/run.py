@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 from bn_ops.core.json_form import Json, json_object, jsonable
 from bn_ops.diagnostics.report.layers import LayerReport
 from bn_ops.diagnostics.report.predictions import EvaluationReport, MetricReport, PredictionShift
 from bn_ops.diagnostics.report.proof import FrozenReport, LayerFold, Parity
-from bn_ops.diagnostics.report.stream import StreamReport
+from bn_ops.diagnostics.report.stream import Origin, SkippedSample, StreamReport
 from bn_ops.diagnostics.report.verdict import Choice, Verdict
 from bn_ops.input_check.result import InputCheck
 
@@ -44,6 +44,9 @@ class Report:
         verdict: whether to deploy the model; None where the models were not compared.
         input_check: the first samples compared with what the first layers store; None where they
             could not be compared.
+        skipped_samples: bad samples that the sender of the stream left out.
+        origin: when and from what the report was made. Together with `timings` it is what differs
+            between two runs on the same input.
 
     Within one version fields are only added, each with a default, so that a reader of a version can
     read every report of that version.
@@ -68,6 +71,29 @@ class Report:
     choice: Choice | None = None
     verdict: Verdict | None = None
     input_check: InputCheck | None = None
+    skipped_samples: tuple[SkippedSample, ...] = ()
+    origin: Origin = field(default_factory=Origin)
+
+    def described(
+        self,
+        *,
+        model_name: str | None = None,
+        data_name: str | None = None,
+        command: str | None = None,
+        skipped_samples: tuple[SkippedSample, ...] = (),
+    ) -> Report:
+        """Return the report with what only the caller knows; None leaves a name as it is."""
+        known = self.origin
+        return replace(
+            self,
+            origin=replace(
+                known,
+                model_name=model_name or known.model_name,
+                data_name=data_name or known.data_name,
+                command=command or known.command,
+            ),
+            skipped_samples=skipped_samples or self.skipped_samples,
+        )
 
     def to_json(self) -> dict[str, Json]:
         """Return the versioned JSON form; NaN and infinities become null."""

@@ -1,10 +1,10 @@
-"""The stream of samples, and how strongly neighboring samples resemble each other."""
+"""The stream of samples, where it comes from, and how alike neighboring samples are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Correlation", "StreamReport"]
+__all__ = ["Correlation", "Origin", "SkippedSample", "StreamReport"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,43 @@ class StreamReport:
     Attributes:
         batches, samples: number of batches and samples read.
         correlation: None for a stream that is too short or constant.
+        sha256: digest of the digests of all samples in order, which does not depend on how the
+            stream is split into batches; None where the samples were not compared before and after,
+            or where batches cannot be split into samples.
     """
 
     batches: int
     samples: int
     correlation: Correlation | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedSample:
+    """A bad sample that the sender of the stream left out.
+
+    Attributes:
+        index: position among all samples, counted from 0, bad ones included.
+        name: its file; None for a sample without one.
+        reason: what is wrong with it, such as `NaN or Inf`.
+    """
+
+    index: int
+    name: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What was run, for people: nothing is computed from it.
+
+    Attributes:
+        created: when the run began, in RFC 3339 form, UTC, whole seconds.
+        model_name, data_name: names of the model file and of the data; None where unknown.
+        command: the command or call that made the report; None where unknown.
+    """
+
+    created: str | None = None
+    model_name: str | None = None
+    data_name: str | None = None
+    command: str | None = None

@@ -6,7 +6,9 @@ import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -313,3 +315,33 @@ def test_adapt_compares_every_model_form(form: str, reports: tuple[Report, Repor
         [asdict(layer)["activations"] for layer in found.layers],
         [asdict(layer)["activations"] for layer in wanted.layers],
     )
+
+
+@pytest.mark.parametrize("sizes", [16, 100, 7])
+def test_digest_of_the_stream_does_not_depend_on_batches(sizes: int) -> None:
+    expected = hashlib.sha256()
+    for x in X:
+        expected.update(hashlib.sha256(x.numpy().tobytes()).digest())
+    arrays = [part.numpy() for part in torch.split(X, sizes)]
+    onnx_run = bn_ops.recalibrate(exported(), arrays, threads=1, compare=True)
+    torch_run = bn_ops.recalibrate(network(), list(torch.split(X, sizes)), compare=True)
+    assert onnx_run.report.stream.sha256 == expected.hexdigest()
+    assert torch_run.report.stream.sha256 == expected.hexdigest()
+
+
+def test_report_names_when_and_from_what_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(exported(), path)
+    before = datetime.now(UTC).replace(microsecond=0)
+    origin = bn_ops.adapt(path, [X.numpy()], threads=1).report.origin
+    assert origin.created is not None
+    assert before <= datetime.fromisoformat(origin.created) <= datetime.now(UTC)
+    assert origin.model_name == "net.onnx"
+    described = bn_ops.recalibrate(network(), [X]).report.described(data_name="photos/")
+    assert (described.origin.model_name, described.origin.data_name) == (None, "photos/")
+    assert described.to_json()["origin"] == {
+        "created": described.origin.created,
+        "model_name": None,
+        "data_name": "photos/",
+        "command": None,
+    }

@@ -28,6 +28,22 @@ def test_shift_follows_definitions() -> None:
     assert found.entropy_change == pytest.approx(np.log(4) - entropy, abs=1e-6)
 
 
+def test_changes_of_the_class_and_confidence() -> None:
+    found = prediction_shift("y", sure_of([0, 0, 1, 2, 2, 2]), sure_of([1, 1, 1, 0, 3, 0]))
+    assert [(one.before, one.after, one.samples) for one in found.changes] == [
+        (0, 1, 2),
+        (2, 0, 2),
+        (2, 3, 1),
+    ]
+    assert found.confidence_before == pytest.approx(0.9)
+    assert found.confidence_after == pytest.approx(0.9)
+
+
+def test_only_the_most_frequent_changes_are_listed() -> None:
+    before, after = sure_of(list(range(30)), 60), sure_of(list(range(30, 60)), 60)
+    assert len(prediction_shift("y", before, after).changes) == 20
+
+
 def test_effective_classes() -> None:
     # Half, a quarter, a quarter: exp(1.5 ln 2) = 2.83 classes.
     found = prediction_shift("y", sure_of([0, 0, 1, 2]), sure_of([0, 0, 1, 2]))
