@@ -378,12 +378,12 @@ def test_initial_timeout_covers_late_start(tmp_path: Path, expected: Result) -> 
 
 
 def test_poll_interval(server: ServerProcess) -> None:
-    class Counting(httpx.AsyncHTTPTransport):
+    class Counting(httpx.HTTPTransport):
         polls = 0
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
             self.polls += request.method == "GET" and "/recalibrations/" in request.url.path
-            return await super().handle_async_request(request)
+            return super().handle_request(request)
 
     transport = Counting()
     with Client(server.url, transport=transport) as client:

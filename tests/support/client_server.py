@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import anyio.to_thread
 import httpx
 import numpy as np
 import safetensors.numpy
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from service.app import create_app
 from service.errors import RefusedError
@@ -103,8 +105,12 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class FaultTransport(httpx.AsyncBaseTransport):
-    """Passes requests on to the server, or injects faults.
+class FaultTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
+    """Passes requests on to the server, or injects faults; for both clients.
+
+    Args:
+        server: the server.
+        portal: the event loop in which the requests of synchronous clients are handled.
 
     Attributes:
         requests: method and path of every request that arrived, in order.
@@ -116,8 +122,9 @@ class FaultTransport(httpx.AsyncBaseTransport):
         most_uploads: the largest number of batches that were in transit at the same time.
     """
 
-    def __init__(self, server: httpx.BaseTransport) -> None:
+    def __init__(self, server: httpx.BaseTransport, portal: BlockingPortal) -> None:
         self._server = server
+        self._portal = portal
         self._uploads = 0
         self.requests: list[str] = []
         self.faults: list[Fault] = []
@@ -125,6 +132,10 @@ class FaultTransport(httpx.AsyncBaseTransport):
         self.on_wait: Callable[[float], None] = lambda _: None
         self.page: int | None = None
         self.most_uploads = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        return self._portal.call(self.handle_async_request, request)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         line = f"{request.method} {request.url.path}"
@@ -192,10 +203,12 @@ class ClientServer:
         http: asks the server without faults.
     """
 
-    def __init__(self, executor: MomentsExecutor, http: httpx.Client) -> None:
+    def __init__(
+        self, executor: MomentsExecutor, http: httpx.Client, portal: BlockingPortal
+    ) -> None:
         self.executor = executor
         self.http = http
-        self.transport = FaultTransport(http._transport)
+        self.transport = FaultTransport(http._transport, portal)
 
     @property
     def recalibrations(self) -> list[dict[str, Any]]:
@@ -229,5 +242,9 @@ def client_server(folder: Path, **settings: Any) -> Iterator[ClientServer]:
     """Run a server in a data folder."""
     executor = MomentsExecutor()
     app = create_app(Settings(data_dir=folder, **settings), executor=executor)
-    with serving(app) as http:
-        yield ClientServer(executor, http)
+    with serving(app) as http, start_blocking_portal() as portal:
+        try:
+            yield ClientServer(executor, http, portal)
+        finally:
+            # Cancels the requests that a client has left behind.
+            portal.call(partial(portal.stop, cancel_remaining=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from anyio.from_thread import start_blocking_portal
 from numpy.typing import NDArray
 
 from bnrecal_client import AsyncClient, Backoff, Client, Result, RetryPolicy
@@ -40,9 +41,13 @@ def check_statistics(result: Result, batches: list[NDArray[np.float32]]) -> None
 
 
 def played(
-    transport: httpx.AsyncBaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
+    transport: httpx.BaseTransport, time: FakeTime, *, url: str = URL, token: str | None = None
 ) -> Client:
-    return Client(url, token, retry=RETRY, transport=transport, sleep=time.sleep, clock=time.clock)
+    def sleep(seconds: float) -> None:
+        with start_blocking_portal() as portal:
+            portal.call(time.sleep, seconds)
+
+    return Client(url, token, retry=RETRY, transport=transport, sleep=sleep, clock=time.clock)
 
 
 def played_async(

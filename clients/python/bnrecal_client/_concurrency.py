@@ -1,155 +1,137 @@
-"""Which thread the caller's own code runs in, and how several uploads run at once.
+"""How the coroutines of a client run: in an event loop, or blocking the calling thread.
 
-Both clients run the same coroutines. The caller's own code (iterables, callbacks, and slow work
-such as hashing) runs in worker threads for `AsyncClient`; for `Client`, whose event loop has a
-thread of its own, it runs in the thread that called the method. `CALLER` holds which of the two.
+Both clients run the same coroutines, and differ in their `Runtime`. With `EventLoop`, for
+`AsyncClient`, a coroutine suspends where it waits. With `Blocking`, for `Client`, whatever it
+awaits blocks the thread and then returns, so `run_blocking` runs it like a function. That costs
+half the processor time per request that an event loop in another thread costs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from bnrecal_client.errors import with_recalibration
-
-if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
-
-__all__ = ["CALLER", "Caller", "CallingThread", "ConcurrentUploads", "Sleep", "UploadAbandoned"]
+__all__ = ["Blocking", "EventLoop", "Runtime", "Sleep", "Uploads", "run_blocking"]
 
 T = TypeVar("T")
+ArgumentT = TypeVar("ArgumentT")
 Sleep = Callable[[float], Awaitable[None]]
+Upload = Callable[[], Coroutine[Any, Any, None]]
 
 # Windows delivers Ctrl-C only between two waits.
 _MAX_WAIT_S = 1.0
 
 
-class Caller(Protocol):
-    """Runs the caller's own code."""
+class UploadAbandoned(Exception):  # noqa: N818 - a signal inside this module
+    """An upload is not retried, because another upload has failed."""
+
+
+class Uploads(Protocol):
+    """Uploads that run at the same time; an asynchronous context manager.
+
+    After a failure no further upload begins, and those in progress end without another try. On
+    leaving the context, all uploads have ended, and the first failure in the order of the stream is
+    raised, as if the uploads had run one after another. An exception that is no `Exception`, such
+    as Ctrl-C or a cancellation, leaves the context at once.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+    async def wait_for_slot(self) -> bool:
+        """Wait until another upload may begin; return False if one has failed."""
+
+    def begin(self, index: int, upload: Upload, then: Callable[[], None]) -> None:
+        """Begin the upload of the batch at this index, after `wait_for_slot`.
+
+        Args:
+            index: the batch's index.
+            upload: returns the coroutine of the upload.
+            then: is called in the caller's thread when the upload has succeeded.
+        """
+
+    def in_caller(self, callback: Callable[[ArgumentT], None]) -> Callable[[ArgumentT], None]:
+        """Return a function for uploads that calls the callback in the caller's thread."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before another try of an upload.
+
+        Raises:
+            UploadAbandoned: another upload has failed.
+        """
+
+
+class Runtime(Protocol):
+    """How the coroutines of one client wait, and where the caller's own code runs."""
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Return the value of a function that may take long."""
+        """Return the value of the caller's own function, or of another that may take long."""
 
-    async def notify(self, callback: Callable[[], None]) -> None:
-        """Call a callback, which is short."""
+    async def sleep(self, seconds: float) -> None:
+        """Wait for a number of seconds."""
 
-    def begin(self, recalibration_id: str) -> None:
-        """Record the recalibration in progress, for the message of an interrupt."""
+    def uploads(self, limit: int) -> Uploads:
+        """Return a context for at most `limit` uploads at the same time."""
 
 
-class _WorkerThreads:
-    """Runs slow code in worker threads, and callbacks in the event loop."""
+class EventLoop:
+    """Suspends coroutines in asyncio or trio; slow functions run in worker threads."""
+
+    def __init__(self, sleep: Sleep) -> None:
+        self._sleep = sleep
 
     async def run(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function)
 
-    async def notify(self, callback: Callable[[], None]) -> None:
-        callback()
+    async def sleep(self, seconds: float) -> None:
+        await self._sleep(seconds)
 
-    def begin(self, recalibration_id: str) -> None:
-        """Record nothing: an interrupt reaches the coroutine as a cancellation."""
-
-
-CALLER: ContextVar[Caller] = ContextVar("CALLER", default=_WorkerThreads())  # noqa: B039 - stateless
+    def uploads(self, limit: int) -> Uploads:
+        return _TaskUploads(limit, self._sleep)
 
 
-class CallingThread:
-    """Runs a coroutine in another thread's event loop, and its caller's own code in this thread.
+class Blocking:
+    """Blocks the calling thread, in which all functions and callbacks run."""
 
-    One object serves one call of a method.
-    """
-
-    def __init__(self) -> None:
-        self._recalibration_id: str | None = None
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._ended = threading.Event()
-
-    def call(self, portal: BlockingPortal, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what the coroutine returns; an exception of this thread cancels it.
-
-        Raises:
-            BaseException: from the coroutine; or Ctrl-C and the like, raised in this thread.
-        """
-        future = portal.start_task_soon(self._run, work)
-        try:
-            self._serve()
-        except BaseException as error:
-            future.cancel()
-            # Long enough for connections to be closed; a transport that hangs is left behind.
-            self._ended.wait(_MAX_WAIT_S)
-            if self._recalibration_id is None:
-                raise
-            named = with_recalibration(error, self._recalibration_id)
-            if named is error:
-                raise
-            raise named from error
-        return future.result()
-
-    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
-        CALLER.set(self)
-        try:
-            return await work()
-        finally:
-            self._ended.set()
-            self._jobs.put(None)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=_MAX_WAIT_S)
-            except Empty:
-                continue
-            if job is None:
-                return
-            job()
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        self._sleep = sleep
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Return the value of a function that runs in this object's thread."""
-        future: Future[T] = Future()
-        self._jobs.put(partial(_fulfil, future, function))
-        return await asyncio.wrap_future(future)
+        return function()
 
-    async def notify(self, callback: Callable[[], None]) -> None:
-        """Call a callback in this object's thread."""
-        await self.run(callback)
+    async def sleep(self, seconds: float) -> None:
+        self._sleep(seconds)
 
-    def begin(self, recalibration_id: str) -> None:
-        """Record the recalibration in progress."""
-        self._recalibration_id = recalibration_id
+    def uploads(self, limit: int) -> Uploads:
+        return _ThreadUploads(limit, self._sleep)
 
 
-def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
-    """Run a function for a future; what is not an Exception, such as Ctrl-C, is raised here."""
-    if not future.set_running_or_notify_cancel():
-        return
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, because its runtime is `Blocking`; return its value."""
     try:
-        value = function()
-    except Exception as error:  # noqa: BLE001 - raised where the future is awaited
-        future.set_exception(error)
-    else:
-        future.set_result(value)
+        coroutine.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    coroutine.close()
+    raise AssertionError(f"{coroutine!r} was suspended without an event loop")
 
 
-class UploadAbandoned(Exception):  # noqa: N818 - a signal inside this package
-    """An upload is not retried, because another upload has failed."""
-
-
-class ConcurrentUploads:
-    """Uploads that run at the same time, at most `limit` of them; an asynchronous context manager.
-
-    After a failure no further upload begins, and those in progress end without another try. On
-    leaving the context, all uploads have ended, and the first failure in the order of the stream is
-    raised, as if the uploads had run one after another.
+class _TaskUploads:
+    """One task for each upload.
 
     Args:
         limit: most uploads in progress.
@@ -175,34 +157,28 @@ class ConcurrentUploads:
     ) -> bool | None:
         if isinstance(error, anyio.get_cancelled_exc_class()):
             return await self._group.__aexit__(kind, error, traceback)
-        if error is not None and not isinstance(error, Exception):
+        interrupted = error is not None and not isinstance(error, Exception)
+        if interrupted:
             self._group.cancel_scope.cancel()
         # The uploads come before what failed after them. The group never sees an exception, which
         # it would wrap.
         await self._group.__aexit__(None, None, None)
-        if self._failures:
+        if self._failures and not interrupted:
             raise self._failures[min(self._failures)]
         return None
 
     async def wait_for_slot(self) -> bool:
-        """Wait until another upload may begin; return False if one has failed."""
-        await self._slots.acquire()
-        return not self._failures
+        async with self._slots:
+            return not self._failures
 
-    def release_slot(self) -> None:
-        """Give a slot back without an upload."""
-        self._slots.release()
+    def begin(self, index: int, upload: Upload, then: Callable[[], None]) -> None:
+        self._slots.acquire_nowait()
+        self._group.start_soon(self._run, index, upload, then)
 
-    def begin(self, index: int, upload: Callable[[], Awaitable[object]]) -> None:
-        """Begin the upload of the batch at this index, in a slot."""
-        self._group.start_soon(self._run, index, upload)
+    def in_caller(self, callback: Callable[[ArgumentT], None]) -> Callable[[ArgumentT], None]:
+        return callback
 
     async def pause(self, seconds: float) -> None:
-        """Wait before another try of an upload.
-
-        Raises:
-            UploadAbandoned: another upload has failed.
-        """
         scope = anyio.CancelScope()
         self._pauses.add(scope)
         try:
@@ -214,9 +190,10 @@ class ConcurrentUploads:
         if self._failures:
             raise UploadAbandoned
 
-    async def _run(self, index: int, upload: Callable[[], Awaitable[object]]) -> None:
+    async def _run(self, index: int, upload: Upload, then: Callable[[], None]) -> None:
         try:
             await upload()
+            then()
         except UploadAbandoned:
             pass
         except Exception as error:  # noqa: BLE001 - raised when the context is left
@@ -225,3 +202,113 @@ class ConcurrentUploads:
                 scope.cancel()
         finally:
             self._slots.release()
+
+
+class _ThreadUploads:
+    """Threads that take uploads from a queue; a single upload at a time runs in the caller's.
+
+    They are daemons: after Ctrl-C nothing waits for a response that may take minutes. A request
+    that is left behind ends by itself.
+
+    Args:
+        limit: most uploads in progress, and most threads.
+        sleep: waits for a number of seconds.
+    """
+
+    def __init__(self, limit: int, sleep: Callable[[float], None]) -> None:
+        self._limit = limit
+        self._sleep = sleep
+        self._begun: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._failures: dict[int, Exception] = {}
+        self._abandoned = threading.Event()
+        # What other threads want to be run in the caller's, which alone changes what follows.
+        self._messages: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._threads = 0
+        self._in_progress = 0
+        self._pausing = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None and not isinstance(error, Exception):
+                return
+            self._wait_for_all()
+        finally:
+            self._abandoned.set()
+            for _ in range(self._threads):
+                self._begun.put(None)
+        if self._failures:
+            raise self._failures[min(self._failures)]
+
+    async def wait_for_slot(self) -> bool:
+        while self._in_progress == self._limit or not self._messages.empty():
+            self._handle_message()
+        return not self._failures
+
+    def begin(self, index: int, upload: Upload, then: Callable[[], None]) -> None:
+        self._in_progress += 1
+        work = partial(self._run, index, upload, then)
+        if self._limit == 1:
+            work()
+            return
+        self._begun.put(work)
+        if self._in_progress > self._threads:
+            self._threads += 1
+            threading.Thread(target=self._work, name="bnrecal-client", daemon=True).start()
+
+    def in_caller(self, callback: Callable[[ArgumentT], None]) -> Callable[[ArgumentT], None]:
+        if self._limit == 1:
+            return callback
+        return lambda argument: self._messages.put(partial(callback, argument))
+
+    async def pause(self, seconds: float) -> None:
+        if not self._abandoned.is_set():
+            self._messages.put(partial(self._count_pausing, 1))
+            self._sleep(seconds)
+            self._messages.put(partial(self._count_pausing, -1))
+        if self._abandoned.is_set():
+            raise UploadAbandoned
+
+    def _work(self) -> None:
+        while (work := self._begun.get()) is not None:
+            work()
+
+    def _run(self, index: int, upload: Upload, then: Callable[[], None]) -> None:
+        succeeded = False
+        try:
+            run_blocking(upload())
+            succeeded = True
+        except UploadAbandoned:
+            pass
+        except Exception as error:  # noqa: BLE001 - raised when the context is left
+            self._failures[index] = error
+            self._abandoned.set()
+        finally:
+            self._messages.put(partial(self._end, then if succeeded else None))
+
+    def _end(self, then: Callable[[], None] | None) -> None:
+        self._in_progress -= 1
+        if then is not None:
+            then()
+
+    def _count_pausing(self, change: int) -> None:
+        self._pausing += change
+
+    def _wait_for_all(self) -> None:
+        """Wait until all uploads have ended; those that pause before a try do not make another."""
+        while self._in_progress > (self._pausing if self._failures else 0):
+            self._handle_message()
+
+    def _handle_message(self) -> None:
+        try:
+            message = self._messages.get(timeout=_MAX_WAIT_S)
+        except Empty:
+            return
+        message()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from bnrecal_client._concurrency import ConcurrentUploads
 from bnrecal_client._encoding.batch_source import BatchSource
 from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import ModelContent
@@ -48,34 +47,33 @@ async def send_all(
     total = await source.length()
     stored = 0
 
-    async def count(change: int) -> None:
+    def count(change: int = 1) -> None:
         nonlocal stored
         stored += change
-        await session.notify(Progress(phase=_PHASES[stream], done=stored, total=total))
+        session.callback(Progress(phase=_PHASES[stream], done=stored, total=total))
 
     async def upload(index: int, batch: EncodedBatch, first: int) -> None:
         try:
-            await session.put_batch(
+            await uploading.put_batch(
                 recalibration_id, index, batch, stream=stream, pause=uploads.pause
             )
         except BatchError as error:
             raise naming_the_sample(error, batch, first=first) from error
-        await count(1)
 
     known = StoredBatches(session, recalibration_id, stream) if resumed else None
     index, samples = 0, 0
-    await count(0)
-    async with ConcurrentUploads(source.connections, session.sleep) as uploads:
+    count(0)
+    async with session.runtime.uploads(source.connections) as uploads:
+        uploading = session.reporting_to(uploads.in_caller(session.callback))
         while await uploads.wait_for_slot():
             if (batch := await source.next(inputs, index)) is None:
                 break
             held = None if known is None else await known.at(index)
             if held is None:
-                uploads.begin(index, partial(upload, index, batch, samples))
+                uploads.begin(index, partial(upload, index, batch, samples), count)
             else:
                 _require_equal(held, batch, recalibration_id, stream)
-                await count(1)
-                uploads.release_slot()
+                count()
             index += 1
             samples += batch.samples
     if index == 0:

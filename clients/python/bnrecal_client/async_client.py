@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from bnrecal_client._concurrency import CALLER, Sleep
+from bnrecal_client._concurrency import EventLoop, Sleep
 from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
 from bnrecal_client._encoding.batches import encode
 from bnrecal_client._encoding.model_source import (
@@ -35,7 +35,7 @@ from bnrecal_client._encoding.samples import (
     of_the_source,
 )
 from bnrecal_client._http.session import Session
-from bnrecal_client._http.transport import Transport
+from bnrecal_client._http.transport import AsyncTransport, Server
 from bnrecal_client._library import LabeledSamples, Metric
 from bnrecal_client._sending import require_batchnorm, require_same, send_all
 from bnrecal_client.errors import (
@@ -82,10 +82,12 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         policy = retry or RetryPolicy()
+        server = Server.of(url, token, policy)
         self._session = Session(
-            transport=Transport(url, token, policy, transport),
+            url=server.url,
+            transport=AsyncTransport(server, transport),
+            runtime=EventLoop(sleep),
             retry=policy,
-            sleep=sleep,
             clock=clock,
         )
 
@@ -123,14 +125,16 @@ class AsyncClient:
         )
         check_on_verdict(on_verdict)
         check_on_bad_sample(on_bad_sample)
-        bad, bad_source = (
-            (SampleFilter(), SampleFilter()) if on_bad_sample == "skip" else (None, None)
-        )
-        source = BatchSource(batches, select, connections=connections, bad=bad)
+        skips = on_bad_sample == "skip"
+        bad, bad_source = (SampleFilter(), SampleFilter()) if skips else (None, None)
+        runtime = self._session.runtime
+        source = BatchSource(batches, select, runtime, connections=connections, bad=bad)
         origin = (
             None
             if source_batches is None
-            else BatchSource(source_batches, select, connections=connections, bad=bad_source)
+            else BatchSource(
+                source_batches, select, runtime, connections=connections, bad=bad_source
+            )
         )
         if model is None and resume is None:
             raise OptionError("a model is required; None is valid only with resume=")
@@ -139,8 +143,9 @@ class AsyncClient:
             raise OptionError("evaluate= runs the source model on this machine: pass it")
         with progress_display(progress) as callback:
             session = self._session.reporting_to(callback)
-            model = await _exported(model, source)
-            content = None if model is None else await CALLER.get().run(partial(read_model, model))
+            if is_module(model):
+                model = await runtime.run(partial(export, model, await source.peek()))
+            content = None if model is None else await runtime.run(partial(read_model, model))
             if content is not None and resume is None:
                 # Sends GET /v1/models/{id}, then POST /v1/models if the server lacks it
                 description = await session.upload_model(content)
@@ -171,7 +176,7 @@ class AsyncClient:
             result = replace(result, source=_file_of(model))
             if labeled is not None:
                 compare = partial(labeled.compare, result, model, preprocess)
-                result = await CALLER.get().run(compare)
+                result = await runtime.run(compare)
             if bad is not None and bad_source is not None:
                 result = result.with_skipped([*bad.skipped, *of_the_source(bad_source.skipped)])
             return _accepted(result, on_verdict)
@@ -182,7 +187,7 @@ class AsyncClient:
 
     async def upload(self, model: AnyModel) -> ModelDescription:
         """As `Client.upload`."""
-        content = await CALLER.get().run(partial(read_model, model))
+        content = await self._session.runtime.run(partial(read_model, model))
         return await self._session.upload_model(content)
 
     async def models(self) -> tuple[ModelDescription, ...]:
@@ -219,7 +224,7 @@ class AsyncClient:
     ) -> StoredBatch:
         """As `Client.send`."""
         inputs = () if isinstance(batch, Images) else tuple(batch)
-        encoded = await CALLER.get().run(partial(encode, batch, inputs, index=index))
+        encoded = await self._session.runtime.run(partial(encode, batch, inputs, index=index))
         return await self._session.put_batch(recalibration_id, index, encoded)
 
     async def received(self, recalibration_id: str) -> tuple[StoredBatch, ...]:
@@ -231,7 +236,7 @@ class AsyncClient:
     ) -> StoredBatch:
         """As `Client.send_source`."""
         inputs = () if isinstance(batch, Images) else tuple(batch)
-        encoded = await CALLER.get().run(partial(encode, batch, inputs, index=index))
+        encoded = await self._session.runtime.run(partial(encode, batch, inputs, index=index))
         return await self._session.put_batch(
             recalibration_id, index, encoded, stream="source-batches"
         )
@@ -287,13 +292,6 @@ class AsyncClient:
         await self.close()
 
 
-async def _exported(model: AnyModel | None, source: BatchSource) -> AnyModel | None:
-    """Return the model; a module is exported with the first batch as example."""
-    if not is_module(model):
-        return model
-    return await CALLER.get().run(partial(export, model, await source.peek()))
-
-
 def _file_of(model: AnyModel | None) -> Path | None:
     return Path(model).absolute() if isinstance(model, str | os.PathLike) else None
 
@@ -315,7 +313,6 @@ def _accepted(result: Result, on_verdict: OnVerdict) -> Result:
 @contextmanager
 def _resumable(recalibration_id: str) -> Iterator[None]:
     """Name the recalibration, which can be resumed, in every exception that ends the block."""
-    CALLER.get().begin(recalibration_id)
     try:
         yield
     except BaseException as error:

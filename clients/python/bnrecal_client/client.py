@@ -1,27 +1,23 @@
-"""The synchronous client: each method runs that of `AsyncClient` in the event loop of a thread.
+"""The synchronous client: each method runs that of `AsyncClient`, blocking the calling thread.
 
-The caller's iterables and callbacks run in the thread that called the method, and Ctrl-C there
-cancels the requests in progress.
+The caller's iterables and callbacks run in the thread that called the method. Concurrent uploads
+have threads of their own, which do not outlive the method, except after Ctrl-C: then nothing waits
+for their responses.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-import anyio
-from anyio.from_thread import start_blocking_portal
-
-from bnrecal_client._concurrency import CallingThread, Sleep
+from bnrecal_client._concurrency import Blocking, run_blocking
 from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client._encoding.samples import OnBadSample
+from bnrecal_client._http.session import Session
+from bnrecal_client._http.transport import BlockingTransport, Server
 from bnrecal_client._library import Metric
 from bnrecal_client.async_client import AsyncClient
 from bnrecal_client.errors import OptionError
@@ -34,11 +30,8 @@ from bnrecal_client.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
     import httpx
-    from anyio.from_thread import BlockingPortal
 
 __all__ = ["Client", "Handle"]
-
-T = TypeVar("T")
 
 
 class Client:
@@ -61,14 +54,21 @@ class Client:
         token: str | None = None,
         *,
         retry: RetryPolicy | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        sleep: Sleep = anyio.sleep,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = AsyncClient(
-            url, token, retry=retry, transport=transport, sleep=sleep, clock=clock
+        policy = retry or RetryPolicy()
+        server = Server.of(url, token, policy)
+        self._client = _Coroutines(
+            Session(
+                url=server.url,
+                transport=BlockingTransport(server, transport),
+                runtime=Blocking(sleep),
+                retry=policy,
+                clock=clock,
+            )
         )
-        self._loop = _LoopThread(self._client)
 
     def recalibrate(
         self,
@@ -148,9 +148,8 @@ class Client:
         if isinstance(batches, AsyncIterable) or isinstance(source_batches, AsyncIterable):
             raise OptionError("an asynchronous iterable of batches needs AsyncClient")
         with progress_display(progress) as callback:
-            return self._loop.run(
-                partial(
-                    self._client.recalibrate,
+            return run_blocking(
+                self._client.recalibrate(
                     model,
                     batches,
                     method=method,
@@ -180,15 +179,15 @@ class Client:
 
     def upload(self, model: AnyModel) -> ModelDescription:
         """Upload a model (not a module), unless the server already stores these bytes."""
-        return self._loop.run(partial(self._client.upload, model))
+        return run_blocking(self._client.upload(model))
 
     def models(self) -> tuple[ModelDescription, ...]:
         """Return the models that the server stores."""
-        return self._loop.run(self._client.models)
+        return run_blocking(self._client.models())
 
     def delete_model(self, model_id: str) -> None:
         """Delete a model."""
-        self._loop.run(partial(self._client.delete_model, model_id))
+        run_blocking(self._client.delete_model(model_id))
 
     def create(
         self,
@@ -212,9 +211,8 @@ class Client:
             allow_mismatch: as `recalibrate`.
             key: Idempotency-Key; the same key returns the same recalibration. None: a new one.
         """
-        return self._loop.run(
-            partial(
-                self._client.create,
+        return run_blocking(
+            self._client.create(
                 model_id,
                 method=method,
                 estimator=estimator,
@@ -229,29 +227,29 @@ class Client:
         self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
     ) -> StoredBatch:
         """Store one batch of named arrays or images; repeating it changes nothing."""
-        return self._loop.run(partial(self._client.send, recalibration_id, index, batch))
+        return run_blocking(self._client.send(recalibration_id, index, batch))
 
     def received(self, recalibration_id: str) -> tuple[StoredBatch, ...]:
         """Return the stored batches, by index."""
-        return self._loop.run(partial(self._client.received, recalibration_id))
+        return run_blocking(self._client.received(recalibration_id))
 
     def send_source(
         self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
     ) -> StoredBatch:
         """Store one source batch, for a model without BatchNorm layers, in the same way."""
-        return self._loop.run(partial(self._client.send_source, recalibration_id, index, batch))
+        return run_blocking(self._client.send_source(recalibration_id, index, batch))
 
     def start(
         self, recalibration_id: str, batches: int, *, source_batches: int = 0
     ) -> Recalibration:
         """Seal the streams at these numbers of batches and queue the run."""
-        return self._loop.run(
-            partial(self._client.start, recalibration_id, batches, source_batches=source_batches)
+        return run_blocking(
+            self._client.start(recalibration_id, batches, source_batches=source_batches)
         )
 
     def status(self, recalibration_id: str) -> Recalibration:
         """Return the state."""
-        return self._loop.run(partial(self._client.status, recalibration_id))
+        return run_blocking(self._client.status(recalibration_id))
 
     def wait(
         self,
@@ -268,9 +266,8 @@ class Client:
             TimedOut: it has not ended within `timeout` seconds.
         """
         with progress_display(progress) as callback:
-            return self._loop.run(
-                partial(
-                    self._client.wait,
+            return run_blocking(
+                self._client.wait(
                     recalibration_id,
                     timeout=timeout,
                     poll=poll,
@@ -280,19 +277,19 @@ class Client:
 
     def fetch(self, recalibration_id: str, *, unfolded: bool = False) -> Result:
         """Return the results of a succeeded recalibration."""
-        return self._loop.run(partial(self._client.fetch, recalibration_id, unfolded=unfolded))
+        return run_blocking(self._client.fetch(recalibration_id, unfolded=unfolded))
 
     def cancel(self, recalibration_id: str) -> Recalibration:
         """Cancel a recalibration."""
-        return self._loop.run(partial(self._client.cancel, recalibration_id))
+        return run_blocking(self._client.cancel(recalibration_id))
 
     def delete(self, recalibration_id: str) -> None:
         """Delete a recalibration and everything uploaded for it."""
-        self._loop.run(partial(self._client.delete, recalibration_id))
+        run_blocking(self._client.delete(recalibration_id))
 
     def close(self) -> None:
-        """Close the connections and end the event loop's thread."""
-        self._loop.close()
+        """Close the connections."""
+        run_blocking(self._client.close())
 
     def __enter__(self) -> Self:
         return self
@@ -306,34 +303,15 @@ class Client:
         self.close()
 
 
-class _LoopThread:
-    """An event loop in a daemon thread, which starts with the first call."""
+class _Coroutines(AsyncClient):
+    """The methods of `AsyncClient` as coroutines that never suspend.
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self._lock = threading.Lock()
-        self._stack = ExitStack()
-        # A client that is dropped without `close` must not leave its thread behind.
-        self._finalizer = weakref.finalize(self, self._stack.close)
-        self._portal: BlockingPortal | None = None
+    Args:
+        session: its runtime and its transport block.
+    """
 
-    def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what a coroutine function returns."""
-        return CallingThread().call(self._started(), work)
-
-    def close(self) -> None:
-        """Close the client's connections and end the thread."""
-        with self._lock:
-            self._portal = None
-            self._stack.close()
-
-    def _started(self) -> BlockingPortal:
-        with self._lock:
-            if self._portal is None:
-                portal = self._stack.enter_context(start_blocking_portal(name="bnrecal-client"))
-                self._stack.callback(portal.call, self._client.close)
-                self._portal = portal
-            return self._portal
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
 
 class Handle:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -156,7 +157,10 @@ def test_async_stream_over_several_connections(server: ClientServer, time: FakeT
     check_statistics(result, stream(8))
 
 
-def test_iterables_run_in_the_calling_thread(server: ClientServer, time: FakeTime) -> None:
+@pytest.mark.parametrize("connections", [1, 4])
+def test_iterables_run_in_the_calling_thread(
+    server: ClientServer, time: FakeTime, connections: int
+) -> None:
     threads: set[int] = set()
 
     class Batches:
@@ -175,8 +179,12 @@ def test_iterables_run_in_the_calling_thread(server: ClientServer, time: FakeTim
         seen.append(progress)
         threads.add(threading.get_ident())
 
-    played(server.transport, time).recalibrate(MODEL, Batches(), progress=notify)
+    server.transport.faults = [Fault(kind="refuse", where="PUT")]
+    played(server.transport, time).recalibrate(
+        MODEL, Batches(), progress=notify, connections=connections
+    )
     assert threads == {threading.get_ident()}
+    assert [p.note for p in seen if p.phase == "waiting"] == ["connection refused"]
     assert [(p.done, p.total) for p in seen if p.phase == "sending"][-1] == (9, 9)
 
 
@@ -345,19 +353,39 @@ def test_cancellation_does_not_wait(server: ClientServer, time: FakeTime) -> Non
     asyncio.run(whole())
 
 
-def test_client_ends_its_thread(server: ClientServer, time: FakeTime) -> None:
+def test_threads_end_with_the_call(server: ClientServer, time: FakeTime) -> None:
     def threads() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "bnrecal-client"}
 
-    before = threads()
-    with played(server.transport, time) as client:
-        client.recalibrate(MODEL, stream(8), progress=False)
-        (thread,) = threads() - before
-        assert thread.daemon  # a program that never closes its client can still end
-    assert not thread.is_alive()
-    dropped = played(server.transport, time)
-    dropped.models()
-    (thread,) = threads() - before
-    del dropped
-    thread.join(LONG_S)
-    assert not thread.is_alive()
+    before, seen = threads(), set[threading.Thread]()
+    played(server.transport, time).recalibrate(
+        MODEL, stream(8), progress=lambda _: seen.update(threads() - before)
+    )
+    assert len(seen) == 4
+    for thread in seen:
+        assert thread.daemon  # a program that is interrupted does not wait for them
+        thread.join(LONG_S)
+        assert not thread.is_alive()
+
+
+def test_ctrl_c_precedes_a_rejected_batch(server: ClientServer, time: FakeTime) -> None:
+    loading = threading.Event()
+
+    async def gate(_: int) -> None:
+        await anyio.to_thread.run_sync(loading.wait, LONG_S)
+
+    def batches() -> Iterator[Batch]:
+        yield from stream(1)
+        loading.set()
+        pause = threading.Event()
+        while server.sent == []:
+            pause.wait(0.01)
+        pause.wait(0.1)  # the upload has failed by then
+        raise KeyboardInterrupt
+
+    server.transport.on_arrival = on_upload(gate)
+    server.transport.faults = [
+        Fault(kind="problem", where="PUT", status=422, code="batch-shape", retryable=False)
+    ]
+    with pytest.raises(Interrupted):
+        played(server.transport, time).recalibrate(MODEL, batches(), progress=False, connections=4)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from functools import partial
 from typing import Any
 
-from bnrecal_client._concurrency import CALLER
+from bnrecal_client._concurrency import Runtime
 from bnrecal_client._encoding.batches import EncodedBatch, encode
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.errors import InputError, OptionError
@@ -32,8 +32,9 @@ class BatchSource:
     """The caller's iterable, read once; the first item may be looked at before it is read.
 
     Args:
-        batches: the iterable; a synchronous one runs where the caller's code runs.
+        batches: the iterable.
         select: applied to each item; None for none.
+        runtime: runs `select`, the encoding, and a synchronous iterable.
         connections: uploads at a time, 1 to 16. None: 4 where `batches` can be read again, else 1:
             an iterator may be a live source, which is read no faster than its batches are stored.
         bad: leaves bad samples out; None to send every sample.
@@ -49,6 +50,7 @@ class BatchSource:
         self,
         batches: Batches,
         select: Select | None,
+        runtime: Runtime,
         *,
         connections: int | None = None,
         bad: SampleFilter | None = None,
@@ -64,6 +66,7 @@ class BatchSource:
         self.connections = _checked(connections, default=_CONNECTIONS if reread else 1)
         self._batches = batches
         self._select = select
+        self._runtime = runtime
         self._bad = bad
         self._items: Iterator[Any] | AsyncIterator[Any] | None = None
         self._peeked: list[object] = []
@@ -94,7 +97,7 @@ class BatchSource:
         encoder = partial(encode, inputs=inputs, index=index, bad=self._bad)
         while True:
             if self._peeked:
-                found: object = await CALLER.get().run(partial(encoder, self._peeked.pop()))
+                found: object = await self._runtime.run(partial(encoder, self._peeked.pop()))
             else:
                 found = await self._pull(encoder)
             if not isinstance(found, EncodedBatch):
@@ -104,17 +107,16 @@ class BatchSource:
 
     async def length(self) -> int | None:
         """Return the number of batches, None if the iterable does not know it."""
-        return await CALLER.get().run(partial(_length, self._batches))
+        return await self._runtime.run(partial(_length, self._batches))
 
     async def _pull(self, convert: Callable[[Any], object]) -> object:
         """Return the next item, converted, or `_END`."""
-        caller = CALLER.get()
         if isinstance(self._batches, AsyncIterable):
             if self._items is None:
                 self._items = aiter(self._batches)
             item = await anext(self._items, _END)  # type: ignore[arg-type]  # asynchronous here
-            return await caller.run(lambda: self._convert(item, convert))
-        return await caller.run(lambda: self._convert(self._next(), convert))
+            return await self._runtime.run(lambda: self._convert(item, convert))
+        return await self._runtime.run(lambda: self._convert(self._next(), convert))
 
     def _next(self) -> object:
         if self._items is None:

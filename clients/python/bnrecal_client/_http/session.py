@@ -9,7 +9,7 @@ from http import HTTPStatus
 from itertools import count
 from typing import TypeVar
 
-from bnrecal_client._concurrency import CALLER, Sleep
+from bnrecal_client._concurrency import Runtime, Sleep
 from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import ModelContent
 from bnrecal_client._http import requests
@@ -42,16 +42,18 @@ class Session:
     """One server, its retry policy, and the callback that is notified of progress.
 
     Attributes:
+        url: the server's address, for messages.
         transport: sends one request.
+        runtime: how the calls wait.
         retry: the time limits.
-        sleep: waits for a number of seconds.
-        clock: returns monotonic seconds, which `sleep` moves forward.
+        clock: returns monotonic seconds.
         callback: is called with each step.
     """
 
+    url: str
     transport: Transport
+    runtime: Runtime
     retry: RetryPolicy
-    sleep: Sleep
     clock: Callable[[], float]
     callback: ProgressCallback = silent
     _contact: _Contact = field(default_factory=_Contact)
@@ -60,17 +62,12 @@ class Session:
         """Return this session with another callback."""
         return replace(self, callback=callback)
 
-    async def notify(self, progress: Progress) -> None:
-        """Report a step to the callback."""
-        if self.callback is not silent:  # saves a change of threads for each batch
-            await CALLER.get().notify(partial(self.callback, progress))
-
     async def exchange(self, request: Request, *, pause: Sleep | None = None) -> Response:
         """Send a request, retry it as `retry.py` decides, and return the final response.
 
         Args:
             request: the request.
-            pause: waits between two tries; None for `sleep`.
+            pause: waits between two tries; None for the runtime's `sleep`.
 
         Raises:
             ServerUnreachable: no response within the time of the policy.
@@ -89,9 +86,9 @@ class Session:
                 server_seen=self._contact.server_seen,
             )
             if seconds is None:
-                return give_up(self.transport.url, outcome, tries=tries, elapsed_s=elapsed)
-            await self.notify(Progress(phase="waiting", done=tries - 1, note=outcome.reason))
-            await (pause or self.sleep)(seconds)
+                return give_up(self.url, outcome, tries=tries, elapsed_s=elapsed)
+            self.callback(Progress(phase="waiting", done=tries - 1, note=outcome.reason))
+            await (pause or self.runtime.sleep)(seconds)
         raise AssertionError("count() has no end")
 
     async def _try(self, request: Request) -> Response | FailedTry:
@@ -104,11 +101,11 @@ class Session:
 
     async def upload_model(self, content: ModelContent) -> ModelDescription:
         """Upload a model, unless the server already stores these bytes."""
-        await self.notify(Progress(phase="model", done=0, total=1))
+        self.callback(Progress(phase="model", done=0, total=1))
         response = await self.exchange(requests.get_model(content.sha256))
         if response.status == HTTPStatus.NOT_FOUND:
             response = await self.exchange(requests.upload(content.body, content.sha256))
-        await self.notify(Progress(phase="model", done=1, total=1))
+        self.callback(Progress(phase="model", done=1, total=1))
         return read(response, ModelDescription, 200, 201)
 
     async def describe_model(self, model_id: str) -> ModelDescription:
@@ -192,11 +189,11 @@ class Session:
             asked = self.clock()
             wait_s = min(pause, self.retry.read_timeout / 2)
             now = await self.status(recalibration_id, wait_s=wait_s)
-            await self.notify(now.progress or Progress(phase=now.phase or now.state, done=0))
+            self.callback(now.progress or Progress(phase=now.phase or now.state, done=0))
             if now.has_ended:
                 return _succeeded(now)
             if (rest := pause - (self.clock() - asked)) > 0:
-                await self.sleep(rest)
+                await self.runtime.sleep(rest)
             pause = poll_s(polls, longest_s=max_poll_s)
             if timeout_s is not None and self.clock() - started + pause > timeout_s:
                 raise TimedOut(
@@ -218,9 +215,9 @@ class Session:
             wanted.append(requests.model_file(recalibration_id, "unfolded"))
         got: list[Response] = []
         for done, request in enumerate(wanted):
-            await self.notify(Progress(phase="fetching", done=done, total=len(wanted)))
+            self.callback(Progress(phase="fetching", done=done, total=len(wanted)))
             got.append(expect(await self.exchange(request), 200))
-        await self.notify(Progress(phase="fetching", done=len(wanted), total=len(wanted)))
+        self.callback(Progress(phase="fetching", done=len(wanted), total=len(wanted)))
         return Result(
             recalibration_id=recalibration_id,
             report=report(got[0]),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -12,41 +15,66 @@ from bnrecal_client._http.messages import FileBody, Request, Response, Transport
 from bnrecal_client.errors import OptionError
 from bnrecal_client.retry_policy import RetryPolicy
 
-__all__ = ["Transport"]
+__all__ = ["AsyncTransport", "BlockingTransport", "Server", "Transport"]
 
 _CHUNK_BYTES = 1 << 18
 
 
-class Transport:
-    """The connections to one server.
-
-    Args:
-        url: the server's address.
-        token: sent as a bearer token; None for none.
-        retry: the time limits of one try.
-        transport: replaces the network.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where requests are sent to, and what all of them carry.
 
     Attributes:
         url: the address without a trailing slash.
-
-    Raises:
-        OptionError: the address or the token is invalid.
+        headers: the headers of every request.
+        timeout: the time limits of one try.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str | None,
-        retry: RetryPolicy,
-        transport: httpx.AsyncBaseTransport | None,
-    ) -> None:
-        self.url = _server_url(url)
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers=_headers(token),
-            timeout=httpx.Timeout(retry.read_timeout, connect=retry.connect_timeout),
-            transport=transport,
-        )
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    timeout: httpx.Timeout
+
+    @classmethod
+    def of(cls, url: str, token: str | None, retry: RetryPolicy) -> Server:
+        """Check an address and a token.
+
+        Args:
+            url: the server's address.
+            token: sent as a bearer token; None for none.
+            retry: the time limits of one try.
+
+        Raises:
+            OptionError: the address or the token is invalid.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise OptionError(
+                f"the server address {url!r} is invalid; write it like http://127.0.0.1:8000"
+            )
+        timeout = httpx.Timeout(retry.read_timeout, connect=retry.connect_timeout)
+        return cls(url=url.rstrip("/"), headers=_headers(token), timeout=timeout)
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of an httpx client."""
+        return {"headers": self.headers, "timeout": self.timeout}
+
+    def arguments(self, request: Request) -> dict[str, Any]:
+        """Return the arguments of httpx's `request`, except for the content."""
+        headers = dict(request.headers)
+        if isinstance(request.body, FileBody):
+            # Announced first, so that the server can reject a size before any byte is sent.
+            headers["Content-Length"] = str(request.body.bytes)
+        # httpx parses the address once more for each of a base URL and parameters, even if empty.
+        return {
+            "method": request.method,
+            "url": self.url + request.path,
+            "params": request.params or None,
+            "headers": headers,
+        }
+
+
+class Transport(Protocol):
+    """The connections to one server."""
 
     async def send(self, request: Request) -> Response:
         """Send a request once.
@@ -55,44 +83,54 @@ class Transport:
             TransportFailed: there was no complete response.
             OptionError: the request cannot be sent at all.
         """
-        headers = dict(request.headers)
-        content: bytes | AsyncIterator[bytes] | None
-        if isinstance(request.body, FileBody):
-            # Announced first, so that the server can reject a size before any byte is sent.
-            headers["Content-Length"] = str(request.body.bytes)
-            content = _chunks(request.body)
-        else:
-            content = request.body
-        try:
-            response = await self._http.request(
-                request.method,
-                request.path,
-                params=request.params,
-                headers=headers,
-                content=content,
-            )
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
-            raise OptionError(f"the request cannot be sent: {error}") from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            raise TransportFailed(str(error) or type(error).__name__) from error
-        return Response(
-            status=response.status_code,
-            headers={name.lower(): value for name, value in response.headers.items()},
-            body=response.content,
-        )
 
     async def close(self) -> None:
         """Close the connections."""
+
+
+class AsyncTransport:
+    """Sends requests from an event loop.
+
+    Args:
+        server: the server.
+        network: replaces the network; None for the real one.
+    """
+
+    def __init__(self, server: Server, network: httpx.AsyncBaseTransport | None) -> None:
+        self._arguments = server.arguments
+        self._http = httpx.AsyncClient(**server.options(), transport=network)
+
+    async def send(self, request: Request) -> Response:
+        body = request.body
+        content = _chunks(body) if isinstance(body, FileBody) else body
+        with _translated_errors():
+            return _read(await self._http.request(**self._arguments(request), content=content))
+
+    async def close(self) -> None:
         await self._http.aclose()
 
 
-def _server_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise OptionError(
-            f"the server address {url!r} is invalid; write it like http://127.0.0.1:8000"
-        )
-    return url.rstrip("/")
+class BlockingTransport:
+    """Sends requests from the calling thread, which it blocks.
+
+    Args:
+        server: the server.
+        network: replaces the network; None for the real one.
+    """
+
+    def __init__(self, server: Server, network: httpx.BaseTransport | None) -> None:
+        self._arguments = server.arguments
+        self._http = httpx.Client(**server.options(), transport=network)
+
+    async def send(self, request: Request) -> Response:
+        with _translated_errors():
+            if not isinstance(request.body, FileBody):
+                return _read(self._http.request(**self._arguments(request), content=request.body))
+            with request.body.path.open("rb") as file:
+                return _read(self._http.request(**self._arguments(request), content=file))
+
+    async def close(self) -> None:
+        self._http.close()
 
 
 def _headers(token: str | None) -> dict[str, str]:
@@ -102,6 +140,27 @@ def _headers(token: str | None) -> dict[str, str]:
     if not (token.isascii() and token.isprintable() and token.strip() == token and token):
         raise OptionError("the token is empty or holds characters that a header cannot carry")
     return {**common, "Authorization": f"Bearer {token}"}
+
+
+def _read(response: httpx.Response) -> Response:
+    return Response(
+        status=response.status_code,
+        headers={
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers.raw
+        },
+        body=response.content,
+    )
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
+        raise OptionError(f"the request cannot be sent: {error}") from error
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise TransportFailed(str(error) or type(error).__name__) from error
 
 
 async def _chunks(body: FileBody) -> AsyncIterator[bytes]:
