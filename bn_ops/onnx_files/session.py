@@ -95,6 +95,7 @@ def session(
     *,
     threads: int | None = None,
     optimize: bool = True,
+    disabled: Sequence[str] = (),
     more_outputs: Sequence[str] = (),
 ) -> Session:
     """Open a model.
@@ -102,7 +103,8 @@ def session(
     Args:
         model: a model of any size, a serialized one, or a path (required for external data).
         threads: threads within an operator; None means every core.
-        optimize: whether onnxruntime optimizes the graph; off when two models are compared.
+        optimize: whether onnxruntime optimizes the graph.
+        disabled: names of optimizations to leave out.
         more_outputs: tensors of a `ModelProto` to return as additional outputs.
 
     Raises:
@@ -118,7 +120,7 @@ def session(
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     try:
-        inner, keep_alive = open_inner(model, options, more_outputs=more_outputs)
+        inner, keep_alive = open_inner(model, options, disabled=disabled, more_outputs=more_outputs)
     except EngineError as error:
         raise ModelInvalidError(error.message) from error
     return Session(inner, keep_alive)
@@ -128,6 +130,7 @@ def open_inner(
     model: onnx.ModelProto | bytes | str | Path,
     options: Any,
     *,
+    disabled: Sequence[str] = (),
     more_outputs: Sequence[str] = (),
 ) -> tuple[Any, Any]:
     """Open onnxruntime's own session; return it with the objects that must outlive it.
@@ -152,5 +155,10 @@ def open_inner(
         if external:
             options.add_external_initializers(list(external), list(external.values()))
     with translated("loading the model"):
-        inner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        inner = ort.InferenceSession(
+            source,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(disabled),
+        )
     return inner, external

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from bn_ops.engines.onnx.rebatch import fixed_batch_size, rebatch
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError, OptionError
 from bn_ops.folding.result import Folded
-from bn_ops.onnx_files.session import Session, session
 from bn_ops.verification.compare import Finding, compare, rounding, share
 from bn_ops.verification.decision import OutputFindings, misrounded_tensor, refolded
 from bn_ops.verification.float64 import Float64Model, NotExactError
+from bn_ops.verification.native import NativeModel
 from bn_ops.verification.probes import Probe, synthetic_probes
 from bn_ops.verification.rounding_sensitivity import perturb_batch, perturb_model
 
@@ -85,7 +85,7 @@ def verify(
             are run.
         tolerance: allowed relative error; None means 1e-5 for float32, 2e-3 for float16 and 1e-12
             for float64 models, and more where rounding alone moves the reference further.
-        threads: threads within an operator; None means every core.
+        threads: threads, over which samples are spread; None means every core.
         seed: seed of the random samples.
 
     Raises:
@@ -119,7 +119,7 @@ class Reference:
     Args:
         model: the unfolded model; not changed.
         batches: calibration samples.
-        threads: threads within an operator; None means every core.
+        threads: threads, over which samples are spread; None means every core.
         seed: seed of the random samples.
     """
 
@@ -162,9 +162,9 @@ class Reference:
         self._check_signature(model)
         allowed = default_tolerance(self._model) if tolerance is None else tolerance
         findings = [OutputFindings(name) for name in self._names]
-        session = open_model(model, threads=self._threads)
-        for expected in self._expected:
-            self._add(findings, expected, session.run(self._names, expected.probe.batch))
+        found = self._open(model).run_all(self._names, [e.probe for e in self._expected])
+        for expected, arrays in zip(self._expected, found, strict=True):
+            self._add(findings, expected, _required(arrays))
         if weights is None and tolerance is None and _exceeded(findings, allowed):
             weights = refolded(self._model, model)
         notes = [] if weights is None else list(self._compare_exact(findings, model, weights))
@@ -217,21 +217,28 @@ class Reference:
         return self._perturbed[output]
 
     def _perturb(self, generator: np.random.Generator, found: list[list[Finding]]) -> None:
-        session = open_model(perturb_model(self._model, generator), threads=self._threads)
-        for probe, native in self._runs:
-            outputs = session.run(self._names, perturb_batch(probe.batch, generator))
-            for index, perturbed in enumerate(outputs):
-                found[index].append(compare(native[index], perturbed, None))
+        model = self._open(perturb_model(self._model, generator))
+        probes = [
+            replace(probe, batch=perturb_batch(probe.batch, generator)) for probe, _ in self._runs
+        ]
+        perturbed = model.run_all(self._names, probes)
+        for (_, native), outputs in zip(self._runs, perturbed, strict=True):
+            for index, output in enumerate(_required(outputs)):
+                found[index].append(compare(native[index], output, None))
 
     def _run_native(self, batches: Iterable[Any]) -> Iterator[tuple[Probe, list[Array]]]:
-        session = open_model(self._model, threads=self._threads)
-        for probe in self._probes(batches):
-            try:
-                yield probe, session.run(self._names, probe.batch)
-            except EngineError as error:
-                if not probe.synthetic:
-                    raise
-                self._notes.append(f"{probe.label}: skipped, {_first_line(error)}")
+        probes = list(self._probes(batches))
+        found = self._open(self._model).run_all(self._names, probes)
+        for probe, outputs in zip(probes, found, strict=True):
+            if isinstance(outputs, EngineError) and probe.synthetic:
+                self._notes.append(f"{probe.label}: skipped, {_first_line(outputs)}")
+            else:
+                yield probe, _required(outputs)
+
+    def _open(self, model: onnx.ModelProto) -> NativeModel:
+        """Open a model in the way that suits the reference's element types."""
+        optimize = default_tolerance(self._model) == _TOLERANCES[onnx.TensorProto.FLOAT]
+        return NativeModel(model, threads=self._threads, optimize=optimize)
 
     def _widened(self) -> Float64Model | None:
         try:
@@ -314,6 +321,12 @@ def _exceeded(findings: list[OutputFindings], tolerance: float) -> bool:
     return any(not output.within(tolerance) for output in findings)
 
 
+def _required(outputs: list[Array] | EngineError) -> list[Array]:
+    if isinstance(outputs, EngineError):
+        raise outputs
+    return outputs
+
+
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
@@ -339,15 +352,6 @@ def _elements(tensor: onnx.TensorProto) -> int:
 
 def _element_type(value: onnx.ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type
-
-
-def open_model(model: onnx.ModelProto, *, threads: int | None) -> Session:
-    """Open a model in onnxruntime without graph optimizations.
-
-    Raises:
-        ModelInvalidError: onnxruntime cannot load it.
-    """
-    return session(model, threads=threads, optimize=False)
 
 
 def output_names(model: onnx.ModelProto) -> Iterator[str]:

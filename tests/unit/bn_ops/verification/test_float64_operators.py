@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from bn_ops.verification.float64 import Float64Model, NotExactError
+from bn_ops.verification.float64 import Float64Model, NotExactError, operators
+from bn_ops.verification.float64.operators import Window, convolve
 from tests.conformance.fold.building import Array, Graph
 
 TOLERANCE = 1e-12  # the same float64 terms in a different summation order
@@ -55,8 +56,6 @@ def _agrees(model: onnx.ModelProto, shape: tuple[int, ...] = (2, 4, 9, 8)) -> No
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
 
 
-# Numbers of kernels below the number of channels, and such that some positions of the kernel (not a
-# divisor of six) or all of them are summed at once.
 @pytest.mark.parametrize("kernels", [4, 8, 20, 80])
 @pytest.mark.parametrize("attrs", CONVOLUTIONS, ids=str)
 def test_convolution(attrs: dict[str, Any], kernels: int) -> None:
@@ -170,3 +169,23 @@ def test_model_is_not_modified() -> None:
     before = model.SerializeToString()
     Float64Model(model)
     assert model.SerializeToString() == before
+
+
+def test_the_sigmoid_does_not_overflow() -> None:
+    graph = Graph("Sigmoid", dtype="float64", opset=17)
+    graph.output(graph.add("Sigmoid", graph.input("x", ("N",))), (None,))
+    x = np.array([-1e4, -40.0, -1.0, 0.0, 1.0, 40.0, 1e4])
+    model = graph.model()
+    found: Array = Float64Model(model).run([model.graph.output[0].name], {"x": x})[0]
+    with np.errstate(over="ignore"):
+        expected = (1 / (1 + np.exp(-x.astype(np.longdouble)))).astype(np.float64)
+    assert (np.abs(found - expected) <= 4e-16 * np.abs(expected)).all()
+
+
+def test_patches_of_a_large_image_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 6, 11, 10)), rng.standard_normal((4, 3, 3, 2))
+    window = Window.of((3, 2), (11, 10), strides=(1, 2), dilations=None, pads=None, auto_pad=None)
+    whole = convolve(x, weight, window, 2)
+    monkeypatch.setattr(operators, "_PATCH_VALUES", 200)
+    np.testing.assert_allclose(convolve(x, weight, window, 2), whole, rtol=1e-12, atol=1e-12)

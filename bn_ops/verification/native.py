@@ -1,0 +1,113 @@
+"""Run one of the models that are compared in onnxruntime, in its own element types."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_ops.errors import EngineError
+from bn_ops.onnx_files.session import session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
+    from bn_ops.core.signature import Batch
+    from bn_ops.verification.probes import Probe
+
+__all__ = ["NativeModel"]
+
+Array = NDArray[np.generic]
+
+_FOLDING_FUSIONS = (
+    "ConvAddFusion",
+    "ConvBNFusion",
+    "ConvMulFusion",
+    "MatMul_BatchNormalization_Fusion",
+)
+"""The fusions by which onnxruntime folds BatchNorm itself."""
+
+
+class NativeModel:
+    """A model in onnxruntime.
+
+    A float32 model runs with the optimizations that onnxruntime applies by default, in its blocked
+    layout, which takes half the time; only the fusions that fold BatchNorm are off, so that a fold
+    is never compared with onnxruntime's own. With 16-bit types the optimizer decides where numbers
+    are widened to float32, and in float64 it has nothing to offer: such models run as they are.
+
+    Args:
+        model: the model; not changed.
+        threads: threads, in total; None means every core.
+        optimize: whether the model's floating-point numbers are all float32.
+
+    Raises:
+        ModelInvalidError: onnxruntime cannot load it.
+    """
+
+    def __init__(self, model: onnx.ModelProto, *, threads: int | None, optimize: bool) -> None:
+        self._threads = threads or len(os.sched_getaffinity(0))
+        disabled = _FOLDING_FUSIONS if optimize else ()
+        # Runs are spread over the threads, without a barrier per operator.
+        self._session = session(model, threads=1, optimize=optimize, disabled=disabled)
+
+    def run_all(
+        self, outputs: Sequence[str], probes: Sequence[Probe]
+    ) -> list[list[Array] | EngineError]:
+        """Run every probe; return the outputs of each, or why it could not be run.
+
+        Probes of given samples run sample by sample, whose tensors fit into a processor's cache.
+        They run whole where the model rejects a single sample or an output does not have one row
+        per sample. A model that mixes the samples of a batch computes something else for single
+        ones; the same probes are given to both models, and the synthetic ones hold two samples.
+        """
+        with ThreadPoolExecutor(self._threads, "verify") as pool:
+            started = [(probe, self._start(pool, outputs, probe)) for probe in probes]
+            return [self._finish(outputs, probe, parts) for probe, parts in started]
+
+    def _start(
+        self, pool: ThreadPoolExecutor, outputs: Sequence[str], probe: Probe
+    ) -> list[Future[list[Array]]]:
+        parts = [probe.batch] if probe.synthetic else _singles(probe.batch)
+        return [pool.submit(self._session.run, outputs, part) for part in parts]
+
+    def _finish(
+        self, outputs: Sequence[str], probe: Probe, parts: list[Future[list[Array]]]
+    ) -> list[Array] | EngineError:
+        try:
+            found = [part.result() for part in parts]
+        except EngineError as error:
+            if len(parts) == 1:
+                return error
+            found = []
+        if len(found) == 1:
+            return found[0]
+        return _joined(found) or self._run_whole(outputs, probe)
+
+    def _run_whole(self, outputs: Sequence[str], probe: Probe) -> list[Array] | EngineError:
+        try:
+            return self._session.run(outputs, probe.batch)
+        except EngineError as error:
+            return error
+
+
+def _singles(batch: Batch) -> list[Batch]:
+    samples = min((len(array) for array in batch.values()), default=0)
+    return [{n: a[i : i + 1] for n, a in batch.items()} for i in range(samples)] or [batch]
+
+
+def _joined(parts: list[list[Array]]) -> list[Array] | None:
+    """Join the outputs of single samples; None where one does not have one row per sample."""
+    outputs = list(zip(*parts, strict=True))
+    if not outputs or any(
+        not isinstance(array, np.ndarray) or array.shape != (1, *output[0].shape[1:])
+        for output in outputs
+        for array in output
+    ):
+        return None
+    return [np.concatenate(output) for output in outputs]
