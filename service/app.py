@@ -101,7 +101,7 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add the middleware; the last one that is added sees a request first."""
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestBodyLimitsMiddleware, settings=settings, bodies=app.state.bodies)
-    keyring = Keyring(read_tokens(settings))
+    keyring = Keyring(read_tokens(settings), refresh_seconds=settings.token_refresh_seconds)
     app.add_middleware(
         AuthenticationMiddleware, keyring=keyring, required=not is_loopback(settings.host)
     )

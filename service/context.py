@@ -8,7 +8,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.callers import EVERYTHING, NOTHING, Caller
 from service.repositories.batches import InputsCache
 from service.settings import Settings
 from service.signals import Signals
@@ -16,6 +15,31 @@ from service.storage.blobs.protocol import Blobs
 from service.storage.ledger.protocol import Ledger
 from service.telemetry.metrics import Metrics
 from service.workers.protocol import Executor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The sender of a request.
+
+    Attributes:
+        name: name of the token, which owns what the caller creates; empty without a named token.
+        sees_all: whether the data of all owners is visible.
+    """
+
+    name: str
+    sees_all: bool
+
+    @property
+    def scope(self) -> str | None:
+        """The owner whose data is visible; None for the data of all owners."""
+        return None if self.sees_all else self.name
+
+
+EVERYTHING = Caller(name="", sees_all=True)
+"""The server itself, clients on loopback without tokens, and tokens from the settings."""
+
+NOTHING = Caller(name="", sees_all=False)
+"""A request that was not authenticated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
-from service import metrics_endpoint
 from service.context import Context, Ctx
 from service.errors import ForbiddenError, ServiceError
+from service.repositories import recalibrations, usage
+from service.storage.ledger.protocol import Transaction
 from service.telemetry import metrics
 
 router = APIRouter(tags=["health"])
@@ -80,4 +84,26 @@ async def get_metrics(context: Ctx) -> Response:
     """Return the metrics in Prometheus' text format; they cover the work of all callers."""
     if not context.caller.sees_all:
         raise ForbiddenError("the metrics cover the work of all callers: use an admin token")
-    return Response(await metrics_endpoint.read(context), media_type=metrics.MEDIA_TYPE)
+    return Response(await read_metrics(context), media_type=metrics.MEDIA_TYPE)
+
+
+async def read_metrics(context: Context) -> bytes:
+    """Return all metrics in Prometheus' text format; gauges are read for each call."""
+    metrics = context.metrics
+    states, stored = await context.ledger.read(_counts)
+    for state, count in states.items():
+        metrics.recalibrations.labels(state=state).set(count)
+    metrics.stored_bytes.set(stored)
+    metrics.stored_limit_bytes.set(context.settings.total_limit_bytes)
+    metrics.disk_free_bytes.set(await asyncio.to_thread(_free, context.settings.data_dir))
+    for part, failure in (("ledger", context.ledger.failure), ("blobs", context.blobs.failure)):
+        metrics.storage_failed.labels(part=part).set(failure is not None)
+    return metrics.render()
+
+
+def _counts(tx: Transaction) -> tuple[dict[str, float], float]:
+    return dict(recalibrations.counts(tx)), usage.stored_bytes(tx)
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free

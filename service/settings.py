@@ -40,6 +40,11 @@ class Settings(BaseSettings):
         default=None,
         description="File with one SHA-256 hash (hex) of a token per line; # starts a comment.",
     )
+    token_refresh_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        description="Time until a running server notices a token that was created or revoked.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Minimum level of log messages."
     )
@@ -54,6 +59,11 @@ class Settings(BaseSettings):
     )
     batch_limit_bytes: int = Field(
         default=1 * GIB, gt=0, description="Maximum size of a batch body."
+    )
+    packed_batch_bytes: int = Field(
+        default=128 << 10,
+        ge=0,
+        description="Batches of arrays up to this size share files, which saves a file per batch.",
     )
     infer_json_limit_bytes: int = Field(
         default=16 * MIB,
@@ -161,6 +171,11 @@ class Settings(BaseSettings):
         description="Pause before a run that was deferred for lack of resources (full disk, no "
         "process) is queued again.",
     )
+    progress_interval_seconds: float = Field(
+        default=0.25,
+        ge=0,
+        description="Minimum time between two progress events of one phase of a run.",
+    )
 
     ended_retention_seconds: float = Field(
         default=30 * 86400.0,
@@ -182,6 +197,12 @@ class Settings(BaseSettings):
         default=300.0,
         gt=0,
         description="Time between two cleanups of expired and orphaned data.",
+    )
+    deletion_rows: int = Field(
+        default=5000,
+        gt=0,
+        description="Maximum rows that one transaction deletes; all other writes wait meanwhile, a "
+        "few tens of milliseconds.",
     )
     shutdown_seconds: float = Field(
         default=10.0,

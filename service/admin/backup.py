@@ -14,8 +14,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from service.admin.check import faults_of
-from service.admin.files import present_files
+from service.admin.check import faults_of, present_files
 from service.errors import RequestInvalidError, StorageFailedError
 from service.repositories.usage import FileContent, expected_files
 from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger

@@ -6,34 +6,49 @@ import hashlib
 import os
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from service.admin.files import present_files
 from service.repositories.usage import FileContent, expected_files
 from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
 
-# A running server stores a file before its row, and removes a row before its file. A difference
-# that remains after this time is a fault.
-RECHECK_SECONDS = 1.0
+FOLDERS = ("models", "recalibrations")
+
+
+def present_files(folder: Path) -> Iterator[str]:
+    """Yield the keys of all blobs in a data folder."""
+    for name in FOLDERS:
+        for path in (folder / name).rglob("*"):
+            if not path.is_dir():
+                yield path.relative_to(folder).as_posix()
 
 
 def add_command(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("check", help="compare the ledger with the files")
     parser.add_argument("--sizes-only", action="store_true", help="do not read the files")
+    parser.add_argument(
+        "--recheck-seconds",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="time after which a difference is checked again (default: 1)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:
-    """Return the faults; a fault must be found twice."""
+    """Return the faults; a fault must be found twice.
+
+    A running server stores a file before its row, and removes a row before its file.
+    """
     digests = not args.sizes_only
     with open_ledger(folder) as ledger:
         files, faults = _compare(folder, ledger, digests=digests)
         if faults:
-            time.sleep(RECHECK_SECONDS)
+            time.sleep(args.recheck_seconds)
             files, again = _compare(folder, ledger, digests=digests)
             faults = [fault for fault in faults if fault in again]
     return {"files": files, "digests": "compared" if digests else "not read", "faults": faults}

@@ -87,11 +87,11 @@ def _delete(
         if found is None:
             return None
         _check_idle(found, exclusive=exclusive)
-        return retention.delete(tx, recalibration_id)
+        return retention.delete(tx, args.settings, recalibration_id)
 
     deleted = ledger.write(begin)
     if deleted is False:
-        while ledger.write(lambda tx: retention.delete_part(tx, recalibration_id)):
+        while ledger.write(lambda tx: retention.delete_part(tx, args.settings, recalibration_id)):
             pass
     return deleted is not None
 

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from service.batches import operations
-from service.batches.schemas import BatchOut, BatchPage
 from service.batches.upload import PATHS, Upload, upload_of
 from service.context import Context, Ctx, context_of
 from service.repositories import batches as store
@@ -18,9 +17,45 @@ from service.repositories.records import StoredBatch, Stream
 from service.storage.ledger.protocol import Transaction
 from service.web import media_types as media
 from service.web.direct_route import DirectRoute
-from service.web.pagination import After, Limit, cut, read_cursor
-from service.web.parameters import Digest, Key, RecalibrationId
+from service.web.parameters import After, Digest, Key, Limit, RecalibrationId, cut, read_cursor
 from service.web.visibility import visible
+
+
+class BatchOut(BaseModel):
+    """A stored batch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "index": 0,
+                    "samples": 32,
+                    "bytes": 100480,
+                    "sha256": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+                }
+            ]
+        }
+    )
+
+    index: int
+    samples: int
+    bytes: int
+    sha256: str
+
+    @staticmethod
+    def of(batch: StoredBatch) -> BatchOut:
+        """Return the wire form of a stored batch."""
+        return BatchOut(
+            index=batch.index, samples=batch.samples, bytes=batch.bytes, sha256=batch.sha256
+        )
+
+
+class BatchPage(BaseModel):
+    """A page of batches in stream order."""
+
+    items: list[BatchOut]
+    next: str | None
+
 
 _PREFIX = "/v1/recalibrations/{recalibration}"
 router = APIRouter(prefix=f"{_PREFIX}/{PATHS[Stream.TARGET]}", tags=["batches"])

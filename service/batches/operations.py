@@ -34,9 +34,6 @@ from service.workers.protocol import BatchToValidate
 
 __all__ = ["Upload", "put"]
 
-# A packed batch is held in memory, and checked and hashed in one step.
-MAX_PACKED_BYTES = 128 << 10
-
 
 async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     """Store a batch; return it, and whether it is new.
@@ -50,7 +47,7 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
         BatchMalformedError, BatchError, RefusedError: the batch is not valid for the recalibration.
         WorkerDiedError, WorkerDeadlineError: a worker crashed or timed out while reading it.
     """
-    upload, small = await _peek(upload)
+    upload, small = await _peek(upload, context.settings.packed_batch_bytes)
     if small is None:
         batch, new = await _put_file(context, upload)
     else:
@@ -62,13 +59,13 @@ async def put(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
     return batch, new
 
 
-async def _peek(upload: Upload) -> tuple[Upload, bytearray | None]:
-    """Return an equal upload, and the whole body if it is small arrays, otherwise None."""
+async def _peek(upload: Upload, limit_bytes: int) -> tuple[Upload, bytearray | None]:
+    """Return an equal upload, and its body if it is arrays within the limit, otherwise None."""
     opaque = FORMATS[upload.format].header is None
-    if opaque or (upload.announced or 0) > MAX_PACKED_BYTES:
+    if opaque or (upload.announced or 0) > limit_bytes:
         return upload, None
     first = await anext(upload.body)
-    if len(first) > MAX_PACKED_BYTES:
+    if len(first) > limit_bytes:
         return replace(upload, body=_chained([first], upload.body)), None
     second = await anext(upload.body, None)
     if second is not None:

@@ -1,6 +1,6 @@
 """Limits for the members of every archive: their number, names and sizes.
 
-The check of names prevents path traversal: `service.workers.child.model_archive` writes the members
+The check of names prevents path traversal: `service.workers.child.convert` writes the members
 of a model to a folder under their names, and a name such as `../x` would leave it. Batches are read
 without being unpacked, but such a name is refused there as well: it has no place in a batch.
 """

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from bn_ops.preprocess.images import FORMATS as DECODERS
 from service.formats import tars, zips
-from service.formats.image_archive import archive_images
-from service.formats.image_sequence import read_image_sequence
+from service.formats.image_sequence import archive_images, read_image_sequence
 from service.formats.layout import HeaderReader
 from service.formats.npy import NpyHeader, read_npy
 from service.formats.npz import read_npz

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.callers import EVERYTHING, Caller
+from service.context import EVERYTHING, Caller
 from service.errors import HostError, ServiceError, UnauthenticatedError
 from service.middleware.keyring import Keyring, holder
 from service.storage.ledger.protocol import Ledger

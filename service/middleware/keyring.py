@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from service.callers import EVERYTHING, Caller
+from service.context import EVERYTHING, Caller
 from service.errors import StartError
 from service.repositories import tokens as store
 from service.repositories.records import Token
@@ -17,8 +17,6 @@ from service.settings import Settings
 from service.storage.ledger.protocol import Ledger
 
 _HASH = re.compile(r"[0-9a-f]{64}")
-# A token that another process creates or revokes takes effect after this time.
-FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,21 +30,26 @@ class Key:
 class Keyring:
     """All accepted tokens: those of the settings, which see everything, and the ledger's.
 
+    Args:
+        configured: hashes of the tokens in the settings.
+        refresh_seconds: time after which a token that another process creates or revokes takes
+            effect.
+
     Attributes:
         used: whether there was a token at any time since the server started. When the last token is
             revoked, requests without a token must not be accepted.
     """
 
-    def __init__(self, configured: Sequence[bytes]) -> None:
-        """Create a keyring with the hashes of the tokens in the settings."""
+    def __init__(self, configured: Sequence[bytes], *, refresh_seconds: float) -> None:
+        self._refresh_seconds = refresh_seconds
         self._configured = [Key(sha256=one, caller=EVERYTHING) for one in configured]
         self._keys = self._configured
         self.used = bool(configured)
         self._read_at = float("-inf")
 
     async def keys(self, ledger: Ledger) -> Sequence[Key]:
-        """Return the keys, at most `FRESH_SECONDS` old."""
-        if monotonic() - self._read_at >= FRESH_SECONDS:
+        """Return the keys, at most `refresh_seconds` old."""
+        if monotonic() - self._read_at >= self._refresh_seconds:
             began = monotonic()
             found = await ledger.read(store.all_tokens)
             self._keys = self._configured + [_key(one.token) for one in found]

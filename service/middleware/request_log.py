@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
-from service.telemetry import request_ids
+from service.telemetry.logs import ID_HEADER, choose_request_id, current_request_id
 from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ class RequestLogMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = request_ids.choose(Headers(scope=scope).get(request_ids.ID_HEADER))
+        request_id = choose_request_id(Headers(scope=scope).get(ID_HEADER))
         # Never reset: each request is a task of its own, and uvicorn logs an unhandled exception
         # after this function has raised it.
-        request_ids.current.set(request_id)
+        current_request_id.set(request_id)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         began = perf_counter()
@@ -55,7 +55,7 @@ class RequestLogMiddleware:
             if message["type"] == "http.response.start":
                 outcome.status = message["status"]
                 outcome.problem = state.get("problem")
-                MutableHeaders(scope=message)[request_ids.ID_HEADER] = request_id
+                MutableHeaders(scope=message)[ID_HEADER] = request_id
             await send(message)
 
         try:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ from typing import Any
 from service import clock
 from service.context import Context
 from service.errors import ModelInUseError, WorkerDiedError
-from service.models import conversion
 from service.repositories import models as store
 from service.repositories import tokens, usage
 from service.repositories.records import StoredModel
 from service.storage.blobs.protocol import Draft
 from service.storage.ledger.protocol import Transaction
 from service.web import content_digest as digests
+
+_ZIP = b"PK\x03\x04"
 
 
 async def upload(
@@ -48,7 +51,7 @@ async def upload(
         if (known := await _whole(context, model, context.caller.scope)) is not None:
             await _touch(context, model)
             return known, False
-        async with conversion.as_onnx(context, draft.path) as file:
+        async with as_onnx(context, draft.path) as file:
             description = await _inspect(context, file)
             size = (await asyncio.to_thread(file.stat)).st_size
             await context.ledger.read(lambda tx: _check_limits(context, tx, size))
@@ -173,3 +176,26 @@ async def _record(
 def _check_limits(context: Context, tx: Transaction, size: int) -> None:
     tokens.check_bytes(tx, context.caller.name, size)
     usage.check_total(tx, context.settings, size)
+
+
+@asynccontextmanager
+async def as_onnx(context: Context, uploaded: Path) -> AsyncIterator[Path]:
+    """Yield the uploaded file or, for an archive, the ONNX file that it was converted to.
+
+    Raises:
+        RefusedError: the file is not accepted.
+        WorkerDiedError, WorkerDeadlineError, CapacityError: no worker could convert it.
+    """
+    if await asyncio.to_thread(_head, uploaded) != _ZIP:
+        yield uploaded
+        return
+    folder = await asyncio.to_thread(context.blobs.workspace)
+    try:
+        yield await context.executor.convert(uploaded, folder)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP))

@@ -13,7 +13,7 @@ from service.context import Ctx
 from service.errors import RecalibrationFailedError, ShuttingDownError
 from service.oneshot import operations
 from service.oneshot.form import MEDIA_TYPE
-from service.recalibrations.dependencies import Runs
+from service.recalibrations.dispatch import Runs
 from service.recalibrations.result_api import send_result
 from service.repositories.lifecycle import State
 from service.repositories.records import Recalibration

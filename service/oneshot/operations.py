@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from service.context import Context
 from service.errors import RequestInvalidError, ServiceError, ShuttingDownError
 from service.models import operations as models
 from service.oneshot.form import File, FormReader
-from service.oneshot.replays import replay
 from service.recalibrations import operations
 from service.recalibrations.dispatch import Dispatcher
 from service.recalibrations.schemas import RecalibrationIn
 from service.recalibrations.waiting import until_ended_or_gone
+from service.repositories import idempotency, usage
 from service.repositories import recalibrations as store
-from service.repositories import usage
 from service.repositories.lifecycle import ENDED, State
 from service.repositories.records import Recalibration, Stream
+from service.storage.checksums import sha256_of
+from service.storage.ledger.protocol import Transaction
 from service.web import media_types as media
 from service.web.request_body import BLOCK_BYTES
 
@@ -190,3 +192,65 @@ async def _blocks(path: Path) -> AsyncIterator[bytearray]:
         yield bytearray(block)
         while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
             yield bytearray(block)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """An idempotency key and the request that it belongs to.
+
+    A repeated form finds its recalibration by it.
+
+    Attributes:
+        scope: the route and the caller, who owns the key.
+        key: the value that the client sent.
+        request: fingerprint of model, options and data.
+    """
+
+    scope: str
+    key: str
+    request: str
+
+    async def lookup(self, context: Context) -> str | None:
+        """Return the id of the key's recalibration; None if it does not exist or was deleted.
+
+        Raises:
+            IdempotencyKeyReusedError: the key was used with another form.
+        """
+        return await context.ledger.read(self._find)
+
+    async def bind(self, context: Context, recalibration_id: str) -> str:
+        """Bind the key to a recalibration; return its id, or that of a concurrent request."""
+
+        def work(tx: Transaction) -> str:
+            if (known := self._find(tx)) is not None:
+                return known
+            idempotency.store_response(
+                tx, scope=self.scope, key=self.key, request=self.request, response=recalibration_id
+            )
+            return recalibration_id
+
+        return await context.ledger.write(work)
+
+    def _find(self, tx: Transaction) -> str | None:
+        known = idempotency.lookup(tx, scope=self.scope, key=self.key, request=self.request)
+        return known if known is not None and store.find(tx, known) is not None else None
+
+
+async def replay(
+    context: Context,
+    key: str,
+    asked: RecalibrationIn,
+    data: Sequence[File],
+    source: Sequence[File],
+) -> Replay:
+    """Return the key of a complete form; `asked` names its model."""
+    digests = [await asyncio.to_thread(sha256_of, file.draft.path) for file in data]
+    told = "\n".join([asked.model_dump_json(), *digests])
+    if source:  # a form without source files keeps the fingerprint that earlier versions stored
+        digests = [await asyncio.to_thread(sha256_of, file.draft.path) for file in source]
+        told = "\n".join([told, "source", *digests])
+    return Replay(
+        scope=idempotency.scope_of("POST /v1/recalibrate", context.caller.name),
+        key=key,
+        request=idempotency.fingerprint(told.encode()),
+    )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.context import Ctx
 from service.recalibrations import operations
-from service.recalibrations.dependencies import Runs
+from service.recalibrations.dispatch import Runs
 from service.recalibrations.schemas import (
     RecalibrationIn,
     RecalibrationOut,
@@ -17,8 +17,7 @@ from service.recalibrations.schemas import (
 )
 from service.recalibrations.waiting import until_ended, until_ended_or_gone
 from service.repositories import recalibrations as store
-from service.web.pagination import After, Limit, cut, read_cursor
-from service.web.parameters import Key, RecalibrationId
+from service.web.parameters import After, Key, Limit, RecalibrationId, cut, read_cursor
 from service.web.request_body import client_disconnected
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from typing import Annotated
+
+from fastapi import Depends, Request
 
 from service.context import Context
 from service.errors import ServiceError
@@ -124,3 +127,17 @@ def _claim(tx: Transaction) -> Recalibration | None:
         return None
     store.count_attempt(tx, found.id)
     return events.advance(tx, found.id, Event.BEGIN)
+
+
+async def _dispatcher(request: Request) -> Dispatcher:
+    """Return the app's dispatcher.
+
+    A coroutine although it awaits nothing: the framework runs plain functions in a thread.
+    """
+    dispatcher = request.app.state.dispatcher
+    assert isinstance(dispatcher, Dispatcher)
+    return dispatcher
+
+
+Runs = Annotated[Dispatcher, Depends(_dispatcher)]
+"""The dispatcher as a parameter of routes."""

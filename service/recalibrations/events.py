@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from service import clock
-from service.recalibrations import eta
 from service.recalibrations.schemas import RecalibrationOut
 from service.repositories import events as log
 from service.repositories import recalibrations as store
@@ -19,6 +19,8 @@ from service.workers.protocol import Progress
 MAX_PROGRESS_EVENTS = 200
 # The phase of bn_ops that reads the source stream.
 SOURCE_PHASE = "inserting"
+# A rate over a shorter time is not informative: the first steps load libraries and fill caches.
+MIN_RATE_SECONDS = 0.5
 
 
 def advance(tx: Transaction, recalibration_id: str, event: Event) -> Recalibration:
@@ -44,10 +46,10 @@ def progress(tx: Transaction, recalibration_id: str, step: Progress) -> None:
     length = found.source_total if step.phase == SOURCE_PHASE else found.total
     step = step if step.total is not None else replace(step, total=length)
     left = None
-    if eta.starts_phase(found, step):
+    if starts_phase(found, step):
         store.begin_phase(tx, recalibration_id, done=step.done)
     else:
-        left = eta.seconds_left(found, step, clock.now())
+        left = seconds_left(found, step, clock.now())
     store.set_progress(
         tx, recalibration_id, phase=step.phase, done=step.done, total=step.total, seconds_left=left
     )
@@ -68,3 +70,37 @@ def since(tx: Transaction, recalibration_id: str, after: int) -> list[StoredEven
 def _append(tx: Transaction, found: Recalibration, kind: str) -> Recalibration:
     log.append(tx, found.id, kind=kind, data=RecalibrationOut.of(found).model_dump_json())
     return found
+
+
+def starts_phase(found: Recalibration, step: Progress) -> bool:
+    """Return whether a step is the first of a phase, also of the same phase in another attempt."""
+    return (
+        found.phase != step.phase
+        or found.phase_began is None
+        or found.progress_done is None
+        or step.done < found.progress_done
+    )
+
+
+def seconds_left(found: Recalibration, step: Progress, now: str) -> float | None:
+    """Return the estimate (total - done) · elapsed ÷ (done since the phase began).
+
+    The ledger stores when a phase began and its progress at that time, so an estimate survives a
+    restart of the server.
+
+    Args:
+        found: the recalibration with the start of its phase.
+        step: the current progress.
+        now: RFC 3339 UTC.
+
+    Returns:
+        Seconds; None while the total or the rate is unknown.
+    """
+    if step.total is None or found.phase_began is None or found.phase_first is None:
+        return None
+    began = datetime.fromisoformat(found.phase_began)
+    elapsed = (datetime.fromisoformat(now) - began).total_seconds()
+    done = step.done - found.phase_first
+    if done <= 0 or elapsed < MIN_RATE_SECONDS:
+        return None
+    return round(max(0, step.total - step.done) * elapsed / done, 1)

@@ -17,8 +17,7 @@ from bn_ops.errors import (
 from bn_ops.preprocess import check_preprocess, preprocess_from_json
 from bn_ops.preprocess.images import require_pillow
 from service import clock
-from service.callers import Caller
-from service.context import Context
+from service.context import Caller, Context
 from service.errors import (
     BatchesMissingError,
     BatchesUnexpectedError,
@@ -162,7 +161,9 @@ async def delete(context: Context, dispatcher: Dispatcher, recalibration_id: str
     Raises:
         NotFoundError: there is no such recalibration.
     """
-    deleted = await context.ledger.write(lambda tx: retention.delete(tx, recalibration_id))
+    deleted = await context.ledger.write(
+        lambda tx: retention.delete(tx, context.settings, recalibration_id)
+    )
     context.signals.notify(recalibration_id)
     await dispatcher.kill(recalibration_id)
     if not deleted:

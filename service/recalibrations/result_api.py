@@ -10,8 +10,8 @@ from starlette.background import BackgroundTask
 
 from service.context import Context, Ctx
 from service.repositories import results
-from service.web import negotiation as accept
 from service.web.file_response import send
+from service.web.media_types import prefers_html
 from service.web.parameters import RecalibrationId
 from service.workers.messages import (
     FOLDED,
@@ -80,7 +80,7 @@ async def get_statistics(
 )
 async def get_report(context: Ctx, request: Request, recalibration: RecalibrationId) -> Response:
     """Return the report as JSON, or as HTML if the Accept header prefers it."""
-    html = accept.prefers_html(request.headers.get("accept"))
+    html = prefers_html(request.headers.get("accept"))
     name, media_type = (REPORT_HTML, "text/html") if html else (REPORT_JSON, "application/json")
     response = await send_result(context, request, recalibration, name=name, media_type=media_type)
     response.headers["Vary"] = "Accept"

@@ -19,8 +19,6 @@ from service.storage.ledger.protocol import Transaction
 
 _log = logging.getLogger(__name__)
 IDEMPOTENCY_RETENTION = timedelta(days=1)
-# Rows that one transaction deletes: a few tens of milliseconds, during which all other writes wait.
-ROWS_PER_TRANSACTION = 5000
 
 
 async def remove_data(context: Context, recalibration_id: str) -> None:
@@ -32,14 +30,14 @@ async def remove_data(context: Context, recalibration_id: str) -> None:
     await context.ledger.write(lambda tx: store.set_data_removed(tx, recalibration_id))
 
 
-def delete(tx: Transaction, recalibration_id: str) -> bool:
+def delete(tx: Transaction, settings: Settings, recalibration_id: str) -> bool:
     """Delete a recalibration in one transaction if it has few batches; return whether it did.
 
     A recalibration with many batches is only cancelled; `delete_part` deletes it in further
     transactions.
     """
     found = store.get(tx, recalibration_id)
-    if found.received + found.source_received <= ROWS_PER_TRANSACTION:
+    if found.received + found.source_received <= settings.deletion_rows:
         store.delete(tx, recalibration_id)
         return True
     if found.state not in ENDED:
@@ -52,13 +50,15 @@ async def delete_large(context: Context, recalibration_id: str) -> None:
 
     Its own row is deleted last. After a crash it remains as a cancelled one, and expires.
     """
-    while await context.ledger.write(lambda tx: delete_part(tx, recalibration_id)):
+    while await context.ledger.write(
+        lambda tx: delete_part(tx, context.settings, recalibration_id)
+    ):
         pass
 
 
-def delete_part(tx: Transaction, recalibration_id: str) -> bool:
+def delete_part(tx: Transaction, settings: Settings, recalibration_id: str) -> bool:
     """Delete a part of an ended recalibration; return whether more is left."""
-    if batches.delete_last(tx, recalibration_id, ROWS_PER_TRANSACTION):
+    if batches.delete_last(tx, recalibration_id, settings.deletion_rows):
         return True
     store.delete(tx, recalibration_id)
     return False
@@ -112,7 +112,7 @@ def overdue(tx: Transaction, settings: Settings, recalibration_id: str | None = 
 def delete_overdue(tx: Transaction, settings: Settings, recalibration_id: str) -> bool | None:
     """As `delete`; return None if it has not expired (any more) or does not exist."""
     expired = overdue(tx, settings, recalibration_id)
-    return delete(tx, recalibration_id) if expired else None
+    return delete(tx, settings, recalibration_id) if expired else None
 
 
 def expire_models(tx: Transaction, settings: Settings) -> None:
@@ -142,7 +142,7 @@ async def _expire_idempotency_keys(context: Context) -> None:
     before = clock.to_text(datetime.now(UTC) - IDEMPOTENCY_RETENTION)
 
     def find(tx: Transaction) -> list[tuple[str, str]]:
-        return idempotency.expired(tx, before=before, limit=ROWS_PER_TRANSACTION)
+        return idempotency.expired(tx, before=before, limit=context.settings.deletion_rows)
 
     while found := await context.ledger.read(find):
         some = found

@@ -15,21 +15,21 @@ from bn_ops.errors import BnOpsError
 from service import problems
 from service.context import Context
 from service.errors import RefusedError, ServiceError, WorkerDeadlineError, WorkerError
-from service.recalibrations import events, recovery, result_adoption, retention
+from service.recalibrations import events, recovery, retention
 from service.recalibrations.schemas import VerdictOut
 from service.repositories import batches, models, results
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event
 from service.repositories.records import Recalibration, StoredBatch, StoredResult, Stream
-from service.storage.capacity import defers_run
+from service.storage.blobs.protocol import Blobs
+from service.storage.capacity import defers_run, translated
+from service.storage.checksums import sha256_of
 from service.storage.ledger.protocol import Transaction
-from service.workers.messages import StoredBatchRef
+from service.workers.messages import RESULTS, StoredBatchRef
 from service.workers.protocol import Job, OnProgress, Outcome, Progress
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
-# Frequent enough to follow; the start of a phase is always reported.
-PROGRESS_SECONDS = 0.25
 
 
 async def run(context: Context, found: Recalibration) -> None:
@@ -127,7 +127,7 @@ def _verdict(outcome: Outcome) -> VerdictOut | None:
 async def _keep(
     context: Context, recalibration_id: str, output: Path, verdict: VerdictOut | None
 ) -> None:
-    kept = await asyncio.to_thread(result_adoption.adopt, context.blobs, recalibration_id, output)
+    kept = await asyncio.to_thread(adopt, context.blobs, recalibration_id, output)
     await context.ledger.write(lambda tx: _finish(tx, recalibration_id, kept, verdict))
 
 
@@ -166,15 +166,35 @@ def _reference(batch: StoredBatch) -> StoredBatchRef:
 
 
 def _reporter(context: Context, recalibration_id: str) -> OnProgress:
+    interval = context.settings.progress_interval_seconds
     reported_at = 0.0
     reported_phase = ""
 
     async def report(step: Progress) -> None:
         nonlocal reported_at, reported_phase
-        if step.phase == reported_phase and monotonic() - reported_at < PROGRESS_SECONDS:
+        if step.phase == reported_phase and monotonic() - reported_at < interval:
             return
         reported_at, reported_phase = monotonic(), step.phase
         await context.ledger.write(lambda tx: events.progress(tx, recalibration_id, step))
         context.signals.notify(recalibration_id)
 
     return report
+
+
+def adopt(blobs: Blobs, recalibration_id: str, output: Path) -> list[StoredResult]:
+    """Store a worker's files durably and return their records; blocks.
+
+    The files are durable before the ledger records the success of the run.
+
+    Raises:
+        StorageFullError, StorageFailedError: a file could not be stored.
+    """
+    adopted = []
+    for name in RESULTS:
+        file = output / name
+        with translated():
+            digest = sha256_of(file)
+            size = file.stat().st_size
+        adopted.append(StoredResult(name=name, bytes=size, sha256=digest))
+        blobs.adopt(file, results.key(recalibration_id, name))
+    return adopted

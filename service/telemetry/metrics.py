@@ -72,7 +72,7 @@ class Metrics:
         self.commit_seconds = self._histogram(
             "bnrecal_ledger_commit_seconds", "Duration of a ledger commit."
         )
-        # Set by `service.metrics_endpoint` on each scrape.
+        # Set by `service.health` on each scrape.
         self.recalibrations = self._gauge(
             "bnrecal_recalibrations", "Recalibrations; state `queued` is the queue.", "state"
         )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import problems
-from service.telemetry import request_ids
+from service.telemetry.logs import choose_request_id
 from service.uvicorn_protocol.write_coalescing import WriteCoalescingTransport
 from service.web.problem_responses import URN, respond
 
@@ -115,7 +115,7 @@ class HeaderLimitsProtocol(HttpToolsProtocol):
 
     def _reject(self, code: str, detail: str) -> None:
         """Respond and close the connection; only close it if another response has started."""
-        request_id = request_ids.choose(None)
+        request_id = choose_request_id(None)
         _log.info(
             "A connection was closed: %s",
             detail,

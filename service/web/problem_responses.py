@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.errors import MediaTypeError, ServiceError
-from service.telemetry.request_ids import ID_HEADER
+from service.telemetry.logs import ID_HEADER
 from service.web.media_types import media_type
 from service.web.security_headers import add_security_headers
 

@@ -23,8 +23,8 @@ from service.oneshot.form import FormReader
 from service.openinference.request import parse, safetensors_header
 from service.settings import Settings
 from service.web import content_digest as digests
-from service.web import negotiation as accept
-from service.web.pagination import read_cursor
+from service.web.media_types import prefers_html
+from service.web.parameters import read_cursor
 from service.workers.messages import WorkerTask
 from tests.support.service_oip import framed
 
@@ -134,7 +134,7 @@ PARSERS: Mapping[str, Callable[[bytes], object]] = {
     "safetensors": _batch("safetensors"),
     "npy": _batch("npy"),
     "digest": lambda data: digests.read(_text(data)),
-    "accept": lambda data: accept.prefers_html(_text(data)),
+    "accept": lambda data: prefers_html(_text(data)),
     "cursor": lambda data: read_cursor(_text(data), start=0),
     "estimator": _estimator,
     "spec": WorkerTask.from_line,

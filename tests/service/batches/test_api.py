@@ -10,7 +10,6 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.batches import operations
 from service.batches.api import DIRECT_ROUTES
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS, FakeExecutor
@@ -20,19 +19,16 @@ from tests.support.service_loop import serving
 NPY = {"Content-Type": "application/x-npy"}
 
 
-@pytest.fixture(params=["pack", "file"], autouse=True)
-def _kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["pack", "file"])
+def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     """Run each test with batches in packs and in files: responses must not differ."""
-    if request.param == "file":
-        monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
+    packed = {"pack": settings.packed_batch_bytes, "file": 0}[request.param]
+    return settings.model_copy(update={"packed_batch_bytes": packed})
 
 
-def test_only_small_batches_are_packed(
-    start_server: StartServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_small_batches_are_packed(start_server: StartServer, settings: Settings) -> None:
     contents = [safetensors(x=batch(seed, samples)) for seed, samples in enumerate((2, 9, 3, 10))]
-    monkeypatch.setattr(operations, "MAX_PACKED_BYTES", len(contents[2]))
-    api = start_server()
+    api = start_server(packed_batch_bytes=len(contents[2]))
     name = api.open(keep_data=True)
     for index, content in enumerate(contents):
         assert api.put(name, index, content).status_code == 201

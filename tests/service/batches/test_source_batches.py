@@ -9,20 +9,20 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.batches import operations
 from service.settings import Settings
 from service.storage.ledger.maintenance import open_ledger
 from tests.support.service_fakes import FOLDED_MODEL, GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
 from tests.support.service_loop import serving
+from tests.support.waiting import until
 
 EMPTY = {"received": 0, "samples": 0, "bytes": 0, "total": None}
 
 
-@pytest.fixture(params=["pack", "file"], autouse=True)
-def _storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "file":
-        monkeypatch.setattr(operations, "MAX_PACKED_BYTES", -1)
+@pytest.fixture(params=["pack", "file"])
+def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    packed = {"pack": settings.packed_batch_bytes, "file": 0}[request.param]
+    return settings.model_copy(update={"packed_batch_bytes": packed})
 
 
 def test_source_batches_are_counted_separately(api: Api) -> None:
@@ -233,4 +233,5 @@ def test_delete_removes_source_batches(api: Api, settings: Settings) -> None:
 def test_ended_recalibrations_keep_no_source_batches(api: Api, settings: Settings) -> None:
     name = api.open()
     run(api, name)
-    assert not (settings.data_dir / "recalibrations" / name / "batches").exists()
+    folder = settings.data_dir / "recalibrations" / name / "batches"
+    until(lambda: not folder.exists())  # removed after the state is recorded

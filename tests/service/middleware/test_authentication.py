@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.callers import EVERYTHING
+from service.context import EVERYTHING
 from service.errors import StartError
 from service.middleware.authentication import is_loopback
 from service.middleware.keyring import Key, holder, read_tokens

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bn_ops.errors import BatchInputError, BnOpsError
 from service.errors import BatchMalformedError, PreprocessMissingError, ServiceError
 from service.formats.image_sequence import ImageSequenceScan, read_image_sequence
-from service.openinference.images import from_json, require_place, require_shape
+from service.openinference.request import from_json, require_place, require_shape
 from tests.support.service_oip import framed
 
 

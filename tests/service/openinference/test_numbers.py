@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from service.errors import BatchMalformedError
-from service.openinference.datatypes import NUMPY, from_numpy, safetensors_tag
-from service.openinference.numbers import to_bytes
+from service.openinference.datatypes import NUMPY, from_numpy, safetensors_tag, to_bytes
 from service.openinference.request import parse, safetensors_header
 
 INTEGERS = [name for name in NUMPY if "INT" in name]

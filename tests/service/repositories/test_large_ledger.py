@@ -138,7 +138,6 @@ def until_gone(api: Api, name: str) -> None:
 def test_long_stream_is_deleted_in_steps(
     way: str, settings: Settings, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "ROWS_PER_TRANSACTION", 100)
     large_ledger.write(settings.data_dir, {"few": 100, "many": 1234})
     removed: list[int] = []
     delete_last = batches.delete_last
@@ -150,12 +149,14 @@ def test_long_stream_is_deleted_in_steps(
 
     monkeypatch.setattr(batches, "delete_last", counted)
     if way == "request":
-        api = start_server()
+        api = start_server(deletion_rows=100)
         for name in ("few", "many"):
             assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
     else:
         # They have just been written, so only a tiny retention time has passed.
-        api = start_server(open_retention_seconds=1e-6, cleanup_interval_seconds=0.05)
+        api = start_server(
+            open_retention_seconds=1e-6, cleanup_interval_seconds=0.05, deletion_rows=100
+        )
         for name in ("few", "many"):
             until_gone(api, name)
     assert removed == [100] * 12 + [34, 0]
@@ -170,7 +171,6 @@ def test_long_stream_is_deleted_in_steps(
 def test_transactions_delete_few_rows(
     way: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "ROWS_PER_TRANSACTION", 100)
     large_ledger.write(settings.data_dir, {"a": 100, "b": 100, "c": 234})
     with open_ledger(settings.data_dir) as ledger:
         ledger.write(_store_many_responses)
@@ -179,9 +179,10 @@ def test_transactions_delete_few_rows(
         monkeypatch.setattr(kind, "write", counting(kind.write, changed))
     if way == "purge":
         monkeypatch.setenv("BNRECAL_OPEN_RETENTION_SECONDS", "1e-6")
+        monkeypatch.setenv("BNRECAL_DELETION_ROWS", "100")
         assert main(["--data-dir", str(settings.data_dir), "purge", "--expired"]) == 0
     else:
-        cleanup_until_gone(settings)
+        cleanup_until_gone(settings.model_copy(update={"deletion_rows": 100}))
     # In addition to the batches: the recalibration, its events and the total size.
     assert 100 <= max(changed) <= 105
 

@@ -14,7 +14,6 @@ import pytest
 from service.admin.command import main
 from service.app import create_app
 from service.errors import StartError
-from service.middleware import keyring as http_tokens
 from service.server import require_token_unless_loopback
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
@@ -39,9 +38,9 @@ COMMON = {
 OWN_OBJECTS_ONLY = {("post", "/v1/recalibrate")}
 
 
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_tokens, "FRESH_SECONDS", 0.0)
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"token_refresh_seconds": 0.0})
 
 
 @pytest.fixture

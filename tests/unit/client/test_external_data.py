@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnrecal_client._encoding.external_data import bundled
 from bnrecal_client._encoding.model_source import read_model
 from bnrecal_client.errors import ModelError
-from service.workers.child import model_archive as bundles
+from service.workers.child.convert import embedded
 from tests.support.hostile_models import bn_model
 
 LIMIT = 1 << 24
@@ -37,7 +37,7 @@ def received(content: bytes, folder: Path) -> onnx.ModelProto:
     """Read an archive as the server does."""
     archive = folder / "received.zip"
     archive.write_bytes(content)
-    return onnx.load_model_from_string(bundles.embedded(archive, folder, limit_bytes=LIMIT))
+    return onnx.load_model_from_string(embedded(archive, folder, limit_bytes=LIMIT))
 
 
 def arrays(model: onnx.ModelProto) -> dict[str, bytes]:

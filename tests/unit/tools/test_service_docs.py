@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from service import problems
-from service.batches.schemas import BatchOut
+from service.batches.api import BatchOut
 from service.health import Readiness
-from service.models.schemas import ModelOut
+from service.models.api import ModelOut
 from service.openinference.schemas import InferOut
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut, StartIn
 from service.repositories.lifecycle import TRANSITIONS, State

@@ -15,7 +15,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from bn_ops.errors import ExternalDataError, ModelInvalidError, ModelUnsupportedError
 from service.formats.members import MAX_MEMBERS
 from service.settings import Settings
-from service.workers.child import model_archive as bundles
+from service.workers.child.convert import embedded, holds_model
 from service.workers.process_pool import ProcessExecutor
 from tests.support.hostile_models import bn_model
 from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, FakeExecutor
@@ -57,15 +57,15 @@ def weights(content: bytes) -> dict[str, bytes]:
 def test_external_tensors_are_embedded(folder: str, location: str, tmp_path: Path) -> None:
     moved = {folder + name: data for name, data in parts(location=location).items()}
     archive = packed(tmp_path, moved)
-    assert bundles.holds_model(archive)
-    found = bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
+    assert holds_model(archive)
+    found = embedded(archive, tmp_path, limit_bytes=LIMIT)
     assert weights(found) == weights(bn_model())
     assert list(tmp_path.iterdir()) == [archive]
 
 
 def test_archive_of_one_model(tmp_path: Path) -> None:
     archive = packed(tmp_path, {"m.onnx": bn_model()})
-    found = bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
+    found = embedded(archive, tmp_path, limit_bytes=LIMIT)
     assert weights(found) == weights(bn_model())
 
 
@@ -84,7 +84,7 @@ def test_invalid_archive_is_rejected(tmp_path: Path) -> None:
     for content, error, text in cases:
         archive = packed(tmp_path, content)
         with pytest.raises(error, match=text):
-            bundles.embedded(archive, tmp_path, limit_bytes=LIMIT)
+            embedded(archive, tmp_path, limit_bytes=LIMIT)
         assert list(tmp_path.iterdir()) == [archive]
 
 
@@ -100,7 +100,7 @@ def test_oversized_archive_is_rejected(tmp_path: Path) -> None:
 
 def _is_rejected_as_a_model(archive: Path, *, max_members: int = MAX_MEMBERS) -> None:
     with pytest.raises(ModelInvalidError, match="exceeds a limit") as caught:
-        bundles.embedded(archive, archive.parent, limit_bytes=LIMIT, max_members=max_members)
+        embedded(archive, archive.parent, limit_bytes=LIMIT, max_members=max_members)
     assert str(LIMIT) in caught.value.message
     assert "batch" not in caught.value.message
     assert "numpy" not in caught.value.message
@@ -111,13 +111,13 @@ def test_location_outside_the_archive(tmp_path: Path) -> None:
     whole = parts(location="net.onnx.data")
     whole["net.onnx"] = whole["net.onnx"].replace(b"net.onnx.data", b"../../secret.")
     with pytest.raises(ExternalDataError, match="points outside"):
-        bundles.embedded(packed(tmp_path, whole), tmp_path, limit_bytes=LIMIT)
+        embedded(packed(tmp_path, whole), tmp_path, limit_bytes=LIMIT)
 
 
 def test_model_over_message_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundles, "exceeds", lambda _: True)
+    monkeypatch.setattr("service.workers.child.convert.exceeds", lambda _: True)
     with pytest.raises(ModelUnsupportedError, match=r"bn_ops\.adapt"):
-        bundles.embedded(packed(tmp_path, parts()), tmp_path, limit_bytes=LIMIT)
+        embedded(packed(tmp_path, parts()), tmp_path, limit_bytes=LIMIT)
 
 
 def test_archive_is_stored_as_onnx(api: Api, executor: FakeExecutor, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.workers.child import landlock, seccomp
+from service.workers.child.sandbox import landlock_version, seccomp_library
 from service.workers.messages import Limits, WorkerTask
 
 LIMITS = Limits(
@@ -74,8 +74,8 @@ def attempt(task: WorkerTask, code: str, before: str = "") -> tuple[dict[str, bo
     return answer[0], answer[1]
 
 
-needs_landlock = pytest.mark.skipif(landlock.version() == 0, reason="this kernel has no Landlock")
-needs_seccomp = pytest.mark.skipif(seccomp.library() is None, reason="libseccomp is missing")
+needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
+needs_seccomp = pytest.mark.skipif(seccomp_library() is None, reason="libseccomp is missing")
 
 
 @needs_landlock
