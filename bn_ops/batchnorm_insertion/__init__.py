@@ -5,7 +5,7 @@ of the *source* domain. A BatchNormalization with running mean m, running varian
 γ = √(v + ε) returns w itself, so inserting it changes nothing. Recalibrated on the target, it maps
 the target's mean and variance of w to the source's. That is what recalibrating the original layer
 does: folding has made w = a·z + b of the original layer's input z, and this affine map cancels in
-the normalization. Only ε differs; the one stored here is far below every variance that counts.
+the normalization. Only the size of ε in units of w is not known; `filters` estimates it.
 """
 
 from bn_ops.batchnorm_insertion.describe import describe_insertable

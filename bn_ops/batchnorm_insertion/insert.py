@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from bn_ops.batchnorm_insertion.filters import Filters, FiltersReader, filter_norms
 from bn_ops.batchnorm_insertion.result import InsertedLayer, Insertion, LeftOperator
 from bn_ops.batchnorm_insertion.sites import CONVOLUTIONS, Site, find_sites
 from bn_ops.batchnorm_insertion.source_moments import TensorMoments, measure_tensors
@@ -37,8 +38,8 @@ _FIRST_INFERENCE_FORM = 7
 
 _DTYPES = ("float32", "float64")
 
-# ε of an inserted layer over the smallest variance that counts: its effect on the gain, 5e-7, is
-# that of a few roundings in float32.
+# Where the scale of the filters is not known: ε of an inserted layer over the smallest variance
+# that counts. Its effect on the gain, 5e-7, is that of a few roundings in float32.
 _EPS_SHARE = 1e-6
 
 # A variance below either holds rounding noise: spread over mean at float32's resolution, as in
@@ -51,13 +52,26 @@ _VERIFIED_SAMPLES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Layer:
-    """A layer to insert: its place, its name and its parameters before rounding."""
+    """A layer to insert: its place, its name and its parameters before rounding.
+
+    Attributes:
+        site: its place.
+        name: its name.
+        eps: ε.
+        mean, var: moments of the operator's output over the source samples, shape (C,).
+        scales: what the filter and bias of each channel are divided by, shape (C,).
+        filters: the filters; None where they are not changed, and every scale is 1.
+        dead: channels without variance.
+        dtype: element type of the operator's output.
+    """
 
     site: Site
     name: str
     eps: float
     mean: Float64Array
     var: Float64Array
+    scales: Float64Array
+    filters: Filters | None
     dead: tuple[int, ...]
     dtype: str
 
@@ -66,6 +80,7 @@ def insert_batchnorm(
     model: Any,
     source_batches: Iterable[Any],
     *,
+    eps: float = 1e-5,
     select: Select | None = None,
     threads: int | None = None,
     progress: ProgressCallback | None = None,
@@ -82,6 +97,8 @@ def insert_batchnorm(
         source_batches: unlabeled samples of the domain that the network was trained on, as for
             `bn_ops.recalibrate`. Their moments become the running statistics; a few hundred
             samples are enough.
+        eps: ε of the layers that were folded: 1e-5 in PyTorch, often 1e-3 in Keras. It matters to
+            channels of small variance only.
         select: applied to each item of the stream first.
         threads: threads within an operator; None means every core.
         progress: called between batches.
@@ -96,6 +113,8 @@ def insert_batchnorm(
         LayerNotFiniteError: NaN or Inf arises inside the network.
         ParityError: the new model does not compute the same.
     """
+    if not 0 < eps < 1:
+        raise OptionError(f"eps is {eps}; expected a number between 0 and 1, such as 1e-5")
     if is_torch(model):
         raise OptionError(
             "insert_batchnorm takes an ONNX model; bn_ops.export(module, example_inputs) makes one"
@@ -106,7 +125,8 @@ def insert_batchnorm(
             f"operator set {standard_opset(prepared)} has no inference form of BatchNormalization; "
             "convert the model to 13 or later"
         )
-    sites, left = find_sites(index_graph(prepared.graph))
+    index = index_graph(prepared.graph)
+    sites, left = find_sites(index)
     _require_site(sites, left)
     kept = _KeptSamples(named_batches(source_batches, model_inputs(prepared), select=select))
     found = measure_tensors(
@@ -118,7 +138,7 @@ def insert_batchnorm(
     )
     if not kept.samples:
         raise StreamEmptyError("source_batches holds no sample")
-    layers, unfit = _layers(prepared, sites, found)
+    layers, unfit = _layers(prepared, sites, found, FiltersReader(index), eps)
     left = [*left, *unfit]
     _require_site([layer.site for layer in layers], left)
     changed = _with_layers(prepared, layers)
@@ -168,49 +188,87 @@ def _require_site(sites: list[Site], left: list[LeftOperator]) -> None:
 
 
 def _layers(
-    model: onnx.ModelProto, sites: list[Site], found: Mapping[str, TensorMoments]
+    model: onnx.ModelProto,
+    sites: list[Site],
+    found: Mapping[str, TensorMoments],
+    reader: FiltersReader,
+    eps: float,
 ) -> tuple[list[_Layer], list[LeftOperator]]:
     taken = {name for node in model.graph.node for name in (node.name, *node.output)}
     taken.update(tensor.name for tensor in model.graph.initializer)
     taken.update(value.name for value in model.graph.input)
-    layers: list[_Layer] = []
-    left: list[LeftOperator] = []
-    for site in sites:
-        measured = found[site.tensor]
-        made = _unfit(site, measured) or _layer(site, measured, taken)
-        if isinstance(made, str):
-            left.append(LeftOperator(operator=site.operator, reason=made))
-        else:
-            layers.append(made)
+    left = [
+        LeftOperator(operator=site.operator, reason=reason)
+        for site in sites
+        if (reason := _unfit(site, found[site.tensor])) is not None
+    ]
+    fit = [site for site in sites if _unfit(site, found[site.tensor]) is None]
+    filters = _filters(fit, found, reader, eps)
+    layers = [
+        _layer(site, found[site.tensor], taken, filters.get(site.tensor), eps) for site in fit
+    ]
     return layers, left
 
 
 def _unfit(site: Site, measured: TensorMoments) -> str | None:
-    """Return why a measured tensor cannot be normalized, or None."""
+    """Return why a measured tensor cannot be normalized, or None.
+
+    Raises:
+        LayerNotFiniteError: it holds NaN or Inf.
+    """
     if measured.dtype not in _DTYPES or measured.moments is None:
         return f"its output is {measured.dtype} with {measured.rank} axes, not a float32 map"
-    if site.op_type not in CONVOLUTIONS:
-        # A product over more than two axes has its channels last.
-        return None if measured.rank == 2 else f"its output has {measured.rank} axes"  # noqa: PLR2004
-    if measured.moments.count == measured.moments.samples:
+    # A product over more than two axes has its channels last.
+    if site.op_type not in CONVOLUTIONS and measured.rank != 2:  # noqa: PLR2004
+        return f"its output has {measured.rank} axes"
+    if site.op_type in CONVOLUTIONS and measured.moments.count == measured.moments.samples:
         return "one position per sample: networks have no BatchNorm after global pooling"
+    check_finite(site.operator, measured.moments)
+    if not _alive(measured.moments).any():
+        return "its output is constant over the source samples"
     return None
 
 
-def _layer(site: Site, measured: TensorMoments, taken: set[str]) -> _Layer | str:
-    moments = measured.moments
-    assert moments is not None  # `_unfit` has looked
-    check_finite(site.operator, moments)
+def _filters(
+    sites: list[Site], found: Mapping[str, TensorMoments], reader: FiltersReader, eps: float
+) -> dict[str, tuple[Filters, Float64Array]]:
+    """Return the filters of sites, by tensor, and what to divide each channel's filter by."""
+    known = [(site.tensor, filters) for site in sites if (filters := reader.find(site)) is not None]
+    variances = [_moments(found[tensor]).var_population for tensor, _ in known]
+    norms = filter_norms(
+        [(filters, var) for (_, filters), var in zip(known, variances, strict=True)], eps=eps
+    )
+    return {
+        tensor: (filters, filters.scales(norm))
+        for (tensor, filters), norm in zip(known, norms, strict=True)
+    }
+
+
+def _moments(measured: TensorMoments) -> Moments:
+    assert measured.moments is not None  # `_unfit` has looked
+    return measured.moments
+
+
+def _layer(
+    site: Site,
+    measured: TensorMoments,
+    taken: set[str],
+    filters: tuple[Filters, Float64Array] | None,
+    eps: float,
+) -> _Layer:
+    moments = _moments(measured)
     alive = _alive(moments)
-    if not alive.any():
-        return "its output is constant over the source samples"
-    smallest = float(moments.var_population[alive].min())
+    if filters is None:
+        smallest = float(moments.var_population[alive].min())
+        eps = max(_EPS_SHARE * smallest, float(np.finfo(np.float32).tiny))
     return _Layer(
         site=site,
         name=unused_name(taken, f"{site.operator}_batchnorm"),
-        eps=float(np.float32(max(_EPS_SHARE * smallest, float(np.finfo(np.float32).tiny)))),
+        eps=float(np.float32(eps)),
         mean=moments.mean,
         var=moments.var_population,
+        scales=np.ones(alive.size) if filters is None else np.where(alive, filters[1], 1.0),
+        filters=None if filters is None else filters[0],
         dead=tuple(int(i) for i in np.flatnonzero(~alive)),
         dtype=measured.dtype,
     )
@@ -224,12 +282,12 @@ def _alive(moments: Moments) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
 
 def _parameters(layer: _Layer) -> dict[str, Float64Array]:
     """Return tensor name → value before rounding, in the order of the node's inputs."""
-    stored = layer.var.astype(layer.dtype).astype(np.float64)
+    stored = (layer.var / layer.scales**2).astype(layer.dtype).astype(np.float64)
     return {
         # From the variance as it is stored: rounding it does not disturb the identity.
-        f"{layer.name}.weight": np.sqrt(stored + layer.eps),
+        f"{layer.name}.weight": np.sqrt(stored + layer.eps) * layer.scales,
         f"{layer.name}.bias": layer.mean,
-        f"{layer.name}.running_mean": layer.mean,
+        f"{layer.name}.running_mean": layer.mean / layer.scales,
         f"{layer.name}.running_var": stored,
     }
 
@@ -241,6 +299,8 @@ def _with_layers(model: onnx.ModelProto, layers: list[_Layer]) -> onnx.ModelProt
     taken = {name for node in changed.graph.node for name in node.output}
     behind: dict[int, onnx.NodeProto] = {}
     for layer in layers:
+        if layer.filters is not None:
+            layer.filters.divide(changed, layer.scales)
         parameters = _parameters(layer)
         for name, value in parameters.items():
             add_initializer(changed, numpy_helper.from_array(value.astype(layer.dtype), name))

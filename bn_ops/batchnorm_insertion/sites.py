@@ -58,12 +58,14 @@ class Site:
         op_type: its operator type.
         tensor: the output after which the layer goes, its bias included.
         position: the node that makes this tensor.
+        operator_position: the convolution, MatMul or Gemm itself.
     """
 
     operator: str
     op_type: str
     tensor: str
     position: int
+    operator_position: int
 
 
 def find_sites(index: GraphIndex) -> tuple[list[Site], list[LeftOperator]]:
@@ -82,8 +84,15 @@ def find_sites(index: GraphIndex) -> tuple[list[Site], list[LeftOperator]]:
             left.append(LeftOperator(operator=operator, reason=reason))
             continue
         tensor = index.graph.node[end].output[0]
-        site = Site(operator=operator, op_type=node.op_type, tensor=tensor, position=end)
-        sites.append(site)
+        sites.append(
+            Site(
+                operator=operator,
+                op_type=node.op_type,
+                tensor=tensor,
+                position=end,
+                operator_position=position,
+            )
+        )
     return sites, left
 
 

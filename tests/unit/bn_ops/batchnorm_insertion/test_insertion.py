@@ -22,7 +22,7 @@ from bn_ops.errors import (
 )
 from tests.support.onnx_run import run_onnx
 
-# ε of the layers: far below every variance, because the law holds for ε → 0.
+# ε of the layers: far below every variance, where the scale of the filters does not matter.
 EPS = 1e-12
 
 
@@ -100,13 +100,67 @@ def folded() -> onnx.ModelProto:
 
 
 def test_recalibration_equals_unfolded_network() -> None:
-    inserted = bn_ops.insert_batchnorm(folded(), [SOURCE[:7], SOURCE[7:]])
+    inserted = bn_ops.insert_batchnorm(folded(), [SOURCE[:7], SOURCE[7:]], eps=EPS)
     assert len(inserted.layers) == 4
     adapted = bn_ops.adapt(inserted.model, [TARGET], estimator="replace")
     expected = oracle(source_network(), TARGET)
     for model in (adapted.model, adapted.unfolded):
         found = outputs(model, TARGET)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def large_eps_network() -> Residual:
+    """Return a network whose ε outweighs many variances, with filters of the assumed norm.
+
+    Folding multiplies each filter by a power of two, so that it can be divided out exactly.
+    """
+    module = source_network()
+    pairs = (
+        (module.conv1, module.bn1),
+        (module.conv2, module.bn2),
+        (module.conv3, module.bn3),
+        (module.hidden, module.bn4),
+    )
+    with torch.no_grad():
+        for operator, bn in pairs:
+            rows = operator.weight.flatten(1)
+            norm = 0.1**0.5 if operator is module.conv2 else 1.0
+            operator.weight.mul_(
+                (norm / rows.norm(dim=1)).view(-1, *[1] * (operator.weight.ndim - 1))
+            )
+            bn.eps = LARGE_EPS
+            bn_ops.recalibrate(module, [SOURCE])
+            assert bn.running_var is not None
+            width = torch.sqrt(bn.running_var.double() + bn.eps)
+            bn.weight.copy_(width * torch.exp2(torch.round(-torch.log2(width))))
+    bn_ops.recalibrate(module, [SOURCE])
+    return module
+
+
+LARGE_EPS = 0.05
+
+
+def test_eps_of_the_folded_layers() -> None:
+    module = large_eps_network()
+    assert module.bn2.running_var is not None
+    assert module.bn2.running_var.median() < LARGE_EPS
+    model = bn_ops.fold(bn_ops.export(module, (torch.from_numpy(SOURCE[:2]),))).model
+    expected = oracle(module, TARGET)
+    scale = np.abs(expected).max()
+
+    def difference(eps: float) -> float:
+        inserted = bn_ops.insert_batchnorm(model, [SOURCE], eps=eps)
+        done = bn_ops.recalibrate(inserted.model, [TARGET])
+        return float(np.abs(outputs(done.model, TARGET) - expected).max() / scale)
+
+    assert difference(LARGE_EPS) < 5e-5
+    assert difference(1e-9) > 0.05
+
+
+@pytest.mark.parametrize("eps", [0.0, -1e-5, 1.0, float("nan")])
+def test_invalid_eps(eps: float) -> None:
+    with pytest.raises(OptionError, match="eps is"):
+        bn_ops.insert_batchnorm(folded(), [SOURCE], eps=eps)
 
 
 def test_outputs_are_unchanged() -> None:
@@ -126,8 +180,12 @@ def test_statistics_equal_source_moments() -> None:
         z = network.bn1(network.conv1(torch.from_numpy(SOURCE).double())).numpy()
     (first, *_) = bn_ops.describe(inserted.model).layers
     assert first.statistics is not None
-    np.testing.assert_allclose(first.statistics.mean, z.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(first.statistics.var, z.var((0, 2, 3)), rtol=1e-5)
+    # Filters are divided by powers of two, and the moments with them.
+    scales = np.sqrt(z.var((0, 2, 3)) / first.statistics.var)
+    np.testing.assert_allclose(np.log2(scales), np.round(np.log2(scales)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        first.statistics.mean * scales, z.mean((0, 2, 3)), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_model_unchanged_and_any_batch_order() -> None:
@@ -152,7 +210,7 @@ def test_dead_channel_stays_constant() -> None:
         module.conv1.weight[2] = 0
     bn_ops.recalibrate(module, [SOURCE])
     model = bn_ops.fold(bn_ops.export(module, (torch.from_numpy(SOURCE[:2]),))).model
-    inserted = bn_ops.insert_batchnorm(model, [SOURCE])
+    inserted = bn_ops.insert_batchnorm(model, [SOURCE], eps=EPS)
     assert inserted.layers[0].dead == (2,)
     before = outputs(model, SOURCE)
     np.testing.assert_allclose(
@@ -207,7 +265,8 @@ def test_bias_in_separate_node() -> None:
     wide = x.astype(np.float64) @ matrix(3, 5).astype(np.float64) + matrix(5)
     (layer,) = bn_ops.describe(inserted.model).layers
     assert layer.statistics is not None
-    np.testing.assert_allclose(layer.statistics.var, wide.var(0), rtol=1e-6)
+    scales = np.sqrt(wide.var(0) / layer.statistics.var)
+    np.testing.assert_allclose(np.log2(scales), np.round(np.log2(scales)), rtol=0, atol=1e-5)
 
 
 def test_product_without_activation() -> None:
