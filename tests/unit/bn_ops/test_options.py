@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,16 @@ def test_estimator_from_string(text: str, estimator: object) -> None:
 def test_invalid_estimator_strings(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         bn_ops.estimator_from_string(text)
+
+
+@pytest.mark.parametrize("text", ["warp", "prior", "prior:many", "shrink:2", ""])
+def test_message_has_valid_forms(text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        bn_ops.estimator_from_string(text)
+    _, _, examples = str(caught.value).rpartition("write ")
+    assert "prior:64" in examples
+    for example in re.split(", | or ", examples):
+        bn_ops.estimator_from_string(example)
 
 
 def test_recalibrate_and_adapt_accept_a_string() -> None:
