@@ -63,7 +63,7 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     except StartError as error:
         sys.stderr.write(f"bnrecal does not start: {error}\n")
         return 2
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     _raise_file_limit(2 * settings.max_connections + OTHER_FILES)
     _warn_of_unknown_variables()
     config = uvicorn.Config(

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Minimum level of log messages."
     )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto",
+        description="`json`: one object per line; `text`: for people, without successful reads; "
+        "`auto`: text on a terminal, else JSON.",
+    )
 
     model_limit_bytes: int = Field(
         default=2 * GIB, gt=0, description="Maximum size of a model file."

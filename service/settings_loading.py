@@ -18,7 +18,7 @@ from service.settings import Settings
 PREFIX = "BNRECAL_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 # Variables of the client's command, which often shares the server's environment.
-_NOT_SETTINGS = frozenset({FILE_VARIABLE, f"{PREFIX}TOKEN"})
+_NOT_SETTINGS = frozenset({FILE_VARIABLE, f"{PREFIX}TOKEN", f"{PREFIX}SERVER"})
 
 
 def read(file: Path | None, given: Mapping[str, object]) -> Settings:

@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from service import settings_loading
 from service.admin import backup, check, listing, purge, tokens
@@ -18,9 +18,17 @@ DONE, FAILED, REFUSED = 0, 1, 2
 
 def main(arguments: Sequence[str], *, prog: str = "python -m service.admin") -> int:
     """Run one command line; the exit code is that of `execute`."""
-    parser = ArgumentParser(prog=prog, description="Administer a server's data folder.")
+    parser = _Parser(prog=prog, description="Administer a server's data folder.")
     add_arguments(parser)
     return execute(parser.parse_args(arguments))
+
+
+class _Parser(ArgumentParser):
+    """A parser that reports an error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(REFUSED, f"{self.prog}: {message} (`{self.prog} --help` lists the arguments)\n")
 
 
 def execute(args: Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Logs as JSON lines on standard error: a sentence, a stable action and ids.
+"""Logs on standard error: JSON lines with a stable action and ids, or text on a terminal.
 
 The id of a request appears in its response and in each of its log lines.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import uuid
@@ -30,6 +31,8 @@ def choose_request_id(sent: str | None) -> str:
 
 # `color_message` is uvicorn's copy of the message for terminals.
 _OMITTED = {"message", "asctime", "taskName", "color_message"}
+_COLORS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
+_FIRST_FAILURE = 400  # the lowest HTTP status of a request that failed
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OMITTED
 
 
@@ -55,10 +58,51 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(level: str) -> None:
-    """Send all log records of this process to standard error."""
+class TextFormatter(logging.Formatter):
+    """Formats a record as a line for people: the time of day, the level and the sentence.
+
+    Args:
+        color: whether warnings and errors are colored.
+    """
+
+    def __init__(self, *, color: bool) -> None:
+        super().__init__()
+        self._color = color
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line, and the traceback where it has one."""
+        when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        level = record.levelname.lower()
+        if self._color and record.levelno in _COLORS:
+            level = f"\x1b[{_COLORS[record.levelno]}m{level}\x1b[0m"
+        line = f"{when} {level}: {record.getMessage()}"
+        if record.exc_info:
+            line += f"\n{self.formatException(record.exc_info)}"
+        return line
+
+
+def is_worth_reading(record: logging.LogRecord) -> bool:
+    """Return whether a person wants to see a record: successful reads, such as polls, are noise."""
+    if getattr(record, "action", "") != "request":
+        return True
+    is_read = record.getMessage().startswith(("GET ", "HEAD "))
+    return not is_read or int(getattr(record, "status", _FIRST_FAILURE)) >= _FIRST_FAILURE
+
+
+def configure(level: str, style: str = "auto") -> None:
+    """Send all log records of this process to standard error.
+
+    Args:
+        level: the minimum level.
+        style: the setting `log_format`.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    terminal = sys.stderr.isatty()
+    if style == "text" or (style == "auto" and terminal):
+        handler.setFormatter(TextFormatter(color=terminal and not os.environ.get("NO_COLOR")))
+        handler.addFilter(is_worth_reading)
+    else:
+        handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

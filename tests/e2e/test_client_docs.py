@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from argparse import ArgumentParser, _SubParsersAction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from bnrecal_client import errors
 from bnrecal_client.cli.exit_codes import Exit
-from bnrecal_client.cli.parser import build_parser
+from bnrecal_client.cli.grammar import build_group
 from tests.support.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -48,18 +47,15 @@ def test_every_python_block_runs_in_order(
         assert promised in printed
 
 
-def commands() -> dict[str, ArgumentParser]:
-    (found,) = (a for a in build_parser()._actions if isinstance(a, _SubParsersAction))
-    return dict(found.choices)
+COMMANDS = build_group().commands
 
 
-@pytest.mark.parametrize("command", sorted(commands()))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_and_option_is_documented(command: str) -> None:
     assert f"`bnrecal {command}" in CLI
-    for action in commands()[command]._actions:
-        for option in action.option_strings:
-            if option not in {"-h", "--help"}:
-                assert f"`{option}" in CLI, f"{command} {option}"
+    for param in COMMANDS[command].params:
+        for option in param.opts:
+            assert not option.startswith("-") or f"`{option}" in CLI, f"{command} {option}"
 
 
 def test_table_of_exit_codes_is_complete() -> None:

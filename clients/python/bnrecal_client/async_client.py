@@ -47,7 +47,7 @@ from bnrecal_client.images import Images
 from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
 from bnrecal_client.options import OnVerdict, Options, check_on_verdict
 from bnrecal_client.progress import ProgressOption, progress_display
-from bnrecal_client.result import Result
+from bnrecal_client.result import Outcome, Result
 from bnrecal_client.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -194,6 +194,15 @@ class AsyncClient:
         """As `Client.models`."""
         return await self._session.models()
 
+    async def recalibrations(self, *, search: str | None = None) -> tuple[Recalibration, ...]:
+        """As `Client.recalibrations`."""
+        found = reversed(await self._session.recalibrations())
+        return tuple(one for one in found if search is None or one.mentions(search))
+
+    async def readiness(self) -> dict[str, Any]:
+        """As `Client.readiness`."""
+        return await self._session.readiness()
+
     async def delete_model(self, model_id: str) -> None:
         """As `Client.delete_model`."""
         await self._session.delete_model(model_id)
@@ -263,6 +272,10 @@ class AsyncClient:
         with progress_display(progress) as callback:
             session = self._session.reporting_to(callback)
             return await session.wait(recalibration_id, timeout_s=timeout, max_poll_s=poll)
+
+    async def fetch_report(self, recalibration_id: str) -> Outcome:
+        """As `Client.fetch_report`."""
+        return await self._session.fetch_report(recalibration_id)
 
     async def fetch(self, recalibration_id: str, *, unfolded: bool = False) -> Result:
         """As `Client.fetch`."""

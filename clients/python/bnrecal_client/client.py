@@ -25,7 +25,7 @@ from bnrecal_client.images import Images
 from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
 from bnrecal_client.options import OnVerdict
 from bnrecal_client.progress import ProgressOption, progress_display
-from bnrecal_client.result import Result
+from bnrecal_client.result import Outcome, Result
 from bnrecal_client.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -185,6 +185,18 @@ class Client:
         """Return the models that the server stores."""
         return run_blocking(self._client.models())
 
+    def recalibrations(self, *, search: str | None = None) -> tuple[Recalibration, ...]:
+        """Return the recalibrations of the server, the newest first.
+
+        Args:
+            search: only those whose name, id, model, state or verdict contains this text.
+        """
+        return run_blocking(self._client.recalibrations(search=search))
+
+    def readiness(self) -> dict[str, Any]:
+        """Return what the server's `/readyz` says: why it cannot work, and its workers' sandbox."""
+        return run_blocking(self._client.readiness())
+
     def delete_model(self, model_id: str) -> None:
         """Delete a model."""
         run_blocking(self._client.delete_model(model_id))
@@ -274,6 +286,10 @@ class Client:
                     progress=callback,
                 )
             )
+
+    def fetch_report(self, recalibration_id: str) -> Outcome:
+        """Return the results of a succeeded recalibration without its models."""
+        return run_blocking(self._client.fetch_report(recalibration_id))
 
     def fetch(self, recalibration_id: str, *, unfolded: bool = False) -> Result:
         """Return the results of a succeeded recalibration."""

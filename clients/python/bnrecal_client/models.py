@@ -152,50 +152,6 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None
 
 
-class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
-    """One recalibration as the server last described it.
-
-    Attributes:
-        id: its id (`rc_…`).
-        model: id of the model.
-        state: open, sealed, queued, running, succeeded, failed or cancelled.
-        options: `method`, `estimator`, `layers` and the like, as the server stores them.
-        batches: the stored part of the stream.
-        source_batches: the stored part of the stream of source samples.
-        phase: current phase of the run, None before it starts.
-        progress: how far that phase is.
-        error_document: JSON form of the problem that ended the run; `error` is its typed form.
-        attempts: how often a worker has started the run.
-        created: RFC 3339 time of creation.
-        updated: RFC 3339 time of the last change.
-        ended: RFC 3339 time of the end, None until then.
-    """
-
-    id: str
-    model: str
-    state: str
-    options: Mapping[str, Any]
-    batches: Stream
-    phase: str | None
-    progress: Progress | None
-    error_document: Mapping[str, Any] | None = msgspec.field(name="error")
-    attempts: int
-    created: str
-    updated: str
-    ended: str | None
-    source_batches: Stream = Stream(received=0, samples=0, bytes=0, total=None)
-
-    @property
-    def error(self) -> Problem | None:
-        """Why the run failed; None if it did not."""
-        return None if self.error_document is None else Problem.read(self.error_document)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the state is final."""
-        return self.state in ENDED_STATES
-
-
 class VerdictReason(msgspec.Struct, frozen=True, kw_only=True):
     """One reason for a verdict.
 
@@ -227,3 +183,57 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     def is_rejection(self) -> bool:
         """Whether the model should not be deployed."""
         return self.code == "do-not-deploy"
+
+
+class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
+    """One recalibration as the server last described it.
+
+    Attributes:
+        id: its id (`rc_…`).
+        model: id of the model.
+        state: open, sealed, queued, running, succeeded, failed or cancelled.
+        options: `method`, `estimator`, `layers` and the like, as the server stores them.
+        batches: the stored part of the stream.
+        source_batches: the stored part of the stream of source samples.
+        phase: current phase of the run, None before it starts.
+        progress: how far that phase is.
+        name: a name for people; may be empty.
+        verdict: whether to deploy the model; None until the recalibration has succeeded.
+        error_document: JSON form of the problem that ended the run; `error` is its typed form.
+        attempts: how often a worker has started the run.
+        created: RFC 3339 time of creation.
+        updated: RFC 3339 time of the last change.
+        ended: RFC 3339 time of the end, None until then.
+    """
+
+    id: str
+    model: str
+    state: str
+    options: Mapping[str, Any]
+    batches: Stream
+    phase: str | None
+    progress: Progress | None
+    error_document: Mapping[str, Any] | None = msgspec.field(name="error")
+    attempts: int
+    created: str
+    updated: str
+    ended: str | None
+    source_batches: Stream = Stream(received=0, samples=0, bytes=0, total=None)
+    name: str = ""
+    verdict: Verdict | None = None
+
+    @property
+    def error(self) -> Problem | None:
+        """Why the run failed; None if it did not."""
+        return None if self.error_document is None else Problem.read(self.error_document)
+
+    def mentions(self, text: str) -> bool:
+        """Return whether its name, id, model, state or verdict contains a text, in any case."""
+        verdict = "" if self.verdict is None else self.verdict.code
+        members = (self.name, self.id, self.model, self.state, verdict)
+        return any(text.lower() in member.lower() for member in members)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the state is final."""
+        return self.state in ENDED_STATES

@@ -4,12 +4,14 @@ import ast
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.telemetry import logs
 from service.telemetry.logs import JsonFormatter, choose_request_id
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy
@@ -165,3 +167,37 @@ def test_sandbox_status_is_requested_at_startup(
     api = start_server()
     assert api.http.get("/healthz").status_code == 200
     assert asked == [True]
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.usefixtures("root_logger")
+def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "text")
+    log = logging.getLogger("service.test")
+    log.warning("The disk is %s", "full", extra={"action": "disk"})
+    for method, status in (("GET", 200), ("GET", 404), ("PUT", 201)):
+        extra = {"action": "request", "status": status}
+        log.info("%s /v1/models %d", method, status, extra=extra)
+    log.error("It failed", exc_info=ValueError("why"))
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning: The disk is full", lines[0])
+    assert [line[9:] for line in lines[1:4]] == [
+        "info: GET /v1/models 404",
+        "info: PUT /v1/models 201",
+        "error: It failed",
+    ]
+    assert lines[-1] == "ValueError: why"
+
+
+@pytest.mark.usefixtures("root_logger")
+def test_format_is_json_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    logging.getLogger("service.test").info("x")
+    assert json.loads(capsys.readouterr().err)["message"] == "x"

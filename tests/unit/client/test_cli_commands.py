@@ -21,6 +21,7 @@ import bnrecal_client.errors as tree
 from bnrecal_client import Client, __version__
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit, exit_of
+from bnrecal_client.cli.grammar import build_group
 from bnrecal_client.errors import BatchError, BnrecalError, RecalibrationFailed
 from tests.support.client_server import MODEL, ClientServer, Fault, client_server
 from tests.support.listening import listening
@@ -61,8 +62,10 @@ def desk(
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("BNRECAL_TOKEN", raising=False)
+    monkeypatch.delenv("BNRECAL_SERVER", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     connected = partial(Client, transport=server.transport)
-    monkeypatch.setattr("bnrecal_client.cli.arguments.Client", connected)
+    monkeypatch.setattr("bnrecal_client.client.Client", connected)
     return Desk(folder, server, capsys)
 
 
@@ -156,7 +159,7 @@ def test_json_is_one_object_and_nothing_else(desk: Desk) -> None:
 
 
 def test_options_reach_the_server(desk: Desk) -> None:
-    desk.recalibrate("--estimator", "prior:16", "--layers", "b*", "bn1", "--limit", 5)
+    desk.recalibrate("--estimator", "prior:16", "--layers", "b*", "--layers", "bn1", "--limit", 5)
     (opened,) = desk.server.recalibrations
     estimator = {"name": "prior", "samples": 16, "mixture": False}
     assert opened["options"]["estimator"] == estimator
@@ -171,7 +174,7 @@ def test_token_comes_from_environment(
     digest = hashlib.sha256(token.encode()).hexdigest()
     with client_server(tmp_path / "tokens", tokens=digest) as server:
         connected = partial(Client, transport=server.transport)
-        monkeypatch.setattr("bnrecal_client.cli.arguments.Client", connected)
+        monkeypatch.setattr("bnrecal_client.client.Client", connected)
         code, _, err = desk.recalibrate()
         assert (code, err.count("\n"), "token" in err) == (Exit.USAGE, 1, True)
         monkeypatch.setenv("BNRECAL_TOKEN", token)
@@ -219,12 +222,11 @@ def test_error_is_one_line_with_its_exit_code(
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["guess"],
         ["recalibrate", "model.onnx"],
         ["recalibrate", "m", "d", "--batch-size", "0"],
         ["recalibrate", "m", "d", "--retry-timeout", "nan"],
-        ["status", "rc_0"],
+        ["status"],
         ["fold", "m"],
     ],
 )
@@ -247,30 +249,48 @@ def test_json_error_of_invalid_command_line(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0
+    assert main(["--version"]) == Exit.OK
     assert capsys.readouterr().out == f"bnrecal {__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "command", ["recalibrate", "inspect", "fold", "serve", "status", "fetch", "cancel"]
-)
-def test_help_explains_every_option(
+COMMANDS = tuple(build_group().commands)
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one != "admin"])
+def test_help_explains_every_argument_and_shows_examples(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
+    assert main([command, "--help"]) == Exit.OK
     usage, about, *rest = capsys.readouterr().out.split("\n\n")
-    assert usage.startswith(f"usage: bnrecal {command} ")
+    assert usage.startswith(f"Usage: bnrecal {command} ")
     assert about.endswith(".")
-    for paragraph in rest:
-        lines = paragraph.splitlines()[1:]
+    sections = {part.splitlines()[0]: part.splitlines()[1:] for part in rest}
+    assert [
+        line.startswith("  bnrecal ") or "bnrecal completion" in line
+        for line in sections.pop("Examples:")
+    ].count(False) == 0
+    for title, lines in sections.items():
+        assert title.endswith(":")
         for line, following in zip(lines, [*lines[1:], ""], strict=True):
             # The help of an argument follows it or is on the next line, indented.
             alone = re.match(r" {2}\S+( \S+)*$", line)
             assert not alone or following.startswith(" " * 10), line
+
+
+def test_help_lists_every_command_in_a_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == Exit.OK
+    listed = capsys.readouterr().out
+    for section in ("Recalibrate:", "Results:", "Server:", "Setup:", "Exit codes:"):
+        assert f"\n{section}" in listed
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\S", listed, re.MULTILINE)
+
+
+def test_without_a_command_the_help_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == Exit.USAGE
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("Usage: bnrecal COMMAND")) == ("", True)
 
 
 def test_error_is_an_object_with_json(desk: Desk) -> None:
@@ -300,7 +320,7 @@ def test_failed_run_without_typed_cause_is_6(desk: Desk) -> None:
 
 
 def test_missing_server_is_5(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnrecal_client.cli.arguments.Client", Client)
+    monkeypatch.setattr("bnrecal_client.client.Client", Client)
     words = ("--server", "http://127.0.0.1:1", "--retry-timeout", "0.3")
     code, _, err = desk.run("recalibrate", desk.model, desk.data, *words)
     assert code == Exit.UNREACHABLE
@@ -434,7 +454,7 @@ def test_ctrl_c_during_imports_prints_one_line() -> None:
 import sys
 class Pressed:
     def find_spec(self, name, path=None, target=None):
-        if name == "httpx":
+        if name == "click":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Pressed())
 from bnrecal_client.cli import main

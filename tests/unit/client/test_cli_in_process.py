@@ -148,7 +148,10 @@ def test_summary_lists_few_kept_layers() -> None:
     printed = summary(result({"fold": fold, "warnings": ["few samples"]}), ())
     text = summary_lines(printed)
     assert text[1:4] == ["folded 0 of 7 layers", "  kept bn0: why", "  kept bn1: why"]
-    assert text[-2:] == ["  and 2 more, listed in the report", "warning: few samples"]
+    assert text[-2:] == [
+        "  and 2 more, listed in the report",
+        "\x1b[33mwarning:\x1b[0m few samples",
+    ]
 
 
 @pytest.mark.parametrize(

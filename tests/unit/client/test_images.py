@@ -10,8 +10,8 @@ import pytest
 
 from bnrecal_client import BatchError, Images, InputError, OptionError
 from bnrecal_client._encoding.batches import encode
-from bnrecal_client.cli.commands.recalibrate import _read_preprocess
 from bnrecal_client.cli.data.image_files import open_images
+from bnrecal_client.cli.data.preprocess_files import read_preprocess
 from bnrecal_client.options import Options
 
 
@@ -68,7 +68,7 @@ def test_path_without_images_is_an_error(tmp_path: Path, name: str) -> None:
 def test_preprocess_file_must_be_an_object(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(OptionError, match=r"p\.json"):
-        _read_preprocess(tmp_path / "p.json")
+        read_preprocess(tmp_path / "p.json", list)
 
 
 STORED = {

@@ -156,7 +156,15 @@ def test_fetch_obeys_the_verdict(desk: Desk) -> None:
     assert Path(f"{name}.onnx").is_file()
 
 
-def test_badge_is_colored_on_terminal_only() -> None:
+def test_badge_is_colored_on_terminal_only(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = summary(result({"verdict": REJECTED}), ())
-    assert summary_lines(found, color=True)[0].startswith("\x1b[1;31mDO NOT DEPLOY\x1b[0m  ")
-    assert summary_lines(found)[0].startswith("DO NOT DEPLOY  ")
+    assert summary_lines(found)[0].startswith("\x1b[31m\x1b[1mDO NOT DEPLOY\x1b[0m  ")
+    desk.server.executor.verdict = REJECTED
+    assert desk.recalibrate()[1].startswith("DO NOT DEPLOY  ")
+    monkeypatch.setattr("click._compat.isatty", lambda _: True)
+    assert desk.recalibrate("-o", "b.onnx")[1].startswith("\x1b[31m\x1b[1mDO NOT DEPLOY")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert desk.recalibrate("-o", "c.onnx")[1].startswith("DO NOT DEPLOY  ")
+    assert "\x1b" not in capsys.readouterr().err

@@ -19,8 +19,10 @@ __all__ = [
     "delete_model",
     "get_model",
     "list_models",
+    "list_recalibrations",
     "model_file",
     "put_batch",
+    "readiness",
     "received",
     "report",
     "report_html",
@@ -77,6 +79,16 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
     if options.allow_mismatch:  # a server that is older than the check does not know the option
         value["allow_mismatch"] = True
     return _post_json(_RECALIBRATIONS, value, {"Idempotency-Key": key})
+
+
+def list_recalibrations(after: str | None) -> Request:
+    """List one page of recalibrations."""
+    return Request(method="GET", path=_RECALIBRATIONS, params=_page(after))
+
+
+def readiness() -> Request:
+    """Return whether the server can work, and the sandbox of its workers."""
+    return Request(method="GET", path="/readyz")
 
 
 def status(recalibration_id: str, *, wait_s: float = 0.0) -> Request:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bnrecal_client._concurrency import Runtime, Sleep
 from bnrecal_client._encoding.batches import EncodedBatch
@@ -22,7 +22,7 @@ from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, T
 from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
 from bnrecal_client.options import Options
 from bnrecal_client.progress import ProgressCallback, silent
-from bnrecal_client.result import Result, decode_statistics
+from bnrecal_client.result import Outcome, Result, decode_statistics
 from bnrecal_client.retry_policy import RetryPolicy, poll_s
 
 __all__ = ["Session", "StoredBatches"]
@@ -120,6 +120,14 @@ class Session:
         """Delete a model."""
         await self._delete(requests.delete_model(model_id))
 
+    async def recalibrations(self) -> tuple[Recalibration, ...]:
+        """Return every recalibration, oldest first."""
+        return await self._all_pages(requests.list_recalibrations, Page[Recalibration])
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return whether the server can work, and the sandbox of its workers."""
+        return read(await self.exchange(requests.readiness()), dict[str, Any], 200, 503)
+
     async def create(self, model_id: str, options: Options, *, key: str) -> Recalibration:
         """Create a recalibration."""
         response = await self.exchange(requests.create(model_id, options, key=key))
@@ -202,6 +210,17 @@ class Session:
                     recalibration_id=recalibration_id,
                 )
         raise AssertionError("count() has no end")
+
+    async def fetch_report(self, recalibration_id: str) -> Outcome:
+        """Return the results of a succeeded recalibration without its models."""
+        return Outcome(
+            recalibration_id=recalibration_id,
+            report=report(await self.exchange(requests.report(recalibration_id))),
+            report_html=report_html(await self.exchange(requests.report_html(recalibration_id))),
+            statistics=decode_statistics(
+                expect(await self.exchange(requests.statistics(recalibration_id)), 200).body
+            ),
+        )
 
     async def fetch(self, recalibration_id: str, *, unfolded: bool) -> Result:
         """Return all results of a succeeded recalibration."""

@@ -1,98 +1,58 @@
-"""Options that several sub-commands share."""
+"""What several sub-commands do with their arguments."""
 
 from __future__ import annotations
 
-import os
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bnrecal_client._http.environment import SERVER_VARIABLE, config_file, find_server
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.outputs import Outputs
-from bnrecal_client.client import Client
 from bnrecal_client.errors import OptionError
-from bnrecal_client.retry_policy import RetryPolicy
 
-__all__ = [
-    "add_common",
-    "add_force",
-    "add_outputs",
-    "add_recalibration",
-    "add_server",
-    "connect",
-    "fraction",
-    "outputs_of",
-    "positive",
-    "seconds",
-    "server_missing",
-]
+if TYPE_CHECKING:
+    from bnrecal_client.client import Client
 
-_TOKEN_VARIABLE = "BNRECAL_TOKEN"  # noqa: S105 - the variable's name
+__all__ = ["choose_server", "connect", "outputs_of", "server_missing"]
 
 
-def add_common(parser: ArgumentParser) -> None:
-    """Add the options of every sub-command."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+def choose_server(args: Arguments) -> None:
+    """Set `args.server` to the address to use, or to None to work in this process.
+
+    Raises:
+        OptionError: the options contradict each other, or the configuration is invalid.
+    """
+    if args.local:
+        if args.server is not None:
+            raise OptionError("--local works in this process: leave --server out")
+        return
+    found = find_server(args.server, args.token)
+    args.server = None if found is None else found.url
 
 
-def add_server(parser: ArgumentParser, *, required: bool) -> None:
-    """Add the options that name the server and how to reach it."""
-    what = "address of the server, like http://127.0.0.1:8000"
-    way = what if required else f"{what}; by default the work is done in this process"
-    parser.add_argument("--server", metavar="URL", required=required, help=way)
-    parser.add_argument(
-        "--token", help=f"the server's token; preferably set {_TOKEN_VARIABLE} in the environment"
-    )
-    parser.add_argument(
-        "--retry-timeout",
-        metavar="SECONDS",
-        type=seconds,
-        default=RetryPolicy().total_timeout,
-        help="how long a request to an unreachable server is retried (default %(default)g)",
-    )
+def connect(args: Arguments) -> Client:
+    """Return the client of the server that the options, the environment or the file name.
+
+    Raises:
+        OptionError: none of them names a server.
+    """
+    from bnrecal_client.client import Client
+    from bnrecal_client.retry_policy import RetryPolicy
+
+    found = find_server(args.server, args.token)
+    if found is None:
+        raise OptionError(
+            f"no server is named: pass --server URL, set {SERVER_VARIABLE}, or write "
+            f'server = "URL" to {config_file()} (`bnrecal serve` starts one)'
+        )
+    args.server = found.url
+    seconds = found.retry_timeout if args.retry_timeout is None else args.retry_timeout
+    retry = RetryPolicy() if seconds is None else RetryPolicy(total_timeout=seconds)
+    return Client(found.url, found.token, retry=retry)
 
 
-def add_recalibration(parser: ArgumentParser) -> None:
-    """Add the arguments of every sub-command about one recalibration of a server."""
-    parser.add_argument("id", metavar="ID", help="the recalibration, rc_…")
-    add_server(parser, required=True)
-    add_common(parser)
-
-
-def connect(args: Namespace) -> Client:
-    """Return the client that the options describe."""
-    token = args.token if args.token is not None else os.environ.get(_TOKEN_VARIABLE)
-    return Client(args.server, token, retry=RetryPolicy(total_timeout=args.retry_timeout))
-
-
-def add_outputs(parser: ArgumentParser, default: str) -> None:
-    """Add the options that name the files to write."""
-    files = parser.add_argument_group("files to write")
-    files.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help=f"the folded model (default {default})"
-    )
-    files.add_argument(
-        "--unfolded", metavar="FILE", type=Path, help="the recalibrated model, BatchNorm kept"
-    )
-    files.add_argument(
-        "--statistics", metavar="FILE", type=Path, help="the new running statistics (safetensors)"
-    )
-    files.add_argument(
-        "--report",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="the report, as .html or .json; may be repeated",
-    )
-
-
-def add_force(parser: ArgumentParser, what: str) -> None:
-    """Add the option that allows a write which may do harm; `what` describes it."""
-    parser.add_argument("--force", action="store_true", help=what)
-
-
-def outputs_of(args: Namespace, default: Path, *, sources: Sequence[Path] = ()) -> Outputs:
+def outputs_of(args: Arguments, default: Path, *, sources: Sequence[Path] = ()) -> Outputs:
     """Return the files to write, checked before any work is done.
 
     Args:
@@ -103,9 +63,7 @@ def outputs_of(args: Namespace, default: Path, *, sources: Sequence[Path] = ()) 
     Raises:
         OptionError: one of them cannot be written, is a source, or is named twice.
     """
-    for report in args.report:
-        if report.suffix.lower() not in {".html", ".json"}:
-            raise OptionError(f"--report {report}: a report is .html or .json")
+    check_reports(args.report)
     outputs = Outputs(
         model=args.output or default,
         unfolded=args.unfolded,
@@ -116,33 +74,20 @@ def outputs_of(args: Namespace, default: Path, *, sources: Sequence[Path] = ()) 
     return outputs
 
 
+def check_reports(paths: Sequence[Path]) -> None:
+    """Check the names of reports to write.
+
+    Raises:
+        OptionError: one has a suffix other than `.html` and `.json`.
+    """
+    for path in paths:
+        if path.suffix.lower() not in {".html", ".json"}:
+            raise OptionError(f"{path} is not a name for a report, which is .html or .json")
+
+
 def server_missing(error: ImportError) -> OptionError:
     """Return the error for a command that needs the server's package."""
     return OptionError(
         f"this command needs the package bnrecal with its server part ({error}): "
         'pip install "bnrecal[server]"'
     )
-
-
-def positive(text: str) -> int:
-    """Return a number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Return a number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
-
-
-def seconds(text: str) -> float:
-    """Return a duration of at least 0 seconds."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ArgumentTypeError(f"{text} is not a duration in seconds")
-    return value

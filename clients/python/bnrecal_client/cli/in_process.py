@@ -23,6 +23,7 @@ __all__ = [
     "LocalResult",
     "classes_of",
     "fold_file",
+    "inputs_of",
     "inspect_file",
     "rank_images",
     "recalibrate_file",
@@ -153,6 +154,17 @@ def classes_of(model: Path) -> int | None:
     sizes = [size for output in outputs for size in tuple(output.shape or ())[1:2]]
     counts = {size for size in sizes if isinstance(size, int)}
     return counts.pop() if len(counts) == 1 else None
+
+
+def inputs_of(model: Path) -> Sequence[Any]:
+    """Return the inputs of a model file, with or without BatchNorm layers."""
+    path = _existing(model)
+    with library("a model is inspected in this process") as bn_ops:
+        from bn_ops.batchnorm_insertion.describe import describe_insertable
+
+        # A model without layers is described too: they may be inserted from source samples.
+        found = describe_insertable(path) or bn_ops.describe(path)
+        return tuple(found.inputs)
 
 
 def inspect_file(model: Path) -> Any:

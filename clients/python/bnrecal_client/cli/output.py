@@ -9,14 +9,14 @@ from __future__ import annotations
 import glob
 import json
 import os
-import sys
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
 
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.cli.in_process import LocalResult
 from bnrecal_client.cli.outputs import OutputFile, Outputs
@@ -30,25 +30,26 @@ __all__ = [
     "count",
     "deliver",
     "file_size",
+    "paint",
     "parity_line",
     "parity_of",
     "print_json",
     "print_lines",
     "print_result",
+    "say",
     "size",
     "summary",
     "summary_lines",
     "table",
 ]
 
-# ANSI colors: green, yellow, red.
-_COLORS = {"deploy": 32, "check-with-labels": 33, "do-not-deploy": 31}
+_COLORS = {"deploy": "green", "check-with-labels": "yellow", "do-not-deploy": "red"}
 _LARGEST = 5
 _STEP = 1000.0
 
 
 def deliver(
-    args: Namespace,
+    args: Arguments,
     result: Result | LocalResult,
     outputs: Outputs,
     *,
@@ -73,7 +74,7 @@ def deliver(
 
 
 def print_result(
-    args: Namespace,
+    args: Arguments,
     result: Outcome,
     files: Sequence[OutputFile],
     *,
@@ -93,22 +94,40 @@ def print_result(
     if args.json:
         print_json({**found, "server": args.server})
     elif not args.quiet:
-        print_lines(summary_lines(found, color=_in_color()))
+        print_lines(summary_lines(found))
     if withheld:
         names = ", ".join(str(file.path) for file in withheld)
         why = "not written because of the verdict do-not-deploy (--force writes it)"
-        print(f"bnrecal: {why}: {names}", file=sys.stderr)  # noqa: T201 - as an error
+        click.echo(f"{paint('bnrecal:', fg='red', bold=True)} {why}: {names}", err=True)
+
+
+def say(line: str) -> None:
+    """Print one line of text; colors are removed where stdout shows none."""
+    click.echo(line, color=_color())
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines of text."""
     for line in lines:
-        print(line)  # noqa: T201 - a command's result
+        say(line)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - a command's result
+    say(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def paint(text: str, *, fg: str | None = None, bold: bool = False) -> str:
+    """Return text in a color, for `say`."""
+    return click.style(text, fg=fg, bold=bold or None)
+
+
+def _color() -> bool | None:
+    """Return False where the user wants no colors, else None: as stdout shows them.
+
+    Source: https://no-color.org.
+    """
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def summary(
@@ -153,10 +172,10 @@ def _as_json(files: Sequence[OutputFile]) -> list[dict[str, str]]:
     return [{"kind": file.kind, "path": str(file.path)} for file in files]
 
 
-def summary_lines(found: Mapping[str, Any], *, color: bool = False) -> list[str]:
+def summary_lines(found: Mapping[str, Any]) -> list[str]:
     """Return a summary as lines of text, the verdict first."""
     return [
-        *_verdict(found["verdict"], color=color),
+        *_verdict(found["verdict"]),
         *_headline(found),
         *_ignored(found),
         *_skipped(found["skipped_samples"]),
@@ -164,30 +183,22 @@ def summary_lines(found: Mapping[str, Any], *, color: bool = False) -> list[str]
         *_folds(found),
         *([] if found["parity"] is None else [parity_line(found["parity"])]),
         *_evaluations(found["evaluation"]),
-        *(f"warning: {warning}" for warning in found["warnings"]),
+        *(f"{paint('warning:', fg='yellow')} {warning}" for warning in found["warnings"]),
         *_files(found["files"]),
     ]
 
 
-def _verdict(verdict: Mapping[str, Any] | None, *, color: bool) -> list[str]:
+def _verdict(verdict: Mapping[str, Any] | None) -> list[str]:
     if verdict is None:
         return []
     badge = verdict["code"].replace("-", " ").upper()
-    if color:
-        badge = (
-            f"\x1b[1;{_COLORS.get(verdict['code'], _COLORS['check-with-labels'])}m{badge}\x1b[0m"
-        )
+    badge = paint(badge, fg=_COLORS.get(verdict["code"], "yellow"), bold=True)
     return [
         f"{badge}  {verdict['sentence']}",
-        *(f"  because: {reason['text']}" for reason in verdict["reasons"]),
-        *(f"  next: {step}" for step in verdict["next_steps"]),
+        *(f"  {paint('because:', bold=True)} {reason['text']}" for reason in verdict["reasons"]),
+        *(f"  {paint('next:', bold=True)} {step}" for step in verdict["next_steps"]),
         "",
     ]
-
-
-def _in_color() -> bool:
-    """Return whether stdout shows colors; see https://no-color.org."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _headline(found: Mapping[str, Any]) -> list[str]:
@@ -274,7 +285,8 @@ def _evaluations(found: Mapping[str, Any] | None) -> list[str]:
 def _files(files: Sequence[Mapping[str, str]]) -> list[str]:
     width = max((len(file["kind"]) for file in files), default=0)
     return [
-        f"wrote {file['kind'].ljust(width)}  {file['path']} ({file_size(Path(file['path']))})"
+        f"{paint('wrote', fg='green')} {file['kind'].ljust(width)}  {file['path']} "
+        f"({file_size(Path(file['path']))})"
         for file in files
     ]
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from typing import Any
-
 from bnrecal_client.cli.arguments import server_missing
+from bnrecal_client.cli.click_support import Arguments
 
-__all__ = ["add_command"]
-
-
-def add_command(commands: Any) -> None:
-    """Add the sub-command; its arguments, which the server's package defines, are added on use."""
-    parser = commands.add_parser(
-        "admin", help="administer a server's data folder", populate=_add_arguments
-    )
-    parser.set_defaults(command=run)
+__all__ = ["run"]
 
 
-def run(args: Namespace) -> int:
-    """Run the command, which prints its own result and errors."""
-    from service.admin.command import execute
-
-    return int(execute(args))
-
-
-def _add_arguments(parser: ArgumentParser) -> None:
+def run(args: Arguments) -> int:
+    """Run the command of the server's package, which parses its own arguments."""
     try:
-        from service.admin.command import add_arguments
+        from service.admin.command import main
     except ImportError as error:
-        parser.exit(2, f"bnrecal: {server_missing(error).message}\n")
-    add_arguments(parser)
+        raise server_missing(error) from error
+    try:
+        return main(args.words, prog="bnrecal admin")
+    except SystemExit as ended:  # `--help`, or an error that argparse has printed
+        return ended.code if isinstance(ended.code, int) else 0

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import Any
-
 from bnrecal_client.cli import arguments
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.commands.status import as_json
 from bnrecal_client.cli.output import print_json, print_lines
 
-__all__ = ["add_command"]
+__all__ = ["run"]
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = commands.add_parser(
-        "cancel",
-        help="cancel a recalibration",
-        description="Cancel a recalibration; its uploaded batches are deleted.",
-    )
-    arguments.add_recalibration(parser)
-    parser.set_defaults(command=run)
-
-
-def run(args: Namespace) -> None:
+def run(args: Arguments) -> None:
     """Cancel the recalibration and print its state."""
     with arguments.connect(args) as client:
         now = client.cancel(args.id)
     if args.json:
         print_json(as_json(now))
-    else:
+    elif not args.quiet:
         print_lines([f"{now.id}  {now.state}"])

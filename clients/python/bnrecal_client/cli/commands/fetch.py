@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from bnrecal_client.cli import arguments
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.output import deliver
 
-__all__ = ["add_command"]
+__all__ = ["run"]
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = commands.add_parser(
-        "fetch",
-        help="wait for a recalibration to end and write its results",
-        description="Wait for a started recalibration to end, then write its results.",
-    )
-    parser.add_argument(
-        "--timeout", type=arguments.seconds, metavar="SECONDS", help="longest time to wait"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
-    arguments.add_outputs(parser, "ID.onnx in the current folder")
-    arguments.add_force(parser, "write the model even if the verdict is do-not-deploy")
-    arguments.add_recalibration(parser)
-    parser.set_defaults(command=run)
-
-
-def run(args: Namespace) -> int:
+def run(args: Arguments) -> int:
     """Wait for the end, write the files and print a summary."""
     outputs = arguments.outputs_of(args, Path(f"{args.id}.onnx"))
     with arguments.connect(args) as client:

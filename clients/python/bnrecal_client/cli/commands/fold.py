@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.cli import arguments
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.data.array_batches import open_data
 from bnrecal_client.cli.in_process import FoldedFile, fold_file
 from bnrecal_client.cli.output import (
@@ -20,7 +19,7 @@ from bnrecal_client.cli.output import (
 )
 from bnrecal_client.cli.outputs import check_output
 
-__all__ = ["add_command"]
+__all__ = ["run"]
 
 _SAMPLES = 32
 """Most samples of the verification, as after a recalibration."""
@@ -28,32 +27,7 @@ _SAMPLES = 32
 _BATCH = 8
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = commands.add_parser(
-        "fold",
-        help="fold a model's BatchNorm into its weights, without recalibrating",
-        description="Fold the BatchNorm layers of an ONNX model into neighboring weights, with "
-        "their present statistics, verify that the result computes the same, and list what "
-        "happened to each layer.",
-    )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file, BatchNorm kept")
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        type=Path,
-        nargs="*",
-        help=f"samples for the verification, at most {_SAMPLES}; generated samples are always used",
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="the folded model"
-    )
-    arguments.add_force(parser, "allow an output to overwrite an input")
-    arguments.add_common(parser)
-    parser.set_defaults(command=run)
-
-
-def run(args: Namespace) -> None:
+def run(args: Arguments) -> None:
     """Fold and verify the model, write it and print what happened to each layer."""
     check_output(args.output, () if args.force else (args.model, *args.data))
     batches = open_data(args.data, batch_size=_BATCH, limit=_SAMPLES) if args.data else ()
@@ -61,7 +35,7 @@ def run(args: Namespace) -> None:
     folded.folded.save(args.output)
     if args.json:
         print_json(_as_json(folded, args.output))
-    else:
+    elif not args.quiet:
         print_lines(_lines(folded, args.output))
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnrecal_client.cli import arguments
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.data.image_files import open_images
 from bnrecal_client.cli.data.presets import PRESETS
 from bnrecal_client.cli.in_process import inspect_file, rank_images
 from bnrecal_client.cli.output import count, print_json, print_lines, table
 
-__all__ = ["add_command"]
+__all__ = ["run"]
 
 _IMAGES = 64
 _SHOWN = 6
@@ -23,36 +22,14 @@ _USUAL = 0.5
 """Distance in σ that the right preprocessing usually stays below; see docs/input-check.md."""
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = commands.add_parser(
-        "inspect",
-        help="list a model's BatchNorm layers and inputs",
-        description="List an ONNX model's inputs, outputs and BatchNorm layers, and why a layer "
-        "cannot be recalibrated. With --images, also rank the common preprocessings by how close "
-        "they bring the images to what the model was trained on.",
-    )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="ONNX file")
-    parser.add_argument(
-        "--images",
-        metavar="PATH",
-        type=Path,
-        nargs="+",
-        help=f"images, folders or archives of them, of which {_IMAGES} are read, to find the "
-        "--preprocess that fits the model",
-    )
-    arguments.add_common(parser)
-    parser.set_defaults(command=run)
-
-
-def run(args: Namespace) -> None:
+def run(args: Arguments) -> None:
     """Print the description of the model."""
     info = inspect_file(args.model)
-    ranking = None if args.images is None else _rank(args.model, args.images)
+    ranking = None if not args.images else _rank(args.model, args.images)
     if args.json:
         more = {} if ranking is None else ranking.as_json()
         print_json({**_as_json(info), **more})
-    else:
+    elif not args.quiet:
         print_lines([*_lines(info), *([] if ranking is None else ranking.lines())])
 
 

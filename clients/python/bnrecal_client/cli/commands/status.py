@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import Any
 
 import msgspec
 
 from bnrecal_client.cli import arguments
+from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.output import count, print_json, print_lines, size
 from bnrecal_client.models import Recalibration
 
-__all__ = ["add_command", "as_json"]
+__all__ = ["as_json", "run"]
 
 
-def add_command(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = commands.add_parser(
-        "status",
-        help="print a recalibration's state",
-        description="Print a recalibration's state, its progress, and its stored batches.",
-    )
-    arguments.add_recalibration(parser)
-    parser.set_defaults(command=run)
-
-
-def run(args: Namespace) -> None:
+def run(args: Arguments) -> None:
     """Print the state."""
     with arguments.connect(args) as client:
         now = client.status(args.id)
     if args.json:
         print_json(as_json(now))
     else:
-        print_lines(_lines(now))
+        print_lines([now.state] if args.quiet else _lines(now))
 
 
 def as_json(now: Recalibration) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from bnrecal_client.errors import OptionError
 
-__all__ = ["PRESETS", "preset"]
+__all__ = ["PRESETS", "fitted", "preset"]
 
 PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
@@ -63,6 +63,25 @@ def preset(
     rows, columns = round(height / _CROP_SHARE), round(width / _CROP_SHARE)
     form["resize"] = rows if rows == columns else [rows, columns]
     return {**form, "crop": [height, width], "layout": layout}
+
+
+def fitted(
+    form: Mapping[str, object], shapes: Sequence[Sequence[int | str | None] | None]
+) -> dict[str, object]:
+    """Return a form whose layout, colors and size, where left open, are those of a model's input.
+
+    Args:
+        form: the JSON form of a preprocessing.
+        shapes: shape of each input of the model.
+    """
+    try:
+        height, width, layout, channels = _size("", "", shapes)
+    except OptionError:
+        return dict(form)  # the server or bn_ops says what does not fit
+    found = {"layout": layout, **({"color": "gray"} if channels == 1 else {}), **form}
+    if "resize" not in form and "crop" not in form:
+        found["resize"] = [height, width]
+    return found
 
 
 def _size(

@@ -1,0 +1,1 @@
+"""The data and the network of `bnrecal demo`, generated on the spot."""

@@ -1,0 +1,147 @@
+"""The sub-commands about a server: `serve`, `list`, `status`, `fetch`, `cancel`, `admin`."""
+
+from __future__ import annotations
+
+import click
+
+from bnrecal_client.cli import options
+from bnrecal_client.cli.click_support import Command, Option
+from bnrecal_client.cli.options import COUNT, FILE, PATH, SECONDS, Number, run_of
+
+__all__ = ["admin", "cancel", "fetch", "list_", "serve", "status"]
+
+_SECTION = "Server"
+
+
+def serve() -> Command:
+    """Return `bnrecal serve`."""
+    return Command(
+        "serve",
+        run=run_of("serve"),
+        section=_SECTION,
+        summary="start a server",
+        description="Start a bnrecal server. Its other settings come from a TOML file or the "
+        "environment (BNRECAL_…, see docs/service.md). The log is text on a terminal and JSON "
+        "elsewhere.",
+        examples=("bnrecal serve", "bnrecal serve --port 0 --data-dir /var/lib/bnrecal"),
+        params=[
+            Option(
+                "--config",
+                metavar="FILE",
+                type=FILE,
+                section=_SECTION,
+                help="TOML file of settings",
+            ),
+            Option(
+                "--host",
+                metavar="ADDRESS",
+                section=_SECTION,
+                help="address to bind (default 127.0.0.1)",
+            ),
+            Option(
+                "--port",
+                metavar="PORT",
+                type=Number(int, minimum=0, what="a port"),
+                section=_SECTION,
+                help="port to bind; 0 picks a free one (default 8000)",
+            ),
+            Option(
+                "--data-dir",
+                metavar="FOLDER",
+                type=PATH,
+                section=_SECTION,
+                help="folder for all data (default ./bnrecal-data)",
+            ),
+            *options.reporting(quiet="warnings and errors only"),
+        ],
+    )
+
+
+def list_() -> Command:
+    """Return `bnrecal list`."""
+    return Command(
+        "list",
+        run=run_of("list_runs"),
+        section=_SECTION,
+        summary="list the recalibrations of a server",
+        description="List the recalibrations of a server, the newest first.",
+        examples=("bnrecal list", "bnrecal list --search camera --limit 5"),
+        params=[
+            Option("--limit", metavar="N", type=COUNT, default=20, help="at most N (default 20)"),
+            Option(
+                "--search",
+                metavar="TEXT",
+                help="only those whose name, id, model, state or verdict contains TEXT",
+            ),
+            *options.server(),
+            *options.reporting(quiet="only the ids"),
+        ],
+    )
+
+
+def status() -> Command:
+    """Return `bnrecal status`."""
+    return Command(
+        "status",
+        run=run_of("status"),
+        section=_SECTION,
+        summary="print a recalibration's state",
+        description="Print a recalibration's state, its progress, and its stored batches.",
+        examples=("bnrecal status rc_3f0c…",),
+        params=[
+            *options.recalibration(),
+            *options.server(),
+            *options.reporting(quiet="only the state"),
+        ],
+    )
+
+
+def fetch() -> Command:
+    """Return `bnrecal fetch`."""
+    return Command(
+        "fetch",
+        run=run_of("fetch"),
+        section=_SECTION,
+        summary="wait for a recalibration to end and write its results",
+        description="Wait for a started recalibration to end, then write its results.",
+        examples=("bnrecal fetch rc_3f0c… -o recalibrated.onnx --report report.html",),
+        params=[
+            *options.recalibration(),
+            Option("--timeout", metavar="SECONDS", type=SECONDS, help="longest time to wait"),
+            *options.output_files("ID.onnx in the current folder"),
+            options.force("write the model even if the verdict is do-not-deploy"),
+            *options.server(),
+            *options.reporting(),
+        ],
+    )
+
+
+def cancel() -> Command:
+    """Return `bnrecal cancel`."""
+    return Command(
+        "cancel",
+        run=run_of("cancel"),
+        section=_SECTION,
+        summary="cancel a recalibration",
+        description="Cancel a recalibration; its uploaded batches are deleted.",
+        examples=("bnrecal cancel rc_3f0c…",),
+        params=[
+            *options.recalibration(),
+            *options.server(),
+            *options.reporting(quiet="nothing but errors"),
+        ],
+    )
+
+
+def admin() -> Command:
+    """Return `bnrecal admin`."""
+    return Command(
+        "admin",
+        run=run_of("admin"),
+        section=_SECTION,
+        summary="administer a server's data folder",
+        description="Administer the data folder of a server on this machine.",
+        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+        # The server's package defines the arguments, and `--help`.
+        context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    )

@@ -1,0 +1,172 @@
+"""Types of values, and options that several sub-commands share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from bnrecal_client.cli.click_support import Arguments, Option, Positional
+
+__all__ = [
+    "COUNT",
+    "FILE",
+    "PATH",
+    "SECONDS",
+    "Number",
+    "force",
+    "output_files",
+    "recalibration",
+    "reporting",
+    "run_of",
+    "server",
+]
+
+PATH = click.Path(path_type=Path)
+"""A file or folder, checked where it is used."""
+
+FILE = click.Path(path_type=Path)
+_SERVER = "Server"
+_FILES = "Files to write"
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.5
+    """A finite number.
+
+    Args:
+        kind: int or float.
+        minimum: the smallest value.
+        what: what the value is, for messages.
+    """
+
+    name = "number"
+
+    def __init__(self, kind: type[int | float], *, minimum: int, what: str) -> None:
+        self._kind = kind
+        self._minimum = minimum
+        self._what = what
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """Return the number."""
+        try:
+            number = self._kind(str(value))
+        except ValueError:
+            self.fail(f"{value} is not {self._what}", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not {self._what}", param, ctx)
+        if number < self._minimum:
+            self.fail(f"{value} is less than {self._minimum}", param, ctx)
+        return number
+
+
+COUNT = Number(int, minimum=1, what="a number")
+SECONDS = Number(float, minimum=0, what="a duration in seconds")
+
+
+def reporting(*, quiet: str = "no progress and no summary") -> list[click.Parameter]:
+    """Return the options of every sub-command: what is printed.
+
+    Args:
+        quiet: what `--quiet` leaves out.
+    """
+    return [
+        Option("--json", is_flag=True, help="print one JSON object on standard output"),
+        Option("--quiet", "-q", is_flag=True, help=f"print {quiet}"),
+        Option("--debug", is_flag=True, help="print the traceback of an error"),
+    ]
+
+
+def server(*, local: bool = False) -> list[click.Parameter]:
+    """Return the options that name the server and how to reach it.
+
+    Args:
+        local: whether the sub-command can also work in this process.
+    """
+    text = "address of the server, such as http://127.0.0.1:8000; default: BNRECAL_SERVER, then "
+    text += "the configuration file"
+    found: list[click.Parameter] = [
+        Option(
+            "--server",
+            metavar="URL",
+            section=_SERVER,
+            help=text + (", else the work is done in this process" if local else ""),
+        ),
+        Option(
+            "--token",
+            metavar="TOKEN",
+            section=_SERVER,
+            help="the server's token; preferably set BNRECAL_TOKEN in the environment",
+        ),
+        Option(
+            "--retry-timeout",
+            metavar="SECONDS",
+            type=SECONDS,
+            section=_SERVER,
+            help="how long a request to an unreachable server is retried (default 120)",
+        ),
+    ]
+    if local:
+        text = "work in this process, whatever BNRECAL_SERVER and the configuration file say"
+        found.insert(1, Option("--local", is_flag=True, section=_SERVER, help=text))
+    return found
+
+
+def recalibration() -> list[click.Parameter]:
+    """Return the argument that names a recalibration of a server."""
+    return [Positional("id", metavar="ID", text="the recalibration, rc_…")]
+
+
+def output_files(default: str) -> list[click.Parameter]:
+    """Return the options that name the files to write."""
+    return [
+        Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            type=FILE,
+            section=_FILES,
+            help=f"the folded model (default {default})",
+        ),
+        Option(
+            "--unfolded",
+            metavar="FILE",
+            type=FILE,
+            section=_FILES,
+            help="the recalibrated model, BatchNorm kept",
+        ),
+        Option(
+            "--statistics",
+            metavar="FILE",
+            type=FILE,
+            section=_FILES,
+            help="the new running statistics (safetensors)",
+        ),
+        Option(
+            "--report",
+            metavar="FILE",
+            type=FILE,
+            multiple=True,
+            section=_FILES,
+            help="the report, as .html or .json; may be repeated",
+        ),
+    ]
+
+
+def force(what: str) -> Option:
+    """Return the option that allows a write which may do harm; `what` describes it."""
+    return Option("--force", is_flag=True, section=_FILES, help=what)
+
+
+def run_of(module: str) -> Callable[[Arguments], int | None]:
+    """Return the function `run` of a module of `commands`, imported when it is called."""
+
+    def run(args: Arguments) -> int | None:
+        found: int | None = import_module(f"bnrecal_client.cli.commands.{module}").run(args)
+        return found
+
+    return run
