@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bn_ops.adaptation import adapt as adapt
+    from bn_ops.adaptation import compare_on_labels as compare_on_labels
+    from bn_ops.api import check_input as check_input
     from bn_ops.api import describe as describe
     from bn_ops.api import inspect as inspect
+    from bn_ops.api import rank_preprocessings as rank_preprocessings
     from bn_ops.api import recalibrate as recalibrate
     from bn_ops.batchnorm_insertion import Insertion as Insertion
     from bn_ops.batchnorm_insertion import insert_batchnorm as insert_batchnorm
-    from bn_ops.checking import check_input as check_input
-    from bn_ops.checking import rank_preprocessings as rank_preprocessings
     from bn_ops.core.estimators import Auto as Auto
     from bn_ops.core.estimators import Momentum as Momentum
     from bn_ops.core.estimators import Prior as Prior
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from bn_ops.core.estimators import estimator_from_string as estimator_from_string
     from bn_ops.core.layers import LayerInfo as LayerInfo
     from bn_ops.core.layers import ModelInfo as ModelInfo
+    from bn_ops.core.options import Budget as Budget
+    from bn_ops.core.options import Progress as Progress
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
+    from bn_ops.core.version import __version__ as __version__
     from bn_ops.diagnostics.html import render_html as render_html
     from bn_ops.diagnostics.report import Candidate as Candidate
     from bn_ops.diagnostics.report import Choice as Choice
@@ -49,9 +53,6 @@ if TYPE_CHECKING:
     from bn_ops.folding import fold as fold
     from bn_ops.input_check.result import InputCheck as InputCheck
     from bn_ops.input_check.result import PreprocessingScore as PreprocessingScore
-    from bn_ops.labeled_comparison import compare_on_labels as compare_on_labels
-    from bn_ops.options import Budget as Budget
-    from bn_ops.options import Progress as Progress
     from bn_ops.preprocess import Preprocess as Preprocess
     from bn_ops.preprocess import Resize as Resize
     from bn_ops.preprocess import image_batches as image_batches
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from bn_ops.result import Artifact as Artifact
     from bn_ops.result import Recalibration as Recalibration
     from bn_ops.verification import verify as verify
-    from bn_ops.version import __version__ as __version__
 
 __all__ = [
     "Artifact",
@@ -118,7 +118,7 @@ _HOME = {
     "Artifact": "bn_ops.result",
     "Auto": "bn_ops.core.estimators",
     "BnOpsError": "bn_ops.errors",
-    "Budget": "bn_ops.options",
+    "Budget": "bn_ops.core.options",
     "CancelledError": "bn_ops.errors",
     "Candidate": "bn_ops.diagnostics.report",
     "Choice": "bn_ops.diagnostics.report",
@@ -135,7 +135,7 @@ _HOME = {
     "Preprocess": "bn_ops.preprocess",
     "PreprocessingScore": "bn_ops.input_check.result",
     "Prior": "bn_ops.core.estimators",
-    "Progress": "bn_ops.options",
+    "Progress": "bn_ops.core.options",
     "ReasonCode": "bn_ops.diagnostics.report",
     "Recalibration": "bn_ops.result",
     "Replace": "bn_ops.core.estimators",
@@ -146,10 +146,10 @@ _HOME = {
     "Verdict": "bn_ops.diagnostics.report",
     "VerdictCode": "bn_ops.diagnostics.report",
     "VerdictReason": "bn_ops.diagnostics.report",
-    "__version__": "bn_ops.version",
+    "__version__": "bn_ops.core.version",
     "adapt": "bn_ops.adaptation",
-    "check_input": "bn_ops.checking",
-    "compare_on_labels": "bn_ops.labeled_comparison",
+    "check_input": "bn_ops.api",
+    "compare_on_labels": "bn_ops.adaptation",
     "describe": "bn_ops.api",
     "estimator_from_json": "bn_ops.core.estimators",
     "estimator_from_string": "bn_ops.core.estimators",
@@ -160,7 +160,7 @@ _HOME = {
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.engines.torch",
     "preprocess_from_json": "bn_ops.preprocess",
-    "rank_preprocessings": "bn_ops.checking",
+    "rank_preprocessings": "bn_ops.api",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.diagnostics.html",
     "verify": "bn_ops.verification",

@@ -1,4 +1,4 @@
-"""Recalibrate, export, fold and verify a model as one transaction."""
+"""Recalibrate, export, fold and verify a model as one transaction, and judge a result by labels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.api import recalibrate_with
+from bn_ops.auto.run_verdict import verdict_on_labels
+from bn_ops.core.batches import named_batches
 from bn_ops.core.estimators import Auto, Estimator, Replace, as_estimator
+from bn_ops.core.options import Progress, RecalibrateOptions, progress_callback
+from bn_ops.core.signature import Batch
+from bn_ops.diagnostics.labeled import LabeledSamples
+from bn_ops.diagnostics.labeled_error import Evaluation
+from bn_ops.diagnostics.metric import MetricEvaluation
 from bn_ops.diagnostics.report import Report
+from bn_ops.engines.onnx.forward import OnnxForward
+from bn_ops.engines.onnx.prepare import prepare
+from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import OptionError
-from bn_ops.model_sources import is_torch
-from bn_ops.options import Progress, RecalibrateOptions, progress_callback
+from bn_ops.model_sources import as_onnx, is_torch
+from bn_ops.onnx_files.load import load_model
 from bn_ops.result import Artifact
 
 if TYPE_CHECKING:
@@ -22,18 +32,20 @@ if TYPE_CHECKING:
 
     from bn_ops.api import Call, OnnxSource
     from bn_ops.core.batches import Select
-    from bn_ops.core.signature import Batch
+    from bn_ops.core.options import Budget, Metric, ProgressCallback
+    from bn_ops.core.signature import Batch, TensorInfo
     from bn_ops.core.train_accumulator import Variance
+    from bn_ops.diagnostics.report import Report
     from bn_ops.folding import Folded
-    from bn_ops.options import Budget, Metric, ProgressCallback
     from bn_ops.result import Recalibration
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "compare_on_labels"]
 
 # Samples of the stream on which the folded model is compared in its own element type. A fault of a
 # fold is the same for every sample, and the comparison in float64 finds it; these show the
 # rounding on data.
 _VERIFIED_SAMPLES = 16
+_SOURCE, _RESULT = "source", "result"
 
 
 def adapt(
@@ -207,3 +219,53 @@ def _with_metadata(model: onnx.ModelProto, report: Report) -> onnx.ModelProto:
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)
     return model
+
+
+def compare_on_labels(
+    source: OnnxSource,
+    result: OnnxSource,
+    report: Report,
+    pairs: Iterable[Any],
+    *,
+    metric: Metric | None = None,
+    max_drop: float = 0.0,
+    threads: int | None = None,
+) -> Report:
+    """Return a run's report with its two models compared on labeled samples, which decide.
+
+    A run with `evaluate=` compares its candidates itself. This is for a result that came from
+    elsewhere, such as a server that never sees the labels.
+
+    Args:
+        source: the source model.
+        result: the recalibrated model, folded or not.
+        report: the report of the run.
+        pairs: `(inputs, labels)` pairs, as `evaluate=` of `bn_ops.recalibrate`.
+        metric: as for `bn_ops.recalibrate`.
+        max_drop: as for `bn_ops.recalibrate`.
+        threads: threads within an operator; None for every core.
+
+    Returns:
+        The report with `evaluation` or `metric`, and the verdict that follows from it.
+
+    Raises:
+        OptionError: the labels do not fit the samples or the outputs.
+        ModelError: a model cannot be run.
+    """
+    before, after = (prepare(load_model(as_onnx(model))) for model in (source, result))
+    labeled = _labeled(pairs, model_inputs(before.model), metric)
+    labeled.score(OnnxForward(before, threads=threads), _SOURCE)
+    labeled.score(OnnxForward(after, threads=threads), _RESULT)
+    compared = labeled.added_to(report, _SOURCE, _RESULT)
+    return replace(compared, verdict=verdict_on_labels(compared, max_drop=max_drop))
+
+
+def _labeled(
+    pairs: Iterable[Any], inputs: tuple[TensorInfo, ...], metric: Metric | None
+) -> LabeledSamples[Batch]:
+    def read(items: Iterable[Any]) -> Iterable[Batch]:
+        return named_batches(items, inputs)
+
+    if metric is None:
+        return Evaluation.of(pairs, read)
+    return MetricEvaluation.of(pairs, read, lambda batch: len(next(iter(batch.values()))), metric)

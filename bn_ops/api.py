@@ -1,4 +1,4 @@
-"""Describe and recalibrate a model, with the engine that fits it."""
+"""Describe, check and recalibrate a model, with the engine that fits it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,31 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+import numpy as np
+
 from bn_ops.core.estimators import Estimator, as_estimator
+from bn_ops.core.options import RecalibrateOptions, progress_callback
 from bn_ops.engines import open_engine
-from bn_ops.engines.onnx.describe import describe_prepared
+from bn_ops.engines.onnx.describe import describe_prepared, require_layers
+from bn_ops.engines.onnx.network_start import OnnxStart
 from bn_ops.engines.onnx.prepare import prepare
-from bn_ops.errors import OptionError
+from bn_ops.errors import (
+    EngineError,
+    ModelWithoutBatchNormError,
+    OptionError,
+    StreamEmptyError,
+)
+from bn_ops.input_check.judging import (
+    MAX_SAMPLES,
+    check_start,
+    measure_images,
+    require_plausible,
+)
+from bn_ops.input_check.network_start import NetworkStart
+from bn_ops.input_check.ranking import planes_of, scored
+from bn_ops.input_check.result import InputCheck, PreprocessingScore
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
-from bn_ops.options import RecalibrateOptions, progress_callback
 from bn_ops.pipeline import run
 
 if TYPE_CHECKING:
@@ -24,14 +41,21 @@ if TYPE_CHECKING:
 
     from bn_ops.core.batches import Select
     from bn_ops.core.layers import LayerInfo, ModelInfo
+    from bn_ops.core.options import Budget, Metric, ProgressCallback
     from bn_ops.core.train_accumulator import Variance
-    from bn_ops.options import Budget, Metric, ProgressCallback
     from bn_ops.result import Recalibration
 
     Call: TypeAlias = Callable[[nn.Module, Any], object]
     OnnxSource: TypeAlias = onnx.ModelProto | ExportedProgram | bytes | str | Path
 
-__all__ = ["describe", "inspect", "recalibrate", "recalibrate_with"]
+__all__ = [
+    "check_input",
+    "describe",
+    "inspect",
+    "rank_preprocessings",
+    "recalibrate",
+    "recalibrate_with",
+]
 
 
 def describe(model: OnnxSource) -> ModelInfo:
@@ -253,3 +277,99 @@ def recalibrate_with(
             progress=options.progress,
         ).model
     return run(open_engine("onnx", source, batches, options), options, started=started)
+
+
+def check_input(
+    model: Any,
+    batches: Iterable[Any],
+    *,
+    select: Select | None = None,
+    call: Callable[[Any, Any], object] | None = None,
+    threads: int | None = None,
+    allow_mismatch: bool = False,
+) -> InputCheck:
+    """Check whether data can be what a model was trained on, before anything else is done with it.
+
+    The inputs of the first BatchNorm layers are compared with the statistics stored there, and
+    images are looked at for the usual faults. How it is decided: `bn_ops.input_check.judging`.
+
+    Args:
+        model: as for `bn_ops.recalibrate`. Not changed.
+        batches: as for `bn_ops.recalibrate`; at most 64 samples are read.
+        select: applied to each item of the stream first.
+        call: runs an `nn.Module` in any other way; then only moments are compared.
+        threads: threads within an operator (ONNX); None means every core.
+        allow_mismatch: return the findings instead of raising.
+
+    Raises:
+        InputMismatchError: the data cannot be what the model was trained on.
+        StreamEmptyError: there is no sample.
+        BatchError: a batch does not fit the model, or holds NaN or Inf.
+        ModelError: the model has no BatchNorm layer with stored statistics.
+    """
+    start = _start(model, call, threads)
+    found = start.batches(batches, select=select, samples=MAX_SAMPLES)
+    if not found:
+        raise StreamEmptyError("the stream holds no sample to check")
+    check = check_start(start, found)
+    if not allow_mismatch:
+        require_plausible(check)
+    return check
+
+
+def rank_preprocessings(
+    model: Any, images: Any, *, threads: int | None = None
+) -> tuple[PreprocessingScore, ...]:
+    """Rank the common preprocessings by how close they bring a model's first layers to training.
+
+    Args:
+        model: an ONNX model or an `nn.Module` with one image input. Not changed.
+        images: RGB or gray images as uint8, resized to what the model takes: an array of shape
+            (n, H, W, 3), (n, H, W) or (n, H, W, 1), or a sequence of such images. 16 to 64 of them
+            are enough.
+        threads: threads within an operator (ONNX); None means every core.
+
+    Returns:
+        The closest first. A distance below 0.5 σ is usual for the right one.
+
+    Raises:
+        OptionError: `images` is not such an array, or the model does not take images.
+        ModelError: the model has no BatchNorm layer with stored statistics.
+    """
+    pixels = planes_of(images)
+    start = _start(model, None, threads)
+    name, dtype, channels_last = "input", np.dtype(np.float32), False
+    if isinstance(start, OnnxStart):
+        if len(start.inputs) != 1:
+            raise OptionError("rank_preprocessings needs a model with one input")
+        info = start.inputs[0]
+        name = info.name
+        dtype = np.dtype("float32" if info.dtype == "bfloat16" else info.dtype)
+        channels_last = bool(info.shape and info.shape[-1] == pixels.shape[1])
+    measure = measure_images(start, name, dtype, channels_last=channels_last)
+    try:
+        return scored(pixels.astype(np.float32), measure)
+    except EngineError as error:
+        raise OptionError(
+            f"the model does not take images of shape {list(pixels.shape[1:])} (C, H, W): "
+            f"{error.message}"
+        ) from error
+
+
+def _start(
+    model: Any, call: Callable[[Any, Any], object] | None, threads: int | None
+) -> NetworkStart:
+    if is_torch(model):
+        from bn_ops.engines.torch.network_start import TorchStart  # noqa: PLC0415 - torch is optional
+
+        return TorchStart(model, call)
+    if call is not None:
+        raise OptionError("call= is for an nn.Module")
+    prepared = prepare(load_model(as_onnx(model)))
+    require_layers(prepared)
+    if not prepared.eligible:
+        raise ModelWithoutBatchNormError(
+            f"none of the model's BatchNorm layers has usable statistics; "
+            f"{prepared.layers[0].name!r}: {prepared.layers[0].reason}"
+        )
+    return OnnxStart(prepared, threads=threads)

@@ -14,8 +14,10 @@ from bn_ops.auto.selection import Selection, Selector
 from bn_ops.core.engine import JOINED_SAMPLES, BatchAdapter, Digests, EngineNotes
 from bn_ops.core.estimators import Auto
 from bn_ops.core.frontier import LayerUpdate, commit_layers
+from bn_ops.core.options import Progress, RecalibrateOptions
 from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
+from bn_ops.core.version import __version__
 from bn_ops.diagnostics.autocorrelation import SampleSeries, sample_features
 from bn_ops.diagnostics.before_after import OBSERVED_SAMPLES, compared
 from bn_ops.diagnostics.build_report import frozen_report, layer_reports, warnings_of
@@ -29,9 +31,7 @@ from bn_ops.errors import BnOpsError, StreamEmptyError
 from bn_ops.input_check.engine import CheckedEngine
 from bn_ops.input_check.judging import require_plausible
 from bn_ops.input_check.result import InputCheck
-from bn_ops.options import Progress, RecalibrateOptions
 from bn_ops.result import Recalibration
-from bn_ops.version import __version__
 
 __all__ = ["run"]
 

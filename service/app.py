@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
 
-from bn_ops.version import __version__
+from bn_ops.core.version import __version__
 from service import health
 from service.batches import api as batches_api
 from service.context import Context

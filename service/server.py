@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from bn_ops.version import __version__
+from bn_ops.core.version import __version__
 from service import settings_loading
 from service.app import create_app
 from service.errors import StartError

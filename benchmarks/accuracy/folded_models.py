@@ -31,9 +31,9 @@ from benchmarks.accuracy.networks import DEFAULT_CACHE, trained
 from benchmarks.accuracy.photographs import corrupt_photographs, read_photographs
 from benchmarks.accuracy.results import EMPTY, read_results, replace_marked, write_results
 from bn_ops.batchnorm_insertion.source_moments import measure_tensors
+from bn_ops.core.options import silent
 from bn_ops.exporting import export
 from bn_ops.onnx_files.session import session
-from bn_ops.options import silent
 from examples.digits.train import MnistResNet
 from tests.support import real_models
 

@@ -32,7 +32,7 @@ from benchmarks.accuracy.photographs import (
     read_photographs,
 )
 from benchmarks.accuracy.results import replace_marked, write_results
-from bn_ops.checking import check_input
+from bn_ops.api import check_input
 from bn_ops.errors import BatchError
 from bn_ops.exporting import export
 from bn_ops.input_check.value_ranges import Candidate, candidates

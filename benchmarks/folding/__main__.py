@@ -24,8 +24,8 @@ from benchmarks.folding.judging import Verdict, judged
 from benchmarks.folding.latency import latencies, lower_quartile, paired_ratio
 from benchmarks.folding.networks import NETWORKS
 from benchmarks.folding.tables import write_tables
+from bn_ops.core.version import __version__
 from bn_ops.folding import fold
-from bn_ops.version import __version__
 from tests.conformance.fold.all_cases import ALL_CASES
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from bn_ops.batchnorm_insertion.source_moments import TensorMoments, measure_ten
 from bn_ops.core.batches import Select, named_batches
 from bn_ops.core.frontier import check_finite
 from bn_ops.core.moments import Moments
+from bn_ops.core.options import ProgressCallback, silent
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array
 from bn_ops.engines.onnx.graph import index_graph
@@ -26,7 +27,6 @@ from bn_ops.errors import ModelUnsupportedError, OptionError, ParityError, Strea
 from bn_ops.folding.result import Folded
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
-from bn_ops.options import ProgressCallback, silent
 from bn_ops.verification.reference import Reference
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.moments import Moments, measure, merge
+from bn_ops.core.options import Progress
 from bn_ops.core.signature import Batch
 from bn_ops.engines.onnx.rebatch import PaddedBatch, fixed_batch_size, rebatch
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import session
-from bn_ops.options import Progress
 
 if TYPE_CHECKING:
     import onnx

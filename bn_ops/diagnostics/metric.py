@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.batches import as_array
+from bn_ops.core.options import Metric
 from bn_ops.diagnostics.forward_pass import ForwardRunner
 from bn_ops.diagnostics.report import MetricReport, Report
 from bn_ops.errors import BatchError, OptionError
-from bn_ops.options import Metric
 
 __all__ = ["MetricEvaluation", "paired_interval"]
 

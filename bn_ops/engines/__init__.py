@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bn_ops.core.options import RecalibrateOptions
     from bn_ops.input_check.engine import CheckedEngine
-    from bn_ops.options import RecalibrateOptions
 
 __all__ = ["open_engine"]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.errors import OptionError
 from bn_ops.input_check.result import ColorOrder, PreprocessingScore
 from bn_ops.input_check.sample_moments import SampleMoments, jackknife_distances, median_distance
 from bn_ops.input_check.value_ranges import Candidate, candidates
 
-__all__ = ["Measure", "is_closer", "scored"]
+__all__ = ["Measure", "is_closer", "planes_of", "scored"]
 
 Measure = Callable[[NDArray[np.float32]], SampleMoments]
 """Runs preprocessed images of shape (n, C, H, W) through the first layers."""
@@ -36,6 +38,9 @@ _MAX_CAST = 30.0
 
 # Two orders less than a twentieth apart are not worth a statement.
 _MIN_COLOR_GAIN = 0.05
+
+# Axes of an array of gray and of RGB images.
+_IMAGE_AXES = (3, 4)
 
 
 def scored(pixels: NDArray[np.floating], measure: Measure) -> tuple[PreprocessingScore, ...]:
@@ -103,3 +108,24 @@ def is_closer(near: SampleMoments, far: SampleMoments) -> bool:
     left_out = jackknife_distances(far) - jackknife_distances(near)
     error = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
     return bool(difference > _SIGNIFICANT * error)
+
+
+def planes_of(images: Any) -> NDArray[np.uint8]:
+    """Return images as planes (n, C, H, W).
+
+    Raises:
+        OptionError: they are not uint8 images of one size, gray or RGB.
+    """
+    try:
+        array = np.stack([np.asarray(image) for image in images])
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"images have one size, which the model takes: {error}") from error
+    if array.dtype != np.uint8 or array.ndim not in _IMAGE_AXES:
+        raise OptionError(
+            f"images are uint8 of shape (n, H, W, 3) or (n, H, W), got {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
+    planes = array[:, None] if array.ndim == min(_IMAGE_AXES) else array.transpose(0, 3, 1, 2)
+    if planes.shape[1] not in {1, 3}:
+        raise OptionError(f"images have one or three channels, got {planes.shape[1]}")
+    return planes

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Request
 
-from bn_ops.version import __version__
+from bn_ops.core.version import __version__
 from service import health
 from service.batches import operations
 from service.batches.operations import Upload

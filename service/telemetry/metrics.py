@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as MEDIA_TYPE
 
-from bn_ops.version import __version__
+from bn_ops.core.version import __version__
 
 __all__ = ["MEDIA_TYPE", "Metrics"]
 

@@ -20,6 +20,7 @@ from bn_ops.core.engine import (
     content_digest,
 )
 from bn_ops.core.layers import LayerInfo, select_layers
+from bn_ops.core.options import Budget, RecalibrateOptions, in_phase
 from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.batchnorm import statistics_tensors
@@ -35,7 +36,6 @@ from bn_ops.errors import ModelWithoutBatchNormError
 from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
 from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_digest
-from bn_ops.options import Budget, RecalibrateOptions, in_phase
 
 if TYPE_CHECKING:
     import onnx

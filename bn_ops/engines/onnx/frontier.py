@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from bn_ops.core.moments import Moments
+from bn_ops.core.options import Budget, Progress
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.graph_executor import GraphExecutor
@@ -19,7 +20,6 @@ from bn_ops.engines.onnx.rebatch import fixed_batch_size
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError
-from bn_ops.options import Budget, Progress
 
 __all__ = ["ExecutorChoice", "OnnxFrontier"]
 

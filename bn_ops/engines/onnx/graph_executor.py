@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.moments import Moments, measure
+from bn_ops.core.options import Progress
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.accumulator import MomentAccumulator
@@ -24,7 +25,6 @@ from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError, ModelUnsupportedError
 from bn_ops.onnx_files.session import Session, session
-from bn_ops.options import Progress
 
 __all__ = ["GraphExecutor"]
 

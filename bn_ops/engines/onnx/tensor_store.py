@@ -13,9 +13,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.core.options import Budget
 from bn_ops.engines.malloc import trim_heap
 from bn_ops.errors import SpillLimitError
-from bn_ops.options import Budget
 
 __all__ = ["TensorStore", "base_of"]
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bn_ops.core.engine import OnBatchMoments
 from bn_ops.core.frontier import check_finite
 from bn_ops.core.moments import Moments, measure
+from bn_ops.core.options import Progress, ProgressCallback
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName
 from bn_ops.engines.onnx.batchnorm import statistics_tensors
@@ -26,7 +27,6 @@ from bn_ops.engines.onnx.plan import Segment, make_plan
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.engines.onnx.segment_model import cut_segment
 from bn_ops.onnx_files.session import Session, session
-from bn_ops.options import Progress, ProgressCallback
 
 __all__ = ["run_train_pass"]
 

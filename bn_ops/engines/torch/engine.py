@@ -21,6 +21,7 @@ from bn_ops.core.engine import (
     content_digest,
 )
 from bn_ops.core.layers import LayerInfo
+from bn_ops.core.options import Budget, RecalibrateOptions, in_phase
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.diagnostics.autocorrelation import feature_step
@@ -33,7 +34,6 @@ from bn_ops.engines.torch.selected_layers import ModuleDigests, SelectedLayers, 
 from bn_ops.engines.torch.train_pass import run_train_pass
 from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
-from bn_ops.options import Budget, RecalibrateOptions, in_phase
 from bn_ops.torch_modules.arguments import (
     Call,
     Item,

@@ -19,6 +19,7 @@ import torch
 from bn_ops.core.engine import Residual
 from bn_ops.core.frontier import check_finite
 from bn_ops.core.moments import Moments, merge_all
+from bn_ops.core.options import Budget, Progress, ProgressCallback, silent
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.torch.functional import FunctionalCalls
 from bn_ops.engines.torch.layers import TorchLayer, write
@@ -27,7 +28,6 @@ from bn_ops.engines.torch.observation import observed
 from bn_ops.engines.torch.shared_layers import SharedLayers, VisitOrder
 from bn_ops.engines.torch.spill import Waiting
 from bn_ops.engines.torch.thread_state import ThreadState, parked
-from bn_ops.options import Budget, Progress, ProgressCallback, silent
 from bn_ops.torch_modules.arguments import Call, Item, device_of, run_item
 
 __all__ = ["PausedForward", "TorchFrontier"]

@@ -33,9 +33,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bn_ops.core.options import Budget
 from bn_ops.engines.malloc import trim_heap
 from bn_ops.errors import SpillLimitError
-from bn_ops.options import Budget
 from bn_ops.torch_modules.arguments import Item
 
 __all__ = ["ActivationTracker", "SpillFiles", "Waiting"]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from bn_ops.core.engine import OnBatchMoments
 from bn_ops.core.frontier import check_finite
+from bn_ops.core.options import Progress, ProgressCallback
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.torch.functional import FunctionalCalls
 from bn_ops.engines.torch.layers import TorchLayer, write
 from bn_ops.engines.torch.moments import measure_tensor
 from bn_ops.engines.torch.observation import observed
 from bn_ops.engines.torch.thread_state import ThreadState, parked
-from bn_ops.options import Progress, ProgressCallback
 from bn_ops.torch_modules.arguments import Call, Item, run_item
 
 if TYPE_CHECKING:

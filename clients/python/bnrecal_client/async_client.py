@@ -34,10 +34,10 @@ from bnrecal_client._encoding.samples import (
     check_on_bad_sample,
     of_the_source,
 )
+from bnrecal_client._http.sending import require_batchnorm, require_same, send_all
 from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import AsyncTransport, Server
 from bnrecal_client._library import LabeledSamples, Metric
-from bnrecal_client._sending import require_batchnorm, require_same, send_all
 from bnrecal_client.errors import (
     OptionError,
     VerdictError,

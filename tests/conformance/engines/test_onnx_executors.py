@@ -11,10 +11,10 @@ import pytest
 
 from bn_ops.core.estimators import Replace
 from bn_ops.core.frontier import commit_layers
+from bn_ops.core.options import Budget, Progress, ProgressCallback, silent
 from bn_ops.engines.onnx import OnnxFrontier, prepare
 from bn_ops.engines.onnx.frontier import ExecutorChoice
 from bn_ops.errors import CancelledError, LayerNotFiniteError, OptionError, SpillLimitError
-from bn_ops.options import Budget, Progress, ProgressCallback, silent
 from tests.support.networks import GraphBuilder, images, residual_network
 from tests.support.oracle import Observed, oracle_statistics, residual
 

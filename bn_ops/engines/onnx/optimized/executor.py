@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.moments import Moments, from_samples, per_sample
+from bn_ops.core.options import Progress
 from bn_ops.core.reduction import reduce_nchwc
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
@@ -23,7 +24,6 @@ from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Segment
 from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.tensor_store import TensorStore, base_of
-from bn_ops.options import Progress
 
 __all__ = ["BufferPool", "OptimizedGraphExecutor"]
 

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bn_ops.core.moments import Moments
+from bn_ops.core.options import Budget, silent
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.graph_executor import GraphExecutor
@@ -24,7 +25,6 @@ from bn_ops.engines.onnx.optimized.optimize import optimize
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import BnOpsError
-from bn_ops.options import Budget, silent
 
 __all__ = ["block_channels", "padded_block", "passes"]
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bn_ops import recalibrate
+from bn_ops.core.options import Budget, Progress
 from bn_ops.engines.torch.shared_layers import VisitOrder
 from bn_ops.errors import (
     CancelledError,
@@ -21,7 +22,6 @@ from bn_ops.errors import (
     ModelUnsupportedError,
     SpillLimitError,
 )
-from bn_ops.options import Budget, Progress
 from tests.support.torch_oracle import exact_statistics, residual, stored
 from tests.support.zoo_blocks import conv_bn
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 import bn_ops
 from bn_ops import recalibrate
+from bn_ops.core.options import Budget
 from bn_ops.engines.torch.functional import may_be_functional
 from bn_ops.engines.torch.layers import find_layers
 from bn_ops.errors import EngineError, ModelUnsupportedError, ModelWithoutBatchNormError
-from bn_ops.options import Budget
 from tests.support.torch_oracle import exact_statistics
 
 

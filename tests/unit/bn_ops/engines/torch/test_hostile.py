@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bn_ops import recalibrate
+from bn_ops.core.options import Budget
 from bn_ops.errors import EngineError, ModelUnsupportedError
-from bn_ops.options import Budget
 from tests.support.torch_oracle import exact_statistics, residual, stored
 
 BATCHES = [torch.randn(4, 2, generator=torch.Generator().manual_seed(i)) + i for i in range(3)]

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from bn_ops import recalibrate
+from bn_ops.core.options import Budget
 from bn_ops.engines.torch.frontier import TorchFrontier
 from bn_ops.engines.torch.layers import find_layers
 from bn_ops.engines.torch.spill import ActivationTracker, SpillFiles
 from bn_ops.errors import SpillLimitError
-from bn_ops.options import Budget
 from bn_ops.torch_modules.arguments import read_items
 from tests.support.torch_oracle import stored
 from tests.support.zoo import ZOO, ZooNetwork, split
@@ -131,7 +131,7 @@ def test_no_spilling_within_budget() -> None:
 _PEAK = """
 import resource, sys, torch
 from torch import nn
-from bn_ops.options import Budget
+from bn_ops.core.options import Budget
 from bn_ops import recalibrate
 
 torch.set_num_threads(1)

@@ -9,8 +9,8 @@ import pytest
 
 import bn_ops
 from bn_ops import Progress
+from bn_ops.core.options import progress_callback
 from bn_ops.errors import OptionError
-from bn_ops.options import progress_callback
 from tests.support.networks import images, residual_network
 
 ESTIMATORS = [
