@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from bn_ops.auto.run_verdict import verdict_on_choice_of_run, verdict_on_result
 from bn_ops.auto.selection import Selection, Selector
-from bn_ops.core.engine import JOINED_SAMPLES, BatchAdapter, Digests, EngineNotes
+from bn_ops.core.engine import BatchAdapter, Digests, EngineNotes
 from bn_ops.core.estimators import Auto
 from bn_ops.core.frontier import LayerUpdate, commit_layers
 from bn_ops.core.options import Progress, RecalibrateOptions
@@ -19,13 +19,13 @@ from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
 from bn_ops.core.version import __version__
 from bn_ops.diagnostics.autocorrelation import SampleSeries, sample_features
-from bn_ops.diagnostics.before_after import OBSERVED_SAMPLES, compared
+from bn_ops.diagnostics.before_after import compared
 from bn_ops.diagnostics.build_report import frozen_report, layer_reports, warnings_of
-from bn_ops.diagnostics.forward_pass import ForwardPass, observe, shared_class_output
+from bn_ops.diagnostics.forward_pass import ForwardPass, shared_class_output
 from bn_ops.diagnostics.labeled import LabeledSamples
 from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.metric import MetricEvaluation
-from bn_ops.diagnostics.probe import Probe
+from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
 from bn_ops.diagnostics.report import Candidate, LayerReport, Origin, Report, StreamReport
 from bn_ops.errors import BnOpsError, StreamEmptyError
 from bn_ops.input_check.engine import CheckedEngine
@@ -66,14 +66,15 @@ def run(
         stream = _ObservedStream(
             engine.stream, engine.adapter, partial(_check_input, engine, options), probe
         )
-        updates = _measure(engine, stream, options)
+        updates, after = _measure(engine, stream, options, probe)
         notes = engine.notes(updates)
         before = None if probe is None else _observe(engine, probe)
         selection = None
         if probe is not None and before is not None and isinstance(options.estimator, Auto):
-            selector = Selector(engine, probe, updates, progress=_choosing(options))
+            selector = Selector(engine, probe, updates, after, progress=_choosing(options))
             selection = _select(selector, options.estimator, before, stream.samples, labeled)
             updates = selection.updates
+            after = before if selection.candidate is Candidate.SOURCE else selection.observed
         statistics = {name: update.statistics for name, update in updates.items()}
         restore = engine.store(statistics)
         try:
@@ -81,7 +82,7 @@ def run(
             report = _with_labels(report, engine, labeled, selection)
             if probe is not None and before is not None:
                 report = _with_verdict(
-                    report, engine, options, probe, before, updates, notes, selection
+                    report, engine, options, probe, before, after, updates, notes, selection
                 )
             return Recalibration(
                 model=engine.model,
@@ -105,9 +106,7 @@ def _probe(
 
 def _observe(engine: CheckedEngine[ModelT, BatchT], probe: Probe[BatchT]) -> ForwardPass:
     """Run the probe with the statistics that the model holds."""
-    return observe(
-        engine.forward, probe.batches(), layer_batches=OBSERVED_SAMPLES // JOINED_SAMPLES
-    )
+    return observed_probe(engine.forward, probe)
 
 
 def _choosing(options: RecalibrateOptions) -> Callable[[int], None]:
@@ -146,13 +145,21 @@ def _with_verdict(  # noqa: PLR0917 - one value of each step of the run
     options: RecalibrateOptions,
     probe: Probe[BatchT],
     before: ForwardPass,
+    after: ForwardPass | None,
     updates: Mapping[LayerName, LayerUpdate],
     notes: EngineNotes,
     selection: Selection | None,
 ) -> Report:
-    """Add the comparison before and after, and the verdict; the model holds the new statistics."""
+    """Add the comparison before and after, and the verdict.
+
+    The model holds the new statistics. It is only run where the run that measured them did not
+    observe the probe (`after` is None).
+    """
     samples = probe.samples
-    after = _observe(engine, probe) if options.compare else None
+    if not options.compare:
+        after = None
+    elif after is None:
+        after = _observe(engine, probe)
     if after is not None:
         report = compared(
             report, before, after, samples=samples, infos=notes.layers, updates=updates
@@ -201,15 +208,22 @@ def _labeled(
 
 
 def _measure(
-    engine: CheckedEngine[ModelT, BatchT], stream: Iterable[BatchT], options: RecalibrateOptions
-) -> Mapping[LayerName, LayerUpdate]:
+    engine: CheckedEngine[ModelT, BatchT],
+    stream: Iterable[BatchT],
+    options: RecalibrateOptions,
+    probe: Probe[BatchT] | None,
+) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
+    """Return the updates, and the probe under their statistics where the engine observed it."""
     layers = {info.name: info for info in engine.layers if info.name in engine.selected}
     if options.method == "batch":
         accumulators = TrainAccumulators(layers, options.estimator, options.variance)
         engine.train_pass(stream, accumulators.add)
-        return accumulators.updates()
-    with engine.frontier(stream) as frontier:
-        return commit_layers(frontier, layers, options.estimator)
+        return accumulators.updates(), None
+    with engine.frontier(stream, observed=None if probe is None else probe.positions) as frontier:
+        updates = commit_layers(frontier, layers, options.estimator)
+        if probe is None:
+            return updates, None
+        return updates, replayed_probe(frontier, probe, probe.positions())
 
 
 def _report(  # noqa: PLR0917 - one value of each step of the run

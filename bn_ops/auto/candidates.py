@@ -19,7 +19,8 @@ from bn_ops.core.estimators import Guarded, Shrink, TargetMoments
 from bn_ops.core.frontier import Estimate, LayerUpdate, commit_layers
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
-from bn_ops.diagnostics.probe import Probe
+from bn_ops.diagnostics.forward_pass import ForwardPass
+from bn_ops.diagnostics.probe import Probe, replayed_probe
 from bn_ops.diagnostics.report import Candidate
 
 __all__ = ["Mixture", "are_unset", "candidate_updates", "early_layers"]
@@ -79,7 +80,7 @@ def candidate_updates(
     engine: Engine[ModelT, BatchT],
     probe: Probe[BatchT],
     target: Mapping[LayerName, LayerUpdate],
-) -> Mapping[LayerName, LayerUpdate]:
+) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
     """Return a candidate's update of every layer.
 
     Args:
@@ -87,18 +88,24 @@ def candidate_updates(
         engine: runs an exact pass over the probe where the candidate needs one.
         probe: the probe.
         target: the updates of `Replace` over the whole stream, in the order of execution.
+
+    Returns:
+        The updates, and the probe under their statistics where an exact pass observed it.
     """
     if candidate is Candidate.REPLACE:
-        return target
+        return target, None
     if candidate is Candidate.SOURCE:
-        return {name: _unchanged(update) for name, update in target.items()}
+        return {name: _unchanged(update) for name, update in target.items()}, None
     layers = {info.name: info for info in engine.layers if info.name in engine.selected}
     known = early_layers(target) if candidate is Candidate.EARLY else {}
     estimate = _ESTIMATES[candidate]
-    with engine.frontier(probe.batches(), phase="choosing") as frontier:
+    positions = range(probe.samples)
+    with engine.frontier(probe.batches(), phase="choosing", observed=lambda: positions) as frontier:
         found = commit_layers(frontier, layers, estimate, known=known)
+        observed = replayed_probe(frontier, probe, positions)
     # A layer that no sample of the probe reaches keeps the source statistics.
-    return {name: found.get(name) or _unchanged(update) for name, update in target.items()}
+    updates = {name: found.get(name) or _unchanged(update) for name, update in target.items()}
+    return updates, observed
 
 
 def _unchanged(update: LayerUpdate) -> LayerUpdate:

@@ -39,6 +39,7 @@ class Selection:
         output: the output that the criterion read; None where none holds classes.
         probe_samples: number of samples of the probe.
         labeled: the candidates on the labeled samples; empty without any.
+        observed: the probe under the candidate's statistics; None where it was not observed.
     """
 
     candidate: Candidate
@@ -47,6 +48,7 @@ class Selection:
     output: ClassOutput | None
     probe_samples: int
     labeled: tuple[LabeledScore, ...] = ()
+    observed: ForwardPass | None = None
 
     @property
     def choice(self) -> Choice:
@@ -86,6 +88,7 @@ class Selector(Generic[ModelT, BatchT]):
             every call.
         probe: the probe of the stream.
         target: the updates that `Replace` gives over the whole stream, in the order of execution.
+        observed: the probe under their statistics; None where the exact pass did not observe it.
         progress: called after each candidate with the number of candidates measured.
     """
 
@@ -94,6 +97,7 @@ class Selector(Generic[ModelT, BatchT]):
         engine: Engine[ModelT, BatchT],
         probe: Probe[BatchT],
         target: _Updates,
+        observed: ForwardPass | None = None,
         *,
         progress: Callable[[int], None],
     ) -> None:
@@ -102,13 +106,15 @@ class Selector(Generic[ModelT, BatchT]):
         self._target = target
         self._progress = progress
         self._updates: dict[Candidate, _Updates] = {}
+        self._observed: dict[Candidate, ForwardPass | None] = {Candidate.REPLACE: observed}
 
     def updates(self, candidate: Candidate) -> _Updates:
         """Return a candidate's update of every layer."""
         if candidate not in self._updates:
-            self._updates[candidate] = candidate_updates(
+            self._updates[candidate], observed = candidate_updates(
                 candidate, self._engine, self._probe, self._target
             )
+            self._observed.setdefault(candidate, observed)
             self._progress(len(self._updates))
         return self._updates[candidate]
 
@@ -152,6 +158,7 @@ class Selector(Generic[ModelT, BatchT]):
             updates=self.updates(decision.candidate),
             output=output,
             probe_samples=self._probe.samples,
+            observed=self._observed.get(decision.candidate),
         )
 
     def select_by_labels(self, found: Selection, labeled: LabeledSamples[BatchT]) -> Selection:
@@ -174,14 +181,23 @@ class Selector(Generic[ModelT, BatchT]):
             for candidate in compared
         )
         best = max(scores, key=lambda one: one.score).candidate
-        return replace(found, candidate=best, updates=self.updates(best), labeled=scores)
+        return replace(
+            found,
+            candidate=best,
+            updates=self.updates(best),
+            labeled=scores,
+            observed=self._observed.get(best),
+        )
 
     def _add(
         self, scores: dict[Candidate, Scores], candidate: Candidate, source: ClassOutput
     ) -> None:
         """Score a candidate; leave it out where its predictions are not finite."""
-        with self.holding(candidate):
-            after = observe(self._engine.forward, self._probe.batches(), layer_batches=0)
+        self.updates(candidate)
+        after = self._observed.get(candidate)
+        if after is None:
+            with self.holding(candidate):
+                after = observe(self._engine.forward, self._probe.batches(), layer_batches=0)
         found = after.class_output(self._probe.samples, source.name)
         if found is not None and found.probabilities.shape == source.probabilities.shape:
             scores[candidate] = score(found.probabilities)

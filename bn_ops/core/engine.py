@@ -29,10 +29,13 @@ __all__ = [
     "BatchAdapter",
     "Digests",
     "Engine",
+    "EngineFrontier",
     "EngineNotes",
     "OnBatchMoments",
     "OnLayerInput",
     "OnOutputs",
+    "Positions",
+    "Replay",
     "Residual",
     "content_digest",
 ]
@@ -51,6 +54,49 @@ OnOutputs = Callable[[Mapping[str, NDArray[np.generic]]], None]
 
 OnLayerInput = Callable[[LayerName, Moments], None]
 """Receives the moments of each input of a layer."""
+
+
+Positions = Callable[[], Sequence[int]]
+"""Returns the positions in the stream of the samples to observe. While the stream is read, these
+are among the samples read so far, and a sample that has been dropped does not come back."""
+
+
+class Replay(Protocol):
+    """Reports what observed samples left behind in a run."""
+
+    def __call__(
+        self,
+        batches: Iterable[Sequence[int]],
+        *,
+        on_outputs: OnOutputs,
+        on_layer_input: OnLayerInput | None = None,
+    ) -> None:
+        """Report the outputs, and layer inputs if a callback is given.
+
+        Args:
+            batches: positions of observed samples; those of a batch have equal shapes.
+            on_outputs: called with the outputs of each batch.
+            on_layer_input: called with the moments of each layer's input, for each batch.
+
+        Raises:
+            EngineError: the rest of the network cannot be run.
+        """
+        ...
+
+
+class EngineFrontier(Frontier, Protocol):
+    """A frontier over an engine's stream."""
+
+    def replay(self) -> Replay | None:
+        """Return the results of the observed samples under the committed statistics.
+
+        They are what `Engine.forward` would report with these statistics, without running the
+        samples again. Called inside the frontier's context, after the last layer was committed.
+
+        Returns:
+            None where the engine observed nothing.
+        """
+        ...
 
 
 def content_digest(arrays: Iterable[ReadableBuffer]) -> bytes:
@@ -187,13 +233,18 @@ class Engine(Protocol[ModelT_co, BatchT]):
         ...
 
     def frontier(
-        self, stream: Iterable[BatchT], *, phase: str | None = None
-    ) -> AbstractContextManager[Frontier]:
+        self,
+        stream: Iterable[BatchT],
+        *,
+        phase: str | None = None,
+        observed: Positions | None = None,
+    ) -> AbstractContextManager[EngineFrontier]:
         """Open a frontier over the selected layers.
 
         Args:
             stream: the batches to measure.
             phase: reported as the phase of all progress; None for the usual phases.
+            observed: the samples to observe for `EngineFrontier.replay`, if the engine can.
         """
         ...
 

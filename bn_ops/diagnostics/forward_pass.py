@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.core.engine import OnLayerInput, OnOutputs
+from bn_ops.core.engine import OnLayerInput, OnOutputs, Replay
 from bn_ops.core.moments import Moments, merge
 from bn_ops.core.statistics import Float64Array, LayerName
 from bn_ops.diagnostics.class_outputs import ClassOutput, class_output, class_scores, has_classes
+from bn_ops.errors import EngineError
 
-__all__ = ["ForwardPass", "ForwardRunner", "observe", "shared_class_output"]
+__all__ = ["ForwardPass", "ForwardRunner", "observe", "replayed", "shared_class_output"]
 
 _TABLE_RANK = 2
 
@@ -117,6 +119,34 @@ def _joined(outputs: Mapping[str, Sequence[Float64Array] | None]) -> dict[str, F
         for name, parts in outputs.items()
         if parts and len({part.shape[1:] for part in parts}) == 1
     }
+
+
+def replayed(
+    replay: Replay | None,
+    positions: Sequence[int],
+    sizes: Sequence[int],
+    *,
+    layer_batches: int,
+) -> ForwardPass | None:
+    """Collect what a forward pass over some batches would give, from a run that observed them.
+
+    Args:
+        replay: what the run observed; None if nothing.
+        positions: the samples of the batches, in order.
+        sizes: number of samples of each batch.
+        layer_batches: as for `observe`.
+
+    Returns:
+        None where the run did not observe them, or the rest of the network cannot be run alone.
+    """
+    if replay is None or sum(sizes) != len(positions):
+        return None
+    ends = list(accumulate(sizes))
+    batches = [positions[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    try:
+        return observe(replay, batches, layer_batches=layer_batches)
+    except EngineError:
+        return None
 
 
 def observe(

@@ -11,12 +11,17 @@ import hashlib
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from bn_ops.core.engine import BatchAdapter
+from bn_ops.core.engine import JOINED_SAMPLES, BatchAdapter, EngineFrontier
+from bn_ops.diagnostics.before_after import OBSERVED_SAMPLES
+from bn_ops.diagnostics.forward_pass import ForwardPass, ForwardRunner, observe, replayed
 
-__all__ = ["PROBE_SAMPLES", "Probe"]
+__all__ = ["PROBE_SAMPLES", "Probe", "observed_probe", "replayed_probe"]
 
 PROBE_SAMPLES = 64
 """Samples of the probe: enough for the errors of the criterion, and cheap next to the stream."""
+
+# Batches of the probe in which the inputs of layers are observed.
+_LAYER_BATCHES = OBSERVED_SAMPLES // JOINED_SAMPLES
 
 BatchT = TypeVar("BatchT")
 
@@ -36,6 +41,8 @@ class Probe(Generic[BatchT]):
         self._size = size
         self._digests: list[bytes] = []  # sorted
         self._kept: dict[bytes, BatchT] = {}
+        self._positions: dict[bytes, int] = {}
+        self._read = 0
         self._whole: list[BatchT] = []
         self._stream = hashlib.sha256()
         self._split = False
@@ -51,6 +58,7 @@ class Probe(Generic[BatchT]):
         for index, digest in enumerate(digests):
             self._stream.update(digest)
             self._add(digest, batch, index)
+            self._read += 1
 
     def _add(self, digest: bytes, batch: BatchT, index: int) -> None:
         if digest in self._kept:
@@ -58,9 +66,11 @@ class Probe(Generic[BatchT]):
         if len(self._digests) == self._size:
             if digest > self._digests[-1]:
                 return
-            del self._kept[self._digests.pop()]
+            dropped = self._digests.pop()
+            del self._kept[dropped], self._positions[dropped]
         bisect.insort(self._digests, digest)
         self._kept[digest] = self._adapter.sample(batch, index)
+        self._positions[digest] = self._read
 
     @property
     def samples(self) -> int:
@@ -78,5 +88,37 @@ class Probe(Generic[BatchT]):
             return tuple(self._whole)
         return self._adapter.join([self._kept[digest] for digest in self._digests])
 
+    def positions(self) -> list[int]:
+        """Return the samples' positions in the stream, in the order of their digests.
+
+        Empty where batches cannot be split.
+        """
+        return [self._positions[digest] for digest in self._digests]
+
+    def sizes(self) -> list[int]:
+        """Return the number of samples of each of `batches`."""
+        return [self._adapter.samples(batch) for batch in self.batches()]
+
     def _samples_of(self, batches: Sequence[BatchT]) -> int:
         return sum(self._adapter.samples(batch) for batch in batches)
+
+
+def observed_probe(runner: ForwardRunner[BatchT], probe: Probe[BatchT]) -> ForwardPass:
+    """Run the probe; the inputs of layers are observed on its first samples."""
+    return observe(runner, probe.batches(), layer_batches=_LAYER_BATCHES)
+
+
+def replayed_probe(
+    frontier: EngineFrontier, probe: Probe[BatchT], positions: Sequence[int]
+) -> ForwardPass | None:
+    """Return what `observed_probe` would give under the statistics of a finished run.
+
+    Args:
+        frontier: observed the probe, and has committed every layer.
+        probe: the probe.
+        positions: positions of its samples in the stream of that run.
+
+    Returns:
+        None where the engine did not observe the probe.
+    """
+    return replayed(frontier.replay(), positions, probe.sizes(), layer_batches=_LAYER_BATCHES)

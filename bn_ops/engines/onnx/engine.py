@@ -17,6 +17,7 @@ from bn_ops.core.engine import (
     OnBatchMoments,
     OnLayerInput,
     OnOutputs,
+    Positions,
     content_digest,
 )
 from bn_ops.core.layers import LayerInfo, select_layers
@@ -173,7 +174,11 @@ class OnnxEngine:
 
     @contextmanager
     def frontier(
-        self, stream: Iterable[Batch], *, phase: str | None = None
+        self,
+        stream: Iterable[Batch],
+        *,
+        phase: str | None = None,
+        observed: Positions | None = None,
     ) -> Iterator[OnnxFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`."""
         with OnnxFrontier(
@@ -183,6 +188,7 @@ class OnnxEngine:
             budget=self._options.budget or Budget(),
             progress=in_phase(self._options.progress, phase),
             threads=self._options.threads,
+            observed=observed,
         ) as frontier:
             yield frontier
         self._writer.write(self._source_statistics())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from bn_ops.core.engine import Positions
 from bn_ops.core.moments import Moments
 from bn_ops.core.options import Budget, Progress
 from bn_ops.core.signature import Batch
@@ -14,6 +15,7 @@ from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.graph_executor import GraphExecutor
 from bn_ops.engines.onnx.optimized.executor import OptimizedGraphExecutor
 from bn_ops.engines.onnx.optimized.model import OptimizedModel, open_optimized
+from bn_ops.engines.onnx.optimized.replay import Replay
 from bn_ops.engines.onnx.optimized.self_test import block_channels
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter
 from bn_ops.engines.onnx.rebatch import fixed_batch_size
@@ -30,6 +32,8 @@ class _Executor(Protocol):
     def advance(self) -> Mapping[LayerName, Moments]: ...
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None: ...
+
+    def replay(self) -> Replay | None: ...
 
     def close(self) -> None: ...
 
@@ -49,6 +53,7 @@ class OnnxFrontier:
         executor: `graph` runs the model as it is and accepts every model; `optimized` runs the
             graph that onnxruntime optimizes it to and accepts models whose structure allows it;
             `auto` chooses.
+        observed: the samples to observe for `replay`; None for none.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class OnnxFrontier:
         progress: Callable[[Progress], None],
         threads: int | None = None,
         executor: ExecutorChoice = "auto",
+        observed: Positions | None = None,
     ) -> None:
         self._prepared = prepared
         self._writer = StatisticsWriter(prepared)
@@ -70,6 +76,8 @@ class OnnxFrontier:
         self._progress = progress
         self._threads = threads
         self._choice = executor
+        # The report shows every layer that can be recalibrated; only measured ones are observed.
+        self._observed = observed if self._layers == prepared.eligible.keys() else None
         self._executor: _Executor | None = None
 
     def __enter__(self) -> Self:
@@ -104,6 +112,10 @@ class OnnxFrontier:
         if self._executor is not None:
             self._executor.commit(statistics)
 
+    def replay(self) -> Replay | None:
+        """See `bn_ops.core.engine.EngineFrontier.replay`."""
+        return None if self._executor is None else self._executor.replay()
+
     def _choose(self) -> _Executor:
         batches: Iterator[Batch] = iter(self._batches)
         if self._choice != "graph":
@@ -117,6 +129,7 @@ class OnnxFrontier:
                     store=self._store,
                     progress=self._progress,
                     threads=self._threads,
+                    observed=self._observed,
                 )
             if self._choice == "optimized":
                 raise OptionError(f'executor="optimized" cannot run this model: {model}')
@@ -139,7 +152,9 @@ class OnnxFrontier:
         if any(array.dtype.name == "bfloat16" for array in first.values()):
             return "an input is bfloat16, which numpy has no native type for"
         try:
-            model = open_optimized(self._prepared, self._layers, block=block)
+            model = open_optimized(
+                self._prepared, self._layers, block=block, with_head=self._observed is not None
+            )
             if isinstance(model, OptimizedModel):
                 model.try_shapes(first)
         except (EngineError, ModelInvalidError) as error:

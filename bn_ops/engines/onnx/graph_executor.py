@@ -72,6 +72,10 @@ class GraphExecutor:
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
         """Do nothing: segments are cut from the prepared model, which holds the statistics."""
 
+    def replay(self) -> None:
+        """Return None: no sample is observed."""
+        return
+
     def close(self) -> None:
         """Do nothing."""
 

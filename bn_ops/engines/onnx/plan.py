@@ -4,7 +4,7 @@ The level of a tensor is the largest number of recalibrated layers on a path to 
 layer raises the level by one, so all layers whose inputs have level k can be measured once those of
 lower levels are committed. Segment k holds the nodes of level k; tensors that a later segment reads
 wait at the frontier. Nodes that no recalibrated layer depends on, such as the network's head, are
-in no segment and do not run.
+in no segment and do not run; the plan describes them as its head where it is asked for outputs.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ class Plan:
     Attributes:
         segments: at least one if there is a layer to measure.
         stored: tensors that wait at the frontier after the segment that outputs them.
+        head: the rest of the nodes that the wanted outputs depend on; None where none are wanted.
     """
 
     segments: tuple[Segment, ...]
     stored: frozenset[str]
+    head: Segment | None = None
 
 
 def make_plan(index: GraphIndex, layers: Iterable[LayerName], *, split: bool = False) -> Plan:
@@ -94,17 +96,51 @@ def make_plan(index: GraphIndex, layers: Iterable[LayerName], *, split: bool = F
     )
 
 
-def plan_targets(index: GraphIndex, targets: Mapping[LayerName, Target], *, split: bool) -> Plan:
-    """Plan the segments that measure the given nodes' inputs; `split` as in `make_plan`."""
+def plan_targets(
+    index: GraphIndex,
+    targets: Mapping[LayerName, Target],
+    *,
+    split: bool,
+    outputs: Collection[str] = (),
+) -> Plan:
+    """Plan the segments that measure the given nodes' inputs.
+
+    Args:
+        index: the graph.
+        targets: the layers to measure.
+        split: as in `make_plan`.
+        outputs: graph outputs to plan a head for; segments then also output what it reads.
+    """
     parts = {
         layer: tuple(_parts(index, target.tensor)) if split else (target.tensor,)
         for layer, target in targets.items()
     }
     flow = _flow(index, targets.values())
     depth = max((flow.measured_at(t.tensor) for t in targets.values()), default=-1) + 1
+    head = _head(index, flow, outputs) if outputs else None
+    kept = frozenset() if head is None else frozenset(head.inputs)
     return Plan(
-        segments=tuple(_segment(index, level, flow, targets, parts) for level in range(depth)),
+        segments=tuple(
+            _segment(index, level, flow, targets, parts, kept=kept) for level in range(depth)
+        ),
         stored=frozenset(t for t, last in flow.last_read.items() if last > flow.made_at[t]),
+        head=head,
+    )
+
+
+def _head(index: GraphIndex, flow: _Flow, outputs: Collection[str]) -> Segment:
+    """Return the nodes of no segment that outputs depend on; outputs of segments are its inputs."""
+    nodes = tuple(p for p in _ancestors(index, outputs) if p not in flow.nodes)
+    own = {t for p in nodes for t in index.graph.node[p].output if t}
+    read = {t for p in nodes for t in reads(index.graph.node[p])} | set(outputs)
+    return Segment(
+        nodes=nodes,
+        inputs=tuple(sorted(read & flow.made_at.keys() - own)),
+        outputs=tuple(sorted(own & set(outputs))),
+        measured={},
+        parts={},
+        reduced=(),
+        released=frozenset(),
     )
 
 
@@ -193,6 +229,8 @@ def _segment(
     flow: _Flow,
     targets: Mapping[LayerName, Target],
     parts: Mapping[LayerName, tuple[str, ...]],
+    *,
+    kept: frozenset[str],
 ) -> Segment:
     nodes = tuple(position for position, at in flow.nodes.items() if at == level)
     own = {t for p in nodes for t in index.graph.node[p].output if t}
@@ -205,7 +243,7 @@ def _segment(
     return Segment(
         nodes=nodes,
         inputs=tuple(sorted(inputs)),
-        outputs=tuple(sorted(later | (set(reduced) & own))),
+        outputs=tuple(sorted(later | ((set(reduced) | kept) & own))),
         measured=measured,
         parts={layer: parts[layer] for layer in measured},
         reduced=reduced,

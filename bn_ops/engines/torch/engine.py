@@ -17,6 +17,7 @@ from bn_ops.core.engine import (
     OnBatchMoments,
     OnLayerInput,
     OnOutputs,
+    Positions,
     Residual,
     content_digest,
 )
@@ -116,9 +117,14 @@ class TorchEngine:
 
     @contextmanager
     def frontier(
-        self, stream: Iterable[Item], *, phase: str | None = None
+        self,
+        stream: Iterable[Item],
+        *,
+        phase: str | None = None,
+        observed: Positions | None = None,
     ) -> Iterator[TorchFrontier]:
-        """See `bn_ops.core.engine.Engine.frontier`."""
+        """See `bn_ops.core.engine.Engine.frontier`; no sample is observed."""
+        del observed
         with TorchFrontier(
             self.model,
             stream,

@@ -177,6 +177,10 @@ class TorchFrontier:
         held = self._shared.residuals
         return {name: held[name] for name in sorted(self._shared.names) if name in held}
 
+    def replay(self) -> None:
+        """Return None: no sample is observed."""
+        return
+
     def advance(self) -> Mapping[LayerName, Moments]:
         """Run every batch up to the next layer; return its moments, merged in stream order."""
         self._run_on()

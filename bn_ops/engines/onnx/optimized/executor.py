@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.core.engine import Positions
 from bn_ops.core.moments import Moments, from_samples, per_sample
 from bn_ops.core.options import Progress
 from bn_ops.core.reduction import reduce_nchwc
@@ -20,6 +21,11 @@ from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.accumulator import MomentAccumulator
 from bn_ops.engines.onnx.optimized.model import OptimizedModel
+from bn_ops.engines.onnx.optimized.replay import (
+    MAX_OBSERVED_BYTES,
+    ObservedSamples,
+    Replay,
+)
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Segment
 from bn_ops.engines.onnx.rebatch import group_samples
@@ -143,6 +149,7 @@ class OptimizedGraphExecutor:
         store: TensorStore,
         progress: Callable[[Progress], None],
         threads: int | None,
+        observed: Positions | None = None,
     ) -> None:
         self._model = model
         self._batches = batches
@@ -155,7 +162,13 @@ class OptimizedGraphExecutor:
         self._workers = ThreadPoolExecutor(self._threads, "segments")
         self._level = 0
         self._groups: list[tuple[tuple[int, ...], int, tuple[tuple[int, ...], ...]]] = []
+        self._starts: list[int] = []
         self._reported = 0
+        self._samples: ObservedSamples | None = None
+        head = model.plan.head
+        if observed is not None and head is not None:
+            limit = store.share_of_budget(MAX_OBSERVED_BYTES)
+            self._samples = ObservedSamples(observed, head.inputs, max_bytes=limit)
 
     def advance(self) -> Mapping[LayerName, Moments]:
         """Run every sample through the next segment; return the moments of its layers."""
@@ -170,6 +183,13 @@ class OptimizedGraphExecutor:
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
         """Write scale and shift of the layers."""
         self._model.commit(statistics)
+
+    def replay(self) -> Replay | None:
+        """Return what the observed samples left behind, after the last layers were committed."""
+        if self._samples is None or self._samples.overflowed:
+            return None
+        parts = {n: p for segment in self._model.plan.segments for n, p in segment.parts.items()}
+        return Replay(self._samples, parts, self._model.head)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -198,7 +218,10 @@ class OptimizedGraphExecutor:
             for number in range(len(self._groups)):
                 yield number, {name: self._store.get(number, name) for name in segment.inputs}
             return
+        start = 0
         for number, group in enumerate(group_samples(self._batches)):
+            self._starts.append(start)
+            start += group.samples
             self._groups.append(
                 (group.batches, group.completed, self._model.try_shapes(group.arrays))
             )
@@ -246,6 +269,7 @@ class OptimizedGraphExecutor:
             mean = np.concatenate([part[name][0] for part in reduced])
             sq_dev = np.concatenate([part[name][1] for part in reduced])
             self._count(name, mean, sq_dev, group)
+        self._observe(segment, group)
         self._release(segment, group)
         self._keep(segment, group)
         self._report(group.number)
@@ -258,6 +282,19 @@ class OptimizedGraphExecutor:
         with np.errstate(over="ignore", invalid="ignore"):
             found = from_samples(mean, sq_dev, positions)
         self._accumulator.add(name, found, batch=batch)
+        if self._samples is not None:
+            self._samples.add_moments(name, self._starts[group.number], mean, sq_dev, positions)
+
+    def _observe(self, segment: Segment, group: _Pending) -> None:
+        """Keep what the head reads of the observed samples."""
+        if self._samples is None:
+            return
+        start = self._starts[group.number]
+        made = {name: group.outputs[name] for name in segment.outputs}
+        for name, array in ({**group.inputs, **made} if self._level == 0 else made).items():
+            self._samples.add_rows(name, start, array)
+        if self._level == 0:
+            self._samples.drop_others()
 
     def _release(self, segment: Segment, group: _Pending) -> None:
         if self._level == 0:

@@ -55,6 +55,7 @@ class OptimizedModel:
         block: channels per block of the blocked layout.
         layers: the marked layers' descriptions.
         affine: their γ and β.
+        outputs: outputs of the network that `head` returns; none by default.
     """
 
     def __init__(
@@ -63,8 +64,11 @@ class OptimizedModel:
         block: int,
         layers: Mapping[LayerName, LayerInfo],
         affine: Mapping[LayerName, _Affine],
+        *,
+        outputs: Collection[str] = (),
     ) -> None:
         self._graph = graph
+        self._outputs = tuple(outputs)
         self._block = block
         self._affine = affine
         self._weights = dict(graph.weights)
@@ -74,6 +78,7 @@ class OptimizedModel:
             self._index,
             {name: layer.target for name, layer in found.items()},
             split=True,
+            outputs=outputs,
         )
         self._blocked = {
             part: layers[name].channels if len(parts) == 1 else None
@@ -108,6 +113,22 @@ class OptimizedModel:
     def close_runner(self, level: int) -> None:
         """Free a segment's session after its last run."""
         self._runners.pop(level, None)
+
+    def head(self, rows: _Arrays) -> _Arrays:
+        """Run the nodes behind the last layers on what the plan's head reads, for some samples.
+
+        Raises:
+            EngineError: onnxruntime failed, or an output is not a tensor.
+        """
+        head = self.plan.head
+        assert head is not None
+        inputs = {name: rows[name] for name in head.inputs}
+        if not head.outputs:
+            found = inputs
+        else:
+            runner = SegmentRunner(self._graph, self._index, head, inputs, self._weights)
+            found = {**inputs, **runner.try_out(inputs)}
+        return {name: found[name] for name in self._outputs}
 
     def layout(self, tensor: str) -> tuple[int, int | None] | None:
         """Return a tensor's block size and channels (None: no padding), or None if not blocked."""
@@ -151,9 +172,15 @@ class OptimizedModel:
 
 
 def open_optimized(
-    prepared: PreparedModel, layers: Collection[LayerName], *, block: int
+    prepared: PreparedModel, layers: Collection[LayerName], *, block: int, with_head: bool = False
 ) -> OptimizedModel | str:
-    """Optimise and plan a prepared model.
+    """Optimize and plan a prepared model.
+
+    Args:
+        prepared: the model.
+        layers: the layers to measure.
+        block: channels per block of the blocked layout.
+        with_head: whether the network's outputs are wanted for some samples.
 
     Returns:
         The model, or the reason why it needs the plain graph executor.
@@ -169,7 +196,8 @@ def open_optimized(
     graph = optimize(prepared, layers)
     if graph is None:
         return "the optimizer changed a layer"
-    model = OptimizedModel(graph, block, infos, affine)
+    outputs = [output.name for output in prepared.model.graph.output] if with_head else ()
+    model = OptimizedModel(graph, block, infos, affine, outputs=outputs)
     nodes = graph.model.graph.node
     used = [nodes[p] for segment in model.plan.segments for p in segment.nodes]
     mixing = mixes_samples(used, graph.weights)

@@ -1,0 +1,115 @@
+"""What an exact run keeps of observed samples equals a forward pass with the new statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+from bn_ops.core.estimators import Momentum, Replace
+from bn_ops.core.frontier import commit_layers
+from bn_ops.core.options import RecalibrateOptions
+from bn_ops.diagnostics.forward_pass import ForwardPass
+from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
+from bn_ops.engines.onnx.engine import open_engine
+from bn_ops.engines.onnx.optimized import executor
+from tests.conformance.engines.test_onnx_executors import NETWORKS, fixed_batch, split
+from tests.support.networks import GraphBuilder, images, residual_network
+
+# float32 networks of a dozen layers, run in two ways.
+TIGHT = 1e-5
+
+
+def both_ways(
+    model: onnx.ModelProto,
+    batches: Sequence[np.ndarray],
+    *,
+    estimator: Replace | Momentum | None = None,
+    probe_samples: int = 64,
+    layers: Sequence[str] | None = None,
+) -> tuple[ForwardPass | None, ForwardPass]:
+    """Return the replay of a run, and a forward pass with the statistics that it committed."""
+    options = RecalibrateOptions(estimator=estimator or Replace(), layers=layers)
+    engine = open_engine(model, list(batches), options)
+    probe = Probe(engine.adapter, size=probe_samples)
+
+    def stream() -> object:
+        for batch in engine.stream:
+            probe.add(batch)
+            yield batch
+
+    infos = {info.name: info for info in engine.layers if info.name in engine.selected}
+    with engine.frontier(stream(), observed=probe.positions) as frontier:  # type: ignore[arg-type]  # a generator
+        updates = commit_layers(frontier, infos, options.estimator)
+        replayed = replayed_probe(frontier, probe, probe.positions())
+    engine.store({name: update.statistics for name, update in updates.items()})
+    return replayed, observed_probe(engine.forward, probe)
+
+
+def assert_equal(replayed: ForwardPass | None, forward: ForwardPass) -> None:
+    assert replayed is not None
+    assert replayed.tables.keys() == forward.tables.keys()
+    assert replayed.maps.keys() == forward.maps.keys()
+    for name, expected in {**forward.tables, **forward.maps}.items():
+        found = {**replayed.tables, **replayed.maps}[name]
+        np.testing.assert_allclose(found, expected, atol=TIGHT * np.abs(expected).max(), rtol=0)
+    assert replayed.inputs.keys() == forward.inputs.keys()
+    assert forward.inputs
+    for name, wanted in forward.inputs.items():
+        moments = replayed.inputs[name]
+        assert (moments.samples, moments.count) == (wanted.samples, wanted.count)
+        sigma = np.sqrt(wanted.var)
+        assert (np.abs(moments.mean - wanted.mean) <= TIGHT * (sigma + np.abs(wanted.mean))).all()
+        assert (np.abs(moments.var - wanted.var) <= TIGHT * wanted.var + TIGHT**2).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_replay_equals_a_forward_pass(name: str) -> None:
+    assert_equal(*both_ways(NETWORKS[name](), split(images(21), 5)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_a_probe_smaller_than_the_stream(size: int) -> None:
+    """Samples enter and leave the probe while the stream is read."""
+    assert_equal(*both_ways(residual_network(), split(images(90), size), probe_samples=20))
+
+
+def test_samples_of_different_sizes() -> None:
+    sizes = [images(9), images(20, size=10, seed=2), images(9, seed=3)]
+    assert_equal(*both_ways(residual_network(), sizes))
+
+
+def test_statistics_that_are_not_the_moments() -> None:
+    assert_equal(*both_ways(residual_network(), [images(20)], estimator=Momentum(0.3)))
+
+
+def test_a_head_that_reads_inputs_and_early_tensors() -> None:
+    g = GraphBuilder(3)
+    early = g.op("Relu", g.conv("x", 3, 8))
+    late = g.op("Relu", g.bn(g.conv(g.bn(early, 8, "first"), 8, 8), 8, "second"))
+    pooled = [g.op("Flatten", g.op("GlobalAveragePool", y)) for y in ("x", early, late)]
+    joined = g.op("Concat", *pooled, axis=1)
+    model = g.model([("x", ["N", 3, "H", "W"])], [joined, early])
+    assert_equal(*both_ways(model, split(images(40), 7), probe_samples=16))
+
+
+def test_nothing_is_observed_where_it_would_take_too_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executor, "MAX_OBSERVED_BYTES", 10_000)
+    replayed, _ = both_ways(residual_network(), [images(20)])
+    assert replayed is None
+
+
+def test_nothing_is_observed_without_the_optimized_executor() -> None:
+    replayed, _ = both_ways(fixed_batch(), [images(8)])
+    assert replayed is None
+
+
+def test_nothing_is_observed_where_a_layer_is_left_out() -> None:
+    model = residual_network()
+    first = model.graph.node[[n.op_type for n in model.graph.node].index("BatchNormalization")]
+    replayed, _ = both_ways(model, [images(20)], layers=[f"!{first.name}"])
+    assert replayed is None
