@@ -28,8 +28,7 @@ from service.recalibrations.dispatch import Dispatcher
 from service.settings import Settings
 from service.storage.blobs.folder import FolderBlobs
 from service.storage.blobs.os_calls import Disk
-from service.storage.folder_lock import exclusive
-from service.storage.ledger.filesystem_check import LEDGER_FILE
+from service.storage.data_folder import LEDGER_FILE, exclusive
 from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
 from service.web import openapi as documentation

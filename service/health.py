@@ -89,16 +89,16 @@ async def get_metrics(context: Ctx) -> Response:
 
 async def read_metrics(context: Context) -> bytes:
     """Return all metrics in Prometheus' text format; gauges are read for each call."""
-    metrics = context.metrics
-    states, stored = await context.ledger.read(_counts)
-    for state, count in states.items():
-        metrics.recalibrations.labels(state=state).set(count)
-    metrics.stored_bytes.set(stored)
-    metrics.stored_limit_bytes.set(context.settings.total_limit_bytes)
-    metrics.disk_free_bytes.set(await asyncio.to_thread(_free, context.settings.data_dir))
+    state = context.metrics.state
+    counts, stored = await context.ledger.read(_counts)
+    for name, count in counts.items():
+        state.recalibrations.labels(state=name).set(count)
+    state.stored_bytes.set(stored)
+    state.stored_limit_bytes.set(context.settings.total_limit_bytes)
+    state.disk_free_bytes.set(await asyncio.to_thread(_free, context.settings.data_dir))
     for part, failure in (("ledger", context.ledger.failure), ("blobs", context.blobs.failure)):
-        metrics.storage_failed.labels(part=part).set(failure is not None)
-    return metrics.render()
+        state.storage_failed.labels(part=part).set(failure is not None)
+    return context.metrics.render()
 
 
 def _counts(tx: Transaction) -> tuple[dict[str, float], float]:

@@ -25,7 +25,7 @@ from service.middleware.authentication import is_loopback
 from service.middleware.keyring import read_tokens
 from service.repositories import tokens
 from service.settings import Settings
-from service.storage.folder_lock import exclusive
+from service.storage.data_folder import exclusive
 from service.storage.ledger.maintenance import read_tokens_ledger
 from service.telemetry import logs
 from service.uvicorn_protocol.connection_limit import limited_protocol

@@ -19,7 +19,7 @@ from service.repositories import models
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, State
 from service.repositories.records import Recalibration
-from service.storage.folder_lock import try_exclusive
+from service.storage.data_folder import try_exclusive
 from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
 from service.storage.ledger.protocol import Transaction
 

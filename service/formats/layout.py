@@ -1,12 +1,12 @@
-"""What a header describes: the position of each array in the data that follows."""
+"""What a header describes, the position of each array in the data that follows; model inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from bn_ops.core.signature import ArrayHeader
+from bn_ops.core.signature import ArrayHeader, TensorInfo
 
 MAX_RANK = 32
 """Largest number of axes of an array: numpy's limit when its file format was designed. Networks
@@ -53,3 +53,15 @@ class HeaderReader(Protocol):
     def is_quick(self, start: bytes | bytearray) -> bool:
         """Return whether a body that starts like this has a header that is parsed in no time."""
         ...
+
+
+def inputs_from_json(table: Iterable[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
+    """Return a model's inputs from their JSON form, as the ledger and the workers exchange it."""
+    return tuple(
+        TensorInfo(
+            name=item["name"],
+            dtype=item["dtype"],
+            shape=None if item["shape"] is None else tuple(item["shape"]),
+        )
+        for item in table
+    )

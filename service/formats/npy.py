@@ -1,9 +1,10 @@
-"""`.npy` files, for models with one input.
+"""`.npy` files, for models with one input, and `.npz` archives of one `.npy` file for each input.
 
 Layout: magic, version, length, then a Python dict literal with exactly the keys `descr`,
 `fortran_order` and `shape`. The literal is parsed, never evaluated; object arrays (which are
 pickles) are refused. Fortran order is accepted: the reader in the worker restores it, and neither
-the shape nor the search for NaN depends on it.
+the shape nor the search for NaN depends on it. In an archive, each header is checked in the same
+way and compared with the archive's directory before numpy allocates memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import math
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from numpy.typing import NDArray
 
 from bn_ops.core.signature import ArrayHeader
 from service.errors import BatchMalformedError
+from service.formats import zips
 from service.formats.dtypes import KNOWN, itemsize
 from service.formats.layout import MAX_RANK, Layout, Segment
+from service.formats.members import Member, refusal, shown
 
 MAGIC = b"\x93NUMPY"
 # numpy's own limit for untrusted headers.
@@ -30,6 +34,11 @@ _LENGTH_WIDTH = {1: 2, 2: 4, 3: 4}
 _PREFIX = len(MAGIC) + 2
 _DESCR = re.compile(r"([<>|=])([biuf])([1248])")
 _KINDS = {"b": "bool", "i": "int", "u": "uint", "f": "float"}
+_SUFFIX = ".npy"
+# numpy.savez gives this prefix to arrays that have no name.
+_UNNAMED = "arr_"
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class NpyHeader:
@@ -152,4 +161,66 @@ def _shape(value: object) -> tuple[int, ...]:
 def read_npy(file: IO[bytes]) -> NDArray[Any]:
     """Return the array of a stored file, in native byte order; only for a worker."""
     array: NDArray[Any] = np.load(file, allow_pickle=False)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def read_npz(file: IO[bytes], inputs: Sequence[str], *, limit_bytes: int) -> Arrays:
+    """Return the arrays of an archive by input name; only for a worker.
+
+    Unnamed arrays are assigned in the order of the inputs.
+
+    Raises:
+        BatchMalformedError: not such an archive, or a member that is not a plain array.
+        BatchUnpackedTooLargeError: the unpacked archive exceeds the limits.
+    """
+    with zips.reading():
+        members = {_stem(one): one for one in zips.members(file, limit_bytes=limit_bytes)}
+        sizes = {name: _header_bytes(member) for name, member in members.items()}
+        arrays = {name: _member_array(members[name], sizes[name]) for name in members}
+    return _named(arrays, inputs)
+
+
+def _named(arrays: Mapping[str, NDArray[Any]], inputs: Sequence[str]) -> Arrays:
+    unnamed = [f"{_UNNAMED}{place}" for place in range(len(arrays))]
+    if set(arrays) == set(unnamed) != set(inputs) and len(arrays) == len(inputs):
+        return dict(zip(inputs, (arrays[name] for name in unnamed), strict=True))
+    return dict(arrays)
+
+
+def _stem(member: Member) -> str:
+    if not member.name.endswith(_SUFFIX):
+        raise refusal(member.name, "is not an .npy file; an .npz contains nothing else")
+    return member.name.removesuffix(_SUFFIX)
+
+
+def _header_bytes(member: Member) -> int:
+    """Check a member's header and return its length."""
+    reader = NpyHeader((member.name,))
+    used = 0
+    with member.open() as stream:
+        layout = None
+        while layout is None:
+            piece = stream.read(HEADER_LIMIT_BYTES)
+            if not piece:
+                raise refusal(member.name, "ends inside its header")
+            try:
+                layout, taken = reader.feed(memoryview(piece))
+            except BatchMalformedError as error:
+                text = f"the member {shown(member.name)}: {error.message}"
+                raise BatchMalformedError(text, member=shown(member.name)) from error
+            used += taken
+    announced = sum(segment.length for segment in layout.segments)
+    if used + announced != member.size:
+        fault = f"has {member.size} bytes, its header announces {used + announced}"
+        raise refusal(member.name, fault)
+    return used
+
+
+def _member_array(member: Member, header_bytes: int) -> NDArray[Any]:
+    with member.open() as stream:
+        array: NDArray[Any] = np.lib.format.read_array(
+            stream, allow_pickle=False, max_header_size=header_bytes
+        )
+        if stream.read(1):  # reads to the end, where zipfile checks the CRC
+            raise refusal(member.name, "continues after its data")
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -19,8 +19,7 @@ from bn_ops.preprocess.images import FORMATS as DECODERS
 from service.formats import tars, zips
 from service.formats.image_sequence import archive_images, read_image_sequence
 from service.formats.layout import HeaderReader
-from service.formats.npy import NpyHeader, read_npy
-from service.formats.npz import read_npz
+from service.formats.npy import NpyHeader, read_npy, read_npz
 from service.formats.safetensors import SafetensorsHeader, read_safetensors
 
 Arrays = dict[str, NDArray[Any]]

@@ -26,9 +26,9 @@ from service.repositories import idempotency, usage
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, State
 from service.repositories.records import Recalibration, Stream
-from service.storage.checksums import sha256_of
 from service.storage.ledger.protocol import Transaction
 from service.web import media_types as media
+from service.web.content_digest import sha256_of
 from service.web.request_body import BLOCK_BYTES
 
 

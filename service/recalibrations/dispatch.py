@@ -4,22 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from service.context import Context
 from service.errors import ServiceError
-from service.recalibrations import admission, events, recovery
+from service.recalibrations import events, recovery
 from service.recalibrations.runs import run
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event, State
 from service.repositories.records import Recalibration
+from service.settings import Settings
 from service.storage.ledger.protocol import Transaction
-from service.workers.memory import runs_bytes
+from service.workers.memory import runs_bytes, worker_bytes
 
 _log = logging.getLogger(__name__)
+
+
+def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
+    """Queue the sealed recalibrations for whose runs memory is free; return them.
+
+    Each reserves the memory of its worker until its end. Admission is strictly in the order of
+    creation, so small recalibrations never overtake a large one forever. A recalibration that needs
+    more than the total is admitted alone.
+    """
+    admitted: list[Recalibration] = []
+    reserved: int | None = None
+    while (found := store.oldest(tx, State.SEALED)) is not None:
+        if reserved is None:
+            reserved = _reserved(tx, settings)
+        need = _memory_of(found.options, settings)
+        if reserved and reserved + need > runs_bytes(settings):
+            break
+        reserved += need
+        admitted.append(events.advance(tx, found.id, Event.ADMIT))
+    return admitted
+
+
+def _memory_of(options: Mapping[str, Any], settings: Settings) -> int:
+    return worker_bytes(options.get("memory_bytes"), settings)
+
+
+def _reserved(tx: Transaction, settings: Settings) -> int:
+    admitted = [*store.in_state(tx, State.QUEUED), *store.in_state(tx, State.RUNNING)]
+    return sum(_memory_of(one.options, settings) for one in admitted)
 
 
 class Dispatcher:
@@ -96,7 +127,7 @@ class Dispatcher:
         if await ledger.read(lambda tx: store.oldest(tx, State.SEALED)) is None:
             return
         settings = self._context.settings
-        for found in await ledger.write(lambda tx: admission.admit(tx, settings)):
+        for found in await ledger.write(lambda tx: admit(tx, settings)):
             self._context.signals.notify(found.id)
 
     def _done(self, recalibration_id: str, task: asyncio.Task[None]) -> None:

@@ -24,8 +24,8 @@ from service.errors import (
     RecalibrationNotOpenError,
     ServiceError,
 )
-from service.recalibrations import admission, events, retention
-from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations import events, retention
+from service.recalibrations.dispatch import Dispatcher, admit
 from service.recalibrations.options import PreprocessForm
 from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
 from service.repositories import batches, idempotency, models, tokens
@@ -119,7 +119,7 @@ async def start(
         _check_streams(tx, found, total, source_total)
         store.seal(tx, recalibration_id, total=total, source_total=source_total)
         events.advance(tx, recalibration_id, Event.START)
-        admission.admit(tx, context.settings)
+        admit(tx, context.settings)
         return store.get(tx, recalibration_id)
 
     # Finding gaps reads the whole stream, so it is not done on the only thread that writes.

@@ -23,8 +23,8 @@ from service.repositories.lifecycle import Event
 from service.repositories.records import Recalibration, StoredBatch, StoredResult, Stream
 from service.storage.blobs.protocol import Blobs
 from service.storage.capacity import defers_run, translated
-from service.storage.checksums import sha256_of
 from service.storage.ledger.protocol import Transaction
+from service.web.content_digest import sha256_of
 from service.workers.messages import RESULTS, StoredBatchRef
 from service.workers.protocol import Job, OnProgress, Outcome, Progress
 

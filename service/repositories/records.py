@@ -8,7 +8,7 @@ from typing import Any
 
 from bn_ops.core.signature import TensorInfo
 from service.errors import RecalibrationNotOpenError
-from service.formats.model_inputs import inputs_from_json
+from service.formats.layout import inputs_from_json
 from service.repositories.lifecycle import State
 
 

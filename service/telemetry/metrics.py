@@ -6,7 +6,7 @@ only, and codes from the table of problems.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import (
@@ -32,18 +32,42 @@ SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types only some functions
 
 
+class StateGauges:
+    """Gauges of the server's state, which `service.health` sets for each scrape.
+
+    Args:
+        gauge: makes a gauge with a name, a description and label names.
+    """
+
+    def __init__(self, gauge: Callable[..., Gauge]) -> None:
+        self.recalibrations = gauge(
+            "bnrecal_recalibrations", "Recalibrations; state `queued` is the queue.", "state"
+        )
+        self.stored_bytes = gauge(
+            "bnrecal_stored_bytes",
+            "Bytes of models and batches that count against the total limit.",
+        )
+        self.stored_limit_bytes = gauge("bnrecal_stored_limit_bytes", "The total limit.")
+        self.disk_free_bytes = gauge(
+            "bnrecal_disk_free_bytes", "Free bytes on the file system of the data folder."
+        )
+        self.storage_failed = gauge(
+            "bnrecal_storage_failed", "1 if the part rejects writes until a restart.", "part"
+        )
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
     Attributes:
         registry: holds every metric below and those of the process.
+        state: gauges that are set for each scrape; all others count while the server works.
         labels: the label names of each metric that has labels, for the documentation.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.labels: dict[str, tuple[str, ...]] = {}
-        # Counted while the server works.
         self.requests = self._counter(
             "bnrecal_requests_total", "Responses sent.", "method", "route", "status"
         )
@@ -72,21 +96,7 @@ class Metrics:
         self.commit_seconds = self._histogram(
             "bnrecal_ledger_commit_seconds", "Duration of a ledger commit."
         )
-        # Set by `service.health` on each scrape.
-        self.recalibrations = self._gauge(
-            "bnrecal_recalibrations", "Recalibrations; state `queued` is the queue.", "state"
-        )
-        self.stored_bytes = self._gauge(
-            "bnrecal_stored_bytes",
-            "Bytes of models and batches that count against the total limit.",
-        )
-        self.stored_limit_bytes = self._gauge("bnrecal_stored_limit_bytes", "The total limit.")
-        self.disk_free_bytes = self._gauge(
-            "bnrecal_disk_free_bytes", "Free bytes on the file system of the data folder."
-        )
-        self.storage_failed = self._gauge(
-            "bnrecal_storage_failed", "1 if the part rejects writes until a restart.", "part"
-        )
+        self.state = StateGauges(self._gauge)
         info = self._gauge(
             "bnrecal_info", "Always 1; the label is the server's version.", "version"
         )

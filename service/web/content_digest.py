@@ -1,9 +1,11 @@
-"""The Content-Digest header (RFC 9530), SHA-256 only."""
+"""SHA-256: the Content-Digest header (RFC 9530), and the digest of a file."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
+from pathlib import Path
 
 from service.errors import DigestMismatchError
 
@@ -48,3 +50,13 @@ def _decode(text: str) -> str:
     if match is None:
         raise DigestMismatchError("the sha-256 member of Content-Digest is malformed")
     return base64.b64decode(match.group(1)).hex()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

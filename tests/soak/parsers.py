@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.formats import tars, zips
 from service.formats.body import BatchBody
 from service.formats.image_sequence import ImageSequenceScan, read_image_sequence
-from service.formats.npz import read_npz
+from service.formats.npy import read_npz
 from service.oneshot.form import FormReader
 from service.openinference.request import parse, safetensors_header
 from service.settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from service.errors import StartError
-from service.storage.folder_lock import try_exclusive
+from service.storage.data_folder import LEDGER_FILE, reject_network_file_system, try_exclusive
 from service.storage.ledger import schema
 from service.storage.ledger.connection import (
     SqliteTransaction,
@@ -23,7 +23,6 @@ from service.storage.ledger.connection import (
     schema_version,
     translated,
 )
-from service.storage.ledger.filesystem_check import LEDGER_FILE, reject_network_file_system
 from service.storage.ledger.protocol import T, Transaction
 from service.storage.ledger.sqlite import open_migrated
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import apsw
 
+from service.storage.data_folder import reject_network_file_system
 from service.storage.ledger import schema
 from service.storage.ledger.connection import (
     SqliteTransaction,
@@ -19,7 +20,6 @@ from service.storage.ledger.connection import (
     schema_version,
     translated,
 )
-from service.storage.ledger.filesystem_check import reject_network_file_system
 from service.storage.ledger.protocol import T, Transaction
 from service.storage.ledger.writer import Writer
 

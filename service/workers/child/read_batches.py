@@ -14,7 +14,7 @@ from typing import IO
 from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import OptionError
 from bn_ops.preprocess import Preprocess, image_arrays, preprocess_from_json
-from service.formats.model_inputs import inputs_from_json
+from service.formats.layout import inputs_from_json
 from service.formats.registry import FORMATS, Arrays
 from service.workers.messages import StoredBatchRef, WorkerTask
 

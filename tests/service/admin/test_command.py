@@ -17,7 +17,7 @@ from service.admin.command import main
 from service.app import create_app
 from service.errors import StartError
 from service.settings import Settings
-from service.storage.folder_lock import exclusive
+from service.storage.data_folder import exclusive
 from service.storage.ledger import schema
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bn_ops.core.signature import TensorInfo
 from bn_ops.errors import BnOpsError
 from service.errors import BatchMalformedError, BatchUnpackedTooLargeError, ServiceError
-from service.formats.npz import read_npz
+from service.formats.npy import read_npz
 from service.workers.child.read_batches import BatchReader
 from service.workers.child.validate import count
 from tests.support import hostile_archives as hostile

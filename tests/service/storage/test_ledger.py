@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
-from service.storage.ledger import filesystem_check as placement
+from service.storage.data_folder import file_system_type
 from service.storage.ledger import schema
 from service.storage.ledger.connection import check_sqlite_version, connect
 from service.storage.ledger.protocol import EnlistingTransaction, Ledger, Participant, Transaction
@@ -298,14 +298,14 @@ def test_file_system_type_from_mounts(tmp_path: Path) -> None:
         f"2 1 0:9 / {tmp_path} rw shared:1 - nfs4 host:/x rw",
         "3 1 0:9 / /elsewhere rw - cifs //host/x rw",
     ]
-    assert placement.file_system_type(tmp_path / "data", lines) == "nfs4"
-    assert placement.file_system_type(Path("/usr"), lines) == "ext4"
-    assert placement.file_system_type(tmp_path, [*lines, lines[1].replace("nfs4", "xfs")]) == "xfs"
+    assert file_system_type(tmp_path / "data", lines) == "nfs4"
+    assert file_system_type(Path("/usr"), lines) == "ext4"
+    assert file_system_type(tmp_path, [*lines, lines[1].replace("nfs4", "xfs")]) == "xfs"
 
 
 def test_network_file_system_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"2 1 0:9 / {tmp_path} rw - nfs4 host:/x rw\n")
-    monkeypatch.setattr(placement, "MOUNTS", mounts)
+    monkeypatch.setattr("service.storage.data_folder.MOUNTS", mounts)
     with pytest.raises(StartError, match="nfs4"):
         SqliteLedger(tmp_path / "ledger.sqlite3")

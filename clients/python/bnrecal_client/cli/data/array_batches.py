@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli.data.array_files import Table, find_files, open_table
-from bnrecal_client.cli.data.folders import sample_name
+from bnrecal_client.cli.data.folders import SampleFiles, sample_name
 
 __all__ = ["DataSet", "keyed", "open_data", "unkeyed"]
 
@@ -22,34 +22,22 @@ Piece = Mapping[Key, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataSet:
+class DataSet(SampleFiles):
     """Data files as one stream of batches, read while iterating.
 
     A batch is an array, a tuple or a dict, like the content of its file.
 
     Attributes:
-        tables: the files, in order.
-        batch_size: samples per batch; only the last batch is smaller, and one before a file whose
-            samples have another shape or type.
-        samples: number of samples that are used, bad ones included.
-        ignored: number of files of other kinds in the folders, by suffix.
-        bad: leaves bad samples out; None to keep every sample.
+        tables: the files, in order. A batch before a file whose samples have another shape or type
+            may be smaller than the others.
     """
 
     tables: tuple[Table, ...]
-    batch_size: int
-    samples: int
-    ignored: Mapping[str, int]
-    bad: SampleFilter | None = None
 
     @property
     def files(self) -> int:
         """Number of data files."""
         return len(self.tables)
-
-    def __len__(self) -> int:
-        """Return the number of batches if all samples have the same shape and type."""
-        return (self.samples + self.batch_size - 1) // self.batch_size
 
     def name_of(self, sample: int) -> str:
         """Return the file of a sample, and its place in it if there are several."""

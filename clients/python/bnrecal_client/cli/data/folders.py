@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-__all__ = ["FoundFiles", "SampleFile", "find", "sample_name"]
+from bnrecal_client._encoding.samples import SampleFilter
+
+__all__ = ["FoundFiles", "SampleFile", "SampleFiles", "find", "sample_name"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,27 @@ class SampleFile(Protocol):
     def samples(self) -> int:
         """Number of samples in it."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleFiles:
+    """Files as one stream of batches.
+
+    Attributes:
+        batch_size: samples per batch; the last batch may be smaller.
+        samples: number of samples that are used, bad ones included.
+        ignored: number of files of other kinds in the folders, by suffix.
+        bad: leaves bad samples out; None to keep every sample.
+    """
+
+    batch_size: int
+    samples: int
+    ignored: Mapping[str, int]
+    bad: SampleFilter | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches, if all samples have the same shape and type."""
+        return (self.samples + self.batch_size - 1) // self.batch_size
 
 
 def sample_name(files: Iterable[SampleFile], sample: int, noun: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from bnrecal_client._encoding.image_content import CONVERTED_SUFFIXES, as_png
 from bnrecal_client._encoding.samples import SampleFilter
-from bnrecal_client.cli.data.folders import find, sample_name
+from bnrecal_client.cli.data.folders import SampleFiles, find, sample_name
 from bnrecal_client.errors import InputError
 from bnrecal_client.images import SUFFIXES, Images
 
@@ -40,31 +40,19 @@ class ImageFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSet:
+class ImageSet(SampleFiles):
     """Image files as one stream of batches, read while iterating.
 
     Attributes:
         images: the files, in order.
-        batch_size: images per batch; only the last is smaller.
-        samples: number of images that are used, bad ones included.
-        ignored: number of files of other kinds in the folders, by suffix.
-        bad: leaves images out that cannot be read; None to keep every image.
     """
 
     images: tuple[ImageFile, ...]
-    batch_size: int
-    samples: int
-    ignored: Mapping[str, int]
-    bad: SampleFilter | None = None
 
     @property
     def files(self) -> int:
         """Number of files."""
         return len(self.images)
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return (self.samples + self.batch_size - 1) // self.batch_size
 
     def name_of(self, sample: int) -> str:
         """Return the file of an image, and its place in it if there are several."""
