@@ -14,6 +14,7 @@ from service.errors import ServiceError, WorkerError
 from service.storage.capacity import is_disk_full, worker_full
 from service.workers.child import resource_limits, sandbox
 from service.workers.child.channel import Channel
+from service.workers.child.deferred_imports import defer_sympy
 from service.workers.messages import StoredBatchRef, WorkerTask
 
 
@@ -70,6 +71,7 @@ def _work(
         channel.done({})
         return
     # onnx and onnxruntime are loaded inside the sandbox.
+    defer_sympy()
     from service.workers.child import inspect_model, recalibrate  # noqa: PLC0415
 
     if task.kind == "inspect":
