@@ -20,7 +20,7 @@ from service.models import operations as models
 from service.oneshot.form import File, FormReader
 from service.recalibrations import operations
 from service.recalibrations.dispatch import Dispatcher
-from service.recalibrations.schemas import RecalibrationIn
+from service.recalibrations.schemas import RecalibrationIn, ReportDetailsIn
 from service.recalibrations.waiting import until_ended_or_gone
 from service.repositories import idempotency, usage
 from service.repositories import recalibrations as store
@@ -86,7 +86,7 @@ async def begin(
     asked = asked.model_copy(update={"model": model.id})
     known = None if key is None else await replay(context, key, asked, form.data, form.source)
     if known is not None and (again := await known.lookup(context)) is not None:
-        return await _resume(context, dispatcher, again, *totals)
+        return await _resume(context, dispatcher, again, *totals, _names(form))
     created = await operations.create(context, asked, key=None)
     try:
         for stream, files in streams.items():
@@ -94,7 +94,7 @@ async def begin(
         recalibration_id = created.id if known is None else await known.bind(context, created.id)
         if recalibration_id != created.id:
             await _forget(context, dispatcher, created.id)
-        return await _resume(context, dispatcher, recalibration_id, *totals)
+        return await _resume(context, dispatcher, recalibration_id, *totals, _names(form))
     except BaseException:
         await asyncio.shield(_forget(context, dispatcher, created.id))
         raise
@@ -118,14 +118,34 @@ async def _send(
         await asyncio.to_thread(file.draft.discard)
 
 
-async def _resume(
-    context: Context, dispatcher: Dispatcher, recalibration_id: str, total: int, source_total: int
+def _names(form: FormReader) -> ReportDetailsIn:
+    """Return the file names of a form, for the report; those that cannot be shown are left out."""
+    model, data = form.finish().name, [file.name for file in form.data]
+    names = data[0] if len(data) == 1 else f"{data[0]} and {len(data) - 1} more"
+    try:
+        return ReportDetailsIn(model_name=model or None, data_name=names if data[0] else None)
+    except ValidationError:
+        return ReportDetailsIn()
+
+
+async def _resume(  # noqa: PLR0917 - the arguments of one start
+    context: Context,
+    dispatcher: Dispatcher,
+    recalibration_id: str,
+    total: int,
+    source_total: int,
+    report: ReportDetailsIn,
 ) -> str:
     """Start the recalibration, unless it is started already."""
     found = await context.ledger.read(lambda tx: store.get(tx, recalibration_id))
     if found.state is State.OPEN:
         await operations.start(
-            context, dispatcher, recalibration_id, total, source_total=source_total
+            context,
+            dispatcher,
+            recalibration_id,
+            total,
+            source_total=source_total,
+            report=report,
         )
     return recalibration_id
 

@@ -83,7 +83,12 @@ async def start_recalibration(
 ) -> RecalibrationOut:
     """Seal the stream and queue the run."""
     found = await operations.start(
-        context, runs, recalibration, asked.batches, source_total=asked.source_batches
+        context,
+        runs,
+        recalibration,
+        asked.batches,
+        source_total=asked.source_batches,
+        report=asked.report,
     )
     return RecalibrationOut.of(found)
 

@@ -27,7 +27,7 @@ from service.errors import (
 from service.recalibrations import events, retention
 from service.recalibrations.dispatch import Dispatcher, admit
 from service.recalibrations.options import PreprocessForm
-from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut
+from service.recalibrations.schemas import RecalibrationIn, RecalibrationOut, ReportDetailsIn
 from service.repositories import batches, idempotency, models, tokens
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, Event, State
@@ -86,6 +86,7 @@ async def start(
     total: int,
     *,
     source_total: int = 0,
+    report: ReportDetailsIn | None = None,
 ) -> Recalibration:
     """Seal both streams, and queue the run if its memory is free.
 
@@ -97,6 +98,7 @@ async def start(
         recalibration_id: the recalibration.
         total: number of batches.
         source_total: number of source batches.
+        report: what the report names.
 
     Raises:
         NotFoundError: there is no such recalibration.
@@ -117,7 +119,13 @@ async def start(
         if found.state is not State.OPEN:
             return _already_started(found, total, source_total)
         _check_streams(tx, found, total, source_total)
-        store.seal(tx, recalibration_id, total=total, source_total=source_total)
+        store.seal(
+            tx,
+            recalibration_id,
+            total=total,
+            source_total=source_total,
+            report=None if report is None else report.model_dump_json(exclude_none=True),
+        )
         events.advance(tx, recalibration_id, Event.START)
         admit(tx, context.settings)
         return store.get(tx, recalibration_id)

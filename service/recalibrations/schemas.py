@@ -27,6 +27,10 @@ from service.repositories.records import Recalibration
 
 # Far more than a real model needs: patterns times layers is the cost of matching.
 _MAX_PATTERNS = 1000
+# Samples that a report lists as left out; a client that left out more sends the first ones.
+MAX_SKIPPED_SAMPLES = 1000
+# No control characters.
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 # Loading the runtime alone takes about half of it.
 MIN_MEMORY_BYTES = 512 << 20
 # A glob becomes a regular expression whose matching time grows with the square of its wildcards.
@@ -110,11 +114,15 @@ class RecalibrationIn(BaseModel):
     @model_validator(mode="after")
     def _check_unicode(self) -> RecalibrationIn:
         """Refuse lone surrogates (invalid Unicode), which JSON can express and UTF-8 cannot."""
-        try:
-            self.model_dump_json()
-        except ValueError as error:
-            raise ValueError("a string contains a lone surrogate (invalid Unicode)") from error
+        _require_unicode(self)
         return self
+
+
+def _require_unicode(request: BaseModel) -> None:
+    try:
+        request.model_dump_json()
+    except ValueError as error:
+        raise ValueError("a string contains a lone surrogate (invalid Unicode)") from error
 
 
 def _require_number(value: object) -> object:
@@ -124,10 +132,45 @@ def _require_number(value: object) -> object:
     return value
 
 
+_Line = Annotated[str, Field(max_length=300, pattern=_PRINTABLE)]
+
+
+class SkippedSampleIn(BaseModel):
+    """A bad sample that the client left out of the stream."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: int = Field(
+        ge=0, le=2**53, description="Position among all samples, bad ones included, from 0."
+    )
+    name: _Line | None = Field(default=None, description="Its file.")
+    reason: _Line = Field(description="What is wrong with it.", examples=["NaN or Inf"])
+
+
+class ReportDetailsIn(BaseModel):
+    """What the report names and only the client knows; it has no effect on the run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_name: _Line | None = Field(default=None, description="Name of the model file.")
+    data_name: _Line | None = Field(default=None, description="Name of the data.")
+    command: Annotated[str, Field(max_length=4000, pattern=_PRINTABLE)] | None = Field(
+        default=None, description="The command or call that repeats the run."
+    )
+    skipped_samples: Annotated[list[SkippedSampleIn], Field(max_length=MAX_SKIPPED_SAMPLES)] = (
+        Field(default=[], description="Bad samples that were left out of the stream.")
+    )
+
+
 class StartIn(BaseModel):
     """The request to start a run."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"batches": 15}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"batches": 15, "report": {"model_name": "mobilenet_v2.onnx"}}]
+        },
+    )
 
     batches: Annotated[int, BeforeValidator(_require_number)] = Field(
         ge=0, le=10_000_000, description="Number of batches in the stream."
@@ -138,6 +181,15 @@ class StartIn(BaseModel):
         le=10_000_000,
         description="Number of source batches; a model without BatchNorm needs at least one.",
     )
+    report: ReportDetailsIn | None = Field(
+        default=None, description="What the report names and only the client knows."
+    )
+
+    @model_validator(mode="after")
+    def _check_unicode(self) -> StartIn:
+        """Refuse lone surrogates (invalid Unicode), which JSON can express and UTF-8 cannot."""
+        _require_unicode(self)
+        return self
 
 
 class OptionsOut(BaseModel):

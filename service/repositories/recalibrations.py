@@ -49,7 +49,11 @@ WHERE id = :id
 PHASE = "UPDATE recalibration SET phase_began = :now, phase_first = :done WHERE id = :id"
 # Seal both streams with their numbers of batches.
 SEAL = """
-UPDATE recalibration SET total = :total, source_total = :source_total WHERE id = :id
+UPDATE recalibration
+SET total = :total, source_total = :source_total, options = iif(
+    :report IS NULL, options, json_set(options, '$.report', json(:report))
+)
+WHERE id = :id
 """
 # Count a run that starts. The phase starts again as well: the time between two attempts must not
 # count towards its rate.
@@ -216,9 +220,16 @@ def begin_phase(tx: Transaction, recalibration_id: str, *, done: int) -> None:
     tx.change(PHASE, id=recalibration_id, done=done, now=clock.now())
 
 
-def seal(tx: Transaction, recalibration_id: str, *, total: int, source_total: int) -> None:
-    """Store the numbers of batches of the complete streams."""
-    tx.change(SEAL, id=recalibration_id, total=total, source_total=source_total)
+def seal(
+    tx: Transaction,
+    recalibration_id: str,
+    *,
+    total: int,
+    source_total: int,
+    report: str | None = None,
+) -> None:
+    """Store the numbers of batches of the complete streams, and what the report names, as JSON."""
+    tx.change(SEAL, id=recalibration_id, total=total, source_total=source_total, report=report)
 
 
 def count_attempt(tx: Transaction, recalibration_id: str) -> None:

@@ -57,7 +57,8 @@ class FakeExecutor:
         refusal: error code of bn_ops with which every run fails, or None.
         verdict: what each run reports as its verdict.
         hold: if set, a run waits in its first phase until it is canceled.
-        runs: started jobs.
+        runs: number of started jobs.
+        jobs: started jobs.
         killed: canceled runs.
         describing: inspected models.
         converting: archives converted to ONNX.
@@ -70,6 +71,7 @@ class FakeExecutor:
         self.verdict: dict[str, Any] | None = VERDICT
         self.hold = False
         self.runs = 0
+        self.jobs: list[Job] = []
         self.killed = 0
         self.describing = 0
         self.checking = 0
@@ -91,6 +93,7 @@ class FakeExecutor:
 
     async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         self.runs += 1
+        self.jobs.append(job)
         try:
             await on_progress(Progress(phase="reading", done=0, total=job.total))
             if self.hold:
@@ -105,8 +108,9 @@ class FakeExecutor:
             raise RefusedError("a batch is at fault", refusal=self.refusal, batch=1, input="x")
         digest = await _digest(job)
         await on_progress(Progress(phase="verifying", done=1, total=1))
+        options = {key: value for key, value in job.options.items() if key != "report"}
         for name in RESULTS:
-            content = json.dumps({"digest": digest, "options": dict(job.options), "file": name})
+            content = json.dumps({"digest": digest, "options": options, "file": name})
             (job.output / name).write_text(content)
         return Outcome(verdict=self.verdict)
 

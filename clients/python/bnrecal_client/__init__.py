@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bnrecal_client.models import ModelDescription as ModelDescription
     from bnrecal_client.models import Progress as Progress
     from bnrecal_client.models import Recalibration as Recalibration
+    from bnrecal_client.models import ReportDetails as ReportDetails
     from bnrecal_client.models import SkippedSample as SkippedSample
     from bnrecal_client.models import StoredBatch as StoredBatch
     from bnrecal_client.models import Stream as Stream
@@ -80,6 +81,7 @@ __all__ = [
     "Recalibration",
     "RecalibrationCancelled",
     "RecalibrationFailed",
+    "ReportDetails",
     "Result",
     "RetryPolicy",
     "ServerError",
@@ -125,6 +127,7 @@ _HOME = {
     "Result": "bnrecal_client.result",
     "ServerError": "bnrecal_client.errors",
     "ServerUnreachable": "bnrecal_client.errors",
+    "ReportDetails": "bnrecal_client.models",
     "SkippedSample": "bnrecal_client.models",
     "StoredBatch": "bnrecal_client.models",
     "Stream": "bnrecal_client.models",

@@ -44,7 +44,13 @@ from bnrecal_client.errors import (
     with_recalibration,
 )
 from bnrecal_client.images import Images
-from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
+from bnrecal_client.models import (
+    ModelDescription,
+    Recalibration,
+    ReportDetails,
+    SkippedSample,
+    StoredBatch,
+)
 from bnrecal_client.options import OnVerdict, Options, check_on_verdict
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Outcome, Result
@@ -114,6 +120,7 @@ class AsyncClient:
         metric: Metric | None = None,
         max_drop: float = 0.0,
         source_batches: Batches | None = None,
+        details: Callable[[], ReportDetails] | None = None,
     ) -> Result:
         """As `Client.recalibrate`; batches may also be an asynchronous iterable."""
         options = Options.of(
@@ -168,7 +175,8 @@ class AsyncClient:
                     # Sends PUT /v1/recalibrations/{id}/batches/{index}, several at a time
                     sent = await send(source, inputs)
                     # Sends POST /v1/recalibrations/{id}/start
-                    await session.start(opened.id, sent, sent_first)
+                    known = _details(model, bad, bad_source) if details is None else details()
+                    await session.start(opened.id, sent, sent_first, known)
                 # Sends GET /v1/recalibrations/{id}?wait=…, until it has ended
                 await session.wait(opened.id, timeout_s=timeout, max_poll_s=poll)
                 # Sends GET /v1/recalibrations/{id}/report, …/statistics and …/model
@@ -178,7 +186,7 @@ class AsyncClient:
                 compare = partial(labeled.compare, result, model, preprocess)
                 result = await runtime.run(compare)
             if bad is not None and bad_source is not None:
-                result = result.with_skipped([*bad.skipped, *of_the_source(bad_source.skipped)])
+                result = result.with_skipped(_skipped(bad, bad_source))
             return _accepted(result, on_verdict)
 
     def attach(self, recalibration_id: str) -> AsyncHandle:
@@ -303,6 +311,21 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _details(
+    model: AnyModel | None, bad: SampleFilter | None, bad_source: SampleFilter | None
+) -> ReportDetails:
+    """Return what the report names where the caller does not say it."""
+    file = _file_of(model)
+    return ReportDetails(
+        model_name=None if file is None else file.name,
+        skipped_samples=() if bad is None or bad_source is None else _skipped(bad, bad_source),
+    )
+
+
+def _skipped(bad: SampleFilter, bad_source: SampleFilter) -> tuple[SkippedSample, ...]:
+    return (*bad.skipped, *of_the_source(bad_source.skipped))
 
 
 def _file_of(model: AnyModel | None) -> Path | None:

@@ -22,7 +22,7 @@ from bnrecal_client._library import Metric
 from bnrecal_client.async_client import AsyncClient
 from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
-from bnrecal_client.models import ModelDescription, Recalibration, StoredBatch
+from bnrecal_client.models import ModelDescription, Recalibration, ReportDetails, StoredBatch
 from bnrecal_client.options import OnVerdict
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Outcome, Result
@@ -93,6 +93,7 @@ class Client:
         metric: Metric | None = None,
         max_drop: float = 0.0,
         source_batches: Batches | None = None,
+        details: Callable[[], ReportDetails] | None = None,
     ) -> Result:
         """Recalibrate a model for the domain that the batches come from.
 
@@ -135,6 +136,8 @@ class Client:
             source_batches: for a model without BatchNorm layers: unlabeled batches of the domain
                 that it was trained on, as `batches`, sent first. `select`, `preprocess`,
                 `connections` and `on_bad_sample` apply.
+            details: called once everything is sent; returns what the report names. None for the
+                file name of the model and the samples that were left out.
 
         Raises:
             InputError: the data or an option is invalid.
@@ -170,6 +173,7 @@ class Client:
                     metric=metric,
                     max_drop=max_drop,
                     source_batches=source_batches,
+                    details=details,
                 )
             )
 

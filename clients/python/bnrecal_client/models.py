@@ -15,6 +15,7 @@ __all__ = [
     "ModelDescription",
     "Progress",
     "Recalibration",
+    "ReportDetails",
     "SkippedSample",
     "StoredBatch",
     "Stream",
@@ -25,6 +26,11 @@ __all__ = [
 
 ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
 """States that a recalibration never leaves."""
+
+# Longest texts, in characters, and most left-out samples that a server takes for a report.
+_MAX_NAME = 300
+_MAX_COMMAND = 4000
+_MAX_SKIPPED = 1000
 
 
 class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +140,51 @@ class SkippedSample(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     name: str | None = None
     reason: str
+
+
+class ReportDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What a report names and only the caller knows; it has no effect on the run.
+
+    Attributes:
+        model_name: name of the model file.
+        data_name: name of the data.
+        command: the command or call that repeats the run.
+        skipped_samples: samples that were left out; a server gets the first 1,000.
+    """
+
+    model_name: str | None = None
+    data_name: str | None = None
+    command: str | None = None
+    skipped_samples: tuple[SkippedSample, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the members that are known, as a server takes them."""
+        names = {
+            "model_name": _shown(self.model_name, _MAX_NAME),
+            "data_name": _shown(self.data_name, _MAX_NAME),
+            "command": _shown(self.command, _MAX_COMMAND),
+        }
+        known: dict[str, object] = {key: value for key, value in names.items() if value}
+        if self.skipped_samples:
+            known["skipped_samples"] = [
+                {
+                    "index": sample.index,
+                    "name": _shown(sample.name, _MAX_NAME),
+                    "reason": _shown(sample.reason, _MAX_NAME),
+                }
+                for sample in self.skipped_samples[:_MAX_SKIPPED]
+            ]
+        return known
+
+
+def _shown(text: str | None, longest: int) -> str | None:
+    """Return text that a server accepts: one line of bounded length, in valid Unicode."""
+    if text is None:
+        return None
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in valid)[
+        :longest
+    ]
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 import bn_ops
 from bn_ops.core.statistics import RunningStatistics
+from bn_ops.diagnostics.report import Report, SkippedSample
 from bn_ops.onnx_files.large_models import serialized
 from service.workers.child.channel import Channel
 from service.workers.child.read_batches import BatchReader, read_batches
@@ -61,11 +63,24 @@ def recalibrate(
     (output / FOLDED).write_bytes(serialized(artifact.model))
     (output / UNFOLDED).write_bytes(serialized(artifact.unfolded))
     write_statistics(output / STATISTICS, artifact.statistics)
-    (output / REPORT_JSON).write_text(
-        json.dumps(artifact.report.to_json(), indent=1), encoding="utf-8"
-    )
-    (output / REPORT_HTML).write_text(bn_ops.render_html(artifact.report), encoding="utf-8")
+    report = _described(artifact.report, task.options.get("report") or {})
+    (output / REPORT_JSON).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+    (output / REPORT_HTML).write_text(bn_ops.render_html(report), encoding="utf-8")
     return {"verdict": None if artifact.verdict is None else artifact.verdict.to_json()}
+
+
+def _described(report: Report, details: Mapping[str, Any]) -> Report:
+    """Return the report with what the client has named; the names of stored files mean nothing."""
+    nameless = replace(report, origin=replace(report.origin, model_name=None))
+    return nameless.described(
+        model_name=details.get("model_name"),
+        data_name=details.get("data_name"),
+        command=details.get("command"),
+        skipped_samples=tuple(
+            SkippedSample(index=sample["index"], name=sample.get("name"), reason=sample["reason"])
+            for sample in details.get("skipped_samples", ())
+        ),
+    )
 
 
 def write_statistics(path: Path, statistics: Mapping[str, RunningStatistics]) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from bnrecal_client._http.messages import Body, Request, content_digest
 from bnrecal_client.errors import OptionError
+from bnrecal_client.models import ReportDetails
 from bnrecal_client.options import Options
 
 __all__ = [
@@ -126,11 +127,18 @@ def received(recalibration_id: str, stream: StreamName, after: str | None) -> Re
     return Request(method="GET", path=path, params=_page(after))
 
 
-def start(recalibration_id: str, batches: int, source_batches: int) -> Request:
+def start(
+    recalibration_id: str,
+    batches: int,
+    source_batches: int,
+    details: ReportDetails | None = None,
+) -> Request:
     """Seal the streams at these numbers of batches and queue the run."""
-    value = {"batches": batches}
+    value: dict[str, object] = {"batches": batches}
     if source_batches:  # a server that is older than the source stream does not know the member
         value["source_batches"] = source_batches
+    if details is not None and (known := details.to_json()):
+        value["report"] = known
     return _post_json(_recalibration(recalibration_id) + "/start", value, {})
 
 

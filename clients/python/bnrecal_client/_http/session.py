@@ -19,7 +19,13 @@ from bnrecal_client._http.responses import Page, expect, read, report, report_ht
 from bnrecal_client._http.retry import FailedTry, failure_of, give_up, pause_before_retry
 from bnrecal_client._http.transport import Transport
 from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, TimedOut, error_of
-from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
+from bnrecal_client.models import (
+    ModelDescription,
+    Progress,
+    Recalibration,
+    ReportDetails,
+    StoredBatch,
+)
 from bnrecal_client.options import Options
 from bnrecal_client.progress import ProgressCallback, silent
 from bnrecal_client.result import Outcome, Result, decode_statistics
@@ -172,10 +178,15 @@ class Session:
         )
 
     async def start(
-        self, recalibration_id: str, batches: int, source_batches: int = 0
+        self,
+        recalibration_id: str,
+        batches: int,
+        source_batches: int = 0,
+        details: ReportDetails | None = None,
     ) -> Recalibration:
-        """Seal the streams and queue the run."""
-        response = await self.exchange(requests.start(recalibration_id, batches, source_batches))
+        """Seal the streams and queue the run; `details` are what the report names."""
+        request = requests.start(recalibration_id, batches, source_batches, details)
+        response = await self.exchange(request)
         return read(response, Recalibration, 200, 202)
 
     async def wait(

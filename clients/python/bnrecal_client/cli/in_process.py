@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -13,7 +13,7 @@ from bnrecal_client._library import Metric, labeled_arrays, library
 from bnrecal_client.cli.data.presets import preset
 from bnrecal_client.errors import ModelError
 from bnrecal_client.images import Images
-from bnrecal_client.models import Progress
+from bnrecal_client.models import Progress, ReportDetails
 from bnrecal_client.options import Options
 from bnrecal_client.progress import ProgressCallback
 from bnrecal_client.result import Outcome
@@ -65,8 +65,20 @@ def recalibrate_file(
     metric: Metric | None = None,
     max_drop: float = 0.0,
     source_batches: Iterable[Any] | None = None,
+    details: Callable[[], ReportDetails] = ReportDetails,
 ) -> LocalResult:
-    """Return the recalibration of a model file; `evaluate` holds (inputs, labels) pairs.
+    """Return the recalibration of a model file.
+
+    Args:
+        model: the file.
+        batches: the stream.
+        options: options of the recalibration.
+        notify: called with the progress.
+        evaluate: (inputs, labels) pairs; None without labels.
+        metric: scores the labeled samples; None for the error.
+        max_drop: the drop that the verdict tolerates.
+        source_batches: the source stream; None for a model that has BatchNorm layers.
+        details: called after the run; returns what the report names.
 
     Raises:
         BnrecalError: as a server would report it.
@@ -94,14 +106,30 @@ def recalibrate_file(
             max_drop=max_drop,
             allow_mismatch=options.allow_mismatch,
         )
+        report = _described(artifact.report, details())
         return LocalResult(
             recalibration_id=None,
             source=path,
             artifact=artifact,
-            report=artifact.report.to_json(),
-            report_html=bn_ops.render_html(artifact.report),
+            report=report.to_json(),
+            report_html=bn_ops.render_html(report),
             statistics=_named(artifact.statistics),
         )
+
+
+def _described(report: Any, details: ReportDetails) -> Any:
+    """Return a `bn_ops.Report` with what the caller knows."""
+    from bn_ops.diagnostics.report import SkippedSample
+
+    return report.described(
+        model_name=details.model_name,
+        data_name=details.data_name,
+        command=details.command,
+        skipped_samples=tuple(
+            SkippedSample(index=sample.index, name=sample.name, reason=sample.reason)
+            for sample in details.skipped_samples
+        ),
+    )
 
 
 def _arrays(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,29 @@ from bnrecal_client.cli.in_process import LocalResult, classes_of, inputs_of, re
 from bnrecal_client.cli.metric import load_metric
 from bnrecal_client.cli.output import deliver
 from bnrecal_client.errors import BatchError, OptionError, RecalibrationFailed
-from bnrecal_client.models import SkippedSample
+from bnrecal_client.models import ReportDetails, SkippedSample
 from bnrecal_client.options import Options
 from bnrecal_client.progress import progress_display
 from bnrecal_client.result import Result
 
 __all__ = ["run"]
+
+# Names of data files that the report shows.
+_MAX_NAMES = 3
+
+# Options that a command needs to repeat a run.
+_REPEATED = (
+    "method",
+    "estimator",
+    "preprocess",
+    "limit",
+    "labels",
+    "classes",
+    "metric",
+    "max_drop",
+)
+_REPEATED_LISTS = ("source", "layers")
+_REPEATED_FLAGS = ("skip_bad", "allow_mismatch")
 
 
 def run(args: Arguments) -> int:
@@ -52,8 +70,23 @@ def run(args: Arguments) -> int:
         source = find(args.source, batch_size=args.batch_size, limit=None, bad=bad_source)
     stream = _Stream(data)
     run_on = _remote if args.server else _local
+
+    def skipped() -> list[SkippedSample]:
+        found = [] if bad is None else _named(bad.skipped, data)
+        if source is not None and bad_source is not None:
+            found += _named(bad_source.skipped, source)
+        return found
+
+    def details() -> ReportDetails:
+        return ReportDetails(
+            model_name=args.model.name,
+            data_name=_names(args.data),
+            command=_command(args),
+            skipped_samples=tuple(skipped()),
+        )
+
     try:
-        result = run_on(args, stream, source, options)
+        result = run_on(args, stream, source, options, details)
     except (BatchError, RecalibrationFailed) as error:
         fault = error if isinstance(error, BatchError) else error.__cause__
         if not isinstance(fault, BatchError):
@@ -62,11 +95,33 @@ def run(args: Arguments) -> int:
         read = data if source is None or stream.begun else source
         raise naming_the_file(fault, read) from error
     if bad is not None:
-        skipped = _named(bad.skipped, data)
-        if source is not None and bad_source is not None:
-            skipped += _named(bad_source.skipped, source)
-        result = result.with_skipped(skipped)
+        result = result.with_skipped(skipped())
     return deliver(args, result, outputs, data=data)
+
+
+def _names(paths: Sequence[Path]) -> str:
+    """Return the names of a few files, for the report."""
+    names = ", ".join(path.name or str(path) for path in paths[:_MAX_NAMES])
+    more = len(paths) - _MAX_NAMES
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def _command(args: Arguments) -> str:
+    """Return a command that repeats the run in this process."""
+    words = ["bnrecal", "recalibrate", str(args.model), *map(str, args.data)]
+    for name in _REPEATED:
+        value = getattr(args, name)
+        if value is not None and (name, value) != ("method", "exact"):
+            words += [_flag(name), str(value)]
+    for name in _REPEATED_LISTS:
+        for value in getattr(args, name) or ():
+            words += [_flag(name), str(value)]
+    words += [_flag(name) for name in _REPEATED_FLAGS if getattr(args, name)]
+    return shlex.join(words)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 class _Stream:
@@ -114,7 +169,11 @@ def _input_shapes(args: Arguments) -> list[tuple[int | str | None, ...] | None]:
 
 
 def _remote(
-    args: Arguments, data: _Stream, source: DataSet | ImageSet | None, options: Options
+    args: Arguments,
+    data: _Stream,
+    source: DataSet | ImageSet | None,
+    options: Options,
+    details: Callable[[], ReportDetails],
 ) -> Result:
     with (
         progress_display(_progress(args), samples=data.samples) as notify,
@@ -136,11 +195,16 @@ def _remote(
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
             source_batches=source,
+            details=details,
         )
 
 
 def _local(
-    args: Arguments, data: _Stream, source: DataSet | ImageSet | None, options: Options
+    args: Arguments,
+    data: _Stream,
+    source: DataSet | ImageSet | None,
+    options: Options,
+    details: Callable[[], ReportDetails],
 ) -> LocalResult:
     if args.resume is not None:
         raise OptionError("--resume continues a recalibration of a server: pass --server")
@@ -157,6 +221,7 @@ def _local(
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
             source_batches=source,
+            details=details,
         )
 
 
