@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.service_fakes import FakeExecutor
-from tests.support.service_http import GOOD_MODEL, Api, batch, safetensors
+from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
+from tests.support.service_http import Api, batch, safetensors
 
 DETAILS = {
     "model_name": "net.onnx",
