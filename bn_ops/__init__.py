@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
     from bn_ops.core.version import __version__ as __version__
     from bn_ops.diagnostics.html import render_html as render_html
+    from bn_ops.diagnostics.plot import plot_drift as plot_drift
     from bn_ops.diagnostics.report import Candidate as Candidate
     from bn_ops.diagnostics.report import Choice as Choice
     from bn_ops.diagnostics.report import LayerFold as LayerFold
@@ -106,6 +107,7 @@ __all__ = [
     "insert_batchnorm",
     "inspect",
     "load_statistics",
+    "plot_drift",
     "preprocess_from_json",
     "rank_preprocessings",
     "recalibrate",
@@ -159,6 +161,7 @@ _HOME = {
     "insert_batchnorm": "bn_ops.batchnorm_insertion",
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.engines.torch",
+    "plot_drift": "bn_ops.diagnostics.plot",
     "preprocess_from_json": "bn_ops.preprocess",
     "rank_preprocessings": "bn_ops.api",
     "recalibrate": "bn_ops.api",

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
+from bn_ops.diagnostics.plot import plot_drift
 from bn_ops.diagnostics.report import Report, Verdict
 from bn_ops.errors import OptionError
 from bn_ops.onnx_files.read_write import write_model
 
 if TYPE_CHECKING:
     import onnx
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Artifact", "Recalibration"]
 
@@ -46,6 +49,10 @@ class Recalibration(Generic[ModelT]):
     def verdict(self) -> Verdict | None:
         """Whether the model should be deployed; None where the models were not compared."""
         return self.report.verdict
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the drift by layer with matplotlib; see `bn_ops.plot_drift`."""
+        return plot_drift(self.report, axes)
 
     def undo(self) -> None:
         """Restore a module's previous statistics bit for bit; does nothing for an ONNX model."""
@@ -79,6 +86,10 @@ class Artifact:
     def verdict(self) -> Verdict | None:
         """Whether the model should be deployed; None where the models were not compared."""
         return self.report.verdict
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the drift by layer with matplotlib; see `bn_ops.plot_drift`."""
+        return plot_drift(self.report, axes)
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the folded model to a file, atomically and durably.

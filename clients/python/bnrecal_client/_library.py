@@ -16,7 +16,15 @@ from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client.errors import OptionError, Problem, UnexpectedResponseError, error_of
 from bnrecal_client.result import Result
 
-__all__ = ["LabeledSamples", "Metric", "labeled_arrays", "library"]
+__all__ = [
+    "LabeledSamples",
+    "Metric",
+    "labeled_arrays",
+    "library",
+    "plot_report",
+    "render_report",
+    "report_value",
+]
 
 Metric = Callable[[Any, Any], float]
 """Returns a score, the higher the better, for outputs and labels of the same samples."""
@@ -51,6 +59,44 @@ def _missing(why: str) -> str:
         f"{why}, which needs bn_ops: pip install bnrecal, or recalibrate on a server with "
         "`bnrecal recalibrate --server URL`"
     )
+
+
+def report_value(bn_ops: ModuleType, form: Mapping[str, Any]) -> Any:
+    """Return the `bn_ops.Report` of a JSON form.
+
+    Raises:
+        UnexpectedResponseError: it is not a report of the installed version of bn_ops.
+    """
+    try:
+        return msgspec.convert(dict(form), type=bn_ops.Report, strict=False)
+    except msgspec.ValidationError as error:
+        raise UnexpectedResponseError(
+            f"the report does not fit the bn_ops of this machine ({error}): install the version "
+            "of bnrecal that wrote it"
+        ) from error
+
+
+def plot_report(form: Mapping[str, Any], axes: Any = None) -> Any:
+    """Draw the drift by layer of a report in JSON form; return the `matplotlib` figure.
+
+    Raises:
+        OptionError: bn_ops or matplotlib is not installed.
+        UnexpectedResponseError: it is not a report of the installed version of bn_ops.
+    """
+    with library("the chart is drawn in this process") as bn_ops:
+        return bn_ops.plot_drift(report_value(bn_ops, form), axes)
+
+
+def render_report(form: Mapping[str, Any]) -> str:
+    """Return the HTML page of a report in JSON form.
+
+    Raises:
+        OptionError: bn_ops is not installed.
+        UnexpectedResponseError: it is not a report of the installed version of bn_ops.
+    """
+    with library("the page is written in this process") as bn_ops:
+        page: str = bn_ops.render_html(report_value(bn_ops, form))
+        return page
 
 
 def labeled_arrays(
@@ -128,13 +174,7 @@ class LabeledSamples:
             UnexpectedResponseError: the report is not that of the installed version of bn_ops.
         """
         with library(_WHY_LABELS) as bn_ops:
-            try:
-                report = msgspec.convert(dict(result.report), type=bn_ops.Report, strict=False)
-            except msgspec.ValidationError as error:
-                raise UnexpectedResponseError(
-                    f"the server's report does not fit the bn_ops of this machine ({error}): "
-                    "install the same version"
-                ) from error
+            report = report_value(bn_ops, result.report)
             compared = bn_ops.compare_on_labels(
                 os.fspath(source) if isinstance(source, os.PathLike) else source,
                 result.model,

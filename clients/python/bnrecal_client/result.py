@@ -59,6 +59,22 @@ class Outcome:
         report = {**self.report, "skipped_samples": msgspec.to_builtins(list(skipped))}
         return replace(self, skipped=tuple(skipped), report=report)
 
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the drift by layer; needs `bn_ops` and matplotlib.
+
+        Args:
+            axes: the `matplotlib.axes.Axes` to draw in; None for a new figure.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+
+        Raises:
+            OptionError: one of them is not installed.
+        """
+        from bnrecal_client._library import plot_report  # noqa: PLC0415 - imports this module
+
+        return plot_report(self.report, axes)
+
     def save_statistics(self, path: str | os.PathLike[str]) -> Path:
         """Write the statistics as safetensors, atomically."""
         return write_atomic(path, encode_statistics(self.statistics))
