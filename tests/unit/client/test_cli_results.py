@@ -18,6 +18,7 @@ from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
 from tests.support.client_server import MODEL
 from tests.support.played_clients import URL
+from tests.support.reports import full_report
 from tests.unit.client.test_cli_commands import Desk, desk
 
 __all__ = ["desk"]
@@ -138,7 +139,7 @@ def test_report_of_a_server(desk: Desk) -> None:
         (("other.json",), Exit.INPUT, "not a report of a recalibration"),
         (("run.json", "-o", "run.json"), Exit.USAGE, "would be overwritten"),
         (("run.json", "-o", "run.pdf"), Exit.USAGE, ".html or .json"),
-        (("run.json", "-o", "run.html"), Exit.INPUT, "not one of this version"),
+        (("run.json", "-o", "run.html"), Exit.INPUT, "install the version of bnrecal"),
         (("rc_9", "--server", URL), Exit.INPUT, "rc_9"),
     ],
 )
@@ -319,3 +320,24 @@ def test_closed_server_connections(desk: Desk) -> None:
         assert client.readiness()["status"] == "ready"
         client.create(client.upload(MODEL).id)
         assert [one.state for one in client.recalibrations(search="OPEN")] == ["open"]
+
+
+def test_report_is_drawn(desk: Desk) -> None:
+    Path("run.json").write_text(json.dumps(full_report().to_json()))
+    for name, start in (("a.svg", b"<?xml"), ("a.png", b"\x89PNG"), ("a.PDF", b"%PDF")):
+        code, out, _ = desk.run("report", "run.json", "--plot", name)
+        assert code == Exit.OK
+        assert name in out
+        assert Path(name).read_bytes().startswith(start)
+
+
+def test_plot_refuses_other_formats_and_reports(desk: Desk) -> None:
+    Path("run.json").write_text(json.dumps(full_report().to_json()))
+    code, _, err = desk.run("report", "run.json", "--plot", "a.docx")
+    assert code == Exit.USAGE
+    assert ".svg, .png, .pdf" in err
+    Path("old.json").write_text(json.dumps({"layers": [], "stream": {}}))
+    code, _, err = desk.run("report", "old.json", "--plot", "a.svg")
+    assert code == Exit.INPUT
+    assert "install the version" in err
+    assert not Path("a.svg").exists()

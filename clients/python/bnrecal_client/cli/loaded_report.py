@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
-from bnrecal_client._library import library
+from bnrecal_client._encoding.atomic_write import write_atomic
+from bnrecal_client._library import render_report
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.click_support import Arguments
-from bnrecal_client.errors import InputError
+from bnrecal_client.errors import InputError, UnexpectedResponseError
 from bnrecal_client.result import Outcome
 
-__all__ = ["load_outcome", "render"]
+__all__ = ["load_outcome", "plot", "render"]
 
 _ID_PREFIX = "rc_"
 
@@ -62,12 +64,26 @@ def render(outcome: Outcome) -> str:
     """
     if outcome.report_html:
         return outcome.report_html
-    with library("a report is converted to HTML in this process") as bn_ops:
-        try:
-            report = msgspec.convert(dict(outcome.report), type=bn_ops.Report, strict=False)
-        except msgspec.ValidationError as error:
-            raise InputError(
-                f"the report is not one of this version of bn_ops ({error}): run again, or install "
-                "the version that wrote it"
-            ) from error
-        return str(bn_ops.render_html(report))
+    with _of_this_version():
+        return render_report(outcome.report)
+
+
+def plot(outcome: Outcome, path: Path) -> None:
+    """Write the chart of drift by depth, in the format of the file name.
+
+    Raises:
+        OptionError: bn_ops or matplotlib is not installed.
+        InputError: the report is of another version of bn_ops.
+    """
+    file = io.BytesIO()
+    with _of_this_version():
+        outcome.plot().savefig(file, format=path.suffix.lower().lstrip("."))
+    write_atomic(path, file.getvalue())
+
+
+@contextmanager
+def _of_this_version() -> Iterator[None]:
+    try:
+        yield
+    except UnexpectedResponseError as error:
+        raise InputError(str(error)) from error

@@ -22,7 +22,7 @@ def report() -> Command:
         "the server, and write it as HTML or JSON.",
         examples=(
             "bnrecal report run.json",
-            "bnrecal report run.json -o report.html",
+            "bnrecal report run.json -o report.html --plot drift.svg",
             "bnrecal report rc_3f0c… --server http://127.0.0.1:8000 -o report.html",
         ),
         params=[
@@ -37,6 +37,13 @@ def report() -> Command:
                 multiple=True,
                 section="Files to write",
                 help="the report, as .html or .json; may be repeated",
+            ),
+            Option(
+                "--plot",
+                metavar="FILE",
+                type=FILE,
+                section="Files to write",
+                help="the drift by layer as a chart, .svg, .png or .pdf (needs matplotlib)",
             ),
             options.force("allow an output to overwrite the report"),
             *options.server(),
