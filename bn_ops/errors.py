@@ -22,6 +22,7 @@
     │   ├── ModelWithoutBatchNormError no BatchNorm layer that could be recalibrated
     │   │   └── ModelAlreadyFoldedError  an exporter has folded BatchNorm already
     │   ├── LayerNotFiniteError        NaN or Inf arises inside the network, at a named layer
+    │   ├── TargetError                an operator that the opset or the deployment target lacks
     │   └── ExportError                the exporter does not support the module
     ├── ResourceError                  a limit of this run or this machine
     │   ├── SpillLimitError            the frontier does not fit memory and spill limits
@@ -61,6 +62,7 @@ __all__ = [
     "ResourceError",
     "SpillLimitError",
     "StreamEmptyError",
+    "TargetError",
 ]
 
 
@@ -285,6 +287,33 @@ class LayerNotFiniteError(ModelError):
         if self.batch is not None:
             known["batch"] = self.batch
         return known
+
+
+class TargetError(ModelError):
+    """The requested opset or deployment target lacks an operator of the model.
+
+    Attributes:
+        operator: the operator, with its domain unless that is ONNX's default; None if unknown.
+        opset: the opset of the model to deploy.
+        target: the deployment target; None where only the opset was requested.
+    """
+
+    code = "target-unsupported"
+
+    def __init__(
+        self, message: str, *, operator: str | None, opset: int, target: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.operator = operator
+        self.opset = opset
+        self.target = target
+
+    def details(self) -> dict[str, Detail]:
+        """Return the opset and, where known, operator and target."""
+        known: dict[str, Detail] = {"opset": self.opset}
+        if self.operator is not None:
+            known["operator"] = self.operator
+        return known if self.target is None else known | {"target": self.target}
 
 
 class ExportError(ModelError):
