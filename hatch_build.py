@@ -1,4 +1,6 @@
-"""Build hook: compile bn_ops/core/_reduction.c where there is a C compiler.
+"""Build hooks: the readme for a package index, the package `bnrecal`, and the compiled reduction.
+
+bn_ops/core/_reduction.c is compiled where there is a C compiler.
 
 The extension uses Python's limited API, so one wheel serves Python 3.11 and newer. Without a
 compiler the wheel is pure Python and `bn_ops.core.reduction` computes with numpy; set
@@ -8,6 +10,7 @@ BNRECAL_REQUIRE_COMPILER=1 to make that an error, as the container's build does.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 SOURCE = Path("bn_ops/core/_reduction.c")
 TARGET = Path("bn_ops/core/_reduction.abi3.so")
@@ -25,14 +29,36 @@ TARGET = Path("bn_ops/core/_reduction.abi3.so")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-DPy_LIMITED_API=0x030B0000")
 
 
-class CompileReduction(BuildHookInterface[Any]):
-    """Adds the compiled reduction to a wheel, or to the source tree of an editable install."""
+PACKAGE = Path("bn_ops/_bnrecal")
+"""Source of the package `bnrecal`, which re-exports the public names of bn_ops."""
+
+_RELATIVE_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
+_COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE)
+
+
+class AbsoluteReadme(MetadataHookInterface):
+    """Makes the relative links of README.md absolute: a package index has none of the files."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the readme of the metadata."""
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        base = f"{metadata['urls']['Source']}/blob/v{metadata['version']}"
+        metadata["readme"] = {
+            "content-type": "text/markdown",
+            "text": _RELATIVE_LINK.sub(rf"]({base}/\1)", _COMMENT.sub("", text)),
+        }
+
+
+class CompleteWheel(BuildHookInterface[Any]):
+    """Adds `bnrecal` and the compiled reduction to a wheel, also to that of an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and mark the wheel with its platform if that succeeded."""
-        del version
         if self.target_name != "wheel":
             return
+        key = "force_include_editable" if version == "editable" else "force_include"
+        for file in ("__init__.py", "__main__.py", "py.typed"):
+            build_data[key][str(Path(self.root) / PACKAGE / file)] = f"bnrecal/{file}"
         problem = _compile(Path(self.root))
         if problem is None:
             build_data["artifacts"].append(str(TARGET))

@@ -14,16 +14,19 @@ from bn_ops.core.batches import named_batches
 from bn_ops.core.estimators import Auto, Estimator, Replace, as_estimator
 from bn_ops.core.options import Progress, RecalibrateOptions, progress_callback
 from bn_ops.core.signature import Batch
+from bn_ops.deployment.opset import opset_of
+from bn_ops.deployment.request import Deployment
 from bn_ops.diagnostics.labeled import LabeledSamples
 from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.metric import MetricEvaluation
-from bn_ops.diagnostics.report import Report
+from bn_ops.diagnostics.report import DeployedForm, Report
 from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import OptionError
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
+from bn_ops.onnx_files.session import use_providers
 from bn_ops.result import Artifact
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from bn_ops.core.train_accumulator import Variance
     from bn_ops.diagnostics.report import Report
     from bn_ops.folding import Folded
+    from bn_ops.onnx_files.session import Provider
     from bn_ops.result import Recalibration
 
 __all__ = ["adapt", "compare_on_labels"]
@@ -60,6 +64,7 @@ def adapt(
     progress: ProgressCallback | bool | None = None,
     select: Select | None = None,
     threads: int | None = None,
+    providers: Sequence[Provider] | None = None,
     variance: Variance = "population",
     evaluate: Iterable[Any] | None = None,
     metric: Metric | None = None,
@@ -71,6 +76,8 @@ def adapt(
     shared_passes: int = 20,
     shared_tolerance: float = 1e-5,
     example_inputs: Any = None,
+    opset: int | None = None,
+    target: str | None = None,
 ) -> Artifact:
     """Recalibrate, fold and verify a model in one transaction.
 
@@ -88,6 +95,7 @@ def adapt(
         progress: as for `recalibrate`.
         select: as for `recalibrate`.
         threads: as for `recalibrate`; for an `nn.Module` it applies to folding and verification.
+        providers: as for `recalibrate`, and for folding and verification.
         variance: as for `recalibrate`.
         evaluate: as for `recalibrate`.
         metric: as for `recalibrate`.
@@ -100,6 +108,12 @@ def adapt(
         shared_tolerance: as for `recalibrate`.
         example_inputs: inputs to export an `nn.Module` with; default the first samples of the
             stream.
+        opset: version of ONNX's default operator set of both models; default the source's (20 for
+            an `nn.Module`), or the nearest that the target supports. The converted model is
+            compared with the original, and the folded model is verified after the conversion.
+        target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`, `rknn`
+            or `coreml`. A model with an operator that the target lacks is refused, an ONNX model
+            before the stream is read. `bn_ops.deployment.TARGETS` has the tables.
 
     Returns:
         The artifact. An `nn.Module` then holds the new statistics; if anything fails, it is
@@ -108,7 +122,9 @@ def adapt(
     Raises:
         ParityError: no choice of layers to fold gives a model that computes the same.
         ExportError: the `nn.Module` cannot be exported.
+        TargetError: the opset or the target lacks an operator of the model.
     """
+    deployment = Deployment(opset=opset, target=target)
     options = RecalibrateOptions(
         method=method,
         estimator=as_estimator(estimator, default=Auto() if method == "exact" else Replace()),
@@ -118,6 +134,7 @@ def adapt(
         progress=progress_callback(progress),
         select=select,
         threads=None if is_torch(model) else threads,
+        providers=None if is_torch(model) else providers,
         variance=variance,
         compare=True,
         evaluate=evaluate,
@@ -130,18 +147,30 @@ def adapt(
         shared_passes=shared_passes,
         shared_tolerance=shared_tolerance,
     )
+    source_path = _path_of(model)
+    if not (deployment.is_default or is_torch(model)):
+        model = load_model(as_onnx(model))
+        deployment.check_source(model)
     done = recalibrate_with(model, batches, options)
     try:
-        unfolded = _as_onnx(model, done, example_inputs)
-        artifact = _fold(unfolded, done, options.progress, threads)
+        with use_providers(providers):
+            source, samples = _as_onnx(model, done, example_inputs)
+            unfolded = deployment.converted(source, samples, threads=threads)
+            form = DeployedForm(
+                opset=opset_of(unfolded), source_opset=opset_of(source), target=target
+            )
+            done = replace(done, report=replace(done.report, deployed=form))
+            artifact = _fold(unfolded, samples, done, options.progress, threads)
+            deployment.check(artifact.model)
     except BaseException:
         done.undo()
         raise
-    path = _path_of(model)
-    if path is None:
+    if source_path is None:
         return artifact
     return replace(
-        artifact, source_path=path, report=artifact.report.described(model_name=path.name)
+        artifact,
+        source_path=source_path,
+        report=artifact.report.described(model_name=source_path.name),
     )
 
 
@@ -151,6 +180,7 @@ def _path_of(model: object) -> Path | None:
 
 def _fold(
     unfolded: onnx.ModelProto,
+    samples: Sequence[Batch],
     done: Recalibration[Any],
     progress: ProgressCallback,
     threads: int | None,
@@ -159,8 +189,8 @@ def _fold(
 
     started = time.perf_counter()
     progress(Progress(phase="folding", done=0, total=1))
-    samples = _first_samples(done.calibration, _VERIFIED_SAMPLES)
-    folded, parity = fold_verified(unfolded, samples, threads=threads)
+    verified = _first_samples(samples, _VERIFIED_SAMPLES)
+    folded, parity = fold_verified(unfolded, verified, threads=threads)
     progress(Progress(phase="verifying", done=1, total=1))
     report = replace(
         done.report,
@@ -184,16 +214,24 @@ def _first_samples(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
         samples -= len(next(iter(batch.values())))
 
 
-def _as_onnx(model: Any, done: Recalibration[Any], example: Any) -> onnx.ModelProto:
+def _as_onnx(
+    model: Any, done: Recalibration[Any], example: Any
+) -> tuple[onnx.ModelProto, list[Batch]]:
+    """Return the recalibrated model in ONNX, and samples with its inputs."""
     if not is_torch(model):
-        return done.model  # type: ignore[no-any-return]  # a ModelProto, see `recalibrate`
+        return done.model, list(done.calibration)
     from bn_ops.exporting import export  # noqa: PLC0415 - torch is optional
 
-    if example is not None:
-        return export(model, example)
-    if not done.calibration:
+    if example is None and not done.calibration:
         raise OptionError("with call= the module's arguments are not known: pass example_inputs=")
-    return export(model, dict(done.calibration[0]))
+    exported = export(model, dict(done.calibration[0]) if example is None else example)
+    # The stream may hold more, such as labels; see `bn_ops.exporting`.
+    names = {value.name for value in exported.graph.input}
+    samples: list[Batch] = [
+        {name: array for name, array in batch.items() if name in names}
+        for batch in done.calibration
+    ]
+    return exported, samples
 
 
 def _fold_warnings(folded: Folded) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from bn_ops.input_check.ranking import planes_of, scored
 from bn_ops.input_check.result import InputCheck, PreprocessingScore
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
+from bn_ops.onnx_files.session import use_providers
 from bn_ops.pipeline import run
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bn_ops.core.layers import LayerInfo, ModelInfo
     from bn_ops.core.options import Budget, Metric, ProgressCallback
     from bn_ops.core.train_accumulator import Variance
+    from bn_ops.onnx_files.session import Provider
     from bn_ops.result import Recalibration
 
     Call: TypeAlias = Callable[[nn.Module, Any], object]
@@ -101,6 +103,7 @@ def recalibrate(
     progress: ProgressCallback | bool | None = None,
     select: Select | None = None,
     threads: int | None = None,
+    providers: Sequence[Provider] | None = None,
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
@@ -149,6 +152,7 @@ def recalibrate(
     progress: ProgressCallback | bool | None = None,
     select: Select | None = None,
     threads: int | None = None,
+    providers: Sequence[Provider] | None = None,
     variance: Variance = "population",
     compare: bool = False,
     evaluate: Iterable[Any] | None = None,
@@ -188,6 +192,8 @@ def recalibrate(
             standard error.
         select: applied to each item of the stream first, for `(input, label)` pairs.
         threads: threads within an operator (ONNX only); None for every core.
+        providers: execution providers of onnxruntime in order of preference (ONNX only), such as
+            `["CUDAExecutionProvider"]`, or pairs of name and options; None for the CPU's.
         variance: how `method="batch"` combines batches into one variance: `population`, `unbiased`
             or `mean_of_batches` (see `bn_ops.core.train_accumulator.Variance`).
         compare: whether to run up to 64 samples through the network before and after, so that the
@@ -237,6 +243,7 @@ def recalibrate(
         progress=progress_callback(progress),
         select=select,
         threads=threads,
+        providers=providers,
         variance=variance,
         compare=compare,
         evaluate=evaluate,
@@ -262,10 +269,18 @@ def recalibrate_with(
             raise OptionError("source_batches= needs an ONNX model: bn_ops.export makes one")
         if options.engine == "onnx":
             raise OptionError('engine="onnx" needs an ONNX model: bn_ops.export makes one')
+        if options.providers is not None:
+            raise OptionError("providers= needs an ONNX model; a module runs on its own device")
         return run(open_engine("torch", model, batches, options), options, started=started)
     if options.engine == "torch":
         raise OptionError('engine="torch" needs an nn.Module')
-    source = load_model(as_onnx(model))
+    with use_providers(options.providers):
+        return _recalibrate_onnx(load_model(as_onnx(model)), batches, options, started)
+
+
+def _recalibrate_onnx(
+    source: onnx.ModelProto, batches: Iterable[Any], options: RecalibrateOptions, started: float
+) -> Recalibration[Any]:
     if options.source_batches is not None:
         from bn_ops.batchnorm_insertion import insert_batchnorm  # noqa: PLC0415 - loads folding
 

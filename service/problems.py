@@ -112,6 +112,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "model-without-batchnorm": Problem(422, "The model has no BatchNorm to recalibrate"),
         "model-already-folded": Problem(422, "The model's BatchNorm layers are already folded"),
         "layer-not-finite": Problem(422, "The model computes NaN or Inf"),
+        "target-unsupported": Problem(422, "The opset or target lacks an operator of the model"),
         "export-failed": Problem(422, "The model cannot be exported"),
         "resource-limit": Problem(422, "A limit of the run was exceeded"),
         "spill-limit": Problem(422, "The intermediate tensors exceed the limits"),

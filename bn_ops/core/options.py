@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +155,7 @@ class RecalibrateOptions:
     adopt_untracked: bool = False
     shared_passes: int = 20
     shared_tolerance: float = 1e-5
+    providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None
     metric: Metric | None = None
     max_drop: float = 0.0
     allow_mismatch: bool = False

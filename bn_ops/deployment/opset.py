@@ -17,10 +17,7 @@ from bn_ops.onnx_files.large_models import bare_copy, inlined, light_copy
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
-__all__ = ["MIN_OPSET", "convert_opset", "max_opset", "opset_of", "walk"]
-
-MIN_OPSET = 7
-"""The oldest version that onnxruntime loads. Source: onnxruntime's docs/Versioning.md."""
+__all__ = ["convert_opset", "max_opset", "opset_of", "walk"]
 
 _MIN_IR_VERSION = 4
 """The first version in which an initializer need not be an input as well."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from bn_ops.deployment.opset import MIN_OPSET, convert_opset, max_opset, opset_of, walk
-from bn_ops.deployment.targets import TARGETS, OperatorTable, Target
+from bn_ops.deployment.opset import convert_opset, max_opset, opset_of, walk
+from bn_ops.deployment.targets import TARGETS, OperatorTable, Target, check_opset
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError, TargetError
 from bn_ops.onnx_files.session import session
 
@@ -45,19 +45,11 @@ class Deployment:
     target: str | None = None
 
     def __post_init__(self) -> None:
-        if self.target is not None and self.target not in TARGETS:
-            raise OptionError(f"target is {self.target!r}; expected one of {', '.join(TARGETS)}")
-        if self.opset is None:
-            return
-        if isinstance(self.opset, bool) or not isinstance(self.opset, int):
-            raise OptionError(f"opset takes a whole number such as 17, got {self.opset!r}")
-        first, last = MIN_OPSET, max_opset()
-        where = f"onnx {onnx.__version__}"
-        if self._table is not None:
-            first, last = self._table.opsets
-            last, where = min(last, max_opset()), self._table.title
-        if not first <= self.opset <= last:
-            raise OptionError(f"opset is {self.opset}; {where} takes opsets {first} to {last}")
+        check_opset(self.opset, self.target)
+        if self.opset is not None and self.opset > max_opset():
+            raise OptionError(
+                f"opset is {self.opset}; the newest of onnx {onnx.__version__} is {max_opset()}"
+            )
 
     @property
     def _table(self) -> Target | None:

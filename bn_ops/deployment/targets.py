@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["TARGETS", "OperatorTable", "Target"]
+from bn_ops.errors import OptionError
+
+__all__ = ["MIN_OPSET", "TARGETS", "OperatorTable", "Target", "check_opset"]
+
+MIN_OPSET = 7
+"""The oldest version that onnxruntime loads. Source: onnxruntime's docs/Versioning.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,3 +221,30 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
     }
 )
 """The targets by name. An operator in a table may have restrictions, which the source states."""
+
+
+def check_opset(opset: object, target: str | None) -> None:
+    """Check a requested opset and target.
+
+    Args:
+        opset: version of ONNX's default operator set, or None.
+        target: key of `TARGETS`, or None.
+
+    Raises:
+        OptionError: an unknown target, or an opset that is not a number or that it does not load.
+    """
+    if target is not None and target not in TARGETS:
+        raise OptionError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
+    if opset is None:
+        return
+    if isinstance(opset, bool) or not isinstance(opset, int):
+        raise OptionError(f"opset takes a whole number such as 17, got {opset!r}")
+    if target is None:
+        if opset < MIN_OPSET:
+            raise OptionError(f"opset is {opset}; the first that is supported is {MIN_OPSET}")
+        return
+    first, last = TARGETS[target].opsets
+    if not first <= opset <= last:
+        raise OptionError(
+            f"opset is {opset}; {TARGETS[target].title} takes opsets {first} to {last}"
+        )

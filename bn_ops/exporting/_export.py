@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
+from bn_ops.deployment.request import Deployment
 from bn_ops.errors import ExportError, ModelUnsupportedError
 from bn_ops.exporting._cleaning import clean
 from bn_ops.exporting._exporter_steps import exporter_step
@@ -191,6 +192,8 @@ def export(
     example_inputs: Any = (),
     *,
     dynamic_batch: bool = True,
+    opset: int | None = None,
+    target: str | None = None,
 ) -> onnx.ModelProto:
     """Export a module to ONNX with every BatchNorm kept as a node in inference form.
 
@@ -211,16 +214,24 @@ def export(
             Ignored for a program, which has its own.
         dynamic_batch: make the first axis of every input tensor dynamic that is as long as the
             first tensor's. A program keeps the axes with which it was exported.
+        opset: version of ONNX's default operator set; default 20, or the nearest that the target
+            supports. A converted model is compared with the original on the example.
+        target: where the model is deployed, as for `bn_ops.adapt`.
+
+    Labels of the example (parameters of `forward` that are optional and named as transformers names
+    labels) are left out, and with them the loss.
 
     Returns:
-        A checked ONNX model, opset 20, with the dynamic axis named `batch`. The same call on the
+        A checked ONNX model with the dynamic axis named `batch`. The same call on the
         same module gives the same bytes.
 
     Raises:
         ExportError: the exporter does not support the module; the message has its reason, the
             failing module's path where known, and what to try.
         ModelUnsupportedError: the argument is neither a module nor a program.
+        TargetError: the opset or the target lacks an operator of the model.
     """
+    deployment = Deployment(opset=opset, target=target)
     if isinstance(module_or_program, ExportedProgram):
         program, call = evaluated(module_or_program), None
     elif isinstance(module_or_program, torch.jit.ScriptModule):
@@ -240,7 +251,11 @@ def export(
     name_outputs(model, program)
     clean(model)
     name_everything(model)
-    return _checked(model)
+    exported = _checked(model)
+    samples = [] if call is None else [call.arrays()]
+    exported = deployment.converted(exported, samples)
+    deployment.check(exported)
+    return exported
 
 
 def _checked(model: ir.Model) -> onnx.ModelProto:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from bn_ops.core.batches import as_array
 from bn_ops.errors import OptionError
 from bn_ops.torch_modules.arguments import argument_names, as_arguments, to_tensors
 
@@ -38,7 +40,7 @@ class ExampleCall:
         Raises:
             OptionError: the example contains no tensor, or does not fit the signature of forward.
         """
-        args, kwargs = as_arguments(module, to_tensors(module, example))
+        args, kwargs = as_arguments(module, to_tensors(module, without_labels(module, example)))
         _check_signature(module, args, kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
         sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim]
@@ -61,6 +63,33 @@ class ExampleCall:
         shapes = [{0: free} if is_free else None for is_free in self.dynamic]
         args, kwargs = pytree.tree_unflatten(shapes, spec)
         return _by_parameter(module, args, kwargs)
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the arguments as arrays, by name."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return {
+            name: as_array(leaf)
+            for name, leaf in zip(self.names, leaves, strict=True)
+            if isinstance(leaf, torch.Tensor)
+        }
+
+
+def without_labels(module: torch.nn.Module, example: Any) -> Any:
+    """Return the example without labels, from which models of transformers compute a loss.
+
+    A label is an optional parameter of `forward` whose name contains `label`, or is
+    `start_positions` or `end_positions`. Source: `transformers.utils.find_labels`.
+    """
+    if not isinstance(example, Mapping):
+        return example
+    parameters = inspect.signature(module.forward).parameters
+    labels = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is None
+        and ("label" in name or name in {"start_positions", "end_positions"})
+    }
+    return {name: value for name, value in example.items() if name not in labels}
 
 
 def _check_signature(

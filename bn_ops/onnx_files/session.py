@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bn_ops.errors import EngineError, ModelInvalidError
+from bn_ops.errors import EngineError, ModelInvalidError, OptionError
 from bn_ops.onnx_files.large_models import packed
 
 if TYPE_CHECKING:
@@ -19,7 +22,41 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = ["Session", "onnxruntime", "open_inner", "session", "translated"]
+__all__ = [
+    "CPU",
+    "Provider",
+    "Session",
+    "onnxruntime",
+    "open_inner",
+    "runs_on_cpu",
+    "session",
+    "translated",
+    "use_providers",
+]
+
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
+"""An execution provider of onnxruntime: its name, or its name and options."""
+
+CPU = "CPUExecutionProvider"
+
+_DEFAULT_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"CUDAExecutionProvider": MappingProxyType({"use_tf32": "0"})}
+)
+"""Options of a provider that is given by name only. TF32 keeps 10 bits of the mantissa, too few for
+exact statistics; it is on by default. Source: onnxruntime's documentation of the CUDA provider."""
+
+_DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-migraphx",
+)
+"""Distributions that install the package `onnxruntime`, each with other providers."""
+
+_providers: ContextVar[tuple[Provider, ...]] = ContextVar("providers", default=(CPU,))
 
 # onnxruntime's severity levels: 0 verbose … 4 fatal. Its warnings are about initializers and
 # provider choices, on which a user of this package cannot act.
@@ -36,11 +73,98 @@ def onnxruntime() -> ModuleType:
     From 1.29 telemetry is on by default on Linux and writes id files under the user's cache folder.
     The variable is read once, at import, so it must be set before. This is the only environment
     variable that this package sets.
+
+    Raises:
+        EngineError: no distribution of onnxruntime is installed, or it cannot be loaded.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime as ort  # noqa: PLC0415 - after the variable is set
-
+    try:
+        import onnxruntime as ort  # noqa: PLC0415 - after the variable is set
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({error}): install `onnxruntime`, or one distribution "
+            f"with other providers in its place, such as `onnxruntime-gpu`{_conflict()}"
+        ) from error
+    if not hasattr(ort, "InferenceSession"):
+        # What is left when one of two distributions that share the folder is uninstalled.
+        raise EngineError(
+            "the installation of onnxruntime is incomplete: reinstall the distribution that you "
+            f"use, with `pip install --force-reinstall --no-deps`{_conflict()}"
+        )
     return ort  # type: ignore[no-any-return]  # untyped package
+
+
+def _conflict() -> str:
+    """Return a hint where several distributions of onnxruntime overwrite each other's files."""
+    found = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    if len(found) < 2:  # noqa: PLR2004 - one is as it should be
+        return ""
+    return (
+        f". {' and '.join(found)} are installed and overwrite each other's files: uninstall all "
+        "of them, then install the one that you use"
+    )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def use_providers(providers: Sequence[Provider] | None) -> Iterator[None]:
+    """Open all sessions of this context with execution providers, in order of preference.
+
+    Args:
+        providers: names such as "CUDAExecutionProvider", or (name, options); None for the CPU's.
+            The CPU's follows them for operators that they lack.
+
+    Raises:
+        OptionError: a provider is not available in the installed onnxruntime.
+    """
+    token = _providers.set((CPU,) if providers is None else _checked(providers))
+    try:
+        yield
+    finally:
+        _providers.reset(token)
+
+
+def runs_on_cpu() -> bool:
+    """Return whether sessions of this context use the CPU's provider only."""
+    return [_name(provider) for provider in _providers.get()] == [CPU]
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _checked(providers: object) -> tuple[Provider, ...]:
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
+        raise OptionError(
+            "providers takes a list of onnxruntime's execution providers, such as "
+            f'["CUDAExecutionProvider"], got {providers!r}'
+        )
+    available = onnxruntime().get_available_providers()
+    for provider in providers:
+        pair = isinstance(provider, tuple) and len(provider) == 2  # noqa: PLR2004 - name, options
+        if not (isinstance(provider, str) or pair):
+            raise OptionError(f"a provider is a name or a pair (name, options), got {provider!r}")
+        if _name(provider) not in available:
+            raise OptionError(
+                f"the provider {_name(provider)!r} is not available; the installed onnxruntime "
+                f"{onnxruntime().__version__} has {', '.join(available)}. Another distribution "
+                f"may have it, such as onnxruntime-gpu{_conflict()}"
+            )
+    given = tuple(providers)
+    return given if CPU in map(_name, given) else (*given, CPU)
+
+
+def _with_options(provider: Provider) -> tuple[str, dict[str, Any]]:
+    if isinstance(provider, str):
+        return provider, dict(_DEFAULT_OPTIONS.get(provider, {}))
+    return provider[0], dict(provider[1])
 
 
 @contextmanager
@@ -55,8 +179,12 @@ def translated(action: str) -> Iterator[None]:
         raise
 
 
+class _ProviderNotStartedError(EngineError):
+    """A requested provider did not start, which is no fault of the model."""
+
+
 class Session:
-    """One model in onnxruntime on the CPU.
+    """One model in onnxruntime, with the providers of the context; see `use_providers`.
 
     Args:
         inner: onnxruntime's own session.
@@ -109,6 +237,7 @@ def session(
 
     Raises:
         ModelInvalidError: onnxruntime cannot load the model.
+        EngineError: a requested provider does not start.
         ModelUnsupportedError: the model is too large even without the initializers of its main
             graph.
     """
@@ -121,9 +250,15 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     try:
         inner, keep_alive = open_inner(model, options, disabled=disabled, more_outputs=more_outputs)
+    except _ProviderNotStartedError:
+        raise
     except EngineError as error:
         raise ModelInvalidError(error.message) from error
     return Session(inner, keep_alive)
+
+
+def _started(inner: Any) -> list[str]:
+    return list(inner.get_providers())
 
 
 def open_inner(
@@ -154,11 +289,19 @@ def open_inner(
         }
         if external:
             options.add_external_initializers(list(external), list(external.values()))
+    providers = _providers.get()
     with translated("loading the model"):
         inner = ort.InferenceSession(
             source,
             options,
-            providers=["CPUExecutionProvider"],
+            providers=[_with_options(provider) for provider in providers],
             disabled_optimizers=list(disabled),
+        )
+    started = _started(inner)
+    failed = [_name(provider) for provider in providers if _name(provider) not in started]
+    if failed:
+        raise _ProviderNotStartedError(
+            f"onnxruntime could not start {', '.join(failed)} and would use {', '.join(started)}: "
+            f"its log names the library that is missing{_conflict()}"
         )
     return inner, external

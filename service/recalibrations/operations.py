@@ -190,6 +190,7 @@ def _insert(
     options["preprocess"] = _preprocess(model, asked.preprocess)
     options["memory_bytes"] = asked.memory_bytes
     options["allow_mismatch"] = asked.allow_mismatch
+    options["opset"], options["target"] = asked.opset, asked.target
     found = store.insert(
         tx,
         recalibration_id=recalibration_id,

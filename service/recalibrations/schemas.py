@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from bn_ops.deployment.targets import MIN_OPSET, check_opset
 from bn_ops.diagnostics.report import VerdictCode
 from service.recalibrations.options import (
     AutoForm,
@@ -43,6 +44,8 @@ def _limit_wildcards(pattern: str) -> str:
         raise ValueError(f"a pattern has at most {_MAX_WILDCARDS} wildcards")
     return pattern
 
+
+TargetName = Literal["onnxruntime", "tensorrt", "openvino", "rknn", "coreml"]
 
 _Pattern = Annotated[str, Field(max_length=_MAX_PATTERN), AfterValidator(_limit_wildcards)]
 
@@ -107,9 +110,29 @@ class RecalibrationIn(BaseModel):
         description="Whether to continue if the first samples cannot be what the model was trained "
         "on (`input-mismatch`); the findings are then warnings of the report.",
     )
+    opset: int | None = Field(
+        default=None,
+        strict=True,
+        ge=MIN_OPSET,
+        le=1000,
+        description="Version of ONNX's default operator set of the resulting models; null for the "
+        "source's, or the nearest that the target supports.",
+        examples=[17],
+    )
+    target: TargetName | None = Field(
+        default=None,
+        description="Where the folded model is deployed. The run fails with `target-unsupported` "
+        "if the target lacks an operator of the model.",
+    )
     keep_data: bool = Field(
         default=False, description="Whether the batches are kept after the recalibration has ended."
     )
+
+    @model_validator(mode="after")
+    def _check_target(self) -> RecalibrationIn:
+        """Refuse an opset that the target does not load."""
+        check_opset(self.opset, self.target)
+        return self
 
     @model_validator(mode="after")
     def _check_unicode(self) -> RecalibrationIn:
@@ -201,6 +224,8 @@ class OptionsOut(BaseModel):
     preprocess: PreprocessForm | None = None
     memory_bytes: int | None = None
     allow_mismatch: bool = False
+    opset: int | None = None
+    target: str | None = None
 
 
 class BatchesOut(BaseModel):

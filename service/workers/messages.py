@@ -60,8 +60,9 @@ class WorkerTask:
         batch_folder: folder of the batches.
         total: number of batches; a line for each follows.
         source_total: number of batches of the source stream; their lines come last.
-        options: for a run `method`, `estimator`, `layers`, `preprocess`, `allow_mismatch` and
-            `report`; for a validation `preprocess`; for a conversion `pt2` and `model_limit_bytes`.
+        options: for a run `method`, `estimator`, `layers`, `preprocess`, `allow_mismatch`, `opset`,
+            `target` and `report`; for a validation `preprocess`; for a conversion `pt2` and
+            `model_limit_bytes`.
         inputs: inputs that a batch must hold, in JSON form; for runs and validations.
         limits: resource limits.
     """

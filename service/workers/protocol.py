@@ -45,7 +45,8 @@ class Job:
         batches: returns pages of batches in stream order, those of the source stream last.
         total: number of batches of the target stream.
         source_total: number of batches of the source stream.
-        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`, `allow_mismatch`.
+        options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`, `allow_mismatch`,
+            `opset`, `target`.
         output: an empty folder; after a successful run it holds the files named in
             `service.workers.messages.RESULTS`.
     """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.support.service_process import Server, images, network, running
@@ -27,6 +29,17 @@ def form(tmp_path: Path) -> list[str]:
     (tmp_path / "m.onnx").write_bytes(network())
     np.save(tmp_path / "x.npy", images(0))
     return ["curl", "-s", "-F", f"model=@{tmp_path}/m.onnx", "-F", f"data=@{tmp_path}/x.npy"]
+
+
+def test_single_request_for_a_target(server: Server, form: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    options = ["-F", 'options={"opset": 13, "target": "rknn"}']
+    url = f"{server.url}/v1/recalibrate"
+    subprocess.run([*form, *options, "-f", "-o", output, url], check=True)
+    assert onnx.load(output).opset_import[0].version == 13
+    options = ["-F", 'options={"opset": 999}']
+    done = subprocess.run([*form, *options, url], check=True, capture_output=True)
+    assert json.loads(done.stdout)["code"] == "option-invalid"
 
 
 def test_recalibration_by_single_request(server: Server, form: list[str], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from bn_ops.diagnostics.report.predictions import (
     PredictionShift,
 )
 from bn_ops.diagnostics.report.proof import (
+    DeployedForm,
     FoldStatus,
     FrozenReport,
     LayerFold,
@@ -50,6 +51,7 @@ __all__ = [
     "ClassChange",
     "Confidence",
     "Correlation",
+    "DeployedForm",
     "DriftSummary",
     "EvaluationReport",
     "FoldStatus",

@@ -9,7 +9,7 @@ from typing import Literal
 from bn_ops.core.json_form import Json, json_object
 from bn_ops.errors import OptionError
 
-__all__ = ["FoldStatus", "FrozenReport", "LayerFold", "OutputParity", "Parity"]
+__all__ = ["DeployedForm", "FoldStatus", "FrozenReport", "LayerFold", "OutputParity", "Parity"]
 
 FoldStatus = Literal["folded", "kept"]
 
@@ -132,3 +132,18 @@ class Parity:
     def to_json(self) -> dict[str, Json]:
         """Return the plain JSON value, as the report holds it; an infinite error becomes null."""
         return json_object(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployedForm:
+    """The form of the folded model.
+
+    Attributes:
+        opset: its version of ONNX's default operator set.
+        source_opset: that of the recalibrated model before a conversion.
+        target: the deployment target whose operators were checked; None for no check.
+    """
+
+    opset: int
+    source_opset: int
+    target: str | None = None

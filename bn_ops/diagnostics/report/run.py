@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from bn_ops.core.json_form import Json, json_object, jsonable
 from bn_ops.diagnostics.report.layers import LayerReport
 from bn_ops.diagnostics.report.predictions import EvaluationReport, MetricReport, PredictionShift
-from bn_ops.diagnostics.report.proof import FrozenReport, LayerFold, Parity
+from bn_ops.diagnostics.report.proof import DeployedForm, FrozenReport, LayerFold, Parity
 from bn_ops.diagnostics.report.stream import Origin, SkippedSample, StreamReport
 from bn_ops.diagnostics.report.verdict import Choice, Verdict
 from bn_ops.input_check.result import InputCheck
@@ -47,6 +47,7 @@ class Report:
         skipped_samples: bad samples that the sender of the stream left out.
         origin: when and from what the report was made. Together with `timings` it is what differs
             between two runs on the same input.
+        deployed: opset and target of the folded model; added by `adapt`.
 
     Within one version fields are only added, each with a default, so that a reader of a version can
     read every report of that version.
@@ -71,6 +72,7 @@ class Report:
     choice: Choice | None = None
     verdict: Verdict | None = None
     input_check: InputCheck | None = None
+    deployed: DeployedForm | None = None
     skipped_samples: tuple[SkippedSample, ...] = ()
     origin: Origin = field(default_factory=Origin)
 

@@ -22,6 +22,7 @@ from bn_ops.engines.onnx.rebatch import fixed_batch_size
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError
+from bn_ops.onnx_files.session import runs_on_cpu
 
 __all__ = ["ExecutorChoice", "OnnxFrontier"]
 
@@ -144,6 +145,8 @@ class OnnxFrontier:
 
     def _optimized(self, first: Batch) -> OptimizedModel | str:
         """Return the optimized model, tried on the first sample, or why it cannot be used."""
+        if not runs_on_cpu():
+            return "the optimized layout is that of the CPU"
         block = block_channels()
         if block is None:
             return "the installed onnxruntime optimizes differently"

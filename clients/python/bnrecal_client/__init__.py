@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from bnrecal_client.retry_policy import Backoff as Backoff
     from bnrecal_client.retry_policy import RetryPolicy as RetryPolicy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AccessError",

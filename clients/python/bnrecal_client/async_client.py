@@ -22,12 +22,7 @@ import anyio
 from bnrecal_client._concurrency import EventLoop, Sleep
 from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
 from bnrecal_client._encoding.batches import encode
-from bnrecal_client._encoding.model_source import (
-    AnyModel,
-    export,
-    is_module,
-    read_model,
-)
+from bnrecal_client._encoding.model_source import AnyModel, export, is_module, read_model
 from bnrecal_client._encoding.samples import (
     OnBadSample,
     SampleFilter,
@@ -38,11 +33,7 @@ from bnrecal_client._http.sending import require_batchnorm, require_same, send_a
 from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import AsyncTransport, Server
 from bnrecal_client._library import LabeledSamples, Metric
-from bnrecal_client.errors import (
-    OptionError,
-    VerdictError,
-    with_recalibration,
-)
+from bnrecal_client.errors import OptionError, VerdictError, with_recalibration
 from bnrecal_client.images import Images
 from bnrecal_client.models import (
     ModelDescription,
@@ -51,7 +42,7 @@ from bnrecal_client.models import (
     SkippedSample,
     StoredBatch,
 )
-from bnrecal_client.options import OnVerdict, Options, check_on_verdict
+from bnrecal_client.options import OnVerdict, Options, Target, check_on_verdict
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Outcome, Result
 from bnrecal_client.retry_policy import RetryPolicy
@@ -107,6 +98,8 @@ class AsyncClient:
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
+        opset: int | None = None,
+        target: Target | None = None,
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -129,6 +122,8 @@ class AsyncClient:
             layers=layers,
             preprocess=preprocess,
             allow_mismatch=allow_mismatch,
+            opset=opset,
+            target=target,
         )
         check_on_verdict(on_verdict)
         check_on_bad_sample(on_bad_sample)
@@ -224,6 +219,8 @@ class AsyncClient:
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
+        opset: int | None = None,
+        target: Target | None = None,
         key: str | None = None,
     ) -> Recalibration:
         """As `Client.create`."""
@@ -233,6 +230,8 @@ class AsyncClient:
             layers=layers,
             preprocess=preprocess,
             allow_mismatch=allow_mismatch,
+            opset=opset,
+            target=target,
         )
         return await self._session.create(model_id, options, key=key or uuid.uuid4().hex)
 

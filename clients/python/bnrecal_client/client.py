@@ -23,7 +23,7 @@ from bnrecal_client.async_client import AsyncClient
 from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
 from bnrecal_client.models import ModelDescription, Recalibration, ReportDetails, StoredBatch
-from bnrecal_client.options import OnVerdict
+from bnrecal_client.options import OnVerdict, Target
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Outcome, Result
 from bnrecal_client.retry_policy import RetryPolicy
@@ -80,6 +80,8 @@ class Client:
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
+        opset: int | None = None,
+        target: Target | None = None,
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -111,6 +113,10 @@ class Client:
             preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
             allow_mismatch: whether to continue if the first samples cannot be what the model was
                 trained on; the findings are then warnings of the report.
+            opset: version of ONNX's default operator set of the resulting models; None for the
+                source's, or the nearest that the target supports.
+            target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`,
+                `rknn` or `coreml`; a model with an operator that it lacks is refused.
             select: applied to each item first, for streams of `(input, label)` pairs and the like.
             progress: None shows a bar on a terminal; False shows nothing; or a callback.
             resume: id of a recalibration to continue; batches that it has are compared by digest
@@ -160,6 +166,8 @@ class Client:
                     layers=layers,
                     preprocess=preprocess,
                     allow_mismatch=allow_mismatch,
+                    opset=opset,
+                    target=target,
                     select=select,
                     progress=callback,
                     resume=resume,
@@ -214,6 +222,8 @@ class Client:
         layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
+        opset: int | None = None,
+        target: Target | None = None,
         key: str | None = None,
     ) -> Recalibration:
         """Create a recalibration of an uploaded model.
@@ -225,6 +235,8 @@ class Client:
             layers: as `recalibrate`.
             preprocess: as `recalibrate`.
             allow_mismatch: as `recalibrate`.
+            opset: as `recalibrate`.
+            target: as `recalibrate`.
             key: Idempotency-Key; the same key returns the same recalibration. None: a new one.
         """
         return run_blocking(
@@ -235,6 +247,8 @@ class Client:
                 layers=layers,
                 preprocess=preprocess,
                 allow_mismatch=allow_mismatch,
+                opset=opset,
+                target=target,
                 key=key,
             )
         )

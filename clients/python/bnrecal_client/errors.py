@@ -334,6 +334,7 @@ CODES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "model-without-batchnorm": ModelError,
         "model-already-folded": ModelError,
         "layer-not-finite": ModelError,
+        "target-unsupported": ModelError,
         "export-failed": ModelError,
         "resource-limit": RecalibrationFailed,
         "spill-limit": RecalibrationFailed,
@@ -343,7 +344,6 @@ CODES: Mapping[str, type[BnrecalError]] = MappingProxyType(
     }
 )
 """Every code of the server and of bn_ops; a test compares it with theirs."""
-
 _STATUSES: Mapping[int, type[BnrecalError]] = MappingProxyType(
     {
         401: AccessError,
@@ -364,8 +364,8 @@ def error_class(problem: Problem) -> type[BnrecalError]:
         return CODES[problem.code]
     if problem.status is None:
         return RecalibrationFailed
-    known = _STATUSES.get(problem.status)
-    return known or (ServerError if problem.status >= _SERVER_FAULT else InputError)
+    fallback = ServerError if problem.status >= _SERVER_FAULT else InputError
+    return _STATUSES.get(problem.status, fallback)
 
 
 def error_of(problem: Problem, *, recalibration_id: str | None = None) -> BnrecalError:

@@ -8,9 +8,12 @@ from typing import Literal, get_args
 
 from bnrecal_client.errors import OptionError
 
-__all__ = ["METHODS", "OnVerdict", "Options", "check_on_verdict"]
+__all__ = ["METHODS", "TARGETS", "OnVerdict", "Options", "Target", "check_on_verdict"]
 
 METHODS = ("exact", "batch")
+Target = Literal["onnxruntime", "tensorrt", "openvino", "rknn", "coreml"]
+"""Where a model is deployed."""
+TARGETS: tuple[str, ...] = get_args(Target)
 _HOW = "use a short form such as auto or prior:64, or the JSON form"
 
 
@@ -38,6 +41,9 @@ class Options:
         layers: globs to include, `"!glob"` to exclude; None means all.
         preprocess: preprocessing of images, in JSON form; None where batches are arrays.
         allow_mismatch: whether data that cannot be what the model was trained on is only a warning.
+        opset: version of ONNX's default operator set of the resulting models; None for the
+            source's, or the nearest that the target supports.
+        target: where the folded model is deployed; None for no check of its operators.
     """
 
     method: str = "exact"
@@ -45,8 +51,14 @@ class Options:
     layers: tuple[str, ...] | None = None
     preprocess: Mapping[str, object] | None = None
     allow_mismatch: bool = False
+    opset: int | None = None
+    target: Target | None = None
 
     def __post_init__(self) -> None:
+        if self.target is not None and self.target not in TARGETS:
+            raise OptionError(f"target is {self.target!r}; expected one of {', '.join(TARGETS)}")
+        if self.opset is not None and (isinstance(self.opset, bool) or self.opset < 1):
+            raise OptionError(f"opset takes a version such as 17, got {self.opset!r}")
         if self.method not in METHODS:
             raise OptionError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
         if isinstance(self.estimator, Mapping) and not isinstance(self.estimator.get("name"), str):
@@ -61,6 +73,8 @@ class Options:
         layers: Sequence[str] | None,
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
+        opset: int | None = None,
+        target: Target | None = None,
     ) -> Options:
         """Return the options.
 
@@ -75,6 +89,8 @@ class Options:
             layers=None if layers is None else tuple(layers),
             preprocess=None if preprocess is None else dict(preprocess),
             allow_mismatch=allow_mismatch,
+            opset=opset,
+            target=target,
         )
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:
@@ -103,6 +119,9 @@ class Options:
             different.append("preprocess")
         if stored.get("allow_mismatch", False) != self.allow_mismatch:
             different.append("allow_mismatch")
+        different += [
+            name for name in ("opset", "target") if stored.get(name) != getattr(self, name)
+        ]
         return different
 
 

@@ -59,6 +59,8 @@ def recalibrate(
         progress=lambda step: channel.progress(step.phase, step.done, step.total),
         threads=task.limits.threads or None,
         allow_mismatch=task.options.get("allow_mismatch", False),
+        opset=task.options.get("opset"),
+        target=task.options.get("target"),
     )
     (output / FOLDED).write_bytes(serialized(artifact.model))
     (output / UNFOLDED).write_bytes(serialized(artifact.unfolded))

@@ -179,6 +179,13 @@ REFUSED: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
         422,
         "option-invalid",
     ),
+    "unknown target": ([MODEL, DATA, options({"target": "tflite"})], 422, "request-invalid"),
+    "opset that is no number": ([MODEL, DATA, options({"opset": "13"})], 422, "request-invalid"),
+    "opset that the target does not load": (
+        [MODEL, DATA, options({"opset": 11, "target": "rknn"})],
+        422,
+        "option-invalid",
+    ),
     "invalid model": ([("model", ("m", b"bad", "")), DATA], 422, "model-invalid"),
     "invalid batch": ([MODEL, DATA, BAD_BATCH], 422, "batch-malformed"),
     "nan": ([MODEL, NAN], 422, "batch-not-finite"),

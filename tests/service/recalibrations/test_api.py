@@ -53,6 +53,8 @@ def test_new_recalibration_is_open(api: Api) -> None:
         "preprocess": None,
         "memory_bytes": None,
         "allow_mismatch": False,
+        "opset": None,
+        "target": None,
     }
     assert found["batches"] == {"received": 0, "samples": 0, "bytes": 0, "total": None}
 

@@ -79,6 +79,10 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
         value["preprocess"] = dict(options.preprocess)
     if options.allow_mismatch:  # a server that is older than the check does not know the option
         value["allow_mismatch"] = True
+    if options.opset is not None:
+        value["opset"] = options.opset
+    if options.target is not None:
+        value["target"] = options.target
     return _post_json(_RECALIBRATIONS, value, {"Idempotency-Key": key})
 
 

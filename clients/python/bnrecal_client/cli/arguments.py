@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,26 @@ def check_reports(paths: Sequence[Path]) -> None:
 
 def server_missing(error: ImportError) -> OptionError:
     """Return the error for a command that needs the server's package."""
+    foreign = _foreign_service()
+    if foreign is not None:
+        return OptionError(
+            f"the package 'service' in {foreign} is not that of bnrecal and hides it ({error}): "
+            "run the command in a virtual environment and a folder without that package"
+        )
     return OptionError(
         f"this command needs the package bnrecal with its server part ({error}): "
         'pip install "bnrecal[server]"'
     )
+
+
+def _foreign_service() -> str | None:
+    """Return where a package named `service` is that is not the server's; None if there is none."""
+    try:
+        found = find_spec("service")
+    except (ImportError, ValueError):
+        return None
+    folders = [] if found is None else list(found.submodule_search_locations or ())
+    if found is not None and found.origin is not None and not folders:
+        return found.origin
+    own = any((Path(folder) / "recalibrations" / "schemas.py").is_file() for folder in folders)
+    return None if own or not folders else folders[0]

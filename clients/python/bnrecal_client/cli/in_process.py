@@ -65,6 +65,7 @@ def recalibrate_file(
     metric: Metric | None = None,
     max_drop: float = 0.0,
     source_batches: Iterable[Any] | None = None,
+    providers: Sequence[str] | None = None,
     details: Callable[[], ReportDetails] = ReportDetails,
 ) -> LocalResult:
     """Return the recalibration of a model file.
@@ -78,6 +79,7 @@ def recalibrate_file(
         metric: scores the labeled samples; None for the error.
         max_drop: the drop that the verdict tolerates.
         source_batches: the source stream; None for a model that has BatchNorm layers.
+        providers: execution providers of onnxruntime; None for the CPU's.
         details: called after the run; returns what the report names.
 
     Raises:
@@ -105,6 +107,9 @@ def recalibrate_file(
             metric=metric,
             max_drop=max_drop,
             allow_mismatch=options.allow_mismatch,
+            opset=options.opset,
+            target=options.target,
+            providers=providers,
         )
         report = _described(artifact.report, details())
         return LocalResult(

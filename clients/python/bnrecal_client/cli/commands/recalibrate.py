@@ -58,6 +58,8 @@ def run(args: Arguments) -> int:
         layers=args.layers or None,
         preprocess=None if args.preprocess is None else _preprocess(args),
         allow_mismatch=args.allow_mismatch,
+        opset=args.opset,
+        target=args.target,
     )
     default = Path(f"{args.model.stem}.recalibrated.onnx")
     sources = () if args.force else (args.model, *args.data, *args.source)
@@ -175,6 +177,8 @@ def _remote(
     options: Options,
     details: Callable[[], ReportDetails],
 ) -> Result:
+    if args.providers:
+        raise OptionError("--providers applies to this process, not to a server: omit --server")
     with (
         progress_display(_progress(args), samples=data.samples) as notify,
         arguments.connect(args) as client,
@@ -187,6 +191,8 @@ def _remote(
             layers=options.layers,
             preprocess=options.preprocess,
             allow_mismatch=options.allow_mismatch,
+            opset=options.opset,
+            target=options.target,
             progress=notify,
             resume=args.resume,
             unfolded=args.unfolded is not None,
@@ -221,6 +227,7 @@ def _local(
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
             source_batches=source,
+            providers=args.providers or None,
             details=details,
         )
 

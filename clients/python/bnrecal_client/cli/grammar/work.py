@@ -8,7 +8,7 @@ from bnrecal_client.cli import options
 from bnrecal_client.cli.click_support import Choice, Command, Option, Positional
 from bnrecal_client.cli.data.presets import PRESETS
 from bnrecal_client.cli.options import COUNT, FILE, PATH, Number, run_of
-from bnrecal_client.options import METHODS
+from bnrecal_client.options import METHODS, TARGETS
 
 if TYPE_CHECKING:
     import click
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["demo", "fold", "inspect", "recalibrate"]
 
 _SECTION = "Recalibrate"
-_DATA, _STATISTICS, _LABELS = "Data", "Statistics", "Labels"
+_DATA, _STATISTICS, _LABELS, _DEPLOYMENT = "Data", "Statistics", "Labels", "Deployment"
 _ESTIMATORS = (
     "auto",
     "auto:varied",
@@ -59,6 +59,7 @@ def recalibrate() -> Command:
             *_data(),
             *_statistics(),
             *_labels(),
+            *_deployment(),
             *options.output_files("MODEL.recalibrated.onnx in the current folder"),
             options.force(
                 "allow an output to overwrite an input, and write the model even if the verdict is "
@@ -158,6 +159,34 @@ def _statistics() -> list[click.Parameter]:
             multiple=True,
             section=_STATISTICS,
             help="layers to recalibrate; '!GLOB' excludes; may be repeated (default all)",
+        ),
+    ]
+
+
+def _deployment() -> list[click.Parameter]:
+    return [
+        Option(
+            "--opset",
+            metavar="N",
+            type=COUNT,
+            section=_DEPLOYMENT,
+            help="opset of the models to write (default the source's, or what --target supports)",
+        ),
+        Option(
+            "--target",
+            metavar="NAME",
+            type=Choice(*TARGETS),
+            section=_DEPLOYMENT,
+            help=f"{', '.join(TARGETS)}: where the folded model is deployed; one with an operator "
+            "that the target lacks is refused",
+        ),
+        Option(
+            "--providers",
+            metavar="NAME",
+            multiple=True,
+            section=_DEPLOYMENT,
+            help="execution provider of onnxruntime to run with, such as CUDAExecutionProvider; "
+            "may be repeated, in order of preference; not with --server",
         ),
     ]
 
