@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.engine import OnLayerInput, OnOutputs
-from bn_ops.core.moments import measure
+from bn_ops.core.moments import Moments, measure
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName
 from bn_ops.engines.onnx.batchnorm import INPUT, batchnorm_nodes
@@ -20,18 +22,19 @@ from bn_ops.onnx_files.session import Session, session
 
 __all__ = ["OnnxForward"]
 
-_Arrays = Mapping[str, NDArray[np.generic]]
+_Found = tuple[Mapping[str, NDArray[np.generic]], Mapping[str, Moments]]
 
 
 class OnnxForward:
     """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a prepared model.
 
-    To observe layers, samples run one by one, so that only the tensors of one sample are in memory;
-    a model that does not accept single samples gets whole batches.
+    To observe layers, samples run one by one, spread over the threads, so that only the tensors of
+    one sample per thread are in memory; a model that does not accept single samples gets whole
+    batches.
 
     Args:
         prepared: the model, with the statistics to run with. Modified: no.
-        threads: threads within an operator; None for every core.
+        threads: number of threads; None for every core.
     """
 
     def __init__(self, prepared: PreparedModel, *, threads: int | None) -> None:
@@ -52,40 +55,48 @@ class OnnxForward:
         Raises:
             EngineError: onnxruntime refused or failed.
         """
-        outputs = [output.name for output in self._model.graph.output]
         observed = {} if on_layer_input is None else self._observed()
-        inner = self._session([name for name in observed if name not in outputs])
-        names = list(dict.fromkeys([*outputs, *observed]))
+        singly = bool(observed) and self._size is None
+        inner = self._session(list(observed), threads=1 if singly else self._threads)
         for batch in batches:
-            singly = bool(observed) and self._size is None
-            for group, found in self._found(inner, names, batch, singly=singly):
-                seen = {**group.arrays, **found}
+            found = self._run_singly(inner, observed, batch) if singly else None
+            for outputs, inputs in found or self._run_whole(inner, observed, batch):
                 if on_layer_input is not None:
                     for tensor, layers in observed.items():
-                        moments = measure(self._without_padding(seen[tensor], group))
                         for layer in layers:
-                            on_layer_input(layer, moments)
-                # A sequence or a map is returned as a list.
-                tensors = {n: seen[n] for n in outputs if isinstance(seen[n], np.ndarray)}
-                on_outputs(
-                    {name: self._without_padding(array, group) for name, array in tensors.items()}
-                )
+                            on_layer_input(layer, inputs[tensor])
+                on_outputs(outputs)
 
-    def _found(
-        self, inner: Session, names: list[str], batch: Batch, *, singly: bool
-    ) -> Iterator[tuple[PaddedBatch, _Arrays]]:
-        fed = {name for name in names if name in batch}
-        wanted = [name for name in names if name not in fed]
-        parts = list(_singles(batch)) if singly else [batch]
-        for number, group in enumerate(rebatch(parts, self._size)):
-            try:
-                found = inner.run(wanted, group.arrays)
-            except EngineError:
-                if not singly or number:
-                    raise
-                yield from self._found(inner, names, batch, singly=False)
-                return
-            yield group, dict(zip(wanted, found, strict=True))
+    def _run_singly(
+        self, inner: Session, observed: Iterable[str], batch: Batch
+    ) -> list[_Found] | None:
+        """Run a batch sample by sample; None where the model rejects a single sample."""
+        parts = [PaddedBatch(arrays=single, samples=1) for single in _singles(batch)]
+        try:
+            first = self._run(inner, observed, parts[0])
+        except EngineError:
+            return None
+        workers = self._threads or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(workers, "forward") as pool:
+            rest = pool.map(lambda part: self._run(inner, observed, part), parts[1:])
+            return [first, *rest]
+
+    def _run_whole(self, inner: Session, observed: Iterable[str], batch: Batch) -> Iterator[_Found]:
+        return (self._run(inner, observed, group) for group in rebatch([batch], self._size))
+
+    def _run(self, inner: Session, observed: Iterable[str], group: PaddedBatch) -> _Found:
+        """Return the output tensors, and the moments of the observed tensors."""
+        outputs = [output.name for output in self._model.graph.output]
+        names = dict.fromkeys([*outputs, *observed])
+        wanted = [name for name in names if name not in group.arrays]
+        found = inner.run(wanted, group.arrays)
+        seen = {**group.arrays, **dict(zip(wanted, found, strict=True))}
+        # A sequence or a map is returned as a list.
+        tensors = {n: seen[n] for n in outputs if isinstance(seen[n], np.ndarray)}
+        return (
+            {name: self._without_padding(array, group) for name, array in tensors.items()},
+            {name: measure(self._without_padding(seen[name], group)) for name in observed},
+        )
 
     def _observed(self) -> dict[str, list[LayerName]]:
         """Return the tensors that layers read, in graph order, each with its layers."""
@@ -95,10 +106,11 @@ class OnnxForward:
                 observed.setdefault(node.input[INPUT], []).append(node.name)
         return observed
 
-    def _session(self, extra: list[str]) -> Session:
-        given = {value.name for value in self._model.graph.input}
-        more = [name for name in extra if name not in given]
-        return session(self._model, threads=self._threads, more_outputs=more)
+    def _session(self, observed: list[str], *, threads: int | None) -> Session:
+        graph = self._model.graph
+        given = {value.name for value in (*graph.input, *graph.output)}
+        more = [name for name in observed if name not in given]
+        return session(self._model, threads=threads, more_outputs=more)
 
     def _without_padding(
         self, array: NDArray[np.generic], group: PaddedBatch
