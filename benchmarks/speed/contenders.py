@@ -18,7 +18,7 @@ from bn_ops.onnx_files.session import session
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RATIOS", "contenders"]
+__all__ = ["RATIOS", "contenders", "exported", "random_images"]
 
 
 # Column of the table → contender in the numerator and in the denominator.
@@ -26,12 +26,7 @@ RATIOS = {
     "onnx exact / onnxruntime pass": ("onnx exact", "onnxruntime pass"),
     "onnx exact / update_bn": ("onnx exact", "update_bn"),
     "onnx exact / update_bn, channels_last": ("onnx exact", "update_bn, channels_last"),
-    "torch exact / torch pass": ("torch exact", "torch pass"),
     "torch exact / update_bn": ("torch exact", "update_bn"),
-    "torch exact / torch pass, channels_last": (
-        "torch exact, channels_last",
-        "torch pass, channels_last",
-    ),
     "torch exact / update_bn, channels_last": (
         "torch exact, channels_last",
         "update_bn, channels_last",
@@ -52,18 +47,26 @@ def contenders(
         threads: threads of onnxruntime and torch.
     """
     torch.set_num_threads(threads)
-    rng = np.random.default_rng(0)
-    arrays = [
-        rng.normal(0, 1, (batch, 3, size, size)).astype(np.float32) for _ in range(images // batch)
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = bn_ops.export(build(name), (torch.from_numpy(arrays[0][:2]),))
+    arrays = random_images(images, batch=batch, size=size)
     return {
-        **_onnx(model, arrays, threads),
+        **_onnx(exported(name, size=size), arrays, threads),
         **_torch(name, arrays, torch.contiguous_format, ""),
         **_torch(name, arrays, torch.channels_last, ", channels_last"),
     }
+
+
+def random_images(images: int, *, batch: int, size: int) -> list[np.ndarray]:
+    """Return batches of images (batch, 3, size, size), float32, the same in every call."""
+    rng = np.random.default_rng(0)
+    shape = (batch, 3, size, size)
+    return [rng.normal(0, 1, shape).astype(np.float32) for _ in range(images // batch)]
+
+
+def exported(name: str, *, size: int) -> onnx.ModelProto:
+    """Return a network of `benchmarks.networks` as ONNX, with BatchNorm kept."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bn_ops.export(build(name), (torch.zeros(2, 3, size, size),))
 
 
 def _onnx(
@@ -88,17 +91,11 @@ def _torch(
     module: nn.Module = build(name).to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks it
     batches = [torch.from_numpy(array).to(memory_format=layout) for array in arrays]
 
-    def forward() -> None:
-        with torch.inference_mode():
-            for batch in batches:
-                module(batch)
-
     def update() -> None:
         update_bn(batches, module)
         module.eval()
 
     return {
-        f"torch pass{suffix}": forward,
         f"torch exact{suffix}": lambda: bn_ops.recalibrate(module, batches),
         f"update_bn{suffix}": update,
     }
