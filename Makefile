@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WEB := clients/web
 # Additional arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format serve bench soak fuzz test-powercut test-docker clean
+.PHONY: help venv demo test check format page check-page serve bench soak fuzz test-powercut test-docker clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,17 @@ format: $(STAMP) ## Format the code and apply the fixes of the linter
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+page: $(WEB)/node_modules/.installed ## Build the web page into service/page/static (requires Node.js 18 and npm)
+	@cd $(WEB) && npm run --silent build
+
+check-page: $(WEB)/node_modules/.installed ## Check the sources of the page, and that the built files match them
+	@cd $(WEB) && npm run --silent check && npm run --silent build
+	@test -z "$$(git status --porcelain -- service/page/static)" || { git status --short -- service/page/static; echo 'service/page/static does not match clients/web: run `make page` and commit the result'; exit 1; }
+
+$(WEB)/node_modules/.installed: $(WEB)/package.json $(WEB)/package-lock.json
+	@cd $(WEB) && npm ci --silent
+	@touch $@
+
 serve: $(STAMP) ## Run the server on 127.0.0.1:8000 with its data in ./bnrecal-data
 	@$(BIN)/python -m service $(ARGS)
 
@@ -58,5 +70,5 @@ test-docker: $(STAMP) ## Build the image, start it hardened and recalibrate the 
 	@bash docker/test.sh
 
 clean: ## Remove the virtual environment, caches and outputs (except data/ and bnrecal-data/)
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
+	rm -rf $(VENV) $(WEB)/node_modules demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,9 +22,11 @@ from service.middleware.request_log import RequestLogMiddleware
 from service.models import api as models_api
 from service.oneshot import api as oneshot_api
 from service.openinference import api as openinference_api
+from service.page import routes as page_routes
 from service.recalibrations import api as recalibrations_api
 from service.recalibrations import event_api, recovery, result_api, retention
 from service.recalibrations.dispatch import Dispatcher
+from service.samples import api as samples_api
 from service.settings import Settings
 from service.storage.blobs.folder import FolderBlobs
 from service.storage.blobs.os_calls import Disk
@@ -80,12 +82,14 @@ def create_app(
     app.state.bodies = OpenBodies()
     _add_layers(app, settings, metrics)
     app.router.routes.extend(batches_api.DIRECT_ROUTES)
+    app.router.routes.extend(page_routes.routes())
     for module in (
         models_api,
         recalibrations_api,
         batches_api,
         event_api,
         result_api,
+        samples_api,
         oneshot_api,
         openinference_api,
         health,

@@ -20,7 +20,10 @@ from service.storage.ledger.protocol import Ledger
 from service.web.problem_responses import refused
 
 # Orchestrators send their probes without a token; the responses reveal nothing about the data.
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+# The page, which asks for the token, and the description of the API hold no data either.
+PAGE_PATHS = frozenset({"/", "/docs", "/openapi.json"})
+ASSETS = "/assets/"
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -41,7 +44,7 @@ class AuthenticationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate a request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
                 ledger = scope["app"].state.context.ledger
                 caller = await self._authenticate(ledger, Headers(scope=scope))
@@ -60,6 +63,11 @@ class AuthenticationMiddleware:
             return caller
         _require_local_page(headers)
         return EVERYTHING
+
+
+def _is_open(path: str) -> bool:
+    """Return whether a path needs no token."""
+    return path in HEALTH_PATHS or path in PAGE_PATHS or path.startswith(ASSETS)
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,8 @@ from service.web.problem_responses import refused
 MAX_JSON_BYTES = 1 << 20
 # Routes that read their body in blocks and have limits of their own.
 STREAMED = re.compile(
-    r"/v1/models|/v1/recalibrate|/v1/recalibrations/[^/]+/(source-)?batches(/[^/]+)?"
+    r"/v1/models(/[^/]+/preview)?|/v1/recalibrate"
+    r"|/v1/recalibrations/[^/]+/((source-)?batches(/[^/]+)?|predictions)"
     r"|/v2/models/[^/]+(/versions/[^/]+)?/infer"
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import OverloadedError
-from service.middleware.authentication import OPEN_PATHS
+from service.middleware.authentication import HEALTH_PATHS
 from service.web.problem_responses import refused
 
 
@@ -19,7 +19,7 @@ class ConcurrencyLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Process a request, or reject it."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self._app(scope, receive, send)
             return
         if self._active >= self._limit:

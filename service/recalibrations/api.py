@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -17,7 +17,17 @@ from service.recalibrations.schemas import (
 )
 from service.recalibrations.waiting import until_ended, until_ended_or_gone
 from service.repositories import recalibrations as store
-from service.web.parameters import After, Key, Limit, RecalibrationId, cut, read_cursor
+from service.repositories.records import Recalibration
+from service.storage.ledger.protocol import Transaction
+from service.web.parameters import (
+    MAX_CURSOR,
+    After,
+    Key,
+    Limit,
+    RecalibrationId,
+    cut,
+    read_cursor,
+)
 from service.web.request_body import client_disconnected
 
 router = APIRouter(prefix="/v1/recalibrations", tags=["recalibrations"])
@@ -46,14 +56,32 @@ async def create_recalibration(
 
 @router.get("")
 async def list_recalibrations(
-    context: Ctx, after: After = None, limit: Limit = 100
+    context: Ctx,
+    after: After = None,
+    limit: Limit = 100,
+    order: Annotated[
+        Literal["oldest", "newest"], Query(description="Which recalibrations come first.")
+    ] = "oldest",
+    search: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            description="Only those whose name, id, model, state or verdict contains this text; "
+            "the newest come first.",
+        ),
+    ] = None,
 ) -> RecalibrationPage:
-    """List the recalibrations, oldest first."""
-    cursor = read_cursor(after, start=0)
+    """List the recalibrations."""
     scope = context.caller.scope
-    found = await context.ledger.read(
-        lambda tx: store.page(tx, after_seq=cursor, limit=limit + 1, owner=scope)
-    )
+    newest_first = order == "newest" or search is not None
+    cursor = read_cursor(after, start=MAX_CURSOR if newest_first else 0)
+
+    def work(tx: Transaction) -> list[Recalibration]:
+        if newest_first:
+            return store.newest(tx, before_seq=cursor, limit=limit + 1, search=search, owner=scope)
+        return store.page(tx, after_seq=cursor, limit=limit + 1, owner=scope)
+
+    found = await context.ledger.read(work)
     items, following = cut(found, limit, lambda one: one.seq)
     return RecalibrationPage(items=[RecalibrationOut.of(one) for one in items], next=following)
 

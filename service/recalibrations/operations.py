@@ -195,6 +195,7 @@ def _insert(
         tx,
         recalibration_id=recalibration_id,
         owner=caller.name,
+        name=asked.name,
         model=model.id,
         inputs=json.dumps(model.description["inputs"]),
         options=json.dumps(options),

@@ -28,6 +28,7 @@ from service.repositories.records import Recalibration
 
 # Far more than a real model needs: patterns times layers is the cost of matching.
 _MAX_PATTERNS = 1000
+_MAX_NAME = 200
 # Samples that a report lists as left out; a client that left out more sends the first ones.
 MAX_SKIPPED_SAMPLES = 1000
 # No control characters.
@@ -75,6 +76,11 @@ class RecalibrationIn(BaseModel):
     )
 
     model: str = Field(description="Id of an uploaded model.")
+    name: Annotated[str, Field(max_length=_MAX_NAME, pattern=_PRINTABLE)] = Field(
+        default="",
+        description="A name for people, which the list shows and searches.",
+        examples=["MobileNetV2 on the new camera"],
+    )
     method: Literal["exact", "batch"] = Field(
         default="exact",
         description="`exact`: layer by layer in eval mode; `batch`: one pass in train mode.",
@@ -268,6 +274,7 @@ class VerdictOut(BaseModel):
 # Without null values: the framework omits them from the document.
 _EXAMPLE: dict[str, Any] = {
     "id": "rc_3f0c9a526a354c528a0a5a3a5ce0a001",
+    "name": "MobileNetV2 on the new camera",
     "model": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "state": "failed",
     "options": {
@@ -305,6 +312,8 @@ class RecalibrationOut(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
+    # Responses that were stored under idempotency keys before this member existed lack it.
+    name: str = ""
     model: str
     state: State
     options: OptionsOut
@@ -328,6 +337,7 @@ class RecalibrationOut(BaseModel):
         """Return the wire form of a stored recalibration."""
         return RecalibrationOut(
             id=found.id,
+            name=found.name,
             model=found.model,
             state=found.state,
             options=OptionsOut.model_validate(found.options),

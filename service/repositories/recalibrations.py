@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,15 @@ from service.repositories.lifecycle import ENDED, Event, State, after
 from service.repositories.records import Recalibration, Stream
 from service.storage.ledger.protocol import Row, Transaction, Value
 
+# Characters of a search text that LIKE would take as wildcards, and the escape itself.
+_ESCAPED = re.compile(r"[%_!]")
+
 # Insert a recalibration.
 INSERT = """
 INSERT INTO recalibration (
-    id, owner, model, inputs, options, keep_data, state, created, updated
+    id, owner, name, model, inputs, options, keep_data, state, created, updated
 )
-VALUES (:id, :owner, :model, :inputs, :options, :keep_data, 'open', :now, :now)
+VALUES (:id, :owner, :name, :model, :inputs, :options, :keep_data, 'open', :now, :now)
 """
 # One recalibration, optionally only if it belongs to an owner.
 ONE = """
@@ -28,6 +32,18 @@ PAGE = "SELECT * FROM recalibration WHERE seq > :after ORDER BY seq LIMIT :limit
 # A page of one owner's recalibrations, oldest first.
 OWN_PAGE = """
 SELECT * FROM recalibration WHERE owner = :owner AND seq > :after ORDER BY seq LIMIT :limit
+"""
+# A page of recalibrations, optionally of one owner, the newest first, whose name, id, model, state
+# or verdict contains a text. The caller escapes the pattern.
+NEWEST = """
+SELECT * FROM recalibration
+WHERE seq < :before
+    AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
+    AND (CAST(:pattern AS TEXT) IS NULL
+        OR name LIKE :pattern ESCAPE '!' OR id LIKE :pattern ESCAPE '!'
+        OR model LIKE :pattern ESCAPE '!' OR state LIKE :pattern ESCAPE '!'
+        OR verdict ->> '$.code' LIKE :pattern ESCAPE '!')
+ORDER BY seq DESC LIMIT :limit
 """
 # The oldest recalibration in a state.
 OLDEST = "SELECT * FROM recalibration WHERE state = :state ORDER BY seq LIMIT 1"
@@ -117,12 +133,14 @@ def insert(
     inputs: str,
     options: str,
     keep_data: bool,
+    name: str = "",
 ) -> Recalibration:
     """Insert a recalibration and return it; `inputs` and `options` are JSON."""
     tx.change(
         INSERT,
         id=recalibration_id,
         owner=owner,
+        name=name,
         model=model,
         inputs=inputs,
         options=options,
@@ -166,6 +184,29 @@ def page(
         found = tx.rows(PAGE, after=after_seq, limit=limit)
     else:
         found = tx.rows(OWN_PAGE, owner=owner, after=after_seq, limit=limit)
+    return [_recalibration(row) for row in found]
+
+
+def newest(
+    tx: Transaction,
+    *,
+    before_seq: int,
+    limit: int,
+    search: str | None = None,
+    owner: str | None = None,
+) -> list[Recalibration]:
+    """Return recalibrations, or those of one owner, the newest first.
+
+    Args:
+        tx: the transaction.
+        before_seq: only those that were created before this one.
+        limit: maximum number.
+        search: only those whose name, id, model, state or verdict contains this text; ASCII letters
+            match in either case.
+        owner: only those of this owner.
+    """
+    pattern = None if search is None else "%" + _ESCAPED.sub(r"!\g<0>", search) + "%"
+    found = tx.rows(NEWEST, before=before_seq, limit=limit, pattern=pattern, owner=owner)
     return [_recalibration(row) for row in found]
 
 
@@ -308,6 +349,7 @@ def _recalibration(row: Row) -> Recalibration:
         seq=_int(row["seq"]),
         id=str(row["id"]),
         owner=str(row["owner"]),
+        name=str(row["name"]),
         model=str(row["model"]),
         inputs=json.loads(str(row["inputs"])),
         options=json.loads(str(row["options"])),

@@ -128,6 +128,7 @@ class Recalibration:
         seq: position in the order of creation.
         id: its id, `rc_` and 32 hexadecimal digits.
         owner: name of the token that created it; empty for a token without a name.
+        name: a name for people; may be empty.
         model: id of the model.
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
@@ -156,6 +157,7 @@ class Recalibration:
     seq: int
     id: str
     owner: str
+    name: str
     model: str
     inputs: list[dict[str, Any]]
     options: dict[str, Any]

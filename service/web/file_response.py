@@ -39,9 +39,9 @@ async def send(
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     wanted = request.headers.get("if-match")
-    if wanted is not None and not _matches(wanted, etag):
+    if wanted is not None and not matches(wanted, etag):
         raise HTTPException(412, "the file has changed", {"ETag": etag})
-    if _matches(request.headers.get("if-none-match"), etag):
+    if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers | {"Accept-Ranges": "bytes"})
     # Opened before the response starts, while an error can still become a problem document.
     found = await asyncio.to_thread(_stat, path)
@@ -112,9 +112,10 @@ def _check_start(message: Message) -> None:
         del headers["Content-Digest"]
 
 
-def _matches(condition: str | None, etag: str) -> bool:
+def matches(condition: str | None, etag: str) -> bool:
+    """Return whether a header names an entity tag; whether tags are weak makes no difference."""
     tags = [tag.strip().removeprefix("W/") for tag in (condition or "").split(",")]
-    return etag in tags or "*" in tags
+    return etag.removeprefix("W/") in tags or "*" in tags
 
 
 def _stat(path: Path) -> os.stat_result:

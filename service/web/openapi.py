@@ -1,35 +1,19 @@
-"""The OpenAPI document, with the errors of every route, and a page that lists the routes."""
+"""The OpenAPI document, with the errors of every route."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from html import escape
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
 
 from service import problems
 
 _METHODS = ("get", "put", "post", "delete")
-_STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "dt{margin-top:.9rem}dd{margin:0 0 0 1.5rem}code{overflow-wrap:anywhere}"
-)
-
-_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; sandbox"
-)
 
 
 def install(app: FastAPI) -> None:
-    """Serve the document and the page from an app."""
+    """Make an app serve the document."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -37,11 +21,6 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
-
-    @app.get("/docs", include_in_schema=False)
-    async def get_docs() -> HTMLResponse:
-        """List the routes."""
-        return HTMLResponse(page(app.openapi()), headers={"Content-Security-Policy": _POLICY})
 
 
 def build(app: FastAPI) -> dict[str, Any]:
@@ -62,28 +41,6 @@ def build(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{}, {"token": []}]
     return document
-
-
-def page(document: dict[str, Any]) -> str:
-    """Return an HTML page, without scripts, that lists the routes."""
-    rows = "".join(
-        f"<dt><code>{method.upper()} {escape(path)}</code></dt>"
-        f"<dd>{_prose(operation.get('description', ''))}</dd>"
-        for path, item in document["paths"].items()
-        for method, operation in item.items()
-    )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width,initial-scale=1">'
-        "<title>bnrecal API</title>"
-        f"<style>{_STYLE}</style><h1>bnrecal {escape(document['info']['version'])}</h1>"
-        '<p>The OpenAPI document is <a href="/openapi.json"><code>/openapi.json</code></a>.</p>'
-        f"<dl>{rows}</dl></html>\n"
-    )
-
-
-def _prose(description: str) -> str:
-    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(description))
 
 
 def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ RecalibrationId = Annotated[str, Path(description="Id of a recalibration.")]
 
 MAX_PAGE = 1000
 # Cursors are 64-bit integers of the ledger.
-_MAX_CURSOR = (1 << 63) - 1
+MAX_CURSOR = (1 << 63) - 1
 
 After = Annotated[
     str | None,
@@ -48,7 +48,7 @@ def read_cursor(after: str | None, *, start: int) -> int:
     """
     if after is None:
         return start
-    if not (after.isascii() and after.isdecimal() and int(after[:20]) <= _MAX_CURSOR):
+    if not (after.isascii() and after.isdecimal() and int(after[:20]) <= MAX_CURSOR):
         raise RequestInvalidError(
             f"{after[:40]!r} is not a cursor; use the `next` of the previous page"
         )

@@ -22,7 +22,9 @@ RESULTS = (FOLDED, UNFOLDED, STATISTICS, REPORT_JSON, REPORT_HTML)
 CONVERTED = "model.onnx"
 """File that a conversion writes."""
 
-TaskKind = Literal["inspect", "convert", "recalibrate", "validate", "report_sandbox"]
+TaskKind = Literal[
+    "inspect", "convert", "recalibrate", "validate", "preview", "predict", "report_sandbox"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,8 @@ class WorkerTask:
 
     Attributes:
         kind: inspect a model, convert an archive to ONNX, run a recalibration, validate batches as
-            they arrive, or report which parts of the sandbox are in force.
+            they arrive, preview how a model's input check sees some samples, predict some samples
+            before and after, or report which parts of the sandbox are in force.
         parent: process id of the server; the worker does not outlive it.
         model: path of the ONNX file; for a conversion, of the archive.
         output: an empty folder, the only place where the worker may write.
@@ -61,9 +64,12 @@ class WorkerTask:
         total: number of batches; a line for each follows.
         source_total: number of batches of the source stream; their lines come last.
         options: for a run `method`, `estimator`, `layers`, `preprocess`, `allow_mismatch`, `opset`,
-            `target` and `report`; for a validation `preprocess`; for a conversion `pt2` and
-            `model_limit_bytes`.
-        inputs: inputs that a batch must hold, in JSON form; for runs and validations.
+            `target` and `report`; for a validation, a preview and predictions `preprocess`; for a
+            preview `size`; for a conversion `pt2` and `model_limit_bytes`.
+        inputs: inputs that a batch must hold, in JSON form; for all tasks that read batches.
+        samples: path of the batch that a preview or a prediction reads.
+        samples_format: name of its format.
+        recalibrated: path of the recalibrated model; for predictions.
         limits: resource limits.
     """
 
@@ -77,6 +83,9 @@ class WorkerTask:
     source_total: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
+    samples: str = ""
+    samples_format: str = ""
+    recalibrated: str = ""
 
     def to_line(self) -> bytes:
         """Return the task as one line."""

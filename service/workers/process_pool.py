@@ -29,7 +29,14 @@ from service.settings import Settings
 from service.storage.capacity import translated
 from service.workers.memory import worker_bytes
 from service.workers.messages import CONVERTED, Limits, TaskKind, WorkerTask
-from service.workers.protocol import BatchToValidate, Job, OnProgress, Outcome, Progress
+from service.workers.protocol import (
+    BatchToValidate,
+    Job,
+    OnProgress,
+    Outcome,
+    Progress,
+    SampleFile,
+)
 from service.workers.validation_pool import MAX_BATCHES, ValidationPool, ValidationWorker
 
 _log = logging.getLogger(__name__)
@@ -44,7 +51,8 @@ KERNEL_VARIABLES = (
     *("ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
     *("ONEDNN_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_MAX_CPU_ISA", "DNNL_CPU_ISA_HINTS"),
 )
-# Models that are read at the same time; each worker loads onnx, about 200 MB.
+# Models that are read, or run on a few samples, at the same time; each worker loads onnx, about
+# 200 MB.
 MAX_INSPECTIONS = 2
 
 
@@ -107,6 +115,31 @@ class ProcessExecutor:
     async def validate(self, batch: BatchToValidate) -> int:
         """Read a batch as a run would; return its number of samples."""
         return await self._validation.validate(batch)
+
+    async def preview(self, samples: SampleFile) -> dict[str, Any]:
+        """Return what the model sees of samples."""
+        return await self._look("preview", samples)
+
+    async def predict(self, samples: SampleFile, recalibrated: Path) -> dict[str, Any]:
+        """Return the classes of samples before and after."""
+        return await self._look("predict", samples, recalibrated=str(recalibrated))
+
+    async def _look(self, kind: TaskKind, samples: SampleFile, **fields: str) -> dict[str, Any]:
+        """Have a worker read samples that are not stored."""
+        timeout = self._settings.inspection_timeout_seconds
+        async with self._inspecting, self._scratch() as folder:
+            task = self._task(
+                kind,
+                folder,
+                timeout,
+                model=str(samples.model),
+                inputs=samples.inputs,
+                samples=str(samples.file),
+                samples_format=samples.format,
+                options=dict(samples.options),
+                **fields,
+            )
+            return await self._work(task, _nothing(), _ignore, timeout)
 
     async def close(self) -> None:
         """End idle workers."""

@@ -35,6 +35,26 @@ class BatchToValidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleFile:
+    """A few samples for a model, which are not stored.
+
+    Attributes:
+        model: the ONNX file.
+        inputs: inputs that the samples must hold, in JSON form.
+        file: the batch that holds the samples.
+        format: name of its format.
+        options: `preprocess`, null where the samples are arrays or none is chosen; for a preview
+            also `size`, height and width where the model leaves them open.
+    """
+
+    model: Path
+    inputs: list[dict[str, Any]]
+    file: Path
+    format: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One run.
 
@@ -127,6 +147,28 @@ class Executor(Protocol):
         Raises:
             RefusedError: the batch does not fit the recalibration; carries the code.
             WorkerDiedError, WorkerDeadlineError: the worker gave no answer.
+        """
+        ...
+
+    async def preview(self, samples: SampleFile) -> dict[str, Any]:
+        """Return what the model sees of samples, as `service.samples.schemas.PreviewOut`.
+
+        Raises:
+            RefusedError: the samples cannot be read; carries the code.
+            WorkerDiedError, WorkerDeadlineError, CapacityError: the worker gave no answer.
+        """
+        ...
+
+    async def predict(self, samples: SampleFile, recalibrated: Path) -> dict[str, Any]:
+        """Return the classes of samples before and after, as `PredictionsOut`.
+
+        Args:
+            samples: the samples, for the model before the recalibration.
+            recalibrated: the ONNX file after it.
+
+        Raises:
+            RefusedError: the samples cannot be read; carries the code.
+            WorkerDiedError, WorkerDeadlineError, CapacityError: the worker gave no answer.
         """
         ...
 

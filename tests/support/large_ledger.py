@@ -96,6 +96,7 @@ _UNDO = {
     ALTER TABLE recalibration DROP COLUMN source_total;
     """,
     9: "ALTER TABLE recalibration DROP COLUMN verdict",
+    10: "ALTER TABLE recalibration DROP COLUMN name",
 }
 
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from service.errors import RefusedError, WorkerDiedError
 from service.workers.messages import CONVERTED, RESULTS
-from service.workers.protocol import BatchToValidate, Job, OnProgress, Outcome, Progress
+from service.workers.protocol import (
+    BatchToValidate,
+    Job,
+    OnProgress,
+    Outcome,
+    Progress,
+    SampleFile,
+)
 
 GOOD_MODEL = b"good model"
 TWO_INPUTS = b"model with two inputs"
@@ -24,6 +31,28 @@ VERDICT = {
     "next_steps": ["Send more samples."],
 }
 UNSAFE = ARCHIVE + b"unsafe"
+
+
+PREVIEW: dict[str, Any] = {
+    "samples": 2,
+    "skipped": [],
+    "preprocess": None,
+    "presets": {},
+    "ranking": [],
+    "check": None,
+    "pictures": [],
+}
+PREDICTIONS: dict[str, Any] = {
+    "classes": 2,
+    "samples": [
+        {
+            "name": "sample 0",
+            "before": [{"index": 0, "probability": 0.75}],
+            "after": [{"index": 1, "probability": 0.5}],
+        }
+    ],
+    "skipped": [],
+}
 
 
 def _tensor(name: str) -> dict[str, Any]:
@@ -62,6 +91,7 @@ class FakeExecutor:
         killed: canceled runs.
         describing: inspected models.
         converting: archives converted to ONNX.
+        seen: samples of previews and predictions.
         checking: validated batches; a prefix `bad` is rejected, others have 2 samples.
     """
 
@@ -76,6 +106,7 @@ class FakeExecutor:
         self.describing = 0
         self.checking = 0
         self.converting = 0
+        self.seen: list[SampleFile] = []
 
     async def inspect(self, model: Path) -> dict[str, Any]:
         self.describing += 1
@@ -119,6 +150,17 @@ class FakeExecutor:
         if batch.file.read_bytes().startswith(b"bad"):
             raise RefusedError("no such archive", refusal="batch-malformed")
         return 2
+
+    async def preview(self, samples: SampleFile) -> dict[str, Any]:
+        if (await asyncio.to_thread(samples.file.read_bytes)).startswith(b"bad"):
+            raise RefusedError("no such archive", refusal="batch-malformed")
+        self.seen.append(samples)
+        return dict(PREVIEW)
+
+    async def predict(self, samples: SampleFile, recalibrated: Path) -> dict[str, Any]:
+        assert await asyncio.to_thread(recalibrated.read_bytes)
+        self.seen.append(samples)
+        return dict(PREDICTIONS)
 
     async def close(self) -> None:
         return

@@ -56,7 +56,8 @@ class LoopTransport(httpx.BaseTransport):
     async def _send(self, request: httpx.Request) -> httpx.Response:
         request.read()
         response = await self._inner.handle_async_request(request)
-        content = await response.aread()
+        # Raw: the outer response decodes the content, as a client of a real server does.
+        content = b"".join([block async for block in response.aiter_raw()])
         return httpx.Response(
             response.status_code, headers=response.headers, content=content, request=request
         )

@@ -176,9 +176,14 @@ _VERSION_9 = """
 ALTER TABLE recalibration ADD COLUMN verdict TEXT;
 """
 
+# A name for people, in one line.
+_VERSION_10 = """
+ALTER TABLE recalibration ADD COLUMN name TEXT NOT NULL DEFAULT '';
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
-    *(_VERSION_8, _VERSION_9),
+    *(_VERSION_8, _VERSION_9, _VERSION_10),
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

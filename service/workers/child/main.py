@@ -70,6 +70,11 @@ def _work(
         convert.convert(task, status)
         channel.done({})
         return
+    if task.kind in {"preview", "predict"}:
+        from service.workers.child import predict, preview  # noqa: PLC0415 - onnx loads in the sandbox
+
+        channel.done(preview.preview(task) if task.kind == "preview" else predict.predict(task))
+        return
     # onnx and onnxruntime are loaded inside the sandbox.
     defer_sympy()
     from service.workers.child import inspect_model, recalibrate  # noqa: PLC0415

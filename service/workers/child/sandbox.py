@@ -54,7 +54,11 @@ def _no_new_privileges() -> bool:
 
 
 def _inputs(task: WorkerTask) -> list[Path]:
-    return [Path(path) for path in (task.model, task.batch_folder) if path]
+    return [
+        Path(path)
+        for path in (task.model, task.batch_folder, task.samples, task.recalibrated)
+        if path
+    ]
 
 
 def _interpreter() -> list[Path]:

@@ -35,13 +35,13 @@ def test_foreign_origin_is_rejected(api: Api, origin: str) -> None:
     assert (response.status_code, response.json()["code"]) == (403, "host-refused")
 
 
-def test_only_probes_need_no_token(start_server: StartServer) -> None:
+def test_only_probes_and_the_page_need_no_token(start_server: StartServer) -> None:
     api = start_server(tokens=HASH)
-    for path in ("/v1/models", "/metrics", "/openapi.json", "/docs", "/nothing"):
+    for path in ("/v1/models", "/metrics", "/v1/recalibrations", "/nothing", "/docs/", "/assets"):
         response = api.http.get(path)
         assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
         assert response.headers["WWW-Authenticate"] == "Bearer"
-    for path in ("/healthz", "/readyz"):
+    for path in ("/healthz", "/readyz", "/", "/docs", "/openapi.json"):
         assert api.http.get(path).status_code == 200
 
 

@@ -368,3 +368,44 @@ def test_batch_count_is_a_json_number(api: Api, number: str, status: int) -> Non
     kind = {"Content-Type": "application/json"}
     path = f"/v1/recalibrations/{name}/start"
     assert api.http.post(path, content=body, headers=kind).status_code == status
+
+
+def names(api: Api, **query: str | int) -> list[str]:
+    """Return the names on all pages of the list."""
+    found: list[str] = []
+    while True:
+        page = api.http.get("/v1/recalibrations", params=query).json()
+        found += [one["name"] for one in page["items"]]
+        if page["next"] is None:
+            return found
+        query["after"] = page["next"]
+
+
+def test_list_is_searched_and_starts_with_the_newest(api: Api) -> None:
+    for name in ("Camera one", "camera 100%", "lamp_a", "lampXa", ""):
+        api.open(name=name)
+    everything = ["Camera one", "camera 100%", "lamp_a", "lampXa", ""]
+    assert names(api) == everything
+    assert names(api, order="newest", limit=2) == everything[::-1]
+    assert names(api, search="CAMERA") == ["camera 100%", "Camera one"]
+    assert names(api, search="100%") == ["camera 100%"]
+    assert names(api, search="lamp_a") == ["lamp_a"]  # neither % nor _ is a wildcard
+    assert names(api, search="!") == []
+    assert names(api, search="nothing") == []
+    assert names(api, search="open", limit=3) == everything[::-1]
+
+
+def test_search_finds_verdicts_states_and_ids(api: Api) -> None:
+    done = api.finished(name="done")
+    waiting = api.open(name="waiting")
+    assert names(api, search="check-with-labels") == ["done"]
+    assert names(api, search="succeeded") == ["done"]
+    assert names(api, search=waiting[-12:]) == ["waiting"]
+    assert api.get(done).json()["name"] == "done"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 201, "\x00", 3])
+def test_names_are_one_short_line(api: Api, name: object) -> None:
+    model = api.upload_model().json()["id"]
+    response = api.http.post("/v1/recalibrations", json={"model": model, "name": name})
+    assert (response.status_code, response.json()["code"]) == (422, "request-invalid")

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 import bn_ops
+from bn_ops import errors
+from bn_ops.core.signature import TensorInfo
 from bn_ops.preprocess import presets as library
 from bnrecal_client.cli.data.presets import PRESETS, preset
 from bnrecal_client.errors import OptionError
@@ -18,6 +20,32 @@ def test_values_equal_the_library(name: str) -> None:
     found = bn_ops.preprocess_from_json(form)
     assert replace(found, resize=None, crop=None) == library.PRESETS[name]
     assert set(PRESETS) == set(library.PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "shape",
+    [("N", 3, 224, 224), ("N", 48, 192, 3), (None, 1, 28, 28), ("N", 3, 33, 47), ("N", 10), None],
+)
+def test_fitted_equals_the_library(name: str, shape: tuple[int | str | None, ...] | None) -> None:
+    inputs = [TensorInfo(name="x", dtype="float32", shape=shape)]
+    try:
+        form = preset(name, [shape])
+    except OptionError:
+        with pytest.raises(errors.OptionError):
+            library.fitted(name, inputs)
+    else:
+        assert library.fitted(name, inputs) == bn_ops.preprocess_from_json(form)
+
+
+def test_fitted_takes_open_sizes_and_the_type() -> None:
+    inputs = [TensorInfo(name="x", dtype="float16", shape=("N", 3, "H", "W"))]
+    with pytest.raises(errors.OptionError, match="any size"):
+        library.fitted("unit", inputs)
+    found = library.fitted("unit", inputs, size=(224, 448))
+    assert (found.crop, found.dtype) == ((224, 448), "float16")
+    assert found.resize == bn_ops.Resize(size=(256, 512))
+    assert library.image_size(inputs) is None
 
 
 def test_size_and_layout_follow_the_input() -> None:
