@@ -34,7 +34,7 @@ class Walk:
         expect(self.page.locator("h1, dialog h2").first).to_be_visible()
 
     def require_no_faults(self) -> None:
-        assert self.faults == []
+        assert "\n".join(self.faults) == ""
 
     def choose_model(self, path: Path) -> None:
         with self.page.expect_file_chooser() as chooser:

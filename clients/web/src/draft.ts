@@ -254,10 +254,11 @@ export async function start(): Promise<string | null> {
       allow_mismatch: now.allowMismatch,
     } as unknown as RecalibrationIn;
     const created = await postJson<Recalibration>("/v1/recalibrations", asked);
-    startUpload(created.id, {
-      batches: now.target.picked,
-      "source-batches": now.source.picked,
-    });
+    startUpload(
+      created.id,
+      { batches: now.target.picked, "source-batches": now.source.picked },
+      { model: now.modelName, data: nameOf(now.target.picked) },
+    );
     draft.set({ ...EMPTY, model: now.model, modelName: now.modelName });
     return created.id;
   } catch (error) {

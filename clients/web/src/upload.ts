@@ -12,9 +12,12 @@ import {
 } from "./api";
 import type { Picked } from "./files";
 import { cut, readRows } from "./npy";
+import type { components } from "./openapi";
 import { memberName, withPath } from "./samples";
 import { Store } from "./store";
 import { tar } from "./tar";
+
+type Schemas = components["schemas"];
 
 const IMAGES_PER_BATCH = 32;
 const BATCH_BYTES = 8e6;
@@ -45,6 +48,21 @@ interface Chunk {
 
 type StreamName = "batches" | "source-batches";
 
+/** Names for the report; null where they are not known. */
+export interface Names {
+  model: string | null;
+  data: string | null;
+}
+
+// The limits of the server.
+const MAX_SKIPPED = 1000;
+const MAX_LINE = 300;
+
+function line(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the server accepts none
+  return text.replace(/[\u0000-\u001f\u007f]/g, " ").slice(0, MAX_LINE);
+}
+
 export interface Streams {
   batches: Picked[];
   "source-batches": Picked[];
@@ -60,6 +78,7 @@ export class Upload {
   constructor(
     readonly id: string,
     readonly streams: Streams,
+    readonly names: Names,
   ) {
     const skipped = readSkipped(id);
     const states = (picked: Picked[]): UploadFile[] =>
@@ -97,7 +116,7 @@ export class Upload {
       const batches = await this.#send("batches");
       const source = await this.#send("source-batches");
       this.status.update({ state: "starting" });
-      const body = { batches, source_batches: source };
+      const body = { batches, source_batches: source, report: this.#report() };
       const path = `/v1/recalibrations/${this.id}/start`;
       await this.#persistently(() => postJson<Recalibration>(path, body));
       this.status.update({ state: "started", message: null });
@@ -106,6 +125,20 @@ export class Upload {
       if (isAbort(error)) this.status.update({ state: "stopped", message: null });
       else this.status.update({ state: "failed", message: messageOf(error) });
     }
+  }
+
+  /** Return what the report names and only this page knows. */
+  #report(): Schemas["ReportDetailsIn"] {
+    const skipped = this.#files.batches.flatMap(({ picked, state, reason }, index) =>
+      state === "skipped"
+        ? [{ index, name: line(picked.path), reason: line(reason ?? "rejected") }]
+        : [],
+    );
+    return {
+      model_name: this.names.model && line(this.names.model),
+      data_name: this.names.data && line(this.names.data),
+      skipped_samples: skipped.slice(0, MAX_SKIPPED),
+    };
   }
 
   #persistently<T>(work: () => Promise<T>): Promise<T> {
@@ -295,9 +328,9 @@ function rememberSkipped(id: string, path: string, reason: string): void {
 const uploads = new Map<string, Upload>();
 
 /** Start to send the files of a recalibration. */
-export function startUpload(id: string, streams: Streams): Upload {
+export function startUpload(id: string, streams: Streams, names: Names): Upload {
   uploads.get(id)?.stop();
-  const upload = new Upload(id, streams);
+  const upload = new Upload(id, streams, names);
   uploads.set(id, upload);
   void upload.run();
   return upload;

@@ -3,7 +3,7 @@ import { isAbort, messageOf, request } from "../api";
 import { Notice } from "./notice";
 
 /**
- * The report of the server, unchanged, in a frame without scripts.
+ * The report of the server in a frame without scripts; without them, it only lacks its search.
  *
  * A frame cannot send a token, so the document is fetched. The policy of this page allows no style
  * sheet in a document; the report's own is applied as a constructed one.
@@ -50,11 +50,14 @@ export function ReportFrame({ id }: { id: string }) {
 }
 
 const STYLE = /<style[^>]*>([\s\S]*?)<\/style>/g;
+const SCRIPT = /<script[^>]*>[\s\S]*?<\/script>/g;
+// What the view above the frame shows already.
+const SHOWN_ABOVE = "body > header, main > .verdict { display: none } body { padding-top: 0 }";
 
-/** Take the style sheets out of a document, whose text is escaped. */
+/** Take the style sheets and scripts out of a document, whose text is escaped. */
 function separate(html: string): { markup: string; styles: string[] } {
   const styles = [...html.matchAll(STYLE)].map((found) => found[1] ?? "");
-  return { markup: html.replace(STYLE, ""), styles };
+  return { markup: html.replace(STYLE, "").replace(SCRIPT, ""), styles: [...styles, SHOWN_ABOVE] };
 }
 
 /** Apply the style sheets, and keep the frame as high as its document. */

@@ -6,7 +6,6 @@ import {
   type Predictions,
   type Recalibration,
   send,
-  sentence,
   type Verdict,
 } from "../api";
 import { ACCEPTED, classify, type Picked } from "../files";
@@ -19,6 +18,7 @@ import { FilePicture } from "../parts/picture";
 import { ReportFrame } from "../parts/report-frame";
 import { statusOf } from "../parts/status";
 import { type Samples, sample, withPath } from "../samples";
+import { session } from "../session";
 import { uploadOf } from "../upload";
 
 const COMPARED = 8;
@@ -33,6 +33,14 @@ export function Result({ found }: { found: Recalibration }) {
       <section aria-labelledby="report">
         <h2 id="report">Report</h2>
         <ReportFrame id={found.id} />
+        {session.value.token === null && (
+          <p class="hint">
+            <a href={`/v1/recalibrations/${found.id}/report`} target="_blank" rel="noreferrer">
+              Open the report in a tab of its own
+            </a>{" "}
+            to search its layers.
+          </p>
+        )}
       </section>
     </>
   );
@@ -47,23 +55,6 @@ function VerdictCard({ found, verdict }: { found: Recalibration; verdict: Verdic
         {title}
       </h2>
       <p class="sentence">{verdict.sentence}</p>
-      {verdict.reasons.length > 0 && (
-        <ul>
-          {verdict.reasons.map((reason) => (
-            <li key={reason.code}>{sentence(reason.text)}</li>
-          ))}
-        </ul>
-      )}
-      {verdict.next_steps.length > 0 && (
-        <>
-          <h3>What to do next</h3>
-          <ul>
-            {verdict.next_steps.map((step) => (
-              <li key={step}>{sentence(step)}</li>
-            ))}
-          </ul>
-        </>
-      )}
     </section>
   );
 }

@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
 import { messageOf, postJson, type Recalibration } from "../api";
+import { nameOf } from "../draft";
 import { ACCEPTED, classify } from "../files";
 import { count } from "../format";
 import { Drop } from "../parts/drop";
@@ -50,7 +51,11 @@ export function Resume({ found, onStarted }: Props) {
             setError("None of these files can be used.");
             return;
           }
-          startUpload(found.id, { batches: picked, "source-batches": [] });
+          startUpload(
+            found.id,
+            { batches: picked, "source-batches": [] },
+            { model: null, data: nameOf(picked) },
+          );
           onStarted();
         }}
       />

@@ -13,7 +13,7 @@ export function Sending({ upload, onAgain }: { upload: Upload; onAgain: () => vo
     one === "skipped" ? [{ path: picked.path, reason: reason ?? "rejected" }] : [],
   );
   const again = () => {
-    startUpload(upload.id, upload.streams);
+    startUpload(upload.id, upload.streams, upload.names);
     onAgain();
   };
   return (
