@@ -174,7 +174,14 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'bn_ops' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModuleNotFoundError(
+            f'bn_ops.{name} needs torch: pip install "bnrecal[torch]"', name="torch"
+        ) from error
     globals()[name] = value
     return value
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import safetensors.numpy
 
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.diagnostics.plot import plot_drift
 from bn_ops.diagnostics.report import Report, Verdict
 from bn_ops.errors import OptionError
-from bn_ops.onnx_files.read_write import write_model
+from bn_ops.onnx_files.read_write import write_atomically, write_model
 
 if TYPE_CHECKING:
     import onnx
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Artifact", "Recalibration"]
+__all__ = ["Artifact", "Recalibration", "encode_statistics"]
 
 ModelT = TypeVar("ModelT")
 
@@ -53,6 +58,9 @@ class Recalibration(Generic[ModelT]):
     def plot(self, axes: Axes | None = None) -> Figure:
         """Draw the drift by layer with matplotlib; see `bn_ops.plot_drift`."""
         return plot_drift(self.report, axes)
+
+    def _repr_html_(self) -> str:
+        return _summary_html(self, self.report)
 
     def undo(self) -> None:
         """Restore a module's previous statistics bit for bit; does nothing for an ONNX model."""
@@ -91,6 +99,29 @@ class Artifact:
         """Draw the drift by layer with matplotlib; see `bn_ops.plot_drift`."""
         return plot_drift(self.report, axes)
 
+    @property
+    def report_html(self) -> str:
+        """The report as an HTML page."""
+        return _html(self.report)
+
+    def _repr_html_(self) -> str:
+        return _summary_html(self, self.report)
+
+    def save_report(self, path: str | Path) -> None:
+        """Write the report, as JSON if the name ends in `.json`, else as HTML, atomically."""
+        if Path(path).suffix.lower() == ".json":
+            form = json.dumps(self.report.to_json(), indent=2)
+            write_atomically(Path(path), form.encode("utf-8") + b"\n")
+        else:
+            write_atomically(Path(path), self.report_html.encode("utf-8"))
+
+    def save_statistics(self, path: str | Path) -> None:
+        """Write the statistics as safetensors, atomically.
+
+        The file holds `<layer>.running_mean` and `<layer>.running_var`, float64, shape (C,).
+        """
+        write_atomically(Path(path), encode_statistics(self.statistics))
+
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the folded model to a file, atomically and durably.
 
@@ -122,6 +153,34 @@ class Artifact:
     def _is_source(self, path: Path) -> bool:
         source = self.source_path
         return source is not None and source.exists() and path.exists() and path.samefile(source)
+
+
+def encode_statistics(statistics: Mapping[LayerName, RunningStatistics]) -> bytes:
+    """Return statistics as safetensors; equal statistics give equal bytes."""
+    tensors = {}
+    for layer in sorted(statistics):
+        tensors[f"{layer}.running_mean"] = np.ascontiguousarray(statistics[layer].mean)
+        tensors[f"{layer}.running_var"] = np.ascontiguousarray(statistics[layer].var)
+    return safetensors.numpy.save(tensors)
+
+
+def _html(report: Report) -> str:
+    from bn_ops.diagnostics.html import render_html  # noqa: PLC0415 - loads the templates
+
+    return render_html(report)
+
+
+def _summary_html(shown: object, report: Report) -> str:
+    """Return a short summary with the report folded away, for notebooks."""
+    verdict = report.verdict
+    sentence = "no verdict" if verdict is None else f"{verdict.code}: {verdict.sentence}"
+    page = html.escape(_html(report), quote=True)
+    return (
+        f"<p><code>{html.escape(repr(shown))}</code></p><p>{html.escape(sentence)}</p>"
+        "<details><summary>Report</summary>"
+        f'<iframe sandbox srcdoc="{page}" style="width:100%;height:70vh;border:0"></iframe>'
+        "</details>"
+    )
 
 
 def _summary(report: Report) -> str:

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from bn_ops.core.signature import Batch, TensorInfo, check_batch
 from bn_ops.errors import BatchInputError, InputError, OptionError
 
-__all__ = ["Select", "as_array", "named_batches"]
+__all__ = ["LABEL_NAMES", "Select", "as_array", "looks_like_labels", "named_batches"]
+
+LABEL_NAMES = frozenset({"label", "labels", "target", "targets", "label_ids", "y"})
+"""Names under which a mapping holds labels, unless the model has an input of that name."""
 
 Select = Callable[[Any], Any]
 """Returns the part of a stream item that is the model's input."""
@@ -26,7 +29,8 @@ def named_batches(
     Args:
         items: arrays or tensors (for a model with one input), tuples or lists in the order of the
             model's inputs, or mappings from input name to array. Tensors of any library are
-            accepted if numpy can convert them.
+            accepted if numpy can convert them. Labels, as the last item of a tuple or under a name
+            of `LABEL_NAMES`, are left out.
         inputs: the model's inputs.
         select: applied to each item first, for example for streams of `(input, label)` pairs.
 
@@ -48,8 +52,14 @@ def named_batches(
 def _named(item: Any, inputs: Sequence[TensorInfo], number: int) -> Batch:
     names = [info.name for info in inputs]
     if isinstance(item, Mapping):
-        return {str(name): as_array(value) for name, value in item.items()}
+        return {
+            str(name): as_array(value)
+            for name, value in item.items()
+            if name in names or name not in LABEL_NAMES
+        }
     values = list(item) if isinstance(item, tuple | list) else [item]
+    if len(values) == len(names) + 1 and looks_like_labels(values[-1]):
+        values.pop()
     if len(values) != len(names):
         raise BatchInputError(
             f"batch {number} holds {len(values)} arrays, the model takes {len(names)}: {names}. "
@@ -57,6 +67,15 @@ def _named(item: Any, inputs: Sequence[TensorInfo], number: int) -> Batch:
             batch=number,
         )
     return {name: as_array(value) for name, value in zip(names, values, strict=True)}
+
+
+def looks_like_labels(value: Any) -> bool:
+    """Return whether the last item of a batch can be its labels.
+
+    An array of floating-point numbers with more than one axis is none.
+    """
+    shape = getattr(value, "shape", None)
+    return shape is None or len(shape) <= 1 or "float" not in str(getattr(value, "dtype", ""))
 
 
 def as_array(value: Any) -> NDArray[np.generic]:

@@ -180,9 +180,32 @@ def _shape_error(
     want = "any shape" if info.shape is None else describe_shape(info.shape)
     return BatchShapeError(
         f"{_where(batch, info.name)} {fault}; "
-        f"got shape {list(found.shape)}, the model takes {want}",
+        f"got shape {list(found.shape)}, the model takes {want}{_cure(info, found)}",
         batch=batch,
         input_name=info.name,
+    )
+
+
+# Channels last to first, and first to last.
+_REORDERINGS = ((0, 3, 1, 2), (0, 2, 3, 1))
+
+
+def _cure(info: TensorInfo, found: ArrayHeader) -> str:
+    """Return what to change in an array whose axes only have another order or lack the first."""
+    if info.shape is None:
+        return ""
+    if _fits(info.shape[1:], found.shape):
+        return ": add the axis that counts samples (array[None])"
+    if len(found.shape) == len(info.shape) == len(_REORDERINGS[0]):
+        for order in _REORDERINGS:
+            if _fits(info.shape[1:], tuple(found.shape[axis] for axis in order[1:])):
+                return f": reorder its axes (array.transpose{order})"
+    return ""
+
+
+def _fits(wanted: Sequence[int | str | None], sizes: Sequence[int]) -> bool:
+    return len(wanted) == len(sizes) and all(
+        not isinstance(want, int) or want == size for want, size in zip(wanted, sizes, strict=True)
     )
 
 

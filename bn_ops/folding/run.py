@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from bn_ops.folding.result import Folded, Unfolded
 from bn_ops.folding.rules import RULES, Rule
 from bn_ops.folding.shapes import Shapes
 from bn_ops.folding.walk import GraphWalk
+from bn_ops.onnx_files.load import load_model
 from bn_ops.onnx_files.traversal import has_batchnorm
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def _release_outer_values(node: ir.Node) -> None:
 
 
 def fold(
-    onnx_model: onnx.ModelProto,
+    onnx_model: onnx.ModelProto | bytes | str | Path,
     *,
     unfolded: Unfolded = "keep",
     skip: Mapping[str, str] = MappingProxyType({}),
@@ -121,7 +123,8 @@ def fold(
     outputs keep names, types, shapes and order. No computation is added.
 
     Args:
-        onnx_model: a valid model of any IR version, without external data.
+        onnx_model: a valid model of any IR version: an `onnx.ModelProto` without external data,
+            serialized bytes, or a path.
         unfolded: `keep` leaves unfolded layers unchanged; `mul_add` rewrites them as Mul and Add
             where their parameters are constant.
         skip: layers not to fold, each with the reason to report.
@@ -133,6 +136,8 @@ def fold(
         OptionError: `unfolded` is invalid.
         ModelInvalidError: the model cannot be read as a graph.
     """
+    if isinstance(onnx_model, bytes | str | Path):
+        onnx_model = load_model(onnx_model)
     return fold_with(onnx_model, unfolded=unfolded, skip=skip, rules=RULES)
 
 

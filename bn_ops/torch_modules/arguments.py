@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.core.batches import Select, as_array
+from bn_ops.core.batches import LABEL_NAMES, Select, as_array, looks_like_labels
 from bn_ops.core.signature import Batch, all_finite, not_finite
 from bn_ops.errors import (
     BatchInputError,
@@ -94,6 +94,7 @@ def read_items(
     for index, raw in enumerate(batches):
         value = raw if select is None else select(raw)
         if convert:
+            value = _without_labels(module, value)
             value = to_tensors(module, value)
             _check_signature(module, value, index)
         samples = _checked(value, index)
@@ -200,6 +201,33 @@ def _names_parameters(module: torch.nn.Module, value: Mapping[Any, Any]) -> bool
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return all(isinstance(key, str) for key in value)
     return all(key in parameters for key in value)
+
+
+def _without_labels(module: torch.nn.Module, value: Any) -> Any:
+    """Return a batch without labels that forward does not take.
+
+    Labels are the last item of a tuple, or the entries of a mapping under a usual name.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    if isinstance(value, Mapping):
+        extra = {key for key in value if key in LABEL_NAMES and key not in parameters}
+        if not extra or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return value
+        return {key: entry for key, entry in value.items() if key not in extra}
+    if not isinstance(value, tuple | list) or hasattr(value, "_fields") or not value:
+        return value
+    if _fits(module, value) or not looks_like_labels(value[-1]) or not _fits(module, value[:-1]):
+        return value
+    return value[:-1]
+
+
+def _fits(module: torch.nn.Module, value: Any) -> bool:
+    args, kwargs = as_arguments(module, value)
+    try:
+        inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _check_signature(module: torch.nn.Module, value: Any, index: int) -> None:

@@ -76,6 +76,9 @@ class TextFormatter(logging.Formatter):
         if self._color and record.levelno in _COLORS:
             level = f"\x1b[{_COLORS[record.levelno]}m{level}\x1b[0m"
         line = f"{when} {level}: {record.getMessage()}"
+        about = getattr(record, "recalibration", None)
+        if about is not None and str(about) not in line:
+            line += f" ({about})"
         if record.exc_info:
             line += f"\n{self.formatException(record.exc_info)}"
         return line

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnrecal_client import Client, Images
+from bnrecal_client import Client, Images, PreprocessForm
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
 from tests.support.hostile_archives import tarred, zipped
@@ -17,7 +17,13 @@ from tests.support.picture import encoded, picture
 from tests.support.server_process import ServerProcess
 
 MODEL = Path(__file__).parents[2] / "examples" / "digits" / "mnist_resnet.onnx"
-PREPROCESS = {"resize": 32, "crop": 28, "color": "gray", "mean": 0.1307, "std": 0.3081}
+PREPROCESS: PreprocessForm = {
+    "resize": 32,
+    "crop": 28,
+    "color": "gray",
+    "mean": 0.1307,
+    "std": 0.3081,
+}
 
 
 @pytest.fixture

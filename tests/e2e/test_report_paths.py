@@ -71,7 +71,7 @@ def test_report_is_the_same_by_every_path(tmp_path: Path, monkeypatch: pytest.Mo
     assert without_time(local_page) == without_time(render_html(report))
     assert without_time(remote_page) == without_time(render_html(report))
     assert "digits.npy, sample 5 5 NaN or Inf" in words(remote_page)
-    by_client = dict(result.report)
+    by_client = result.report
     assert by_client["stream"]["sha256"] == library["stream"]["sha256"]
     assert by_client["origin"]["model_name"] == "mnist.onnx"
     assert "1 sample could not be used." in words(result.report_html)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnrecal_client import Client, Result, RetryPolicy
+from bnrecal_client._http.retry_policy import Backoff
 from bnrecal_client.result import encode_statistics
-from bnrecal_client.retry_policy import Backoff
 from tests.support.service_process import images
 
 SAMPLES = 8

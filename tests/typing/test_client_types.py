@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_type
+from typing import TYPE_CHECKING, assert_type
 
 import pytest
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
     from bnrecal_client import (
         AsyncClient,
-        AsyncHandle,
+        AsyncJob,
         BatchError,
         BnrecalError,
         Client,
-        Handle,
+        Job,
         ModelDescription,
         Problem,
         Recalibration,
+        Report,
         Result,
         StoredBatch,
         TensorInfo,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         assert_type(result, Result)
         assert_type(result.model, bytes)
         assert_type(result.unfolded, bytes | None)
-        assert_type(result.report, Mapping[str, Any])
+        assert_type(result.report, Report)
         assert_type(result.statistics, Mapping[str, NDArray[np.float64]])
         assert_type(result.save("out.onnx"), Path)
         assert_type(client.upload(b""), ModelDescription)
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
         assert_type(client.send("rc", 0, {"x": batches[0]}), StoredBatch)
         assert_type(client.received("rc"), tuple[StoredBatch, ...])
         assert_type(client.wait("rc"), Recalibration)
-        assert_type(client.attach("rc"), Handle)
+        assert_type(client.job("rc"), Job)
+        assert_type(client.submit("model.onnx", batches), Job)
+        assert_type(client.submit("model.onnx", batches).result(), Result)
         with Client("http://localhost:8000") as entered:
             assert_type(entered, Client)
 
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
         assert_type(await client.recalibrate("model.onnx", batches), Result)
         assert_type(await client.upload(b""), ModelDescription)
         assert_type(await client.received("rc"), tuple[StoredBatch, ...])
-        assert_type(client.attach("rc"), AsyncHandle)
+        assert_type(await client.job("rc"), AsyncJob)
         async with AsyncClient("http://localhost:8000") as entered:
             assert_type(entered, AsyncClient)
 
@@ -67,6 +70,18 @@ if TYPE_CHECKING:
         client.recalibrate("model.onnx", 3)  # type: ignore[arg-type]
         client.recalibrate("model.onnx", [], estimator=16)  # type: ignore[arg-type]
         client.send("rc", "0", {})  # type: ignore[arg-type]
+        client.recalibrate("model.onnx", [], method="exakt")  # type: ignore[arg-type]
+        client.recalibrate("model.onnx", [], estimatr="shrink")  # type: ignore[call-arg]
+        client.recalibrate("model.onnx", [], on_verdict="rase")  # type: ignore[arg-type]
+        client.recalibrate("model.onnx", [], estimator={"name": "shrnk"})  # type: ignore[arg-type]
+        client.recalibrate("model.onnx", [], preprocess={"resiz": 256})  # type: ignore[arg-type]
+        client.submit("model.onnx", [], method="exakt")  # type: ignore[arg-type]
+        client.create("id", layers="*", method="exakt")  # type: ignore[arg-type]
+
+    def report(result: Result) -> None:
+        assert_type(result.report["layers"][0]["name"], str)
+        assert_type(result.report["stream"]["samples"], int)
+        _ = result.report["paritty"]  # type: ignore[typeddict-item]
 
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ _EXPORT_AGAIN = (
     "bn_ops.export(module, example_inputs), or torch.onnx.export(..., optimize=False) on "
     "module.eval(), or the TorchScript exporter with training=TrainingMode.PRESERVE and "
     "do_constant_folding=False. Without the network, unlabeled samples of the domain that it was "
-    "trained on are enough: source_batches= (see bn_ops.insert_batchnorm)"
+    "trained on are enough: source_batches= or --source (see bn_ops.insert_batchnorm)"
 )
 
 

@@ -14,13 +14,14 @@ Importing this package loads neither torch nor onnx nor bn_ops; names load on fi
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnrecal_client._http.retry_policy import Backoff as Backoff
+    from bnrecal_client._http.retry_policy import RetryPolicy as RetryPolicy
     from bnrecal_client.async_client import AsyncClient as AsyncClient
-    from bnrecal_client.async_client import AsyncHandle as AsyncHandle
     from bnrecal_client.client import Client as Client
-    from bnrecal_client.client import Handle as Handle
     from bnrecal_client.errors import AccessError as AccessError
     from bnrecal_client.errors import BatchError as BatchError
     from bnrecal_client.errors import BnrecalError as BnrecalError
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from bnrecal_client.errors import UnexpectedResponseError as UnexpectedResponseError
     from bnrecal_client.errors import VerdictError as VerdictError
     from bnrecal_client.images import Images as Images
+    from bnrecal_client.jobs import AsyncJob as AsyncJob
+    from bnrecal_client.jobs import Job as Job
     from bnrecal_client.models import LayerInfo as LayerInfo
     from bnrecal_client.models import ModelDescription as ModelDescription
     from bnrecal_client.models import Progress as Progress
@@ -51,36 +54,42 @@ if TYPE_CHECKING:
     from bnrecal_client.models import TensorInfo as TensorInfo
     from bnrecal_client.models import Verdict as Verdict
     from bnrecal_client.models import VerdictReason as VerdictReason
+    from bnrecal_client.options import EstimatorForm as EstimatorForm
+    from bnrecal_client.options import Method as Method
+    from bnrecal_client.options import PreprocessForm as PreprocessForm
+    from bnrecal_client.report import Report as Report
     from bnrecal_client.result import Result as Result
-    from bnrecal_client.retry_policy import Backoff as Backoff
-    from bnrecal_client.retry_policy import RetryPolicy as RetryPolicy
 
 __version__ = "0.2.0"
 
 __all__ = [
     "AccessError",
     "AsyncClient",
-    "AsyncHandle",
+    "AsyncJob",
     "Backoff",
     "BatchError",
     "BnrecalError",
     "Client",
     "ConflictError",
-    "Handle",
+    "EstimatorForm",
     "Images",
     "InputError",
     "Interrupted",
+    "Job",
     "LayerInfo",
     "LimitError",
+    "Method",
     "ModelDescription",
     "ModelError",
     "NotFoundError",
     "OptionError",
+    "PreprocessForm",
     "Problem",
     "Progress",
     "Recalibration",
     "RecalibrationCancelled",
     "RecalibrationFailed",
+    "Report",
     "ReportDetails",
     "Result",
     "RetryPolicy",
@@ -102,28 +111,32 @@ __all__ = [
 _HOME = {
     "AccessError": "bnrecal_client.errors",
     "AsyncClient": "bnrecal_client.async_client",
-    "AsyncHandle": "bnrecal_client.async_client",
-    "Backoff": "bnrecal_client.retry_policy",
+    "AsyncJob": "bnrecal_client.jobs",
+    "Backoff": "bnrecal_client._http.retry_policy",
     "BatchError": "bnrecal_client.errors",
     "BnrecalError": "bnrecal_client.errors",
     "Client": "bnrecal_client.client",
     "ConflictError": "bnrecal_client.errors",
-    "Handle": "bnrecal_client.client",
     "Images": "bnrecal_client.images",
     "InputError": "bnrecal_client.errors",
     "Interrupted": "bnrecal_client.errors",
+    "EstimatorForm": "bnrecal_client.options",
+    "Job": "bnrecal_client.jobs",
+    "Method": "bnrecal_client.options",
+    "PreprocessForm": "bnrecal_client.options",
     "LayerInfo": "bnrecal_client.models",
     "LimitError": "bnrecal_client.errors",
     "ModelDescription": "bnrecal_client.models",
     "ModelError": "bnrecal_client.errors",
     "NotFoundError": "bnrecal_client.errors",
     "OptionError": "bnrecal_client.errors",
-    "RetryPolicy": "bnrecal_client.retry_policy",
+    "RetryPolicy": "bnrecal_client._http.retry_policy",
     "Problem": "bnrecal_client.errors",
     "Progress": "bnrecal_client.models",
     "Recalibration": "bnrecal_client.models",
     "RecalibrationCancelled": "bnrecal_client.errors",
     "RecalibrationFailed": "bnrecal_client.errors",
+    "Report": "bnrecal_client.report",
     "Result": "bnrecal_client.result",
     "ServerError": "bnrecal_client.errors",
     "ServerUnreachable": "bnrecal_client.errors",
@@ -138,6 +151,10 @@ _HOME = {
     "VerdictError": "bnrecal_client.errors",
     "VerdictReason": "bnrecal_client.models",
 }
+
+
+# What is logged is shown only where the program configures logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,6 +17,8 @@ from bnrecal_client.errors import OptionError, Problem, UnexpectedResponseError,
 from bnrecal_client.result import Result
 
 __all__ = [
+    "MAX_LABELED",
+    "Evaluate",
     "LabeledSamples",
     "Metric",
     "labeled_arrays",
@@ -25,6 +27,12 @@ __all__ = [
     "render_report",
     "report_value",
 ]
+
+Evaluate = Iterable[Any] | Literal["batches"]
+"""Labeled samples as pairs, or `"batches"` for the labels that come with the batches."""
+
+MAX_LABELED = 1024
+"""Labeled samples of `batches` that are kept for the comparison."""
 
 Metric = Callable[[Any, Any], float]
 """Returns a score, the higher the better, for outputs and labels of the same samples."""
@@ -153,6 +161,8 @@ class LabeledSamples:
         Raises:
             OptionError: an option has no meaning without labels.
         """
+        if isinstance(pairs, str):
+            raise OptionError(f"evaluate is {pairs!r}: pass (inputs, labels) pairs or 'batches'")
         if pairs is not None:
             return cls(pairs=pairs, metric=metric, max_drop=max_drop)
         if metric is not None or max_drop:
@@ -173,6 +183,11 @@ class LabeledSamples:
             OptionError: the labels do not fit the samples or the outputs.
             UnexpectedResponseError: the report is not that of the installed version of bn_ops.
         """
+        if isinstance(self.pairs, list) and not self.pairs:
+            raise OptionError(
+                "evaluate has no labeled sample: pass (inputs, labels) pairs, or 'batches' where "
+                "each batch is followed by its labels"
+            )
         with library(_WHY_LABELS) as bn_ops:
             report = report_value(bn_ops, result.report)
             compared = bn_ops.compare_on_labels(

@@ -7,8 +7,9 @@ for their responses.
 
 from __future__ import annotations
 
+import ssl
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,22 +17,23 @@ from bnrecal_client._concurrency import Blocking, run_blocking
 from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client._encoding.samples import OnBadSample
+from bnrecal_client._http.retry_policy import RetryPolicy
 from bnrecal_client._http.session import Session
-from bnrecal_client._http.transport import BlockingTransport, Server
-from bnrecal_client._library import Metric
-from bnrecal_client.async_client import AsyncClient
+from bnrecal_client._http.transport import BlockingTransport, connection
+from bnrecal_client._library import Evaluate, Metric
+from bnrecal_client.async_client import CoroutineClient
 from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
+from bnrecal_client.jobs import Job
 from bnrecal_client.models import ModelDescription, Recalibration, ReportDetails, StoredBatch
-from bnrecal_client.options import OnVerdict, Target
+from bnrecal_client.options import Estimator, Method, OnVerdict, PreprocessForm, Target
 from bnrecal_client.progress import ProgressOption, progress_display
 from bnrecal_client.result import Outcome, Result
-from bnrecal_client.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Client", "Handle"]
+__all__ = ["Client"]
 
 
 class Client:
@@ -40,9 +42,14 @@ class Client:
     Every method raises errors of the tree in `errors.py`. Threads may share a client.
 
     Args:
-        url: the server's address, such as `http://127.0.0.1:8000`.
-        token: sent as a bearer token; None where the server requires none.
+        url: the server's address, such as `http://127.0.0.1:8000`. None: that of the environment
+            variable BNRECAL_SERVER, else of the user's configuration (docs/client.md).
+        token: sent as a bearer token. None: BNRECAL_TOKEN, else that of the configuration, if any.
         retry: how long failed requests are retried, and the time limits of one try.
+        timeout: limit of one wait for bytes, in seconds; None: that of `retry`.
+        verify: False accepts any certificate; an `ssl.SSLContext` decides by its own rules.
+        proxy: the URL of a proxy; None: as the environment says (HTTPS_PROXY and the like).
+        headers: further headers of every request.
         transport: replaces the network, for tests and proxies.
         sleep: waits for a number of seconds.
         clock: returns monotonic seconds, which `sleep` moves forward.
@@ -50,17 +57,28 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         token: str | None = None,
         *,
         retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        verify: bool | ssl.SSLContext = True,
+        proxy: str | None = None,
+        headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        policy = retry or RetryPolicy()
-        server = Server.of(url, token, policy)
-        self._client = _Coroutines(
+        server, policy = connection(
+            url,
+            token,
+            retry=retry,
+            timeout=timeout,
+            verify=verify,
+            proxy=proxy,
+            headers=headers,
+        )
+        self._client = CoroutineClient(
             Session(
                 url=server.url,
                 transport=BlockingTransport(server, transport),
@@ -75,10 +93,10 @@ class Client:
         model: AnyModel | None,
         batches: Batches,
         *,
-        method: str = "exact",
-        estimator: str | Mapping[str, object] | None = None,
+        method: Method = "exact",
+        estimator: Estimator | None = None,
         layers: Sequence[str] | None = None,
-        preprocess: Mapping[str, object] | None = None,
+        preprocess: PreprocessForm | None = None,
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
@@ -91,7 +109,7 @@ class Client:
         poll: float = 1.0,
         on_verdict: OnVerdict = "return",
         on_bad_sample: OnBadSample = "raise",
-        evaluate: Iterable[Any] | None = None,
+        evaluate: Evaluate | None = None,
         metric: Metric | None = None,
         max_drop: float = 0.0,
         source_batches: Batches | None = None,
@@ -103,9 +121,8 @@ class Client:
             model: path, bytes or onnx.ModelProto; where bn_ops is installed, also an nn.Module or
                 ExportedProgram, which is exported on this machine with the first batch as its
                 example. None only with `resume`.
-            batches: iterable of arrays, tensors, tuples (in the order of the model's inputs) or
-                dicts (by input name); or of `Images`, with `preprocess`. Read once, with at most
-                `connections` batches in memory.
+            batches: iterable of arrays, tensors, tuples (in the order of the inputs) or dicts (by
+                name); or of `Images`. Read once, at most `connections` batches are in memory.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
             estimator: `"auto"` (default; `"replace"` with the method `batch`), `"auto:varied"`,
                 `"replace"`, `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the JSON form.
@@ -117,25 +134,25 @@ class Client:
                 source's, or the nearest that the target supports.
             target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`,
                 `rknn` or `coreml`; a model with an operator that it lacks is refused.
-            select: applied to each item first, for streams of `(input, label)` pairs and the like.
-            progress: None shows a bar on a terminal; False shows nothing; or a callback.
-            resume: id of a recalibration to continue; batches that it has are compared by digest
-                and not sent again.
+            select: applied to each item first. Labels that come with the batches, as the last item
+                of a tuple or under a name such as `labels`, are never sent, with or without it.
+            progress: False for none; or a callback.
+            resume: id of a recalibration to continue; what it has is compared and not sent again.
             unfolded: also fetch the recalibrated model with its BatchNorm kept.
             connections: batches sent at the same time, 1 to 16. None: 4 where `batches` can be read
                 again (a list, a DataLoader), 1 for an iterator or an asynchronous iterable, which
                 is then read no faster than the server stores it.
-            timeout: how long to wait for the run once everything is sent, in seconds; None means
-                no limit.
-            poll: longest pause between two polls of the state, in seconds.
+            timeout: how long to wait for the end of the run, in seconds; None means no limit.
+            poll: longest pause between two polls, in seconds.
             on_verdict: `"return"` returns every result; `"raise"` raises a `VerdictError` that
                 holds the result if its verdict is `do-not-deploy`.
             on_bad_sample: `"raise"` ends with an error at a sample with NaN or Inf and at an image
                 that cannot be decoded; `"skip"` leaves such samples out and lists them in the
                 result's `skipped` (images: needs Pillow).
-            evaluate: `(inputs, labels)` pairs, inputs as in the stream. The labels stay on this
-                machine: `bn_ops`, which must be installed, compares the source model with the
-                fetched one here, and the result's report and verdict follow from the labels.
+            evaluate: `(inputs, labels)` pairs, inputs as in the stream, or `"batches"` for the
+                labels in the first 1024 samples of `batches`. Labels stay on this machine:
+                `bn_ops`, which must be installed, compares the source model with the fetched one
+                here, and the result's report and verdict follow from the labels.
             metric: `metric(outputs, labels)` scores the labeled samples, the higher the better;
                 None for the error of the most likely class.
             max_drop: the drop of the accuracy or the metric that the verdict tolerates.
@@ -154,8 +171,7 @@ class Client:
             ServerUnreachable: no response within the time of the retry policy; `resume` continues.
             Interrupted: Ctrl-C, once there is a recalibration; `resume` continues.
         """
-        if isinstance(batches, AsyncIterable) or isinstance(source_batches, AsyncIterable):
-            raise OptionError("an asynchronous iterable of batches needs AsyncClient")
+        _require_synchronous(batches, source_batches)
         with progress_display(progress) as callback:
             return run_blocking(
                 self._client.recalibrate(
@@ -185,9 +201,68 @@ class Client:
                 )
             )
 
-    def attach(self, recalibration_id: str) -> Handle:
-        """Return a handle on an existing recalibration; no request is sent."""
-        return Handle(self, recalibration_id)
+    def submit(
+        self,
+        model: AnyModel | None,
+        batches: Batches,
+        *,
+        method: Method = "exact",
+        estimator: Estimator | None = None,
+        layers: Sequence[str] | None = None,
+        preprocess: PreprocessForm | None = None,
+        allow_mismatch: bool = False,
+        opset: int | None = None,
+        target: Target | None = None,
+        select: Select | None = None,
+        progress: ProgressOption = None,
+        resume: str | None = None,
+        connections: int | None = None,
+        on_bad_sample: OnBadSample = "raise",
+        source_batches: Batches | None = None,
+    ) -> Job:
+        """Send a model and its batches, start the run, and return without waiting for its end.
+
+        Arguments and errors are those of `recalibrate`, as far as they concern the upload.
+        """
+        _require_synchronous(batches, source_batches)
+        with progress_display(progress) as callback:
+            job = run_blocking(
+                self._client.submit(
+                    model,
+                    batches,
+                    method=method,
+                    estimator=estimator,
+                    layers=layers,
+                    preprocess=preprocess,
+                    allow_mismatch=allow_mismatch,
+                    opset=opset,
+                    target=target,
+                    select=select,
+                    progress=callback,
+                    resume=resume,
+                    connections=connections,
+                    on_bad_sample=on_bad_sample,
+                    source_batches=source_batches,
+                )
+            )
+        return Job.of(self, job)
+
+    def job(self, recalibration_id: str) -> Job:
+        """Return an existing recalibration.
+
+        Raises:
+            NotFoundError: the server has none of this id.
+        """
+        return Job.of(self, run_blocking(self._client.job(recalibration_id)))
+
+    def jobs(self, *, search: str | None = None) -> tuple[Job, ...]:
+        """Return the recalibrations of the server, the newest first.
+
+        Args:
+            search: only those whose name, id, model, state or verdict contains this text.
+        """
+        found = run_blocking(self._client.jobs(search=search))
+        return tuple(Job.of(self, job) for job in found)
 
     def upload(self, model: AnyModel) -> ModelDescription:
         """Upload a model (not a module), unless the server already stores these bytes."""
@@ -196,14 +271,6 @@ class Client:
     def models(self) -> tuple[ModelDescription, ...]:
         """Return the models that the server stores."""
         return run_blocking(self._client.models())
-
-    def recalibrations(self, *, search: str | None = None) -> tuple[Recalibration, ...]:
-        """Return the recalibrations of the server, the newest first.
-
-        Args:
-            search: only those whose name, id, model, state or verdict contains this text.
-        """
-        return run_blocking(self._client.recalibrations(search=search))
 
     def readiness(self) -> dict[str, Any]:
         """Return what the server's `/readyz` says: why it cannot work, and its workers' sandbox."""
@@ -217,27 +284,18 @@ class Client:
         self,
         model_id: str,
         *,
-        method: str = "exact",
-        estimator: str | Mapping[str, object] | None = None,
+        method: Method = "exact",
+        estimator: Estimator | None = None,
         layers: Sequence[str] | None = None,
-        preprocess: Mapping[str, object] | None = None,
+        preprocess: PreprocessForm | None = None,
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
         key: str | None = None,
     ) -> Recalibration:
-        """Create a recalibration of an uploaded model.
+        """Create a recalibration of an uploaded model; options as `recalibrate`.
 
-        Args:
-            model_id: the model's id.
-            method: as `recalibrate`.
-            estimator: as `recalibrate`.
-            layers: as `recalibrate`.
-            preprocess: as `recalibrate`.
-            allow_mismatch: as `recalibrate`.
-            opset: as `recalibrate`.
-            target: as `recalibrate`.
-            key: Idempotency-Key; the same key returns the same recalibration. None: a new one.
+        `key` is the Idempotency-Key: the same key returns the same recalibration. None: a new one.
         """
         return run_blocking(
             self._client.create(
@@ -337,54 +395,6 @@ class Client:
         self.close()
 
 
-class _Coroutines(AsyncClient):
-    """The methods of `AsyncClient` as coroutines that never suspend.
-
-    Args:
-        session: its runtime and its transport block.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-
-class Handle:
-    """One recalibration at a server: the client's methods without their first argument.
-
-    Attributes:
-        id: the recalibration's id.
-    """
-
-    def __init__(self, client: Client, recalibration_id: str) -> None:
-        self._client = client
-        self.id = recalibration_id
-
-    def status(self) -> Recalibration:
-        """Return the state."""
-        return self._client.status(self.id)
-
-    def wait(
-        self,
-        *,
-        timeout: float | None = None,
-        poll: float = 1.0,
-        progress: ProgressOption = None,
-    ) -> Recalibration:
-        """Wait until it has succeeded."""
-        return self._client.wait(self.id, timeout=timeout, poll=poll, progress=progress)
-
-    def received(self) -> tuple[StoredBatch, ...]:
-        """Return the stored batches, by index."""
-        return self._client.received(self.id)
-
-    def fetch(self, *, unfolded: bool = False) -> Result:
-        """Return its results, once it has succeeded."""
-        return self._client.fetch(self.id, unfolded=unfolded)
-
-    def cancel(self) -> Recalibration:
-        """Cancel it."""
-        return self._client.cancel(self.id)
-
-    def delete(self) -> None:
-        """Delete it and everything uploaded for it."""
-        self._client.delete(self.id)
+def _require_synchronous(*streams: Batches | None) -> None:
+    if any(isinstance(stream, AsyncIterable) for stream in streams):
+        raise OptionError("an asynchronous iterable of batches needs AsyncClient")

@@ -259,7 +259,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         message: what happened and how to continue.
-        recalibration_id: the recalibration, for `resume=` or `attach`.
+        recalibration_id: the recalibration, for `resume=` or `Client.job`.
     """
 
     def __init__(self, message: str, *, recalibration_id: str) -> None:

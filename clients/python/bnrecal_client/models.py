@@ -278,6 +278,16 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
         """Why the run failed; None if it did not."""
         return None if self.error_document is None else Problem.read(self.error_document)
 
+    @property
+    def summary(self) -> str:
+        """The state in a few words, with the progress of a run or the verdict of a result."""
+        if self.verdict is not None:
+            return f"{self.state}, {self.verdict.code}"
+        if self.progress is None or self.has_ended:
+            return self.state
+        total = "" if self.progress.total is None else f" of {self.progress.total:,}"
+        return f"{self.state}, {self.progress.phase} {self.progress.done:,}{total}"
+
     def mentions(self, text: str) -> bool:
         """Return whether its name, id, model, state or verdict contains a text, in any case."""
         verdict = "" if self.verdict is None else self.verdict.code

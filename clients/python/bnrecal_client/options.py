@@ -4,16 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal, Required, TypedDict, get_args
 
-from bnrecal_client.errors import OptionError
+from bnrecal_client.errors import OptionError, VerdictError
 
-__all__ = ["METHODS", "TARGETS", "OnVerdict", "Options", "Target", "check_on_verdict"]
+if TYPE_CHECKING:
+    from bnrecal_client.result import Result
 
-METHODS = ("exact", "batch")
+__all__ = [
+    "METHODS",
+    "TARGETS",
+    "Estimator",
+    "EstimatorForm",
+    "Method",
+    "OnVerdict",
+    "Options",
+    "PreprocessForm",
+    "ResizeForm",
+    "Target",
+    "accepted",
+    "check_on_verdict",
+]
+
+Method = Literal["exact", "batch"]
+METHODS: tuple[Method, ...] = get_args(Method)
 Target = Literal["onnxruntime", "tensorrt", "openvino", "rknn", "coreml"]
 """Where a model is deployed."""
 TARGETS: tuple[str, ...] = get_args(Target)
+
+
+class EstimatorForm(TypedDict, total=False):
+    """The JSON form of an estimator; docs/estimators.md describes the members."""
+
+    name: Required[Literal["auto", "replace", "shrink", "prior", "momentum"]]
+    varied: bool
+    samples: float
+    mixture: bool
+    momentum: float
+
+
+Estimator = str | EstimatorForm
+"""A short form such as `"shrink"` or `"prior:64"`, or the JSON form."""
+
+
+class ResizeForm(TypedDict, total=False):
+    """The JSON form of a resizing step; docs/images.md describes the members."""
+
+    size: Required[int | Sequence[int]]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+    antialias: bool
+
+
+class PreprocessForm(TypedDict, total=False):
+    """The JSON form of a preprocessing of images; docs/images.md describes the members."""
+
+    orientation: Literal["ignore", "apply"]
+    color: Literal["rgb", "bgr", "gray"]
+    resize: int | Sequence[int] | ResizeForm | None
+    crop: int | Sequence[int] | None
+    scale: float
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
+    layout: Literal["nchw", "nhwc"]
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "uint8"]
+
+
+_ESTIMATORS = ("auto", "replace", "shrink", "prior", "momentum")
 _HOW = "use a short form such as auto or prior:64, or the JSON form"
 
 
@@ -28,6 +85,20 @@ def check_on_verdict(value: str) -> None:
     """
     if value not in get_args(OnVerdict):
         raise OptionError(f"on_verdict is {value!r}; expected 'return' or 'raise'")
+
+
+def accepted(result: Result, on_verdict: OnVerdict) -> Result:
+    """Return a result, unless its verdict is `do-not-deploy` and the caller wants an error.
+
+    Raises:
+        VerdictError: it is.
+    """
+    verdict = result.verdict
+    if on_verdict == "raise" and verdict is not None and verdict.is_rejection:
+        raise VerdictError(
+            verdict.sentence, result=result, recalibration_id=result.recalibration_id
+        )
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +131,17 @@ class Options:
         if self.opset is not None and (isinstance(self.opset, bool) or self.opset < 1):
             raise OptionError(f"opset takes a version such as 17, got {self.opset!r}")
         if self.method not in METHODS:
-            raise OptionError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
+            near = _nearest(self.method, METHODS)
+            raise OptionError(
+                f"method is {self.method!r}; expected one of {', '.join(METHODS)}{near}"
+            )
+        if isinstance(self.estimator, str):
+            name = self.estimator.partition(":")[0]
+            # A newer server may know others, so only what resembles a known name is an error.
+            if name not in _ESTIMATORS and (near := _nearest(name, _ESTIMATORS)):
+                raise OptionError(f"unknown estimator {self.estimator!r}{near}")
+        elif self.estimator is not None and not isinstance(self.estimator, Mapping):
+            raise OptionError(f"estimator is {self.estimator!r}: {_HOW}")
         if isinstance(self.estimator, Mapping) and not isinstance(self.estimator.get("name"), str):
             raise OptionError(f"the estimator {dict(self.estimator)!r} has no name: {_HOW}")
 
@@ -123,6 +204,11 @@ class Options:
             name for name in ("opset", "target") if stored.get(name) != getattr(self, name)
         ]
         return different
+
+
+def _nearest(word: object, known: Sequence[str]) -> str:
+    close = get_close_matches(str(word), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _same_preprocess(value: Mapping[str, object] | None, stored: object) -> bool:

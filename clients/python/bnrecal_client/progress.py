@@ -134,7 +134,7 @@ class Estimate:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated rest of the run in seconds; None while it cannot be told."""
+        """Estimated rest of the run in seconds; None while it is unknown."""
         return None if self._end is None else max(0.0, self._end - self._clock())
 
 

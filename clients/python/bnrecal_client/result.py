@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import numpy as np
@@ -19,6 +20,12 @@ from safetensors import SafetensorError
 from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.errors import OptionError, UnexpectedResponseError
 from bnrecal_client.models import SkippedSample, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bnrecal_client.report import Report
 
 __all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
 
@@ -40,7 +47,7 @@ class Outcome:
     """
 
     recalibration_id: str | None
-    report: Mapping[str, Any]
+    report: Report
     report_html: str
     statistics: Statistics
     source: Path | None = None
@@ -54,26 +61,51 @@ class Outcome:
         except msgspec.ValidationError:
             return None
 
+    def _repr_html_(self) -> str:
+        """Return a short summary with the report folded away, for notebooks."""
+        verdict = self.verdict
+        sentence = "no verdict" if verdict is None else f"{verdict.code}: {verdict.sentence}"
+        page = html.escape(self.report_html, quote=True)
+        return (
+            f"<p><code>{html.escape(repr(self))}</code></p><p>{html.escape(sentence)}</p>"
+            "<details><summary>Report</summary>"
+            f'<iframe sandbox srcdoc="{page}" style="width:100%;height:70vh;border:0"></iframe>'
+            "</details>"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._described}>"
+
+    @property
+    def _described(self) -> str:
+        """What it is about, in one line."""
+        name = "in process" if self.recalibration_id is None else self.recalibration_id
+        verdict = "" if self.verdict is None else f"{self.verdict.code}, "
+        return f"{name}: {verdict}statistics of {len(self.statistics) // 2} layers"
+
+    def completed(self, *, source: Path | None, skipped: Sequence[SkippedSample]) -> Self:
+        """Return the result with the source model's file, and the samples that were left out."""
+        found = replace(self, source=source)
+        return found.with_skipped(skipped) if skipped else found
+
     def with_skipped(self, skipped: Sequence[SkippedSample]) -> Self:
         """Return the result with the samples that were left out, also listed in the report."""
-        report = {**self.report, "skipped_samples": msgspec.to_builtins(list(skipped))}
+        report: Report = {**self.report, "skipped_samples": msgspec.to_builtins(list(skipped))}
         return replace(self, skipped=tuple(skipped), report=report)
 
-    def plot(self, axes: Any = None) -> Any:
+    def plot(self, axes: Axes | None = None) -> Figure:
         """Draw the drift by layer; needs `bn_ops` and matplotlib.
 
         Args:
-            axes: the `matplotlib.axes.Axes` to draw in; None for a new figure.
-
-        Returns:
-            The `matplotlib.figure.Figure`.
+            axes: where to draw; None for a new figure.
 
         Raises:
             OptionError: one of them is not installed.
         """
         from bnrecal_client._library import plot_report  # noqa: PLC0415 - imports this module
 
-        return plot_report(self.report, axes)
+        figure: Figure = plot_report(self.report, axes)
+        return figure
 
     def save_statistics(self, path: str | os.PathLike[str]) -> Path:
         """Write the statistics as safetensors, atomically."""
@@ -114,9 +146,7 @@ class Result(Outcome):
     unfolded: bytes | None
 
     def __repr__(self) -> str:
-        name = "in process" if self.recalibration_id is None else self.recalibration_id
-        layers = len(self.statistics) // 2
-        return f"<Result {name}: model of {len(self.model):,} bytes, statistics of {layers} layers>"
+        return f"<Result {self._described}, model of {len(self.model):,} bytes>"
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the folded model, atomically.

@@ -185,13 +185,13 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     for method, status in (("GET", 200), ("GET", 404), ("PUT", 201)):
         extra = {"action": "request", "status": status}
         log.info("%s /v1/models %d", method, status, extra=extra)
-    log.error("It failed", exc_info=ValueError("why"))
+    log.error("It failed", exc_info=ValueError("why"), extra={"recalibration": "rc_1"})
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d\d:\d\d:\d\d warning: The disk is full", lines[0])
     assert [line[9:] for line in lines[1:4]] == [
         "info: GET /v1/models 404",
         "info: PUT /v1/models 201",
-        "error: It failed",
+        "error: It failed (rc_1)",
     ]
     assert lines[-1] == "ValueError: why"
 

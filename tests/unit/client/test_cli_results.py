@@ -316,10 +316,10 @@ def test_light_test_can_fail(tmp_path: Path) -> None:
 def test_closed_server_connections(desk: Desk) -> None:
     connected = partial(Client, transport=desk.server.transport)
     with connected(URL) as client:
-        assert client.recalibrations() == ()
+        assert client.jobs() == ()
         assert client.readiness()["status"] == "ready"
         client.create(client.upload(MODEL).id)
-        assert [one.state for one in client.recalibrations(search="OPEN")] == ["open"]
+        assert [one.state.state for one in client.jobs(search="OPEN")] == ["open"]
 
 
 def test_report_is_drawn(desk: Desk) -> None:

@@ -67,6 +67,7 @@ def samples(
 def test_the_error_of_both_models_is_in_the_report(result: Result) -> None:
     found = samples().compare(result, DIGITS, None)
     evaluation = found.report["evaluation"]
+    assert evaluation is not None
     before, after = predictions(DIGITS.read_bytes()), predictions(result.model)
     assert evaluation["samples"] == 40
     assert evaluation["error_before"] == pytest.approx((before != Y).mean(), abs=1e-12)
@@ -104,6 +105,7 @@ def test_labels_decide_the_verdict(result: Result) -> None:
 def test_a_metric_replaces_the_error(result: Result) -> None:
     found = samples(accuracy).compare(result, DIGITS, None)
     metric = found.report["metric"]
+    assert metric is not None
     assert metric["before"] == pytest.approx((predictions(DIGITS.read_bytes()) == Y).mean())
     assert metric["after"] == pytest.approx((predictions(result.model) == Y).mean())
     assert found.report["evaluation"] is None

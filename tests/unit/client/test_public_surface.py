@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bnrecal_client
-from bnrecal_client import AsyncClient, AsyncHandle, Client, Handle, errors
+from bnrecal_client import AsyncClient, AsyncJob, Client, Job, errors
 from bnrecal_client.errors import CODES, BnrecalError, Interrupted, Problem, error_class, error_of
 
 
@@ -22,7 +22,7 @@ def public(kind: type) -> dict[str, Callable[..., object]]:
     }
 
 
-@pytest.mark.parametrize(("plain", "other"), [(Client, AsyncClient), (Handle, AsyncHandle)])
+@pytest.mark.parametrize(("plain", "other"), [(Client, AsyncClient), (Job, AsyncJob)])
 def test_clients_have_same_methods(plain: type, other: type) -> None:
     assert public(plain).keys() == public(other).keys()
     for name, method in public(plain).items():
@@ -30,7 +30,7 @@ def test_clients_have_same_methods(plain: type, other: type) -> None:
         here, there = inspect.signature(method), inspect.signature(twin)
         assert list(here.parameters.values()) == list(there.parameters.values()), name
         assert here.return_annotation == str(there.return_annotation).replace("Async", ""), name
-        assert inspect.iscoroutinefunction(twin) is (name != "attach"), name
+        assert inspect.iscoroutinefunction(twin), name
 
 
 def test_every_exported_name_exists_in_order() -> None:

@@ -103,8 +103,8 @@ def test_repr_of_a_result_is_one_line() -> None:
         recalibration_id="rc_1",
         model=bytes(1_000_000),
         unfolded=None,
-        report={"long": "x" * 1000},
+        report={"warnings": ["x" * 1000]},
         report_html="x" * 1000,
         statistics={"bn.running_mean": np.zeros(1000), "bn.running_var": np.ones(1000)},
     )
-    assert repr(result) == "<Result rc_1: model of 1,000,000 bytes, statistics of 1 layers>"
+    assert repr(result) == "<Result rc_1: statistics of 1 layers, model of 1,000,000 bytes>"

@@ -26,7 +26,7 @@ REJECTED: dict[str, Any] = {
 }
 
 
-def result(report: dict[str, Any]) -> Result:
+def result(report: Any) -> Result:
     return Result(
         recalibration_id="rc_1",
         model=b"m",

@@ -6,12 +6,21 @@ whatever order uploads end, and an iterable may reuse its arrays.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sized,
+)
 from functools import partial
 from typing import Any
 
 from bnrecal_client._concurrency import Runtime
-from bnrecal_client._encoding.batches import EncodedBatch, encode
+from bnrecal_client._encoding.batches import EncodedBatch, encode, split_labels
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.errors import InputError, OptionError
 
@@ -23,8 +32,10 @@ Batches = Iterable[Any] | AsyncIterable[Any]
 Select = Callable[[Any], Any]
 
 _END = object()
+_log = logging.getLogger("bnrecal_client")
 # Enough to keep the client, the server and its disk busy at once: docs/ingest.md.
 _CONNECTIONS = 4
+_DATASET_BATCH = 32
 _MAX_CONNECTIONS = 16  # httpx keeps 20 open
 
 
@@ -38,9 +49,11 @@ class BatchSource:
         connections: uploads at a time, 1 to 16. None: 4 where `batches` can be read again, else 1:
             an iterator may be a live source, which is read no faster than its batches are stored.
         bad: leaves bad samples out; None to send every sample.
+        keep_labels: most labeled samples to keep in `labeled`, with their inputs.
 
     Attributes:
         connections: uploads at a time.
+        labeled: the first `(inputs, labels)` pairs of the stream whose items hold labels.
 
     Raises:
         OptionError: `batches` is not an iterable of batches, or `connections` is out of range.
@@ -54,7 +67,9 @@ class BatchSource:
         *,
         connections: int | None = None,
         bad: SampleFilter | None = None,
+        keep_labels: int = 0,
     ) -> None:
+        batches = _in_batches(batches)
         if isinstance(batches, str | bytes | Mapping) or hasattr(batches, "__array__"):
             raise OptionError(
                 f"batches takes an iterable of batches, got a single {type(batches).__name__}: "
@@ -68,6 +83,8 @@ class BatchSource:
         self._select = select
         self._runtime = runtime
         self._bad = bad
+        self._keep_labels = keep_labels
+        self.labeled: list[tuple[Any, Any]] = []
         self._items: Iterator[Any] | AsyncIterator[Any] | None = None
         self._peeked: list[object] = []
 
@@ -94,7 +111,7 @@ class BatchSource:
         Raises:
             BatchError: the batch cannot be encoded.
         """
-        encoder = partial(encode, inputs=inputs, index=index, bad=self._bad)
+        encoder = partial(self._encoded, inputs, index)
         while True:
             if self._peeked:
                 found: object = await self._runtime.run(partial(encoder, self._peeked.pop()))
@@ -104,6 +121,17 @@ class BatchSource:
                 return None
             if found.samples or self._bad is None:
                 return found
+
+    def _encoded(self, inputs: tuple[str, ...], index: int, item: object) -> EncodedBatch:
+        """Encode an item without its labels, which are never sent."""
+        batch, labels = split_labels(item, inputs)
+        if labels is not None:
+            if index == 0:
+                _log.info("the batches hold labels, which are not sent")
+            if self._keep_labels > 0:
+                self.labeled.append((batch, labels))
+                self._keep_labels -= len(labels) if isinstance(labels, Sized) else 1
+        return encode(batch, inputs, index=index, bad=self._bad)
 
     async def length(self) -> int | None:
         """Return the number of batches, None if the iterable does not know it."""
@@ -127,6 +155,31 @@ class BatchSource:
         if item is _END:
             return _END
         return convert(item if self._select is None else self._select(item))
+
+
+def _in_batches(batches: Batches) -> Batches:
+    """Return a Hugging Face `datasets.Dataset`, whose items are samples, as batches of arrays."""
+    if hasattr(batches, "iter") and hasattr(batches, "with_format"):
+        dataset: Any = batches
+        return _DatasetBatches(dataset)
+    return batches
+
+
+class _DatasetBatches:
+    """A `datasets.Dataset` as batches of numpy arrays by column.
+
+    Args:
+        dataset: the dataset.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return (len(self._dataset) + _DATASET_BATCH - 1) // _DATASET_BATCH
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._dataset.with_format("numpy").iter(batch_size=_DATASET_BATCH))
 
 
 def _checked(connections: int | None, *, default: int) -> int:

@@ -19,11 +19,15 @@ from bnrecal_client.images import Images
 if TYPE_CHECKING:
     from bnrecal_client._encoding.samples import SampleFilter
 
-__all__ = ["Arrays", "EncodedBatch", "encode", "named_arrays", "to_array"]
+__all__ = ["Arrays", "EncodedBatch", "encode", "named_arrays", "split_labels", "to_array"]
+
+_LABEL_NAMES = frozenset({"label", "labels", "target", "targets", "label_ids", "y"})
 
 Arrays = Mapping[str, NDArray[np.generic]]
 """Named input arrays; the first axis of each counts the samples."""
 
+
+_PAIR = 2
 
 SAFETENSORS = "application/vnd.safetensors"
 
@@ -79,6 +83,43 @@ def encode(
         ) from error
     samples = min((len(array) for array in dense.values()), default=0)
     return EncodedBatch(body=body, sha256=sha256_hex(body), samples=samples)
+
+
+def split_labels(item: object, inputs: Sequence[str]) -> tuple[object, object | None]:
+    """Return a stream item as the inputs of a batch and its labels, None where it has none.
+
+    Labels are the last item of a tuple that holds one more than the model's inputs (as the pairs of
+    a DataLoader do), or the entries of a dict under a usual name such as `labels`, unless the
+    model has an input of that name. An array of floating-point numbers with more than one axis is
+    not taken as labels.
+
+    Args:
+        item: an item of the caller's iterable.
+        inputs: the model's input names, in its order.
+    """
+    if isinstance(item, Mapping):
+        extra = [name for name in item if name in _LABEL_NAMES and name not in inputs]
+        if not extra:
+            return item, None
+        kept = {name: value for name, value in item.items() if name not in extra}
+        return kept, item[extra[0]]
+    if not isinstance(item, tuple | list) or not item or not _looks_like_labels(item[-1]):
+        return item, None
+    first = item[0]
+    nested = len(item) == _PAIR and isinstance(first, Mapping | tuple | list | Images)
+    if nested:
+        return first, item[-1]
+    if len(item) != len(inputs) + 1:
+        return item, None
+    kept_items = item[:-1]
+    return (kept_items[0] if len(kept_items) == 1 else tuple(kept_items)), item[-1]
+
+
+def _looks_like_labels(value: object) -> bool:
+    shape, dtype = getattr(value, "shape", None), str(getattr(value, "dtype", ""))
+    if shape is None:
+        return not isinstance(value, Images)
+    return len(shape) <= 1 or "float" not in dtype
 
 
 def named_arrays(batch: object, inputs: Sequence[str], *, index: int) -> Arrays:

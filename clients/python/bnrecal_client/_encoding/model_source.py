@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,8 @@ class SerializableModel(Protocol):
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
         """Return the model's bytes."""
 
+
+_PAIR = 2
 
 # An nn.Module and an ExportedProgram are `object` to a package that does not know torch.
 AnyModel = str | os.PathLike[str] | bytes | SerializableModel | object
@@ -75,10 +78,28 @@ def export(module: Any, example: object) -> SerializableModel:
             code="export-failed",
         ) from error
     try:
-        model: SerializableModel = bn_ops.export(module, _as_tensors(example))
+        model: SerializableModel = bn_ops.export(module, _as_tensors(_arguments(module, example)))
     except bn_ops.BnOpsError as error:
         raise ModelError(error.message, code=error.code) from error
     return model
+
+
+def _arguments(module: Any, example: Any) -> Any:
+    """Return an item of a stream without labels that the module does not take."""
+    if not isinstance(example, tuple | list) or not example:
+        return example
+    try:
+        parameters = signature(module.forward)
+        parameters.bind(*example)
+    except (AttributeError, ValueError):
+        return example  # an ExportedProgram, or a traced module: their inputs are not known here
+    except TypeError:
+        try:
+            parameters.bind(*example[:-1])
+        except TypeError:
+            return example
+        return example[0] if len(example) == _PAIR else tuple(example[:-1])
+    return example
 
 
 def _as_tensors(example: Any) -> Any:

@@ -56,7 +56,7 @@ def find_server(url: str | None = None, token: str | None = None) -> Server | No
 
     Args:
         url: the address; None for that of the environment or the configuration.
-        token: the token; None likewise.
+        token: the token; None for that of the environment or the configuration.
 
     Raises:
         OptionError: the configuration cannot be read, or has an unknown key.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
 from bnrecal_client._http.messages import Response
 from bnrecal_client.errors import Problem, UnexpectedResponseError, error_of
+from bnrecal_client.report import Report
 
 __all__ = ["Page", "expect", "problem", "read", "report", "report_html"]
 
@@ -57,9 +58,9 @@ def problem(response: Response) -> Problem:
     return Problem.read(_decode(response, dict[str, Any]), status=response.status)
 
 
-def report(response: Response) -> dict[str, Any]:
-    """Return the report's JSON form."""
-    return read(response, dict[str, Any], 200)
+def report(response: Response) -> Report:
+    """Return the report's JSON form, whose members are not checked."""
+    return cast("Report", read(response, dict[str, Any], 200))
 
 
 def report_html(response: Response) -> str:

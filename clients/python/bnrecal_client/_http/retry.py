@@ -24,8 +24,8 @@ from http import HTTPStatus
 
 from bnrecal_client._http.messages import Request, Response
 from bnrecal_client._http.responses import problem
+from bnrecal_client._http.retry_policy import RetryPolicy, retry_after_s
 from bnrecal_client.errors import Problem, ServerUnreachable, UnexpectedResponseError
-from bnrecal_client.retry_policy import RetryPolicy, retry_after_s
 
 __all__ = ["FailedTry", "failure_of", "give_up", "pause_before_retry"]
 

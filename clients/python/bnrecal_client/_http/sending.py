@@ -1,21 +1,56 @@
-"""Sending the streams of one recalibration, several batches at a time, except those stored."""
+"""Submitting a recalibration: its model, its options and its streams, except what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from bnrecal_client._encoding.batch_source import BatchSource
+from bnrecal_client._concurrency import Runtime
+from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
 from bnrecal_client._encoding.batches import EncodedBatch
-from bnrecal_client._encoding.model_source import ModelContent
-from bnrecal_client._encoding.samples import naming_the_sample
+from bnrecal_client._encoding.model_source import (
+    AnyModel,
+    ModelContent,
+    export,
+    is_module,
+    read_model,
+)
+from bnrecal_client._encoding.samples import (
+    OnBadSample,
+    SampleFilter,
+    check_on_bad_sample,
+    naming_the_sample,
+    of_the_source,
+)
 from bnrecal_client._http.requests import StreamName
 from bnrecal_client._http.session import Session, StoredBatches
-from bnrecal_client.errors import BatchError, ConflictError, InputError, ModelError
-from bnrecal_client.models import ModelDescription, Progress, Recalibration, StoredBatch
+from bnrecal_client.errors import (
+    BatchError,
+    ConflictError,
+    InputError,
+    ModelError,
+    OptionError,
+    with_recalibration,
+)
+from bnrecal_client.models import (
+    ModelDescription,
+    Progress,
+    Recalibration,
+    ReportDetails,
+    SkippedSample,
+    StoredBatch,
+)
 from bnrecal_client.options import Options
 
-__all__ = ["require_batchnorm", "require_same", "send_all"]
+__all__ = ["Streams", "resumable", "submit"]
+
+_log = logging.getLogger("bnrecal_client")
 
 _NOUNS: Mapping[StreamName, str] = {
     "batches": "batches",
@@ -27,7 +62,137 @@ _PHASES: Mapping[StreamName, str] = {
 }
 
 
-async def send_all(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """The streams of one recalibration, and what leaves bad samples out of them.
+
+    Attributes:
+        target: batches of the new domain.
+        source: batches of the source domain; None for a model with BatchNorm layers.
+        bad: for the target stream; None to keep every sample.
+        bad_source: for the source stream.
+    """
+
+    target: BatchSource
+    source: BatchSource | None
+    bad: SampleFilter | None
+    bad_source: SampleFilter | None
+
+    @classmethod
+    def of(
+        cls,
+        batches: Batches,
+        source_batches: Batches | None,
+        runtime: Runtime,
+        *,
+        select: Select | None,
+        connections: int | None,
+        on_bad_sample: OnBadSample,
+        keep_labels: int = 0,
+    ) -> Streams:
+        """Return the streams of a call.
+
+        Raises:
+            OptionError: an argument is invalid.
+        """
+        check_on_bad_sample(on_bad_sample)
+        skips = on_bad_sample == "skip"
+        bad, bad_source = (SampleFilter(), SampleFilter()) if skips else (None, None)
+        target = BatchSource(
+            batches,
+            select,
+            runtime,
+            connections=connections,
+            bad=bad,
+            keep_labels=keep_labels,
+        )
+        source = None
+        if source_batches is not None:
+            source = BatchSource(
+                source_batches, select, runtime, connections=connections, bad=bad_source
+            )
+        return cls(target=target, source=source, bad=bad, bad_source=bad_source)
+
+    @property
+    def skipped(self) -> tuple[SkippedSample, ...]:
+        """The samples that were left out of both."""
+        if self.bad is None or self.bad_source is None:
+            return ()
+        return (*self.bad.skipped, *of_the_source(self.bad_source.skipped))
+
+
+async def submit(
+    session: Session,
+    model: AnyModel | None,
+    options: Options,
+    streams: Streams,
+    *,
+    resume: str | None,
+    details: Callable[[], ReportDetails] | None,
+) -> tuple[Recalibration, AnyModel | None]:
+    """Upload a model, send the streams and start the run.
+
+    Returns:
+        The recalibration, and the model as it was uploaded.
+
+    Raises:
+        BnrecalError: as `Client.recalibrate`; once there is a recalibration, it has its id.
+    """
+    if model is None and resume is None:
+        raise OptionError("a model is required; None is valid only with resume=")
+    run = session.runtime.run
+    if is_module(model):
+        model = await run(partial(export, model, await streams.target.peek()))
+    content = None if model is None else await run(partial(read_model, model))
+    if content is not None and resume is None:
+        # Sends GET /v1/models/{id}, then POST /v1/models if the server lacks it
+        description = await session.upload_model(content)
+        _require_batchnorm(description, streams.source)
+        # Sends POST /v1/recalibrations
+        opened = await session.create(description.id, options, key=uuid.uuid4().hex)
+    else:
+        # Sends GET /v1/recalibrations/{id} and GET /v1/models/{id}
+        opened = await session.status(str(resume))
+        _require_same(opened, options, content)
+        description = await session.describe_model(opened.model)
+    with resumable(opened.id):
+        if opened.state == "open":
+            inputs = tuple(tensor.name for tensor in description.inputs)
+            send = partial(_send_all, session, opened.id, resumed=resume is not None)
+            # Sends PUT /v1/recalibrations/{id}/source-batches/{index}, several at a time
+            first = (
+                0
+                if streams.source is None
+                else await send(streams.source, inputs, stream="source-batches")
+            )
+            # Sends PUT /v1/recalibrations/{id}/batches/{index}, several at a time
+            sent = await send(streams.target, inputs)
+            # Sends POST /v1/recalibrations/{id}/start
+            known = _details(model, streams) if details is None else details()
+            opened = await session.start(opened.id, sent, first, known)
+            _log.info("%s started with %d batches", opened.id, sent)
+    return opened, model
+
+
+def _details(model: AnyModel | None, streams: Streams) -> ReportDetails:
+    """Return what the report names where the caller does not say it."""
+    name = Path(model).name if isinstance(model, str | os.PathLike) else None
+    return ReportDetails(model_name=name, skipped_samples=streams.skipped)
+
+
+@contextmanager
+def resumable(recalibration_id: str) -> Iterator[None]:
+    """Name the recalibration, which can be resumed, in every exception that ends the block."""
+    try:
+        yield
+    except BaseException as error:
+        named = with_recalibration(error, recalibration_id)
+        if named is error:
+            raise
+        raise named from error
+
+
+async def _send_all(
     session: Session,
     recalibration_id: str,
     source: BatchSource,
@@ -94,7 +259,7 @@ def _require_equal(
         )
 
 
-def require_batchnorm(model: ModelDescription, origin: BatchSource | None) -> None:
+def _require_batchnorm(model: ModelDescription, origin: BatchSource | None) -> None:
     """Check, before anything is sent, that a model without BatchNorm layers has source batches.
 
     Raises:
@@ -109,7 +274,7 @@ def require_batchnorm(model: ModelDescription, origin: BatchSource | None) -> No
         )
 
 
-def require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:
+def _require_same(opened: Recalibration, options: Options, content: ModelContent | None) -> None:
     """Check that a resumed recalibration has the caller's model and options.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ from bnrecal_client._http.messages import Request, Response, TransportFailed
 from bnrecal_client._http.requests import StreamName
 from bnrecal_client._http.responses import Page, expect, read, report, report_html
 from bnrecal_client._http.retry import FailedTry, failure_of, give_up, pause_before_retry
+from bnrecal_client._http.retry_policy import RetryPolicy, poll_s
 from bnrecal_client._http.transport import Transport
 from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, TimedOut, error_of
 from bnrecal_client.models import (
@@ -29,11 +31,12 @@ from bnrecal_client.models import (
 from bnrecal_client.options import Options
 from bnrecal_client.progress import ProgressCallback, silent
 from bnrecal_client.result import Outcome, Result, decode_statistics
-from bnrecal_client.retry_policy import RetryPolicy, poll_s
 
 __all__ = ["Session", "StoredBatches"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("bnrecal_client")
 
 
 @dataclass(slots=True)
@@ -68,6 +71,10 @@ class Session:
         """Return this session with another callback."""
         return replace(self, callback=callback)
 
+    def address_of(self, recalibration_id: str) -> str:
+        """Return the address of a recalibration."""
+        return f"{self.url}/v1/recalibrations/{recalibration_id}"
+
     async def exchange(self, request: Request, *, pause: Sleep | None = None) -> Response:
         """Send a request, retry it as `retry.py` decides, and return the final response.
 
@@ -82,8 +89,10 @@ class Session:
         for tries in count(1):
             outcome = await self._try(request)
             if isinstance(outcome, Response):
+                _log.debug("%s %s: %d", request.method, request.path, outcome.status)
                 return replace(outcome, tries=tries)
             elapsed = self.clock() - started
+            _log.warning("%s %s failed: %s", request.method, request.path, outcome.reason)
             seconds = pause_before_retry(
                 self.retry,
                 outcome,
@@ -210,6 +219,7 @@ class Session:
             now = await self.status(recalibration_id, wait_s=wait_s)
             self.callback(now.progress or Progress(phase=now.phase or now.state, done=0))
             if now.has_ended:
+                _log.info("%s: %s", now.id, now.summary)
                 return _succeeded(now)
             if (rest := pause - (self.clock() - asked)) > 0:
                 await self.runtime.sleep(rest)
@@ -217,7 +227,7 @@ class Session:
             if timeout_s is not None and self.clock() - started + pause > timeout_s:
                 raise TimedOut(
                     f"{recalibration_id} is {now.state} after {timeout_s:g} s of waiting; it "
-                    "continues on the server: attach to it again, or cancel it",
+                    "continues on the server: wait for it again, or cancel it",
                     recalibration_id=recalibration_id,
                 )
         raise AssertionError("count() has no end")

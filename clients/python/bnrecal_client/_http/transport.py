@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import math
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
+from bnrecal_client._http.environment import SERVER_VARIABLE, config_file, find_server
 from bnrecal_client._http.messages import FileBody, Request, Response, TransportFailed
+from bnrecal_client._http.retry_policy import RetryPolicy
 from bnrecal_client.errors import OptionError
-from bnrecal_client.retry_policy import RetryPolicy
 
-__all__ = ["AsyncTransport", "BlockingTransport", "Server", "Transport"]
+__all__ = ["AsyncTransport", "BlockingTransport", "Server", "Transport", "connection"]
 
 _CHUNK_BYTES = 1 << 18
 
@@ -28,11 +31,15 @@ class Server:
         url: the address without a trailing slash.
         headers: the headers of every request.
         timeout: the time limits of one try.
+        verify: whether certificates are checked, or how.
+        proxy: the URL of a proxy; None for that of the environment.
     """
 
     url: str
     headers: dict[str, str] = field(repr=False)
     timeout: httpx.Timeout
+    verify: bool | ssl.SSLContext = True
+    proxy: str | None = None
 
     @classmethod
     def of(cls, url: str, token: str | None, retry: RetryPolicy) -> Server:
@@ -56,7 +63,12 @@ class Server:
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of an httpx client."""
-        return {"headers": self.headers, "timeout": self.timeout}
+        return {
+            "headers": self.headers,
+            "timeout": self.timeout,
+            "verify": self.verify,
+            "proxy": self.proxy,
+        }
 
     def arguments(self, request: Request) -> dict[str, Any]:
         """Return the arguments of httpx's `request`, except for the content."""
@@ -71,6 +83,39 @@ class Server:
             "params": request.params or None,
             "headers": headers,
         }
+
+
+def connection(
+    url: str | None,
+    token: str | None,
+    *,
+    retry: RetryPolicy | None,
+    timeout: float | None,
+    verify: bool | ssl.SSLContext,
+    proxy: str | None,
+    headers: Mapping[str, str] | None,
+) -> tuple[Server, RetryPolicy]:
+    """Return the server and the time limits that the arguments of a client describe.
+
+    Raises:
+        OptionError: no server is named, or an argument is invalid.
+    """
+    found = find_server(url, token)
+    if found is None:
+        raise OptionError(
+            f"no server is named: pass its address, set {SERVER_VARIABLE}, or write "
+            f'server = "URL" to {config_file()}'
+        )
+    policy = retry or RetryPolicy()
+    if retry is None and found.retry_timeout is not None:
+        policy = replace(policy, total_timeout=found.retry_timeout)
+    if timeout is not None:
+        if not 0 < timeout < math.inf:
+            raise OptionError(f"timeout is {timeout!r}: give a number of seconds above 0")
+        policy = replace(policy, read_timeout=timeout)
+    server = Server.of(found.url, found.token, policy)
+    more = {str(name): str(value) for name, value in (headers or {}).items()}
+    return replace(server, headers={**server.headers, **more}, verify=verify, proxy=proxy), policy
 
 
 class Transport(Protocol):
@@ -98,7 +143,8 @@ class AsyncTransport:
 
     def __init__(self, server: Server, network: httpx.AsyncBaseTransport | None) -> None:
         self._arguments = server.arguments
-        self._http = httpx.AsyncClient(**server.options(), transport=network)
+        with _option_errors():
+            self._http = httpx.AsyncClient(**server.options(), transport=network)
 
     async def send(self, request: Request) -> Response:
         body = request.body
@@ -120,7 +166,8 @@ class BlockingTransport:
 
     def __init__(self, server: Server, network: httpx.BaseTransport | None) -> None:
         self._arguments = server.arguments
-        self._http = httpx.Client(**server.options(), transport=network)
+        with _option_errors():
+            self._http = httpx.Client(**server.options(), transport=network)
 
     async def send(self, request: Request) -> Response:
         with _translated_errors():
@@ -151,6 +198,14 @@ def _read(response: httpx.Response) -> Response:
         },
         body=response.content,
     )
+
+
+@contextmanager
+def _option_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, httpx.InvalidURL, ImportError, OSError) as error:
+        raise OptionError(f"the connection cannot be prepared: {error}") from error
 
 
 @contextmanager

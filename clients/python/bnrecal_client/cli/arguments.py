@@ -38,8 +38,8 @@ def connect(args: Arguments) -> Client:
     Raises:
         OptionError: none of them names a server.
     """
+    from bnrecal_client._http.retry_policy import RetryPolicy
     from bnrecal_client.client import Client
-    from bnrecal_client.retry_policy import RetryPolicy
 
     found = find_server(args.server, args.token)
     if found is None:

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client._library import render_report
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.errors import InputError, UnexpectedResponseError
+from bnrecal_client.report import Report
 from bnrecal_client.result import Outcome
 
 __all__ = ["load_outcome", "plot", "render"]
@@ -42,9 +44,9 @@ def load_outcome(run: str, args: Arguments) -> Outcome:
     raise InputError(f"{run} is neither a JSON report nor the id of a recalibration (rc_…)")
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> Report:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as a JSON report ({error}): --report run.json of "
@@ -52,7 +54,8 @@ def _read(path: Path) -> dict[str, object]:
         ) from error
     if not isinstance(found, dict) or "layers" not in found or "stream" not in found:
         raise InputError(f"{path} is JSON, but not a report of a recalibration")
-    return found
+    report: Report = found  # type: ignore[assignment]  # members are checked where they are used
+    return report
 
 
 def render(outcome: Outcome) -> str:

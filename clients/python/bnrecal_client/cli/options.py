@@ -162,11 +162,12 @@ def force(what: str) -> Option:
     return Option("--force", is_flag=True, section=_FILES, help=what)
 
 
-def run_of(module: str) -> Callable[[Arguments], int | None]:
-    """Return the function `run` of a module of `commands`, imported when it is called."""
+def run_of(module: str, function: str = "run") -> Callable[[Arguments], int | None]:
+    """Return a function of a module of `commands`, which is imported when it is called."""
 
     def run(args: Arguments) -> int | None:
-        found: int | None = import_module(f"bnrecal_client.cli.commands.{module}").run(args)
+        commands = import_module(f"bnrecal_client.cli.commands.{module}")
+        found: int | None = getattr(commands, function)(args)
         return found
 
     return run

@@ -49,9 +49,19 @@ def test_select() -> None:
     assert batch["image"].shape == (2, 3, 4, 5)
 
 
-def test_pair_without_select() -> None:
+@pytest.mark.parametrize(
+    "labels", [np.array([1, 2]), np.zeros(2), [1, 2], ["a", "b"], np.zeros((2, 4), np.int64)]
+)
+def test_labels_are_left_out(labels: Any) -> None:
+    for item in ((good(), labels), {"image": good(), "labels": labels}):
+        (batch,) = read([item])
+        assert list(batch) == ["image"]
+        np.testing.assert_array_equal(batch["image"], good())
+
+
+def test_second_array_of_numbers_is_not_a_label() -> None:
     with pytest.raises(BatchInputError, match="select=") as caught:
-        read([good(), (good(), np.zeros(2))])
+        read([good(), (good(), np.zeros((2, 4)))])
     assert caught.value.details() == {"batch": 1}
 
 

@@ -179,6 +179,7 @@ def _remote(
 ) -> Result:
     if args.providers:
         raise OptionError("--providers applies to this process, not to a server: omit --server")
+    preprocess: Any = options.preprocess  # checked by the server
     with (
         progress_display(_progress(args), samples=data.samples) as notify,
         arguments.connect(args) as client,
@@ -186,10 +187,10 @@ def _remote(
         return client.recalibrate(
             args.model,
             data,
-            method=options.method,
-            estimator=options.estimator,
+            method=args.method,
+            estimator=args.estimator,
             layers=options.layers,
-            preprocess=options.preprocess,
+            preprocess=preprocess,
             allow_mismatch=options.allow_mismatch,
             opset=options.opset,
             target=options.target,

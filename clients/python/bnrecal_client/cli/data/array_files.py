@@ -19,6 +19,10 @@ from bnrecal_client.errors import InputError
 __all__ = ["Table", "find_files", "open_table"]
 
 Array = NDArray[np.generic]
+_IMAGES_NEED = (
+    "images need --preprocess, such as --preprocess imagenet (`bnrecal inspect MODEL --images "
+    "PATH` finds the one that fits)"
+)
 _POSITIONAL = "arr_"
 _LOCAL_HEADER_BYTES = 30
 _NPY_VERSION_2 = (2, 0)
@@ -51,13 +55,12 @@ def find_files(paths: Iterable[Path]) -> FoundFiles:
     for path in every:
         if path.is_dir():
             if not find([path], _OPENERS).paths:
-                raise InputError(
-                    f"the folder {path} has no {_kinds()} file (images need --preprocess)"
-                )
+                raise InputError(f"the folder {path} has no {_kinds()} file; {_IMAGES_NEED}")
+        elif path.suffix.lower() == ".onnx":
+            raise InputError(f"{path} is a model: write the model first, then the data")
         elif path.suffix.lower() not in _OPENERS:
             raise InputError(
-                f"{path} is not a {_kinds()} file: convert it first (numpy.save); images need "
-                "--preprocess"
+                f"{path} is not a {_kinds()} file: convert it first (numpy.save); {_IMAGES_NEED}"
             )
         elif not path.is_file():
             raise InputError(f"there is no data file {path}")

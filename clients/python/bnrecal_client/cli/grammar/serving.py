@@ -17,7 +17,7 @@ def serve() -> Command:
     """Return `bnrecal serve`."""
     return Command(
         "serve",
-        run=run_of("serve"),
+        run=run_of("server", "serve"),
         section=_SECTION,
         summary="start a server",
         description="Start a bnrecal server. Its other settings come from a TOML file or the "
@@ -61,7 +61,7 @@ def list_() -> Command:
     """Return `bnrecal list`."""
     return Command(
         "list",
-        run=run_of("list_runs"),
+        run=run_of("runs", "list_all"),
         section=_SECTION,
         summary="list the recalibrations of a server",
         description="List the recalibrations of a server, the newest first.",
@@ -83,7 +83,7 @@ def status() -> Command:
     """Return `bnrecal status`."""
     return Command(
         "status",
-        run=run_of("status"),
+        run=run_of("runs", "status"),
         section=_SECTION,
         summary="print a recalibration's state",
         description="Print a recalibration's state, its progress, and its stored batches.",
@@ -100,7 +100,7 @@ def fetch() -> Command:
     """Return `bnrecal fetch`."""
     return Command(
         "fetch",
-        run=run_of("fetch"),
+        run=run_of("runs", "fetch"),
         section=_SECTION,
         summary="wait for a recalibration to end and write its results",
         description="Wait for a started recalibration to end, then write its results.",
@@ -120,7 +120,7 @@ def cancel() -> Command:
     """Return `bnrecal cancel`."""
     return Command(
         "cancel",
-        run=run_of("cancel"),
+        run=run_of("runs", "cancel"),
         section=_SECTION,
         summary="cancel a recalibration",
         description="Cancel a recalibration; its uploaded batches are deleted.",
@@ -137,7 +137,7 @@ def admin() -> Command:
     """Return `bnrecal admin`."""
     return Command(
         "admin",
-        run=run_of("admin"),
+        run=run_of("server", "admin"),
         section=_SECTION,
         summary="administer a server's data folder",
         description="Administer the data folder of a server on this machine.",
