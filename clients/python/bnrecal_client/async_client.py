@@ -119,6 +119,7 @@ class AsyncClient:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -143,6 +144,7 @@ class AsyncClient:
             allow_mismatch=allow_mismatch,
             opset=opset,
             target=target,
+            name=name,
         )
         check_on_verdict(on_verdict)
         runtime = self._session.runtime
@@ -189,6 +191,7 @@ class AsyncClient:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -205,6 +208,7 @@ class AsyncClient:
             allow_mismatch=allow_mismatch,
             opset=opset,
             target=target,
+            name=name,
         )
         streams = Streams.of(
             batches,
@@ -266,6 +270,7 @@ class AsyncClient:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
         key: str | None = None,
     ) -> Recalibration:
         """As `Client.create`."""
@@ -277,6 +282,7 @@ class AsyncClient:
             allow_mismatch=allow_mismatch,
             opset=opset,
             target=target,
+            name=name,
         )
         return await self._session.create(model_id, options, key=key or uuid.uuid4().hex)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from bnrecal_client._concurrency import Blocking, run_blocking
-from bnrecal_client._encoding.batch_source import Batches, Select
+from bnrecal_client._encoding.batch_source import Batches, Select, require_synchronous
 from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client._encoding.samples import OnBadSample
 from bnrecal_client._http.retry_policy import RetryPolicy
@@ -22,7 +22,6 @@ from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import BlockingTransport, connection
 from bnrecal_client._library import Evaluate, Metric
 from bnrecal_client.async_client import CoroutineClient
-from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
 from bnrecal_client.jobs import Job
 from bnrecal_client.models import ModelDescription, Recalibration, ReportDetails, StoredBatch
@@ -100,6 +99,7 @@ class Client:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -138,10 +138,10 @@ class Client:
                 of a tuple or under a name such as `labels`, are never sent, with or without it.
             progress: False for none; or a callback.
             resume: id of a recalibration to continue; what it has is compared and not sent again.
+            name: a name for people, which the server's list shows and searches.
             unfolded: also fetch the recalibrated model with its BatchNorm kept.
             connections: batches sent at the same time, 1 to 16. None: 4 where `batches` can be read
-                again (a list, a DataLoader), 1 for an iterator or an asynchronous iterable, which
-                is then read no faster than the server stores it.
+                again (a list), 1 for an iterator, read no faster than the server stores it.
             timeout: how long to wait for the end of the run, in seconds; None means no limit.
             poll: longest pause between two polls, in seconds.
             on_verdict: `"return"` returns every result; `"raise"` raises a `VerdictError` that
@@ -171,7 +171,7 @@ class Client:
             ServerUnreachable: no response within the time of the retry policy; `resume` continues.
             Interrupted: Ctrl-C, once there is a recalibration; `resume` continues.
         """
-        _require_synchronous(batches, source_batches)
+        require_synchronous(batches, source_batches)
         with progress_display(progress) as callback:
             return run_blocking(
                 self._client.recalibrate(
@@ -184,6 +184,7 @@ class Client:
                     allow_mismatch=allow_mismatch,
                     opset=opset,
                     target=target,
+                    name=name,
                     select=select,
                     progress=callback,
                     resume=resume,
@@ -213,6 +214,7 @@ class Client:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -224,7 +226,7 @@ class Client:
 
         Arguments and errors are those of `recalibrate`, as far as they concern the upload.
         """
-        _require_synchronous(batches, source_batches)
+        require_synchronous(batches, source_batches)
         with progress_display(progress) as callback:
             job = run_blocking(
                 self._client.submit(
@@ -237,6 +239,7 @@ class Client:
                     allow_mismatch=allow_mismatch,
                     opset=opset,
                     target=target,
+                    name=name,
                     select=select,
                     progress=callback,
                     resume=resume,
@@ -291,6 +294,7 @@ class Client:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
         key: str | None = None,
     ) -> Recalibration:
         """Create a recalibration of an uploaded model; options as `recalibrate`.
@@ -307,6 +311,7 @@ class Client:
                 allow_mismatch=allow_mismatch,
                 opset=opset,
                 target=target,
+                name=name,
                 key=key,
             )
         )
@@ -393,8 +398,3 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _require_synchronous(*streams: Batches | None) -> None:
-    if any(isinstance(stream, AsyncIterable) for stream in streams):
-        raise OptionError("an asynchronous iterable of batches needs AsyncClient")

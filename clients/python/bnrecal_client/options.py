@@ -115,6 +115,7 @@ class Options:
         opset: version of ONNX's default operator set of the resulting models; None for the
             source's, or the nearest that the target supports.
         target: where the folded model is deployed; None for no check of its operators.
+        name: a name for people; has no effect on the run.
     """
 
     method: str = "exact"
@@ -124,6 +125,7 @@ class Options:
     allow_mismatch: bool = False
     opset: int | None = None
     target: Target | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.target is not None and self.target not in TARGETS:
@@ -156,6 +158,7 @@ class Options:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        name: str = "",
     ) -> Options:
         """Return the options.
 
@@ -172,6 +175,7 @@ class Options:
             allow_mismatch=allow_mismatch,
             opset=opset,
             target=target,
+            name=name,
         )
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:

@@ -90,6 +90,19 @@ def test_jobs_are_listed_newest_first(server: ClientServer, time: FakeTime) -> N
         assert client.jobs(search="no such text") == ()
 
 
+def test_name_of_a_job(server: ClientServer, time: FakeTime) -> None:
+    with played(server.transport, time) as client:
+        job = client.submit(MODEL, stream(), name="the new camera")
+        client.submit(MODEL, stream())
+        assert job.name == "the new camera"
+        assert "'the new camera'" in repr(job)
+        assert "the new camera" in job._repr_html_()
+        assert [one.id for one in client.jobs(search="Camera")] == [job.id]
+        with pytest.raises(OptionError, match="leave name= out"):
+            client.submit(MODEL, stream(), name="other", resume=job.id)
+        assert client.create(client.upload(MODEL).id, name="third").name == "third"
+
+
 def test_cancelled_job_has_no_result(server: ClientServer, time: FakeTime) -> None:
     server.executor.hold = True
     with played(server.transport, time) as client:

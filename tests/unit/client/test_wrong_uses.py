@@ -116,6 +116,7 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("recalibrate m.onnx x.npy --report r.pdf", Exit.USAGE, r"is \.html or \.json"),
     ("recalibrate m.onnx x.npy --resume rc_1", Exit.USAGE, "pass --server"),
     ("recalibrate m.onnx x.npy --connections 2", Exit.USAGE, "pass --server"),
+    ("recalibrate m.onnx x.npy --name mine", Exit.USAGE, "pass --server"),
     ("recalibrate m.onnx x.npy --local --server 127.0.0.1:1", Exit.USAGE, "leave --server out"),
     ("recalibrate m.onnx x.npy --server ftp://host", Exit.USAGE, "write it like http://"),
     ("status rc_1 --server 127.0.0.1:1 --retry-timeout 0", Exit.UNREACHABLE, "bnrecal serve"),

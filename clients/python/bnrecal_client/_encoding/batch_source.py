@@ -24,7 +24,7 @@ from bnrecal_client._encoding.batches import EncodedBatch, encode, split_labels
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.errors import InputError, OptionError
 
-__all__ = ["BatchSource", "Batches", "Select"]
+__all__ = ["BatchSource", "Batches", "Select", "require_synchronous"]
 
 Batches = Iterable[Any] | AsyncIterable[Any]
 """Arrays, tensors, tuples, dicts or `Images`; or pairs and the like, together with `select=`."""
@@ -197,3 +197,13 @@ def _length(batches: Batches) -> int | None:
         return len(batches)  # type: ignore[arg-type]  # most iterables lack it, which is the question
     except TypeError:
         return None
+
+
+def require_synchronous(*streams: Batches | None) -> None:
+    """Check that streams can be read without an event loop.
+
+    Raises:
+        OptionError: one cannot.
+    """
+    if any(isinstance(stream, AsyncIterable) for stream in streams):
+        raise OptionError("an asynchronous iterable of batches needs AsyncClient")

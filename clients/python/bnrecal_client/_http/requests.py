@@ -79,6 +79,8 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
         value["preprocess"] = dict(options.preprocess)
     if options.allow_mismatch:  # a server that is older than the check does not know the option
         value["allow_mismatch"] = True
+    if options.name:  # a server that is older than names does not know the member
+        value["name"] = options.name
     if options.opset is not None:
         value["opset"] = options.opset
     if options.target is not None:

@@ -194,6 +194,7 @@ def _remote(
             allow_mismatch=options.allow_mismatch,
             opset=options.opset,
             target=options.target,
+            name=args.name,
             progress=notify,
             resume=args.resume,
             unfolded=args.unfolded is not None,
@@ -217,6 +218,8 @@ def _local(
         raise OptionError("--resume continues a recalibration of a server: pass --server")
     if args.connections is not None:
         raise OptionError("--connections applies to a server: pass --server")
+    if args.name:
+        raise OptionError("--name is for the list of a server: pass --server")
     pairs = _labeled(args, images=options.preprocess is not None)
     with progress_display(_progress(args), samples=data.samples) as notify:
         return recalibrate_file(

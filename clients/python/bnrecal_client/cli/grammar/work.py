@@ -67,6 +67,13 @@ def recalibrate() -> Command:
             ),
             *options.server(local=True),
             Option(
+                "--name",
+                metavar="TEXT",
+                default="",
+                section="Server",
+                help="a name for the recalibration, which the server's list shows and searches",
+            ),
+            Option(
                 "--connections",
                 metavar="N",
                 type=COUNT,
