@@ -30,6 +30,7 @@ from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Segment
 from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.tensor_store import TensorStore, base_of
+from bn_ops.onnx_files.shared_arena import free_arena
 
 __all__ = ["BufferPool", "OptimizedGraphExecutor"]
 
@@ -192,8 +193,9 @@ class OptimizedGraphExecutor:
         return Replay(self._samples, parts, self._model.head)
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, and return the memory of their tensors to the system."""
         self._workers.shutdown()
+        free_arena()
 
     def _run_level(self, segment: Segment) -> None:
         waiting: deque[_Pending] = deque()

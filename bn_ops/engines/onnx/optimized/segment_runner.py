@@ -18,6 +18,7 @@ from bn_ops.engines.onnx.plan import Segment
 from bn_ops.engines.onnx.segment_model import cut_segment
 from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import onnxruntime, open_inner, translated
+from bn_ops.onnx_files.shared_arena import use_arena
 
 __all__ = ["SegmentRunner"]
 
@@ -124,8 +125,6 @@ def _session(model: onnx.ModelProto) -> tuple[Any, Any]:
     # operator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # An arena per session would keep each level's intermediate tensors until the end of the run and
-    # start cold at the next level; the process heap is shared and warm.
-    options.enable_cpu_mem_arena = False
+    use_arena(options)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return open_inner(model, options)
