@@ -9,7 +9,7 @@ WEB := clients/web
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format page check-page serve bench soak fuzz test-powercut test-docker clean
+.PHONY: help venv demo test check docs format page check-page serve bench soak fuzz test-powercut test-docker clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ check: $(STAMP) ## Check format, lint, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+
+docs: $(STAMP) ## Build the documentation site in site/ and check its links
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m tools.check_site site
 
 format: $(STAMP) ## Format the code and apply the fixes of the linter
 	$(BIN)/ruff format .
@@ -70,5 +74,5 @@ test-docker: $(STAMP) ## Build the image, start it hardened and recalibrate the 
 	@bash docker/test.sh
 
 clean: ## Remove the virtual environment, caches and outputs (except data/ and bnrecal-data/)
-	rm -rf $(VENV) $(WEB)/node_modules demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
+	rm -rf $(VENV) $(WEB)/node_modules demo-output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

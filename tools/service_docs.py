@@ -11,6 +11,7 @@ from service.app import create_app
 from service.repositories import lifecycle
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tools import site_docs
 from tools.log_actions import ACTIONS
 
 _BEGIN = "<!-- generated: {name} -->\n"
@@ -84,7 +85,7 @@ def main(folder: Path) -> int:
     page = folder / "service.md"
     page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "openapi.json").write_text(openapi(), encoding="utf-8")
-    return 0
+    return site_docs.main(folder)
 
 
 if __name__ == "__main__":
