@@ -66,8 +66,8 @@ async def list_recalibrations(
         str | None,
         Query(
             max_length=200,
-            description="Only those whose name, id, model, state or verdict contains this text; "
-            "the newest come first.",
+            description="Only those whose name, tags, id, model, state or verdict contain this "
+            "text; the newest come first.",
         ),
     ] = None,
 ) -> RecalibrationPage:

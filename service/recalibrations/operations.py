@@ -196,6 +196,7 @@ def _insert(
         recalibration_id=recalibration_id,
         owner=caller.name,
         name=asked.name,
+        tags=asked.tags,
         model=model.id,
         inputs=json.dumps(model.description["inputs"]),
         options=json.dumps(options),

@@ -58,6 +58,10 @@ def _default_estimator(data: dict[str, Any]) -> AutoForm | ReplaceForm:
     return AutoForm(name="auto")
 
 
+_MAX_TAGS = 20
+_Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=_PRINTABLE)]
+
+
 class RecalibrationIn(BaseModel):
     """The request for a recalibration."""
 
@@ -80,6 +84,11 @@ class RecalibrationIn(BaseModel):
         default="",
         description="A name for people, which the list shows and searches.",
         examples=["MobileNetV2 on the new camera"],
+    )
+    tags: Annotated[list[_Tag], Field(max_length=_MAX_TAGS)] = Field(
+        default_factory=list,
+        description="Words by which people group recalibrations; the list searches them.",
+        examples=[["camera-7", "nightly"]],
     )
     method: Literal["exact", "batch"] = Field(
         default="exact",
@@ -275,6 +284,7 @@ class VerdictOut(BaseModel):
 _EXAMPLE: dict[str, Any] = {
     "id": "rc_3f0c9a526a354c528a0a5a3a5ce0a001",
     "name": "MobileNetV2 on the new camera",
+    "tags": ["camera-7", "nightly"],
     "model": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "state": "failed",
     "options": {
@@ -314,6 +324,7 @@ class RecalibrationOut(BaseModel):
     id: str
     # Responses that were stored under idempotency keys before this member existed lack it.
     name: str = ""
+    tags: list[str] = []
     model: str
     state: State
     options: OptionsOut
@@ -338,6 +349,7 @@ class RecalibrationOut(BaseModel):
         return RecalibrationOut(
             id=found.id,
             name=found.name,
+            tags=list(found.tags),
             model=found.model,
             state=found.state,
             options=OptionsOut.model_validate(found.options),

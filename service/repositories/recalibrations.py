@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service import clock
@@ -19,9 +19,9 @@ _ESCAPED = re.compile(r"[%_!]")
 # Insert a recalibration.
 INSERT = """
 INSERT INTO recalibration (
-    id, owner, name, model, inputs, options, keep_data, state, created, updated
+    id, owner, name, tags, model, inputs, options, keep_data, state, created, updated
 )
-VALUES (:id, :owner, :name, :model, :inputs, :options, :keep_data, 'open', :now, :now)
+VALUES (:id, :owner, :name, :tags, :model, :inputs, :options, :keep_data, 'open', :now, :now)
 """
 # One recalibration, optionally only if it belongs to an owner.
 ONE = """
@@ -33,14 +33,15 @@ PAGE = "SELECT * FROM recalibration WHERE seq > :after ORDER BY seq LIMIT :limit
 OWN_PAGE = """
 SELECT * FROM recalibration WHERE owner = :owner AND seq > :after ORDER BY seq LIMIT :limit
 """
-# A page of recalibrations, optionally of one owner, the newest first, whose name, id, model, state
-# or verdict contains a text. The caller escapes the pattern.
+# A page of recalibrations, optionally of one owner, the newest first, whose name, tags, id, model,
+# state or verdict contain a text. The caller escapes the pattern.
 NEWEST = """
 SELECT * FROM recalibration
 WHERE seq < :before
     AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
     AND (CAST(:pattern AS TEXT) IS NULL
-        OR name LIKE :pattern ESCAPE '!' OR id LIKE :pattern ESCAPE '!'
+        OR name LIKE :pattern ESCAPE '!' OR tags LIKE :pattern ESCAPE '!'
+        OR id LIKE :pattern ESCAPE '!'
         OR model LIKE :pattern ESCAPE '!' OR state LIKE :pattern ESCAPE '!'
         OR verdict ->> '$.code' LIKE :pattern ESCAPE '!')
 ORDER BY seq DESC LIMIT :limit
@@ -134,6 +135,7 @@ def insert(
     options: str,
     keep_data: bool,
     name: str = "",
+    tags: Sequence[str] = (),
 ) -> Recalibration:
     """Insert a recalibration and return it; `inputs` and `options` are JSON."""
     tx.change(
@@ -141,6 +143,7 @@ def insert(
         id=recalibration_id,
         owner=owner,
         name=name,
+        tags="\n".join(tags),
         model=model,
         inputs=inputs,
         options=options,
@@ -201,8 +204,8 @@ def newest(
         tx: the transaction.
         before_seq: only those that were created before this one.
         limit: maximum number.
-        search: only those whose name, id, model, state or verdict contains this text; ASCII letters
-            match in either case.
+        search: only those whose name, tags, id, model, state or verdict contain this text; ASCII
+            letters match in either case.
         owner: only those of this owner.
     """
     pattern = None if search is None else "%" + _ESCAPED.sub(r"!\g<0>", search) + "%"
@@ -350,6 +353,7 @@ def _recalibration(row: Row) -> Recalibration:
         id=str(row["id"]),
         owner=str(row["owner"]),
         name=str(row["name"]),
+        tags=tuple(str(row["tags"]).split("\n")) if row["tags"] else (),
         model=str(row["model"]),
         inputs=json.loads(str(row["inputs"])),
         options=json.loads(str(row["options"])),

@@ -129,6 +129,7 @@ class Recalibration:
         id: its id, `rc_` and 32 hexadecimal digits.
         owner: name of the token that created it; empty for a token without a name.
         name: a name for people; may be empty.
+        tags: words by which people group recalibrations.
         model: id of the model.
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
@@ -158,6 +159,7 @@ class Recalibration:
     id: str
     owner: str
     name: str
+    tags: tuple[str, ...]
     model: str
     inputs: list[dict[str, Any]]
     options: dict[str, Any]

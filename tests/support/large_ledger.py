@@ -97,6 +97,7 @@ _UNDO = {
     """,
     9: "ALTER TABLE recalibration DROP COLUMN verdict",
     10: "ALTER TABLE recalibration DROP COLUMN name",
+    11: "ALTER TABLE recalibration DROP COLUMN tags",
 }
 
 

@@ -120,6 +120,7 @@ class AsyncClient:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -145,6 +146,7 @@ class AsyncClient:
             opset=opset,
             target=target,
             name=name,
+            tags=tags,
         )
         check_on_verdict(on_verdict)
         runtime = self._session.runtime
@@ -192,6 +194,7 @@ class AsyncClient:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -209,6 +212,7 @@ class AsyncClient:
             opset=opset,
             target=target,
             name=name,
+            tags=tags,
         )
         streams = Streams.of(
             batches,
@@ -271,6 +275,7 @@ class AsyncClient:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
         key: str | None = None,
     ) -> Recalibration:
         """As `Client.create`."""
@@ -283,6 +288,7 @@ class AsyncClient:
             opset=opset,
             target=target,
             name=name,
+            tags=tags,
         )
         return await self._session.create(model_id, options, key=key or uuid.uuid4().hex)
 

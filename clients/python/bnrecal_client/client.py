@@ -100,6 +100,7 @@ class Client:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -118,9 +119,8 @@ class Client:
         """Recalibrate a model for the domain that the batches come from.
 
         Args:
-            model: path, bytes or onnx.ModelProto; where bn_ops is installed, also an nn.Module or
-                ExportedProgram, which is exported on this machine with the first batch as its
-                example. None only with `resume`.
+            model: path, bytes or onnx.ModelProto; with bn_ops also an nn.Module or ExportedProgram,
+                which is exported here with the first batch. None only with `resume`.
             batches: iterable of arrays, tensors, tuples (in the order of the inputs) or dicts (by
                 name); or of `Images`. Read once, at most `connections` batches are in memory.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
@@ -128,8 +128,8 @@ class Client:
                 `"replace"`, `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the JSON form.
             layers: globs of layer names to include, `"!glob"` to exclude; None means all.
             preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
-            allow_mismatch: whether to continue if the first samples cannot be what the model was
-                trained on; the findings are then warnings of the report.
+            allow_mismatch: whether data that cannot be what the model was trained on is only a
+                warning of the report.
             opset: version of ONNX's default operator set of the resulting models; None for the
                 source's, or the nearest that the target supports.
             target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`,
@@ -139,6 +139,7 @@ class Client:
             progress: False for none; or a callback.
             resume: id of a recalibration to continue; what it has is compared and not sent again.
             name: a name for people, which the server's list shows and searches.
+            tags: words by which people group recalibrations.
             unfolded: also fetch the recalibrated model with its BatchNorm kept.
             connections: batches sent at the same time, 1 to 16. None: 4 where `batches` can be read
                 again (a list), 1 for an iterator, read no faster than the server stores it.
@@ -146,21 +147,17 @@ class Client:
             poll: longest pause between two polls, in seconds.
             on_verdict: `"return"` returns every result; `"raise"` raises a `VerdictError` that
                 holds the result if its verdict is `do-not-deploy`.
-            on_bad_sample: `"raise"` ends with an error at a sample with NaN or Inf and at an image
-                that cannot be decoded; `"skip"` leaves such samples out and lists them in the
-                result's `skipped` (images: needs Pillow).
+            on_bad_sample: `"raise"`: a sample with NaN or Inf, or an image that cannot be decoded,
+                is an error; `"skip"` leaves it out and lists it in `skipped`.
             evaluate: `(inputs, labels)` pairs, inputs as in the stream, or `"batches"` for the
-                labels in the first 1024 samples of `batches`. Labels stay on this machine:
-                `bn_ops`, which must be installed, compares the source model with the fetched one
-                here, and the result's report and verdict follow from the labels.
+                labels in the first 1024 samples of `batches`. Labels stay on this machine, where
+                `bn_ops` compares the models; report and verdict then follow from the labels.
             metric: `metric(outputs, labels)` scores the labeled samples, the higher the better;
                 None for the error of the most likely class.
             max_drop: the drop of the accuracy or the metric that the verdict tolerates.
             source_batches: for a model without BatchNorm layers: unlabeled batches of the domain
-                that it was trained on, as `batches`, sent first. `select`, `preprocess`,
-                `connections` and `on_bad_sample` apply.
-            details: called once everything is sent; returns what the report names. None for the
-                file name of the model and the samples that were left out.
+                that it was trained on, as `batches`, sent first.
+            details: called once everything is sent; returns what the report names.
 
         Raises:
             InputError: the data or an option is invalid.
@@ -185,6 +182,7 @@ class Client:
                     opset=opset,
                     target=target,
                     name=name,
+                    tags=tags,
                     select=select,
                     progress=callback,
                     resume=resume,
@@ -215,6 +213,7 @@ class Client:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
         select: Select | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
@@ -222,10 +221,7 @@ class Client:
         on_bad_sample: OnBadSample = "raise",
         source_batches: Batches | None = None,
     ) -> Job:
-        """Send a model and its batches, start the run, and return without waiting for its end.
-
-        Arguments and errors are those of `recalibrate`, as far as they concern the upload.
-        """
+        """Send a model and its batches and start the run, as `recalibrate`, without waiting."""
         require_synchronous(batches, source_batches)
         with progress_display(progress) as callback:
             job = run_blocking(
@@ -240,6 +236,7 @@ class Client:
                     opset=opset,
                     target=target,
                     name=name,
+                    tags=tags,
                     select=select,
                     progress=callback,
                     resume=resume,
@@ -295,6 +292,7 @@ class Client:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
         key: str | None = None,
     ) -> Recalibration:
         """Create a recalibration of an uploaded model; options as `recalibrate`.
@@ -312,6 +310,7 @@ class Client:
                 opset=opset,
                 target=target,
                 name=name,
+                tags=tags,
                 key=key,
             )
         )

@@ -57,6 +57,11 @@ class _Job:
         return self._state.name
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """Words by which people group recalibrations."""
+        return self._state.tags
+
+    @property
     def state(self) -> Recalibration:
         """The recalibration as the server last described it; `status` asks again."""
         return self._state

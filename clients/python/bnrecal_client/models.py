@@ -249,6 +249,7 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
         phase: current phase of the run, None before it starts.
         progress: how far that phase is.
         name: a name for people; may be empty.
+        tags: words by which people group recalibrations.
         verdict: whether to deploy the model; None until the recalibration has succeeded.
         error_document: JSON form of the problem that ended the run; `error` is its typed form.
         attempts: how often a worker has started the run.
@@ -271,6 +272,7 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
     ended: str | None
     source_batches: Stream = Stream(received=0, samples=0, bytes=0, total=None)
     name: str = ""
+    tags: tuple[str, ...] = ()
     verdict: Verdict | None = None
 
     @property
@@ -289,9 +291,9 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.state}, {self.progress.phase} {self.progress.done:,}{total}"
 
     def mentions(self, text: str) -> bool:
-        """Return whether its name, id, model, state or verdict contains a text, in any case."""
+        """Return whether its name, tags, id, model, state or verdict contain a text."""
         verdict = "" if self.verdict is None else self.verdict.code
-        members = (self.name, self.id, self.model, self.state, verdict)
+        members = (self.name, *self.tags, self.id, self.model, self.state, verdict)
         return any(text.lower() in member.lower() for member in members)
 
     @property

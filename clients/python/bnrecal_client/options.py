@@ -116,6 +116,7 @@ class Options:
             source's, or the nearest that the target supports.
         target: where the folded model is deployed; None for no check of its operators.
         name: a name for people; has no effect on the run.
+        tags: words by which people group recalibrations.
     """
 
     method: str = "exact"
@@ -126,6 +127,7 @@ class Options:
     opset: int | None = None
     target: Target | None = None
     name: str = ""
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.target is not None and self.target not in TARGETS:
@@ -159,14 +161,16 @@ class Options:
         opset: int | None = None,
         target: Target | None = None,
         name: str = "",
+        tags: Sequence[str] = (),
     ) -> Options:
         """Return the options.
 
         Raises:
             OptionError: an option is invalid.
         """
-        if isinstance(layers, str):
-            raise OptionError(f"layers takes a list of patterns, got the string {layers!r}")
+        for option, value in (("layers", layers), ("tags", tags)):
+            if isinstance(value, str):
+                raise OptionError(f"{option} takes a list of strings, got the string {value!r}")
         return cls(
             method=method,
             estimator=dict(estimator) if isinstance(estimator, Mapping) else estimator,
@@ -176,6 +180,7 @@ class Options:
             opset=opset,
             target=target,
             name=name,
+            tags=tuple(tags),
         )
 
     def differences(self, stored: Mapping[str, object]) -> list[str]:

@@ -181,9 +181,14 @@ _VERSION_10 = """
 ALTER TABLE recalibration ADD COLUMN name TEXT NOT NULL DEFAULT '';
 """
 
+# Words by which people group recalibrations, one per line.
+_VERSION_11 = """
+ALTER TABLE recalibration ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
-    *(_VERSION_8, _VERSION_9, _VERSION_10),
+    *(_VERSION_8, _VERSION_9, _VERSION_10, _VERSION_11),
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

@@ -404,6 +404,25 @@ def test_search_finds_verdicts_states_and_ids(api: Api) -> None:
     assert api.get(done).json()["name"] == "done"
 
 
+def test_tags_are_stored_and_searched(api: Api) -> None:
+    tags = ["camera-7", "nightly, full", "line\u2028separator"]
+    tagged = api.open(name="tagged", tags=tags)
+    api.open(name="plain")
+    assert api.get(tagged).json()["tags"] == tags
+    assert api.http.get("/v1/recalibrations").json()["items"][1]["tags"] == []
+    for text in ("CAMERA-7", "nightly, f", "separator"):
+        assert names(api, search=text) == ["tagged"]
+    for text in ("[", '"', ", camera"):
+        assert names(api, search=text) == []
+
+
+@pytest.mark.parametrize("tags", [["two\nlines"], [""], ["x" * 51], ["x"] * 21, "word", [3]])
+def test_tags_are_short_words(api: Api, tags: object) -> None:
+    model = api.upload_model().json()["id"]
+    response = api.http.post("/v1/recalibrations", json={"model": model, "tags": tags})
+    assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
+
+
 @pytest.mark.parametrize("name", ["two\nlines", "x" * 201, "\x00", 3])
 def test_names_are_one_short_line(api: Api, name: object) -> None:
     model = api.upload_model().json()["id"]

@@ -92,13 +92,14 @@ def test_jobs_are_listed_newest_first(server: ClientServer, time: FakeTime) -> N
 
 def test_name_of_a_job(server: ClientServer, time: FakeTime) -> None:
     with played(server.transport, time) as client:
-        job = client.submit(MODEL, stream(), name="the new camera")
+        job = client.submit(MODEL, stream(), name="the new camera", tags=["nightly", "ß"])
         client.submit(MODEL, stream())
-        assert job.name == "the new camera"
+        assert (job.name, job.tags) == ("the new camera", ("nightly", "ß"))
         assert "'the new camera'" in repr(job)
         assert "the new camera" in job._repr_html_()
-        assert [one.id for one in client.jobs(search="Camera")] == [job.id]
-        with pytest.raises(OptionError, match="leave name= out"):
+        for text in ("Camera", "nightly", "ß"):
+            assert [one.id for one in client.jobs(search=text)] == [job.id]
+        with pytest.raises(OptionError, match="leave them out"):
             client.submit(MODEL, stream(), name="other", resume=job.id)
         assert client.create(client.upload(MODEL).id, name="third").name == "third"
 

@@ -81,6 +81,8 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
         value["allow_mismatch"] = True
     if options.name:  # a server that is older than names does not know the member
         value["name"] = options.name
+    if options.tags:
+        value["tags"] = list(options.tags)
     if options.opset is not None:
         value["opset"] = options.opset
     if options.target is not None:

@@ -140,8 +140,8 @@ async def submit(
     """
     if model is None and resume is None:
         raise OptionError("a model is required; None is valid only with resume=")
-    if resume is not None and options.name:
-        raise OptionError("a recalibration is named when it is created: leave name= out")
+    if resume is not None and (options.name or options.tags):
+        raise OptionError("name= and tags= are set when a recalibration is created: leave them out")
     run = session.runtime.run
     if is_module(model):
         model = await run(partial(export, model, await streams.target.peek()))

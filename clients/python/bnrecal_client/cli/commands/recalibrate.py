@@ -195,6 +195,7 @@ def _remote(
             opset=options.opset,
             target=options.target,
             name=args.name,
+            tags=args.tags,
             progress=notify,
             resume=args.resume,
             unfolded=args.unfolded is not None,
@@ -218,8 +219,8 @@ def _local(
         raise OptionError("--resume continues a recalibration of a server: pass --server")
     if args.connections is not None:
         raise OptionError("--connections applies to a server: pass --server")
-    if args.name:
-        raise OptionError("--name is for the list of a server: pass --server")
+    if args.name or args.tags:
+        raise OptionError("--name and --tag are for the list of a server: pass --server")
     pairs = _labeled(args, images=options.preprocess is not None)
     with progress_display(_progress(args), samples=data.samples) as notify:
         return recalibrate_file(

@@ -39,6 +39,7 @@ def _list_lines(shown: Sequence[Recalibration], total: int) -> list[str]:
         [
             one.id,
             one.name,
+            ", ".join(one.tags),
             one.state,
             "" if one.verdict is None else one.verdict.code,
             f"{one.batches.samples:,}",
@@ -47,7 +48,7 @@ def _list_lines(shown: Sequence[Recalibration], total: int) -> list[str]:
         ]
         for one in shown
     ]
-    head = ["id", "name", "state", "verdict", "samples", "model", "created (UTC)"]
+    head = ["id", "name", "tags", "state", "verdict", "samples", "model", "created (UTC)"]
     kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
     lines = table(
         [head[place] for place in kept],

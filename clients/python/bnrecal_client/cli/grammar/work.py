@@ -74,6 +74,14 @@ def recalibrate() -> Command:
                 help="a name for the recalibration, which the server's list shows and searches",
             ),
             Option(
+                "--tag",
+                "tags",
+                metavar="TEXT",
+                multiple=True,
+                section="Server",
+                help="a word by which the server's list groups recalibrations; may be repeated",
+            ),
+            Option(
                 "--connections",
                 metavar="N",
                 type=COUNT,
