@@ -18,6 +18,11 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+# pytest-xdist runs one process per core already. With a second thread, torch's waits for it take
+# most of the time of small networks on a busy machine. Set before torch is imported; servers and
+# workers inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell starts background jobs with SIGINT ignored, and child processes inherit that; tests that
 # send Ctrl-C would wait forever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
