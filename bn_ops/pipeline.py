@@ -68,7 +68,7 @@ def run(
         )
         updates, after = _measure(engine, stream, options, probe)
         notes = engine.notes(updates)
-        before = None if probe is None else _observe(engine, probe)
+        before = None if probe is None else _observe(engine, probe, layers=options.compare)
         selection = None
         if probe is not None and before is not None and isinstance(options.estimator, Auto):
             selector = Selector(engine, probe, updates, after, progress=_choosing(options))
@@ -104,9 +104,11 @@ def _probe(
     return Probe(engine.adapter) if compares else None
 
 
-def _observe(engine: CheckedEngine[ModelT, BatchT], probe: Probe[BatchT]) -> ForwardPass:
-    """Run the probe with the statistics that the model holds."""
-    return observed_probe(engine.forward, probe)
+def _observe(
+    engine: CheckedEngine[ModelT, BatchT], probe: Probe[BatchT], *, layers: bool
+) -> ForwardPass:
+    """Run the probe with the statistics that the model holds; see `observed_probe`."""
+    return observed_probe(engine.forward, probe, layers=layers)
 
 
 def _choosing(options: RecalibrateOptions) -> Callable[[int], None]:
@@ -159,7 +161,7 @@ def _with_verdict(  # noqa: PLR0917 - one value of each step of the run
     if not options.compare:
         after = None
     elif after is None:
-        after = _observe(engine, probe)
+        after = _observe(engine, probe, layers=True)
     if after is not None:
         report = compared(
             report, before, after, samples=samples, infos=notes.layers, updates=updates

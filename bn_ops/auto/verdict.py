@@ -260,7 +260,7 @@ def _few_samples(evidence: Evidence) -> str:
     return (
         f"The stream holds {evidence.samples} samples. Statistics change from {MIN_SAMPLES} "
         f"samples on; a final verdict needs {MIN_SAMPLES_TO_REFUSE}, and {MIN_SAMPLES_TO_DEPLOY} "
-        "where it is to deploy."
+        "where it is to deploy for a gain that is not large."
     )
 
 

@@ -103,9 +103,17 @@ class Probe(Generic[BatchT]):
         return sum(self._adapter.samples(batch) for batch in batches)
 
 
-def observed_probe(runner: ForwardRunner[BatchT], probe: Probe[BatchT]) -> ForwardPass:
-    """Run the probe; the inputs of layers are observed on its first samples."""
-    return observe(runner, probe.batches(), layer_batches=_LAYER_BATCHES)
+def observed_probe(
+    runner: ForwardRunner[BatchT], probe: Probe[BatchT], *, layers: bool = True
+) -> ForwardPass:
+    """Run the probe.
+
+    Args:
+        runner: runs the model.
+        probe: the probe.
+        layers: whether to observe the inputs of layers on the first samples.
+    """
+    return observe(runner, probe.batches(), layer_batches=_LAYER_BATCHES if layers else 0)
 
 
 def replayed_probe(

@@ -85,7 +85,7 @@ HARMFUL = replace(
 
 def test_rule_applied_to_rows() -> None:
     assert (decide(CLEAR).candidate, decide(CLEAR).verdict.value) == (REPLACE, "deploy")
-    few = replace(CLEAR, samples=16)
+    few = replace(CLEAR, samples=15)
     assert (decide(few).candidate, decide(few).verdict.value) == (REPLACE, "check-with-labels")
     assert (decide(DOUBTFUL).candidate, decide(DOUBTFUL).verdict.value) == (SOURCE, "do-not-deploy")
     assert decide(DOUBTFUL, varied=True).candidate == REPLACE
@@ -159,6 +159,7 @@ def test_every_stored_row_has_one_family() -> None:
     [
         "choice-short",
         "choice",
+        "choice-front",
         "choice-limits",
         pytest.param("choice-thresholds", marks=pytest.mark.slow),
     ],
