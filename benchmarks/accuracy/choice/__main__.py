@@ -1,8 +1,9 @@
 """Measure the candidates of `Auto`, and others, on every stream of the study.
 
 `python -m benchmarks.accuracy.choice --cache FOLDER`: hours on a CPU, minutes per process on a GPU.
-`--small` measures a sample of the cases in some minutes on a CPU. Without a data set the study that
-needs it is left out, and the message names the package to install.
+`--small` measures a sample of the cases in some minutes on a CPU, `--later` the rows with which a
+changed rule was checked, in about ten. Without a data set the study that needs it is left out, and
+the message names the package to install.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.choice.cases import STUDIES, Run
-from benchmarks.accuracy.choice.rows import Row, write_rows
+from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SMALL, SOURCE, Row, write_rows
 from benchmarks.accuracy.networks import DEFAULT_CACHE
 
 # `--small`: every 24th case, with streams of one size.
 _SMALL_EVERY, _SMALL_SIZES = 24, (16,)
+
+# `--later`: a network that the other rows lack, and the candidates of `Auto`.
+_LATER_NETWORKS, _LATER_SIZES = ("digits2",), (16, 64)
+_LATER_NAMES = (SOURCE, SMALL, EARLY, REPLACE)
 
 
 def main() -> None:
@@ -28,6 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder of networks")
     parser.add_argument("--small", action="store_true", help="measure a sample of the cases")
+    parser.add_argument(
+        "--later",
+        action="store_true",
+        help="measure the rows of accuracy-choice-later: the third network for digits",
+    )
     parser.add_argument("--study", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--output", type=Path, help="default: a file in the cache folder")
     options = parser.parse_args()
@@ -36,6 +46,9 @@ def main() -> None:
     run = Run(cache=options.cache, device=device)
     if options.small:
         run = replace(run, every=_SMALL_EVERY, sizes=_SMALL_SIZES)
+    if options.later:
+        run = replace(run, sizes=_LATER_SIZES, networks=_LATER_NETWORKS, names=_LATER_NAMES)
+        options.study = ["digits"]
     began = time.perf_counter()
     rows: list[Row] = []
     for name in options.study:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,7 +139,12 @@ def shares(candidate: str, layers: int) -> list[float]:
 
 
 def measure(
-    network: Mixed, stream: Tensor, test: Tensor, labels: NDArray[np.int64]
+    network: Mixed,
+    stream: Tensor,
+    test: Tensor,
+    labels: NDArray[np.int64],
+    *,
+    names: Iterable[str] = SHARES,
 ) -> dict[str, Measured]:
     """Return the measurement of every candidate on one stream.
 
@@ -148,12 +153,13 @@ def measure(
         stream: preprocessed images (n, C, H, W) that give the target statistics.
         test: preprocessed images, disjoint from the stream, that measure the accuracy.
         labels: their classes.
+        names: candidates to measure, the source among them.
     """
     images, n = torch.cat([stream, test]), len(stream)
     probe = min(n, PROBE)
     found: dict[str, _Predictions] = {}
     correct: dict[str, int] = {}
-    for name in SHARES:
+    for name in names:
         p = network.probabilities(images, n, shares(name, network.layers))
         found[name] = _Predictions.of(p[:probe].cpu().numpy())
         correct[name] = int((p[n:].argmax(1).cpu().numpy() == labels).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.accuracy import corruptions
-from benchmarks.accuracy.choice.candidates import Mixed, measure, mixed, shares
+from benchmarks.accuracy.choice.candidates import SHARES, Mixed, measure, mixed, shares
 from benchmarks.accuracy.choice.networks import (
     CHANGES,
     IMAGENET_NETWORKS,
@@ -48,12 +48,16 @@ class Run:
         device: where networks run.
         every: measure every n-th case.
         sizes: measure streams of these sizes only; all where empty.
+        networks: measure these networks only; all where empty.
+        names: candidates to measure, the source among them.
     """
 
     cache: Path
     device: torch.device
     every: int = 1
     sizes: tuple[int, ...] = ()
+    networks: tuple[str, ...] = ()
+    names: tuple[str, ...] = tuple(SHARES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,24 +163,27 @@ def _eight_bits(data: LabeledImages) -> LabeledImages:
 
 def _image_rows(run: Run, case: _Case, network: nn.Module, images: _Images) -> Iterator[Row]:
     """Yield every stream of a network on a domain."""
+    if run.networks and case.network not in run.networks:
+        return
     ready = mixed(changed(network, case.change), run.device)
     test = _tensor(images.test.images, run.device)
     for stream in planned(STREAMS, run.sizes):
         picked = draw_images(stream, images.stream.labels, case.seed)
         drawn = _tensor(images.stream.images[picked], run.device)
-        yield _row(case, stream, ready, (drawn, test), images.test.labels)
+        yield _row(case, stream, ready, (drawn, test), images.test.labels, run.names)
 
 
 def _tensor(images: NDArray[np.float32], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
 
-def _row(
+def _row(  # noqa: PLR0917 - what a row says, and what it measures
     case: _Case,
     stream: Stream,
     network: Mixed,
     images: tuple[Tensor, Tensor],
     labels: NDArray[np.int64],
+    names: Sequence[str],
 ) -> Row:
     """Measure one stream on one test set, and describe it."""
     drawn, test = images
@@ -189,7 +196,7 @@ def _row(
         draw=stream.draw,
         classes=network.classes,
         tested=len(labels),
-        candidates=measure(network, drawn, test, labels),
+        candidates=measure(network, drawn, test, labels, names=names),
     )
 
 
@@ -260,7 +267,8 @@ class _Photographs:
             if drawn is not None:
                 picked, rest = drawn
                 test = rest[usable[rest]][:_TEST_PICTURES]
-                yield _row(case, stream, network, (streams[picked], tests[test]), labels[test])
+                images = (streams[picked], tests[test])
+                yield _row(case, stream, network, images, labels[test], self._run.names)
 
 
 STUDIES: Mapping[str, Callable[[Run], Iterator[Row]]] = {

@@ -19,6 +19,7 @@ from benchmarks.accuracy.results import RESULTS
 
 __all__ = [
     "EARLY",
+    "LATER_ROWS",
     "REPLACE",
     "ROWS",
     "SMALL",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 ROWS = RESULTS / "accuracy-choice.json.gz"
+
+LATER_ROWS = RESULTS / "accuracy-choice-later.json.gz"
+"""Rows that were measured after the rule had been fixed."""
 
 SOURCE, SMALL, EARLY, REPLACE = "source", "share-0.02", "third-0.1", "share-1"
 """The candidates of `Auto`, by their names in the rows."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.choice.findings import limits, short
 from benchmarks.accuracy.choice.front import front
+from benchmarks.accuracy.choice.later import later
 from benchmarks.accuracy.choice.policy import Decision, decide, judge_candidate
 from benchmarks.accuracy.choice.rows import EARLY, REPLACE, ROWS, SOURCE, Row, read_rows
 from benchmarks.accuracy.choice.sensitivity import sensitivity_table
@@ -295,6 +296,7 @@ def _declared_wrongly(rows: Sequence[Row]) -> str:
 BLOCKS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "choice-short": short,
     "choice": results,
+    "choice-later": later,
     "choice-front": front,
     "choice-limits": limits,
     "choice-thresholds": sensitivity_table,

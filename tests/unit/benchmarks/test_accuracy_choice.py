@@ -159,6 +159,7 @@ def test_every_stored_row_has_one_family() -> None:
     [
         "choice-short",
         "choice",
+        "choice-later",
         "choice-front",
         "choice-limits",
         pytest.param("choice-thresholds", marks=pytest.mark.slow),
