@@ -227,9 +227,6 @@ export function saveBlob(blob: Blob, name: string): void {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** The layers that a run has settled, with the drift of their inputs in σ. */
-export type Layers = { name: string; distance: number }[];
-
 export function problemText(error: Record<string, unknown>): string {
   return sentence(String(error.detail ?? error.title ?? "the run has failed"));
 }

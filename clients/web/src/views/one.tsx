@@ -4,7 +4,6 @@ import {
   events,
   getJson,
   isAbort,
-  type Layers,
   messageOf,
   Problem,
   postJson,
@@ -27,7 +26,6 @@ const PAUSE_MS = 1000;
 
 interface Followed {
   found: Recalibration | null;
-  layers: Layers;
   /** Whether the server answers. */
   connected: boolean;
   error: Problem | null;
@@ -37,7 +35,6 @@ interface Followed {
 function useFollowed(id: string): Followed {
   const [state, setState] = useState<Followed>({
     found: null,
-    layers: [],
     connected: true,
     error: null,
   });
@@ -55,11 +52,6 @@ function useFollowed(id: string): Followed {
           const path = `/v1/recalibrations/${id}/events`;
           for await (const event of events(path, last, stop.signal)) {
             last = event.id ?? last;
-            if (event.kind === "layers") {
-              const layers = JSON.parse(event.data) as Layers;
-              setState((before) => ({ ...before, layers }));
-              continue;
-            }
             const next = JSON.parse(event.data) as Recalibration;
             // The stream begins with events from before the request above.
             if (next.updated < found.updated) continue;
@@ -84,7 +76,7 @@ function useFollowed(id: string): Followed {
 }
 
 export function OneView({ id }: { id: string }) {
-  const { found, layers, connected, error } = useFollowed(id);
+  const { found, connected, error } = useFollowed(id);
   const [round, setRound] = useState(0);
   if (error !== null) return <Missing error={error} />;
   if (found === null) {
@@ -112,9 +104,7 @@ export function OneView({ id }: { id: string }) {
       {found.state === "open" && !upload && (
         <Resume found={found} onStarted={() => setRound(round + 1)} />
       )}
-      {["sealed", "queued", "running"].includes(found.state) && (
-        <Running found={found} layers={layers} />
-      )}
+      {["sealed", "queued", "running"].includes(found.state) && <Running found={found} />}
       {found.state === "succeeded" && <Result found={found} />}
       {found.state === "failed" && <Failed found={found} />}
       {found.state === "cancelled" && (

@@ -1,5 +1,5 @@
-import type { Layers, Recalibration } from "../api";
-import { count, duration, sigma } from "../format";
+import type { Recalibration } from "../api";
+import { duration } from "../format";
 import { Progress } from "../parts/progress";
 
 const PHASES: [string, string][] = [
@@ -16,8 +16,8 @@ const WAITING: Record<string, string> = {
   queued: "Waiting for the runs before this one.",
 };
 
-/** A run in progress: its phase, the time left, and the layers that have settled. */
-export function Running({ found, layers }: { found: Recalibration; layers: Layers }) {
+/** A run in progress: its phase and the time left. */
+export function Running({ found }: { found: Recalibration }) {
   const phases = PHASES.filter(([key]) => key !== "inserting" || found.source_batches.received > 0);
   const at = phases.findIndex(([key]) => key === found.progress?.phase);
   const { done = 0, total = null, seconds_left: left = null } = found.progress ?? {};
@@ -45,40 +45,6 @@ export function Running({ found, layers }: { found: Recalibration; layers: Layer
           </li>
         ))}
       </ol>
-      {layers.length > 0 && <Settled layers={layers} />}
-    </section>
-  );
-}
-
-function Settled({ layers }: { layers: Layers }) {
-  const largest = Math.max(1, ...layers.map((one) => one.distance));
-  const last = layers.at(-1);
-  return (
-    <section class="settled" aria-labelledby="settled">
-      <h3 id="settled">{count(layers.length, "layer")} settled</h3>
-      <p class="hint">
-        Each bar is one layer, from the input of the network to its output: how far its input had
-        drifted.
-        {last && ` The last one: ${last.name}, ${sigma(last.distance)}.`}
-      </p>
-      <div class="bars" role="img" aria-label={`Drift of ${count(layers.length, "layer")}`}>
-        <svg viewBox={`0 0 ${Math.max(24, layers.length) * 4} 40`} preserveAspectRatio="none">
-          <title>Drift by layer</title>
-          {layers.map((one, place) => {
-            const height = Math.max(1, (40 * one.distance) / largest);
-            return (
-              <rect
-                key={one.name}
-                x={place * 4}
-                y={40 - height}
-                width={3}
-                height={height}
-                rx={0.5}
-              />
-            );
-          })}
-        </svg>
-      </div>
     </section>
   );
 }
