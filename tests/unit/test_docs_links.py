@@ -70,3 +70,23 @@ def test_broken_links_are_found() -> None:
     page = ROOT / "README.md"
     text = "# A `b` c\n[x](no.md) [y](#a-b-c) [z](#d) [w](docs/service.md#no) [v](docs/service.md)"
     assert broken(page, text) == ["no.md", "#d", "docs/service.md#no"]
+
+
+# What the pages for readers quote, and the page that has the measurement.
+QUOTED = {
+    "evidence.md": ("0 of 616 rows", "467 of 550 rows", "525", "230 of 373 rows", "5.8 %"),
+    "harm-check.md": ("18 of 22 harmful", "15 of 78 helpful"),
+}
+
+
+@pytest.mark.parametrize("source", QUOTED)
+def test_quoted_figures_are_those_of_the_measurement(source: str) -> None:
+    docs = ROOT / "docs"
+    measured = " ".join((docs / source).read_text(encoding="utf-8").split())
+    pages = [docs / "should-i-recalibrate.md", docs / "guarantees.md"]
+    quoting = " ".join(" ".join(page.read_text(encoding="utf-8").split()) for page in pages)
+    for figure in QUOTED[source]:
+        assert figure in measured, figure
+        assert figure in quoting, figure
+    quoted = set(re.findall(r"\d+ of \d+ (?:rows|harmful|helpful)", quoting))
+    assert quoted == {figure for known in QUOTED.values() for figure in known if " of " in figure}
