@@ -9,14 +9,18 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.page.conftest import OpenPage
-from tests.support.page_walk import Walk
+from tests.support.page_walk import AXE, Walk
 from tests.support.server_process import ServerProcess
 
 # The tests share a browser and a server.
 pytestmark = pytest.mark.xdist_group("page")
+needs_axe = pytest.mark.skipif(
+    not AXE.is_file(), reason="NO AXE: accessibility is not checked; run `make check-page` first"
+)
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_in_any_view(
     open_page: OpenPage, model: Path, photos: Path, scheme: str
@@ -56,6 +60,7 @@ def test_axe_finds_nothing_serious_in_any_view(
     assert {view: faults for view, faults in found.items() if faults} == {}
 
 
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_in_the_other_states(
     open_page: OpenPage, tmp_path: Path, scheme: str
