@@ -168,9 +168,9 @@ class Options:
         Raises:
             OptionError: an option is invalid.
         """
-        for option, value in (("layers", layers), ("tags", tags)):
+        for option, noun, value in (("layers", "patterns", layers), ("tags", "words", tags)):
             if isinstance(value, str):
-                raise OptionError(f"{option} takes a list of strings, got the string {value!r}")
+                raise OptionError(f"{option} takes a list of {noun}, got the string {value!r}")
         return cls(
             method=method,
             estimator=dict(estimator) if isinstance(estimator, Mapping) else estimator,
