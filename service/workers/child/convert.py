@@ -59,7 +59,7 @@ def _exported(task: WorkerTask, sandbox: Mapping[str, bool]) -> bytes:
             "this server has no torch, which .pt2 files require: export the model with "
             "bn_ops.export and send the ONNX file"
         )
-    from bn_ops.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
+    from bn_ops.torch_modules.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
 
     program = load_pt2(task.model)
     # Imported late: loading torch takes seconds, and most refusals come before it is needed.

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from bn_ops.errors import ModelInvalidError, ModelUnsafeError
-from bn_ops.pt2 import load_pt2
-from bn_ops.pt2._grammars import clean_expression
+from bn_ops.torch_modules.pt2 import load_pt2
+from bn_ops.torch_modules.pt2._grammars import clean_expression
 from tests.support.pt2_files import MODEL, Small, edited, exchanged, runs_code, saved
 
 _WEIGHTS = "data/weights/model_weights_config.json"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._archive import refused
-from bn_ops.pt2._grammars import clean_symbol, clean_tree
-from bn_ops.pt2._tensors import clean_path, clean_size, clean_tensor
+from bn_ops.torch_modules.pt2._archive import refused
+from bn_ops.torch_modules.pt2._grammars import clean_symbol, clean_tree
+from bn_ops.torch_modules.pt2._tensors import clean_path, clean_size, clean_tensor
 
 __all__ = ["clean_program", "operators"]
 

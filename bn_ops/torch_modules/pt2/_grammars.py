@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._archive import refused, strict_json
+from bn_ops.torch_modules.pt2._archive import refused, strict_json
 
 __all__ = ["clean_expression", "clean_symbol", "clean_tree"]
 

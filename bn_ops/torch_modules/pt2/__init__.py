@@ -12,6 +12,6 @@ they have been reviewed. The service additionally loads files inside the worker'
 
 from __future__ import annotations
 
-from bn_ops.pt2._load import load_pt2
+from bn_ops.torch_modules.pt2._load import load_pt2
 
 __all__ = ["load_pt2"]

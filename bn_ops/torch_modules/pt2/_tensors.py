@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._archive import refused
-from bn_ops.pt2._grammars import clean_expression
+from bn_ops.torch_modules.pt2._archive import refused
+from bn_ops.torch_modules.pt2._grammars import clean_expression
 
 __all__ = ["clean_path", "clean_payloads", "clean_size", "clean_tensor"]
 

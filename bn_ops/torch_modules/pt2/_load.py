@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.errors import ModelInvalidError
-from bn_ops.pt2._archive import CONSTANTS, MODEL, WEIGHTS, Archive, read_archive, refused
-from bn_ops.pt2._program import clean_program, operators
-from bn_ops.pt2._tensors import clean_payloads
+from bn_ops.torch_modules.pt2._archive import (
+    CONSTANTS,
+    MODEL,
+    WEIGHTS,
+    Archive,
+    read_archive,
+    refused,
+)
+from bn_ops.torch_modules.pt2._program import clean_program, operators
+from bn_ops.torch_modules.pt2._tensors import clean_payloads
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

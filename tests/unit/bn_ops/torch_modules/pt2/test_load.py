@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bn_ops
 from bn_ops.errors import ModelInvalidError, ModelUnsafeError
-from bn_ops.pt2 import load_pt2
+from bn_ops.torch_modules.pt2 import load_pt2
 from tests.support.pt2_files import Small, saved
 
 
