@@ -31,8 +31,9 @@ _ARGUMENTS = (
 SIZE = 32
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Return Chromium. Until it is closed, this thread has a running event loop."""
     if CHROMIUM is None:
         pytest.skip("NO BROWSER: the page is not tested; install Chromium (Debian: chromium)")
     expect.set_options(timeout=20_000)
