@@ -14,8 +14,6 @@ from bn_ops.core.batches import named_batches
 from bn_ops.core.estimators import Auto, Estimator, Replace, as_estimator
 from bn_ops.core.options import Progress, RecalibrateOptions, progress_callback
 from bn_ops.core.signature import Batch
-from bn_ops.deployment.opset import opset_of
-from bn_ops.deployment.request import Deployment
 from bn_ops.diagnostics.labeled import LabeledSamples
 from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.metric import MetricEvaluation
@@ -25,6 +23,8 @@ from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import OptionError
 from bn_ops.model_sources import as_onnx, is_torch
+from bn_ops.onnx_files.deployment.opset import opset_of
+from bn_ops.onnx_files.deployment.request import Deployment
 from bn_ops.onnx_files.load import load_model
 from bn_ops.onnx_files.session import use_providers
 from bn_ops.result import Artifact
@@ -113,7 +113,7 @@ def adapt(
             compared with the original, and the folded model is verified after the conversion.
         target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`, `rknn`
             or `coreml`. A model with an operator that the target lacks is refused, an ONNX model
-            before the stream is read. `bn_ops.deployment.TARGETS` has the tables.
+            before the stream is read. `bn_ops.onnx_files.deployment.TARGETS` has the tables.
 
     Returns:
         The artifact. An `nn.Module` then holds the new statistics; if anything fails, it is

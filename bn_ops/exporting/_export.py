@@ -14,12 +14,12 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-from bn_ops.deployment.request import Deployment
 from bn_ops.errors import ExportError, ModelUnsupportedError
 from bn_ops.exporting._cleaning import clean
 from bn_ops.exporting._exporter_steps import exporter_step
 from bn_ops.exporting._inputs import ExampleCall
 from bn_ops.exporting._naming import name_everything, name_inputs, name_outputs
+from bn_ops.onnx_files.deployment.request import Deployment
 from bn_ops.onnx_files.large_models import within_message
 from bn_ops.torch_modules.frozen_batchnorm import frozen_eps, normalize
 from bn_ops.torch_modules.module_state import set_eval, unchanged

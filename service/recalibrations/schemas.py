@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from bn_ops.deployment.targets import MIN_OPSET, check_opset
 from bn_ops.diagnostics.report import VerdictCode
+from bn_ops.onnx_files.deployment.targets import MIN_OPSET, check_opset
 from service.recalibrations.options import (
     AutoForm,
     EstimatorForm,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import defs, helper, inliner, version_converter
 
-from bn_ops.deployment.adapters import ADAPTERS, GraphFacts
 from bn_ops.errors import TargetError
+from bn_ops.onnx_files.deployment.adapters import ADAPTERS, GraphFacts
 from bn_ops.onnx_files.large_models import bare_copy, inlined, light_copy
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from bn_ops.deployment.opset import convert_opset, max_opset, opset_of, walk
-from bn_ops.deployment.targets import TARGETS, OperatorTable, Target, check_opset
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError, TargetError
+from bn_ops.onnx_files.deployment.opset import convert_opset, max_opset, opset_of, walk
+from bn_ops.onnx_files.deployment.targets import TARGETS, OperatorTable, Target, check_opset
 from bn_ops.onnx_files.session import session
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 import bn_ops
-from bn_ops.deployment.opset import opset_of
+from bn_ops.onnx_files.deployment.opset import opset_of
 from examples.digits.data import load_sklearn_digits
 from examples.digits.demo import MODEL as DIGITS
 from tests.support.deployment_networks import AFTER, CHANNELS, SIDE, network

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bn_ops.deployment import TARGETS as LIBRARY_TARGETS
+from bn_ops.onnx_files.deployment import TARGETS as LIBRARY_TARGETS
 from bnrecal_client import OptionError
 from bnrecal_client._http import requests
 from bnrecal_client.cli import main

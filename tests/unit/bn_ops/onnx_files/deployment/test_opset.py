@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import bn_ops
-from bn_ops.deployment.opset import convert_opset, max_opset, opset_of
 from bn_ops.errors import TargetError
+from bn_ops.onnx_files.deployment.opset import convert_opset, max_opset, opset_of
 from tests.support.deployment_networks import AFTER, CHANNELS, SIDE, network
 from tests.support.onnx_run import run_onnx
 

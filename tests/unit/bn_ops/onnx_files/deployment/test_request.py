@@ -12,11 +12,11 @@ import torch
 from onnx import defs, helper, numpy_helper
 
 import bn_ops
-from bn_ops.deployment import TARGETS, Target
-from bn_ops.deployment import request as request_module
-from bn_ops.deployment.opset import convert_opset, opset_of
-from bn_ops.deployment.request import Deployment
 from bn_ops.errors import OptionError, TargetError
+from bn_ops.onnx_files.deployment import TARGETS, Target
+from bn_ops.onnx_files.deployment import request as request_module
+from bn_ops.onnx_files.deployment.opset import convert_opset, opset_of
+from bn_ops.onnx_files.deployment.request import Deployment
 from tests.support.deployment_networks import CHANNELS, SIDE, network
 from tests.support.onnx_run import run_onnx
 
