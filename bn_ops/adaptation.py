@@ -23,10 +23,10 @@ from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import OptionError
 from bn_ops.model_sources import as_onnx, is_torch
-from bn_ops.onnx_files.deployment.opset import opset_of
 from bn_ops.onnx_files.deployment.request import Deployment
 from bn_ops.onnx_files.load import load_model
 from bn_ops.onnx_files.session import use_providers
+from bn_ops.onnx_files.traversal import standard_opset
 from bn_ops.result import Artifact
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def adapt(
             source, samples = _as_onnx(model, done, example_inputs)
             unfolded = deployment.converted(source, samples, threads=threads)
             form = DeployedForm(
-                opset=opset_of(unfolded), source_opset=opset_of(source), target=target
+                opset=standard_opset(unfolded), source_opset=standard_opset(source), target=target
             )
             done = replace(done, report=replace(done.report, deployed=form))
             artifact = _fold(unfolded, samples, done, options.progress, threads)

@@ -21,12 +21,13 @@ from bn_ops.core.options import ProgressCallback, silent
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array
 from bn_ops.engines.onnx.graph import index_graph
-from bn_ops.engines.onnx.prepare import add_initializer, prepare, standard_opset, unused_name
+from bn_ops.engines.onnx.prepare import add_initializer, prepare, unused_name
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import ModelUnsupportedError, OptionError, ParityError, StreamEmptyError
 from bn_ops.folding.result import Folded
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
+from bn_ops.onnx_files.traversal import standard_opset
 from bn_ops.verification.reference import Reference
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Walk over the nodes of a ModelProto, including those of subgraphs and local functions."""
+"""Read a ModelProto: its nodes, with those of subgraphs and local functions, and its opset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["all_nodes", "has_batchnorm", "nested_nodes", "subgraphs"]
+__all__ = ["all_nodes", "has_batchnorm", "nested_nodes", "standard_opset", "subgraphs"]
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -42,3 +42,8 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def has_batchnorm(model: onnx.ModelProto) -> bool:
     """Return whether the model has a BatchNormalization node anywhere."""
     return any(node.op_type == "BatchNormalization" for node in all_nodes(model))
+
+
+def standard_opset(model: onnx.ModelProto) -> int:
+    """Return the version of the standard ONNX operator set that the model imports."""
+    return next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)

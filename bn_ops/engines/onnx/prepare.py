@@ -23,13 +23,13 @@ from bn_ops.engines.onnx.batchnorm import (
 )
 from bn_ops.engines.onnx.graph import GraphIndex, index_graph, reads
 from bn_ops.onnx_files.large_models import inlined, light_copy
+from bn_ops.onnx_files.traversal import standard_opset
 
 __all__ = [
     "PreparedModel",
     "StatisticsWriter",
     "add_initializer",
     "prepare",
-    "standard_opset",
     "unused_name",
 ]
 
@@ -73,11 +73,6 @@ def _name_layers(graph: onnx.GraphProto) -> None:
         taken[name] += 1
         # ONNX does not require unique node names; a report needs them.
         node.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-
-
-def standard_opset(model: onnx.ModelProto) -> int:
-    """Return the version of the standard ONNX operator set that the model imports."""
-    return next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)
 
 
 def _describe(model: onnx.ModelProto) -> tuple[LayerInfo, ...]:

@@ -13,11 +13,12 @@ from onnx import defs, helper, inliner, version_converter
 from bn_ops.errors import TargetError
 from bn_ops.onnx_files.deployment.adapters import ADAPTERS, GraphFacts
 from bn_ops.onnx_files.large_models import bare_copy, inlined, light_copy
+from bn_ops.onnx_files.traversal import nested_nodes, standard_opset
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
-__all__ = ["convert_opset", "max_opset", "opset_of", "walk"]
+__all__ = ["convert_opset", "max_opset"]
 
 _MIN_IR_VERSION = 4
 """The first version in which an initializer need not be an input as well."""
@@ -46,23 +47,6 @@ def max_opset() -> int:
     return int(defs.onnx_opset_version())
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return a model's version of the default operator set; 1 if it imports none."""
-    return max(
-        (int(entry.version) for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS),
-        default=1,
-    )
-
-
-def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of the bodies of its control flow."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from walk(body)
-
-
 def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Return a model that computes the same with another version of the default operator set.
 
@@ -78,12 +62,12 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     Raises:
         TargetError: an operator cannot be expressed in that version.
     """
-    if opset_of(model) == opset:
+    if standard_opset(model) == opset:
         return model
     model = inlined(model)
     light = _without_missing_operators(light_copy(model), opset)
-    step = 1 if opset > opset_of(light) else -1
-    for version in range(opset_of(light), opset, step):
+    step = 1 if opset > standard_opset(light) else -1
+    for version in range(standard_opset(light), opset, step):
         light = _one_version(light, version, version + step, wanted=opset)
     required = helper.find_min_ir_version_for(list(light.opset_import), ignore_unknown=True)
     light.ir_version = (
@@ -103,7 +87,7 @@ def _with_large_initializers(light: onnx.ModelProto, model: onnx.ModelProto) -> 
     del result.graph.input[:]
     result.graph.input.extend(kept)
     small = {tensor.name: tensor for tensor in light.graph.initializer}
-    used = {name for node in walk(light.graph) for name in node.input}
+    used = {name for node in nested_nodes(light.graph.node) for name in node.input}
     used.update(value.name for value in light.graph.output)
     for tensor in model.graph.initializer:
         if tensor.name in small or tensor.name in used:
@@ -121,12 +105,12 @@ def _schema(node: onnx.NodeProto, opset: int) -> OpSchema | None:
 
 
 def _default_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in walk(model.graph) if node.domain in _DEFAULT_DOMAINS]
+    return [node for node in nested_nodes(model.graph.node) if node.domain in _DEFAULT_DOMAINS]
 
 
 def _without_missing_operators(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Replace operators that a version lacks by their definition in older operators."""
-    current = opset_of(model)
+    current = standard_opset(model)
     replaced: set[str] = set()
     # The definition of one operator may contain another one that the version lacks.
     while missing := {n.op_type for n in _default_nodes(model) if _schema(n, opset) is None}:
@@ -257,7 +241,7 @@ def _hidden(model: onnx.ModelProto, *, except_for: Sequence[onnx.NodeProto]) -> 
 
 
 def _reveal(model: onnx.ModelProto) -> None:
-    for node in walk(model.graph):
+    for node in nested_nodes(model.graph.node):
         if node.domain == _HIDDEN_DOMAIN:
             node.domain = ""
     for entry in [e for e in model.opset_import if e.domain == _HIDDEN_DOMAIN]:

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError, TargetError
-from bn_ops.onnx_files.deployment.opset import convert_opset, max_opset, opset_of, walk
+from bn_ops.onnx_files.deployment.opset import convert_opset, max_opset
 from bn_ops.onnx_files.deployment.targets import TARGETS, OperatorTable, Target, check_opset
 from bn_ops.onnx_files.session import session
+from bn_ops.onnx_files.traversal import nested_nodes, standard_opset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class Deployment:
         """Return the opset of the model to deploy: the nearest one that the target supports."""
         if self.opset is not None:
             return self.opset
-        current = opset_of(model)
+        current = standard_opset(model)
         if self._table is None:
             return current
         first, last = self._table.opsets
@@ -85,7 +86,7 @@ class Deployment:
                 computes something else.
         """
         opset = self.opset_for(model)
-        if opset == opset_of(model):
+        if opset == standard_opset(model):
             return model
         converted = self._name_target(convert_opset, model, opset)
         _require_same(model, converted, samples, opset=opset, threads=threads)
@@ -127,7 +128,7 @@ class Deployment:
             f"node{'' if len(nodes) == 1 else 's'} ({shown}){more}. Replace it in the network, or "
             f"{self._table.advice}. Source: {self._table.source}",
             operator=name,
-            opset=opset_of(model),
+            opset=standard_opset(model),
             target=self.target,
         )
 
@@ -153,7 +154,7 @@ def _missing(
 ) -> dict[tuple[str, str], list[str]]:
     """Return the operators that a table lacks, with the names of their nodes."""
     found: dict[tuple[str, str], list[str]] = {}
-    for node in walk(model.graph):
+    for node in nested_nodes(model.graph.node):
         domain = "" if node.domain == "ai.onnx" else node.domain
         if table.has(domain, node.op_type) or (not domain and node.op_type in ignore):
             continue

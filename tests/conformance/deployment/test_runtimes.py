@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 import bn_ops
-from bn_ops.onnx_files.deployment.opset import opset_of
+from bn_ops.onnx_files.traversal import standard_opset
 from examples.digits.data import load_sklearn_digits
 from examples.digits.demo import MODEL as DIGITS
 from tests.support.deployment_networks import AFTER, CHANNELS, SIDE, network
@@ -46,7 +46,7 @@ def folded(name: str, opset: int) -> onnx.ModelProto:
 @cache
 def digits(opset: int) -> onnx.ModelProto:
     artifact = bn_ops.adapt(DIGITS, [IMAGES], allow_mismatch=True, opset=opset)
-    assert opset_of(artifact.model) == opset
+    assert standard_opset(artifact.model) == opset
     return artifact.model
 
 

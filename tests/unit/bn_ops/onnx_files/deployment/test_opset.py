@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bn_ops
 from bn_ops.errors import TargetError
-from bn_ops.onnx_files.deployment.opset import convert_opset, max_opset, opset_of
+from bn_ops.onnx_files.deployment.opset import convert_opset, max_opset
+from bn_ops.onnx_files.traversal import standard_opset
 from tests.support.deployment_networks import AFTER, CHANNELS, SIDE, network
 from tests.support.onnx_run import run_onnx
 
@@ -37,7 +38,7 @@ def test_every_opset_from_11_computes_the_same(name: str) -> None:
     wanted = output(model, X)
     for opset in range(11, 24):
         converted = convert_opset(model, opset)
-        assert opset_of(converted) == opset
+        assert standard_opset(converted) == opset
         found = output(converted, X)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
 

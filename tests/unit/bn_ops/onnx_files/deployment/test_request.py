@@ -15,8 +15,9 @@ import bn_ops
 from bn_ops.errors import OptionError, TargetError
 from bn_ops.onnx_files.deployment import TARGETS, Target
 from bn_ops.onnx_files.deployment import request as request_module
-from bn_ops.onnx_files.deployment.opset import convert_opset, opset_of
+from bn_ops.onnx_files.deployment.opset import convert_opset
 from bn_ops.onnx_files.deployment.request import Deployment
+from bn_ops.onnx_files.traversal import standard_opset
 from tests.support.deployment_networks import CHANNELS, SIDE, network
 from tests.support.onnx_run import run_onnx
 
@@ -52,7 +53,7 @@ def test_both_models_have_the_opset_and_parity_holds(
     model: onnx.ModelProto, asked: dict[str, Any], opset: int
 ) -> None:
     artifact = bn_ops.adapt(model, BATCHES, estimator="replace", allow_mismatch=True, **asked)
-    assert opset_of(artifact.model) == opset_of(artifact.unfolded) == opset
+    assert standard_opset(artifact.model) == standard_opset(artifact.unfolded) == opset
     parity = artifact.report.parity
     assert parity is not None
     assert parity.passed
