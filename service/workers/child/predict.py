@@ -10,7 +10,7 @@ import numpy as np
 from bn_ops.core.signature import check_batch
 from bn_ops.core.statistics import Float64Array
 from bn_ops.diagnostics.class_outputs import has_classes, probabilities_of
-from bn_ops.errors import ImageError, OptionError
+from bn_ops.errors import OptionError
 from bn_ops.onnx_files.session import session
 from bn_ops.preprocess import preprocess_from_json
 from service.formats.layout import inputs_from_json
@@ -64,14 +64,9 @@ def _samples(task: WorkerTask) -> tuple[list[str], list[Arrays], list[dict[str, 
     if form is None:
         raise OptionError("the recalibration was created without preprocess and accepts no images")
     images = read_images(task)
-    found = images.arrays(preprocess_from_json(form))
-    skipped = [{"name": name, "reason": text} for name, text in images.skipped.items()]
-    if not found:
-        raise ImageError(
-            f"no image can be used: {skipped[0]['reason'] if skipped else 'there is none'}"
-        )
+    found = images.usable(preprocess_from_json(form))
     names = [name for name, _ in found]
-    return names, [{inputs[0].name: array[None]} for _, array in found], skipped
+    return names, [{inputs[0].name: array[None]} for _, array in found], images.skipped_json()
 
 
 def _tables(model: str, batches: Sequence[Arrays], threads: int | None) -> dict[int, Float64Array]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import bn_ops
 from bn_ops.core.signature import TensorInfo, check_batch
-from bn_ops.errors import ImageError, ModelError, OptionError
+from bn_ops.errors import ModelError, OptionError
 from bn_ops.preprocess import Preprocess, check_preprocess, preprocess_from_json
 from bn_ops.preprocess.presets import PRESETS, fitted
 from service.formats.layout import inputs_from_json
@@ -62,14 +62,11 @@ def _images(task: WorkerTask) -> dict[str, Any]:
             "preprocessing"
         )
     check_preprocess(chosen, inputs)
-    arrays = found.arrays(chosen)
-    if not arrays:
-        reason = next(iter(found.skipped.values()), "the file holds no image")
-        raise ImageError(f"no image can be used: {reason}")
+    arrays = found.usable(chosen)
     batches: list[Arrays] = [{inputs[0].name: array[None]} for _, array in arrays]
     return {
         "samples": len(arrays),
-        "skipped": [{"name": name, "reason": text} for name, text in found.skipped.items()],
+        "skipped": found.skipped_json(),
         "preprocess": chosen.to_json(),
         "presets": {name: one.to_json() for name, one in presets.items()},
         "ranking": ranking,

@@ -47,6 +47,22 @@ class SampleImages:
                 found.append((name, array[0]))
         return found
 
+    def usable(self, preprocess: Preprocess) -> list[tuple[str, NDArray[Any]]]:
+        """Return what `arrays` returns, which is at least one image.
+
+        Raises:
+            ImageError: no image can be used.
+        """
+        found = self.arrays(preprocess)
+        if not found:
+            reason = next(iter(self.skipped.values()), "the file holds no image")
+            raise ImageError(f"no image can be used: {reason}")
+        return found
+
+    def skipped_json(self) -> list[dict[str, str]]:
+        """Return the member `skipped` of an answer."""
+        return [{"name": name, "reason": reason} for name, reason in self.skipped.items()]
+
 
 def holds_images(task: WorkerTask) -> bool:
     """Return whether the task's file holds images; otherwise it holds arrays."""
