@@ -1,12 +1,14 @@
-"""What a header describes, the position of each array in the data that follows; model inputs."""
+"""What a header describes: the position of each array in the data; JSON objects, model inputs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bn_ops.core.signature import ArrayHeader, TensorInfo
+from service.errors import RequestInvalidError
 
 MAX_RANK = 32
 """Largest number of axes of an array: numpy's limit when its file format was designed. Networks
@@ -53,6 +55,25 @@ class HeaderReader(Protocol):
     def is_quick(self, start: bytes | bytearray) -> bool:
         """Return whether a body that starts like this has a header that is parsed in no time."""
         ...
+
+
+def json_object(text: str | bytes | bytearray, what: str) -> dict[str, Any]:
+    """Return a JSON object that a client sent.
+
+    Args:
+        text: the JSON text.
+        what: its name in messages, such as "the request".
+
+    Raises:
+        RequestInvalidError: it is not one.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalidError(f"{what} is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise RequestInvalidError(f"{what} is not a JSON object")
+    return found
 
 
 def inputs_from_json(table: Iterable[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:

@@ -16,7 +16,7 @@ from bn_ops.errors import BatchInputError
 from service.errors import PreprocessMissingError, RequestInvalidError, TooLargeError
 from service.formats.dtypes import itemsize
 from service.formats.image_sequence import PREFIX_BYTES
-from service.formats.layout import MAX_RANK
+from service.formats.layout import MAX_RANK, json_object
 from service.formats.members import MAX_MEMBERS
 from service.openinference.datatypes import (
     IMAGES,
@@ -123,13 +123,7 @@ def _object(text: bytes | bytearray) -> dict[str, Any]:
         raise TooLargeError(
             "the JSON has too many lists or strings: send `data` as one flat list or as binary data"
         )
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestInvalidError("the request is not valid JSON") from error
-    if not isinstance(found, dict):
-        raise RequestInvalidError("the request is not a JSON object")
-    return found
+    return json_object(text, "the request")
 
 
 def _is_unicode(value: str) -> bool:

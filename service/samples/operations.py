@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ from starlette.requests import Request
 from bn_ops.preprocess import check_preprocess, preprocess_from_json
 from bn_ops.preprocess.images import require_pillow
 from service.context import Context
-from service.errors import NotFoundError, RequestInvalidError, WorkerError
+from service.errors import NotFoundError, WorkerError
+from service.formats.layout import json_object
 from service.formats.registry import FORMATS
 from service.repositories import models, recalibrations, results
 from service.repositories.records import Recalibration, StoredModel
@@ -61,7 +61,7 @@ async def preview(
     kind = media.batch_format(request)
     form = None
     if preprocess is not None:
-        value = preprocess_from_json(_object(preprocess))
+        value = preprocess_from_json(json_object(preprocess, "preprocess"))
         check_preprocess(value, found.inputs())
         form = value.to_json()
     if FORMATS[kind].images is not None:
@@ -112,21 +112,6 @@ async def predict(context: Context, request: Request, recalibration: str) -> Pre
             options={"preprocess": found.options.get("preprocess")},
         )
         return _checked(PredictionsOut, await context.executor.predict(samples, after))
-
-
-def _object(text: str) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        RequestInvalidError: it is not one.
-    """
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestInvalidError("preprocess is not valid JSON") from error
-    if not isinstance(found, dict):
-        raise RequestInvalidError("preprocess is not a JSON object")
-    return found
 
 
 @asynccontextmanager
