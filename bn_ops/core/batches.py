@@ -72,7 +72,7 @@ def _named(item: Any, inputs: Sequence[TensorInfo], number: int) -> Batch:
 def looks_like_labels(value: Any) -> bool:
     """Return whether the last item of a batch can be its labels.
 
-    An array of floating-point numbers with more than one axis is none.
+    An array of floating-point numbers with more than one axis cannot be.
     """
     shape = getattr(value, "shape", None)
     return shape is None or len(shape) <= 1 or "float" not in str(getattr(value, "dtype", ""))

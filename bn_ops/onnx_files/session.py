@@ -180,7 +180,7 @@ def translated(action: str) -> Iterator[None]:
 
 
 class _ProviderNotStartedError(EngineError):
-    """A requested provider did not start, which is no fault of the model."""
+    """A requested provider did not start; the model is not the cause."""
 
 
 class Session:

@@ -85,7 +85,7 @@ class TextFormatter(logging.Formatter):
 
 
 def is_worth_reading(record: logging.LogRecord) -> bool:
-    """Return whether a person wants to see a record: successful reads, such as polls, are noise."""
+    """Return whether a terminal shows a record: successful reads, such as polls, are left out."""
     if getattr(record, "action", "") != "request":
         return True
     is_read = record.getMessage().startswith(("GET ", "HEAD "))

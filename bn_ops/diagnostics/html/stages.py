@@ -20,7 +20,7 @@ _MIN_STAGES = 2
 # Fewer layers per stage, on average, would be a list of stages instead of a list of layers.
 _MIN_MEAN = 2
 
-# Most layers per stage where the names say nothing.
+# Most layers per stage where the names have no common parts.
 _CHUNK = 10
 
 _SEPARATOR = re.compile(r"[./]")
@@ -31,7 +31,7 @@ class Stage:
     """Consecutive layers that belong together.
 
     Attributes:
-        name: the common part of their names, or their numbers where the names say nothing.
+        name: the common part of their names, or their numbers where there is none.
         layers: the layers, in order of execution.
         first: position of the first layer in the network, from 0.
     """

@@ -208,7 +208,7 @@ class _ThreadUploads:
     """Threads that take uploads from a queue; a single upload at a time runs in the caller's.
 
     They are daemons: after Ctrl-C nothing waits for a response that may take minutes. A request
-    that is left behind ends by itself.
+    in progress then ends with its response or at its time limit.
 
     Args:
         limit: most uploads in progress, and most threads.

@@ -102,7 +102,7 @@ class Estimate:
         if progress.phase not in _SHARES:
             return
         if self._first is None:
-            # What precedes the first step, such as loading packages, says nothing about the rate.
+            # What precedes the first step, such as loading packages, is not part of the rate.
             self._first, self._began = progress.phase, self._clock()
         order = list(_SHARES)
         begun = order[order.index(self._first) :]
