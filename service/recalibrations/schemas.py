@@ -46,6 +46,17 @@ def _limit_wildcards(pattern: str) -> str:
     return pattern
 
 
+def _require_number(value: object) -> object:
+    """Accept 3 and 3.0, which JSON does not distinguish, but neither "3" nor true."""
+    if isinstance(value, str | bytes | bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports a ValueError
+    return value
+
+
+# After the limits of a field, so that the OpenAPI document shows them.
+_JSON_NUMBER = BeforeValidator(_require_number)
+_Integer = Annotated[int, _JSON_NUMBER]
+
 TargetName = Literal["onnxruntime", "tensorrt", "openvino", "rknn", "coreml"]
 
 _Pattern = Annotated[str, Field(max_length=_MAX_PATTERN), AfterValidator(_limit_wildcards)]
@@ -114,9 +125,8 @@ class RecalibrationIn(BaseModel):
             }
         ],
     )
-    memory_bytes: int | None = Field(
+    memory_bytes: Annotated[int, Field(ge=MIN_MEMORY_BYTES), _JSON_NUMBER] | None = Field(
         default=None,
-        ge=MIN_MEMORY_BYTES,
         description="Limit of the private memory of the run's worker; null for the server's. "
         "A smaller limit allows more runs at the same time.",
     )
@@ -125,11 +135,8 @@ class RecalibrationIn(BaseModel):
         description="Whether to continue if the first samples cannot be what the model was trained "
         "on (`input-mismatch`); the findings are then warnings of the report.",
     )
-    opset: int | None = Field(
+    opset: Annotated[int, Field(ge=MIN_OPSET, le=1000), _JSON_NUMBER] | None = Field(
         default=None,
-        strict=True,
-        ge=MIN_OPSET,
-        le=1000,
         description="Version of ONNX's default operator set of the resulting models; null for the "
         "source's, or the nearest that the target supports.",
         examples=[17],
@@ -163,13 +170,6 @@ def _require_unicode(request: BaseModel) -> None:
         raise ValueError("a string contains a lone surrogate (invalid Unicode)") from error
 
 
-def _require_number(value: object) -> object:
-    """Accept 3 and 3.0, which JSON does not distinguish, but neither "3" nor true."""
-    if isinstance(value, str | bytes | bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports a ValueError
-    return value
-
-
 _Line = Annotated[str, Field(max_length=300, pattern=_PRINTABLE)]
 
 
@@ -178,7 +178,7 @@ class SkippedSampleIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    index: int = Field(
+    index: _Integer = Field(
         ge=0, le=2**53, description="Position among all samples, bad ones included, from 0."
     )
     name: _Line | None = Field(default=None, description="Its file.")
@@ -210,10 +210,8 @@ class StartIn(BaseModel):
         },
     )
 
-    batches: Annotated[int, BeforeValidator(_require_number)] = Field(
-        ge=0, le=10_000_000, description="Number of batches in the stream."
-    )
-    source_batches: Annotated[int, BeforeValidator(_require_number)] = Field(
+    batches: _Integer = Field(ge=0, le=10_000_000, description="Number of batches in the stream.")
+    source_batches: _Integer = Field(
         default=0,
         ge=0,
         le=10_000_000,

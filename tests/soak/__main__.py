@@ -89,7 +89,9 @@ def _fuzz(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bnrecal-fuzz-") as folder:
         with ServerProcess(Path(folder) / "data") as server:
             phases = "examples,coverage,fuzzing"
-            found = openapi.check(server.url, Path(folder), examples=30, phases=phases)
+            found = openapi.check(
+                server.url, Path(folder), examples=30, phases=phases, seed=options.seed
+            )
         if found is not None:
             sys.stdout.write(found)
             faults.append("openapi")

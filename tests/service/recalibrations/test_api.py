@@ -106,6 +106,8 @@ def test_openapi_shows_options(api: Api) -> None:
     assert set(schemas["PreprocessForm"]["properties"]) == fields
     fields = {field.name for field in dataclasses.fields(Resize)}
     assert set(schemas["ResizeForm"]["properties"]) == fields
+    assert properties["opset"]["anyOf"][0] == {"type": "integer", "minimum": 7, "maximum": 1000}
+    assert properties["memory_bytes"]["anyOf"][0] == {"type": "integer", "minimum": 512 << 20}
 
 
 @pytest.mark.parametrize(
@@ -368,6 +370,21 @@ def test_batch_count_is_a_json_number(api: Api, number: str, status: int) -> Non
     kind = {"Content-Type": "application/json"}
     path = f"/v1/recalibrations/{name}/start"
     assert api.http.post(path, content=body, headers=kind).status_code == status
+
+
+@pytest.mark.parametrize("option", ["opset", "memory_bytes"])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [("17", 201), ("17.0", 201), ("17.5", 422), ('"17"', 422), ("true", 422)],
+)
+def test_integer_options_are_json_numbers(api: Api, option: str, number: str, status: int) -> None:
+    model = api.upload_model().json()["id"]
+    if option == "memory_bytes":
+        number = number.replace("17", "1700000000")
+    body = f'{{"model": "{model}", "{option}": {number}}}'.encode()
+    kind = {"Content-Type": "application/json"}
+    response = api.http.post("/v1/recalibrations", content=body, headers=kind)
+    assert response.status_code == status, response.text
 
 
 def names(api: Api, **query: str | int) -> list[str]:
