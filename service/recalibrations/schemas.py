@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from bn_ops.diagnostics.report import VerdictCode
-from bn_ops.onnx_files.deployment.targets import MIN_OPSET, check_opset
+from bn_ops.onnx_files.deployment.targets import MIN_OPSET, TARGETS, Target, check_opset
 from service.recalibrations.options import (
     AutoForm,
     EstimatorForm,
@@ -73,6 +73,16 @@ _MAX_TAGS = 20
 _Tag = Annotated[str, Field(min_length=1, max_length=50, pattern=_PRINTABLE)]
 
 
+def _opsets_of(target: Target) -> dict[str, Any]:
+    """Return the JSON Schema of requests with a target: it limits `opset`."""
+    first, last = target.opsets
+    opset = {"type": ["integer", "null"], "minimum": first, "maximum": last}
+    return {
+        "properties": {"target": {"const": target.name}, "opset": opset},
+        "required": ["target"],
+    }
+
+
 class RecalibrationIn(BaseModel):
     """The request for a recalibration."""
 
@@ -86,7 +96,11 @@ class RecalibrationIn(BaseModel):
                     "estimator": {"name": "auto"},
                     "layers": ["features.*", "!features.0.bn"],
                 }
-            ]
+            ],
+            "anyOf": [
+                {"properties": {"target": {"type": "null"}}},
+                *(_opsets_of(target) for target in TARGETS.values()),
+            ],
         },
     )
 

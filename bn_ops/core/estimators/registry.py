@@ -49,12 +49,12 @@ def as_estimator(value: object, *, default: Estimator | None = None) -> Estimato
 
 
 def estimator_from_json(form: Mapping[str, object]) -> Estimator:
-    """Build an estimator from its JSON form, the inverse of `to_json`.
+    """Build an estimator from its JSON form, the inverse of `to_json`; None means the default.
 
     Raises:
         OptionError: unknown name, unknown or missing option, or a value out of range.
     """
-    options = dict(form)
+    options = {key: value for key, value in form.items() if value is not None}
     name = options.pop("name", None)
     build = _class_named(name)
     if any(not isinstance(value, int | float) for value in options.values()):

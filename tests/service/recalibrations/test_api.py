@@ -65,6 +65,7 @@ def test_new_recalibration_is_open(api: Api) -> None:
         ("auto", {"name": "auto"}),
         ("auto:varied", {"name": "auto", "varied": True}),
         ({"name": "auto"}, {"name": "auto"}),
+        ({"name": "auto", "varied": None}, {"name": "auto"}),
         ({"name": "auto", "varied": False}, {"name": "auto", "varied": False}),
         ("replace", {"name": "replace"}),
         ("shrink", {"name": "shrink"}),
@@ -120,6 +121,8 @@ def test_openapi_shows_options(api: Api) -> None:
         ({"model": "M", "estimator": {"name": "guess"}}, 422, "option-invalid"),
         ({"model": "M", "estimator": "auto", "method": "batch"}, 422, "option-invalid"),
         ({"model": "M", "estimator": {"name": "auto", "varied": 3}}, 422, "option-invalid"),
+        ({"model": "M", "estimator": {"name": "prior", "samples": None}}, 422, "option-invalid"),
+        ({"model": "M", "target": "rknn", "opset": 8}, 422, "option-invalid"),
         ({"model": "M", "layers": ["conv*"]}, 422, "layer-pattern-unmatched"),
     ],
 )
