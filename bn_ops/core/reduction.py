@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bn_ops.core.statistics import Float64Array
 
-__all__ = ["is_compiled", "reduce_interleaved", "reduce_nchwc", "reduce_rows"]
+__all__ = ["is_compiled", "reduce_interleaved", "reduce_nchwc", "reduce_rows", "thread_count"]
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +55,11 @@ def _compiled() -> ModuleType | None:
 def is_compiled() -> bool:
     """Return whether the compiled reduction is in use."""
     return _compiled() is not None
+
+
+def thread_count(requested: int | None) -> int:
+    """Return the requested number of threads; by default one per core of this process."""
+    return requested or len(os.sched_getaffinity(0))
 
 
 def reduce_rows(
@@ -100,7 +105,7 @@ def reduce_interleaved(
     def task(part: slice) -> None:
         reduce(x[part], mean[part], sq_dev[part])
 
-    workers = min(workers or len(os.sched_getaffinity(0)), len(parts))
+    workers = min(thread_count(workers), len(parts))
     if workers > 1 and x.nbytes >= _MIN_BYTES_FOR_THREADS:
         with ThreadPoolExecutor(workers, "moments") as pool:
             list(pool.map(task, parts))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_ops.core.reduction import thread_count
 from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import session
 
@@ -51,7 +51,7 @@ class NativeModel:
     """
 
     def __init__(self, model: onnx.ModelProto, *, threads: int | None, optimize: bool) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = thread_count(threads)
         disabled = _FOLDING_FUSIONS if optimize else ()
         # Runs are spread over the threads, without a barrier per operator.
         self._session = session(model, threads=1, optimize=optimize, disabled=disabled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from bn_ops.core.engine import OnLayerInput, OnOutputs
 from bn_ops.core.moments import Moments, measure
+from bn_ops.core.reduction import thread_count
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName
 from bn_ops.engines.onnx.batchnorm import INPUT, batchnorm_nodes
@@ -76,7 +76,7 @@ class OnnxForward:
             first = self._run(inner, observed, parts[0])
         except EngineError:
             return None
-        workers = self._threads or len(os.sched_getaffinity(0))
+        workers = thread_count(self._threads)
         with ThreadPoolExecutor(workers, "forward") as pool:
             rest = pool.map(lambda part: self._run(inner, observed, part), parts[1:])
             return [first, *rest]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from bn_ops.core.engine import Positions
 from bn_ops.core.moments import Moments, from_samples, per_sample
 from bn_ops.core.options import Progress
-from bn_ops.core.reduction import reduce_nchwc
+from bn_ops.core.reduction import reduce_nchwc, thread_count
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.accumulator import MomentAccumulator
@@ -157,7 +156,7 @@ class OptimizedGraphExecutor:
         self._accumulator = MomentAccumulator(model.plan)
         self._store = store
         self._progress = progress
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = thread_count(threads)
         working = store.share_of_budget(self._threads * _WORKING_RUNS * _RUN_BYTES)
         self._pool = BufferPool(lambda nbytes: store.fits(nbytes + working))
         self._workers = ThreadPoolExecutor(self._threads, "segments")
