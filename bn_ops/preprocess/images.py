@@ -25,6 +25,7 @@ __all__ = [
     "crop_center",
     "image_arrays",
     "image_batches",
+    "normalized",
     "require_pillow",
     "resize",
     "resized_size",
@@ -239,6 +240,21 @@ def to_array(image: Image, how: Preprocess, levels: NDArray[Any]) -> NDArray[Any
         pixels = pixels[:, :, None]
     if how.crop is not None:
         pixels = crop_center(pixels, how.crop)
+    return normalized(pixels, how, levels)
+
+
+def normalized(
+    pixels: NDArray[np.uint8], how: Preprocess, levels: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Return one sample of shape (C, H, W) or (H, W, C) for pixels that are resized and cropped.
+
+    Args:
+        pixels: shape (H, W, C), in RGB or grayscale.
+        how: the steps; those before normalization are not applied.
+        levels: `how.levels()`, where it is known.
+    """
+    if levels is None:
+        levels = how.levels()
     if how.color == "bgr":
         pixels = pixels[:, :, ::-1]
     planes = np.stack([levels[c][pixels[:, :, c]] for c in range(how.channels)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -144,6 +144,12 @@ class Preprocess:
             exact = np.broadcast_to((levels - mean) / std, (self.channels, LEVELS))
             dtype = ml_dtypes.bfloat16 if self.dtype == "bfloat16" else np.dtype(self.dtype)
             return exact.astype(dtype)
+
+    def without_normalization(self) -> Preprocess:
+        """Return the steps that end with 8-bit pixels (H, W, C) in RGB or grayscale."""
+        color = "gray" if self.color == "gray" else "rgb"
+        plain = replace(self, color=color, scale=1.0, mean=(0.0,), std=(1.0,))
+        return replace(plain, layout="nhwc", dtype="uint8")
 
     def to_json(self) -> dict[str, Json]:
         """Return the JSON form with all members."""

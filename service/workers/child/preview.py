@@ -15,6 +15,7 @@ import bn_ops
 from bn_ops.core.signature import TensorInfo, check_batch
 from bn_ops.errors import ModelError, OptionError
 from bn_ops.preprocess import Preprocess, check_preprocess, preprocess_from_json
+from bn_ops.preprocess.images import normalized
 from bn_ops.preprocess.presets import PRESETS, fitted
 from service.formats.layout import inputs_from_json
 from service.formats.registry import Arrays
@@ -45,9 +46,12 @@ def _images(task: WorkerTask) -> dict[str, Any]:
     inputs = inputs_from_json(task.inputs)
     presets = _presets(inputs, task.options.get("size"))
     found = read_images(task)
+    geometry = None
+    pixels: list[tuple[str, NDArray[Any]]] = []
     ranking = []
-    if presets:
-        pixels = found.arrays(_as_pixels(next(iter(presets.values()))))
+    if presets:  # all of the same geometry
+        geometry = next(iter(presets.values())).without_normalization()
+        pixels = found.arrays(geometry)
         ranking = _ranking(task, [array for _, array in pixels], presets)
     form = task.options.get("preprocess")
     if form is not None:
@@ -62,7 +66,10 @@ def _images(task: WorkerTask) -> dict[str, Any]:
             "preprocessing"
         )
     check_preprocess(chosen, inputs)
-    arrays = found.usable(chosen)
+    if chosen.without_normalization() != geometry:
+        pixels = found.arrays(chosen.without_normalization())
+    found.require_any(pixels)
+    arrays = [(name, normalized(array, chosen)) for name, array in pixels]
     batches: list[Arrays] = [{inputs[0].name: array[None]} for _, array in arrays]
     return {
         "samples": len(arrays),
@@ -106,13 +113,6 @@ def _presets(inputs: Sequence[TensorInfo], size: Sequence[int] | None) -> dict[s
         except OptionError:
             continue
     return found
-
-
-def _as_pixels(fit: Preprocess) -> Preprocess:
-    """Return the same geometry with 8-bit levels in RGB or gray."""
-    color = "gray" if fit.color == "gray" else "rgb"
-    plain = replace(fit, color=color, scale=1.0, mean=(0.0,), std=(1.0,))
-    return replace(plain, layout="nhwc", dtype="uint8")
 
 
 def _ranking(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,10 +54,18 @@ class SampleImages:
             ImageError: no image can be used.
         """
         found = self.arrays(preprocess)
+        self.require_any(found)
+        return found
+
+    def require_any(self, found: Sequence[object]) -> None:
+        """Reject a file without an image that can be used.
+
+        Raises:
+            ImageError: `found` is empty; the message gives the reason for the first image.
+        """
         if not found:
             reason = next(iter(self.skipped.values()), "the file holds no image")
             raise ImageError(f"no image can be used: {reason}")
-        return found
 
     def skipped_json(self) -> list[dict[str, str]]:
         """Return the member `skipped` of an answer."""

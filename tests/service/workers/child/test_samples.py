@@ -18,6 +18,7 @@ from PIL import Image
 
 import bn_ops
 from bn_ops.errors import BatchError, ImageError, OptionError
+from bn_ops.preprocess import preprocess_from_json
 from service.samples.schemas import PredictionsOut, PreviewOut
 from service.workers.child.predict import predict
 from service.workers.child.preview import preview
@@ -115,6 +116,45 @@ def test_preview_ranks_the_preprocessing_of_training_first(desk: Desk) -> None:
     assert [one.name for one in found.pictures] == list(members)[:8]
     assert set(found.presets) == {"imagenet", "unit", "tf", "caffe", "none"}
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
+
+
+CAFFE = replace(bn_ops.Preprocess.preset("caffe"), resize=bn_ops.Resize(size=SIZE))
+
+
+@pytest.mark.parametrize("form", [None, CAFFE.to_json()])
+def test_preview_equals_preprocessing_of_the_run(
+    desk: Desk, form: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples that are checked are those that a run with the chosen preprocessing reads."""
+    checked: list[NDArray[Any]] = []
+    original = bn_ops.check_input
+
+    def check(model: Any, batches: Any, **options: Any) -> bn_ops.InputCheck:
+        checked.extend(batch["x"] for batch in batches)
+        return original(model, batches, **options)
+
+    monkeypatch.setattr(bn_ops, "check_input", check)
+    images = [png(one) for one in photos(4)]
+    members = {f"{number}.png": content for number, content in enumerate(images)}
+    found = preview(desk.task(archive(members), "tar", preprocess=form))
+    expected = bn_ops.image_batches(images, preprocess_from_json(found["preprocess"]), batch_size=1)
+    for got, want in zip(checked, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype == want.dtype
+
+
+def test_preview_decodes_each_image_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    original = Image.Image.convert
+
+    def convert(image: Image.Image, mode: str) -> Image.Image:
+        decoded.append(mode)
+        return original(image, mode)
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    members = {f"{number}.png": png(one) for number, one in enumerate(photos(5))}
+    preview(desk.task(archive(members), "tar"))
+    assert decoded == ["RGB"] * 5
 
 
 @pytest.mark.parametrize("name", ["imagenet", "unit", "tf", "caffe", "none"])
