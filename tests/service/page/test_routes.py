@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from service.page.files import read_files
+from service.page.routes import read_files
 from tests.support.service_http import Api, StartServer
 
 PAGES = ("/", "/docs")
