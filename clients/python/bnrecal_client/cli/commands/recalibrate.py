@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,26 @@ _REPEATED_FLAGS = ("skip_bad", "allow_mismatch")
 def run(args: Arguments) -> int:
     """Recalibrate, write the files and print a summary."""
     arguments.choose_server(args)
-    options = Options.of(
+    options = _options(args)
+    default = Path(f"{args.model.stem}.recalibrated.onnx")
+    sources = () if args.force else (args.model, *args.data, *args.source)
+    outputs = arguments.outputs_of(args, default, sources=sources)
+    streams = _Streams.open(args, images=options.preprocess is not None)
+    run_on = _remote if args.server else _local
+    try:
+        result = run_on(args, streams, options)
+    except (BatchError, RecalibrationFailed) as error:
+        fault = error if isinstance(error, BatchError) else error.__cause__
+        if not isinstance(fault, BatchError):
+            raise
+        raise naming_the_file(fault, streams.being_read) from error
+    if args.skip_bad:
+        result = result.with_skipped(streams.skipped())
+    return deliver(args, result, outputs, data=streams.data)
+
+
+def _options(args: Arguments) -> Options:
+    return Options.of(
         method=args.method,
         estimator=args.estimator,
         layers=args.layers or None,
@@ -61,44 +81,56 @@ def run(args: Arguments) -> int:
         opset=args.opset,
         target=args.target,
     )
-    default = Path(f"{args.model.stem}.recalibrated.onnx")
-    sources = () if args.force else (args.model, *args.data, *args.source)
-    outputs = arguments.outputs_of(args, default, sources=sources)
-    bad, bad_source = (SampleFilter(), SampleFilter()) if args.skip_bad else (None, None)
-    find = open_data if options.preprocess is None else open_images
-    data = find(args.data, batch_size=args.batch_size, limit=args.limit, bad=bad)
-    source = None
-    if args.source:
-        source = find(args.source, batch_size=args.batch_size, limit=None, bad=bad_source)
-    stream = _Stream(data)
-    run_on = _remote if args.server else _local
 
-    def skipped() -> list[SkippedSample]:
-        found = [] if bad is None else _named(bad.skipped, data)
-        if source is not None and bad_source is not None:
-            found += _named(bad_source.skipped, source)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Streams:
+    """The data of a run.
+
+    Attributes:
+        data: the stream.
+        source: the source stream, if any.
+        bad, bad_source: bad samples of each; None where they are errors.
+        counted: the stream, to be read once.
+    """
+
+    data: DataSet | ImageSet
+    source: DataSet | ImageSet | None
+    bad: SampleFilter | None
+    bad_source: SampleFilter | None
+    counted: _Stream
+
+    @classmethod
+    def open(cls, args: Arguments, *, images: bool) -> _Streams:
+        """Open the files that a command names."""
+        find = open_images if images else open_data
+        bad, bad_source = (SampleFilter(), SampleFilter()) if args.skip_bad else (None, None)
+        data = find(args.data, batch_size=args.batch_size, limit=args.limit, bad=bad)
+        source = None
+        if args.source:
+            source = find(args.source, batch_size=args.batch_size, limit=None, bad=bad_source)
+        return cls(data=data, source=source, bad=bad, bad_source=bad_source, counted=_Stream(data))
+
+    @property
+    def being_read(self) -> DataSet | ImageSet:
+        """The stream that a fault belongs to; the source stream is read completely first."""
+        return self.data if self.source is None or self.counted.begun else self.source
+
+    def skipped(self) -> list[SkippedSample]:
+        """Return the samples that were left out so far, with the names of their files."""
+        found = [] if self.bad is None else _named(self.bad.skipped, self.data)
+        if self.source is not None and self.bad_source is not None:
+            found += _named(self.bad_source.skipped, self.source)
         return found
 
-    def details() -> ReportDetails:
+    def details(self, args: Arguments) -> ReportDetails:
+        """Return what the report says about the command."""
         return ReportDetails(
             model_name=args.model.name,
             data_name=_names(args.data),
             command=_command(args),
-            skipped_samples=tuple(skipped()),
+            skipped_samples=tuple(self.skipped()),
         )
-
-    try:
-        result = run_on(args, stream, source, options, details)
-    except (BatchError, RecalibrationFailed) as error:
-        fault = error if isinstance(error, BatchError) else error.__cause__
-        if not isinstance(fault, BatchError):
-            raise
-        # The source stream is read completely before the other one.
-        read = data if source is None or stream.begun else source
-        raise naming_the_file(fault, read) from error
-    if bad is not None:
-        result = result.with_skipped(skipped())
-    return deliver(args, result, outputs, data=data)
 
 
 def _names(paths: Sequence[Path]) -> str:
@@ -170,23 +202,17 @@ def _input_shapes(args: Arguments) -> list[tuple[int | str | None, ...] | None]:
         return [tensor.shape for tensor in client.upload(args.model).inputs]
 
 
-def _remote(
-    args: Arguments,
-    data: _Stream,
-    source: DataSet | ImageSet | None,
-    options: Options,
-    details: Callable[[], ReportDetails],
-) -> Result:
+def _remote(args: Arguments, streams: _Streams, options: Options) -> Result:
     if args.providers:
         raise OptionError("--providers applies to this process, not to a server: omit --server")
     preprocess: Any = options.preprocess  # checked by the server
     with (
-        progress_display(_progress(args), samples=data.samples) as notify,
+        progress_display(_progress(args), samples=streams.data.samples) as notify,
         arguments.connect(args) as client,
     ):
         return client.recalibrate(
             args.model,
-            data,
+            streams.counted,
             method=args.method,
             estimator=args.estimator,
             layers=options.layers,
@@ -203,18 +229,12 @@ def _remote(
             evaluate=_labeled(args, images=options.preprocess is not None),
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
-            source_batches=source,
-            details=details,
+            source_batches=streams.source,
+            details=partial(streams.details, args),
         )
 
 
-def _local(
-    args: Arguments,
-    data: _Stream,
-    source: DataSet | ImageSet | None,
-    options: Options,
-    details: Callable[[], ReportDetails],
-) -> LocalResult:
+def _local(args: Arguments, streams: _Streams, options: Options) -> LocalResult:
     if args.resume is not None:
         raise OptionError("--resume continues a recalibration of a server: pass --server")
     if args.connections is not None:
@@ -222,18 +242,18 @@ def _local(
     if args.name or args.tags:
         raise OptionError("--name and --tag are for the list of a server: pass --server")
     pairs = _labeled(args, images=options.preprocess is not None)
-    with progress_display(_progress(args), samples=data.samples) as notify:
+    with progress_display(_progress(args), samples=streams.data.samples) as notify:
         return recalibrate_file(
             args.model,
-            data,
+            streams.counted,
             options,
             notify=notify,
             evaluate=pairs,
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
-            source_batches=source,
+            source_batches=streams.source,
             providers=args.providers or None,
-            details=details,
+            details=partial(streams.details, args),
         )
 
 
