@@ -104,7 +104,10 @@ def verdict(judgment: Judgment, evidence: Evidence) -> Verdict:
     reasons = tuple(
         VerdictReason(code=code, text=_reason(code, evidence)) for code in judgment.reasons
     )
-    steps = [step for code in judgment.reasons for step in _steps(code, evidence)]
+    mismatched = judgment.reasons[0] is _Why.INPUT_MISMATCH
+    # Wrong input is corrected first: what other reasons suggest applies to the next run.
+    counted = judgment.reasons[:1] if mismatched else judgment.reasons
+    steps = [step for code in counted for step in _steps(code, evidence)]
     if judgment.code is _Code.CHECK_WITH_LABELS and evidence.labels is None:
         steps.append(
             "Label some samples and pass them (evaluate=, --labels): labels decide where "
@@ -130,8 +133,22 @@ def _lowered(judgment: Judgment, evidence: Evidence) -> Judgment:
         else:
             judgment = replace(judgment, reasons=(*judgment.reasons, _Why.CORRELATED_STREAM))
     if evidence.input_check is not None and not evidence.input_check.plausible:
-        judgment = _capped(judgment, _Why.INPUT_MISMATCH)
+        judgment = _mismatched(judgment)
     return judgment
+
+
+def _mismatched(judgment: Judgment) -> Judgment:
+    """Judge a result from input that the model was not trained on, and which the caller allowed.
+
+    Predictions and labels were compared on the same wrong input, where the source is at its worst.
+    Only labels that prove the result better leave it open whether it should be deployed: either the
+    model is meant to get such input, or its stored statistics are what is wrong.
+    """
+    proven = _Why.LABELS_BETTER in judgment.reasons
+    return Judgment(
+        code=_Code.CHECK_WITH_LABELS if proven else _Code.DO_NOT_DEPLOY,
+        reasons=(_Why.INPUT_MISMATCH, *judgment.reasons),
+    )
 
 
 def _capped(judgment: Judgment, reason: ReasonCode) -> Judgment:
@@ -180,6 +197,9 @@ def _sentence(judgment: Judgment, evidence: Evidence) -> str:
 
 
 def _refusal(judgment: Judgment, evidence: Evidence) -> str:
+    if judgment.reasons[0] is _Why.INPUT_MISMATCH:
+        what = "Keep the source model" if evidence.source_kept else "Do not deploy this model"
+        return f"{what}, and correct the preprocessing: {_WHY_CHECK[_Why.INPUT_MISMATCH]}."
     labeled = " on the labeled samples" if evidence.labels is not None else " on this stream"
     if evidence.source_kept:
         return f"Keep the source model: recalibration does not improve it{labeled}."
@@ -314,13 +334,20 @@ _REASONS: Mapping[ReasonCode, Callable[[Evidence], str]] = {
 
 def _steps(code: ReasonCode, evidence: Evidence) -> tuple[str, ...]:
     if code is _Why.INPUT_MISMATCH and evidence.input_check is not None:
-        return tuple(
-            f"{_capital(finding.suggestion)}." for finding in evidence.input_check.findings
+        return (
+            *(f"{_capital(finding.suggestion)}." for finding in evidence.input_check.findings),
+            "Recalibrate again with the corrected preprocessing.",
+            *(() if evidence.labels is not None else (_IF_INPUT_IS_RIGHT,)),
         )
     if code is _Why.NO_GAIN and not evidence.source_kept:
         return ("Keep the source model, or use the estimator Auto, which compares candidates.",)
     return _STEPS.get(code, ())
 
+
+_IF_INPUT_IS_RIGHT = (
+    "If the preprocessing is that of the training and the stored statistics are wrong, show it "
+    "with labeled samples (evaluate=, --labels)."
+)
 
 _STEPS = {
     _Why.CORRELATED_STREAM: ("Send samples from more places or times.",),

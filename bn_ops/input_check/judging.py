@@ -237,9 +237,9 @@ def _use(best: PreprocessingScore) -> str:
 
 def _range_of(candidate: Candidate) -> str:
     factor, offset = candidate.affine(candidate.preprocess.channels)
-    return (
-        f"{float(offset.min()):.3g}…{float((offset + 255 * factor).max()):.3g} ({candidate.name})"
-    )
+    low, high = float(offset.min()), float((offset + 255 * factor).max())
+    # Adding 0 makes a negative zero positive.
+    return f"{low + 0.0:.3g}…{high:.3g} ({candidate.name})"
 
 
 # The check of samples that an engine has read.

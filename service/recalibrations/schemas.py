@@ -147,7 +147,8 @@ class RecalibrationIn(BaseModel):
     allow_mismatch: bool = Field(
         default=False,
         description="Whether to continue if the first samples cannot be what the model was trained "
-        "on (`input-mismatch`); the findings are then warnings of the report.",
+        "on (`input-mismatch`); the findings are then warnings of the report, and the "
+        "verdict is `do-not-deploy`.",
     )
     opset: Annotated[int, Field(ge=MIN_OPSET, le=1000), _JSON_NUMBER] | None = Field(
         default=None,

@@ -74,7 +74,10 @@ def test_a_mismatched_input_fails_early_unless_it_is_allowed(server: Server) -> 
     assert found["phase"] in {None, "reading"}
     allowed = server.api.get(finished(server, wrong, allow_mismatch=True)).json()
     assert allowed["state"] == "succeeded"
-    assert allowed["verdict"]["code"] != "deploy"
+    verdict = bn_ops.adapt(MODEL, wrong, allow_mismatch=True).verdict
+    assert verdict is not None
+    assert allowed["verdict"] == verdict.to_json()
+    assert allowed["verdict"]["code"] == "do-not-deploy"
     assert allowed["verdict"]["reasons"][0]["code"] == "input-mismatch"
 
 

@@ -40,6 +40,28 @@ def test_recalibrate_prints_a_summary(
     assert rest[-1].startswith("wrote model  mnist_resnet.recalibrated.onnx (")
 
 
+def test_allowed_mismatch_gives_the_code_and_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    strokes = np.zeros((40, 1, 28, 28), np.float32)
+    strokes[:, :, 8:20, 11:17] = np.random.default_rng(0).integers(0, 256, (40, 1, 12, 6))
+    np.save("x.npy", strokes)
+    words = ["recalibrate", MODEL, "x.npy"]
+    assert main(words) == Exit.INPUT
+    message = capsys.readouterr().err
+    assert "the values are 0…255" in message
+    assert "use the preprocessing 'unit'" in message
+    assert main([*words, "--allow-mismatch"]) == Exit.DO_NOT_DEPLOY
+    out = capsys.readouterr().out
+    assert out.startswith("DO NOT DEPLOY  ")
+    assert "correct the preprocessing" in out.splitlines()[0]
+    assert "Use the preprocessing 'unit'" in out
+    assert not list(tmp_path.glob("*.onnx"))
+    assert main([*words, "--allow-mismatch", "--force"]) == Exit.DO_NOT_DEPLOY
+    assert list(tmp_path.glob("*.onnx"))
+
+
 def test_labels_give_error_before_and_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

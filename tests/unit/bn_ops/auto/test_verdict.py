@@ -8,6 +8,7 @@ from bn_ops.auto.criterion import Gain
 from bn_ops.auto.decision import Judgment
 from bn_ops.auto.verdict import Evidence, LabeledChange, judge_by_labels, verdict
 from bn_ops.diagnostics.report import Correlation, ReasonCode, VerdictCode
+from bn_ops.input_check.result import InputCheck, InputFinding
 
 DEPLOY = Judgment(code=VerdictCode.DEPLOY, reasons=(ReasonCode.CLEAR_GAIN,))
 
@@ -33,6 +34,21 @@ def correlated(effective: int) -> Correlation:
         effective_samples=effective,
         suspicious=True,
     )
+
+
+MISMATCH = InputCheck(
+    samples=32,
+    layers=("bn",),
+    channels=8,
+    distance=220.0,
+    spread=90.0,
+    threshold=4.5,
+    share_beyond_3=1.0,
+    share_beyond_10=1.0,
+    findings=(
+        InputFinding(cause="scale", message="the values are 0…255", suggestion="divide by 255"),
+    ),
+)
 
 
 def labels(
@@ -83,7 +99,7 @@ _UNLABELED = {
     ReasonCode.CORRELATED_STREAM: VerdictCode.CHECK_WITH_LABELS,
     ReasonCode.FEW_CLASSES_IN_STREAM: VerdictCode.CHECK_WITH_LABELS,
     ReasonCode.GAIN_WITHIN_ERROR: VerdictCode.CHECK_WITH_LABELS,
-    ReasonCode.INPUT_MISMATCH: VerdictCode.CHECK_WITH_LABELS,
+    ReasonCode.INPUT_MISMATCH: VerdictCode.DO_NOT_DEPLOY,
     ReasonCode.LESS_CERTAIN_PREDICTIONS: VerdictCode.CHECK_WITH_LABELS,
     ReasonCode.OUTPUTS_NOT_CLASSES: VerdictCode.CHECK_WITH_LABELS,
     ReasonCode.TOO_FEW_SAMPLES: VerdictCode.CHECK_WITH_LABELS,
@@ -101,7 +117,13 @@ def test_every_first_reason_has_words(
     reason: ReasonCode, code: VerdictCode, *, labeled: bool
 ) -> None:
     given = labels(0.5, 0.6, 0.01, 0.2) if labeled else None
-    found = verdict(Judgment(code=code, reasons=(reason,)), evidence(labels=given))
+    check = MISMATCH if reason is ReasonCode.INPUT_MISMATCH else None
+    reasons = () if check is not None else (reason,)
+    found = verdict(
+        Judgment(code=code, reasons=(*reasons, ReasonCode.TOO_FEW_SAMPLES)),
+        evidence(labels=given, input_check=check),
+    )
+    assert (found.code, found.reasons[0].code) == (code, reason)
     assert found.sentence.endswith(".")
     assert found.reasons[0].text.endswith(".")
     if code is not VerdictCode.DEPLOY:
@@ -137,3 +159,44 @@ def test_labels_decide(found: LabeledChange, kept: bool, code: str, reason: str)
     assert (judgment.code, judgment.reasons[0]) == (code, reason)
     words = verdict(judgment, evidence(labels=found, source_kept=kept))
     assert f"{found.samples} labeled samples" in words.reasons[0].text
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("code", list(VerdictCode))
+def test_allowed_mismatch_is_not_deployed(code: VerdictCode, *, kept: bool) -> None:
+    judgment = Judgment(code=code, reasons=(ReasonCode.FEW_CLASSES_IN_STREAM,))
+    found = verdict(judgment, evidence(input_check=MISMATCH, source_kept=kept))
+    assert found.code is VerdictCode.DO_NOT_DEPLOY
+    assert [reason.code for reason in found.reasons] == ["input-mismatch", "few-classes-in-stream"]
+    assert found.sentence.startswith("Keep the source model" if kept else "Do not deploy")
+    assert "correct the preprocessing" in found.sentence
+    assert found.next_steps[:2] == (
+        "Divide by 255.",
+        "Recalibrate again with the corrected preprocessing.",
+    )
+    # Not: send other samples, or declare the stream varied.
+    assert len(found.next_steps) == 3
+    assert "labeled samples" in found.next_steps[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "kept", "code"),
+    [
+        (labels(0.5, 0.7, 0.1, 0.3), False, "check-with-labels"),
+        (labels(0.5, 0.5, 0.0, 0.0), False, "do-not-deploy"),
+        (labels(0.5, 0.5, -0.1, 0.1, max_drop=0.2), False, "do-not-deploy"),
+        (labels(0.5, 0.6, -0.1, 0.3), False, "do-not-deploy"),
+        (labels(0.7, 0.5, -0.3, -0.1), False, "do-not-deploy"),
+        (labels(0.7, 0.7, None, None), False, "do-not-deploy"),
+        (labels(0.7, 0.7, 0.0, 0.0), True, "do-not-deploy"),
+    ],
+)
+def test_labels_on_mismatched_input(change: LabeledChange, kept: bool, code: str) -> None:  # noqa: FBT001 - a table
+    judgment = judge_by_labels(change, source_kept=kept)
+    found = verdict(judgment, evidence(labels=change, source_kept=kept, input_check=MISMATCH))
+    assert found.code == code
+    assert [reason.code for reason in found.reasons] == ["input-mismatch", *judgment.reasons]
+    assert found.next_steps == (
+        "Divide by 255.",
+        "Recalibrate again with the corrected preprocessing.",
+    )

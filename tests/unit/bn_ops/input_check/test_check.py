@@ -124,17 +124,24 @@ def test_engines_agree() -> None:
         assert [s.name for s in torch_check.ranking] == [s.name for s in onnx_check.ranking]
 
 
-@pytest.mark.parametrize(
-    ("images", "cause"),
-    [
-        (normalized("none"), "scale"),
-        (normalized("unit"), "not-normalized"),
-        (normalized("imagenet") / np.float32(255), "scale"),
-        (np.zeros_like(normalized("unit")), "constant-images"),
-        (normalized("imagenet") * np.array([1, 1, 0], np.float32)[:, None, None], "blank-channel"),
-        (normalized("imagenet").transpose(0, 2, 3, 1).reshape(24, 3, 32, 32), "layout"),
-    ],
-)
+def twice_normalized() -> NDArray[np.float32]:
+    preset = bn_ops.Preprocess.preset("imagenet")
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (preset.mean, preset.std))
+    return np.asarray((normalized("imagenet") - mean) / std, dtype=np.float32)
+
+
+FAULTS = [
+    (normalized("none"), "scale"),
+    (normalized("unit"), "not-normalized"),
+    (normalized("imagenet") / np.float32(255), "scale"),
+    (np.zeros_like(normalized("unit")), "constant-images"),
+    (normalized("imagenet") * np.array([1, 1, 0], np.float32)[:, None, None], "blank-channel"),
+    (normalized("imagenet").transpose(0, 2, 3, 1).reshape(24, 3, 32, 32), "layout"),
+    (twice_normalized(), "normalized-twice"),
+]
+
+
+@pytest.mark.parametrize(("images", "cause"), FAULTS)
 def test_mismatched_input_raises_with_cause(images: NDArray[np.float32], cause: str) -> None:
     with pytest.raises(InputMismatchError) as caught:
         bn_ops.check_input(model("imagenet"), [np.ascontiguousarray(images)])
@@ -145,11 +152,8 @@ def test_mismatched_input_raises_with_cause(images: NDArray[np.float32], cause: 
 
 
 def test_double_normalization() -> None:
-    preset = bn_ops.Preprocess.preset("imagenet")
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (preset.mean, preset.std))
-    twice = (normalized("imagenet") - mean) / std
     with pytest.raises(InputMismatchError, match="twice") as caught:
-        bn_ops.check_input(model("imagenet"), [twice])
+        bn_ops.check_input(model("imagenet"), [twice_normalized()])
     assert caught.value.cause == "normalized-twice"
     assert "'imagenet'" in caught.value.suggestion
 
@@ -245,6 +249,29 @@ def test_run_reports_accepted_findings() -> None:
         assert report.input_check is not None
         assert [finding.cause for finding in report.input_check.findings] == ["scale"]
         assert report.input_check.findings[0].message in report.warnings[0]
+
+
+@pytest.mark.parametrize("estimator", ["auto", "replace", "shrink"])
+@pytest.mark.parametrize(("images", "cause"), FAULTS)
+def test_accepted_fault_is_not_deployed(
+    images: NDArray[np.float32], cause: str, estimator: str
+) -> None:
+    for target in (model("imagenet"), module("imagenet")):
+        stream = [np.ascontiguousarray(images)]
+        done = bn_ops.recalibrate(
+            target, stream, estimator=estimator, compare=True, allow_mismatch=True
+        )
+        assert done.report.input_check is not None
+        (finding,) = done.report.input_check.findings
+        assert finding.cause == cause
+        assert done.verdict is not None
+        assert done.verdict.code == "do-not-deploy"
+        assert done.verdict.reasons[0].code == "input-mismatch"
+        assert finding.message in done.verdict.reasons[0].text
+        assert (
+            done.verdict.next_steps[0]
+            == f"{finding.suggestion[:1].upper()}{finding.suggestion[1:]}."
+        )
 
 
 def test_the_report_of_a_run_holds_the_check() -> None:
