@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bn_ops.core.layers import LayerInfo as LayerInfo
     from bn_ops.core.layers import ModelInfo as ModelInfo
     from bn_ops.core.options import Budget as Budget
+    from bn_ops.core.options import LayerDrift as LayerDrift
     from bn_ops.core.options import Progress as Progress
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
     from bn_ops.core.version import __version__ as __version__
@@ -74,6 +75,7 @@ __all__ = [
     "InputCheck",
     "InputMismatchError",
     "Insertion",
+    "LayerDrift",
     "LayerFold",
     "LayerInfo",
     "ModelInfo",
@@ -128,6 +130,7 @@ _HOME = {
     "InputCheck": "bn_ops.input_check.result",
     "InputMismatchError": "bn_ops.errors",
     "Insertion": "bn_ops.batchnorm_insertion",
+    "LayerDrift": "bn_ops.core.options",
     "LayerFold": "bn_ops.diagnostics.report",
     "LayerInfo": "bn_ops.core.layers",
     "ModelInfo": "bn_ops.core.layers",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from bn_ops.api import Call, OnnxSource
     from bn_ops.core.batches import Select
-    from bn_ops.core.options import Budget, Metric, ProgressCallback
+    from bn_ops.core.options import Budget, LayerCallback, Metric, ProgressCallback
     from bn_ops.core.signature import Batch, TensorInfo
     from bn_ops.core.train_accumulator import Variance
     from bn_ops.diagnostics.report import Report
@@ -71,6 +71,7 @@ def adapt(
     max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
+    on_layer: LayerCallback | None = None,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -102,6 +103,7 @@ def adapt(
         max_drop: as for `recalibrate`.
         allow_mismatch: as for `recalibrate`.
         source_batches: as for `recalibrate`.
+        on_layer: as for `recalibrate`.
         call: as for `recalibrate`.
         adopt_untracked: as for `recalibrate`.
         shared_passes: as for `recalibrate`.
@@ -142,6 +144,7 @@ def adapt(
         max_drop=max_drop,
         allow_mismatch=allow_mismatch,
         source_batches=source_batches,
+        on_layer=on_layer,
         call=call,
         adopt_untracked=adopt_untracked,
         shared_passes=shared_passes,

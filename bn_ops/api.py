@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from bn_ops.core.batches import Select
     from bn_ops.core.layers import LayerInfo, ModelInfo
-    from bn_ops.core.options import Budget, Metric, ProgressCallback
+    from bn_ops.core.options import Budget, LayerCallback, Metric, ProgressCallback
     from bn_ops.core.train_accumulator import Variance
     from bn_ops.onnx_files.session import Provider
     from bn_ops.result import Recalibration
@@ -111,6 +111,7 @@ def recalibrate(
     max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
+    on_layer: LayerCallback | None = None,
 ) -> Recalibration[onnx.ModelProto]: ...
 
 
@@ -133,6 +134,7 @@ def recalibrate(
     max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
+    on_layer: LayerCallback | None = None,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -160,6 +162,7 @@ def recalibrate(
     max_drop: float = 0.0,
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
+    on_layer: LayerCallback | None = None,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -215,6 +218,8 @@ def recalibrate(
         source_batches: unlabeled samples of the domain that the model was trained on, for an ONNX
             model without BatchNorm layers, or with some: they are inserted first. See
             `bn_ops.insert_batchnorm`; `select` applies.
+        on_layer: called with the name and the drift of each layer as soon as its statistics have
+            been measured. An estimator that chooses afterwards, such as `Auto()`, may store others.
         call: `call(module, batch)` runs the module on one batch (torch only); batches are then
             passed to it unchanged, neither converted nor moved to the module's device.
         adopt_untracked: whether layers with `track_running_stats=False` receive running statistics
@@ -251,6 +256,7 @@ def recalibrate(
         max_drop=max_drop,
         allow_mismatch=allow_mismatch,
         source_batches=source_batches,
+        on_layer=on_layer,
         call=call,
         adopt_untracked=adopt_untracked,
         shared_passes=shared_passes,

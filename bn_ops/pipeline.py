@@ -13,14 +13,15 @@ from bn_ops.auto.run_verdict import verdict_on_choice_of_run, verdict_on_result
 from bn_ops.auto.selection import Selection, Selector
 from bn_ops.core.engine import BatchAdapter, Digests, EngineNotes
 from bn_ops.core.estimators import Auto
-from bn_ops.core.frontier import LayerUpdate, commit_layers
-from bn_ops.core.options import Progress, RecalibrateOptions
+from bn_ops.core.frontier import LayerUpdate, OnUpdate, commit_layers
+from bn_ops.core.layers import LayerInfo
+from bn_ops.core.options import LayerDrift, Progress, RecalibrateOptions
 from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
 from bn_ops.core.version import __version__
 from bn_ops.diagnostics.autocorrelation import SampleSeries, sample_features
 from bn_ops.diagnostics.before_after import compared
-from bn_ops.diagnostics.build_report import frozen_report, layer_reports, warnings_of
+from bn_ops.diagnostics.build_report import drift, frozen_report, layer_reports, warnings_of
 from bn_ops.diagnostics.forward_pass import ForwardPass, shared_class_output
 from bn_ops.diagnostics.labeled import LabeledSamples
 from bn_ops.diagnostics.labeled_error import Evaluation
@@ -217,15 +218,35 @@ def _measure(
 ) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
     """Return the updates, and the probe under their statistics where the engine observed it."""
     layers = {info.name: info for info in engine.layers if info.name in engine.selected}
+    on_update = _on_update(options, layers)
     if options.method == "batch":
         accumulators = TrainAccumulators(layers, options.estimator, options.variance)
         engine.train_pass(stream, accumulators.add)
-        return accumulators.updates(), None
+        measured = accumulators.updates()
+        if on_update is not None:
+            for name, update in measured.items():
+                on_update(name, update)
+        return measured, None
     with engine.frontier(stream, observed=None if probe is None else probe.positions) as frontier:
-        updates = commit_layers(frontier, layers, options.estimator)
+        updates = commit_layers(frontier, layers, options.estimator, on_update=on_update)
         if probe is None:
             return updates, None
         return updates, replayed_probe(frontier, probe, probe.positions())
+
+
+def _on_update(
+    options: RecalibrateOptions, layers: Mapping[LayerName, LayerInfo]
+) -> OnUpdate | None:
+    """Return what reports each layer to the caller; None if the caller did not ask for it."""
+    on_layer = options.on_layer
+    if on_layer is None:
+        return None
+
+    def report(name: LayerName, update: LayerUpdate) -> None:
+        moved = drift(update.source, update.statistics, layers[name].eps).wasserstein
+        on_layer(LayerDrift(name=name, drift=moved, total=len(layers)))
+
+    return report
 
 
 def _report(  # noqa: PLR0917 - one value of each step of the run

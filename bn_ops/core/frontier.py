@@ -18,7 +18,7 @@ from bn_ops.core.moments import Moments, merge_all
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.errors import LayerNotFiniteError
 
-__all__ = ["Estimate", "Frontier", "LayerUpdate", "ShardedFrontier", "commit_layers"]
+__all__ = ["Estimate", "Frontier", "LayerUpdate", "OnUpdate", "ShardedFrontier", "commit_layers"]
 
 Estimate: TypeAlias = Callable[[RunningStatistics, TargetMoments], RunningStatistics]
 """Returns new statistics for the source statistics and the target's moments, as an estimator."""
@@ -56,12 +56,17 @@ class LayerUpdate:
         return self.guarded.statistics
 
 
+OnUpdate: TypeAlias = Callable[[LayerName, LayerUpdate], None]
+"""Receives a layer and its update."""
+
+
 def commit_layers(
     frontier: Frontier,
     layers: Mapping[LayerName, LayerInfo],
     estimate: Estimate,
     *,
     known: Mapping[LayerName, LayerUpdate] | None = None,
+    on_update: OnUpdate | None = None,
 ) -> dict[LayerName, LayerUpdate]:
     """Advance and commit until the frontier has passed the last layer.
 
@@ -70,6 +75,7 @@ def commit_layers(
         layers: the layers that it measures.
         estimate: gives the statistics of a layer.
         known: updates to commit instead of estimating the layer's statistics.
+        on_update: called with each layer as soon as its statistics are committed.
 
     Returns:
         The update of every layer, in the order of commits.
@@ -86,6 +92,9 @@ def commit_layers(
         }
         frontier.commit({name: update.statistics for name, update in step.items()})
         updates.update(step)
+        if on_update is not None:
+            for name, update in step.items():
+                on_update(name, update)
     return updates
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_ops.core.estimators import Auto, Estimator, Replace
+from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import Variance, check_variance
 from bn_ops.errors import OptionError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "LayerCallback",
+    "LayerDrift",
     "Metric",
     "Progress",
     "ProgressCallback",
@@ -69,6 +72,25 @@ class Progress:
     done: int
     total: int | None
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDrift:
+    """How far the statistics of one layer moved, known before the run has ended.
+
+    Attributes:
+        name: the layer.
+        drift: distance between its source and its measured statistics in units of σ, as
+            `DriftSummary.wasserstein` in the report.
+        total: number of layers that the run measures.
+    """
+
+    name: LayerName
+    drift: float
+    total: int
+
+
+LayerCallback = Callable[[LayerDrift], None]
+"""Called as soon as the statistics of a layer have been measured, in the order of execution."""
 
 Metric = Callable[[Any, Any], float]
 """Returns a score, the higher the better, for outputs and labels of the same samples."""
@@ -160,6 +182,7 @@ class RecalibrateOptions:
     max_drop: float = 0.0
     allow_mismatch: bool = False
     source_batches: Iterable[Any] | None = None
+    on_layer: LayerCallback | None = None
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:

@@ -345,3 +345,36 @@ def test_report_names_when_and_from_what_it_was_made(tmp_path: Path) -> None:
         "data_name": "photos/",
         "command": None,
     }
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+@pytest.mark.parametrize("method", ["exact", "batch"])
+def test_each_layer_is_reported_once(engine: str, method: str) -> None:
+    """With the drift of the report, and in exact runs before the next layer is measured."""
+    seen: list[bn_ops.LayerDrift] = []
+    measured: list[int] = []
+
+    def note(step: bn_ops.Progress) -> None:
+        if step.phase == "measuring":
+            measured.append(len(seen))
+
+    batches = list(torch.split(X, 100))
+    model: Any = network() if engine == "torch" else exported()
+    report = bn_ops.recalibrate(
+        model, batches, method=method, on_layer=seen.append, progress=note
+    ).report
+    found = {one.name: one.drift.wasserstein for one in report.layers if one.drift is not None}
+    assert [(one.name, one.drift) for one in seen] == list(found.items())
+    assert [one.total for one in seen] == [2, 2]
+    assert (1 in measured) == (method == "exact")
+
+
+def test_callback_of_layers_can_cancel_the_run() -> None:
+    def stop(layer: bn_ops.LayerDrift) -> None:
+        raise bn_ops.CancelledError(layer.name)
+
+    module = network()
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(bn_ops.CancelledError):
+        bn_ops.recalibrate(module, [X[:16]], on_layer=stop)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())

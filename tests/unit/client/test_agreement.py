@@ -34,6 +34,7 @@ ONLY_CLIENT = {"preprocess", "resume", "unfolded", "connections", "timeout", "po
 ONLY_CLIENT |= {"on_bad_sample", "details", "name", "tags"}
 ONLY_LIBRARY = {"engine", "budget", "threads", "variance", "call", "adopt_untracked"}
 ONLY_LIBRARY |= {"shared_passes", "shared_tolerance", "example_inputs", "providers"}
+ONLY_LIBRARY |= {"on_layer"}
 
 
 def parameters(function: Any) -> dict[str, inspect.Parameter]:
