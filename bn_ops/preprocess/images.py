@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,12 @@ __all__ = [
     "to_array",
 ]
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# Formats that may hold several images, with what Pillow calls frames of them; MPO files, which
+# cameras write as JPEG, hold previews after the photograph.
+_FRAMES = MappingProxyType(
+    {"PNG": "is animated", "WEBP": "is animated", "GIF": "is animated", "TIFF": "has several pages"}
+)
 # Pixels of more than 8 bits would be truncated silently.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 # Maximum size of one array of samples; an archive with more samples gives several arrays.
@@ -134,8 +140,9 @@ def _decoded(content: bytes, how: Preprocess, formats: Sequence[str]) -> Image:
             raise ImageError(
                 f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS} pixels in total"
             )
-        if getattr(image, "is_animated", False) and image.format in {"PNG", "WEBP"}:
-            raise ImageError("is animated; send its frames as images")
+        several = _FRAMES.get(image.format or "")
+        if several is not None and getattr(image, "is_animated", False):
+            raise ImageError(f"{several}; send each as an image of its own")
         if image.mode not in _MODES:
             raise ImageError(f"has pixel mode {image.mode}; convert it to 8 bits per channel")
         image.load()

@@ -115,7 +115,7 @@ def read_image_sequence(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 #
 # All other members are ignored: WebDataset shards, for example, also hold labels and captions.
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def is_image(name: str) -> bool:

@@ -111,6 +111,9 @@ _ALL = (
     _one_image("jpeg", ".jpg", ".jpeg"),
     _one_image("png", ".png"),
     _one_image("webp", ".webp"),
+    _one_image("bmp", ".bmp"),
+    _one_image("gif", ".gif"),
+    _one_image("tiff", ".tif", ".tiff"),
     BatchFormat(
         name="tar",
         media_types=("application/x-tar",),

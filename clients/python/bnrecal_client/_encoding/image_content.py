@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CONVERTED_SUFFIXES", "as_png", "image_fault"]
 
 CONVERTED_SUFFIXES = frozenset({".bmp", ".gif", ".tif", ".tiff"})
-"""Images in formats that a worker does not decode; they are converted to PNG, without loss."""
+"""Images that are converted to PNG, without loss, because older servers do not decode them."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _CONVERTED_FORMATS = ("BMP", "GIF", "TIFF")

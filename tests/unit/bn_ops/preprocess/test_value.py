@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from bn_ops import Preprocess, Resize, image_batches, preprocess_from_json
@@ -182,10 +183,10 @@ def _deep() -> bytes:
     return buffer.getvalue()
 
 
-def _animated() -> bytes:
+def _several(kind: str) -> bytes:
     frames = [Image.fromarray(oracle.picture(seed=seed)) for seed in range(2)]
     buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
     return buffer.getvalue()
 
 
@@ -195,12 +196,74 @@ BAD = {
     "text": (b"<svg/>", "decoded"),
     "a truncated JPEG": (JPEG[: len(JPEG) // 2], "decoded"),
     "a truncated PNG": (oracle.encoded(oracle.picture())[:-30], "decoded"),
-    "an unsupported format": (oracle.encoded(oracle.picture(), "GIF"), "decoded"),
+    "an unsupported format": (oracle.encoded(oracle.picture(), "TGA"), "decoded"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "decoded"),
     "16 bits": (_deep(), "8 bits"),
-    "an animation": (_animated(), "animated"),
+    "an animated WebP": (_several("WEBP"), "is animated"),
+    "an animated GIF": (_several("GIF"), "is animated"),
+    "a TIFF of two pages": (_several("TIFF"), "has several pages"),
+    "a TIFF of 16 bits": (
+        oracle.encoded(np.full((4, 4), 40_000, np.uint16), "TIFF"),
+        "8 bits",
+    ),
+    "a TIFF of floats": (oracle.encoded(np.full((4, 4), 0.5, np.float32), "TIFF"), "8 bits"),
     "a hundred million pixels": (oracle.vast(), "67108864 pixels"),
 }
+
+
+LOSSLESS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "BMP": ("RGB", "BMP", {}),
+    "BMP with a palette": ("P", "BMP", {}),
+    "gray BMP": ("L", "BMP", {}),
+    "black and white BMP": ("1", "BMP", {}),
+    "BMP with transparency": ("RGBA", "BMP", {}),
+    "GIF": ("P", "GIF", {}),
+    "interlaced GIF": ("P", "GIF", {"interlace": 1}),
+    "GIF with a transparent color": ("P", "GIF", {"transparency": 3}),
+    "gray GIF": ("L", "GIF", {}),
+    "TIFF": ("RGB", "TIFF", {}),
+    "TIFF with a palette": ("P", "TIFF", {}),
+    "TIFF of printing colors": ("CMYK", "TIFF", {}),
+    "TIFF with LZW": ("RGB", "TIFF", {"compression": "tiff_lzw"}),
+    "TIFF with Deflate": ("RGB", "TIFF", {"compression": "tiff_adobe_deflate"}),
+    "TIFF in strips": ("RGB", "TIFF", {"compression": "tiff_lzw", "tiffinfo": {278: 5}}),
+    "TIFF of a fax": ("1", "TIFF", {"compression": "group4"}),
+}
+ROWS, COLUMNS = 37, 53
+
+
+def lossless(name: str) -> tuple[NDArray[np.float32], bytes]:
+    """Return the pixels of an image in RGB, and its file in a format without loss."""
+    mode, kind, options = LOSSLESS[name]
+    source = Image.fromarray(oracle.picture(ROWS, COLUMNS)).convert(mode)
+    buffer = io.BytesIO()
+    source.save(buffer, kind, **options)
+    return np.asarray(source.convert("RGB"), np.float32)[None], buffer.getvalue()
+
+
+LEVELS = Preprocess(scale=1, layout="nhwc")
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_pixels_are_exact_in_every_format(name: str) -> None:
+    pixels, content = lossless(name)
+    (array,) = image_arrays([("one", content)], LEVELS)
+    np.testing.assert_array_equal(array, pixels)
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_truncated_file_is_refused_or_complete(name: str) -> None:
+    """A file may end after its pixels, as where the trailer of a GIF is missing."""
+    pixels, content = lossless(name)
+    refused = 0
+    for length in range(0, len(content), max(1, len(content) // 60)):
+        try:
+            (array,) = image_arrays([("one", content[:length])], LEVELS)
+        except ImageError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(array, pixels)
+    assert refused > 40
 
 
 @pytest.mark.parametrize("name", BAD)
