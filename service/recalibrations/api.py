@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from service.context import Ctx
-from service.recalibrations import operations
+from service.recalibrations import events, operations
 from service.recalibrations.dispatch import Runs
 from service.recalibrations.schemas import (
+    MeasuredLayersOut,
     RecalibrationIn,
     RecalibrationOut,
     RecalibrationPage,
@@ -97,6 +98,17 @@ async def get_recalibration(
             context, recalibration, lambda: client_disconnected(request), seconds=wait
         )
     return RecalibrationOut.of(found or await until_ended(context, recalibration, seconds=0))
+
+
+@router.get("/{recalibration}/layers")
+async def get_layers(context: Ctx, recalibration: RecalibrationId) -> MeasuredLayersOut:
+    """Return the layers that the current or last run has measured so far, with their drift."""
+
+    def work(tx: Transaction) -> MeasuredLayersOut:
+        store.get(tx, recalibration)
+        return events.layers(tx, recalibration)
+
+    return await context.ledger.read(work)
 
 
 @router.delete("/{recalibration}", status_code=204)

@@ -27,7 +27,11 @@ LastEventId = Annotated[
 # The ledger is read again after this time even if no signal arrives.
 POLL_SECONDS = 15.0
 _MAX_DIGITS = 18  # fits into 64 bits
-_DESCRIPTION = "Events `state` and `progress`; `data` is the recalibration at that time, as JSON."
+_DESCRIPTION = (
+    "Events `state` and `progress`, whose `data` is the recalibration at that time as JSON, and "
+    "`layers`, whose `data` is a `MeasuredLayersOut` with the layers that have been measured since "
+    "the last such event. A run that begins (`state` with the state `running`) measures all again."
+)
 
 
 async def _position(

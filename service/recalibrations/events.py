@@ -8,7 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from service import clock
-from service.recalibrations.schemas import RecalibrationOut
+from service.recalibrations.schemas import (
+    MAX_LAYER_NAME,
+    MeasuredLayerOut,
+    MeasuredLayersOut,
+    RecalibrationOut,
+)
 from service.repositories import events as log
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event
@@ -26,10 +31,15 @@ MIN_RATE_SECONDS = 0.5
 def advance(tx: Transaction, recalibration_id: str, event: Event) -> Recalibration:
     """Apply a lifecycle event and append it to the log.
 
+    A run that begins measures all layers again, so what an earlier attempt measured is deleted.
+
     Raises:
         NotFoundError, TransitionError: see `service.repositories.recalibrations.move`.
     """
-    return _append(tx, store.move(tx, recalibration_id, event), "state")
+    found = _append(tx, store.move(tx, recalibration_id, event), "state")
+    if event is Event.BEGIN:
+        log.forget_layers(tx, recalibration_id)
+    return found
 
 
 def fail(tx: Transaction, recalibration_id: str, problem: Mapping[str, Any]) -> Recalibration:
@@ -55,6 +65,25 @@ def progress(tx: Transaction, recalibration_id: str, step: Progress) -> None:
     )
     _append(tx, store.get(tx, recalibration_id), "progress")
     log.prune_progress(tx, recalibration_id, keep=MAX_PROGRESS_EVENTS)
+    if step.layers:
+        form = MeasuredLayersOut(
+            layers=[
+                MeasuredLayerOut(name=one.name[:MAX_LAYER_NAME], drift=one.drift)
+                for one in step.layers
+            ],
+            total=step.layers_total,
+        )
+        log.append(tx, recalibration_id, kind="layers", data=form.model_dump_json())
+
+
+def layers(tx: Transaction, recalibration_id: str) -> MeasuredLayersOut:
+    """Return all layers that the current or last run has measured.
+
+    A layer that was measured several times has its last value.
+    """
+    parts = [MeasuredLayersOut.model_validate_json(one) for one in log.layers(tx, recalibration_id)]
+    last = {layer.name: layer for part in parts for layer in part.layers}
+    return MeasuredLayersOut(layers=list(last.values()), total=parts[-1].total if parts else None)
 
 
 def created(tx: Transaction, found: Recalibration) -> Recalibration:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -26,10 +27,12 @@ from service.storage.capacity import defers_run, translated
 from service.storage.ledger.protocol import Transaction
 from service.web.content_digest import sha256_of
 from service.workers.messages import RESULTS, StoredBatchRef
-from service.workers.protocol import Job, OnProgress, Outcome, Progress
+from service.workers.protocol import Job, MeasuredLayer, OnProgress, Outcome, Progress
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
+# A worker, which has parsed an untrusted model, cannot fill the ledger with more layers than this.
+MAX_MEASURED_LAYERS = 10_000
 
 
 async def run(context: Context, found: Recalibration) -> None:
@@ -169,12 +172,19 @@ def _reporter(context: Context, recalibration_id: str) -> OnProgress:
     interval = context.settings.progress_interval_seconds
     reported_at = 0.0
     reported_phase = ""
+    measured: list[MeasuredLayer] = []
+    left = MAX_MEASURED_LAYERS
 
     async def report(step: Progress) -> None:
-        nonlocal reported_at, reported_phase
+        nonlocal reported_at, reported_phase, left
+        some = step.layers[:left]
+        left -= len(some)
+        measured.extend(some)
         if step.phase == reported_phase and monotonic() - reported_at < interval:
             return
         reported_at, reported_phase = monotonic(), step.phase
+        step = replace(step, layers=tuple(measured))
+        measured.clear()
         await context.ledger.write(lambda tx: events.progress(tx, recalibration_id, step))
         context.signals.notify(recalibration_id)
 

@@ -31,6 +31,8 @@ _MAX_PATTERNS = 1000
 _MAX_NAME = 200
 # Samples that a report lists as left out; a client that left out more sends the first ones.
 MAX_SKIPPED_SAMPLES = 1000
+# The name of an ONNX node has no limit.
+MAX_LAYER_NAME = 300
 # No control characters.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 # Loading the runtime alone takes about half of it.
@@ -275,6 +277,32 @@ class ProgressOut(BaseModel):
     done: int
     total: int | None
     seconds_left: float | None
+
+
+class MeasuredLayerOut(BaseModel):
+    """A layer whose statistics have been measured.
+
+    `drift` is how far they moved in units of σ; null if that is not a finite number.
+    """
+
+    name: Annotated[str, Field(max_length=MAX_LAYER_NAME)]
+    drift: float | None
+
+
+class MeasuredLayersOut(BaseModel):
+    """The layers that have been measured, in the order of execution.
+
+    `total` is the number of layers that the run measures; null while it is unknown.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"layers": [{"name": "features.0.1", "drift": 0.42}], "total": 52}]
+        }
+    )
+
+    layers: list[MeasuredLayerOut]
+    total: int | None
 
 
 class VerdictReasonOut(BaseModel):

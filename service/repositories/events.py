@@ -23,6 +23,16 @@ SELECT seq, kind, data FROM event
 WHERE recalibration = :recalibration_id AND seq > :after ORDER BY seq LIMIT 500
 """
 
+# Delete what was measured before the last event.
+FORGET_LAYERS = """
+DELETE FROM event WHERE recalibration = :recalibration_id AND kind = 'layers' AND seq < (
+    SELECT max(seq) FROM event WHERE recalibration = :recalibration_id
+)
+"""
+LAYERS = """
+SELECT data FROM event WHERE recalibration = :recalibration_id AND kind = 'layers' ORDER BY seq
+"""
+
 
 def append(tx: Transaction, recalibration_id: str, *, kind: str, data: str) -> None:
     """Append an event."""
@@ -32,6 +42,16 @@ def append(tx: Transaction, recalibration_id: str, *, kind: str, data: str) -> N
 def prune_progress(tx: Transaction, recalibration_id: str, *, keep: int) -> None:
     """Delete progress events that are not among the last `keep` events."""
     tx.change(PRUNE, recalibration_id=recalibration_id, keep=keep)
+
+
+def forget_layers(tx: Transaction, recalibration_id: str) -> None:
+    """Delete the events of measured layers that come before the last event."""
+    tx.change(FORGET_LAYERS, recalibration_id=recalibration_id)
+
+
+def layers(tx: Transaction, recalibration_id: str) -> list[str]:
+    """Return the data of the events of measured layers, oldest first."""
+    return [str(row["data"]) for row in tx.rows(LAYERS, recalibration_id=recalibration_id)]
 
 
 def since(tx: Transaction, recalibration_id: str, after: int) -> list[StoredEvent]:

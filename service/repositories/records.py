@@ -85,7 +85,11 @@ class StoredResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
-    """An event: its number, its kind (`state` or `progress`), and the recalibration as JSON."""
+    """An event: its number, its kind and its data as JSON.
+
+    The data of `state` and `progress` is the recalibration, that of `layers` the layers that have
+    been measured since the last event of this kind.
+    """
 
     seq: int
     kind: str

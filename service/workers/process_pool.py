@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ from service.workers.messages import CONVERTED, Limits, TaskKind, WorkerTask
 from service.workers.protocol import (
     BatchToValidate,
     Job,
+    MeasuredLayer,
     OnProgress,
     Outcome,
     Progress,
@@ -339,7 +341,13 @@ async def _answer(process: Process, on_progress: OnProgress) -> dict[str, Any] |
         event = json.loads(line)
         if event["event"] == "progress":
             await on_progress(
-                Progress(phase=event["phase"], done=event["done"], total=event["total"])
+                Progress(
+                    phase=event["phase"],
+                    done=event["done"],
+                    total=event["total"],
+                    layers=tuple(_layer(name, drift) for name, drift in event["layers"]),
+                    layers_total=event["layers_total"],
+                )
             )
         elif event["event"] == "refused":
             if event["code"] == StorageFullError.code:
@@ -349,6 +357,10 @@ async def _answer(process: Process, on_progress: OnProgress) -> dict[str, Any] |
             result: dict[str, Any] = event["result"]
             return result
     return None
+
+
+def _layer(name: str, drift: float) -> MeasuredLayer:
+    return MeasuredLayer(name=name, drift=drift if math.isfinite(drift) else None)
 
 
 async def _tail(process: Process) -> str:

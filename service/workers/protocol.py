@@ -94,12 +94,33 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredLayer:
+    """A layer whose statistics have been measured.
+
+    Attributes:
+        name: the layer, as the worker sent it.
+        drift: how far its statistics moved in units of σ; None where that is not a finite number.
+    """
+
+    name: str
+    drift: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Progress of a run: `done` of `total` in `phase`."""
+    """Progress of a run: `done` of `total` in `phase`.
+
+    Attributes:
+        phase, done, total: as in `bn_ops.Progress`.
+        layers: the layers that have been measured since the last step.
+        layers_total: number of layers that the run measures; None while it is unknown.
+    """
 
     phase: str
     done: int
     total: int | None
+    layers: tuple[MeasuredLayer, ...] = ()
+    layers_total: int | None = None
 
 
 OnProgress = Callable[[Progress], Awaitable[None]]

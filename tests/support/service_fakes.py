@@ -14,6 +14,7 @@ from service.workers.messages import CONVERTED, RESULTS
 from service.workers.protocol import (
     BatchToValidate,
     Job,
+    MeasuredLayer,
     OnProgress,
     Outcome,
     Progress,
@@ -87,6 +88,7 @@ class FakeExecutor:
         verdict: what each run reports as its verdict.
         hold: if set, a run waits in its first phase until it is canceled.
         runs: number of started jobs.
+        layers: what a run reports as measured.
         jobs: started jobs.
         killed: canceled runs.
         describing: inspected models.
@@ -99,6 +101,7 @@ class FakeExecutor:
         self.deaths = 0
         self.refusal: str | None = None
         self.verdict: dict[str, Any] | None = VERDICT
+        self.layers: list[MeasuredLayer] = []
         self.hold = False
         self.runs = 0
         self.jobs: list[Job] = []
@@ -138,7 +141,15 @@ class FakeExecutor:
         if self.refusal is not None:
             raise RefusedError("a batch is at fault", refusal=self.refusal, batch=1, input="x")
         digest = await _digest(job)
-        await on_progress(Progress(phase="verifying", done=1, total=1))
+        await on_progress(
+            Progress(
+                phase="verifying",
+                done=1,
+                total=1,
+                layers=tuple(self.layers),
+                layers_total=len(self.layers),
+            )
+        )
         options = {key: value for key, value in job.options.items() if key != "report"}
         for name in RESULTS:
             content = json.dumps({"digest": digest, "options": options, "file": name})

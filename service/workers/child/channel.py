@@ -21,6 +21,8 @@ class Channel:
     def __init__(self) -> None:
         self._handle = os.dup(STDOUT)
         os.dup2(STDERR, STDOUT)
+        self._layers: list[tuple[str, float]] = []
+        self._layers_total: int | None = None
 
     def send(self, event: str, **members: object) -> None:
         """Send an event."""
@@ -29,8 +31,21 @@ class Channel:
             line = line[os.write(self._handle, line) :]
 
     def progress(self, phase: str, done: int, total: int | None) -> None:
-        """Report progress."""
-        self.send("progress", phase=phase, done=done, total=total)
+        """Report progress, with the layers that `layer` has noted."""
+        layers, self._layers = self._layers, []
+        self.send(
+            "progress",
+            phase=phase,
+            done=done,
+            total=total,
+            layers=layers,
+            layers_total=self._layers_total,
+        )
+
+    def layer(self, name: str, drift: float, total: int) -> None:
+        """Note a measured layer; it is sent with the next progress."""
+        self._layers.append((name, drift))
+        self._layers_total = total
 
     def done(self, result: Mapping[str, Any]) -> None:
         """Report success."""

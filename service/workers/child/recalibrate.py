@@ -57,6 +57,7 @@ def recalibrate(
             spill_folder=output,
         ),
         progress=lambda step: channel.progress(step.phase, step.done, step.total),
+        on_layer=lambda layer: channel.layer(layer.name, layer.drift, layer.total),
         threads=task.limits.threads or None,
         allow_mismatch=task.options.get("allow_mismatch", False),
         opset=task.options.get("opset"),

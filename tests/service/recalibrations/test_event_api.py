@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from fastapi import routing
 
+from service.app import create_app
+from service.recalibrations import runs
+from service.settings import Settings
+from service.workers.protocol import Job, MeasuredLayer, OnProgress, Outcome, Progress
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api
-from tests.support.service_loop import LoopTransport
+from tests.support.service_loop import LoopTransport, serving
 from tests.support.waiting import until
 
 
@@ -128,3 +132,87 @@ def test_wait_times_out(api: Api) -> None:
     assert api.get("rc_0", "?wait=20").status_code == 404
     for value in ("-1", "20.1", "inf", "nan", "x", ""):
         assert api.get(name, f"?wait={value}").json()["code"] == "request-invalid"
+
+
+LAYERS = [MeasuredLayer(name="bn1", drift=0.4), MeasuredLayer(name="n" * 900, drift=None)]
+SHOWN = [{"name": "bn1", "drift": 0.4}, {"name": "n" * 300, "drift": None}]
+
+
+def test_measured_layers_are_events_and_can_be_read(api: Api, executor: FakeExecutor) -> None:
+    executor.layers = LAYERS
+    name = api.finished()
+    (event,) = [one for one in read(api.get(name, "/events").text) if one["event"] == "layers"]
+    assert event["data"] == {"layers": SHOWN, "total": 2}
+    assert api.get(name, "/layers").json() == event["data"]
+
+
+def test_no_layer_is_measured_before_the_run(api: Api) -> None:
+    assert api.get(api.open(), "/layers").json() == {"layers": [], "total": None}
+    assert api.get("rc_0", "/layers").status_code == 404
+
+
+class Measuring(FakeExecutor):
+    """Executor that reports layers one by one; its first run crashes after half of them."""
+
+    total = 40
+
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
+        count = self.total // 2 if self.deaths else self.total
+        for done in range(count):
+            # The first layer is measured twice, as one that a module calls twice.
+            names = ["first", f"layer{done}"] if done == 1 else [f"layer{done}"]
+            drift = 10.0 * self.runs + done
+            await on_progress(
+                Progress(
+                    phase="measuring",
+                    done=done,
+                    total=self.total,
+                    layers=tuple(MeasuredLayer(name=one, drift=drift) for one in names),
+                    layers_total=self.total,
+                )
+            )
+        return await super().run(job, on_progress)
+
+
+def test_layers_between_two_progress_events_are_not_lost(settings: Settings) -> None:
+    changed = settings.model_copy(update={"progress_interval_seconds": 3600.0})
+    with serving(create_app(changed, executor=Measuring())) as http:
+        api = Api(http)
+        name = api.finished()
+        events = read(api.get(name, "/events").text)
+        found = [one["data"]["layers"] for one in events if one["event"] == "layers"]
+        assert len(found) == 2  # at the start of each phase
+        names = [one["name"] for part in found for one in part]
+        assert names == ["layer0", "first", *(f"layer{n}" for n in range(1, 40))]
+
+
+def test_new_attempt_measures_again(settings: Settings) -> None:
+    executor = Measuring()
+    executor.deaths = 1
+    with serving(create_app(settings, executor=executor)) as http:
+        api = Api(http)
+        name = api.finished()
+        assert api.get(name).json()["attempts"] == 2
+        layers = api.get(name, "/layers").json()["layers"]
+        assert {one["name"]: one["drift"] for one in layers} == {
+            "first": 11.0,
+            **{f"layer{n}": 10.0 + n for n in range(40)},
+        }
+        events = read(api.get(name, "/events").text)
+        ids = [int(one["id"]) for one in events]
+        assert ids == sorted(set(ids))
+        begins = [
+            place
+            for place, one in enumerate(events)
+            if one["event"] == "state" and one["data"]["state"] == "running"
+        ]
+        assert all(one["event"] != "layers" for one in events[: begins[-1]])
+
+
+def test_worker_cannot_fill_the_ledger_with_layers(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MAX_MEASURED_LAYERS", 7)
+    with serving(create_app(settings, executor=Measuring())) as http:
+        api = Api(http)
+        assert len(api.get(api.finished(), "/layers").json()["layers"]) == 7

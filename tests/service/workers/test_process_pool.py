@@ -90,7 +90,13 @@ def test_run_writes_results_and_statistics(tmp_path: Path, settings: Settings) -
     assert set(statistics) == {f"bn{n}.running_{what}" for n in (0, 1) for what in ("mean", "var")}
     phases = list(dict.fromkeys(step.phase for step in steps))
     assert phases == [p for p in ("reading", "measuring", "folding", "verifying") if p in phases]
-    assert json.loads((job.output / "report.json").read_text())["stream"]["samples"] == 30
+    report = json.loads((job.output / "report.json").read_text())
+    assert report["stream"]["samples"] == 30
+    layers = [layer for step in steps for layer in step.layers]
+    drifts = {one["name"]: one["drift"]["wasserstein"] for one in report["layers"] if one["drift"]}
+    # The worker's estimator is Replace, so what was measured is what is reported.
+    assert {layer.name: layer.drift for layer in layers} == drifts
+    assert {step.layers_total for step in steps if step.layers} == {2}
     assert "<html" in (job.output / "report.html").read_text()
 
 
