@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.support.networks import residual_network
+import bn_ops
+from tests.support.networks import GraphBuilder, residual_network
 from tests.support.page_walk import Walk
 from tests.support.server_process import ServerProcess
 
@@ -78,8 +79,35 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / ("more" if number % 4 == 0 else "") / f"{number:02}.jpg").write_bytes(photo(rng))
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not a photograph")
     (folder / "notes.txt").write_text("taken in the rain")
-    (folder / "old.bmp").write_bytes(b"BM")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     return folder
+
+
+LAYERS = 20
+
+
+@pytest.fixture(scope="session")
+def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a network of `LAYERS` BatchNorm layers, one after another."""
+    g = GraphBuilder()
+    y = "x"
+    for layer in range(LAYERS):
+        y = g.op(
+            "Relu", g.bn(g.conv(y, 3 if layer == 0 else 8, 8), 8, f"stage{layer // 5}.{layer}")
+        )
+    pooled = g.op("Flatten", g.op("GlobalAveragePool", y))
+    y = g.op("Gemm", pooled, g.weight(10, 8), g.weight(10), transB=1)
+    path = tmp_path_factory.mktemp("deep") / "deep.onnx"
+    onnx.save(g.model([("x", ["N", 3, SIZE, SIZE])], [y]), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def folded_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of the network for images after its BatchNorm was folded."""
+    path = tmp_path_factory.mktemp("folded") / "folded.onnx"
+    onnx.save(bn_ops.fold(onnx.load(model)).model, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,20 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 from playwright.sync_api import Route, expect
 
 from service.admin.command import main as admin
-from tests.page.conftest import OpenPage
+from tests.page.conftest import LAYERS, OpenPage
 from tests.support.page_walk import Walk
 from tests.support.server_process import ServerProcess
+from tests.support.waiting import until
 
 # The tests share a browser and a server.
 pytestmark = pytest.mark.xdist_group("page")
@@ -34,7 +38,7 @@ def test_from_a_model_and_a_folder_to_a_downloaded_model(
     walk.see("N × 3 × 32 × 32")
     walk.see("41 images")
     walk.see("camera/notes.txt")
-    walk.see("BMP is not supported: save it as PNG")
+    walk.see("HEIC is not supported: export it as JPEG")
     expect(page.get_by_text("camera/broken.jpg")).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("as the network sees it"))).to_have_count(8)
     walk.start("Camera of the north gate")
@@ -127,6 +131,141 @@ def test_a_large_array_is_sent_in_parts(walk: Walk, model: Path, tmp_path: Path)
         walk.start("Large array")
     walk.await_result()
     walk.see("800 samples")
+
+
+def save(folder: Path, name: str, **options: Any) -> None:
+    """Save a picture in the format that its name says."""
+    pixels = np.random.default_rng(len(name)).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / name, **options)
+
+
+def test_bmp_gif_and_tiff(walk: Walk, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    save(folder, "a.bmp")
+    save(folder, "b.gif")
+    save(folder, "c.tif", compression="tiff_lzw")
+    save(folder, "d.tiff")
+    several = [Image.new("RGB", (40, 48), color) for color in ("red", "blue")]
+    save(folder, "moving.gif", save_all=True, append_images=several)
+    save(folder, "pages.tif", save_all=True, append_images=several)
+    for name in ("a.bmp", "b.gif", "d.tiff"):
+        content = (folder / name).read_bytes()
+        (folder / f"cut-{name}").write_bytes(content[: len(content) // 2])
+    walk.prepare(model, folder)
+    walk.see("9 images")
+    walk.see("5 files skipped")
+    walk.see("is animated; send each as an image of its own")
+    expect(walk.page.get_by_role("img", name="d.tiff as the network sees it")).to_be_visible()
+    expect(walk.page.get_by_text("No preview in this browser")).to_have_count(2)
+    walk.start("Scans")
+    walk.await_result()
+    walk.see("4 samples")
+    report = walk.page.frame_locator("iframe[title=Report]")
+    report.get_by_role("heading", name="Samples left out").click()
+    for name, reason in (
+        ("scans/moving.gif", "is animated"),
+        ("scans/pages.tif", "has several pages"),
+        ("scans/cut-a.bmp", "cannot be decoded"),
+        ("scans/cut-b.gif", "cannot be decoded"),
+        ("scans/cut-d.tiff", "cannot be decoded"),
+    ):
+        expect(report.locator("tr", has_text=name)).to_contain_text(reason)
+
+
+def freeze_run(server: ServerProcess, recalibration: str) -> int:
+    """Stop the run when it has measured some layers, not all; return their number."""
+    layers = f"{server.url}/v1/recalibrations/{recalibration}/layers"
+
+    def measured() -> int:
+        return len(httpx.get(layers).json()["layers"])
+
+    until(lambda: measured() >= 3)
+    for process in server.workers():
+        process.suspend()
+    return measured()
+
+
+def test_layers_appear_as_they_are_measured(
+    open_page: OpenPage, deep_model: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "stream.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(3000, 3, 32, 32)).astype(np.float32))
+    with ServerProcess(tmp_path / "data") as server:
+        walk = open_page(server.url)
+        page = walk.page
+        walk.prepare(deep_model, data)
+        count = freeze_run(server, walk.start("Live"))
+        assert count < LAYERS
+        chart = page.get_by_role("img", name=re.compile(f"^Drift of {count} of {LAYERS} layers"))
+        expect(chart).to_be_visible()
+        expect(chart.locator("rect")).to_have_count(count)
+        walk.see(f"{count} of {LAYERS} layers measured")
+        page.get_by_text("Show the layers").click()
+        rows = page.get_by_role("list", name="Measured layers").get_by_role("listitem")
+        expect(rows).to_have_count(count)
+        expect(rows.first).to_contain_text(re.compile(r"stage0\.0.*\d σ"))
+        page.reload()
+        expect(chart.locator("rect")).to_have_count(count)
+        # The run begins again, and so do the layers.
+        server.kill()
+        walk.see("The server does not answer")
+        server.start()
+        walk.await_result()
+
+
+def test_report_in_the_page_is_searched(walk: Walk, deep_model: Path, arrays: Path) -> None:
+    page = walk.page
+    walk.prepare(deep_model, arrays)
+    walk.start("Search")
+    walk.await_result()
+    report = page.frame_locator("iframe[title=Report]")
+    rows = report.locator("table.layers tbody tr:visible")
+    expect(rows).to_have_count(0)
+    box = page.get_by_label("Find a layer")
+    box.fill("STAGE2.1")
+    expect(page.get_by_text(f"5 of {LAYERS} layers")).to_be_visible()
+    expect(rows).to_have_count(5)
+    expect(rows.first).to_be_in_viewport()
+    expect(box).to_be_in_viewport()
+    box.fill("no such layer")
+    expect(page.get_by_text(f"0 of {LAYERS} layers")).to_be_visible()
+    box.fill("")
+    expect(rows).to_have_count(0)
+
+
+def choose_source(walk: Walk, folder: Path) -> None:
+    with walk.page.expect_file_chooser() as chooser:
+        walk.page.get_by_role("button", name="Choose a folder").last.click()
+    chooser.value.set_files(folder)
+
+
+def test_model_without_batchnorm_gets_its_layers_back(
+    walk: Walk, folded_model: Path, photos: Path
+) -> None:
+    """With a reload while the source samples are sent."""
+    page = walk.page
+    walk.choose_model(folded_model)
+    walk.see("Its BatchNorm layers are folded or missing")
+    walk.choose_folder(photos)
+    expect(page.get_by_text("were checked.")).to_be_visible()
+    walk.see("Choose data that the model was trained on.")
+    expect(walk.button("Recalibrate")).to_be_disabled()
+    choose_source(walk, photos)
+    page.route("**/source-batches/1", lambda route: route.abort("connectionreset"))
+    walk.start("Folded")
+    expect(page.get_by_role("alert")).to_contain_text("Trying again")
+    page.unroute("**/source-batches/1")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    walk.see("The upload is not complete")
+    walk.choose_folder(photos)
+    walk.see("41 files chosen.")
+    choose_source(walk, photos)
+    walk.await_result()
+    walk.see("40 samples")
+    report = page.frame_locator("iframe[title=Report]")
+    expect(report.get_by_text("folded.onnx").first).to_be_attached()
 
 
 def test_refused_model_names_the_cause(walk: Walk, tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ export async function restoreModel(): Promise<void> {
   }
 }
 
+/** Return the file name of a model that this tab has uploaded last; null for any other. */
+export function keptModelName(id: string): string | null {
+  const kept = JSON.parse(sessionStorage.getItem(MODEL_KEY) ?? "null") as {
+    id: string;
+    name: string;
+  } | null;
+  return kept?.id === id ? kept.name : null;
+}
+
 export async function sendModel(file: File): Promise<void> {
   sendingModel?.abort();
   const sending = new AbortController();

@@ -24,6 +24,10 @@ const KINDS: Record<string, [Picked["kind"], string]> = {
   jpeg: ["image", "image/jpeg"],
   png: ["image", "image/png"],
   webp: ["image", "image/webp"],
+  bmp: ["image", "image/bmp"],
+  gif: ["image", "image/gif"],
+  tif: ["image", "image/tiff"],
+  tiff: ["image", "image/tiff"],
   npy: ["array", "application/x-npy"],
   npz: ["array", "application/x-npz"],
   safetensors: ["array", "application/vnd.safetensors"],
@@ -38,10 +42,6 @@ export const ACCEPTED = Object.keys(KINDS)
   .join(",");
 
 const REASONS: Record<string, string> = {
-  bmp: "BMP is not supported: save it as PNG",
-  gif: "GIF is not supported: save it as PNG",
-  tif: "TIFF is not supported: save it as PNG",
-  tiff: "TIFF is not supported: save it as PNG",
   heic: "HEIC is not supported: export it as JPEG",
   avif: "AVIF is not supported: export it as JPEG",
   gz: "compressed archives are not supported: unpack it, or use zip",

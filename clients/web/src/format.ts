@@ -26,12 +26,22 @@ export function percent(value: number): string {
   return shown > 0 && shown < 1 ? "<1 %" : `${Math.round(shown)} %`;
 }
 
-/** Return a duration in words, coarse enough not to jump. */
+/** Return a duration at the start of a sentence, coarse enough not to jump. */
 export function duration(seconds: number): string {
-  if (seconds < 10) return "a few seconds";
-  if (seconds < 55) return `${Math.round(seconds / 5) * 5} seconds`;
-  if (seconds < 3300) return count(Math.max(1, Math.round(seconds / 60)), "minute");
-  return count(Math.round(seconds / 360) / 10, "hour");
+  if (seconds < 10) return "A few seconds";
+  if (seconds < 55) return `About ${Math.round(seconds / 5) * 5} seconds`;
+  if (seconds < 3300) return `About ${count(Math.max(1, Math.round(seconds / 60)), "minute")}`;
+  return `About ${count(Math.round(seconds / 360) / 10, "hour")}`;
+}
+
+/** Return a number with two decimals and a minus sign. */
+export function decimal(value: number): string {
+  return value.toFixed(2).replace("-", "−");
+}
+
+/** Return the name of a file without its folders. */
+export function baseName(path: string): string {
+  return path.split("/").pop() || path;
 }
 
 export function when(text: string): string {

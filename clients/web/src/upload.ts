@@ -81,16 +81,16 @@ export class Upload {
     readonly names: Names,
   ) {
     const skipped = readSkipped(id);
-    const states = (picked: Picked[]): UploadFile[] =>
+    const states = (stream: StreamName, picked: Picked[]): UploadFile[] =>
       picked.map((one) => {
-        const reason = skipped[one.path];
+        const reason = skipped[`${stream}/${one.path}`];
         return reason === undefined
           ? { picked: one, state: "waiting" }
           : { picked: one, state: "skipped", reason };
       });
     this.#files = {
-      batches: states(streams.batches),
-      "source-batches": states(streams["source-batches"]),
+      batches: states("batches", streams.batches),
+      "source-batches": states("source-batches", streams["source-batches"]),
     };
     const files = [...this.#files.batches, ...this.#files["source-batches"]];
     this.status = new Store<UploadStatus>({
@@ -223,13 +223,13 @@ export class Upload {
             false,
           );
         }
-        this.#skip(files, numbers, error);
+        this.#skip(stream, files, numbers, error);
       }
     }
   }
 
   /** Skip the file that the server rejected; rethrow what is not the fault of a file. */
-  #skip(files: UploadFile[], numbers: number[], problem: Problem): void {
+  #skip(stream: StreamName, files: UploadFile[], numbers: number[], problem: Problem): void {
     if (problem.status !== 422 && problem.code !== "too-large") throw problem;
     const named = String(problem.members.image ?? "");
     const at = numbers.find(
@@ -240,7 +240,7 @@ export class Upload {
       if (file === undefined) continue;
       file.state = "skipped";
       file.reason = withPath(problem.message, named, file.picked.path);
-      rememberSkipped(this.id, file.picked.path, file.reason);
+      rememberSkipped(this.id, `${stream}/${file.picked.path}`, file.reason);
     }
     this.status.update({});
   }
@@ -321,8 +321,8 @@ function readSkipped(id: string): Record<string, string> {
   return JSON.parse(sessionStorage.getItem(SKIPPED_KEY + id) ?? "{}") as Record<string, string>;
 }
 
-function rememberSkipped(id: string, path: string, reason: string): void {
-  sessionStorage.setItem(SKIPPED_KEY + id, JSON.stringify({ ...readSkipped(id), [path]: reason }));
+function rememberSkipped(id: string, file: string, reason: string): void {
+  sessionStorage.setItem(SKIPPED_KEY + id, JSON.stringify({ ...readSkipped(id), [file]: reason }));
 }
 
 const uploads = new Map<string, Upload>();

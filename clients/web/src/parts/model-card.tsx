@@ -1,4 +1,4 @@
-import type { Model } from "../api";
+import { type Model, sentence } from "../api";
 import { bytes, count, shape } from "../format";
 import { Notice } from "./notice";
 
@@ -54,11 +54,17 @@ export function ModelCard({ model, name, onChange }: Props) {
           </ul>
         </details>
       )}
-      {model.warnings.map((warning) => (
-        <Notice key={warning} tone="warn">
-          <p>{warning}</p>
+      {model.needs_source_batches ? (
+        <Notice tone="info" title="Its BatchNorm layers are folded or missing">
+          <p>Some data that the model was trained on brings them back: add it below.</p>
         </Notice>
-      ))}
+      ) : (
+        model.warnings.map((warning) => (
+          <Notice key={warning} tone="warn">
+            <p>{sentence(warning)}</p>
+          </Notice>
+        ))
+      )}
     </div>
   );
 }

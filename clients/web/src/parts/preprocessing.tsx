@@ -1,5 +1,5 @@
 import { choose, type Draft, draft, holdsImages, isSizeOpen, preview } from "../draft";
-import { count, sigma } from "../format";
+import { baseName, count, decimal, sigma } from "../format";
 import { withPath } from "../samples";
 import { SkippedList } from "./file-list";
 import { Notice } from "./notice";
@@ -200,10 +200,10 @@ function Pictures({ now }: { now: Draft }) {
                   />
                 </div>
                 <figcaption>
-                  <span class="path">{name}</span>
+                  <span class="path">{baseName(name)}</span>
                   <span class="hint">
-                    {picture.width} × {picture.height}, values {picture.minimum.toFixed(2)} to{" "}
-                    {picture.maximum.toFixed(2)}
+                    {picture.width} × {picture.height}, values {decimal(picture.minimum)} to{" "}
+                    {decimal(picture.maximum)}
                   </span>
                 </figcaption>
               </figure>

@@ -1,9 +1,15 @@
+import type { RefObject } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { showLayers } from "../../../../bn_ops/diagnostics/html/templates/report.js";
 import { isAbort, messageOf, request } from "../api";
 import { Notice } from "./notice";
 
+// A list of fewer layers is seen at a glance; the report, too, has no search then.
+const SEARCHED = 13;
+const GAP_PX = 12;
+
 /**
- * The report of the server in a frame without scripts; without them, it only lacks its search.
+ * The report of the server in a frame without scripts, and above it the search over its layers.
  *
  * A frame cannot send a token, so the document is fetched. The policy of this page allows no style
  * sheet in a document; the report's own is applied as a constructed one.
@@ -11,6 +17,7 @@ import { Notice } from "./notice";
 export function ReportFrame({ id }: { id: string }) {
   const [html, setHtml] = useState<string | null>(null);
   const [error, setError] = useState<string | null>(null);
+  const [layers, setLayers] = useState(0);
   const frame = useRef<HTMLIFrameElement>(null);
 
   useEffect(() => {
@@ -38,14 +45,55 @@ export function ReportFrame({ id }: { id: string }) {
   if (html === null) return <p class="working">Loading the report…</p>;
   const { markup, styles } = separate(html);
   return (
-    <iframe
-      ref={frame}
-      class="report"
-      title="Report"
-      sandbox="allow-same-origin"
-      srcdoc={markup}
-      onLoad={() => frame.current && dress(frame.current, styles)}
-    />
+    <>
+      {layers >= SEARCHED && <LayerSearch frame={frame} />}
+      <iframe
+        ref={frame}
+        class="report"
+        title="Report"
+        sandbox="allow-same-origin"
+        srcdoc={markup}
+        onLoad={() => {
+          if (frame.current === null) return;
+          dress(frame.current, styles);
+          setLayers(rowsOf(frame.current));
+        }}
+      />
+    </>
+  );
+}
+
+function rowsOf(frame: HTMLIFrameElement): number {
+  return frame.contentDocument?.querySelectorAll("table.layers tbody tr").length ?? 0;
+}
+
+/** Find layers in the report. It is outside the frame, where no browser restricts its events. */
+function LayerSearch({ frame }: { frame: RefObject<HTMLIFrameElement | null> }) {
+  const [hits, setHits] = useState("");
+  const bar = useRef<HTMLElement>(null);
+  const find = (text: string) => {
+    const report = frame.current?.contentDocument;
+    if (!report) return;
+    setHits(showLayers(report, text));
+    const section = report.querySelector("table.layers")?.closest("details:not(.stage)");
+    if (!text.trim() || !section || !frame.current || !bar.current) return;
+    const top = frame.current.getBoundingClientRect().top + section.getBoundingClientRect().top;
+    window.scrollBy({ top: top - bar.current.offsetHeight - GAP_PX });
+  };
+  return (
+    <search class="layer-search" ref={bar}>
+      <label for="find-layer">Find a layer</label>
+      <input
+        id="find-layer"
+        type="search"
+        autocomplete="off"
+        spellcheck={false}
+        onInput={(event) => find(event.currentTarget.value)}
+      />
+      <span class="hint" role="status">
+        {hits}
+      </span>
+    </search>
   );
 }
 

@@ -46,8 +46,8 @@ export function NewView() {
           <li>
             <h2>Data that the model was trained on</h2>
             <p class="hint">
-              BatchNorm was folded into the weights of this model. A few hundred unlabeled samples
-              like those it was trained on bring its statistics back.
+              A few hundred unlabeled samples are enough. They show which statistics the model had,
+              so that those of the new domain can take their place.
             </p>
             <DataStep now={now} stream="source" />
           </li>
@@ -108,7 +108,7 @@ function DataStep({ now, stream }: { now: Draft; stream: "target" | "source" }) 
       <Drop
         icon="images"
         title={selection.picked.length ? "Add more" : "Drop images, a folder or arrays here"}
-        hint="JPEG, PNG and WebP; .npy, .npz and .safetensors; zip and tar archives of images."
+        hint="JPEG, PNG, WebP, BMP, GIF and TIFF; .npy, .npz and .safetensors; zip and tar archives of images."
         accept={ACCEPTED}
         action="Choose files"
         many

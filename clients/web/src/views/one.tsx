@@ -4,6 +4,8 @@ import {
   events,
   getJson,
   isAbort,
+  type MeasuredLayer,
+  type MeasuredLayers,
   messageOf,
   Problem,
   postJson,
@@ -24,8 +26,24 @@ import { Sending } from "./sending";
 
 const PAUSE_MS = 1000;
 
+/** What the current run has measured. */
+export interface Measured {
+  /** The layers by name, in the order of execution. */
+  layers: ReadonlyMap<string, MeasuredLayer>;
+  total: number;
+}
+
+const UNMEASURED: Measured = { layers: new Map(), total: 0 };
+
+function merged(before: Measured, { layers, total }: MeasuredLayers): Measured {
+  const all = new Map(before.layers);
+  for (const layer of layers) all.set(layer.name, layer);
+  return { layers: all, total: total ?? all.size };
+}
+
 interface Followed {
   found: Recalibration | null;
+  measured: Measured;
   /** Whether the server answers. */
   connected: boolean;
   error: Problem | null;
@@ -35,6 +53,7 @@ interface Followed {
 function useFollowed(id: string): Followed {
   const [state, setState] = useState<Followed>({
     found: null,
+    measured: UNMEASURED,
     connected: true,
     error: null,
   });
@@ -52,7 +71,16 @@ function useFollowed(id: string): Followed {
           const path = `/v1/recalibrations/${id}/events`;
           for await (const event of events(path, last, stop.signal)) {
             last = event.id ?? last;
+            if (event.kind === "layers") {
+              const some = JSON.parse(event.data) as MeasuredLayers;
+              setState((before) => ({ ...before, measured: merged(before.measured, some) }));
+              continue;
+            }
             const next = JSON.parse(event.data) as Recalibration;
+            // A run that begins, also again after an interruption, measures every layer.
+            if (event.kind === "state" && next.state === "running") {
+              setState((before) => ({ ...before, measured: UNMEASURED }));
+            }
             // The stream begins with events from before the request above.
             if (next.updated < found.updated) continue;
             ended = ENDED.has(next.state);
@@ -76,7 +104,7 @@ function useFollowed(id: string): Followed {
 }
 
 export function OneView({ id }: { id: string }) {
-  const { found, connected, error } = useFollowed(id);
+  const { found, measured, connected, error } = useFollowed(id);
   const [round, setRound] = useState(0);
   if (error !== null) return <Missing error={error} />;
   if (found === null) {
@@ -104,7 +132,9 @@ export function OneView({ id }: { id: string }) {
       {found.state === "open" && !upload && (
         <Resume found={found} onStarted={() => setRound(round + 1)} />
       )}
-      {["sealed", "queued", "running"].includes(found.state) && <Running found={found} />}
+      {["sealed", "queued", "running"].includes(found.state) && (
+        <Running found={found} measured={measured} />
+      )}
       {found.state === "succeeded" && <Result found={found} />}
       {found.state === "failed" && <Failed found={found} />}
       {found.state === "cancelled" && (
@@ -153,7 +183,8 @@ function Header({ found }: { found: Recalibration }) {
       <div>
         <h1>{found.name || found.id}</h1>
         <p class="hint">
-          <Status found={found} /> {when(found.created)} · {count(found.batches.samples, "sample")}
+          <Status found={found} /> {when(found.created)}
+          {found.state !== "open" && ` · ${count(found.batches.samples, "sample")}`}
         </p>
       </div>
       <div class="actions">

@@ -9,7 +9,7 @@ import {
   type Verdict,
 } from "../api";
 import { ACCEPTED, classify, type Picked } from "../files";
-import { percent } from "../format";
+import { baseName, percent } from "../format";
 import { Drop } from "../parts/drop";
 import { SkippedList } from "../parts/file-list";
 import { Icon } from "../parts/icon";
@@ -37,8 +37,7 @@ export function Result({ found }: { found: Recalibration }) {
           <p class="hint">
             <a href={`/v1/recalibrations/${found.id}/report`} target="_blank" rel="noreferrer">
               Open the report in a tab of its own
-            </a>{" "}
-            to search its layers.
+            </a>
           </p>
         )}
       </section>
@@ -55,6 +54,16 @@ function VerdictCard({ found, verdict }: { found: Recalibration; verdict: Verdic
         {title}
       </h2>
       <p class="sentence">{verdict.sentence}</p>
+      {verdict.next_steps.length > 0 && (
+        <>
+          <h3>What to do next</h3>
+          <ul>
+            {verdict.next_steps.map((step) => (
+              <li key={step}>{step}</li>
+            ))}
+          </ul>
+        </>
+      )}
     </section>
   );
 }
@@ -244,7 +253,7 @@ function Predicted({ compared, labels }: { compared: Compared; labels: string[] 
           return (
             <li key={one.name} class={differs ? "changed" : ""}>
               {file && <FilePicture file={file.file} alt={file.path} />}
-              <p class="path">{file?.path ?? one.name}</p>
+              <p class="path">{baseName(file?.path ?? one.name)}</p>
               <Classes title="Before" classes={one.before} name={name} />
               <Classes title="After" classes={one.after} name={name} />
             </li>

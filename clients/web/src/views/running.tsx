@@ -1,6 +1,8 @@
 import type { Recalibration } from "../api";
-import { duration } from "../format";
+import { count, duration } from "../format";
+import { driftOf, LayerChart } from "../parts/layer-chart";
 import { Progress } from "../parts/progress";
+import type { Measured } from "./one";
 
 const PHASES: [string, string][] = [
   ["inserting", "Bringing the layers back"],
@@ -16,8 +18,13 @@ const WAITING: Record<string, string> = {
   queued: "Waiting for the runs before this one.",
 };
 
-/** A run in progress: its phase and the time left. */
-export function Running({ found }: { found: Recalibration }) {
+interface Props {
+  found: Recalibration;
+  measured: Measured;
+}
+
+/** A run in progress: its phase, the time left, and the layers that it has measured. */
+export function Running({ found, measured }: Props) {
   const phases = PHASES.filter(([key]) => key !== "inserting" || found.source_batches.received > 0);
   const at = phases.findIndex(([key]) => key === found.progress?.phase);
   const { done = 0, total = null, seconds_left: left = null } = found.progress ?? {};
@@ -31,7 +38,7 @@ export function Running({ found }: { found: Recalibration }) {
         {running
           ? left === null
             ? "You can close this page: the run goes on without it."
-            : `About ${duration(left)} left in this phase. You can close this page.`
+            : `${duration(left)} left in this phase. You can close this page.`
           : WAITING[found.state]}
       </p>
       <ol class="phases">
@@ -45,6 +52,36 @@ export function Running({ found }: { found: Recalibration }) {
           </li>
         ))}
       </ol>
+      {measured.layers.size > 0 && <Layers measured={measured} />}
     </section>
+  );
+}
+
+/** The layers measured so far: how far the new domain is from the statistics of each. */
+function Layers({ measured }: { measured: Measured }) {
+  const layers = [...measured.layers.values()];
+  return (
+    <figure class="card live">
+      <figcaption>
+        <h3>How far each layer has moved, in σ</h3>
+        <p class="hint">
+          {layers.length < measured.total
+            ? `${layers.length} of ${count(measured.total, "layer")} measured, from the input to the output`
+            : `${count(layers.length, "layer")} measured, from the input to the output`}
+        </p>
+      </figcaption>
+      <LayerChart layers={layers} total={measured.total} />
+      <details class="files">
+        <summary>Show the layers</summary>
+        <ul tabIndex={0} aria-label="Measured layers">
+          {layers.map((layer) => (
+            <li key={layer.name}>
+              <span class="path">{layer.name}</span>
+              <span class="size">{driftOf(layer)}</span>
+            </li>
+          ))}
+        </ul>
+      </details>
+    </figure>
   );
 }

@@ -31,9 +31,11 @@ export function Sending({ upload, onAgain }: { upload: Upload; onAgain: () => vo
             Keep this tab open. If it closes, choose the same files again and the upload goes on
             where it stopped.
           </p>
-          <button type="button" class="button" onClick={() => upload.stop()}>
-            Pause
-          </button>
+          <div class="actions">
+            <button type="button" class="button" onClick={() => upload.stop()}>
+              Pause
+            </button>
+          </div>
         </>
       )}
       {message !== null && (

@@ -1,0 +1,3 @@
+declare module "*/report.js" {
+  export function showLayers(report: Document, text: string): string;
+}
