@@ -312,7 +312,7 @@ def check_input(
     """Check whether data can be what a model was trained on, before anything else is done with it.
 
     The inputs of the first BatchNorm layers are compared with the statistics stored there, and
-    images are looked at for the usual faults. How it is decided: `bn_ops.input_check.judging`.
+    images are examined for the usual faults. `bn_ops.input_check.judging` has the thresholds.
 
     Args:
         model: as for `bn_ops.recalibrate`. Not changed.

@@ -48,7 +48,7 @@ class Context:
 
     Attributes:
         settings: settings of the server.
-        ledger, blobs, executor: the stores, and what does the work.
+        ledger, blobs, executor: the stores, and the workers.
         caller: sender of the request; outside of requests, the server itself.
         inputs: cached inputs of recalibrations.
         metrics, signals: shared by all requests.

@@ -1,9 +1,9 @@
 """The statistics of each candidate.
 
 `REPLACE` has the statistics that the exact pass over the whole stream gave; `SOURCE` has the
-source's. The other candidates move part of the way, so the layers behind a layer see other inputs
-than in that pass: they are measured by an exact pass over the probe, each layer with its input
-under the statistics that the layers before it have in the candidate.
+source's. The other candidates move part of the way, which changes the inputs of later layers. These
+candidates are measured by an exact pass over the probe, in which the layers before a layer have
+the statistics of the candidate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Mixture", "are_unset", "candidate_updates", "early_layers"]
 ModelT = TypeVar("ModelT")
 BatchT = TypeVar("BatchT")
 
-# The share of the target in every layer (`SMALL`), and behind the early layers (`EARLY`).
+# The share of the target in every layer (`SMALL`), and in those after the early ones (`EARLY`).
 _SMALL_SHARE = 0.02
 _LATE_SHARE = 0.1
 

@@ -77,8 +77,8 @@ _EARLY_ENTROPY = 0.45
 # `SMALL` on any stream; it never raises the entropy.
 _SMALL_GAIN = 0.15
 
-# A loss beyond this, and beyond its error, speaks against statistics: against `REPLACE` where the
-# caller declares a varied stream, and against the result of the caller's own estimator.
+# A loss beyond this, and beyond its error, rules statistics out: `REPLACE` where the caller
+# declares a varied stream, and the result of the caller's own estimator.
 _CLEAR_LOSS = 0.05
 
 
@@ -250,7 +250,7 @@ def _worse(found: Gain) -> bool:
 
 
 def _convincing(found: Gain, seen: Variety, samples: int) -> bool:
-    """Return whether a gain speaks for statistics of any kind on a stream of many classes."""
+    """Return whether a gain is large enough to take a candidate on a stream of many classes."""
     moderate = max(_MODERATE_GAIN, 1 / samples)
     return found.value >= _ERRORS * found.error and (
         (seen.varied and found.value >= moderate and found.entropy_rise <= _EQUAL_ENTROPY)
@@ -260,7 +260,7 @@ def _convincing(found: Gain, seen: Variety, samples: int) -> bool:
 
 
 def _early(found: Gain, seen: Variety, samples: int, classes: int) -> bool:
-    """Return whether a gain speaks for `EARLY`."""
+    """Return whether a gain is large enough to take `EARLY`."""
     if samples < _EARLY_MIN_SAMPLES:
         return False
     if _convincing(found, seen, samples):
@@ -274,7 +274,7 @@ def _early(found: Gain, seen: Variety, samples: int, classes: int) -> bool:
 
 
 def _small(found: Gain) -> bool:
-    """Return whether a gain speaks for `SMALL`, whatever classes the stream holds."""
+    """Return whether a gain is large enough to take `SMALL`, on a stream of any classes."""
     return found.value >= max(_SMALL_GAIN, _ERRORS * found.error) and found.entropy_rise <= 0
 
 

@@ -104,7 +104,7 @@ def _has_weights(index: GraphIndex, node: onnx.NodeProto) -> bool:
 
 
 def _is_constant(index: GraphIndex, name: str) -> bool:
-    """Return whether a tensor depends on no input, whatever computes it."""
+    """Return whether a tensor depends on no input of the graph."""
     waiting, seen = [name], set()
     while waiting:
         current = waiting.pop()

@@ -62,7 +62,7 @@ are among the samples read so far, and a sample that has been dropped does not c
 
 
 class Replay(Protocol):
-    """Reports what observed samples left behind in a run."""
+    """Reports the values that were kept of the samples observed in a run."""
 
     def __call__(
         self,
@@ -178,7 +178,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineNotes:
-    """What only the engine knows about a finished pass.
+    """Facts about a finished pass that the engine reports.
 
     Attributes:
         layers: every layer, in the order of the report.
@@ -270,7 +270,7 @@ class Engine(Protocol[ModelT_co, BatchT]):
         ...
 
     def notes(self, updated: Iterable[LayerName]) -> EngineNotes:
-        """Return what the engine knows about the finished pass.
+        """Return facts about the finished pass.
 
         Args:
             updated: the recalibrated layers, in the order of their updates.

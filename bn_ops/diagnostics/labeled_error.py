@@ -1,7 +1,7 @@
-"""The error on labeled samples before and after, which no statistic can replace.
+"""The error on labeled samples before and after a run.
 
-Labels never enter the statistics. Samples are paired, so the evidence is in those whose prediction
-became right or wrong; an exact sign test tells their imbalance from chance.
+Labels are never used for the statistics. Samples are paired, so only those whose prediction became
+right or wrong carry information; an exact sign test gives the probability of their imbalance.
 
 Source: McNemar 1947, "Note on the Sampling Error of the Difference Between Correlated Proportions";
 the exact form, a binomial with p = 1/2 over the discordant pairs.

@@ -28,8 +28,8 @@ def plot_drift(report: Report, axes: Axes | None = None) -> Figure:
     """Draw how far each layer's statistics moved, in order of execution.
 
     Bars are the distance between old and new statistics (`drift.wasserstein`), in units of the
-    layer's old σ; lines at their ends are the 95 % error of the new mean; smaller
-    distances may be chance. Layers without a measurement have no bar.
+    layer's old σ. The lines at their ends are the 95 % error of the new mean; smaller distances may
+    be due to chance. Layers without a measurement have no bar.
 
     Args:
         report: the report.

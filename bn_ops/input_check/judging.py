@@ -1,13 +1,13 @@
-"""From measured moments and pixels to findings: the thresholds, and why they are where they are.
+"""From measured moments and pixels to findings: the thresholds and their reasons.
 
-Theory of operation. A domain shift moves the first layers' statistics by a bounded amount: an 8-bit
-picture stays an 8-bit picture, whatever happened to it. Over photographs, digits and clothes under
+Theory of operation. A domain shift moves the first layers' statistics by a bounded amount, because
+a picture has 8 bits in every domain. Over photographs, digits and clothes under
 12 to 15 corruptions at their strongest, the median distance stays below 2 σ on every network
 (`docs/input-check.md`). A wrong scale leaves that range by orders of magnitude: 0…255 in place of a
 normalized picture is about 100 σ and more, a second division by 255 leaves under 1 % of the spread.
-These are faults wherever they occur. Between them lie confusions that no statistic of the first
-layer can tell from a shift (0…1 in place of −1…1 is half the contrast on a bright ground): they are
-faults only where the values themselves show which preprocessing made them.
+Both are always faults. Smaller errors look like a shift in the statistics of the first layer
+(0…1 in place of −1…1 halves the contrast and raises the brightness). They are reported only if the
+values themselves show which preprocessing was used.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ MIN_SPREAD = 0.015
 """Share of the stored standard deviation below which the values are on another scale. The smallest
 measured under any corruption is 0.14; a second division by 255 leaves 0.004."""
 
-# Below this distance the input is taken as it is, and nothing else is looked at.
+# Below this distance the input is accepted without further checks.
 _CLEAR = 0.45
 
-# Another preprocessing must leave at most this share of the distance to be called the right one.
+# Another preprocessing must reduce the distance to this share to be considered the right one.
 _EXPLAINED = 0.6
 
 # Half of the samples.
@@ -137,7 +137,7 @@ def _pixel_findings(planes: Planes) -> Iterator[InputFinding]:
         yield InputFinding(
             cause="constant-images",
             message=f"{constant} of {len(planes.values)} images have one value at every position",
-            suggestion="look at the images, and at the step that turns them into arrays",
+            suggestion="check the images, and the step that converts them to arrays",
         )
         return
     blank = blank_channels(planes)
@@ -146,7 +146,7 @@ def _pixel_findings(planes: Planes) -> Iterator[InputFinding]:
         yield InputFinding(
             cause="blank-channel",
             message=f"channel {which} holds one value in all images, and the others do not",
-            suggestion="look at the step that decodes the images or stacks their channels",
+            suggestion="check the step that decodes the images or stacks their channels",
         )
     if is_interleaved(planes):
         have, want = ("NCHW", "NHWC") if planes.channels_last else ("NHWC", "NCHW")
@@ -173,7 +173,7 @@ def _scale_findings(
     measure: Measure,
     distance: float,
 ) -> Iterator[InputFinding]:
-    """Yield what the identified preprocessing says about the values."""
+    """Yield findings about the scale of values whose preprocessing has been identified."""
     if present is None or not ranking:
         return
     best = _recommended(ranking)

@@ -36,7 +36,7 @@ _MIN_COLOR_DEVIATION = 8.0
 # Mean of red minus blue, in 8-bit levels, beyond which the pictures have a cast. ImageNet has 20.
 _MAX_CAST = 30.0
 
-# Two orders less than a twentieth apart are not worth a statement.
+# Two orders whose distances differ by less than this share are not distinguished.
 _MIN_COLOR_GAIN = 0.05
 
 # Axes of an array of gray and of RGB images.

@@ -34,7 +34,7 @@ _MIN_ON_LEVEL = 0.999
 # the levels of 0…1.
 _MIN_USED = 0.6
 
-# Values looked at per channel: enough for every level of ordinary images to occur.
+# Values examined per channel: enough for every level of ordinary images to occur.
 _MAX_VALUES = 1 << 16
 
 

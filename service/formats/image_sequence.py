@@ -2,8 +2,8 @@
 
 Source: Open Inference Protocol, binary tensor data extension, "BYTES": the length is an unsigned
 little-endian integer of four bytes. An inference request with images is stored in this form,
-unchanged. The API process checks the lengths while the bytes arrive and looks at nothing else; a
-worker decodes the images before the batch is acknowledged.
+unchanged. The API process checks only the lengths, while the bytes arrive; a worker decodes the
+images before the batch is acknowledged.
 """
 
 from __future__ import annotations

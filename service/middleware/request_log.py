@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
 # No path of the API is longer; the rest would only fill the log.
 MAX_LOGGED_PATH = 256
-# Any other method a client makes up would become a label of its own.
+# Otherwise a client could create metric labels with methods of its own.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 OTHER = "(other)"
 

@@ -203,7 +203,7 @@ class SkippedSampleIn(BaseModel):
 
 
 class ReportDetailsIn(BaseModel):
-    """What the report names and only the client knows; it has no effect on the run."""
+    """Information of the client for the report, without effect on the run."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -235,7 +235,7 @@ class StartIn(BaseModel):
         description="Number of source batches; a model without BatchNorm needs at least one.",
     )
     report: ReportDetailsIn | None = Field(
-        default=None, description="What the report names and only the client knows."
+        default=None, description="Information of the client for the report."
     )
 
     @model_validator(mode="after")

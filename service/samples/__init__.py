@@ -1,1 +1,1 @@
-"""A few samples that are looked at and not stored: before a run, and with its result."""
+"""Previews before a run and predictions with its result, for a few samples; nothing is stored."""

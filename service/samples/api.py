@@ -1,4 +1,4 @@
-"""The routes that look at a few samples."""
+"""The routes for previews and predictions of a few samples."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def preview_samples(
 ) -> PreviewOut:
     """Show what a model sees of some samples, and which preprocessing fits.
 
-    The body is a batch; its first 64 samples are looked at, and nothing is stored. Images that
-    cannot be used are skipped, and named.
+    The body is a batch. Its first 64 samples are used, and nothing is stored. Images that cannot be
+    used are listed as skipped.
     """
     size = None if height is None or width is None else (height, width)
     return await operations.preview(context, request, model, preprocess=preprocess, size=size)
@@ -58,6 +58,6 @@ async def predict_samples(
 ) -> PredictionsOut:
     """Predict some samples with the model before and after a recalibration.
 
-    The body is a batch; its first 64 samples are predicted, and nothing is stored.
+    The body is a batch. Its first 64 samples are used, and nothing is stored.
     """
     return await operations.predict(context, request, recalibration)

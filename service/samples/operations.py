@@ -1,4 +1,4 @@
-"""Look at a few samples with a model; nothing is stored."""
+"""Preview and predict a few samples with a model; nothing is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from service.workers.protocol import SampleFile
 _T = TypeVar("_T", bound=BaseModel)
 
 MAX_BYTES = 256 << 20
-"""Far more than the samples that are looked at need; the limit of a batch may be lower."""
+"""Far more than 64 samples need; the limit of a batch may be lower."""
 
 
 async def preview(

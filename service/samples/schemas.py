@@ -35,7 +35,7 @@ class FindingOut(BaseModel):
 
 
 class CheckOut(BaseModel):
-    """The input check: whether the model can have been trained on such samples."""
+    """The input check: whether the samples can be like those that the model was trained on."""
 
     plausible: bool
     distance: float | None = Field(
@@ -46,7 +46,7 @@ class CheckOut(BaseModel):
 
 
 class RankedOut(BaseModel):
-    """A common preprocessing, and the distance in σ at which it puts the first layers."""
+    """A common preprocessing, and the distance of the first layers with it, in σ."""
 
     name: str
     color_order: Literal["rgb", "bgr", "gray", "undecided"]

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bn_ops.diagnostics.html import REPORT_CONTENT_SECURITY_POLICY
 
 _NO_CONTENT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-# The report allows its own style sheet and script, by hash; the sandbox gives it an origin of its
-# own, without access to anything of the server, whatever a layer name might inject.
+# The report allows its own style sheet and script, by hash; the sandbox gives it a separate
+# origin without access to the server, even if a layer name could inject something.
 _REPORT = f"{REPORT_CONTENT_SECURITY_POLICY}; sandbox allow-scripts"
 
 HEADERS: Mapping[str, str] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""The interface of whatever does the work outside the server's process.
+"""The interface of workers, which do the work outside the server's process.
 
 To stop a worker, cancel the task that awaits it; there is no other way.
 """

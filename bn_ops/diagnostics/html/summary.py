@@ -1,4 +1,4 @@
-"""What the first screen of the page says: the verdict, three numbers, and one-line findings."""
+"""The first screen of the page: the verdict, three numbers, and one-line findings."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Report:
         input_check: the first samples compared with what the first layers store; None where they
             could not be compared.
         skipped_samples: bad samples that the sender of the stream left out.
-        origin: when and from what the report was made. Together with `timings` it is what differs
-            between two runs on the same input.
+        origin: when and from what the report was made. Only this and `timings` differ between two
+            runs on the same input.
         deployed: opset and target of the folded model; added by `adapt`.
 
     Within one version fields are only added, each with a default, so that a reader of a version can
@@ -84,7 +84,7 @@ class Report:
         command: str | None = None,
         skipped_samples: tuple[SkippedSample, ...] = (),
     ) -> Report:
-        """Return the report with what only the caller knows; None leaves a name as it is."""
+        """Return the report with information of the caller; None keeps a name as it is."""
         known = self.origin
         return replace(
             self,

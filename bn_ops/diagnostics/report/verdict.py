@@ -33,7 +33,7 @@ class Candidate(StrEnum):
     """A share of 0.02 of the target in every layer."""
 
     EARLY = "early"
-    """The target in the first third of the layers, a share of 0.1 behind them."""
+    """The target in the first third of the layers, and a share of 0.1 in the later ones."""
 
     SHRINK = "shrink"
     """What the estimator `Shrink` gives; compared only where labels decide."""

@@ -43,7 +43,7 @@ class TorchStart:
     The first layer is the one that the first batch reaches first. Each forward ends there.
 
     Args:
-        module: the module. Modified: only meanwhile, everything is put back bit for bit.
+        module: the module. Modified: only during a call, and restored bit for bit.
         call: the caller's own way to run a batch.
         layers: the layers with their source statistics; None to find them with the first batch.
     """
@@ -82,7 +82,7 @@ class TorchStart:
         return self.arrays(found)
 
     def arrays(self, items: Iterable[Item]) -> tuple[Arrays, ...]:
-        """Return batches that have been read already; `measure` runs the items behind them."""
+        """Return the arrays of batches that have been read; `measure` finds their items again."""
         found = [(self._arrays(item), item) for item in items]
         # Looked up by identity: a call may take what has no arrays.
         self._items = {id(arrays): item for arrays, item in found}

@@ -1,9 +1,9 @@
 """Layers that a forward calls several times, or that batches reach in different orders.
 
-One pass gives no answer for a layer that is called several times, because its later calls receive
-what its own statistics made of the earlier ones. Each pass runs every batch with the statistics of
-the pass before, pools all calls, and measures every other layer anew. Passes end when the pooled
-statistics stop moving, or at a bound; the movement of the last pass is the residual.
+One pass is not enough for a layer that is called several times, because the input of its later
+calls depends on its own statistics. Each pass runs every batch with the statistics of the pass
+before, pools all calls, and measures every other layer anew. Passes end when the pooled statistics
+stop moving, or at a limit; the movement of the last pass is the residual.
 """
 
 from __future__ import annotations

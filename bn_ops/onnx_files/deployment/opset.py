@@ -36,10 +36,10 @@ _MEANING_CHANGED = frozenset(
         ("GridSample", 20),
     }
 )
-"""Operator and the version that changed its meaning, or a rule, without another signature."""
+"""Operators, and the versions that changed their meaning but not their signature."""
 
 _RENAMED_INPUTS = frozenset({"BatchNormalization"})
-"""Operators of which only the names of inputs change, as long as one output is used."""
+"""Operators whose versions differ only in the names of inputs, as long as one output is used."""
 
 
 def max_opset() -> int:

@@ -47,7 +47,7 @@ class Client:
         retry: how long failed requests are retried, and the time limits of one try.
         timeout: limit of one wait for bytes, in seconds; None: that of `retry`.
         verify: False accepts any certificate; an `ssl.SSLContext` decides by its own rules.
-        proxy: the URL of a proxy; None: as the environment says (HTTPS_PROXY and the like).
+        proxy: the URL of a proxy; None to use the environment (HTTPS_PROXY and the like).
         headers: further headers of every request.
         transport: replaces the network, for tests and proxies.
         sleep: waits for a number of seconds.
@@ -273,7 +273,7 @@ class Client:
         return run_blocking(self._client.models())
 
     def readiness(self) -> dict[str, Any]:
-        """Return what the server's `/readyz` says: why it cannot work, and its workers' sandbox."""
+        """Return the server's `/readyz`: whether it can work, and its workers' sandbox."""
         return run_blocking(self._client.readiness())
 
     def delete_model(self, model_id: str) -> None:

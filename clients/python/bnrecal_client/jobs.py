@@ -78,7 +78,7 @@ class _Job:
         )
 
     def _finished(self, result: Result, on_verdict: OnVerdict) -> Result:
-        """Return the result with what only this side knows.
+        """Return the result with the source model and the skipped samples.
 
         Raises:
             VerdictError: as `options.accepted`.

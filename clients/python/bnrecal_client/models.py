@@ -143,7 +143,7 @@ class SkippedSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What a report names and only the caller knows; it has no effect on the run.
+    """Information of the caller for the report, without effect on the run.
 
     Attributes:
         model_name: name of the model file.

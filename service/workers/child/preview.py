@@ -145,7 +145,7 @@ def _sized(values: Preprocess, fit: Preprocess) -> Preprocess:
 
 
 def _check(task: WorkerTask, batches: Sequence[Arrays]) -> dict[str, Any] | None:
-    """Return what the input check says; None where the model has nothing to compare with."""
+    """Return the input check; None if the model has no statistics to compare with."""
     threads = task.limits.threads or None
     try:
         found = bn_ops.check_input(task.model, batches, threads=threads, allow_mismatch=True)

@@ -185,7 +185,7 @@ class OptimizedGraphExecutor:
         self._model.commit(statistics)
 
     def replay(self) -> Replay | None:
-        """Return what the observed samples left behind, after the last layers were committed."""
+        """Return the values kept of the observed samples, after the last commit."""
         if self._samples is None or self._samples.overflowed:
             return None
         parts = {n: p for segment in self._model.plan.segments for n, p in segment.parts.items()}

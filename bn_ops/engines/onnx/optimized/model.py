@@ -115,7 +115,7 @@ class OptimizedModel:
         self._runners.pop(level, None)
 
     def head(self, rows: _Arrays) -> _Arrays:
-        """Run the nodes behind the last layers on what the plan's head reads, for some samples.
+        """Run the nodes after the last layers on the tensors that the head reads, for some samples.
 
         Raises:
             EngineError: onnxruntime failed, or an output is not a tensor.

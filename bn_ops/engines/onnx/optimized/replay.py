@@ -1,9 +1,9 @@
 """Observe some samples of a run: the inputs of their layers, and the outputs of the network.
 
 A run under the statistics that a layer receives computes, for each sample, what a forward pass with
-the new statistics would compute: the input of each layer, up to that of the last one. What these
-samples leave behind is kept, so that the head of the network alone gives their outputs, instead of
-another forward pass.
+the new statistics would compute: the input of each layer, up to that of the last one. The
+tensors that the head of the network reads are kept for these samples, so that running the head
+gives their outputs without another forward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_OBSERVED_BYTES = 64 << 20
 
 
 class ObservedSamples:
-    """What the observed samples of a stream leave behind; not thread-safe.
+    """Values kept of the observed samples of a stream; not thread-safe.
 
     Args:
         positions: the samples.

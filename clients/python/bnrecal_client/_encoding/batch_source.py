@@ -1,7 +1,7 @@
 """The caller's stream of batches, read lazily and encoded one batch at a time.
 
-A batch has its index and its bytes before the next one is read, so the server sees one stream in
-whatever order uploads end, and an iterable may reuse its arrays.
+A batch has its index and its bytes before the next one is read, so the order in which uploads end
+does not change the stream, and an iterable may reuse its arrays.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MAX_CONNECTIONS = 16  # httpx keeps 20 open
 
 
 class BatchSource:
-    """The caller's iterable, read once; the first item may be looked at before it is read.
+    """The caller's iterable, read once; the first item can be inspected before it is read.
 
     Args:
         batches: the iterable.

@@ -101,7 +101,7 @@ class SampleFilter:
 
 
 def of_the_source(skipped: Sequence[SkippedSample]) -> list[SkippedSample]:
-    """Return samples of the source stream with a name, which tells them from those of the other."""
+    """Return samples of the source stream with names that show which stream they are from."""
     return [
         skip if skip.name is not None else structs.replace(skip, name=f"source sample {skip.index}")
         for skip in skipped

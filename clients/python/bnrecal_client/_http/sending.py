@@ -177,7 +177,7 @@ async def submit(
 
 
 def _details(model: AnyModel | None, streams: Streams) -> ReportDetails:
-    """Return what the report names where the caller does not say it."""
+    """Return the default details of the report."""
     name = Path(model).name if isinstance(model, str | os.PathLike) else None
     return ReportDetails(model_name=name, skipped_samples=streams.skipped)
 

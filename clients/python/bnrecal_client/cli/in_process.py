@@ -123,7 +123,7 @@ def recalibrate_file(
 
 
 def _described(report: Any, details: ReportDetails) -> Any:
-    """Return a `bn_ops.Report` with what the caller knows."""
+    """Return a `bn_ops.Report` with the details of the caller."""
     from bn_ops.diagnostics.report import SkippedSample
 
     return report.described(

@@ -111,7 +111,7 @@ def server(*, local: bool = False) -> list[click.Parameter]:
         ),
     ]
     if local:
-        text = "work in this process, whatever BNRECAL_SERVER and the configuration file say"
+        text = "work in this process, even if BNRECAL_SERVER or the configuration names a server"
         found.insert(1, Option("--local", is_flag=True, section=_SERVER, help=text))
     return found
 
@@ -158,7 +158,7 @@ def output_files(default: str) -> list[click.Parameter]:
 
 
 def force(what: str) -> Option:
-    """Return the option that allows a write which may do harm; `what` describes it."""
+    """Return the option that allows an overwrite or another risk; `what` describes it."""
     return Option("--force", is_flag=True, section=_FILES, help=what)
 
 

@@ -26,7 +26,7 @@ _SERVER_RETRY = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at.
+    """The outcome of one check.
 
     Attributes:
         group: `packages`, `sandbox`, `configuration` or `server`.
@@ -120,7 +120,7 @@ def _sandbox() -> Iterator[Check]:
 
     try:
         found = anyio.run(ask)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the list
+    except Exception as error:  # noqa: BLE001 - every failure is listed
         text = f"a worker does not start: {error}"
         yield Check(group=group, name="worker", state="wrong", text=text, code=Exit.INTERNAL)
         return

@@ -77,7 +77,7 @@ def fitted(
     try:
         height, width, layout, channels = _size("", "", shapes)
     except OptionError:
-        return dict(form)  # the server or bn_ops says what does not fit
+        return dict(form)  # the server or bn_ops reports what does not fit
     found = {"layout": layout, **({"color": "gray"} if channels == 1 else {}), **form}
     if "resize" not in form and "crop" not in form:
         found["resize"] = [height, width]
