@@ -17,7 +17,7 @@ from bn_ops.core.options import Budget
 from bn_ops.engines.malloc import trim_heap
 from bn_ops.errors import SpillLimitError
 
-__all__ = ["TensorStore", "base_of"]
+__all__ = ["TensorStore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +26,6 @@ class _Spilled:
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     nbytes: int
-
-
-def base_of(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return the array whose memory a view keeps alive."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
 
 
 class TensorStore:
@@ -82,7 +75,7 @@ class TensorStore:
             SpillLimitError: the spill limit is reached or the disk is full.
         """
         key = (batch, name)
-        nbytes = base_of(array).nbytes
+        nbytes = array.nbytes
         if in_memory and self.fits(nbytes):
             self._held[key] = array
             self._memory += nbytes
@@ -106,7 +99,7 @@ class TensorStore:
             self._spilled -= held.nbytes
             held.path.unlink()
             return None
-        self._memory -= base_of(held).nbytes
+        self._memory -= held.nbytes
         return held
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ from onnx import helper
 from bn_ops.core.moments import join, measure
 from bn_ops.core.reduction import reduce_nchwc
 from bn_ops.engines.onnx.graph import index_graph
-from bn_ops.engines.onnx.optimized.executor import BufferPool
 from bn_ops.engines.onnx.optimized.markers import find_layers, mark_layers
 from bn_ops.engines.onnx.optimized.optimize import optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
@@ -108,43 +107,6 @@ def test_full_group_is_yielded_immediately() -> None:
 def test_groups_have_uniform_shapes() -> None:
     batches = [{"x": images(3, size=4)}, {"x": images(3, size=6)}, {"x": images(1, size=6)}]
     assert [g.arrays["x"].shape for g in group_samples(batches)] == [(3, 3, 4, 4), (4, 3, 6, 6)]
-
-
-def test_buffer_reuse() -> None:
-    pool = BufferPool(lambda _: True)
-    first = pool.take((4, 100), np.dtype(np.float32))
-    place = first.ctypes.data
-    pool.give(first)
-    again = pool.take((350,), np.dtype(np.float32))  # 1,400 of 1,600 bytes
-    assert again.ctypes.data == place
-    pool.give(again)
-    assert (
-        pool.take((100,), np.dtype(np.float32)).ctypes.data != place
-    )  # much smaller than the buffer
-
-
-def test_idle_buffers_are_released() -> None:
-    pool = BufferPool(lambda nbytes: nbytes <= 1000)
-    byte = np.dtype(np.uint8)
-    small, large = pool.take((300,), byte), pool.take((600,), byte)
-    assert pool.evict_idle()
-    place = small.ctypes.data
-    pool.give(small)
-    other = pool.take((500,), byte)  # 1,100 bytes are in use, so no idle buffer may be kept
-    assert not pool.evict_idle()
-    pool.hand_over(other)
-    pool.give(large)
-    assert pool.evict_idle()
-    kept = pool.take((600,), byte)
-    assert kept.ctypes.data == large.ctypes.data
-    assert place != kept.ctypes.data
-
-
-def test_foreign_buffers_are_not_kept() -> None:
-    pool = BufferPool(lambda _: True)
-    foreign = np.ones((10, 10), np.float32)
-    pool.give_back(foreign)
-    assert pool.take((10, 10), np.dtype(np.float32)).ctypes.data != foreign.ctypes.data
 
 
 def node(kind: str, *inputs: str, domain: str = "", **attributes: object) -> onnx.NodeProto:
