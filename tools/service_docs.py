@@ -11,11 +11,21 @@ from service.app import create_app
 from service.repositories import lifecycle
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tools import site_docs
+from tools import diagrams, site_docs
 from tools.log_actions import ACTIONS
 
 _BEGIN = "<!-- generated: {name} -->\n"
 _END = "<!-- end -->"
+
+
+def lifecycle_picture() -> str:
+    """Name the diagram of the states, with every transition as its text."""
+    ways = [
+        f"{state} to {target} ({event})"
+        for state, events in lifecycle.TRANSITIONS.items()
+        for event, target in events.items()
+    ]
+    return f"![States of a recalibration: {', '.join(ways)}](diagrams/lifecycle.svg)"
 
 
 def settings_table() -> str:
@@ -57,7 +67,7 @@ def actions_table() -> str:
 def sections() -> dict[str, str]:
     """Return the generated parts of docs/service.md by name."""
     return {
-        "lifecycle": f"```mermaid\n{lifecycle.diagram()}\n```",
+        "lifecycle": lifecycle_picture(),
         "settings": settings_table(),
         "problems": problems_table(),
         "metrics": metrics_table(),
@@ -85,6 +95,7 @@ def main(folder: Path) -> int:
     page = folder / "service.md"
     page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "openapi.json").write_text(openapi(), encoding="utf-8")
+    diagrams.main(folder)
     return site_docs.main(folder)
 
 

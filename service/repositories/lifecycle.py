@@ -9,7 +9,7 @@ bytes. `cancel` is written to the ledger before the worker is killed, so a crash
 cancelled run. The three states in `ENDED` are final: an event that arrives too late, such as a
 worker that finishes just after a cancellation, raises `TransitionError` and changes nothing.
 
-The diagram in docs/service.md is generated from `TRANSITIONS` by `diagram()`; a test compares them.
+A test compares the diagram in docs/service.md with `TRANSITIONS`.
 """
 
 from __future__ import annotations
@@ -83,13 +83,3 @@ def after(state: State, event: Event) -> State:
             state=str(state),
             event=str(event),
         ) from None
-
-
-def diagram() -> str:
-    """Return the table as a Mermaid diagram, one line for each transition."""
-    lines = ["stateDiagram-v2", "    [*] --> open"]
-    for state, events in TRANSITIONS.items():
-        lines += [f"    {state} --> {target}: {event}" for event, target in events.items()]
-        if not events:
-            lines.append(f"    {state} --> [*]")
-    return "\n".join(lines)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.diagrams import decision
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("", "docs", "docs/reference", "docs/tutorials", "clients/python", "examples/digits")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
@@ -84,7 +86,9 @@ def test_quoted_figures_are_those_of_the_measurement(source: str) -> None:
     docs = ROOT / "docs"
     measured = " ".join((docs / source).read_text(encoding="utf-8").split())
     pages = [docs / "should-i-recalibrate.md", docs / "guarantees.md"]
-    quoting = " ".join(" ".join(page.read_text(encoding="utf-8").split()) for page in pages)
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    texts += [" ".join(box.lines) for box in decision().boxes]
+    quoting = " ".join(" ".join(text.split()) for text in texts)
     for figure in QUOTED[source]:
         assert figure in measured, figure
         assert figure in quoting, figure

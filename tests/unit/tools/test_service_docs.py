@@ -40,7 +40,7 @@ def test_every_problem_is_documented() -> None:
 def test_diagram_shows_every_transition() -> None:
     for state, ways in TRANSITIONS.items():
         for event, target in ways.items():
-            assert f"    {state} --> {target}: {event}\n" in PAGE
+            assert f"{state} to {target} ({event})" in PAGE
     assert all(state in PAGE for state in State)
 
 
