@@ -117,6 +117,14 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def long_stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of samples that a run needs some seconds for."""
+    path = tmp_path_factory.mktemp("stream") / "stream.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(3000, 3, SIZE, SIZE)).astype(np.float32))
+    return path
+
+
 OpenPage = Callable[..., Walk]
 
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.page.conftest import OpenPage
-from tests.support.page_walk import AXE, Walk
+from tests.support.page_walk import AXE, Walk, freeze_run
 from tests.support.server_process import ServerProcess
 
 # The tests share a browser and a server.
@@ -71,6 +71,53 @@ def test_axe_finds_nothing_serious_in_the_other_states(
         walk.page.get_by_role("link", name="Recalibrations").click()
         expect(walk.page.get_by_role("dialog", name="Sign in")).to_be_visible()
         assert walk.violations() == []
+
+
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_during_a_run(
+    open_page: OpenPage, deep_model: Path, long_stream: Path, tmp_path: Path, scheme: str
+) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        walk = open_page(server.url, color_scheme=scheme)
+        page = walk.page
+        walk.prepare(deep_model, long_stream)
+        freeze_run(server, walk.start("Frozen"))
+        page.get_by_text("Show the layers").click()
+        found = {"measuring": walk.violations()}
+        server.kill()
+        walk.see("The server does not answer")
+        found["no answer"] = walk.violations()
+        server.start()
+        walk.await_result()
+        page.get_by_label("Find a layer").fill("stage1")
+        found["search"] = walk.violations()
+        assert {view: faults for view, faults in found.items() if faults} == {}
+
+
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_where_data_is_missing(
+    open_page: OpenPage, folded_model: Path, photos: Path, scheme: str
+) -> None:
+    walk = open_page(color_scheme=scheme)
+    page = walk.page
+    walk.choose_model(folded_model)
+    walk.see("Its BatchNorm layers are folded or missing")
+    found = {"source": walk.violations()}
+    walk.choose_folder(photos)
+    expect(page.get_by_text("were checked.")).to_be_visible()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a folder").last.click()
+    chooser.value.set_files(photos)
+    page.route("**/batches/1", lambda route: route.abort("connectionreset"))
+    walk.start(f"Missing {scheme}")
+    expect(page.get_by_role("alert")).to_contain_text("Trying again")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    walk.see("The upload is not complete")
+    found["resume"] = walk.violations()
+    assert {view: faults for view, faults in found.items() if faults} == {}
 
 
 def test_by_keyboard_alone(walk: Walk, model: Path, photos: Path) -> None:

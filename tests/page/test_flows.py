@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import onnx
 import pytest
@@ -18,9 +17,8 @@ from playwright.sync_api import Route, expect
 
 from service.admin.command import main as admin
 from tests.page.conftest import LAYERS, OpenPage
-from tests.support.page_walk import Walk
+from tests.support.page_walk import Walk, freeze_run
 from tests.support.server_process import ServerProcess
-from tests.support.waiting import until
 
 # The tests share a browser and a server.
 pytestmark = pytest.mark.xdist_group("page")
@@ -51,7 +49,8 @@ def test_from_a_model_and_a_folder_to_a_downloaded_model(
     expect(page.get_by_role("heading", name="Before").first).to_be_visible()
     expect(page.locator(".predictions > li")).to_have_count(8)
     report = page.frame_locator("iframe[title=Report]")
-    expect(report.get_by_text("What to do next")).to_be_visible()
+    expect(report.get_by_text("How far each layer")).to_be_visible()
+    expect(report.get_by_text("What to do next")).to_be_hidden()  # the page says it itself
     expect(report.get_by_text("camera/broken.jpg")).to_be_attached()
     with page.expect_download() as download:
         page.get_by_role("button", name="Model ONNX, BatchNorm folded").click()
@@ -97,6 +96,9 @@ def test_preprocessing_is_chosen_by_what_the_network_sees(
     found = answered.value.json()["preprocess"]
     assert found["scale"] == 1
     assert found["crop"] == [32, 32]
+    page.get_by_role("button", name=re.compile("^Use ")).click()
+    expect(page.get_by_role("radio", checked=True)).to_have_accessible_name(re.compile("closest"))
+    expect(page.get_by_role("button", name=re.compile("^Use "))).to_have_count(0)
     page.get_by_role("radio", name="Another one").check()
     page.get_by_label("Preprocessing as JSON").fill("{")
     walk.button("Preview").click()
@@ -173,28 +175,13 @@ def test_bmp_gif_and_tiff(walk: Walk, model: Path, tmp_path: Path) -> None:
         expect(report.locator("tr", has_text=name)).to_contain_text(reason)
 
 
-def freeze_run(server: ServerProcess, recalibration: str) -> int:
-    """Stop the run when it has measured some layers, not all; return their number."""
-    layers = f"{server.url}/v1/recalibrations/{recalibration}/layers"
-
-    def measured() -> int:
-        return len(httpx.get(layers).json()["layers"])
-
-    until(lambda: measured() >= 3)
-    for process in server.workers():
-        process.suspend()
-    return measured()
-
-
 def test_layers_appear_as_they_are_measured(
-    open_page: OpenPage, deep_model: Path, tmp_path: Path
+    open_page: OpenPage, deep_model: Path, long_stream: Path, tmp_path: Path
 ) -> None:
-    data = tmp_path / "stream.npy"
-    np.save(data, np.random.default_rng(0).normal(size=(3000, 3, 32, 32)).astype(np.float32))
     with ServerProcess(tmp_path / "data") as server:
         walk = open_page(server.url)
         page = walk.page
-        walk.prepare(deep_model, data)
+        walk.prepare(deep_model, long_stream)
         count = freeze_run(server, walk.start("Live"))
         assert count < LAYERS
         chart = page.get_by_role("img", name=re.compile(f"^Drift of {count} of {LAYERS} layers"))

@@ -7,10 +7,27 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 from playwright.sync_api import ConsoleMessage, Page, expect
+
+from tests.support.server_process import ServerProcess
+from tests.support.waiting import until
 
 AXE = Path(__file__).parents[2] / "clients/web/node_modules/axe-core/axe.min.js"
 RUN_SECONDS = 60
+
+
+def freeze_run(server: ServerProcess, recalibration: str) -> int:
+    """Stop the run when it has measured some layers, not all; return their number."""
+    layers = f"{server.url}/v1/recalibrations/{recalibration}/layers"
+
+    def measured() -> int:
+        return len(httpx.get(layers).json()["layers"])
+
+    until(lambda: measured() >= 3)
+    for process in server.workers():
+        process.suspend()
+    return measured()
 
 
 class Walk:

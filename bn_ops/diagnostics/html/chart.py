@@ -24,8 +24,10 @@ HEIGHT = 228
 
 _TOP, _BOTTOM = 12, HEIGHT - 8
 
-# Share of a layer's slot that its bar fills, and the widest bar, in percent of the chart.
+# Share of a layer's slot that its bar fills, and the widest bar, in percent of the chart. Gaps of
+# less than a pixel, between many bars, would show as a pattern.
 _FILL = 0.74
+_MANY_LAYERS = 150
 _MAX_WIDTH = 3.2
 
 _MAX_TICKS = 5
@@ -116,7 +118,8 @@ def _chart(
     step = _step(scale)
     end = step * math.ceil(scale / step - 1e-9)
     slot = 100 / len(layers)
-    width = min(slot * _FILL, _MAX_WIDTH)
+    fill = _FILL if len(layers) < _MANY_LAYERS else 1.0
+    width = min(slot * fill, _MAX_WIDTH)
     bars = tuple(
         Bar(
             x=slot * (index + 0.5) - width / 2,

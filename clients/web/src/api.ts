@@ -229,6 +229,10 @@ export function saveBlob(blob: Blob, name: string): void {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
+// The option of the library and the command; this page has a box for it.
+const ALLOW_MISMATCH = /\s*allow_mismatch=[^.]*\./g;
+
 export function problemText(error: Record<string, unknown>): string {
-  return sentence(String(error.detail ?? error.title ?? "the run has failed"));
+  const text = String(error.detail ?? error.title ?? "the run has failed");
+  return sentence(text.replace(ALLOW_MISMATCH, ""));
 }

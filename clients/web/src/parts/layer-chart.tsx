@@ -5,6 +5,8 @@ const HEIGHT = 168;
 const TOP = 18;
 const BOTTOM = HEIGHT - 6;
 const FILL = 0.74;
+// Gaps of less than a pixel, between many bars, would show as a pattern.
+const MANY_LAYERS = 150;
 const WIDEST = 3.2;
 const MAX_TICKS = 4;
 // Smaller drift is noise, and would look large on a scale of its own.
@@ -18,7 +20,7 @@ export function LayerChart({ layers, total }: { layers: MeasuredLayer[]; total: 
   const step = stepOf(scaleOf(drifts));
   const end = step * Math.ceil(scaleOf(drifts) / step - 1e-9);
   const slot = 100 / Math.max(total, layers.length, 1);
-  const width = Math.min(slot * FILL, WIDEST);
+  const width = Math.min(slot * (total < MANY_LAYERS ? FILL : 1), WIDEST);
   const y = (drift: number) => BOTTOM - (BOTTOM - TOP) * Math.min(drift / end, 1);
   const ticks = Array.from({ length: Math.round(end / step) + 1 }, (_, place) => step * place);
   const largest = Math.max(...drifts, 0);

@@ -139,6 +139,7 @@ function Presets({ now }: { now: Draft }) {
 
 function CheckResult({ now }: { now: Draft }) {
   const check = now.preview.data?.check;
+  const closest = now.preview.data?.ranking[0]?.name;
   if (!check) {
     return (
       <Notice tone="info" title="Not checked">
@@ -161,6 +162,11 @@ function CheckResult({ now }: { now: Draft }) {
           {capital(finding.message)} {capital(finding.suggestion)}
         </p>
       ))}
+      {closest !== undefined && now.choice !== "auto" && now.choice !== closest && (
+        <button type="button" class="button" onClick={() => void choose(closest)}>
+          Use {PRESETS[closest]?.[0] ?? closest}
+        </button>
+      )}
       <label class="check">
         <input
           type="checkbox"

@@ -100,7 +100,8 @@ function LayerSearch({ frame }: { frame: RefObject<HTMLIFrameElement | null> }) 
 const STYLE = /<style[^>]*>([\s\S]*?)<\/style>/g;
 const SCRIPT = /<script[^>]*>[\s\S]*?<\/script>/g;
 // What the view above the frame shows already.
-const SHOWN_ABOVE = "body > header, main > .verdict { display: none } body { padding-top: 0 }";
+const SHOWN_ABOVE =
+  "body > header, main > .verdict, .next > h2:first-child, .next > ol { display: none }";
 
 /** Take the style sheets and scripts out of a document, whose text is escaped. */
 function separate(html: string): { markup: string; styles: string[] } {

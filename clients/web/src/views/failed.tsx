@@ -11,8 +11,8 @@ export function Failed({ found }: { found: Recalibration }) {
         <p>{problemText(error)}</p>
         {suggestion !== null && !problemText(error).includes(suggestion) && <p>{suggestion}</p>}
       </Notice>
-      <p>The model is unchanged.</p>
-      <div class="actions">
+      <p class="after">The model is unchanged.</p>
+      <div class="actions after">
         <a class="button primary" href="#/">
           Try again with other settings
         </a>

@@ -16,7 +16,7 @@ import { Icon } from "../parts/icon";
 import { Notice } from "../parts/notice";
 import { FilePicture } from "../parts/picture";
 import { ReportFrame } from "../parts/report-frame";
-import { statusOf } from "../parts/status";
+import { statusOf, stepsOf } from "../parts/status";
 import { type Samples, sample, withPath } from "../samples";
 import { session } from "../session";
 import { uploadOf } from "../upload";
@@ -47,6 +47,7 @@ export function Result({ found }: { found: Recalibration }) {
 
 function VerdictCard({ found, verdict }: { found: Recalibration; verdict: Verdict }) {
   const [tone, title] = statusOf(found);
+  const steps = stepsOf(verdict);
   return (
     <section class={`verdict ${tone}`} aria-labelledby="verdict">
       <h2 id="verdict">
@@ -54,11 +55,11 @@ function VerdictCard({ found, verdict }: { found: Recalibration; verdict: Verdic
         {title}
       </h2>
       <p class="sentence">{verdict.sentence}</p>
-      {verdict.next_steps.length > 0 && (
+      {steps.length > 0 && (
         <>
           <h3>What to do next</h3>
           <ul>
-            {verdict.next_steps.map((step) => (
+            {steps.map((step) => (
               <li key={step}>{step}</li>
             ))}
           </ul>
