@@ -100,6 +100,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         cards=summary.cards,
+        choice_line=summary.choice_line,
         command=summary.command,
         drift_chart=drift_chart,
         enough_data=summary.enough_data,

@@ -19,12 +19,13 @@ from bn_ops.diagnostics.html.numbers import (
     sigma,
     whole,
 )
-from bn_ops.diagnostics.report import LayerReport, Report, VerdictCode
+from bn_ops.diagnostics.report import Candidate, Choice, LayerReport, Report, VerdictCode
 
 __all__ = [
     "Card",
     "Headline",
     "cards",
+    "choice_line",
     "command",
     "enough_data",
     "fold_line",
@@ -39,6 +40,14 @@ _WORDS = {
     VerdictCode.DEPLOY: ("good", "Deploy"),
     VerdictCode.CHECK_WITH_LABELS: ("warn", "Check with labels first"),
     VerdictCode.DO_NOT_DEPLOY: ("bad", "Do not deploy"),
+}
+
+_CHOICES = {
+    Candidate.SOURCE: "the source statistics in every layer",
+    Candidate.SMALL: "a small share of the new data in every layer",
+    Candidate.EARLY: "the new data in the first third of the layers, a tenth of it behind them",
+    Candidate.SHRINK: "in each channel as much of the new data as it supports",
+    Candidate.REPLACE: "the new data in every layer",
 }
 
 # A change of the gain of a channel beyond which the page names the layer.
@@ -221,6 +230,12 @@ def predictions_line(report: Report) -> str:
         f"{number(shift.effective_classes_after, digits=1)} of {whole(shift.classes)} classes are "
         "in use."
     )
+
+
+def choice_line(choice: Choice) -> str:
+    """Return which statistics `Auto` chose, as one sentence."""
+    meaning = _CHOICES.get(choice.candidate)  # None for a report of a newer version
+    return f"Auto chose {choice.candidate}" + (f": {meaning}." if meaning else ".")
 
 
 def layers_line(report: Report) -> str:

@@ -10,7 +10,10 @@ import html5lib
 import pytest
 
 from bn_ops.diagnostics.html import render_html
+from bn_ops.diagnostics.html.chart import drift_chart
+from bn_ops.diagnostics.html.stages import stages
 from bn_ops.diagnostics.report import (
+    Candidate,
     FrozenReport,
     Origin,
     Report,
@@ -219,6 +222,28 @@ def test_source_statistics_kept() -> None:
     text = words(render_html(replace(report, layers=(still,))))
     assert "Distance of the data 1.79 σ" in text  # hypot(1.75, 0.625 - 1)
     assert "How far each layer's input is from its statistics, which were kept" in text
+
+
+@pytest.mark.parametrize("candidate", Candidate)
+def test_choice_is_put_into_words(candidate: Candidate) -> None:
+    report = full_report()
+    assert report.choice is not None
+    page = render_html(replace(report, choice=replace(report.choice, candidate=candidate)))
+    assert f"Auto chose {candidate}: " in words(page)
+
+
+def test_bars_of_many_layers_leave_no_gap() -> None:
+    def widths(layers: int) -> tuple[float, float]:
+        """Return the width of a bar, and of the slot of a layer."""
+        report = replace(full_report(), layers=many_layers([f"l{n}" for n in range(layers)]))
+        chart = drift_chart(report, stages(report.layers))
+        assert chart is not None
+        return chart.bars[0].width, 100 / layers
+
+    few, slot = widths(100)
+    assert few < slot
+    many, slot = widths(500)
+    assert many == slot
 
 
 def test_long_list_of_skipped_samples_is_cut() -> None:
