@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -240,10 +241,14 @@ class _Items:
 
 def _thinned(leaf: Any) -> Any:
     """Select the values that features are computed from on the tensor's device, then copy them."""
-    if not isinstance(leaf, torch.Tensor):
+    if not isinstance(leaf, torch.Tensor) or leaf.ndim == 1:
         return as_array(leaf)
-    rows = leaf.detach().reshape(leaf.shape[0], -1)
-    return as_array(rows[:, :: feature_step(rows.shape[1])])
+    shape = leaf.shape[1:]
+    values = np.arange(0, shape.numel(), feature_step(shape.numel()))
+    # Indexed by coordinates: a reshape would copy the whole of a channels_last tensor.
+    places = (torch.from_numpy(axis) for axis in np.unravel_index(values, shape))
+    index: tuple[Any, ...] = (slice(None), *places)
+    return as_array(leaf.detach()[index])
 
 
 def _default_budget(module: torch.nn.Module) -> Budget | None:

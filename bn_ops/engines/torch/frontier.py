@@ -144,8 +144,9 @@ class TorchFrontier:
         state = ThreadState.current()
         self._inside, self._neutral = state.without_grad(), state.neutral()
         device = device_of(self._module) or torch.device("cpu")
-        self._waiting = Waiting(self._budget, device)
         with ExitStack() as stack:
+            self._waiting = Waiting(self._budget, device)
+            stack.callback(self._waiting.close)
             stack.enter_context(observed(self._module, self._layers.values(), self._on_input))
             self._functional = FunctionalCalls(self._module, self._layers.values(), self._on_input)
             stack.callback(self._abandon_all)

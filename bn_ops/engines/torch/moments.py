@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bn_ops.core.moments import Moments, from_samples, measure
+from bn_ops.core.moments import Moments, from_samples, per_sample
 from bn_ops.core.reduction import reduce_interleaved
+from bn_ops.core.statistics import Float64Array
 
-__all__ = ["measure_tensor"]
+__all__ = ["measure_tensor", "positions_of", "reduce_tensor"]
 
 # Temporary memory for deviations on an accelerator, per step.
 _DEVICE_CHUNK_BYTES = 64 * 2**20
@@ -28,35 +29,45 @@ def measure_tensor(x: torch.Tensor) -> Moments:
         Moments of the N samples. Non-finite values propagate, without numpy's warnings.
     """
     with np.errstate(all="ignore"):
-        return _measured(x.detach())
+        return from_samples(*reduce_tensor(x), positions_of(x))
 
 
-def _measured(x: torch.Tensor) -> Moments:
+def reduce_tensor(x: torch.Tensor) -> tuple[Float64Array, Float64Array]:
+    """Reduce each (sample, channel) separately; see `bn_ops.core.moments.per_sample`.
+
+    Args:
+        x: as `measure_tensor`.
+
+    Returns:
+        (mean, sq_dev): two (N, C) float64 arrays on the CPU; sq_dev is Σ(x - mean)².
+    """
+    x = x.detach()
     if x.device.type != "cpu":
         return _on_device(x)
     if x.dtype == torch.bfloat16:
         # numpy has no bfloat16; widening is exact.
         x = x.float()
+    workers = torch.get_num_threads()
     last = x.movedim(1, -1)
     if last.is_contiguous() and not x.is_contiguous():
         rows = last.reshape(x.shape[0], -1, x.shape[1]).numpy()
-        mean, sq_dev = reduce_interleaved(rows, workers=torch.get_num_threads())
-        return from_samples(mean, sq_dev, _positions(x))
-    return measure(x.contiguous().numpy())
+        return reduce_interleaved(rows, workers=workers)
+    return per_sample(x.contiguous().numpy(), workers=workers)
 
 
-def _positions(x: torch.Tensor) -> int:
+def positions_of(x: torch.Tensor) -> int:
+    """Return the number of values per sample and channel."""
     return int(x.shape[2:].numel())
 
 
-def _on_device(x: torch.Tensor) -> Moments:
-    """Measure in two passes on the tensor's device, in chunks of bounded size."""
+def _on_device(x: torch.Tensor) -> tuple[Float64Array, Float64Array]:
+    """Reduce in two passes on the tensor's device, in chunks of bounded size."""
     row_bytes = 4 * max(1, x[0].numel())
     step = max(1, _DEVICE_CHUNK_BYTES // row_bytes)
     parts = [_rows_on_device(part) for part in torch.split(x, step)]
     mean = torch.cat([part[0] for part in parts]).double().numpy()
     sq_dev = torch.cat([part[1] for part in parts]).double().numpy()
-    return from_samples(mean, sq_dev, _positions(x))
+    return mean, sq_dev
 
 
 def _rows_on_device(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +75,7 @@ def _rows_on_device(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # Apple's devices have no float64.
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     axes = tuple(range(2, x.ndim))
-    positions = _positions(x)
+    positions = positions_of(x)
     values = x if x.dtype == torch.float64 else x.float()
     if not axes:
         return x.cpu().double(), torch.zeros(x.shape, dtype=torch.float64)

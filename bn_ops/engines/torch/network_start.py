@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 
 from bn_ops.core.batches import Select, as_array
-from bn_ops.core.statistics import Float64Array, RunningStatistics
+from bn_ops.core.statistics import RunningStatistics
 from bn_ops.engines.torch.functional import FunctionalCalls, find_functional, may_be_functional
 from bn_ops.engines.torch.layers import TorchLayer, find_layers
+from bn_ops.engines.torch.moments import positions_of, reduce_tensor
 from bn_ops.engines.torch.observation import observed
 from bn_ops.engines.torch.thread_state import ThreadState, parked
 from bn_ops.errors import BnOpsError, EngineError, ModelWithoutBatchNormError
 from bn_ops.input_check.network_start import Arrays
-from bn_ops.input_check.sample_moments import SampleMoments, concatenate, measure_samples
+from bn_ops.input_check.sample_moments import SampleMoments, concatenate
 from bn_ops.torch_modules.arguments import (
     Call,
     Item,
@@ -95,7 +97,35 @@ class TorchStart:
             EngineError: the forward failed, or reached no layer.
             ModelWithoutBatchNormError: no layer has running statistics.
         """
-        return concatenate([self._measure(batch) for batch in batches])
+        items = [self._item(batch) for batch in batches]
+        layers = self._known_layers(items[0])
+        found: list[SampleMoments] = []
+        state = ThreadState.current()
+
+        def on_input(layer: TorchLayer, x: torch.Tensor) -> None:
+            if self._first is not None and layer is not self._first:
+                return
+            self._first = layer
+            source = next(statistics for known, statistics in layers if known is layer)
+            with parked(state.neutral()):
+                mean, sq_dev = reduce_tensor(x)
+            found.append(
+                SampleMoments(
+                    layers=(layer.name,), source=source, mean=mean, var=sq_dev / positions_of(x)
+                )
+            )
+            raise _ReachedLayerError(layer.name)
+
+        watched = [layer for layer, _ in layers]
+        with observed(self._module, watched, on_input):
+            calls = FunctionalCalls(self._module, watched, on_input)
+            for item in items:
+                state.without_grad().apply()
+                with suppress(_ReachedLayerError), calls.watching():
+                    run_item(self._module, item, self._call)
+        if len(found) != len(items):
+            raise EngineError("the forward reaches no BatchNorm layer")
+        return concatenate(found)
 
     def _arrays(self, item: Item) -> Arrays:
         if self._call is not None:
@@ -113,34 +143,6 @@ class TorchStart:
         dtype = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), None)
         value = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
         return Item(index=0, value=value, samples=int(value.shape[0]))
-
-    def _measure(self, batch: Arrays) -> SampleMoments:
-        item = self._item(batch)
-        layers = self._known_layers(item)
-        found: list[tuple[TorchLayer, Float64Array, Float64Array]] = []
-        state = ThreadState.current()
-
-        def on_input(layer: TorchLayer, x: torch.Tensor) -> None:
-            if self._first is not None and layer is not self._first:
-                return
-            with parked(state.neutral()):
-                found.append((layer, *measure_samples(as_array(x.detach()))))
-            raise _ReachedLayerError(layer.name)
-
-        watched = [layer for layer, _ in layers]
-        with observed(self._module, watched, on_input):
-            calls = FunctionalCalls(self._module, watched, on_input)
-            state.without_grad().apply()
-            try:
-                with calls.watching():
-                    run_item(self._module, item, self._call)
-            except _ReachedLayerError:
-                pass
-        if not found:
-            raise EngineError("the forward reaches no BatchNorm layer")
-        self._first, mean, var = found[0]
-        source = next(statistics for layer, statistics in layers if layer is self._first)
-        return SampleMoments(layers=(self._first.name,), source=source, mean=mean, var=var)
 
     def _known_layers(self, item: Item) -> Sequence[tuple[TorchLayer, RunningStatistics]]:
         if self._layers is None:

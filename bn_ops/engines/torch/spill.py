@@ -34,7 +34,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bn_ops.core.options import Budget
-from bn_ops.engines.malloc import trim_heap
+from bn_ops.engines.malloc import RetainedHeap, allocated_bytes, trim_heap
 from bn_ops.errors import SpillLimitError
 from bn_ops.torch_modules.arguments import Item
 
@@ -256,14 +256,21 @@ def _point(tensors: Iterable[torch.Tensor], storage: torch.UntypedStorage) -> No
 # On the CPU nothing happens while memory use is below half of the budget. Above that, the outputs
 # of operators are tracked, and those beyond the budget are moved to files. On other devices nothing
 # can be moved to files; exceeding the budget ends the run before the device runs out of memory.
+#
+# On the CPU the heap is retained while memory use is below the budget: batches that take turns free
+# and allocate the same large tensors, and fresh memory for each of them took a fifth of the time of
+# MobileNetV2.
 
 # Second and third field: resident pages, and the file-backed ones among them. Without this file,
 # activations are tracked from the first batch on.
 _STATM = Path("/proc/self/statm")
 
+# Free memory that may remain before it is returned: less is not worth the call.
+_GAPS_BYTES = 8 << 20
+
 
 class Waiting:
-    """Keeps the waiting batches of one run within their budget.
+    """Keeps the waiting batches of one run within their budget; close it at the end of the run.
 
     Args:
         budget: memory and files; None for no limit.
@@ -276,6 +283,15 @@ class Waiting:
         self._files = None if budget is None else SpillFiles(budget)
         self._start = self._used()
         self._tracker: ActivationTracker | None = None
+        self._heap = RetainedHeap()
+        if budget is not None and device.type == "cpu" and _STATM.exists():
+            self._heap.acquire()
+        self._allocated = allocated_bytes() if self._heap.held else 0
+        self._peak = self._foreign = 0
+
+    def close(self) -> None:
+        """Return the memory that was retained for reuse to the system."""
+        self._heap.release()
 
     @property
     def spilled_bytes(self) -> int:
@@ -286,11 +302,15 @@ class Waiting:
         """Return the context in which to start or resume a batch."""
         if self._budget is None or self._files is None or self._device.type != "cpu":
             return nullcontext()
+        used = self._used() - self._start
+        if used >= self._budget.memory_bytes:
+            self._heap.release()
         if self._tracker is None:
-            used = self._used() - self._start
             if _STATM.exists() and used < self._budget.memory_bytes // 2:
                 return nullcontext()
-            room = max(0, self._budget.memory_bytes - used)
+            # What the heap retains is not in use.
+            trim_heap()
+            room = max(0, self._budget.memory_bytes - (self._used() - self._start))
             self._tracker = ActivationTracker(self._files, room)
         return self._tracker
 
@@ -314,6 +334,8 @@ class Waiting:
         Raises:
             SpillLimitError: the budget is exceeded.
         """
+        if self._heap.held:
+            self._limit_gaps()
         if self._tracker is not None:
             self._tracker.enforce_limit()
         elif self._budget is not None and self._device.type != "cpu":
@@ -325,6 +347,18 @@ class Waiting:
                     "They cannot be spilled: use fewer samples, raise budget.memory_bytes, or "
                     "move the module to the CPU"
                 )
+
+    def _limit_gaps(self) -> None:
+        """Return free memory to the system where the process holds more than it ever needed.
+
+        A network whose activations grow leaves gaps that are too small for the next ones.
+        """
+        allocated = allocated_bytes() - self._allocated
+        self._peak = max(self._peak, allocated)
+        if self._used() - self._start > self._peak + self._foreign + _GAPS_BYTES:
+            trim_heap()
+            # Memory that is not the heap's, such as compiled kernels.
+            self._foreign = max(0, self._used() - self._start - allocated)
 
     def _used(self) -> int:
         if self._device.type == "cuda":

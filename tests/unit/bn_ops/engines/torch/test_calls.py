@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from bn_ops import recalibrate
-from bn_ops.errors import BatchError, BatchInputError, BatchShapeError, EngineError, OptionError
+from bn_ops.errors import (
+    BatchError,
+    BatchInputError,
+    BatchNotFiniteError,
+    BatchShapeError,
+    EngineError,
+    OptionError,
+)
+from bn_ops.torch_modules.arguments import read_items
 
 
 class Flexible(nn.Module):
@@ -115,3 +123,14 @@ def test_nan_names_the_input() -> None:
     with pytest.raises(BatchError) as caught:
         recalibrate(Flexible(), [{"image": X, "mask": MASK * float("nan")}])
     assert caught.value.details() == {"batch": 0, "input": "mask"}
+
+
+def test_finite_values_whose_sum_overflows_are_accepted() -> None:
+    large = torch.full((2, 3, 8, 8), 3e38)
+    module = Flexible()
+    items = list(read_items(module, [{"image": large}], select=None, convert=True))
+    assert items[0].samples == 2
+    large[1, 2, 3, 4] = float("inf")
+    large[0, 0, 0, 0] = float("-inf")
+    with pytest.raises(BatchNotFiniteError, match="image"):
+        list(read_items(module, [{"image": large}], select=None, convert=True))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bn_ops.core.moments import Moments, measure
-from bn_ops.engines.torch.moments import _on_device, measure_tensor
+from bn_ops.core.moments import Moments, from_samples, measure
+from bn_ops.engines.torch.moments import _on_device, measure_tensor, positions_of
 
 SHAPES = [(3, 5), (1, 4), (4, 3, 1), (4, 3, 7), (2, 3, 40), (3, 5, 9, 11), (2, 4, 3, 8, 9)]
 
@@ -21,6 +21,10 @@ def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
     if x.ndim == 3:
         found["channels_last"] = x.transpose(1, 2).contiguous().transpose(1, 2)
     return found
+
+
+def on_device(x: torch.Tensor) -> Moments:
+    return from_samples(*_on_device(x), positions_of(x))
 
 
 def assert_right(found: Moments, x: torch.Tensor, rtol: float = 1e-6) -> None:
@@ -40,7 +44,7 @@ def test_memory_layouts(shape: tuple[int, ...], offset: float) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + offset
     for tensor in layouts(x).values():
         assert_right(measure_tensor(tensor), x)
-        assert_right(_on_device(tensor), x)
+        assert_right(on_device(tensor), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -48,7 +52,7 @@ def test_floating_dtypes_are_widened(dtype: torch.dtype) -> None:
     x = (torch.randn(3, 4, 9, 9, generator=torch.Generator().manual_seed(1)) * 2 + 1).to(dtype)
     for tensor in layouts(x).values():
         assert_right(measure_tensor(tensor), x)
-        assert_right(_on_device(tensor), x)
+        assert_right(on_device(tensor), x)
 
 
 def test_sample_sums_equal_numpy() -> None:
@@ -67,7 +71,10 @@ def test_nonfinite_values_propagate(bad: float) -> None:
     x = torch.randn(2, 3, 8, 8)
     x[1, 2, 3, 4] = bad
     for tensor in layouts(x).values():
-        for found in (measure_tensor(tensor), _on_device(tensor)):
+        for found in (
+            measure_tensor(tensor),
+            on_device(tensor),
+        ):
             assert not np.isfinite(found.sum_sq_dev[2])
             assert np.isfinite(found.sum_sq_dev[:2]).all()
 
