@@ -292,6 +292,9 @@ class Waiting:
     def close(self) -> None:
         """Return the memory that was retained for reuse to the system."""
         self._heap.release()
+        if self._tracker is not None:
+            # The heap may have been released before, when the budget was exhausted.
+            trim_heap()
 
     @property
     def spilled_bytes(self) -> int:
