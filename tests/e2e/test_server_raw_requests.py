@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +12,7 @@ import psutil
 import pytest
 
 from tests.support.service_process import Server, running
+from tests.support.waiting import until
 
 HEAD = b"POST /v1/recalibrations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -139,13 +138,15 @@ def test_remaining_body_of_rejected_request(impatient: Server) -> None:
         opened.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n")
         while not opened.recv(1 << 16).endswith(b"}"):
             pass
-        sent = 0
-        with contextlib.suppress(ConnectionError):
-            while sent < 200:
+
+        def is_closed() -> bool:
+            try:
                 opened.sendall(b"x")
-                sent += 1
-                time.sleep(0.05)
-        assert sent < 200
+            except ConnectionError:
+                return True
+            return False
+
+        until(is_closed, lambda: "the connection is still open", pause=0.05)
 
 
 def test_pipelined_requests(server: Server) -> None:
