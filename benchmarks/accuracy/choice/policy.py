@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +15,7 @@ from bn_ops.auto.decision import choose, judge, verdict_on_choice
 from bn_ops.core.statistics import Float64Array
 from bn_ops.diagnostics.report import Candidate, VerdictCode
 
-__all__ = ["Decision", "decide", "judge_candidate"]
+__all__ = ["Decision", "decide", "judge_candidate", "scores_of"]
 
 _NAMES = {
     Candidate.SOURCE: SOURCE,
@@ -37,15 +38,28 @@ class Decision:
     verdict: VerdictCode
 
 
-def decide(row: Row, *, varied: bool | None = None) -> Decision:
-    """Return what `Auto(varied=varied)` does with the stream of a row."""
+def decide(
+    row: Row, *, varied: bool | None = None, scores: Mapping[Candidate, Scores] | None = None
+) -> Decision:
+    """Return what `Auto(varied=varied)` does with the stream of a row.
+
+    Args:
+        row: the row.
+        varied: as for `Auto`.
+        scores: `scores_of(row)`, where it is known.
+    """
     decision = choose(
-        {name: _scores(row, row.candidates[key]) for name, key in _NAMES.items()},
+        scores_of(row) if scores is None else scores,
         samples=row.samples,
         unset=row.change == "reset",
         varied=varied,
     )
     return Decision(candidate=_NAMES[decision.candidate], verdict=verdict_on_choice(decision).code)
+
+
+def scores_of(row: Row) -> Mapping[Candidate, Scores]:
+    """Return the scores of the candidates of `Auto`."""
+    return {name: _scores(row, row.candidates[key]) for name, key in _NAMES.items()}
 
 
 def judge_candidate(row: Row, candidate: str) -> VerdictCode:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from unittest import mock
 
-from benchmarks.accuracy.choice.policy import decide
+from benchmarks.accuracy.choice.policy import decide, scores_of
 from benchmarks.accuracy.choice.rows import Row
 from benchmarks.accuracy.choice.summary import (
     FAMILIES,
@@ -16,7 +16,8 @@ from benchmarks.accuracy.choice.summary import (
     summarize,
 )
 from bn_ops.auto import decision
-from bn_ops.diagnostics.report import VerdictCode
+from bn_ops.auto.criterion import Gain, Scores, gain
+from bn_ops.diagnostics.report import Candidate, VerdictCode
 
 __all__ = ["sensitivity_table"]
 
@@ -47,7 +48,8 @@ _VARIANTS: dict[str, tuple[float, ...]] = {
 
 def sensitivity_table(rows: Sequence[Row]) -> str:
     """Render the figures of the rule as it is, and with each threshold changed."""
-    parts = [[row for row in rows if development(row) == first] for first in (True, False)]
+    scored = [(row, scores_of(row)) for row in rows]
+    parts = [[one for one in scored if development(one[0]) == first] for first in (True, False)]
     head = [
         "threshold",
         "value",
@@ -56,20 +58,35 @@ def sensitivity_table(rows: Sequence[Row]) -> str:
             for part in ("development", "held out")
         ),
     ]
-    body = [["(as it is)", "", *(_figures(part) for part in parts)]]
-    for name, values in _VARIANTS.items():
-        assert hasattr(decision, name)
-        for value in values:
-            with mock.patch.object(decision, name, value):
-                figures = [_figures(part) for part in parts]
-            shown = f"{value:g} for {getattr(decision, name):g}"
-            body.append([f"`{name.lstrip('_')}`", shown, *figures])
+    # Gains do not depend on a threshold, and computing them takes most of the time of a decision.
+    with mock.patch.object(decision, "gain", _Gains()):
+        body = [["(as it is)", "", *(_figures(part) for part in parts)]]
+        for name, values in _VARIANTS.items():
+            assert hasattr(decision, name)
+            for value in values:
+                with mock.patch.object(decision, name, value):
+                    figures = [_figures(part) for part in parts]
+                shown = f"{value:g} for {getattr(decision, name):g}"
+                body.append([f"`{name.lstrip('_')}`", shown, *figures])
     return markdown(head, body)
 
 
-def _figures(rows: Sequence[Row]) -> str:
+class _Gains:
+    """`bn_ops.auto.criterion.gain`, computed once for each pair of scores."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[Scores, Scores, Gain]] = {}
+
+    def __call__(self, before: Scores, after: Scores) -> Gain:
+        key = id(before), id(after)
+        if key not in self._known:  # the scores are kept, so that an id stays theirs
+            self._known[key] = before, after, gain(before, after)
+        return self._known[key][2]
+
+
+def _figures(rows: Sequence[tuple[Row, Mapping[Candidate, Scores]]]) -> str:
     """Return the figures of one cell."""
-    found = [(row, decide(row)) for row in rows]
+    found = [(row, decide(row, scores=scores)) for row, scores in rows]
     every = summarize([(row, each.candidate) for row, each in found])
     mixed = summarize(
         [(r, d.candidate) for r, d in found if FAMILIES["mixed"](r) and r.samples >= 16]
