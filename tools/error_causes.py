@@ -1,4 +1,4 @@
-"""Cause and cure of every error code; `tools.site_docs` writes them to the documentation."""
+"""Cause and fix of every error code; `tools.site_docs` writes them to the documentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Cause(NamedTuple):
     """Why an error occurs, and what to do about it."""
 
     cause: str
-    cure: str
+    fix: str
 
 
 CAUSES: Mapping[str, Cause] = MappingProxyType(

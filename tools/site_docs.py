@@ -17,7 +17,7 @@ _METHODS = ("get", "post", "put", "delete")
 
 
 def errors_page() -> str:
-    """Return the page of all error codes, each with its cause and its cure."""
+    """Return the page of all error codes, each with its cause and fix."""
     parts = [
         _NOTE,
         "# Error codes\n",
@@ -36,11 +36,11 @@ def errors_page() -> str:
             f"## `{code}`\n",
             f"{problem.title} (HTTP {problem.status}{retry}).\n",
             f"**Cause.** {cause.cause}\n",
-            f"**Cure.** {cause.cure}\n",
+            f"**Fix.** {cause.fix}\n",
         ]
     parts.append("# Codes of the client only\n")
     for code, cause in CLIENT_CAUSES.items():
-        parts += [f"## `{code}`\n", f"**Cause.** {cause.cause}\n", f"**Cure.** {cause.cure}\n"]
+        parts += [f"## `{code}`\n", f"**Cause.** {cause.cause}\n", f"**Fix.** {cause.fix}\n"]
     return "\n".join(parts)
 
 

@@ -180,7 +180,7 @@ def _shape_error(
     want = "any shape" if info.shape is None else describe_shape(info.shape)
     return BatchShapeError(
         f"{_where(batch, info.name)} {fault}; "
-        f"got shape {list(found.shape)}, the model takes {want}{_cure(info, found)}",
+        f"got shape {list(found.shape)}, the model takes {want}{_advice(info, found)}",
         batch=batch,
         input_name=info.name,
     )
@@ -190,7 +190,7 @@ def _shape_error(
 _REORDERINGS = ((0, 3, 1, 2), (0, 2, 3, 1))
 
 
-def _cure(info: TensorInfo, found: ArrayHeader) -> str:
+def _advice(info: TensorInfo, found: ArrayHeader) -> str:
     """Return what to change in an array whose axes only have another order or lack the first."""
     if info.shape is None:
         return ""

@@ -276,7 +276,7 @@ def require_plausible(check: InputCheck) -> None:
     more = f" ({len(others)} more: {', '.join(o.cause for o in others)})" if others else ""
     raise InputMismatchError(
         f"the data does not look like what the model was trained on: {first.message}{more}; "
-        f"{first.suggestion}. allow_mismatch=True (--allow-mismatch) continues all the same",
+        f"{first.suggestion}. allow_mismatch=True (--allow-mismatch) continues anyway",
         distance=check.distance,
         threshold=check.threshold,
         cause=first.cause,

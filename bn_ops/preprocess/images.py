@@ -142,7 +142,7 @@ def _decoded(content: bytes, how: Preprocess, formats: Sequence[str]) -> Image:
             )
         several = _FRAMES.get(image.format or "")
         if several is not None and getattr(image, "is_animated", False):
-            raise ImageError(f"{several}; send each as an image of its own")
+            raise ImageError(f"{several}; send each as a separate image")
         if image.mode not in _MODES:
             raise ImageError(f"has pixel mode {image.mode}; convert it to 8 bits per channel")
         image.load()

@@ -157,7 +157,7 @@ def test_bmp_gif_and_tiff(walk: Walk, model: Path, tmp_path: Path) -> None:
     walk.prepare(model, folder)
     walk.see("9 images")
     walk.see("5 files skipped")
-    walk.see("is animated; send each as an image of its own")
+    walk.see("is animated; send each as a separate image")
     expect(walk.page.get_by_role("img", name="d.tiff as the network sees it")).to_be_visible()
     expect(walk.page.get_by_text("No preview in this browser")).to_have_count(2)
     walk.start("Scans")

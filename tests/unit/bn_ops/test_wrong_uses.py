@@ -49,7 +49,7 @@ CASES: tuple[tuple[str, Callable[[], Any], str], ...] = (
 
 
 @pytest.mark.parametrize(("use", "says"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
-def test_wrong_use_raises_an_error_with_the_cure(use: Callable[[], Any], says: str) -> None:
+def test_wrong_use_raises_an_error_with_the_fix(use: Callable[[], Any], says: str) -> None:
     with pytest.raises(bn_ops.BnOpsError, match=says):
         use()
 

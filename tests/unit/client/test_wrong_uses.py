@@ -75,7 +75,7 @@ def desk(
 
 Captured = pytest.CaptureFixture[str]
 
-# Words of the command line, the exit code, and the cure in the message.
+# Words of the command line, the exit code, and the fix in the message.
 CASES: tuple[tuple[str, Exit, str], ...] = (
     ("recalibrte m.onnx x.npy", Exit.USAGE, "did you mean recalibrate?"),
     ("recalibrate m.onnx x.npy --estimatr shrink", Exit.USAGE, "did you mean --estimator?"),
@@ -134,16 +134,16 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("words", "code", "cure"), CASES, ids=[case[0] for case in CASES])
-def test_wrong_use_gets_one_line_with_the_cure(
-    words: str, code: Exit, cure: str, desk: Callable[[str], str], capfd: Captured
+@pytest.mark.parametrize(("words", "code", "fix"), CASES, ids=[case[0] for case in CASES])
+def test_wrong_use_gets_one_line_with_the_fix(
+    words: str, code: Exit, fix: str, desk: Callable[[str], str], capfd: Captured
 ) -> None:
     before = sorted(Path().glob("*.onnx"))
     assert main(desk(words).split()) == code
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1), err
     assert err.startswith("bnrecal")
-    assert cure in err or re.search(cure, err), err
+    assert fix in err or re.search(fix, err), err
     assert str(int(code)) in DOCUMENTED
     assert sorted(Path().glob("*.onnx")) == before
 

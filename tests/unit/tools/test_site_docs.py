@@ -24,7 +24,7 @@ def test_pages_are_current() -> None:
         assert path.read_text(encoding="utf-8") == text, "run `python -m tools.service_docs`"
 
 
-def test_every_code_has_a_cause_and_a_cure() -> None:
+def test_every_code_has_a_cause_and_a_fix() -> None:
     assert CAUSES.keys() == problems.TABLE.keys()
     own = {
         kind.default_code
