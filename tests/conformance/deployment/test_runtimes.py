@@ -37,7 +37,7 @@ def exported(name: str) -> bn_ops.Artifact:
     return adapted(network(name), EXPORTED)
 
 
-def adapted(model: object, opset: int) -> bn_ops.Artifact:
+def adapted(model: torch.nn.Module | onnx.ModelProto, opset: int) -> bn_ops.Artifact:
     return bn_ops.adapt(
         model,
         [torch.from_numpy(X)] if isinstance(model, torch.nn.Module) else [X],
