@@ -95,6 +95,9 @@ class Deployment:
     def check_source(self, model: onnx.ModelProto) -> None:
         """Check a model before it is recalibrated, for what cannot change until it is deployed.
 
+        The conversion is repeated with the new statistics after the run. It takes 0.04 to 0.06 s
+        for a ResNet-18, and a stream may take hours.
+
         Raises:
             TargetError: the deployed model could not have the requested form.
         """
