@@ -25,7 +25,7 @@ def _is_program(model: object) -> bool:
 
 
 def as_onnx(model: Any) -> Any:
-    """Return what `load_model` takes; programs, in memory or in a `.pt2` file, are exported."""
+    """Return a source for `load_model`; programs, in memory or in a `.pt2` file, are exported."""
     if isinstance(model, str | Path) and Path(model).suffix == ".pt2":
         from bn_ops.torch_modules.pt2 import load_pt2  # noqa: PLC0415 - torch is optional
 

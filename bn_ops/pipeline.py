@@ -237,7 +237,7 @@ def _measure(
 def _on_update(
     options: RecalibrateOptions, layers: Mapping[LayerName, LayerInfo]
 ) -> OnUpdate | None:
-    """Return what reports each layer to the caller; None if the caller did not ask for it."""
+    """Return a callback that reports each layer to the caller; None without `on_layer=`."""
     on_layer = options.on_layer
     if on_layer is None:
         return None

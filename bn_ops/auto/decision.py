@@ -328,7 +328,7 @@ def _large(found: Gain, seen: Variety, samples: int) -> bool:
 
 
 def judge(before: Scores, after: Scores, *, samples: int) -> Judgment:
-    """Judge statistics that the caller's own estimator made.
+    """Judge the statistics of the caller's own estimator.
 
     Args:
         before: the score of the source on the probe.

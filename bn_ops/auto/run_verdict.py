@@ -1,4 +1,4 @@
-"""The verdict on a finished run, from its report and what was compared."""
+"""The verdict on a finished run, from its report and the compared predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["verdict_on_choice_of_run", "verdict_on_labels", "verdict_on_result"]
 
 
 def verdict_on_choice_of_run(report: Report, selection: Selection, *, max_drop: float) -> Verdict:
-    """Return the verdict on what `Auto` chose.
+    """Return the verdict on the choice of `Auto`.
 
     Args:
         report: the report, complete but for the verdict.
@@ -37,7 +37,7 @@ def verdict_on_choice_of_run(report: Report, selection: Selection, *, max_drop: 
 def verdict_on_result(
     report: Report, compared: tuple[ClassOutput, ClassOutput] | None, *, max_drop: float
 ) -> Verdict:
-    """Return the verdict on what the caller's own estimator gave.
+    """Return the verdict on the result of the caller's own estimator.
 
     Args:
         report: the report, complete but for the verdict.

@@ -233,7 +233,7 @@ def _unfit(site: Site, measured: TensorMoments) -> str | None:
 def _filters(
     sites: list[Site], found: Mapping[str, TensorMoments], reader: FiltersReader, eps: float
 ) -> dict[str, tuple[Filters, Float64Array]]:
-    """Return the filters of sites, by tensor, and what to divide each channel's filter by."""
+    """Return the filters of sites, by tensor, and the divisor of each channel's filter."""
     known = [(site.tensor, filters) for site in sites if (filters := reader.find(site)) is not None]
     variances = [_moments(found[tensor]).var_population for tensor, _ in known]
     norms = filter_norms(

@@ -1,4 +1,4 @@
-"""The interface of what scores labeled samples."""
+"""The interface of scores on labeled samples."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class MetricEvaluation(Generic[BatchT]):
         self._values[key] = value
 
     def value(self, key: str) -> float:
-        """Return the metric of what was scored under a key."""
+        """Return the metric of the outputs that were scored under a key."""
         return self._values[key]
 
     def added_to(self, report: Report, before: str, after: str) -> Report:

@@ -294,7 +294,7 @@ def _only_input(batches: Sequence[Arrays]) -> list[NDArray[np.generic]] | None:
 def measure_images(
     start: NetworkStart, name: str, dtype: np.dtype[np.generic], *, channels_last: bool
 ) -> Measure:
-    """Return what runs preprocessed planes through the first layers."""
+    """Return a function that runs preprocessed planes through the first layers."""
 
     def measure(planes: NDArray[np.float32]) -> SampleMoments:
         arranged = planes.transpose(0, 2, 3, 1) if channels_last else planes

@@ -101,7 +101,7 @@ def _once_and_twice(name: str, once: Preprocess) -> Iterator[Candidate]:
 
 
 def _again(name: str, once: Preprocess) -> Preprocess:
-    """Return what applying a normalization to its own result amounts to."""
+    """Return the normalization that equals another one applied twice."""
     if name == "unit":
         return replace(once, scale=once.scale**2)
     if name == "tf":
@@ -117,7 +117,7 @@ def _again(name: str, once: Preprocess) -> Preprocess:
 
 
 def identify(planes: Planes) -> Candidate | None:
-    """Return the candidate that the values have been through, or None where none is certain."""
+    """Return the normalization that the values show, or None where none is certain."""
     values = _sampled(planes)
     found = [c for c in candidates(planes.channels) if _explains(c, values)]
     return found[0] if found else None

@@ -272,7 +272,7 @@ def seal(
     source_total: int,
     report: str | None = None,
 ) -> None:
-    """Store the numbers of batches of the complete streams, and what the report names, as JSON."""
+    """Store the numbers of batches of the complete streams, and the report details as JSON."""
     tx.change(SEAL, id=recalibration_id, total=total, source_total=source_total, report=report)
 
 

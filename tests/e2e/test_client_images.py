@@ -51,7 +51,7 @@ def recalibrate(*words: str) -> tuple[bytes, bytes]:
     return Path("out.onnx").read_bytes(), Path("out.safetensors").read_bytes()
 
 
-def test_image_folder_gives_same_bytes_each_way(folder: Path, tmp_path: Path) -> None:
+def test_image_folder_gives_same_bytes_over_http_and_locally(folder: Path, tmp_path: Path) -> None:
     words = [str(folder), "--batch-size", "4", "--limit", "12"]
     with ServerProcess(tmp_path / "data") as server:
         remote = recalibrate(*words, "--server", server.url)

@@ -242,7 +242,7 @@ def test_errors_of_invalid_models_and_states(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("which", ["server", "other_kernels"])
-def test_command_gives_same_bytes_each_way(
+def test_command_gives_same_bytes_over_http_and_locally(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     server: ServerProcess = request.getfixturevalue(which)

@@ -178,7 +178,7 @@ def test_type_checkers_know_the_names(both: Installation, tmp_path: Path) -> Non
     assert 'Unexpected keyword argument "methud"' in done.stdout
 
 
-def test_without_the_client_the_module_says_what_to_install(
+def test_module_without_the_client_names_what_to_install(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:
     alone = Installation(tmp_path / "v", [wheels["bnrecal"]])

@@ -73,7 +73,7 @@ def recalibrate(
 
 
 def _described(report: Report, details: Mapping[str, Any]) -> Report:
-    """Return the report with what the client has named; the names of stored files mean nothing."""
+    """Return the report with the client's names; those of stored files mean nothing."""
     nameless = replace(report, origin=replace(report.origin, model_name=None))
     return nameless.described(
         model_name=details.get("model_name"),

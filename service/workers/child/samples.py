@@ -48,7 +48,7 @@ class SampleImages:
         return found
 
     def usable(self, preprocess: Preprocess) -> list[tuple[str, NDArray[Any]]]:
-        """Return what `arrays` returns, which is at least one image.
+        """Return what `arrays` returns, and require at least one image.
 
         Raises:
             ImageError: no image can be used.

@@ -143,7 +143,7 @@ def test_report_of_a_server(desk: Desk) -> None:
         (("rc_9", "--server", URL), Exit.INPUT, "rc_9"),
     ],
 )
-def test_what_is_no_report_is_an_error(
+def test_json_of_another_kind_is_not_a_report(
     desk: Desk, words: tuple[str, ...], code: Exit, says: str
 ) -> None:
     Path("bad.json").write_text("{")

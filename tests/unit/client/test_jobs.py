@@ -114,7 +114,7 @@ def test_cancelled_job_has_no_result(server: ClientServer, time: FakeTime) -> No
         server.executor.hold = False
 
 
-def test_result_of_a_job_knows_its_source_and_what_was_skipped(
+def test_result_of_a_job_has_source_and_skipped_samples(
     server: ClientServer, time: FakeTime, tmp_path: Path
 ) -> None:
     model = tmp_path / "model.onnx"
@@ -170,7 +170,7 @@ def test_interrupted_upload_is_submitted_again(server: ClientServer, time: FakeT
         check_statistics(client.submit(MODEL, stream(), resume=name).result(), stream())
 
 
-def test_client_without_a_server_says_what_to_do(
+def test_client_without_a_server_names_the_options(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

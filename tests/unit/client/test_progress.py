@@ -220,7 +220,7 @@ def test_notebook_output_is_replaced(
     assert capsys.readouterr() == ("", "")
 
 
-def test_terminal_of_ipython_is_no_notebook(
+def test_terminal_of_ipython_is_not_a_notebook(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ipython = ModuleType("IPython")

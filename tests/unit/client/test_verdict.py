@@ -139,7 +139,7 @@ def test_json_shows_verdict_and_omitted_files(desk: Desk) -> None:
     assert printed["withheld"] == [{"kind": "model", "path": "f.onnx"}]
 
 
-def test_quiet_still_says_that_no_model_was_written(desk: Desk) -> None:
+def test_quiet_reports_that_no_model_was_written(desk: Desk) -> None:
     desk.server.executor.verdict = REJECTED
     code, out, err = desk.recalibrate("--quiet")
     assert (code, out, err.count("\n")) == (Exit.DO_NOT_DEPLOY, "", 1)

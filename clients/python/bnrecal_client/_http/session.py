@@ -193,7 +193,7 @@ class Session:
         source_batches: int = 0,
         details: ReportDetails | None = None,
     ) -> Recalibration:
-        """Seal the streams and queue the run; `details` are what the report names."""
+        """Seal the streams and queue the run; `details` are shown in the report."""
         request = requests.start(recalibration_id, batches, source_batches, details)
         response = await self.exchange(request)
         return read(response, Recalibration, 200, 202)

@@ -231,7 +231,7 @@ def _text(formatter: click.HelpFormatter, text: str) -> None:
 
 
 def _table(formatter: click.HelpFormatter, title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Write names and what they mean under a heading."""
+    """Write names and their meaning under a heading."""
     formatter.write_paragraph()
     formatter.write(f"{_heading(title)}\n")
     with formatter.indentation():

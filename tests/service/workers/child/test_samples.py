@@ -158,8 +158,8 @@ def test_preview_decodes_each_image_once(desk: Desk, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["imagenet", "unit", "tf", "caffe", "none"])
-def test_pictures_are_what_is_left_of_the_photo(desk: Desk, name: str) -> None:
-    """The picture of a preprocessing, whatever its values, shows the photo's own pixels."""
+def test_picture_shows_the_pixels_of_the_photo(desk: Desk, name: str) -> None:
+    """With every preprocessing, the picture has the pixels of the photo."""
     (photo,) = photos(1, size=SIZE // 5 * 5)
     photo = np.kron(photo[:8, :8], np.ones((4, 4, 1))).astype(np.uint8)  # SIZE × SIZE, not resized
     form = bn_ops.Preprocess.preset(name).to_json()

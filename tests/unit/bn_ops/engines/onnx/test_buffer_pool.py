@@ -28,7 +28,7 @@ def test_a_returned_buffer_is_reused() -> None:
     assert again.dtype == FLOAT
 
 
-def test_a_buffer_is_divided_and_becomes_whole_again() -> None:
+def test_divided_buffer_is_joined_again() -> None:
     pool = BufferPool(lambda _: True)
     whole = pool.take((4, MEBIBYTE), BYTE)
     start = place(whole)
