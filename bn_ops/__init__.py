@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from bn_ops.core.options import Budget as Budget
     from bn_ops.core.options import LayerDrift as LayerDrift
     from bn_ops.core.options import Progress as Progress
+    from bn_ops.core.sharding import Conductor as Conductor
+    from bn_ops.core.sharding import MeasurementPlan as MeasurementPlan
+    from bn_ops.core.sharding import SettledLevel as SettledLevel
+    from bn_ops.core.sharding import ShardedResult as ShardedResult
+    from bn_ops.core.sharding import ShardMoments as ShardMoments
+    from bn_ops.core.sharding import merge_moments as merge_moments
+    from bn_ops.core.sharding import shard_ranges as shard_ranges
     from bn_ops.core.statistics import RunningStatistics as RunningStatistics
     from bn_ops.core.version import __version__ as __version__
     from bn_ops.diagnostics.html import render_html as render_html
@@ -50,11 +57,18 @@ if TYPE_CHECKING:
     from bn_ops.errors import BnOpsError as BnOpsError
     from bn_ops.errors import CancelledError as CancelledError
     from bn_ops.errors import InputMismatchError as InputMismatchError
+    from bn_ops.errors import ShardError as ShardError
+    from bn_ops.errors import ShardMismatchError as ShardMismatchError
     from bn_ops.exporting import export as export
     from bn_ops.folding import Folded as Folded
     from bn_ops.folding import fold as fold
     from bn_ops.input_check.result import InputCheck as InputCheck
     from bn_ops.input_check.result import PreprocessingScore as PreprocessingScore
+    from bn_ops.pipeline.shard import Shard as Shard
+    from bn_ops.pipeline.sharded import measure_shard as measure_shard
+    from bn_ops.pipeline.sharded import open_shard as open_shard
+    from bn_ops.pipeline.sharded import plan_measurement as plan_measurement
+    from bn_ops.pipeline.sharded import store_statistics as store_statistics
     from bn_ops.preprocess import Preprocess as Preprocess
     from bn_ops.preprocess import Resize as Resize
     from bn_ops.preprocess import image_batches as image_batches
@@ -71,6 +85,7 @@ __all__ = [
     "CancelledError",
     "Candidate",
     "Choice",
+    "Conductor",
     "Folded",
     "InputCheck",
     "InputMismatchError",
@@ -78,6 +93,7 @@ __all__ = [
     "LayerDrift",
     "LayerFold",
     "LayerInfo",
+    "MeasurementPlan",
     "ModelInfo",
     "Momentum",
     "OutputParity",
@@ -92,6 +108,12 @@ __all__ = [
     "Report",
     "Resize",
     "RunningStatistics",
+    "SettledLevel",
+    "Shard",
+    "ShardError",
+    "ShardMismatchError",
+    "ShardMoments",
+    "ShardedResult",
     "Shrink",
     "Verdict",
     "VerdictCode",
@@ -109,11 +131,17 @@ __all__ = [
     "insert_batchnorm",
     "inspect",
     "load_statistics",
+    "measure_shard",
+    "merge_moments",
+    "open_shard",
+    "plan_measurement",
     "plot_drift",
     "preprocess_from_json",
     "rank_preprocessings",
     "recalibrate",
     "render_html",
+    "shard_ranges",
+    "store_statistics",
     "verify",
 ]
 
@@ -126,6 +154,7 @@ _HOME = {
     "CancelledError": "bn_ops.errors",
     "Candidate": "bn_ops.diagnostics.report",
     "Choice": "bn_ops.diagnostics.report",
+    "Conductor": "bn_ops.core.sharding",
     "Folded": "bn_ops.folding",
     "InputCheck": "bn_ops.input_check.result",
     "InputMismatchError": "bn_ops.errors",
@@ -133,6 +162,7 @@ _HOME = {
     "LayerDrift": "bn_ops.core.options",
     "LayerFold": "bn_ops.diagnostics.report",
     "LayerInfo": "bn_ops.core.layers",
+    "MeasurementPlan": "bn_ops.core.sharding",
     "ModelInfo": "bn_ops.core.layers",
     "Momentum": "bn_ops.core.estimators",
     "OutputParity": "bn_ops.diagnostics.report",
@@ -147,6 +177,12 @@ _HOME = {
     "Report": "bn_ops.diagnostics.report",
     "Resize": "bn_ops.preprocess",
     "RunningStatistics": "bn_ops.core.statistics",
+    "SettledLevel": "bn_ops.core.sharding",
+    "Shard": "bn_ops.pipeline.shard",
+    "ShardError": "bn_ops.errors",
+    "ShardMismatchError": "bn_ops.errors",
+    "ShardMoments": "bn_ops.core.sharding",
+    "ShardedResult": "bn_ops.core.sharding",
     "Shrink": "bn_ops.core.estimators",
     "Verdict": "bn_ops.diagnostics.report",
     "VerdictCode": "bn_ops.diagnostics.report",
@@ -164,11 +200,17 @@ _HOME = {
     "insert_batchnorm": "bn_ops.batchnorm_insertion",
     "inspect": "bn_ops.api",
     "load_statistics": "bn_ops.engines.torch",
+    "measure_shard": "bn_ops.pipeline.sharded",
+    "merge_moments": "bn_ops.core.sharding",
+    "open_shard": "bn_ops.pipeline.sharded",
+    "plan_measurement": "bn_ops.pipeline.sharded",
     "plot_drift": "bn_ops.diagnostics.plot",
     "preprocess_from_json": "bn_ops.preprocess",
     "rank_preprocessings": "bn_ops.api",
     "recalibrate": "bn_ops.api",
     "render_html": "bn_ops.diagnostics.html",
+    "shard_ranges": "bn_ops.core.sharding",
+    "store_statistics": "bn_ops.pipeline.sharded",
     "verify": "bn_ops.verification",
 }
 

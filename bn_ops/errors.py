@@ -8,6 +8,8 @@
     │   ├── LayerPatternError          a layer pattern matches nothing
     │   ├── StreamEmptyError           no batch, or fewer samples than the minimum
     │   ├── InputMismatchError         the data cannot be what the model was trained on
+    │   ├── ShardError                 a message or a call that is not part of a sharded measurement
+    │   │   └── ShardMismatchError     shards that are not parts of one measurement
     │   └── BatchError                 one batch is invalid; names batch and input
     │       ├── BatchInputError        unknown or missing input name
     │       ├── BatchDtypeError        wrong element type
@@ -60,6 +62,8 @@ __all__ = [
     "OptionError",
     "ParityError",
     "ResourceError",
+    "ShardError",
+    "ShardMismatchError",
     "SpillLimitError",
     "StreamEmptyError",
     "TargetError",
@@ -157,6 +161,18 @@ class InputMismatchError(InputError):
             "threshold": self.threshold,
         }
         return known if self.distance is None else known | {"distance": self.distance}
+
+
+class ShardError(InputError):
+    """A message or a call that is not part of a sharded measurement."""
+
+    code = "shard-invalid"
+
+
+class ShardMismatchError(ShardError):
+    """Shards are not parts of one measurement, or would change the last bits of its result."""
+
+    code = "shard-mismatch"
 
 
 class BatchError(InputError):

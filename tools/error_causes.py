@@ -215,6 +215,17 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
             "Apply the preprocessing in `suggestion`; see [the input check](../input-check.md). "
             "`allow_mismatch` continues in spite of it.",
         ),
+        "shard-invalid": Cause(
+            "A [shard](../sharding.md) received damaged bytes, or statistics of another level than "
+            "the one that it measured last.",
+            "Send each message whole and in order; open the shard again and replay the levels.",
+        ),
+        "shard-mismatch": Cause(
+            "Shards differ in model, layers, options, versions or processor, or two of them hold "
+            "samples of the same positions.",
+            "The message names the difference. Make the plan from the same file and options "
+            "everywhere, and start each shard at the position of its first sample.",
+        ),
         "batch-invalid": Cause("One batch is invalid.", "The message names the batch."),
         "batch-input": Cause(
             "A batch has an input that the model lacks, or lacks one that it needs.",

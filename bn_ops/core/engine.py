@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bn_ops.core.frontier import Frontier
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.moments import Moments
+from bn_ops.core.options import Execution
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 
@@ -86,6 +87,13 @@ class Replay(Protocol):
 
 class EngineFrontier(Frontier, Protocol):
     """A frontier over an engine's stream."""
+
+    def kernels(self) -> Mapping[str, str]:
+        """Return what the last bits of moments depend on, other than model, data and options.
+
+        Called after the first `advance`.
+        """
+        ...
 
     def replay(self) -> Replay | None:
         """Return the results of the observed samples under the committed statistics.
@@ -238,6 +246,8 @@ class Engine(Protocol[ModelT_co, BatchT]):
         *,
         phase: str | None = None,
         observed: Positions | None = None,
+        start: int = 0,
+        execution: Execution = "auto",
     ) -> AbstractContextManager[EngineFrontier]:
         """Open a frontier over the selected layers.
 
@@ -245,6 +255,8 @@ class Engine(Protocol[ModelT_co, BatchT]):
             stream: the batches to measure.
             phase: reported as the phase of all progress; None for the usual phases.
             observed: the samples to observe for `EngineFrontier.replay`, if the engine can.
+            start: position of the first sample in the stream of which `stream` is a part.
+            execution: how the network is run, where the engine has a choice.
         """
         ...
 

@@ -6,7 +6,7 @@ statistics in these layers. The loop, the estimators and sharding do not depend 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -14,11 +14,12 @@ import numpy as np
 
 from bn_ops.core.estimators import Guarded, TargetMoments, guard
 from bn_ops.core.layers import LayerInfo
-from bn_ops.core.moments import Moments, merge_all
+from bn_ops.core.moment_tree import MomentTree
+from bn_ops.core.moments import Moments
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.errors import LayerNotFiniteError
 
-__all__ = ["Estimate", "Frontier", "LayerUpdate", "OnUpdate", "ShardedFrontier", "commit_layers"]
+__all__ = ["Estimate", "Frontier", "LayerUpdate", "OnUpdate", "commit_layers"]
 
 Estimate: TypeAlias = Callable[[RunningStatistics, TargetMoments], RunningStatistics]
 """Returns new statistics for the source statistics and the target's moments, as an estimator."""
@@ -27,7 +28,7 @@ Estimate: TypeAlias = Callable[[RunningStatistics, TargetMoments], RunningStatis
 class Frontier(Protocol):
     """A model and a stream, advanced layer by layer."""
 
-    def advance(self) -> Mapping[LayerName, Moments]:
+    def advance(self) -> Mapping[LayerName, MomentTree]:
         """Run every batch up to the next layers; return their moments, or an empty mapping."""
         ...
 
@@ -85,10 +86,10 @@ def commit_layers(
     """
     updates: dict[LayerName, LayerUpdate] = {}
     given = known or {}
-    while moments := frontier.advance():
+    while measured := frontier.advance():
         step = {
-            name: given.get(name) or update_layer(layers[name], measured, estimate)
-            for name, measured in moments.items()
+            name: given.get(name) or update_layer(layers[name], tree.total(), estimate)
+            for name, tree in measured.items()
         }
         frontier.commit({name: update.statistics for name, update in step.items()})
         updates.update(step)
@@ -129,25 +130,3 @@ def check_finite(name: LayerName, moments: Moments, *, batch: int | None = None)
             layer=name,
             batch=batch,
         )
-
-
-class ShardedFrontier:
-    """Frontiers over shards of one stream, advanced in lockstep.
-
-    Only moments are merged, in the order of the shards, so the result has the same bits for any
-    number of workers.
-    """
-
-    def __init__(self, shards: Sequence[Frontier]) -> None:
-        self._shards = tuple(shards)
-
-    def advance(self) -> Mapping[LayerName, Moments]:
-        """Advance every shard and merge the moments."""
-        found = [shard.advance() for shard in self._shards]
-        names = dict.fromkeys(name for shard in found for name in shard)
-        return {name: merge_all(shard[name] for shard in found if name in shard) for name in names}
-
-    def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
-        """Commit the statistics to every shard."""
-        for shard in self._shards:
-            shard.commit(statistics)

@@ -1,8 +1,8 @@
 """Moments of a layer's input, per channel: mergeable and exact to float64.
 
 Each sample is reduced separately, and every sum is float64 (see `bn_ops.core.reduction`). So a
-sample contributes the same numbers in any batch, and merging in stream order gives the same bits
-for any number of workers.
+sample contributes the same numbers in any batch, and merging in the same order gives the same bits;
+`bn_ops.core.moment_tree` fixes the order.
 
 Source of the merge: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
 Sample Variances" (1979), equations 2.1. Source of the sample-wise sums: the delta method for a
@@ -190,8 +190,8 @@ def per_sample(
 def merge(left: Moments, right: Moments) -> Moments:
     """Merge the moments of two disjoint sets of samples (Chan, Golub, LeVeque 1979, eq. 2.1).
 
-    Associative and commutative up to float64 rounding; merging in the same order (that of the
-    stream) gives the same bits.
+    Associative and commutative up to float64 rounding; merging in the same order gives the same
+    bits.
     """
     if left.channels != right.channels:
         raise OptionError(f"cannot merge {left.channels} with {right.channels} channels")

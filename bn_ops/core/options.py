@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bn_ops.core.estimators import Auto, Estimator, Replace
 from bn_ops.core.statistics import LayerName
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "Execution",
     "LayerCallback",
     "LayerDrift",
     "Metric",
@@ -31,6 +32,10 @@ __all__ = [
     "progress_callback",
     "silent",
 ]
+
+Execution = Literal["auto", "graph", "optimized"]
+"""How the ONNX engine runs a network: `graph` as it is, which every model allows; `optimized` as
+onnxruntime optimizes it, which the structure of most models allows; `auto` chooses."""
 
 _METHODS = ("exact", "batch")
 _ENGINES = ("auto", "onnx", "torch")

@@ -1,4 +1,4 @@
-"""Every Python block of the start page and the tutorials runs, and prints what it promises."""
+"""Every Python block of the start page, the tutorials and the page on sharding runs as promised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "index.md", *sorted((DOCS / "tutorials").glob("*.md"))]
+PAGES = [DOCS / "index.md", DOCS / "sharding.md", *sorted((DOCS / "tutorials").glob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -57,4 +57,4 @@ def test_every_block_runs_in_order(
 
 
 def test_pages_are_found() -> None:
-    assert len(PAGES) == 7
+    assert len(PAGES) == 8

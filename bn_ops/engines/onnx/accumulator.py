@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bn_ops.core.frontier import check_finite
-from bn_ops.core.moments import Moments, join, merge
+from bn_ops.core.moment_tree import MomentTree, join_trees
+from bn_ops.core.moments import Moments
 from bn_ops.core.statistics import LayerName
 from bn_ops.engines.onnx.plan import Plan, Segment
 
@@ -13,10 +14,10 @@ __all__ = ["MomentAccumulator"]
 
 
 class MomentAccumulator:
-    """Moments of the measured tensors, merged in stream order."""
+    """Moments of the measured tensors."""
 
     def __init__(self, plan: Plan) -> None:
-        self._totals: dict[str, Moments] = {}
+        self._trees: dict[str, MomentTree] = {}
         self._owner: dict[str, LayerName] = {}
         for segment in plan.segments:
             for layer, parts in segment.parts.items():
@@ -27,19 +28,24 @@ class MomentAccumulator:
         """Return the first layer that reads a measured tensor, for error messages."""
         return self._owner[tensor]
 
-    def add(self, tensor: str, found: Moments, *, batch: int | None) -> None:
-        """Add one batch's moments.
+    def add(self, tensor: str, position: int, found: Moments, *, batch: int | None) -> None:
+        """Add the moments of consecutive samples, in stream order.
+
+        Args:
+            tensor: a measured tensor.
+            position: of the first of these samples in the stream.
+            found: their moments.
+            batch: for error messages; None where unknown.
 
         Raises:
             LayerNotFiniteError: they are not finite.
         """
         check_finite(self._owner[tensor], found, batch=batch)
-        known = self._totals.get(tensor)
-        self._totals[tensor] = found if known is None else merge(known, found)
+        self._trees.setdefault(tensor, MomentTree()).add(position, found)
 
-    def layers(self, segment: Segment) -> Mapping[LayerName, Moments]:
+    def layers(self, segment: Segment) -> Mapping[LayerName, MomentTree]:
         """Return the moments of the layers whose inputs are complete after a segment."""
         return {
-            layer: join([self._totals[part] for part in parts])
+            layer: join_trees([self._trees[part] for part in parts])
             for layer, parts in segment.parts.items()
         }

@@ -21,7 +21,7 @@ from bn_ops.core.engine import (
     content_digest,
 )
 from bn_ops.core.layers import LayerInfo, select_layers
-from bn_ops.core.options import Budget, RecalibrateOptions, in_phase
+from bn_ops.core.options import Budget, Execution, RecalibrateOptions, in_phase
 from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.batchnorm import statistics_tensors
@@ -179,6 +179,8 @@ class OnnxEngine:
         *,
         phase: str | None = None,
         observed: Positions | None = None,
+        start: int = 0,
+        execution: Execution = "auto",
     ) -> Iterator[OnnxFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`."""
         with OnnxFrontier(
@@ -188,7 +190,9 @@ class OnnxEngine:
             budget=self._options.budget or Budget(),
             progress=in_phase(self._options.progress, phase),
             threads=self._options.threads,
+            executor=execution,
             observed=observed,
+            start=start,
         ) as frontier:
             yield frontier
         self._writer.write(self._source_statistics())

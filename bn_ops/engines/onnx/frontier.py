@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from bn_ops.core.engine import Positions
-from bn_ops.core.moments import Moments
-from bn_ops.core.options import Budget, Progress
+from bn_ops.core.moment_tree import MomentTree
+from bn_ops.core.options import Budget, Execution, Progress
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.graph_executor import GraphExecutor
@@ -22,15 +22,13 @@ from bn_ops.engines.onnx.rebatch import fixed_batch_size
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.errors import EngineError, ModelInvalidError, OptionError
-from bn_ops.onnx_files.session import runs_on_cpu
+from bn_ops.onnx_files.session import onnxruntime, runs_on_cpu
 
-__all__ = ["ExecutorChoice", "OnnxFrontier"]
-
-ExecutorChoice = Literal["auto", "graph", "optimized"]
+__all__ = ["OnnxFrontier"]
 
 
 class _Executor(Protocol):
-    def advance(self) -> Mapping[LayerName, Moments]: ...
+    def advance(self) -> Mapping[LayerName, MomentTree]: ...
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None: ...
 
@@ -51,10 +49,9 @@ class OnnxFrontier:
         budget: memory and files for waiting tensors.
         progress: called between steps.
         threads: number of threads; None for every core.
-        executor: `graph` runs the model as it is and accepts every model; `optimized` runs the
-            graph that onnxruntime optimizes it to and accepts models whose structure allows it;
-            `auto` chooses.
+        executor: how to run the model.
         observed: the samples to observe for `replay`; None for none.
+        start: position of the first sample in the stream of which `batches` is a part.
     """
 
     def __init__(
@@ -66,8 +63,9 @@ class OnnxFrontier:
         budget: Budget,
         progress: Callable[[Progress], None],
         threads: int | None = None,
-        executor: ExecutorChoice = "auto",
+        executor: Execution = "auto",
         observed: Positions | None = None,
+        start: int = 0,
     ) -> None:
         self._prepared = prepared
         self._writer = StatisticsWriter(prepared)
@@ -77,6 +75,7 @@ class OnnxFrontier:
         self._progress = progress
         self._threads = threads
         self._choice = executor
+        self._start = start
         # The report shows every layer that can be recalibrated; only measured ones are observed.
         self._observed = observed if self._layers == prepared.eligible.keys() else None
         self._executor: _Executor | None = None
@@ -99,7 +98,7 @@ class OnnxFrontier:
         """The store of waiting tensors, with its peak sizes."""
         return self._store
 
-    def advance(self) -> Mapping[LayerName, Moments]:
+    def advance(self) -> Mapping[LayerName, MomentTree]:
         """Run every sample through the next segment; return the moments of its layers."""
         if not self._layers:
             return {}
@@ -112,6 +111,12 @@ class OnnxFrontier:
         self._writer.write(statistics)
         if self._executor is not None:
             self._executor.commit(statistics)
+
+    def kernels(self) -> Mapping[str, str]:
+        """See `bn_ops.core.engine.EngineFrontier.kernels`."""
+        optimized = isinstance(self._executor, OptimizedGraphExecutor)
+        execution = f"optimized in blocks of {block_channels()}" if optimized else "graph"
+        return {"execution": execution, "onnxruntime": onnxruntime().__version__}
 
     def replay(self) -> Replay | None:
         """See `bn_ops.core.engine.EngineFrontier.replay`."""
@@ -131,6 +136,7 @@ class OnnxFrontier:
                     progress=self._progress,
                     threads=self._threads,
                     observed=self._observed,
+                    start=self._start,
                 )
             if self._choice == "optimized":
                 raise OptionError(f'executor="optimized" cannot run this model: {model}')
@@ -141,6 +147,7 @@ class OnnxFrontier:
             store=self._store,
             progress=self._progress,
             threads=self._threads,
+            start=self._start,
         )
 
     def _optimized(self, first: Batch) -> OptimizedModel | str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_ops.core.moments import Moments, measure
+from bn_ops.core.moment_tree import MomentTree
+from bn_ops.core.moments import measure
 from bn_ops.core.options import Progress
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
@@ -32,7 +33,17 @@ _Tensors = Mapping[str, NDArray[np.generic]]
 
 
 class GraphExecutor:
-    """Runs a prepared model segment by segment; committed statistics are read from the model."""
+    """Runs a prepared model segment by segment; committed statistics are read from the model.
+
+    Args:
+        prepared: the model.
+        batches: the stream.
+        layers: the layers to measure.
+        store: holds waiting tensors.
+        progress: called after each batch.
+        threads: threads within an operator; None for every core.
+        start: position of the first sample in the stream of which this one is a part.
+    """
 
     def __init__(
         self,
@@ -43,6 +54,7 @@ class GraphExecutor:
         store: TensorStore,
         progress: Callable[[Progress], None],
         threads: int | None,
+        start: int = 0,
     ) -> None:
         self._prepared = prepared
         self._batches = batches
@@ -54,8 +66,10 @@ class GraphExecutor:
         self._level = 0
         self._size = fixed_batch_size(model_inputs(prepared.model))
         self._real: list[int | None] = []
+        self._positions: list[int] = []
+        self._end = start
 
-    def advance(self) -> Mapping[LayerName, Moments]:
+    def advance(self) -> Mapping[LayerName, MomentTree]:
         """Run every batch through the next segment; return the moments of its layers."""
         if self._level == len(self._plan.segments):
             return {}
@@ -84,6 +98,8 @@ class GraphExecutor:
         if self._level == 0:
             for batch, group in enumerate(rebatch(self._batches, self._size)):
                 self._real.append(group.samples if group.padded else None)
+                self._positions.append(self._end)
+                self._end += group.samples
                 yield batch, group.arrays
             return
         for batch in range(len(self._real)):
@@ -93,7 +109,8 @@ class GraphExecutor:
         for tensor in segment.reduced:
             found = measure(self._without_padding(batch, tensor, tensors[tensor]))
             # After rebatching, indices are not those of the caller's batches.
-            self._accumulator.add(tensor, found, batch=batch if self._size is None else None)
+            number = batch if self._size is None else None
+            self._accumulator.add(tensor, self._positions[batch], found, batch=number)
 
     def _without_padding(
         self, batch: int, name: str, tensor: NDArray[np.generic]

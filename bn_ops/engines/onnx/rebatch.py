@@ -127,24 +127,40 @@ class SampleGroup:
         return len(self.batches)
 
 
-def group_samples(batches: Iterable[Batch], size: int = GROUP_SAMPLES) -> Iterator[SampleGroup]:
-    """Yield groups of at most `size` samples; all samples of a group have the same shapes."""
+def group_samples(
+    batches: Iterable[Batch],
+    size: int = GROUP_SAMPLES,
+    *,
+    start: int = 0,
+    chunk: int | None = None,
+) -> Iterator[SampleGroup]:
+    """Yield groups of at most `size` samples; all samples of a group have the same shapes.
+
+    Args:
+        batches: the stream.
+        size: the largest number of samples of a group.
+        start: position of the first sample.
+        chunk: no group holds samples on both sides of a position that is a multiple of it; None for
+            no such restriction.
+    """
     pending: list[tuple[int, Batch]] = []
     completed = 0
+    position, room = start, size
     for index, batch in enumerate(batches):
-        start, samples = 0, _samples(batch)
-        while start < samples:
-            held = sum(_samples(part) for _, part in pending)
-            if held == size or (pending and _shapes(pending[0][1]) != _shapes(batch)):
+        done, samples = 0, _samples(batch)
+        while done < samples:
+            if pending and (not room or _shapes(pending[0][1]) != _shapes(batch)):
                 yield _group(pending, completed)
-                pending, completed, held = [], 0, 0
-            stop = min(samples, start + size - held)
+                pending, completed = [], 0
+            if not pending:
+                room = size if chunk is None else min(size, chunk - position % chunk)
+            stop = min(samples, done + room)
             # Copied now: the stream may reuse this memory for its next batch.
-            part = {name: np.array(array[start:stop], order="C") for name, array in batch.items()}
+            part = {name: np.array(array[done:stop], order="C") for name, array in batch.items()}
             pending.append((index, part))
-            start = stop
+            position, room, done = position + stop - done, room - (stop - done), stop
         completed += 1
-        if sum(_samples(part) for _, part in pending) == size:
+        if pending and not room:
             yield _group(pending, completed)
             pending, completed = [], 0
     if pending:

@@ -23,7 +23,7 @@ from bn_ops.core.engine import (
     content_digest,
 )
 from bn_ops.core.layers import LayerInfo
-from bn_ops.core.options import Budget, RecalibrateOptions, in_phase
+from bn_ops.core.options import Budget, Execution, RecalibrateOptions, in_phase
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.diagnostics.autocorrelation import feature_step
@@ -123,9 +123,11 @@ class TorchEngine:
         *,
         phase: str | None = None,
         observed: Positions | None = None,
+        start: int = 0,
+        execution: Execution = "auto",
     ) -> Iterator[TorchFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`; no sample is observed."""
-        del observed
+        del observed, execution
         with TorchFrontier(
             self.model,
             stream,
@@ -135,6 +137,7 @@ class TorchEngine:
             budget=self._options.budget or _default_budget(self.model),
             shared_passes=self._options.shared_passes,
             shared_tolerance=self._options.shared_tolerance,
+            start=start,
         ) as frontier:
             yield frontier
         self._residuals = frontier.residuals

@@ -18,7 +18,8 @@ import torch
 
 from bn_ops.core.engine import Residual
 from bn_ops.core.frontier import check_finite
-from bn_ops.core.moments import Moments, merge_all
+from bn_ops.core.moment_tree import MomentTree
+from bn_ops.core.moments import Moments
 from bn_ops.core.options import Budget, Progress, ProgressCallback, silent
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.torch.functional import FunctionalCalls
@@ -40,6 +41,7 @@ class PausedForward:
 
     Attributes:
         item: the batch.
+        position: of its first sample in the stream.
         waits_at: the layer at which it is paused; None while it runs and after its end.
         moments: the moments of that layer's input.
         visited: the layers that it has reached, in order.
@@ -50,10 +52,12 @@ class PausedForward:
         item: Item,
         forward: Callable[[Item], None],
         *,
+        position: int,
         inside: ThreadState,
         outside: ThreadState,
     ) -> None:
         self.item = item
+        self.position = position
         self.waits_at: TorchLayer | None = None
         self.moments: Moments | None = None
         self.visited: list[TorchLayer] = []
@@ -111,6 +115,7 @@ class TorchFrontier:
         budget: memory and files for waiting activations; None for no limit.
         shared_passes: maximum number of passes where a layer is called several times.
         shared_tolerance: movement, in units of σ, below which such layers count as converged.
+        start: position of the first sample in the stream of which `items` is a part.
     """
 
     def __init__(
@@ -124,11 +129,13 @@ class TorchFrontier:
         budget: Budget | None = None,
         shared_passes: int = 20,
         shared_tolerance: float = 1e-5,
+        start: int = 0,
     ) -> None:
         self._module = module
         self._items = items
         self._layers = {layer.name: layer for layer in layers}
         self._call = call
+        self._start_position = start
         self._budget = budget
         self._progress = progress
         self._forwards: list[PausedForward] = []
@@ -178,12 +185,21 @@ class TorchFrontier:
         held = self._shared.residuals
         return {name: held[name] for name in sorted(self._shared.names) if name in held}
 
+    def kernels(self) -> Mapping[str, str]:
+        """See `bn_ops.core.engine.EngineFrontier.kernels`."""
+        return {
+            "torch": torch.__version__,
+            "device": str(device_of(self._module) or "cpu").partition(":")[0],
+            "vector instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": str(torch.get_num_threads()),
+        }
+
     def replay(self) -> None:
         """Return None: no sample is observed."""
         return
 
-    def advance(self) -> Mapping[LayerName, Moments]:
-        """Run every batch up to the next layer; return its moments, merged in stream order."""
+    def advance(self) -> Mapping[LayerName, MomentTree]:
+        """Run every batch up to the next layer; return its moments."""
         self._run_on()
         waiting = {t.waits_at.name for t in self._forwards if t.waits_at is not None}
         if waiting:
@@ -226,24 +242,33 @@ class TorchFrontier:
     def _start(self, items: Iterable[Item]) -> None:
         first_pass = not self._forwards
         self._forwards = []
+        position = self._start_position
         for read in items:
             # Batches for the caller's own `call` are passed on unchanged.
             item = self._waiting.stored(read) if first_pass and self._call is None else read
-            forward = PausedForward(item, self._forward, inside=self._inside, outside=self._neutral)
+            forward = PausedForward(
+                item,
+                self._forward,
+                position=position,
+                inside=self._inside,
+                outside=self._neutral,
+            )
+            position += item.samples
             self._forwards.append(forward)
             self._resume(forward)
             if first_pass:
                 self._progress(Progress(phase="reading", done=item.index + 1, total=None))
 
-    def _gathered(self, name: LayerName) -> Moments:
-        """Merge the moments of the batches that wait at a layer, in stream order."""
-        return merge_all(
-            t.moments
-            for t in self._forwards
-            if t.moments is not None and t.waits_at is not None and t.waits_at.name == name
-        )
+    def _gathered(self, name: LayerName) -> MomentTree:
+        """Return the moments of the batches that wait at a layer."""
+        tree = MomentTree()
+        for forward in self._forwards:
+            layer, moments = forward.waits_at, forward.moments
+            if moments is not None and layer is not None and layer.name == name:
+                tree.add(forward.position, moments)
+        return tree
 
-    def _end_of_pass(self) -> Mapping[LayerName, Moments]:
+    def _end_of_pass(self) -> Mapping[LayerName, MomentTree]:
         for forward in self._forwards:
             self._order.learn([layer.name for layer in forward.visited])
         pooled = self._shared.pooled()
@@ -262,7 +287,7 @@ class TorchFrontier:
         with parked(self._neutral):
             moments = measure_tensor(x)
             check_finite(layer.name, moments, batch=forward.item.index)
-            self._shared.add(layer.name, moments)
+            self._shared.add(layer.name, forward.position, moments)
             forward.visited.append(layer)
             if layer.name in self._committed:
                 # A second call, or a batch that reached the layer by another branch later.

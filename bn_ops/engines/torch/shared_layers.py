@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bn_ops.core.engine import Residual
-from bn_ops.core.moments import Moments, merge
+from bn_ops.core.moment_tree import MomentTree
+from bn_ops.core.moments import Moments
 from bn_ops.core.statistics import LayerName, RunningStatistics
 
 __all__ = ["SharedLayers", "VisitOrder"]
@@ -30,15 +31,20 @@ class SharedLayers:
     def __init__(self, *, tolerance: float, passes: int) -> None:
         self.names: set[LayerName] = set()
         self.residuals: dict[LayerName, Residual] = {}
-        self._pools: dict[LayerName, Moments] = {}
+        self._pools: dict[LayerName, MomentTree] = {}
         self._committed: dict[LayerName, RunningStatistics] = {}
         self._tolerance = tolerance
         self._passes_left = passes
 
-    def add(self, name: LayerName, moments: Moments) -> None:
-        """Pool one more call of a layer."""
-        pool = self._pools.get(name)
-        self._pools[name] = moments if pool is None else merge(pool, moments)
+    def add(self, name: LayerName, position: int, moments: Moments) -> None:
+        """Pool one more call of a layer.
+
+        Args:
+            name: the layer.
+            position: of the batch's first sample in the stream.
+            moments: of the layer's input.
+        """
+        self._pools.setdefault(name, MomentTree(ordered=False)).add(position, moments)
 
     def commit(self, name: LayerName, new: RunningStatistics, eps: float) -> None:
         """Record a layer's new statistics and how far they moved since the pass before."""
@@ -51,7 +57,7 @@ class SharedLayers:
             )
         self._committed[name] = new
 
-    def pooled(self) -> dict[LayerName, Moments]:
+    def pooled(self) -> dict[LayerName, MomentTree]:
         """Return the moments that the pass has pooled, and clear the pools."""
         found = {name: self._pools[name] for name in sorted(self.names) if name in self._pools}
         self._pools.clear()

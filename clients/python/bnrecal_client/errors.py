@@ -320,6 +320,8 @@ CODES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "layer-pattern-unmatched": OptionError,
         "stream-empty": InputError,
         "input-mismatch": InputError,
+        "shard-invalid": InputError,
+        "shard-mismatch": InputError,
         "batch-invalid": BatchError,
         "batch-input": BatchError,
         "batch-dtype": BatchError,

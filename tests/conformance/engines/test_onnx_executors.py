@@ -11,9 +11,8 @@ import pytest
 
 from bn_ops.core.estimators import Replace
 from bn_ops.core.frontier import commit_layers
-from bn_ops.core.options import Budget, Progress, ProgressCallback, silent
+from bn_ops.core.options import Budget, Execution, Progress, ProgressCallback, silent
 from bn_ops.engines.onnx import OnnxFrontier, prepare
-from bn_ops.engines.onnx.frontier import ExecutorChoice
 from bn_ops.errors import CancelledError, LayerNotFiniteError, OptionError, SpillLimitError
 from tests.support.networks import GraphBuilder, images, residual_network
 from tests.support.oracle import Observed, oracle_statistics, residual
@@ -25,7 +24,7 @@ TIGHT = 1e-5
 def measured(
     model: onnx.ModelProto,
     batches: list[np.ndarray],
-    executor: ExecutorChoice,
+    executor: Execution,
     *,
     budget: Budget | None = None,
     threads: int | None = None,

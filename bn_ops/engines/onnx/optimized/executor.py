@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.engine import Positions
-from bn_ops.core.moments import Moments, from_samples, per_sample
+from bn_ops.core.moment_tree import CHUNK_SAMPLES, MomentTree
+from bn_ops.core.moments import from_samples, per_sample
 from bn_ops.core.options import Progress
 from bn_ops.core.reduction import reduce_nchwc, thread_count
 from bn_ops.core.signature import Batch
@@ -55,7 +56,17 @@ class _Pending:
 
 
 class OptimizedGraphExecutor:
-    """Runs the optimized graph segment by segment."""
+    """Runs the optimized graph segment by segment.
+
+    Args:
+        model: the optimized model.
+        batches: the stream.
+        store: holds waiting tensors.
+        progress: called after each batch.
+        threads: threads that run samples; None for every core.
+        observed: the samples to observe for `replay`; None for none.
+        start: position of the first sample in the stream of which this one is a part.
+    """
 
     def __init__(
         self,
@@ -66,6 +77,7 @@ class OptimizedGraphExecutor:
         progress: Callable[[Progress], None],
         threads: int | None,
         observed: Positions | None = None,
+        start: int = 0,
     ) -> None:
         self._model = model
         self._batches = batches
@@ -79,6 +91,7 @@ class OptimizedGraphExecutor:
         self._level = 0
         self._groups: list[tuple[tuple[int, ...], int, tuple[tuple[int, ...], ...]]] = []
         self._starts: list[int] = []
+        self._start_position = start
         self._reported = 0
         self._samples: ObservedSamples | None = None
         head = model.plan.head
@@ -86,7 +99,7 @@ class OptimizedGraphExecutor:
             limit = store.share_of_budget(MAX_OBSERVED_BYTES)
             self._samples = ObservedSamples(observed, head.inputs, max_bytes=limit)
 
-    def advance(self) -> Mapping[LayerName, Moments]:
+    def advance(self) -> Mapping[LayerName, MomentTree]:
         """Run every sample through the next segment; return the moments of its layers."""
         if self._level == len(self._model.plan.segments):
             return {}
@@ -136,7 +149,8 @@ class OptimizedGraphExecutor:
                 yield number, {name: self._store.get(number, name) for name in segment.inputs}
             return
         start = 0
-        for number, group in enumerate(group_samples(self._batches)):
+        groups = group_samples(self._batches, start=self._start_position, chunk=CHUNK_SAMPLES)
+        for number, group in enumerate(groups):
             self._starts.append(start)
             start += group.samples
             self._groups.append(
@@ -198,9 +212,10 @@ class OptimizedGraphExecutor:
         batch = self._groups[group.number][0][int(np.argmax(bad))] if bad.any() else None
         with np.errstate(over="ignore", invalid="ignore"):
             found = from_samples(mean, sq_dev, positions)
-        self._accumulator.add(name, found, batch=batch)
+        start = self._starts[group.number]
+        self._accumulator.add(name, self._start_position + start, found, batch=batch)
         if self._samples is not None:
-            self._samples.add_moments(name, self._starts[group.number], mean, sq_dev, positions)
+            self._samples.add_moments(name, start, mean, sq_dev, positions)
 
     def _observe(self, segment: Segment, group: _Pending) -> None:
         """Keep what the head reads of the observed samples."""

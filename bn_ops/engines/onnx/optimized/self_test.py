@@ -83,10 +83,10 @@ def _measured(block: int | None) -> dict[LayerName, Moments]:
     with TensorStore(Budget()) as store:
         executor = _executor(prepared, batches, store, block)
         while moments := executor.advance():
-            found.update(moments)
+            found.update({name: tree.total() for name, tree in moments.items()})
             statistics = {
-                name: RunningStatistics(mean=m.mean, var=m.var_population)
-                for name, m in moments.items()
+                name: RunningStatistics(mean=found[name].mean, var=found[name].var_population)
+                for name in moments
             }
             StatisticsWriter(prepared).write(statistics)
             executor.commit(statistics)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from bn_ops.auto.run_verdict import verdict_on_choice_of_run, verdict_on_result
 from bn_ops.auto.selection import Selection, Selector
-from bn_ops.core.engine import BatchAdapter, Digests, EngineNotes
+from bn_ops.core.engine import Digests, EngineNotes
 from bn_ops.core.estimators import Auto
 from bn_ops.core.frontier import LayerUpdate, OnUpdate, commit_layers
 from bn_ops.core.layers import LayerInfo
@@ -19,7 +19,6 @@ from bn_ops.core.options import LayerDrift, Progress, RecalibrateOptions
 from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
 from bn_ops.core.version import __version__
-from bn_ops.diagnostics.autocorrelation import SampleSeries, sample_features
 from bn_ops.diagnostics.before_after import compared
 from bn_ops.diagnostics.build_report import drift, frozen_report, layer_reports, warnings_of
 from bn_ops.diagnostics.forward_pass import ForwardPass, shared_class_output
@@ -28,16 +27,12 @@ from bn_ops.diagnostics.labeled_error import Evaluation
 from bn_ops.diagnostics.metric import MetricEvaluation
 from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
 from bn_ops.diagnostics.report import Candidate, LayerReport, Origin, Report, StreamReport
-from bn_ops.errors import BnOpsError, StreamEmptyError
 from bn_ops.input_check.engine import CheckedEngine
-from bn_ops.input_check.judging import require_plausible
 from bn_ops.input_check.result import InputCheck
+from bn_ops.pipeline.stream import ObservedStream, check_first_samples
 from bn_ops.result import Recalibration
 
 __all__ = ["run"]
-
-# First samples of the stream that are kept, for the input check and for verifying the folded model.
-_KEPT_SAMPLES = 32
 
 # The key of the result of the caller's own estimator on labeled samples.
 _RESULT = "result"
@@ -64,8 +59,8 @@ def run(
         if labeled is not None:
             labeled.score(engine.forward, Candidate.SOURCE)
         probe = _probe(engine, options)
-        stream = _ObservedStream(
-            engine.stream, engine.adapter, partial(_check_input, engine, options), probe
+        stream = ObservedStream(
+            engine.stream, engine.adapter, partial(check_first_samples, engine, options), probe
         )
         updates, after = _measure(engine, stream, options, probe)
         notes = engine.notes(updates)
@@ -175,24 +170,6 @@ def _with_verdict(  # noqa: PLR0917 - one value of each step of the run
     return replace(report, verdict=verdict)
 
 
-def _check_input(
-    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions, samples: Sequence[BatchT]
-) -> InputCheck | None:
-    """Check the first samples; None where they cannot be run up to the first layers.
-
-    Raises:
-        InputMismatchError: the data cannot be what the model was trained on.
-    """
-    try:
-        found = engine.check_input(samples)
-    except BnOpsError:
-        # The run itself reports what is wrong with the model or the batch, and where.
-        return None
-    if not options.allow_mismatch:
-        require_plausible(found)
-    return found
-
-
 def _input_warnings(check: InputCheck | None) -> tuple[str, ...]:
     if check is None:
         return ()
@@ -252,7 +229,7 @@ def _on_update(
 def _report(  # noqa: PLR0917 - one value of each step of the run
     engine: CheckedEngine[ModelT, BatchT],
     options: RecalibrateOptions,
-    stream: _ObservedStream[BatchT],
+    stream: ObservedStream[BatchT],
     updates: Mapping[LayerName, LayerUpdate],
     notes: EngineNotes,
     digests: Digests,
@@ -306,48 +283,3 @@ def _layers(
         else report
         for report in reports
     )
-
-
-@dataclass(slots=True)
-class _ObservedStream(Generic[BatchT]):
-    """Counts a stream, keeps its first samples, and rejects an empty one.
-
-    Attributes:
-        source: the stream, read once.
-        adapter: how to handle one batch.
-        probe: where the samples for comparisons are kept; None without comparisons.
-        check: called once, with the first samples, before the last of them is passed on.
-        batches, samples: how many have been read.
-        kept: copies of the first samples.
-        series: features of every sample, in order.
-        input_check: what `check` returned.
-    """
-
-    source: Iterator[BatchT]
-    adapter: BatchAdapter[BatchT]
-    check: Callable[[Sequence[BatchT]], InputCheck | None]
-    probe: Probe[BatchT] | None
-    batches: int = 0
-    samples: int = 0
-    kept: list[BatchT] = field(default_factory=list)
-    series: SampleSeries = field(default_factory=SampleSeries)
-    input_check: InputCheck | None = None
-
-    def __iter__(self) -> Iterator[BatchT]:
-        for batch in self.source:
-            if features := self.adapter.features(batch):
-                self.series.add(sample_features(features))
-            if self.probe is not None:
-                self.probe.add(batch)
-            room = _KEPT_SAMPLES - self.samples
-            if room > 0:
-                self.kept.append(self.adapter.head(batch, room))
-            self.batches += 1
-            self.samples += self.adapter.samples(batch)
-            if room > 0 and self.samples >= _KEPT_SAMPLES:
-                self.input_check = self.check(self.kept)
-            yield batch
-        if self.batches == 0:
-            raise StreamEmptyError("the stream holds no batch, so there is nothing to measure")
-        if self.samples < _KEPT_SAMPLES:
-            self.input_check = self.check(self.kept)
