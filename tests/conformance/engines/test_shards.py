@@ -189,19 +189,18 @@ def test_model_is_that_of_one_process(case: Case) -> None:
     batches = cut(case.inputs(150), 16)
     plan = planned(case.model())
     found = measured(case.model, parts_of(batches, [4, 8]), plan)
-    model = case.model()
-    whole = bn_ops.recalibrate(model, batches, allow_mismatch=True)
-    if isinstance(model, onnx.ModelProto):
+    model: Any = case.model()
+    whole: Any = bn_ops.recalibrate(model, batches, allow_mismatch=True).model
+    if isinstance(whole, onnx.ModelProto):
         stored = bn_ops.store_statistics(model, found.statistics)
-        assert stored.SerializeToString(deterministic=True) == whole.model.SerializeToString(
+        assert stored.SerializeToString(deterministic=True) == whole.SerializeToString(
             deterministic=True
         )
     else:
-        other = case.model()
-        assert isinstance(other, torch.nn.Module)
+        other: Any = case.model()
         assert bn_ops.store_statistics(other, found.statistics) is other
         for name, tensor in other.state_dict().items():
-            assert torch.equal(tensor, model.state_dict()[name]), name
+            assert torch.equal(tensor, whole.state_dict()[name]), name
 
 
 def test_shards_agree_with_the_float64_oracle() -> None:
@@ -347,7 +346,7 @@ def test_dead_shard_is_replaced(shards: Opened, steps: int) -> None:
         start, batches = parts[index]
         return shards(residual_network(), batches, plan, start=start).step
 
-    calls = [opened(0), Dying(opened(1), steps), opened(2)]
+    calls: list[ShardCall] = [opened(0), Dying(opened(1), steps), opened(2)]
     found = bn_ops.Conductor(plan, calls, replace=opened).run()
     assert found.replaced == 1
     assert found.digests == wanted.digests
@@ -364,7 +363,7 @@ def test_replacement_with_other_samples_is_rejected(shards: Opened) -> None:
             batches = [batch + np.float32(1e-3) for batch in batches]
         return shards(residual_network(), batches, plan, start=start).step
 
-    calls = [opened(0), Dying(opened(1), 2)]
+    calls: list[ShardCall] = [opened(0), Dying(opened(1), 2)]
     with pytest.raises(ShardMismatchError, match="shard 1 was replaced and measured other moments"):
         bn_ops.Conductor(plan, calls, replace=lambda index: opened(index, seed=2)).run()
 
