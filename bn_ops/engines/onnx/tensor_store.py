@@ -44,6 +44,7 @@ class TensorStore:
         self._spilled = 0
         self._folder: Path | None = None
         self._written = 0
+        self.stored_bytes = 0
         self.peak_memory_bytes = 0
         self.peak_spill_bytes = 0
 
@@ -76,6 +77,7 @@ class TensorStore:
         """
         key = (batch, name)
         nbytes = array.nbytes
+        self.stored_bytes += nbytes
         if in_memory and self.fits(nbytes):
             self._held[key] = array
             self._memory += nbytes

@@ -26,6 +26,7 @@ def build_group() -> Group:
         work.recalibrate(),
         work.inspect(),
         work.fold(),
+        work.plan(),
         work.demo(),
         results.report(),
         results.compare(),

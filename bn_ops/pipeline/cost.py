@@ -1,0 +1,271 @@
+"""What a recalibration of many samples needs: memory, bytes, time and machines.
+
+Two short runs on generated samples measure what one more sample costs; everything else is
+arithmetic. docs/sharding.md explains the model and what it leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bn_ops.core.estimators import Replace
+from bn_ops.core.frontier import update_layer
+from bn_ops.core.json_form import Json, json_object
+from bn_ops.core.moment_tree import CHUNK_SAMPLES
+from bn_ops.core.options import Budget, silent
+from bn_ops.core.signature import Batch, TensorInfo
+from bn_ops.engines.onnx import OnnxFrontier, prepare
+from bn_ops.engines.onnx.describe import describe_prepared
+from bn_ops.errors import OptionError
+from bn_ops.model_sources import as_onnx
+from bn_ops.onnx_files.load import load_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+    from torch.export import ExportedProgram
+
+__all__ = ["Machine", "RunCost", "SampleCost", "measure_cost"]
+
+# Samples of the two runs; their difference has no fixed costs.
+_FEW, _MANY = 16, 48
+
+_REPETITIONS = 2
+
+# float64 arrays per layer and node of a message, and per layer of a settled level.
+_MOMENT_ARRAYS, _STATISTICS_ARRAYS = 8, 2
+
+_UNLIMITED = Budget(memory_bytes=1 << 50, spill_bytes=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One of the machines that a run is planned for.
+
+    Attributes:
+        cores: number of processor cores.
+        memory_bytes: memory for tensors that wait at the frontier.
+        disk_bytes_per_second: rate of writing and reading spilled tensors.
+    """
+
+    cores: int = 16
+    memory_bytes: int = 96 << 30
+    disk_bytes_per_second: float = 1e9
+
+    def __post_init__(self) -> None:
+        if self.cores < 1 or self.memory_bytes < 1 or not self.disk_bytes_per_second > 0:
+            raise OptionError(f"a machine has cores, memory and a disk rate above 0, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCost:
+    """What a run needs.
+
+    Attributes:
+        samples: number of samples.
+        nodes: number of machines.
+        nodes_in_memory: machines with which no tensor is spilled.
+        input_bytes: size of the samples as arrays.
+        waiting_bytes: largest size of the waiting tensors, on all machines.
+        memory_bytes: of these, in the memory of one machine.
+        spill_bytes: of these, in files of one machine.
+        message_bytes: exchanged between shards and conductor, one shard per machine.
+        compute_seconds: time to compute, with every core busy.
+        spill_seconds: time to write and read spilled tensors.
+    """
+
+    samples: int
+    nodes: int
+    nodes_in_memory: int
+    input_bytes: int
+    waiting_bytes: int
+    memory_bytes: int
+    spill_bytes: int
+    message_bytes: int
+    compute_seconds: float
+    spill_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Time in all; computing and spilling are not counted as overlapping."""
+        return self.compute_seconds + self.spill_seconds
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the JSON form."""
+        return {**json_object(self), "seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleCost:
+    """What one sample costs, measured on this machine.
+
+    Attributes:
+        input_bytes: size of its input arrays.
+        waiting_bytes: its largest share of the tensors that wait at the frontier.
+        stored_bytes: its share of all tensors that ever wait there, each written and read once.
+        core_seconds: processor time.
+        levels: number of levels.
+        channels: number of channels of all layers.
+    """
+
+    input_bytes: int
+    waiting_bytes: int
+    stored_bytes: int
+    core_seconds: float
+    levels: int
+    channels: int
+
+    def run(self, samples: int, machine: Machine, *, nodes: int | None = None) -> RunCost:
+        """Return what a run needs.
+
+        Args:
+            samples: number of samples, ≥ 1.
+            machine: the kind of machine.
+            nodes: number of machines; None for as many as keep all tensors in memory.
+        """
+        if samples < 1 or (nodes is not None and nodes < 1):
+            raise OptionError(f"a run has samples and machines, got {samples} and {nodes}")
+        waiting = samples * self.waiting_bytes
+        in_memory = max(1, math.ceil(waiting / machine.memory_bytes))
+        count = in_memory if nodes is None else nodes
+        per_node = math.ceil(waiting / count)
+        spilled = max(0, per_node - machine.memory_bytes)
+        share = spilled / per_node if per_node else 0.0
+        moved = 2 * share * samples * self.stored_bytes / count
+        return RunCost(
+            samples=samples,
+            nodes=count,
+            nodes_in_memory=in_memory,
+            input_bytes=samples * self.input_bytes,
+            waiting_bytes=waiting,
+            memory_bytes=per_node - spilled,
+            spill_bytes=spilled,
+            message_bytes=count * self._message_bytes(samples / count),
+            compute_seconds=samples * self.core_seconds / (count * machine.cores),
+            spill_seconds=moved / machine.disk_bytes_per_second,
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the JSON form."""
+        return json_object(self)
+
+    def _message_bytes(self, samples: float) -> int:
+        """Return the bytes up and down of one shard, for all levels."""
+        chunks = max(1, math.ceil(samples / CHUNK_SAMPLES))
+        nodes = 2 * chunks.bit_length()
+        return 8 * self.channels * (nodes * _MOMENT_ARRAYS + _STATISTICS_ARRAYS)
+
+
+def measure_cost(
+    model: onnx.ModelProto | ExportedProgram | bytes | str | Path,
+    *,
+    shape: Sequence[int] | None = None,
+    threads: int = 1,
+) -> SampleCost:
+    """Measure what one sample of a model costs, by two short runs on generated samples.
+
+    Args:
+        model: an ONNX model, as for `bn_ops.describe`. Modified: no.
+        shape: shape of one sample, for a model with one input whose sizes are free.
+        threads: threads of the runs. On processors with two threads per core, several take more
+            processor time than one.
+
+    Raises:
+        OptionError: the model leaves sizes of its inputs free, and there is no `shape`.
+        ModelError: as `bn_ops.describe`.
+    """
+    source = load_model(as_onnx(model))
+    info = describe_prepared(prepare(source))
+    shapes = _shapes(info.inputs, shape)
+    few = min(_timed(source, info.inputs, shapes, _FEW, threads) for _ in range(_REPETITIONS))
+    many = min(_timed(source, info.inputs, shapes, _MANY, threads) for _ in range(_REPETITIONS))
+    more = _MANY - _FEW
+    inputs = _generated(info.inputs, shapes, 1)
+    return SampleCost(
+        input_bytes=sum(array.nbytes for array in inputs.values()),
+        waiting_bytes=(many.waiting - few.waiting) // more,
+        stored_bytes=(many.stored - few.stored) // more,
+        core_seconds=max(many.seconds - few.seconds, 0.0) / more,
+        levels=many.levels,
+        channels=sum(layer.channels or 0 for layer in info.layers if layer.reason is None),
+    )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Timed:
+    """One run; ordered by the processor time of all its threads."""
+
+    seconds: float
+    waiting: int
+    stored: int
+    levels: int
+
+
+def _timed(
+    source: onnx.ModelProto,
+    inputs: Sequence[TensorInfo],
+    shapes: Mapping[str, tuple[int, ...]],
+    samples: int,
+    threads: int,
+) -> _Timed:
+    prepared = prepare(source)
+    batch = _generated(inputs, shapes, samples)
+    started = time.process_time()
+    with OnnxFrontier(
+        prepared,
+        [batch],
+        layers=prepared.eligible,
+        budget=_UNLIMITED,
+        progress=silent,
+        threads=threads,
+    ) as frontier:
+        levels = 0
+        while measured := frontier.advance():
+            frontier.commit(
+                {
+                    name: update_layer(prepared.eligible[name], tree.total(), Replace()).statistics
+                    for name, tree in measured.items()
+                }
+            )
+            levels += 1
+        seconds = time.process_time() - started
+        store = frontier.store
+        return _Timed(seconds, store.peak_memory_bytes, store.stored_bytes, levels)
+
+
+def _shapes(
+    inputs: Sequence[TensorInfo], shape: Sequence[int] | None
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one sample of each input."""
+    found: dict[str, tuple[int, ...]] = {}
+    for info in inputs:
+        sizes = tuple(shape) if shape is not None and len(inputs) == 1 else (info.shape or ())[1:]
+        if info.shape is None or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise OptionError(
+                f"the model leaves sizes of its input {info.name!r} free ({info.shape}): pass the "
+                "shape of one sample, such as 3x224x224"
+            )
+        found[info.name] = tuple(int(size) for size in sizes if isinstance(size, int))
+    return found
+
+
+def _generated(
+    inputs: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]], samples: int
+) -> Batch:
+    """Return samples of normally distributed numbers; zeros for inputs that are not floating."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for info in inputs:
+        size = (samples, *shapes[info.name])
+        if info.dtype.startswith("float"):
+            found[info.name] = rng.standard_normal(size, dtype=np.float32).astype(info.dtype)
+        else:
+            found[info.name] = np.zeros(size, np.dtype(info.dtype))
+    return found
