@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("page")
 def test_from_a_model_and_a_folder_to_a_downloaded_model(
     walk: Walk, model: Path, photos: Path, tmp_path: Path
 ) -> None:
-    """By mouse alone, as somebody who has never opened a terminal."""
+    """The page by mouse alone, as users without a terminal work."""
     page = walk.page
     expect(walk.button("Recalibrate")).to_be_disabled()
     walk.see("Choose a model first.")

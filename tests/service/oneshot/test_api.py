@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
         "option-invalid",
     ),
     "unknown target": ([MODEL, DATA, options({"target": "tflite"})], 422, "request-invalid"),
-    "opset that is no number": ([MODEL, DATA, options({"opset": "13"})], 422, "request-invalid"),
+    "opset that is not a number": ([MODEL, DATA, options({"opset": "13"})], 422, "request-invalid"),
     "opset that the target does not load": (
         [MODEL, DATA, options({"opset": 11, "target": "rknn"})],
         422,

@@ -58,7 +58,7 @@ def digests(batches: list[NDArray[np.float32]]) -> list[str]:
 
 
 class Batch(UserDict[str, Any]):
-    """A dict that is none, as transformers' `BatchEncoding` is."""
+    """A mapping that is not a dict, like `BatchEncoding` of transformers."""
 
 
 class Columns:
