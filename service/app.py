@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from fastapi import Depends, FastAPI
 
@@ -24,13 +24,14 @@ from service.oneshot import api as oneshot_api
 from service.openinference import api as openinference_api
 from service.page import routes as page_routes
 from service.recalibrations import api as recalibrations_api
-from service.recalibrations import event_api, recovery, result_api, retention
-from service.recalibrations.dispatch import Dispatcher
+from service.recalibrations import event_api, result_api, retention
+from service.recalibrations.dispatch import Dispatcher, recover
+from service.recalibrations.waiting import watch_forever
 from service.samples import api as samples_api
 from service.settings import Settings
 from service.storage.blobs.folder import FolderBlobs
 from service.storage.blobs.os_calls import Disk
-from service.storage.data_folder import LEDGER_FILE, exclusive
+from service.storage.data_folder import LEDGER_FILE, locked
 from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
 from service.web import openapi as documentation
@@ -118,43 +119,42 @@ async def _running(
     settings: Settings, executor: Executor | None, metrics: Metrics, disk: Disk
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
     """Open the stores and requeue interrupted runs; close everything in reverse order."""
-    with exclusive(settings.data_dir):
+    with locked(settings.data_dir) as lock, contextlib.ExitStack() as stack:
         ledger = SqliteLedger(
             settings.data_dir / LEDGER_FILE,
             on_commit=metrics.commit_seconds.observe,
             vfs=disk.vfs,
+            migrate=lock.exclusive,
+        )
+        stack.callback(ledger.close)
+        blobs = FolderBlobs(
+            settings.data_dir, calls=disk.calls, reserve_bytes=settings.disk_reserve_bytes
+        )
+        stack.callback(blobs.close)
+        lock.share()
+        executor = executor or ProcessExecutor(settings, workspace=blobs.workspace)
+        context = Context(
+            settings=settings,
+            ledger=ledger,
+            blobs=blobs,
+            executor=executor,
+            metrics=metrics,
+            process=blobs.scratch.id,
         )
         try:
-            blobs = FolderBlobs(
-                settings.data_dir, calls=disk.calls, reserve_bytes=settings.disk_reserve_bytes
-            )
-            if executor is None:
-                executor = ProcessExecutor(settings, workspace=blobs.workspace)
-            context = Context(
-                settings=settings, ledger=ledger, blobs=blobs, executor=executor, metrics=metrics
-            )
-            await _requeue_interrupted(context)
+            await _requeue_interrupted(context, blobs.scratch.ended)
             async with _background(context) as dispatcher:
                 yield context, dispatcher
         finally:
-            if executor is not None:
-                await executor.close()
-            ledger.close()
+            await executor.close()
 
 
-async def _requeue_interrupted(context: Context) -> None:
-    """Queue the runs that the last server left; do not start on a ledger that cannot be written."""
+async def _requeue_interrupted(context: Context, ended: Collection[str]) -> None:
+    """Queue the runs of processes that have ended; do not start on a ledger that rejects writes."""
     try:
-        found = await context.ledger.write(
-            lambda tx: recovery.requeue_interrupted(tx, context.settings)
-        )
+        await recover(context, ended)
     except CapacityError as error:
         raise StartError(f"the ledger cannot be written: {error.message}") from error
-    for one in found:
-        context.metrics.count_failure(one.error)
-    _log.info(
-        "%d interrupted runs were queued again", len(found), extra={"action": "runs-requeued"}
-    )
 
 
 @contextlib.asynccontextmanager
@@ -164,6 +164,7 @@ async def _background(context: Context) -> AsyncIterator[Dispatcher]:
     dispatcher.start()
     tasks = [
         asyncio.create_task(retention.clean_up_forever(context), name="cleanup"),
+        asyncio.create_task(watch_forever(context), name="watch"),
         asyncio.create_task(_log_sandbox_status(context), name="sandbox status"),
     ]
     try:

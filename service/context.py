@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -49,11 +50,10 @@ class Context:
     Attributes:
         settings: settings of the server.
         ledger, blobs, executor: the stores, and the workers.
+        process: random id of this process, by which the ledger names who runs a recalibration.
         caller: sender of the request; outside of requests, the server itself.
         inputs: cached inputs of recalibrations.
         metrics, signals: shared by all requests.
-        model_files: held while the row and the file of a model change together, because the same
-            bytes can be uploaded while they are deleted.
         json_parsing: held while a large JSON body is parsed.
     """
 
@@ -65,7 +65,7 @@ class Context:
     inputs: InputsCache = field(default_factory=InputsCache)
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
-    model_files: asyncio.Lock = field(default_factory=asyncio.Lock)
+    process: str = field(default_factory=lambda: secrets.token_hex(16))
     json_parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -88,12 +88,18 @@ async def get_metrics(context: Ctx) -> Response:
 
 
 async def read_metrics(context: Context) -> bytes:
-    """Return all metrics in Prometheus' text format; gauges are read for each call."""
+    """Return all metrics in Prometheus' text format; gauges are read for each call.
+
+    What all processes share is counted once: only the process that leads reports it.
+    """
     state = context.metrics.state
-    counts, stored = await context.ledger.read(_counts)
-    for name, count in counts.items():
-        state.recalibrations.labels(state=name).set(count)
-    state.stored_bytes.set(stored)
+    leads = await context.ledger.leads()
+    context.metrics.show_shared(leads)
+    if leads:
+        counts, stored = await context.ledger.read(_counts)
+        for name, count in counts.items():
+            state.recalibrations.labels(state=name).set(count)
+        state.stored_bytes.set(stored)
     state.stored_limit_bytes.set(context.settings.total_limit_bytes)
     state.disk_free_bytes.set(await asyncio.to_thread(_free, context.settings.data_dir))
     for part, failure in (("ledger", context.ledger.failure), ("blobs", context.blobs.failure)):

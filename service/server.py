@@ -25,7 +25,7 @@ from service.middleware.authentication import is_loopback
 from service.middleware.keyring import read_tokens
 from service.repositories import tokens
 from service.settings import Settings
-from service.storage.data_folder import exclusive
+from service.storage.data_folder import locked
 from service.storage.ledger.maintenance import read_tokens_ledger
 from service.telemetry import logs
 from service.uvicorn_protocol.connection_limit import limited_protocol
@@ -56,7 +56,7 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
         settings = settings_loading.read(config_file, overrides)
         require_token_unless_loopback(settings)
         # The app takes the lock when it starts, but uvicorn would print that error as a traceback.
-        with exclusive(settings.data_dir):
+        with locked(settings.data_dir):
             pass
         listener = bind(settings.host, settings.port)
         app = create_app(settings)

@@ -170,6 +170,18 @@ class Settings(BaseSettings):
         description="A recalibration fails after this many attempts, including those that a "
         "restart of the server interrupted.",
     )
+    lease_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        description="Time after which another process takes over a run whose process no longer "
+        "responds. A process extends its leases every two seconds.",
+    )
+    poll_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="Time until a process notices what other processes that share its ledger have "
+        "changed.",
+    )
     run_retry_seconds: float = Field(
         default=5.0,
         ge=0,

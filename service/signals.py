@@ -24,6 +24,10 @@ class Signals:
             for event in events:
                 event.set()
 
+    def topics(self) -> list[str]:
+        """Return the topics that have subscribers."""
+        return list(self._waiters)
+
     def notify(self, topic: str) -> None:
         """Wake all waiters of a topic."""
         for event in self._waiters.get(topic, ()):

@@ -11,7 +11,10 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "stopping": "The server accepts no more requests and finishes those in progress.",
         "unknown-variable": "An environment variable starts with BNRECAL_ but is not a setting.",
         "file-limit-low": "The system allows fewer open files than the connections may need.",
-        "runs-requeued": "At startup: the number of interrupted runs that were queued again.",
+        "runs-requeued": "At startup, and when a lease is over: the number of interrupted runs "
+        "that were queued again.",
+        "run-lost": "A run was cancelled, deleted or taken over by another process.",
+        "lease-not-extended": "The ledger could not be written; it is tried again.",
         "admission": "At startup: the memory that all runs may use together.",
         "sandbox": "The sandbox restrictions that are in force for workers on this machine.",
         "sandbox-unknown": "No worker could report its sandbox; `/readyz` asks again.",
@@ -29,7 +32,8 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "worker-died": "A worker exited without a response; with the end of its output.",
         "worker-failed": "A worker failed with an unexpected exception; with the traceback.",
         "queue-failed": "The queue cannot be read; it is retried.",
-        "release-failed": "A shutdown could not queue a run again; the next startup does.",
+        "release-failed": "A shutdown could not queue runs again; they are queued when their "
+        "leases are over.",
         "expired": "A recalibration was deleted because it has expired.",
         "model-removed": "A model was deleted because it has no owner or was unused for too long.",
         "cleanup-failed": "A cleanup of expired data failed; the next one tries again.",

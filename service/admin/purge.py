@@ -1,9 +1,7 @@
 """`purge`: delete recalibrations before they expire.
 
 Deletion works as in the server: rows are deleted first, a long stream in several transactions, and
-the next cleanup removes files without a row. Models are different: the same bytes can be uploaded
-while their row and file are deleted, and only a lock inside the server prevents a conflict.
-Therefore, while a server is running, unowned models are left to its next cleanup.
+the next cleanup removes files without a row.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:
-    """Delete recalibrations and, unless a server is running, unowned models.
+    """Delete recalibrations and the models that have no owner any more.
 
     Raises:
         NotFoundError: there is no recalibration with a given id.
@@ -50,10 +48,10 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
             shutil.rmtree(folder / store.folder(recalibration_id), ignore_errors=True)
         if args.expired:
             ledger.write(lambda tx: retention.expire_models(tx, args.settings))
-        unowned = ledger.write(_delete_models) if exclusive else []
+        unowned = ledger.write(models.delete_unowned)
         for model in unowned:
-            shutil.rmtree(folder / models.folder(model), ignore_errors=True)
-    return {"recalibrations": deleted, "models": unowned}
+            shutil.rmtree(folder / models.folder(model.folder), ignore_errors=True)
+    return {"recalibrations": deleted, "models": [one.id for one in unowned]}
 
 
 def _selected(tx: Transaction, args: Namespace, *, exclusive: bool) -> list[str]:
@@ -94,10 +92,3 @@ def _delete(
         while ledger.write(lambda tx: retention.delete_part(tx, args.settings, recalibration_id)):
             pass
     return deleted is not None
-
-
-def _delete_models(tx: Transaction) -> list[str]:
-    found = models.unowned(tx)
-    for model in found:
-        models.delete(tx, model)
-    return found

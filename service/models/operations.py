@@ -15,7 +15,7 @@ from typing import Any
 
 from service import clock
 from service.context import Context
-from service.errors import ModelInUseError, WorkerDiedError
+from service.errors import ModelInUseError, ServiceError, StorageFailedError, WorkerDiedError
 from service.repositories import models as store
 from service.repositories import tokens, usage
 from service.repositories.records import StoredModel
@@ -55,13 +55,9 @@ async def upload(
             description = await _inspect(context, file)
             size = (await asyncio.to_thread(file.stat)).st_size
             await context.ledger.read(lambda tx: _check_limits(context, tx, size))
-            async with context.model_files:
-                # The same bytes may have been stored in the meantime. Their file must not be
-                # replaced: the sandbox of a running worker allows that file only, and not
-                # another one with the same name.
-                if await _whole(context, model) is None:
-                    await asyncio.to_thread(_keep, context, draft, file, store.key(model))
-                return await _record(context, model, size, description)
+            folder = store.new_folder(model)
+            await asyncio.to_thread(_keep, context, draft, file, store.key(folder))
+            return await _record(context, model, folder, size, description)
     finally:
         await asyncio.to_thread(draft.discard)
 
@@ -82,36 +78,27 @@ async def delete(context: Context, model: str) -> None:
     """
     scope = context.caller.scope
 
-    def work(tx: Transaction) -> bool:
-        store.get(tx, model, owner=scope)
+    def work(tx: Transaction) -> StoredModel | None:
+        found = store.get(tx, model, owner=scope)
         if users := store.users(tx, model, owner=scope):
             raise ModelInUseError(
                 f"{users} recalibrations that have not ended use the model", users=users
             )
         if scope is not None and (store.revoke(tx, model, scope) or store.users(tx, model)):
-            return False
+            return None
         store.delete(tx, model)
-        return True
+        return found
 
-    async with context.model_files:
-        if await context.ledger.write(work):
-            await asyncio.to_thread(context.blobs.remove, store.folder(model))
+    if (deleted := await context.ledger.write(work)) is not None:
+        await asyncio.to_thread(context.blobs.remove, store.folder(deleted.folder))
 
 
 async def remove_unowned(context: Context) -> list[str]:
     """Remove models without an owner and without a recalibration in progress; return their ids."""
-
-    def work(tx: Transaction) -> list[str]:
-        found = store.unowned(tx)
-        for model in found:
-            store.delete(tx, model)
-        return found
-
-    async with context.model_files:
-        removed = await context.ledger.write(work)
-        for model in removed:
-            await asyncio.to_thread(context.blobs.remove, store.folder(model))
-    return removed
+    removed = await context.ledger.write(store.delete_unowned)
+    for one in removed:
+        await asyncio.to_thread(context.blobs.remove, store.folder(one.folder))
+    return [one.id for one in removed]
 
 
 async def _inspect(context: Context, file: Path) -> dict[str, Any]:
@@ -122,15 +109,17 @@ async def _inspect(context: Context, file: Path) -> dict[str, Any]:
     return await context.executor.inspect(file)
 
 
-async def _whole(context: Context, model: str, owner: str | None = None) -> StoredModel | None:
+async def _whole(context: Context, model: str, owner: str | None) -> StoredModel | None:
     """Return a model if both its row and its file exist: a damaged disk may have lost the file.
 
     With an owner, only if the model belongs to that owner.
     """
     found = await context.ledger.read(lambda tx: store.find(tx, model, owner=owner))
-    if found is None or not await asyncio.to_thread(context.blobs.exists, store.key(model)):
-        return None
-    return found
+    return found if found is not None and await _exists(context, found) else None
+
+
+async def _exists(context: Context, found: StoredModel) -> bool:
+    return await asyncio.to_thread(context.blobs.exists, store.key(found.folder))
 
 
 async def _touch(context: Context, model: str) -> None:
@@ -157,14 +146,42 @@ async def _receive(draft: Draft, body: AsyncIterator[bytearray]) -> str:
 
 
 async def _record(
-    context: Context, model: str, size: int, description: dict[str, Any]
+    context: Context, model: str, folder: str, size: int, description: dict[str, Any]
+) -> tuple[StoredModel, bool]:
+    """Insert the row of an uploaded model, or use the row that the same bytes have already."""
+    known = await context.ledger.read(lambda tx: store.find(tx, model))
+    lost = None if known is None or await _exists(context, known) else known.folder
+    try:
+        found, new = await _insert(context, model, folder, size, description, lost=lost)
+    except StorageFailedError:
+        # The commit may be on the disk nevertheless: a row without its file would be a loss.
+        raise
+    except ServiceError:
+        await asyncio.to_thread(context.blobs.remove, store.folder(folder))
+        raise
+    if found.folder != folder:
+        # The other file stays: the sandbox of a running worker allows that file only.
+        await asyncio.to_thread(context.blobs.remove, store.folder(folder))
+    return found, new
+
+
+async def _insert(
+    context: Context,
+    model: str,
+    folder: str,
+    size: int,
+    description: dict[str, Any],
+    *,
+    lost: str | None,
 ) -> tuple[StoredModel, bool]:
     text = json.dumps(description)
     now = clock.now()
     caller = context.caller
 
     def insert(tx: Transaction) -> tuple[StoredModel, bool]:
-        store.insert(tx, model=model, size=size, description=text, created=now)
+        store.insert(tx, model=model, folder_name=folder, size=size, description=text, created=now)
+        if lost is not None:
+            store.replace(tx, model, lost=lost, folder_name=folder)
         new = store.grant(tx, model, caller.name, created=now)
         if new:
             tokens.check_bytes(tx, caller.name, 0)

@@ -1,10 +1,18 @@
-"""The dispatcher: starts queued recalibrations, up to the configured number at a time."""
+"""The dispatcher: starts queued recalibrations, up to the configured number at a time.
+
+Several processes can share a ledger, each with a dispatcher. A run belongs to the one that claims
+it in a transaction, for as long as it extends its lease. When a run is cancelled or deleted in
+another process, or claimed after its lease was over, the dispatcher notices at its next extension
+and kills the worker.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,6 +30,10 @@ from service.storage.ledger.protocol import Transaction
 from service.workers.memory import runs_bytes, worker_bytes
 
 _log = logging.getLogger(__name__)
+# A lease is extended several times before it is over, and often enough that a cancellation by
+# another process takes effect within seconds.
+LEASE_PARTS = 5
+MAX_EXTENSION_SECONDS = 2.0
 
 
 def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
@@ -53,14 +65,20 @@ def _reserved(tx: Transaction, settings: Settings) -> int:
     return sum(_memory_of(one.options, settings) for one in admitted)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    claim: int
+    task: asyncio.Task[None]
+
+
 class Dispatcher:
-    """Owns the tasks of all runs in progress."""
+    """Owns the tasks of the runs in progress in this process."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._wake = asyncio.Event()
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._loop: asyncio.Task[None] | None = None
+        self._running: dict[str, _Run] = {}
+        self._loops: list[asyncio.Task[None]] = []
 
     @property
     def running(self) -> int:
@@ -71,34 +89,51 @@ class Dispatcher:
         """Start to process the queue, including recalibrations that are already queued."""
         allowed = runs_bytes(self._context.settings)
         _log.info("Runs may use %d bytes in total", allowed, extra={"action": "admission"})
+        self._loops = [
+            asyncio.create_task(self._dispatch(), name="dispatcher"),
+            asyncio.create_task(self._extend_leases(), name="leases"),
+        ]
         self._wake.set()
-        self._loop = asyncio.create_task(self._dispatch(), name="dispatcher")
 
     def wake(self) -> None:
         """Look for work: the queue or the free memory may have changed."""
         self._wake.set()
 
     async def kill(self, recalibration_id: str) -> None:
-        """Kill the worker of a run, if it is running, and wait until it has ended."""
-        task = self._running.get(recalibration_id)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        """Kill the worker of a run, if it is running here, and wait until it has ended.
+
+        Another process that runs it notices the change in the ledger.
+        """
+        found = self._running.get(recalibration_id)
+        if found is not None:
+            found.task.cancel()
+            await asyncio.wait([found.task])
 
     async def stop(self) -> None:
         """Kill all workers and return their recalibrations to the queue."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
-        ids = list(self._running)
-        for recalibration_id in ids:
+        for loop in self._loops:
+            loop.cancel()
+            await asyncio.wait([loop])
+        for recalibration_id in list(self._running):
             await self.kill(recalibration_id)
-        for recalibration_id in ids:
-            await self._release(recalibration_id)
+        try:
+            process = self._context.process
+            await self._context.ledger.write(lambda tx: recovery.release(tx, process))
+        except ServiceError as error:
+            # They are queued again when their leases are over.
+            _log.warning(
+                "Runs could not be returned to the queue: %s",
+                error,
+                extra={"action": "release-failed"},
+            )
 
     async def _dispatch(self) -> None:
+        settings = self._context.settings
         while True:
-            await self._wake.wait()
+            # Other processes add work without a signal.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.poll_seconds):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._fill()
@@ -107,19 +142,66 @@ class Dispatcher:
                     "The queue cannot be read: %s", error.message, extra={"action": "queue-failed"}
                 )
                 # The ledger may only be unable to write for a moment, on a full disk.
-                pause = self._context.settings.run_retry_seconds
-                asyncio.get_running_loop().call_later(pause, self.wake)
+                await asyncio.sleep(settings.run_retry_seconds)
 
     async def _fill(self) -> None:
+        await self._recover()
         await self._admit()
         while len(self._running) < self._context.settings.max_concurrent_runs:
-            found = await self._context.ledger.write(_claim)
+            if await self._context.ledger.read(lambda tx: store.oldest(tx, State.QUEUED)) is None:
+                return
+            found = await self._context.ledger.write(self._claim)
             if found is None:
                 return
             self._context.signals.notify(found.id)
             task = asyncio.create_task(run(self._context, found), name=f"run {found.id}")
-            self._running[found.id] = task
+            self._running[found.id] = _Run(claim=found.claims, task=task)
             task.add_done_callback(partial(self._done, found.id))
+
+    def _claim(self, tx: Transaction) -> Recalibration | None:
+        """Start the oldest queued recalibration, in one transaction."""
+        found = store.oldest(tx, State.QUEUED)
+        if found is None:
+            return None
+        lease = self._context.settings.lease_seconds
+        store.claim(tx, found.id, runner=self._context.process, lease_seconds=lease)
+        return events.advance(tx, found.id, Event.BEGIN)
+
+    async def _recover(self) -> None:
+        """Queue the runs of processes whose lease is over; write nothing if there are none."""
+        if await self._context.ledger.read(store.abandoned):
+            await recover(self._context)
+
+    async def _extend_leases(self) -> None:
+        """Extend the leases of all runs in progress, and kill those that are no longer wanted."""
+        lease = self._context.settings.lease_seconds
+        while True:
+            await asyncio.sleep(min(lease / LEASE_PARTS, MAX_EXTENSION_SECONDS))
+            if not self._running:
+                continue
+            try:
+                await self._extend(lease)
+            except ServiceError as error:
+                # The runs continue: their writes name their claim, so they can do no harm.
+                _log.warning(
+                    "Leases were not extended: %s", error, extra={"action": "lease-not-extended"}
+                )
+
+    async def _extend(self, lease_seconds: float) -> None:
+        running = dict(self._running)
+
+        def work(tx: Transaction) -> dict[str, Recalibration | None]:
+            for name, one in running.items():
+                store.renew(tx, name, one.claim, lease_seconds=lease_seconds)
+            return {name: store.find(tx, name) for name in running}
+
+        for name, found in (await self._context.ledger.write(work)).items():
+            if _is_lost(found, running[name].claim):
+                _log.info(
+                    "A run was ended by another process",
+                    extra={"action": "run-lost", "recalibration": name},
+                )
+                running[name].task.cancel()
 
     async def _admit(self) -> None:
         """Admit sealed recalibrations to the queue; write nothing if there are none."""
@@ -138,26 +220,32 @@ class Dispatcher:
             )
         self._wake.set()
 
-    async def _release(self, recalibration_id: str) -> None:
-        try:
-            await self._context.ledger.write(lambda tx: recovery.release(tx, recalibration_id))
-        except ServiceError as error:
-            # The next start requeues it from the ledger alone.
-            _log.warning(
-                "%s could not be returned to the queue: %s",
-                recalibration_id,
-                error,
-                extra={"action": "release-failed"},
-            )
+
+async def recover(context: Context, ended: Collection[str] = ()) -> list[Recalibration]:
+    """Queue the runs of processes that have ended; return them.
+
+    Args:
+        context: context of the server.
+        ended: ids of processes that are known to have ended; of others, the lease must be over.
+    """
+    found = await context.ledger.write(
+        lambda tx: recovery.requeue_abandoned(tx, context.settings, ended)
+    )
+    for one in found:
+        context.metrics.count_failure(one.error)
+        context.signals.notify(one.id)
+    _log.info(
+        "%d interrupted runs were queued again", len(found), extra={"action": "runs-requeued"}
+    )
+    return found
 
 
-def _claim(tx: Transaction) -> Recalibration | None:
-    """Start the oldest queued recalibration, in one transaction."""
-    found = store.oldest(tx, State.QUEUED)
-    if found is None:
-        return None
-    store.count_attempt(tx, found.id)
-    return events.advance(tx, found.id, Event.BEGIN)
+def _is_lost(found: Recalibration | None, claim: int) -> bool:
+    """Return whether a run that was claimed here must end.
+
+    A run that has just ended by itself is in its final state and has the same claim.
+    """
+    return found is None or found.claims != claim or found.state in {State.CANCELLED, State.QUEUED}
 
 
 async def _dispatcher(request: Request) -> Dispatcher:

@@ -48,9 +48,9 @@ def fail(tx: Transaction, recalibration_id: str, problem: Mapping[str, Any]) -> 
     return advance(tx, recalibration_id, Event.FAIL)
 
 
-def progress(tx: Transaction, recalibration_id: str, step: Progress) -> None:
-    """Store the progress of a run; does nothing if it no longer runs."""
-    if (found := store.find_running(tx, recalibration_id)) is None:
+def progress(tx: Transaction, recalibration_id: str, claim: int, step: Progress) -> None:
+    """Store the progress of a run; does nothing if it no longer runs under its claim."""
+    if (found := store.find_claimed(tx, recalibration_id, claim)) is None:
         return
     # The engine does not know the lengths of the streams, but the ledger does.
     length = found.source_total if step.phase == SOURCE_PHASE else found.total

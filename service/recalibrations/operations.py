@@ -124,7 +124,7 @@ async def start(
             recalibration_id,
             total=total,
             source_total=source_total,
-            report=None if report is None else report.model_dump_json(exclude_none=True),
+            report=None if report is None else report.model_dump(mode="json", exclude_none=True),
         )
         events.advance(tx, recalibration_id, Event.START)
         admit(tx, context.settings)

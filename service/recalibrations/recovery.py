@@ -1,24 +1,34 @@
-"""What happens to a run that was interrupted."""
+"""What happens to a run that was interrupted.
+
+The process that claimed a run has a lease on it, which it extends while it works. A run is taken
+from a process only when the lease is over, or when the process is known to have ended. A process
+that was stopped for longer than its lease may continue afterwards; its writes name its claim, which
+is no longer the current one, and change nothing.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from service import problems
 from service.errors import ServiceError, WorkerDiedError
 from service.recalibrations import events
 from service.repositories import recalibrations as store
-from service.repositories.lifecycle import Event, State
+from service.repositories.lifecycle import Event
 from service.repositories.records import Recalibration
 from service.settings import Settings
 from service.storage.ledger.protocol import Transaction
 
 
-def requeue_interrupted(tx: Transaction, settings: Settings) -> list[Recalibration]:
-    """At the start of a server, queue the runs that the last server left; return them.
+def requeue_abandoned(
+    tx: Transaction, settings: Settings, ended: Collection[str] = ()
+) -> list[Recalibration]:
+    """Queue the runs whose lease is over or whose process is among the ended ones; return them.
 
     A run that was started too often fails instead, whether the worker or the server died each time:
     the run itself may be what kills the server.
     """
-    return [_requeue(tx, found, settings) for found in store.in_state(tx, State.RUNNING)]
+    return [_requeue(tx, found, settings) for found in store.abandoned(tx, ended)]
 
 
 def _requeue(tx: Transaction, found: Recalibration, settings: Settings) -> Recalibration:
@@ -32,10 +42,10 @@ def _requeue(tx: Transaction, found: Recalibration, settings: Settings) -> Recal
 
 
 def on_worker_crash(
-    tx: Transaction, recalibration_id: str, cause: Exception, settings: Settings
+    tx: Transaction, recalibration_id: str, claim: int, cause: Exception, settings: Settings
 ) -> None:
     """After a worker crashed, queue the run again, or fail it after too many crashes."""
-    if (found := store.find_running(tx, recalibration_id)) is None:
+    if (found := store.find_claimed(tx, recalibration_id, claim)) is None:
         return
     store.count_crash(tx, recalibration_id)
     crashes = found.worker_crashes + 1
@@ -48,12 +58,14 @@ def on_worker_crash(
     events.fail(tx, recalibration_id, problems.from_error(error))
 
 
-def defer(tx: Transaction, recalibration_id: str, cause: ServiceError, settings: Settings) -> None:
+def defer(
+    tx: Transaction, recalibration_id: str, claim: int, cause: ServiceError, settings: Settings
+) -> None:
     """After insufficient resources (full disk, no process), queue the run again.
 
     The run itself is not at fault, so this counts as an attempt and not as a crash.
     """
-    if (found := store.find_running(tx, recalibration_id)) is None:
+    if (found := store.find_claimed(tx, recalibration_id, claim)) is None:
         return
     if found.attempts >= settings.max_attempts:
         events.fail(tx, recalibration_id, problems.from_error(cause))
@@ -61,9 +73,8 @@ def defer(tx: Transaction, recalibration_id: str, cause: ServiceError, settings:
         events.advance(tx, recalibration_id, Event.INTERRUPT)
 
 
-def release(tx: Transaction, recalibration_id: str) -> None:
-    """At a graceful shutdown, queue the run again without counting the attempt."""
-    if store.find_running(tx, recalibration_id) is None:
-        return
-    store.uncount_attempt(tx, recalibration_id)
-    events.advance(tx, recalibration_id, Event.INTERRUPT)
+def release(tx: Transaction, runner: str) -> None:
+    """At a graceful shutdown, queue the runs of a process again without counting the attempts."""
+    for found in store.held(tx, runner):
+        store.uncount_attempt(tx, found.id)
+        events.advance(tx, found.id, Event.INTERRUPT)

@@ -99,7 +99,7 @@ async def send_result(
     """Return a result file as a response; a local copy of it is released when it has been sent."""
     found = await context.ledger.read(lambda tx: results.get(tx, recalibration, name))
     async with AsyncExitStack() as stack:
-        key = results.key(recalibration, name)
+        key = results.key(recalibration, name, found.claim)
         path = await stack.enter_async_context(context.blobs.local(key))
         response = await send(
             request, path, sha256=found.sha256, media_type=media_type, download=download

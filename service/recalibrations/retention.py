@@ -19,6 +19,8 @@ from service.storage.ledger.protocol import Transaction
 
 _log = logging.getLogger(__name__)
 IDEMPOTENCY_RETENTION = timedelta(days=1)
+# Much longer than any upload needs between storing its file and its row.
+UPLOAD_SECONDS = 3600.0
 
 
 async def remove_data(context: Context, recalibration_id: str) -> None:
@@ -68,9 +70,10 @@ async def clean_up(context: Context) -> None:
     """Remove expired recalibrations and models, data that is not kept, and orphaned blobs.
 
     Nothing is removed after the ledger has failed: its last transaction may be durable although it
-    reported an error, and its rows would lose their files.
+    reported an error, and its rows would lose their files. One of the processes that share a ledger
+    cleans up for all.
     """
-    if context.ledger.failure is not None:
+    if context.ledger.failure is not None or not await context.ledger.leads():
         return
     for recalibration_id in await context.ledger.read(store.with_data_to_remove):
         await remove_data(context, recalibration_id)
@@ -155,14 +158,15 @@ async def _remove_orphans(context: Context) -> None:
     """Remove folders without a row, which a crash between ledger and blobs can leave.
 
     A recalibration's folder is created after its row, so a folder without a row will never get one.
-    A model's file is stored before its row; the lock covers both steps.
+    A model's file is stored before its row, so a new folder may still get one.
     """
     for name in await asyncio.to_thread(lambda: list(context.blobs.names("recalibrations"))):
         found = await context.ledger.read(lambda tx: store.find(tx, name))  # noqa: B023
         if found is None and context.ledger.failure is None:
             await asyncio.to_thread(context.blobs.remove, store.folder(name))
-    for name in await asyncio.to_thread(lambda: list(context.blobs.names("models"))):
-        async with context.model_files:
-            known = await context.ledger.read(lambda tx: models.find(tx, name))  # noqa: B023
-            if known is None and context.ledger.failure is None:
-                await asyncio.to_thread(context.blobs.remove, models.folder(name))
+    for name in await asyncio.to_thread(
+        lambda: list(context.blobs.names(models.FOLDER, min_age_seconds=UPLOAD_SECONDS))
+    ):
+        known = await context.ledger.read(lambda tx: models.has_folder(tx, name))  # noqa: B023
+        if not known and context.ledger.failure is None:
+            await asyncio.to_thread(context.blobs.remove, models.folder(name))

@@ -37,7 +37,7 @@ MAX_MEASURED_LAYERS = 10_000
 
 async def run(context: Context, found: Recalibration) -> None:
     """Do a claimed run and record how it ended; cancelling the task kills the worker."""
-    ids = {"recalibration": found.id, "attempt": found.attempts}
+    ids = {"recalibration": found.id, "attempt": found.attempts, "claim": found.claims}
     _log.info("A run starts", extra={"action": "run-started", **ids})
     began = monotonic()
     try:
@@ -49,7 +49,7 @@ async def run(context: Context, found: Recalibration) -> None:
     except (RefusedError, WorkerDeadlineError) as error:
         # Another attempt would end the same way.
         problem = problems.from_error(error)
-        await context.ledger.write(lambda tx: _fail(tx, found.id, problem))
+        await context.ledger.write(lambda tx: _fail(tx, found, problem))
     except (ServiceError, BnOpsError, OSError) as error:
         await _interrupted(context, found, error, ids)
     ended = await context.ledger.read(lambda tx: store.find(tx, found.id))
@@ -67,7 +67,7 @@ async def run(context: Context, found: Recalibration) -> None:
         },
     )
     context.metrics.run_seconds.labels(state=str(state)).observe(monotonic() - began)
-    if ended is not None:
+    if ended is not None and ended.claims == found.claims:
         context.metrics.count_failure(ended.error)
         context.metrics.count_verdict(ended.verdict)
     context.signals.notify(found.id)
@@ -82,19 +82,22 @@ async def _interrupted(
         _log.warning("A run is deferred: %s", error, extra={"action": "run-deferred", **ids})
         # A full disk is rarely free again at once, and the run starts again from its first batch.
         await asyncio.sleep(context.settings.run_retry_seconds)
-        await context.ledger.write(lambda tx: recovery.defer(tx, found.id, error, context.settings))
+        await context.ledger.write(
+            lambda tx: recovery.defer(tx, found.id, found.claims, error, context.settings)
+        )
     else:
         _log.warning("A run was interrupted: %s", error, extra={"action": "run-interrupted", **ids})
         await context.ledger.write(
-            lambda tx: recovery.on_worker_crash(tx, found.id, error, context.settings)
+            lambda tx: recovery.on_worker_crash(tx, found.id, found.claims, error, context.settings)
         )
 
 
 async def _run(context: Context, found: Recalibration) -> None:
+    stored = await context.ledger.read(lambda tx: models.get(tx, found.model))
     output = await asyncio.to_thread(context.blobs.workspace)
     try:
         async with (
-            context.blobs.local(models.key(found.model)) as model,
+            context.blobs.local(models.key(stored.folder)) as model,
             context.blobs.local(batches.folder(found.id)) as batch_folder,
         ):
             job = Job(
@@ -107,8 +110,8 @@ async def _run(context: Context, found: Recalibration) -> None:
                 options=found.options,
                 output=output,
             )
-            outcome = await context.executor.run(job, _reporter(context, found.id))
-        await _keep(context, found.id, output, _verdict(outcome))
+            outcome = await context.executor.run(job, _reporter(context, found))
+        await _keep(context, found, output, _verdict(outcome))
     finally:
         await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
 
@@ -128,27 +131,40 @@ def _verdict(outcome: Outcome) -> VerdictOut | None:
 
 
 async def _keep(
-    context: Context, recalibration_id: str, output: Path, verdict: VerdictOut | None
+    context: Context, found: Recalibration, output: Path, verdict: VerdictOut | None
 ) -> None:
-    kept = await asyncio.to_thread(adopt, context.blobs, recalibration_id, output)
-    await context.ledger.write(lambda tx: _finish(tx, recalibration_id, kept, verdict))
+    kept = await asyncio.to_thread(adopt, context.blobs, found, output)
+    finished = await context.ledger.write(lambda tx: _finish(tx, found, kept, verdict))
+    await asyncio.to_thread(_remove_unused, context.blobs, found, finished=finished)
 
 
 def _finish(
-    tx: Transaction, recalibration_id: str, kept: list[StoredResult], verdict: VerdictOut | None
-) -> None:
-    if store.find_running(tx, recalibration_id) is None:
-        return
+    tx: Transaction, found: Recalibration, kept: list[StoredResult], verdict: VerdictOut | None
+) -> bool:
+    """Record the success of a run; return False if it no longer runs under its claim."""
+    if store.find_claimed(tx, found.id, found.claims) is None:
+        return False
     if verdict is not None:
-        store.set_verdict(tx, recalibration_id, verdict.model_dump(mode="json"))
+        store.set_verdict(tx, found.id, verdict.model_dump(mode="json"))
     for result in kept:
-        results.insert(tx, recalibration_id, result)
-    events.advance(tx, recalibration_id, Event.FINISH)
+        results.insert(tx, found.id, result)
+    events.advance(tx, found.id, Event.FINISH)
+    return True
 
 
-def _fail(tx: Transaction, recalibration_id: str, problem: dict[str, object]) -> None:
-    if store.find_running(tx, recalibration_id) is not None:
-        events.fail(tx, recalibration_id, problem)
+def _fail(tx: Transaction, found: Recalibration, problem: dict[str, object]) -> None:
+    if store.find_claimed(tx, found.id, found.claims) is not None:
+        events.fail(tx, found.id, problem)
+
+
+def _remove_unused(blobs: Blobs, found: Recalibration, *, finished: bool) -> None:
+    """Remove the results of this run if it lost its claim, otherwise those of earlier runs."""
+    if not finished:
+        blobs.remove(results.folder(found.id, found.claims))
+        return
+    for name in blobs.names(results.folder(found.id)):
+        if name != str(found.claims):
+            blobs.remove(f"{results.folder(found.id)}/{name}")
 
 
 async def _batches(context: Context, recalibration_id: str) -> AsyncIterator[list[StoredBatchRef]]:
@@ -168,7 +184,7 @@ def _reference(batch: StoredBatch) -> StoredBatchRef:
     )
 
 
-def _reporter(context: Context, recalibration_id: str) -> OnProgress:
+def _reporter(context: Context, found: Recalibration) -> OnProgress:
     interval = context.settings.progress_interval_seconds
     reported_at = 0.0
     reported_phase = ""
@@ -185,13 +201,13 @@ def _reporter(context: Context, recalibration_id: str) -> OnProgress:
         reported_at, reported_phase = monotonic(), step.phase
         step = replace(step, layers=tuple(measured))
         measured.clear()
-        await context.ledger.write(lambda tx: events.progress(tx, recalibration_id, step))
-        context.signals.notify(recalibration_id)
+        await context.ledger.write(lambda tx: events.progress(tx, found.id, found.claims, step))
+        context.signals.notify(found.id)
 
     return report
 
 
-def adopt(blobs: Blobs, recalibration_id: str, output: Path) -> list[StoredResult]:
+def adopt(blobs: Blobs, found: Recalibration, output: Path) -> list[StoredResult]:
     """Store a worker's files durably and return their records; blocks.
 
     The files are durable before the ledger records the success of the run.
@@ -205,6 +221,6 @@ def adopt(blobs: Blobs, recalibration_id: str, output: Path) -> list[StoredResul
         with translated():
             digest = sha256_of(file)
             size = file.stat().st_size
-        adopted.append(StoredResult(name=name, bytes=size, sha256=digest))
-        blobs.adopt(file, results.key(recalibration_id, name))
+        adopted.append(StoredResult(name=name, bytes=size, sha256=digest, claim=found.claims))
+        blobs.adopt(file, results.key(found.id, name, found.claims))
     return adopted

@@ -1,4 +1,4 @@
-"""Wait for the end of a recalibration."""
+"""Wait for changes of a recalibration, also of those that another process makes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from service.context import Context
+from service.errors import ServiceError
+from service.repositories import events
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED
 from service.repositories.records import Recalibration
+from service.storage.ledger.protocol import Transaction
 
 # A waiter reads the ledger again after this time even if no signal arrives.
 POLL_SECONDS = 15.0
@@ -58,3 +61,28 @@ async def until_ended_or_gone(
     finally:
         waiting.cancel()
         leaving.cancel()
+
+
+async def watch_forever(context: Context) -> None:
+    """Wake the waiters of recalibrations that other processes have changed.
+
+    The ledger is read at regular intervals, and only while there are waiters.
+    """
+    seen: dict[str, int] = {}
+    while True:
+        await asyncio.sleep(context.settings.poll_seconds)
+        if not (topics := context.signals.topics()):
+            continue
+        try:
+            found = await context.ledger.read(lambda tx: _last_events(tx, topics))
+        except ServiceError:
+            continue  # waiters read the ledger themselves and report the error
+        for topic, last in found.items():
+            # A new waiter has read the ledger before, so it may have missed the last event.
+            if seen.get(topic) != last:
+                context.signals.notify(topic)
+        seen = found
+
+
+def _last_events(tx: Transaction, topics: list[str]) -> dict[str, int]:
+    return {topic: events.last(tx, topic) for topic in topics}

@@ -22,7 +22,10 @@ SINCE = """
 SELECT seq, kind, data FROM event
 WHERE recalibration = :recalibration_id AND seq > :after ORDER BY seq LIMIT 500
 """
-
+# Number of the last event.
+LAST = """
+SELECT coalesce(max(seq), 0) AS last FROM event WHERE recalibration = :recalibration_id
+"""
 # Delete what was measured before the last event.
 FORGET_LAYERS = """
 DELETE FROM event WHERE recalibration = :recalibration_id AND kind = 'layers' AND seq < (
@@ -32,6 +35,13 @@ DELETE FROM event WHERE recalibration = :recalibration_id AND kind = 'layers' AN
 LAYERS = """
 SELECT data FROM event WHERE recalibration = :recalibration_id AND kind = 'layers' ORDER BY seq
 """
+
+
+def last(tx: Transaction, recalibration_id: str) -> int:
+    """Return the number of the last event; 0 if there is none."""
+    row = tx.row(LAST, recalibration_id=recalibration_id)
+    assert row is not None
+    return int(row["last"] or 0)
 
 
 def append(tx: Transaction, recalibration_id: str, *, kind: str, data: str) -> None:

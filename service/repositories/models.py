@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 from service.errors import NotFoundError
 from service.repositories.records import StoredModel
@@ -10,9 +11,13 @@ from service.storage.ledger.protocol import Row, Transaction
 
 # Insert a model unless the same bytes are stored.
 INSERT = """
-INSERT INTO model (id, bytes, description, created)
-VALUES (:id, :bytes, :description, :created) ON CONFLICT (id) DO NOTHING
+INSERT INTO model (id, folder, bytes, description, created)
+VALUES (:id, :folder, :bytes, :description, :created) ON CONFLICT (id) DO NOTHING
 """
+# Name another folder for a model whose file is lost.
+REPLACE = "UPDATE model SET folder = :folder WHERE id = :id AND folder = :lost"
+# The model of a folder.
+IN_FOLDER = "SELECT * FROM model WHERE folder = :folder"
 # Add an owner to a model.
 GRANT = """
 INSERT INTO model_owner (model, owner, created) VALUES (:id, :owner, :now) ON CONFLICT DO NOTHING
@@ -34,19 +39,19 @@ DELETE FROM model_owner WHERE created < :before AND NOT EXISTS (
 OWNERS = "SELECT count(*) AS owners FROM model_owner WHERE model = :id"
 # Models without an owner and without a recalibration that has not ended.
 UNOWNED = """
-SELECT id FROM model
+SELECT * FROM model
 WHERE id NOT IN (SELECT model FROM model_owner)
   AND id NOT IN (SELECT model FROM recalibration WHERE ended IS NULL)
 """
 # One model of an owner. `created` is the time of the owner's own upload: nothing reveals that
 # others had uploaded it before.
 OWN_ONE = """
-SELECT own.seq, id, bytes, description, own.created
+SELECT own.seq, id, folder, bytes, description, own.created
 FROM model_owner AS own JOIN model ON id = own.model WHERE id = :id AND owner = :owner
 """
 # A page of an owner's models, oldest first.
 OWN_PAGE = """
-SELECT own.seq, id, bytes, description, own.created
+SELECT own.seq, id, folder, bytes, description, own.created
 FROM model_owner AS own JOIN model ON id = own.model
 WHERE owner = :owner AND own.seq > :after ORDER BY own.seq LIMIT :limit
 """
@@ -65,22 +70,48 @@ WHERE model = :id AND ended IS NULL AND (CAST(:owner AS TEXT) IS NULL OR owner =
 TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM model"
 
 
-def folder(model: str) -> str:
-    """Return the blob folder of a model."""
-    return f"models/{model}"
+FOLDER = "models"
 
 
-def key(model: str) -> str:
-    """Return the blob key of a model.
+def new_folder(model: str) -> str:
+    """Return a name for the folder of an upload.
+
+    It is random, so an upload never uses the file of another one: the same bytes can be uploaded
+    while they are deleted, also by several processes.
+    """
+    return f"{model}-{secrets.token_hex(8)}"
+
+
+def folder(name: str) -> str:
+    """Return the blob folder with a name."""
+    return f"{FOLDER}/{name}"
+
+
+def key(folder_name: str) -> str:
+    """Return the blob key of the model in a folder.
 
     The model is alone in its folder, so references to external data find no other file.
     """
-    return f"{folder(model)}/model.onnx"
+    return f"{folder(folder_name)}/model.onnx"
 
 
-def insert(tx: Transaction, *, model: str, size: int, description: str, created: str) -> None:
+def insert(
+    tx: Transaction, *, model: str, folder_name: str, size: int, description: str, created: str
+) -> None:
     """Insert a model unless it exists."""
-    tx.change(INSERT, id=model, bytes=size, description=description, created=created)
+    tx.change(
+        INSERT, id=model, folder=folder_name, bytes=size, description=description, created=created
+    )
+
+
+def replace(tx: Transaction, model: str, *, lost: str, folder_name: str) -> None:
+    """Name another folder for a model whose file in the folder `lost` does not exist."""
+    tx.change(REPLACE, id=model, lost=lost, folder=folder_name)
+
+
+def has_folder(tx: Transaction, folder_name: str) -> bool:
+    """Return whether a model is in a folder."""
+    return tx.row(IN_FOLDER, folder=folder_name) is not None
 
 
 def grant(tx: Transaction, model: str, owner: str, *, created: str) -> bool:
@@ -110,9 +141,12 @@ def expire(tx: Transaction, *, before: str) -> None:
     tx.change(EXPIRE, before=before)
 
 
-def unowned(tx: Transaction) -> list[str]:
-    """Return the ids of models without an owner and without a recalibration in progress."""
-    return [str(row["id"]) for row in tx.rows(UNOWNED)]
+def delete_unowned(tx: Transaction) -> list[StoredModel]:
+    """Delete the models without an owner and without a recalibration in progress; return them."""
+    found = [_model(row) for row in tx.rows(UNOWNED)]
+    for one in found:
+        delete(tx, one.id)
+    return found
 
 
 def find(tx: Transaction, model: str, *, owner: str | None = None) -> StoredModel | None:
@@ -165,6 +199,7 @@ def _model(row: Row) -> StoredModel:
     return StoredModel(
         seq=int(row["seq"] or 0),
         id=str(row["id"]),
+        folder=str(row["folder"]),
         bytes=int(row["bytes"] or 0),
         description=json.loads(str(row["description"])),
         created=str(row["created"]),

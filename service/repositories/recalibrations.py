@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from service import clock
@@ -40,10 +40,10 @@ SELECT * FROM recalibration
 WHERE seq < :before
     AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
     AND (CAST(:pattern AS TEXT) IS NULL
-        OR name LIKE :pattern ESCAPE '!' OR tags LIKE :pattern ESCAPE '!'
+        OR lower(name) LIKE :pattern ESCAPE '!' OR lower(tags) LIKE :pattern ESCAPE '!'
         OR id LIKE :pattern ESCAPE '!'
         OR model LIKE :pattern ESCAPE '!' OR state LIKE :pattern ESCAPE '!'
-        OR verdict ->> '$.code' LIKE :pattern ESCAPE '!')
+        OR verdict_code LIKE :pattern ESCAPE '!')
 ORDER BY seq DESC LIMIT :limit
 """
 # The oldest recalibration in a state.
@@ -66,23 +66,37 @@ WHERE id = :id
 PHASE = "UPDATE recalibration SET phase_began = :now, phase_first = :done WHERE id = :id"
 # Seal both streams with their numbers of batches.
 SEAL = """
-UPDATE recalibration
-SET total = :total, source_total = :source_total, options = iif(
-    :report IS NULL, options, json_set(options, '$.report', json(:report))
-)
+UPDATE recalibration SET total = :total, source_total = :source_total, options = :options
 WHERE id = :id
 """
-# Count a run that starts. The phase starts again as well: the time between two attempts must not
-# count towards its rate.
-COUNT_ATTEMPT = """
-UPDATE recalibration SET attempts = attempts + 1, phase_began = NULL WHERE id = :id
+# Give a run to a process and count it. The phase starts again as well: the time between two
+# attempts must not count towards its rate.
+CLAIM = """
+UPDATE recalibration
+SET attempts = attempts + 1, claims = claims + 1, runner = :runner, lease_until = :until,
+    phase_began = NULL
+WHERE id = :id
 """
+# Extend the lease of a run.
+RENEW = """
+UPDATE recalibration SET lease_until = :until
+WHERE id = :id AND state = 'running' AND claims = :claim
+"""
+# Runs whose lease is over; runs from before there were leases have none.
+ABANDONED = """
+SELECT * FROM recalibration
+WHERE state = 'running' AND (lease_until IS NULL OR lease_until < :now) ORDER BY seq
+"""
+# Runs of one process.
+HELD = "SELECT * FROM recalibration WHERE state = 'running' AND runner = :runner ORDER BY seq"
 # Do not count a run that a graceful shutdown interrupted.
 UNCOUNT_ATTEMPT = "UPDATE recalibration SET attempts = attempts - 1 WHERE id = :id"
 # Count a crash of a worker.
 COUNT_CRASH = "UPDATE recalibration SET worker_crashes = worker_crashes + 1 WHERE id = :id"
 # Store the report's verdict.
-SET_VERDICT = "UPDATE recalibration SET verdict = :verdict WHERE id = :id"
+SET_VERDICT = """
+UPDATE recalibration SET verdict = :verdict, verdict_code = :code WHERE id = :id
+"""
 # Store why it failed.
 SET_ERROR = "UPDATE recalibration SET error = :error WHERE id = :id"
 # Count a stored batch of the target stream.
@@ -173,10 +187,16 @@ def get(tx: Transaction, recalibration_id: str, *, owner: str | None = None) -> 
     return found
 
 
-def find_running(tx: Transaction, recalibration_id: str) -> Recalibration | None:
-    """Return a recalibration that is running; None if it is not, or no longer exists."""
+def find_claimed(tx: Transaction, recalibration_id: str, claim: int) -> Recalibration | None:
+    """Return a recalibration that runs under a claim, None if it no longer does.
+
+    Each write of a run asks this first. So a process that was stopped for longer than its lease
+    cannot change the run that another process has claimed in the meantime.
+    """
     found = find(tx, recalibration_id)
-    return found if found is not None and found.state is State.RUNNING else None
+    if found is None or found.state is not State.RUNNING or found.claims != claim:
+        return None
+    return found
 
 
 def page(
@@ -208,7 +228,7 @@ def newest(
             letters match in either case.
         owner: only those of this owner.
     """
-    pattern = None if search is None else "%" + _ESCAPED.sub(r"!\g<0>", search) + "%"
+    pattern = None if search is None else "%" + _ESCAPED.sub(r"!\g<0>", search.lower()) + "%"
     found = tx.rows(NEWEST, before=before_seq, limit=limit, pattern=pattern, owner=owner)
     return [_recalibration(row) for row in found]
 
@@ -270,15 +290,43 @@ def seal(
     *,
     total: int,
     source_total: int,
-    report: str | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> None:
-    """Store the numbers of batches of the complete streams, and the report details as JSON."""
-    tx.change(SEAL, id=recalibration_id, total=total, source_total=source_total, report=report)
+    """Store the numbers of batches of the complete streams, and the details of the report."""
+    options = get(tx, recalibration_id).options
+    if report is not None:
+        options = {**options, "report": report}
+    tx.change(
+        SEAL,
+        id=recalibration_id,
+        total=total,
+        source_total=source_total,
+        options=json.dumps(options),
+    )
 
 
-def count_attempt(tx: Transaction, recalibration_id: str) -> None:
-    """Count a run that starts."""
-    tx.change(COUNT_ATTEMPT, id=recalibration_id)
+def claim(tx: Transaction, recalibration_id: str, *, runner: str, lease_seconds: float) -> None:
+    """Give a run that starts to a process for some time, and count it."""
+    until = tx.clock() + lease_seconds
+    tx.change(CLAIM, id=recalibration_id, runner=runner, until=until)
+
+
+def renew(tx: Transaction, recalibration_id: str, claim: int, *, lease_seconds: float) -> None:
+    """Extend the lease of a run under its claim, also if the lease is just over."""
+    tx.change(RENEW, id=recalibration_id, claim=claim, until=tx.clock() + lease_seconds)
+
+
+def abandoned(tx: Transaction, ended: Collection[str] = ()) -> list[Recalibration]:
+    """Return the runs whose lease is over, or whose process is known to have ended."""
+    found = {row["id"]: row for row in tx.rows(ABANDONED, now=tx.clock())}
+    for runner in ended:
+        found |= {row["id"]: row for row in tx.rows(HELD, runner=runner)}
+    return [_recalibration(row) for row in found.values()]
+
+
+def held(tx: Transaction, runner: str) -> list[Recalibration]:
+    """Return the runs of a process."""
+    return [_recalibration(row) for row in tx.rows(HELD, runner=runner)]
 
 
 def uncount_attempt(tx: Transaction, recalibration_id: str) -> None:
@@ -298,7 +346,9 @@ def set_error(tx: Transaction, recalibration_id: str, problem: Mapping[str, Any]
 
 def set_verdict(tx: Transaction, recalibration_id: str, verdict: Mapping[str, Any]) -> None:
     """Store the verdict of a report, in its JSON form."""
-    tx.change(SET_VERDICT, id=recalibration_id, verdict=json.dumps(verdict))
+    tx.change(
+        SET_VERDICT, id=recalibration_id, verdict=json.dumps(verdict), code=verdict.get("code")
+    )
 
 
 def count_batch(
@@ -377,6 +427,7 @@ def _recalibration(row: Row) -> Recalibration:
         verdict=None if row["verdict"] is None else json.loads(str(row["verdict"])),
         attempts=_int(row["attempts"]),
         worker_crashes=_int(row["worker_crashes"]),
+        claims=_int(row["claims"]),
         data_removed=bool(row["data_removed"]),
         created=str(row["created"]),
         updated=str(row["updated"]),

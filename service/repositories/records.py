@@ -29,6 +29,7 @@ class StoredModel:
     Attributes:
         seq: position in the order of upload.
         id: SHA-256 of its bytes in hexadecimal.
+        folder: name of the folder of its file.
         bytes: size.
         description: `inputs`, `outputs`, `layers`, `warnings` and, for a model that needs source
             batches, `without_batchnorm`, as reported by the worker.
@@ -37,6 +38,7 @@ class StoredModel:
 
     seq: int
     id: str
+    folder: str
     bytes: int
     description: dict[str, Any]
     created: str
@@ -76,11 +78,19 @@ class StoredBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResult:
-    """A result file: its name, its size, and its SHA-256 in hexadecimal."""
+    """A result file.
+
+    Attributes:
+        name: its name.
+        bytes: its size.
+        sha256: its digest in hexadecimal.
+        claim: the claim of the run that wrote it; None for a result from before there were claims.
+    """
 
     name: str
     bytes: int
     sha256: str
+    claim: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +163,9 @@ class Recalibration:
         error: a problem document; None unless it failed.
         verdict: the report's verdict in JSON form; None until it succeeded, and in recalibrations
             from before there were verdicts.
-        attempts: number of runs that were started.
+        attempts: number of runs that were started, without those that a shutdown ended.
         worker_crashes: number of runs whose worker crashed.
+        claims: number of times that a process claimed the run; identifies the current run.
         data_removed: whether the batches were deleted.
         created, updated, ended: RFC 3339 UTC.
     """
@@ -187,6 +198,7 @@ class Recalibration:
     verdict: dict[str, Any] | None
     attempts: int
     worker_crashes: int
+    claims: int
     data_removed: bool
     created: str
     updated: str

@@ -12,21 +12,28 @@ from service.repositories.lifecycle import ENDED, State
 from service.repositories.records import StoredResult
 from service.storage.ledger.protocol import Transaction
 
-# Insert a result; a repeated run replaces the results of an earlier one.
+# Insert a result.
 INSERT = """
-INSERT INTO result (recalibration, name, bytes, sha256)
-VALUES (:recalibration_id, :name, :bytes, :sha256)
-ON CONFLICT (recalibration, name) DO UPDATE SET bytes = excluded.bytes, sha256 = excluded.sha256
+INSERT INTO result (recalibration, name, bytes, sha256, claim)
+VALUES (:recalibration_id, :name, :bytes, :sha256, :claim)
 """
 # One result.
-ONE = """
-SELECT name, bytes, sha256 FROM result WHERE recalibration = :recalibration_id AND name = :name
-"""
+ONE = "SELECT * FROM result WHERE recalibration = :recalibration_id AND name = :name"
 
 
-def key(recalibration_id: str, name: str) -> str:
+def folder(recalibration_id: str, claim: int | None = None) -> str:
+    """Return the blob folder of all results of a recalibration, or of those of one claim.
+
+    Each run writes into a folder of its own. The rows name the run that succeeded, so files of
+    another run that ends late are never used.
+    """
+    results = f"{recalibrations.folder(recalibration_id)}/results"
+    return results if claim is None else f"{results}/{claim}"
+
+
+def key(recalibration_id: str, name: str, claim: int | None) -> str:
     """Return the blob key of a result."""
-    return f"{recalibrations.folder(recalibration_id)}/results/{name}"
+    return f"{folder(recalibration_id, claim)}/{name}"
 
 
 def insert(tx: Transaction, recalibration_id: str, result: StoredResult) -> None:
@@ -37,6 +44,7 @@ def insert(tx: Transaction, recalibration_id: str, result: StoredResult) -> None
         name=result.name,
         bytes=result.bytes,
         sha256=result.sha256,
+        claim=result.claim,
     )
 
 
@@ -61,4 +69,9 @@ def get(tx: Transaction, recalibration_id: str, name: str) -> StoredResult:
     row = tx.row(ONE, recalibration_id=recalibration_id, name=name)
     if row is None:
         raise NotFoundError(f"the recalibration has no {name}")
-    return StoredResult(name=name, bytes=int(row["bytes"] or 0), sha256=str(row["sha256"]))
+    return StoredResult(
+        name=name,
+        bytes=int(row["bytes"] or 0),
+        sha256=str(row["sha256"]),
+        claim=None if row["claim"] is None else int(row["claim"]),
+    )

@@ -29,7 +29,7 @@ FROM model ORDER BY seq
 # Owners of models.
 OWNERS = "SELECT model, owner FROM model_owner WHERE owner <> '' ORDER BY seq"
 # Files of models.
-MODEL_FILES = "SELECT id, bytes FROM model"
+MODEL_FILES = "SELECT id, folder, bytes FROM model"
 # Files of batches.
 BATCH_FILES = """
 SELECT recalibration, blob, start, batch.bytes, sha256
@@ -37,7 +37,7 @@ FROM batch JOIN recalibration ON id = recalibration
 WHERE data_removed = 0
 """
 # Files of results.
-RESULT_FILES = "SELECT recalibration, name, bytes, sha256 FROM result"
+RESULT_FILES = "SELECT recalibration, name, bytes, sha256, claim FROM result"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +94,23 @@ def expected_files(tx: Transaction) -> dict[str, list[FileContent]]:
 
     Only a pack has more than one entry.
     """
-    found = [_content(models.key(str(row["id"])), row, row["id"]) for row in tx.rows(MODEL_FILES)]
+    found = [
+        _content(models.key(str(row["folder"])), row, row["id"]) for row in tx.rows(MODEL_FILES)
+    ]
     found += [
         _content(batches.key(str(row["recalibration"]), str(row["blob"])), row, row["sha256"])
         for row in tx.rows(BATCH_FILES)
     ]
-    found += [
-        _content(results.key(str(row["recalibration"]), str(row["name"])), row, row["sha256"])
-        for row in tx.rows(RESULT_FILES)
-    ]
+    found += [_content(_result_key(row), row, row["sha256"]) for row in tx.rows(RESULT_FILES)]
     files: dict[str, list[FileContent]] = {}
     for one in found:
         files.setdefault(one.key, []).append(one)
     return files
+
+
+def _result_key(row: Row) -> str:
+    claim = None if row["claim"] is None else int(row["claim"])
+    return results.key(str(row["recalibration"]), str(row["name"]), claim)
 
 
 def _content(key: str, row: Row, sha256: object) -> FileContent:

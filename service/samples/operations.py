@@ -18,7 +18,7 @@ from service.errors import NotFoundError, WorkerError
 from service.formats.layout import json_object
 from service.formats.registry import FORMATS
 from service.repositories import models, recalibrations, results
-from service.repositories.records import Recalibration, StoredModel
+from service.repositories.records import Recalibration, StoredModel, StoredResult
 from service.samples.schemas import PredictionsOut, PreviewOut
 from service.storage.blobs.protocol import Draft
 from service.storage.ledger.protocol import Transaction
@@ -68,7 +68,7 @@ async def preview(
         require_pillow()
     async with (
         _received(context, request) as file,
-        context.blobs.local(models.key(model)) as path,
+        context.blobs.local(models.key(found.folder)) as path,
     ):
         samples = SampleFile(
             model=path,
@@ -91,18 +91,18 @@ async def predict(context: Context, request: Request, recalibration: str) -> Pre
     """
     kind = media.batch_format(request)
 
-    def work(tx: Transaction) -> tuple[Recalibration, StoredModel | None]:
-        results.get(tx, recalibration, FOLDED)
+    def work(tx: Transaction) -> tuple[Recalibration, StoredModel | None, StoredResult]:
+        result = results.get(tx, recalibration, FOLDED)
         found = recalibrations.get(tx, recalibration)
-        return found, models.find(tx, found.model)
+        return found, models.find(tx, found.model), result
 
-    found, model = await context.ledger.read(work)
+    found, model, result = await context.ledger.read(work)
     if model is None:
         raise NotFoundError("the model that was recalibrated has been deleted")
     async with (
         _received(context, request) as file,
-        context.blobs.local(models.key(found.model)) as before,
-        context.blobs.local(results.key(recalibration, FOLDED)) as after,
+        context.blobs.local(models.key(model.folder)) as before,
+        context.blobs.local(results.key(recalibration, FOLDED, result.claim)) as after,
     ):
         samples = SampleFile(
             model=before,

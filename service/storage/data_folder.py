@@ -1,12 +1,14 @@
-"""The data folder: its lock, which keeps it to one server, and the file system it may be on."""
+"""The data folder: the lock that its servers share, and the file system it may be on."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 
 from service.errors import StartError
 
@@ -28,43 +30,87 @@ NETWORK_TYPES = frozenset(
     }
 )
 MOUNTS = Path("/proc/self/mountinfo")
+# A migration of a large ledger copies its table of batches.
+START_SECONDS = 60.0
+
+
+class FolderLock:
+    """The lock of a data folder: shared by its servers, exclusive while one migrates the ledger.
+
+    The kernel releases it when the process ends.
+
+    Attributes:
+        exclusive: whether no other process uses the folder.
+    """
+
+    def __init__(self, handle: int, *, exclusive: bool) -> None:
+        self._handle = handle
+        self.exclusive = exclusive
+
+    def share(self) -> None:
+        """Let other servers use the folder as well."""
+        fcntl.flock(self._handle, fcntl.LOCK_SH)
+        self.exclusive = False
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data folder; the kernel releases it when the process ends.
+def locked(folder: Path) -> Iterator[FolderLock]:
+    """Hold the lock of a data folder: exclusive if no other process holds it, otherwise shared.
+
+    Waits for a server that is starting: it holds the lock exclusively until its ledger is migrated.
 
     Raises:
-        StartError: another process holds it, or the folder cannot be created.
+        StartError: another process keeps the lock exclusively, such as a server of a version that
+            shares its folder with no other, or the folder cannot be created.
     """
+    with _lock_file(folder) as handle:
+        yield FolderLock(handle, exclusive=_take(folder, handle))
+
+
+@contextmanager
+def try_exclusive(folder: Path) -> Iterator[bool]:
+    """Hold the lock exclusively if no other process holds it; yield whether it is held."""
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context(_lock_file(folder))
+        except StartError:
+            yield False
+            return
+        yield _try(handle, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Iterator[int]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StartError(f"the data folder {folder} cannot be used: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StartError(f"another server uses the data folder {folder}") from error
-        yield
+        yield handle
     finally:
         os.close(handle)
 
 
-@contextmanager
-def try_exclusive(folder: Path) -> Iterator[bool]:
-    """Hold the lock if no other process does; yield whether it is held."""
-    lock = exclusive(folder)
+def _take(folder: Path, handle: int) -> bool:
+    """Take the lock; return whether it is exclusive."""
+    until = monotonic() + START_SECONDS
+    while True:
+        if _try(handle, fcntl.LOCK_EX):
+            return True
+        if _try(handle, fcntl.LOCK_SH):
+            return False
+        if monotonic() >= until:
+            raise StartError(f"another process uses the data folder {folder} and does not share it")
+        sleep(0.05)
+
+
+def _try(handle: int, kind: int) -> bool:
     try:
-        lock.__enter__()
-    except StartError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.__exit__(None, None, None)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def file_system_type(folder: Path, mountinfo: Iterable[str]) -> str | None:

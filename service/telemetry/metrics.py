@@ -97,11 +97,21 @@ class Metrics:
             "bnrecal_ledger_commit_seconds", "Duration of a ledger commit."
         )
         self.state = StateGauges(self._gauge)
+        self._shows_shared = True
         info = self._gauge(
             "bnrecal_info", "Always 1; the label is the server's version.", "version"
         )
         info.labels(version=__version__).set(1)
         ProcessCollector(registry=self.registry)
+
+    def show_shared(self, shown: bool) -> None:  # noqa: FBT001 - the only argument
+        """Show or hide the gauges of what all processes that share a ledger have in common."""
+        if shown == self._shows_shared:
+            return
+        self._shows_shared = shown
+        change = self.registry.register if shown else self.registry.unregister
+        for gauge in (self.state.recalibrations, self.state.stored_bytes):
+            change(gauge)
 
     def count_failure(self, problem: Mapping[str, Any] | None) -> None:
         """Count a failed recalibration; None means that it has not failed."""

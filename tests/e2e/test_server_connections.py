@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -162,18 +159,3 @@ def test_shutdown_ends_event_streams(tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGTERM)
             assert list(lines)[-1] == ""
         assert server.process.wait(60) == 0
-
-
-def test_second_server_on_same_folder(tmp_path: Path) -> None:
-    with running(tmp_path / "data"):
-        done = subprocess.run(
-            [sys.executable, "-m", "service", "--port", "0", "--data-dir", str(tmp_path / "data")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={"PATH": os.environ["PATH"]},
-        )
-    assert done.returncode != 0
-    assert "another server" in done.stderr
-    assert done.stdout == ""

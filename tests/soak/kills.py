@@ -213,7 +213,7 @@ def _check_cleanup(data: Path) -> None:
     """Check that no batch and no draft is left after all recalibrations have ended."""
 
     def left() -> list[Path]:
-        return [*(data / "staging").iterdir(), *data.glob("recalibrations/*/batches/*")]
+        return [*(data / "staging").glob("*/*"), *data.glob("recalibrations/*/batches/*")]
 
     assert wait_until(lambda: not left(), 60.0), left()
 

@@ -30,7 +30,7 @@ def write(folder: Path, sizes: dict[str, int]) -> None:
 
 def _insert_model(tx: Transaction) -> None:
     text = json.dumps(describe_bytes(GOOD_MODEL))
-    models.insert(tx, model=MODEL, size=1, description=text, created=_CREATED)
+    models.insert(tx, model=MODEL, folder_name=MODEL, size=1, description=text, created=_CREATED)
     models.grant(tx, MODEL, "", created=_CREATED)
 
 
@@ -98,6 +98,14 @@ _UNDO = {
     9: "ALTER TABLE recalibration DROP COLUMN verdict",
     10: "ALTER TABLE recalibration DROP COLUMN name",
     11: "ALTER TABLE recalibration DROP COLUMN tags",
+    12: """
+    ALTER TABLE recalibration DROP COLUMN runner;
+    ALTER TABLE recalibration DROP COLUMN lease_until;
+    ALTER TABLE recalibration DROP COLUMN claims;
+    ALTER TABLE recalibration DROP COLUMN verdict_code;
+    ALTER TABLE result DROP COLUMN claim;
+    ALTER TABLE model DROP COLUMN folder;
+    """,
 }
 
 
@@ -106,3 +114,13 @@ def downgrade(connection: apsw.Connection, version: int) -> None:
     for newer in range(schema.VERSION, version, -1):
         connection.execute(_UNDO[newer])
     connection.execute(f"PRAGMA user_version = {version}")
+
+
+def use_old_names(folder: Path) -> None:
+    """Give the files of models and results the names that they had before schema version 12."""
+    for model in list((folder / "models").iterdir()):
+        model.rename(model.with_name(model.name.partition("-")[0]))
+    for file in list(folder.glob("recalibrations/*/results/1/*")):
+        file.rename(file.parent.parent / file.name)
+    for claim in folder.glob("recalibrations/*/results/1"):
+        claim.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,6 +51,11 @@ def npy(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
+
+
+def scratch_files(folder: Path) -> list[Path]:
+    """Return the drafts and workspaces in a data folder."""
+    return list((folder / "staging").glob("*/*"))
 
 
 class Api:

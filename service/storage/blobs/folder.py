@@ -1,9 +1,13 @@
 """Blob store in one folder of a local file system.
 
-Drafts and workspaces are kept in `staging/`, on the same file system as all blobs; it is emptied at
-each start, so a crash leaves no partial file among the blobs. A commit is fsync(file) → rename →
-fsync(destination folder). A failed fsync ends the draft. A failed fsync of a folder ends all
-further commits, because it is then unknown which names are durable.
+Drafts and workspaces are kept in a folder under `staging/`, on the same file system as all blobs,
+so a crash leaves no partial file among the blobs. Each process has its own; a start removes those
+of processes that have ended. A commit is fsync(file) → rename → fsync(destination folder). A failed
+fsync ends the draft. A failed fsync of a folder ends all further commits, because it is then
+unknown which names are durable.
+
+Several processes may use one root: the names of files are random, and a folder that another process
+removes is created again when a file needs it.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -26,12 +31,20 @@ from service.storage.blobs.packs import (
     PackedBlob,
 )
 from service.storage.capacity import errno_name, translated
+from service.storage.scratch import Scratch
 
 _STAGING = "staging"
+# Number of folders whose names are known to be durable; knowing more saves no measurable time.
+MAX_DURABLE = 100_000
 
 
 class FolderBlobs:
-    """`Blobs` under one root folder."""
+    """`Blobs` under one root folder.
+
+    Attributes:
+        scratch: the folder of drafts and workspaces.
+        failure: why the store accepts no more blobs; None while it works.
+    """
 
     def __init__(
         self,
@@ -45,7 +58,8 @@ class FolderBlobs:
         """Open a folder.
 
         Args:
-            root: created when missing; its `staging` folder is emptied.
+            root: created when missing; what processes that have ended left in its `staging` folder
+                is removed.
             calls: the system calls; replaced in tests that inject faults.
             reserve_bytes: uploads leave this much of the disk to the ledger, runs and results.
             max_pack_bytes: a pack of this size is full.
@@ -64,12 +78,12 @@ class FolderBlobs:
         self.failure: str | None = None
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._root / _STAGING, ignore_errors=True)
             self._calls.mkdir(self._root / _STAGING)
             self.sync_folder(self._root)
             # A mount point may be in a folder that this user cannot open.
             with contextlib.suppress(PermissionError):
                 self.sync_folder(self._root.parent)
+            self.scratch = Scratch(self._root / _STAGING)
         except OSError as error:
             text = f"the data folder {root} cannot be used ({errno_name(error)})"
             raise StartError(text) from error
@@ -90,11 +104,11 @@ class FolderBlobs:
     def draft(self) -> FileDraft:
         """Start a new file."""
         self.raise_after_failure()
-        return FileDraft(self, self._calls, self._root / _STAGING / secrets.token_hex(16))
+        return FileDraft(self, self._calls, self.scratch.folder / secrets.token_hex(16))
 
     def workspace(self) -> Path:
         """Create an empty private folder for a worker."""
-        folder = self._root / _STAGING / secrets.token_hex(16)
+        folder = self.scratch.folder / secrets.token_hex(16)
         with translated():
             self._calls.mkdir(folder)
         return folder
@@ -122,15 +136,18 @@ class FolderBlobs:
         """Return the path that belongs to a key, whether or not a blob is stored there."""
         return self._root / key
 
-    def names(self, folder: str) -> Iterator[str]:
-        """Yield the names directly under a folder."""
+    def names(self, folder: str, *, min_age_seconds: float = 0) -> Iterator[str]:
+        """Yield the names directly under a folder that have not changed for some time."""
+        newest = time.time() - min_age_seconds
         with (
             translated(),
             contextlib.suppress(FileNotFoundError),
             os.scandir(self._root / folder) as entries,
         ):
             for entry in entries:
-                yield entry.name
+                with contextlib.suppress(FileNotFoundError):  # another process removed it
+                    if min_age_seconds == 0 or entry.stat().st_mtime <= newest:
+                        yield entry.name
 
     def remove(self, key: str) -> None:
         """Remove a blob or a folder of blobs."""
@@ -148,11 +165,23 @@ class FolderBlobs:
         self.raise_after_failure()
         target = self._root / key
         with translated():
-            self.make_folder(target.parent)
-            self._calls.replace(source, target)
-            self.sync_folder(target.parent)
+            try:
+                self._move(source, target)
+            except FileNotFoundError:  # another process has removed the folder
+                with self._folder_lock:
+                    self._durable.intersection_update({self._root})
+                self._move(source, target)
         # In the meantime the fsync of the same folder may have failed in another thread.
         self.raise_after_failure()
+
+    def _move(self, source: Path, target: Path) -> None:
+        self.make_folder(target.parent)
+        self._calls.replace(source, target)
+        self.sync_folder(target.parent)
+
+    def close(self) -> None:
+        """Remove the scratch folder."""
+        self.scratch.close()
 
     def check_reserve(self) -> None:
         """Check that the disk's reserve is free.
@@ -180,6 +209,8 @@ class FolderBlobs:
         if folder in self._durable:
             return
         self._make_folder(folder.parent)
+        if len(self._durable) >= MAX_DURABLE:  # those that other processes removed are still here
+            self._durable.intersection_update({self._root})
         self._calls.mkdir(folder)
         self.sync_folder(folder.parent)
         self._durable.add(folder)

@@ -83,7 +83,7 @@ class Blobs(Protocol):
         ...
 
     def workspace(self) -> Path:
-        """Create an empty private folder for a worker; it is removed at the next start."""
+        """Create an empty private folder for a worker; it is removed at the end of the process."""
         ...
 
     def adopt(self, file: Path, key: str) -> None:
@@ -102,8 +102,11 @@ class Blobs(Protocol):
         """
         ...
 
-    def names(self, folder: str) -> Iterator[str]:
-        """Yield the names directly under a folder; nothing if it does not exist."""
+    def names(self, folder: str, *, min_age_seconds: float = 0) -> Iterator[str]:
+        """Yield the names directly under a folder; nothing if it does not exist.
+
+        With a minimum age, only names under which nothing has changed for that time.
+        """
         ...
 
     def remove(self, key: str) -> None:

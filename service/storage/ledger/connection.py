@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
-from service.errors import ServiceError, StartError, StorageFailedError
+from service.errors import CapacityError, ServiceError, StartError, StorageFailedError
 from service.storage.capacity import ledger_full
-from service.storage.ledger.protocol import Participant, Row, Value
+from service.storage.ledger.protocol import Participant, Row, Transaction, Value
+from service.storage.ledger.writer import Outcome
 
 _log = logging.getLogger(__name__)
 # SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when a reset of the log meets a checkpoint;
@@ -22,7 +26,7 @@ MIN_SQLITE = (3, 51, 3)
 # power-cut test must detect that.
 SYNCHRONOUS = "FULL"
 # In WAL mode readers do not wait for the writer. This covers the short exclusive phases of opening
-# and recovery.
+# and recovery, and a writer that waits for the writers of other processes.
 BUSY_MILLISECONDS = 10_000
 
 
@@ -140,6 +144,10 @@ class SqliteTransaction:
         self._connection.execute(query, parameters)
         return self._connection.changes()
 
+    def clock(self) -> float:
+        """Return the time of this machine: no other machine can share the file."""
+        return time.time()
+
     def enlist(self, participant: Participant) -> None:
         """Flush a participant before the commit, or roll it back if that fails."""
         assert self._participants is not None
@@ -158,12 +166,15 @@ def translated() -> Iterator[None]:
 
     Raises:
         StorageFullError: the disk is full.
+        CapacityError: other processes kept the ledger locked.
         StorageFailedError: any other error of SQLite.
     """
     try:
         yield
     except apsw.FullError as error:
         raise ledger_full() from error
+    except apsw.BusyError as error:
+        raise CapacityError("other processes keep the ledger busy; nothing was stored") from error
     except apsw.Error as error:
         raise StorageFailedError(f"the ledger failed: {type(error).__name__}") from error
 
@@ -183,6 +194,49 @@ def opening(path: Path) -> Iterator[None]:
         ) from error
 
 
-def is_fatal(error: ServiceError) -> bool:
-    """Return whether the writer must stop: after a failed fsync it is unknown what is durable."""
-    return isinstance(error, StorageFailedError)
+class SqliteWriter:
+    """`WriterDatabase` on an apsw connection."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def begin(self) -> None:
+        """Begin a transaction; waits for the writers of other processes."""
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def attempt(
+        self, work: Callable[[Transaction], Any], participants: dict[Participant, None]
+    ) -> Outcome:
+        """Run work in a savepoint."""
+        self._connection.execute("SAVEPOINT job")
+        tx = SqliteTransaction(self._connection, participants)
+        try:
+            result = work(tx)
+        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError):
+            raise  # affects the whole transaction, not only this work
+        except Exception as error:  # noqa: BLE001 - delivered to the caller unchanged
+            self._connection.execute("ROLLBACK TO job; RELEASE job")
+            return Outcome(raised=error)
+        self._connection.execute("RELEASE job")
+        return Outcome(result=result, enlisted=tx.enlisted)
+
+    def commit(self) -> None:
+        """Commit; waits for the disk."""
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Roll back unless SQLite has done so."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def translated(self) -> AbstractContextManager[None]:
+        """Return `translated`."""
+        return translated()
+
+    def is_fatal(self, error: ServiceError) -> bool:
+        """Return whether it is unknown what is durable, as after a failed fsync."""
+        return isinstance(error, StorageFailedError)
+
+    def close(self) -> None:
+        """Close the connection."""
+        close(self._connection)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import apsw
 
-from service.errors import StartError
 from service.storage.data_folder import LEDGER_FILE, reject_network_file_system, try_exclusive
 from service.storage.ledger import schema
 from service.storage.ledger.connection import (
@@ -24,7 +23,7 @@ from service.storage.ledger.connection import (
     translated,
 )
 from service.storage.ledger.protocol import T, Transaction
-from service.storage.ledger.sqlite import open_migrated
+from service.storage.ledger.sqlite import open_current, open_migrated
 
 
 class MaintenanceLedger:
@@ -100,7 +99,7 @@ def open_ledger(folder: Path) -> Iterator[MaintenanceLedger]:
     reject_network_file_system(folder)
     path = folder / LEDGER_FILE
     with try_exclusive(folder) as exclusive:
-        connection = open_migrated(path) if exclusive else _open_current(path)
+        connection = open_migrated(path) if exclusive else open_current(path)
     try:
         yield MaintenanceLedger(connection)
     finally:
@@ -127,18 +126,3 @@ def read_tokens_ledger(folder: Path, work: Callable[[Transaction], T]) -> T | No
             return work(SqliteTransaction(connection))
         finally:
             connection.close()
-
-
-def _open_current(path: Path) -> apsw.Connection:
-    """Open the ledger of a running server, whose schema must not be changed."""
-    if not path.exists():
-        raise StartError(f"there is no ledger {path}")
-    with opening(path):
-        connection = connect(path)
-        if (found := schema_version(connection)) == schema.VERSION:
-            return connection
-        connection.close()
-    raise StartError(
-        f"the ledger has schema version {found}, this command supports {schema.VERSION}: "
-        "stop the server, or use the command of its version"
-    )

@@ -30,6 +30,10 @@ class Transaction(Protocol):
         """Run a change and return the number of affected rows."""
         ...
 
+    def clock(self) -> float:
+        """Return the time of the database in seconds; all processes that share it agree on it."""
+        ...
+
 
 class Participant(Protocol):
     """A store outside the database that takes part in a transaction; internal to storage."""
@@ -74,6 +78,7 @@ class Ledger(Protocol):
 
         Raises:
             StorageFullError: no space is left; nothing changed.
+            CapacityError: other processes kept the ledger busy; nothing changed.
             StorageFailedError: the ledger could not be written. Nothing was acknowledged, and
                 nothing will be until a restart.
         """
@@ -81,6 +86,14 @@ class Ledger(Protocol):
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run work on a consistent view of durable data."""
+        ...
+
+    async def leads(self) -> bool:
+        """Return whether this process does the work that one process does for all.
+
+        At most one of the processes that share the ledger leads. When it ends, another one that
+        asks takes over.
+        """
         ...
 
     @property

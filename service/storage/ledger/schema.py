@@ -186,9 +186,24 @@ _VERSION_11 = """
 ALTER TABLE recalibration ADD COLUMN tags TEXT NOT NULL DEFAULT '';
 """
 
+# Several processes share a ledger. A run belongs to the process `runner` until its lease is over;
+# `claims` counts the times that a run was claimed, and each write of a run names the count that it
+# was claimed with. Files have names that no other process uses: a model's folder is named in its
+# row, and the results of each claim are in a folder of their own.
+_VERSION_12 = """
+ALTER TABLE recalibration ADD COLUMN runner TEXT;
+ALTER TABLE recalibration ADD COLUMN lease_until REAL;
+ALTER TABLE recalibration ADD COLUMN claims INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE result ADD COLUMN claim INTEGER;
+ALTER TABLE model ADD COLUMN folder TEXT NOT NULL DEFAULT '';
+UPDATE model SET folder = id;
+ALTER TABLE recalibration ADD COLUMN verdict_code TEXT;
+UPDATE recalibration SET verdict_code = verdict ->> '$.code';
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
-    *(_VERSION_8, _VERSION_9, _VERSION_10, _VERSION_11),
+    *(_VERSION_8, _VERSION_9, _VERSION_10, _VERSION_11, _VERSION_12),
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import apsw
 
+from service.errors import StartError, StorageFailedError
 from service.storage.data_folder import reject_network_file_system
 from service.storage.ledger import schema
 from service.storage.ledger.connection import (
     SqliteTransaction,
+    SqliteWriter,
     close,
     connect,
     opening,
@@ -36,11 +40,13 @@ class SqliteLedger:
         *,
         on_commit: Callable[[float], None] = lambda _seconds: None,
         vfs: str | None = None,
+        migrate: bool = True,
     ) -> None:
         """Open the file and migrate its schema.
 
         Args:
             path: the file; its folder exists.
+            migrate: False while another process uses the file; its schema must be current then.
             on_commit: called with the duration of each transaction in seconds.
             vfs: name of SQLite's virtual file system; None for its default.
 
@@ -51,11 +57,12 @@ class SqliteLedger:
         reject_network_file_system(path.parent)
         self._path = path
         self._vfs = vfs
-        connection = open_migrated(path, vfs=vfs)
-        self._writer = Writer(connection, on_commit=on_commit)
+        connection = open_migrated(path, vfs=vfs) if migrate else open_current(path, vfs=vfs)
+        self._writer = Writer(SqliteWriter(connection), on_commit=on_commit)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="ledger-reader")
         self._local = threading.local()
         self._open: list[apsw.Connection] = []
+        self._leader: int | None = None
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run work and return its result once its changes are durable."""
@@ -65,6 +72,12 @@ class SqliteLedger:
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run work on a consistent view of durable data."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    async def leads(self) -> bool:
+        """Return whether this process holds the lock of a file next to the ledger."""
+        if self._leader is None:
+            self._leader = _try_lock(self._path.with_name(f"{self._path.name}-leader"))
+        return self._leader is not None
 
     @property
     def version(self) -> str:
@@ -82,6 +95,9 @@ class SqliteLedger:
         for connection in self._open:
             close(connection)
         self._writer.close()
+        if self._leader is not None:
+            os.close(self._leader)
+            self._leader = None
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
         with translated():
@@ -116,6 +132,39 @@ def open_migrated(path: Path, *, vfs: str | None = None) -> apsw.Connection:
             close(connection)
             raise
     return connection
+
+
+def open_current(path: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the ledger of a running server, whose schema must not be changed.
+
+    Raises:
+        StartError: there is none, it has another schema version, or it cannot be used.
+    """
+    if not path.exists():
+        raise StartError(f"there is no ledger {path}")
+    with opening(path):
+        connection = connect(path, vfs=vfs)
+        if (found := schema_version(connection)) == schema.VERSION:
+            return connection
+        close(connection)
+    raise StartError(
+        f"the ledger has schema version {found}, this process supports {schema.VERSION}: "
+        "stop the server that uses it, or use the version of that server"
+    )
+
+
+def _try_lock(path: Path) -> int | None:
+    """Return the handle of a file whose lock this process holds; None if another one holds it."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageFailedError(f"the lock {path} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def _migrate(connection: apsw.Connection) -> None:

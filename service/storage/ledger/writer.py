@@ -1,4 +1,4 @@
-"""The ledger's only writer: a thread that commits queued work in groups.
+"""The ledger's writer: a thread that commits queued work in groups, for any database.
 
 All waiting requests share one fsync. Each piece of work runs in its own savepoint, so a failure
 does not affect the others in its group. Results are delivered after the commit is durable.
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import Any
-
-import apsw
+from typing import Any, Protocol
 
 from service.errors import ServiceError, StorageFailedError
-from service.storage.ledger.connection import SqliteTransaction, close, is_fatal, translated
 from service.storage.ledger.protocol import Participant, Transaction
 
 # A larger group only makes its first work wait longer: at this size the fsync is a small part of
@@ -31,21 +29,73 @@ class _Job:
     future: Future[Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What became of one piece of work.
+
+    Attributes:
+        result: what it returned.
+        raised: what it raised; its changes are rolled back then.
+        enlisted: whether it enlisted a participant and was not rolled back.
+    """
+
+    result: Any = None
+    raised: Exception | None = None
+    enlisted: bool = False
+
+
+class WriterDatabase(Protocol):
+    """A connection with transactions that hold many pieces of work."""
+
+    def begin(self) -> None:
+        """Begin a transaction that excludes those of all other writers."""
+        ...
+
+    def attempt(
+        self, work: Callable[[Transaction], Any], participants: dict[Participant, None]
+    ) -> Outcome:
+        """Run work in the transaction; an exception from it rolls back its changes only.
+
+        Raises an error of the database that affects the whole transaction.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Make the changes durable."""
+        ...
+
+    def rollback(self) -> None:
+        """End the transaction, if there is one, without its changes."""
+        ...
+
+    def translated(self) -> AbstractContextManager[None]:
+        """Return a context that translates errors of the database to those of this package."""
+        ...
+
+    def is_fatal(self, error: ServiceError) -> bool:
+        """Return whether nothing may be written after an error until a restart."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
 class Writer:
-    """Owns the only connection that writes.
+    """Owns this process's only connection that writes.
 
     Attributes:
         failure: why no more work is accepted; None while the writer works.
     """
 
-    def __init__(self, connection: apsw.Connection, *, on_commit: Callable[[float], None]) -> None:
+    def __init__(self, database: WriterDatabase, *, on_commit: Callable[[float], None]) -> None:
         """Start the thread.
 
         Args:
-            connection: from now on used by the writer's thread only.
+            database: from now on used by the writer's thread only.
             on_commit: called with the duration of each transaction in seconds.
         """
-        self._connection = connection
+        self._database = database
         self._on_commit = on_commit
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -62,7 +112,7 @@ class Writer:
         """Commit queued work, then stop the thread and close the connection."""
         self._queue.put(None)
         self._thread.join()
-        close(self._connection)
+        self._database.close()
 
     def _run(self) -> None:
         accepting = True
@@ -90,56 +140,38 @@ class Writer:
             _fail(group, StorageFailedError(self.failure))
             return
         try:
-            with translated():
+            with self._database.translated():
                 outcomes = self._transact(group)
         except _FlushFailedError as failed:
             _fail(failed.jobs, failed.cause)
             self._commit([job for job in group if job not in failed.jobs])
         except ServiceError as error:
-            if is_fatal(error):
+            if self._database.is_fatal(error):
                 self.failure = f"{error.message}; restart the server"
             _fail(group, error)
         else:
-            for job, (result, raised) in zip(group, outcomes, strict=True):
-                if raised is None:
-                    job.future.set_result(result)
+            for job, outcome in zip(group, outcomes, strict=True):
+                if outcome.raised is None:
+                    job.future.set_result(outcome.result)
                 else:
-                    job.future.set_exception(raised)
+                    job.future.set_exception(outcome.raised)
 
-    def _transact(self, group: list[_Job]) -> list[tuple[Any, Exception | None]]:
+    def _transact(self, group: list[_Job]) -> list[Outcome]:
         began = perf_counter()
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._database.begin()
         participants: dict[Participant, None] = {}
-        enlisting: list[_Job] = []
         try:
-            outcomes = [self._attempt(job, participants, enlisting) for job in group]
-            _flush(participants, enlisting)
-            self._connection.execute("COMMIT")
+            outcomes = [self._database.attempt(job.work, participants) for job in group]
+            pairs = zip(group, outcomes, strict=True)
+            _flush(participants, [job for job, outcome in pairs if outcome.enlisted])
+            self._database.commit()
         except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._database.rollback()
             # What was flushed stays: a commit that reported an error may still be durable.
             _rollback(participants)
             raise
         self._on_commit(perf_counter() - began)
         return outcomes
-
-    def _attempt(
-        self, job: _Job, participants: dict[Participant, None], enlisting: list[_Job]
-    ) -> tuple[Any, Exception | None]:
-        self._connection.execute("SAVEPOINT job")
-        tx = SqliteTransaction(self._connection, participants)
-        try:
-            result = job.work(tx)
-        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError):
-            raise  # affects the whole transaction, not only this work
-        except Exception as error:  # noqa: BLE001 - delivered to the caller unchanged
-            self._connection.execute("ROLLBACK TO job; RELEASE job")
-            return None, error
-        self._connection.execute("RELEASE job")
-        if tx.enlisted:
-            enlisting.append(job)
-        return result, None
 
 
 class _FlushFailedError(Exception):

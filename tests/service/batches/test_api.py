@@ -13,7 +13,15 @@ from service.app import create_app
 from service.batches.api import DIRECT_ROUTES
 from service.settings import Settings
 from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS, FakeExecutor
-from tests.support.service_http import Api, StartServer, batch, npy, safetensors, with_header
+from tests.support.service_http import (
+    Api,
+    StartServer,
+    batch,
+    npy,
+    safetensors,
+    scratch_files,
+    with_header,
+)
 from tests.support.service_loop import serving
 
 NPY = {"Content-Type": "application/x-npy"}
@@ -210,7 +218,7 @@ def test_invalid_batch_leaves_nothing(
     assert api.get(name, "/batches").json()["items"] == []
     assert api.get(name).json()["batches"]["received"] == 0
     assert _stored(settings, name) == 0
-    assert list((settings.data_dir / "staging").iterdir()) == []
+    assert scratch_files(settings.data_dir) == []
 
 
 def test_npy_needs_model_with_one_input(api: Api) -> None:
@@ -317,7 +325,7 @@ def test_full_disk_rejects_only_uploads(start_server: StartServer, settings: Set
     ):
         assert (response.status_code, response.json()["code"]) == (507, "storage-full")
         assert response.json()["retryable"]
-    assert list((copy / "staging").iterdir()) == []
+    assert scratch_files(copy) == []
     assert api.put(name, 0).status_code == 200  # already stored
     assert api.get(done, "/model").status_code == 200
     assert api.start(name, 1).status_code == 202

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import WorkerDiedError
+from service.repositories import models
 from service.settings import Settings
+from service.storage.ledger.maintenance import open_ledger
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
-from tests.support.service_http import Api, StartServer
+from tests.support.service_http import Api, StartServer, scratch_files
 
 MODEL_ID = hashlib.sha256(GOOD_MODEL).hexdigest()
 
@@ -40,7 +42,7 @@ def test_rejected_model_leaves_nothing(api: Api, settings: Settings) -> None:
     assert response.json()["code"] == "model-invalid"
     assert api.http.get("/v1/models").json() == {"items": [], "next": None}
     assert _files(settings.data_dir / "models") == []
-    assert _files(settings.data_dir / "staging") == []
+    assert scratch_files(settings.data_dir) == []
 
 
 def test_oversized_model_is_rejected(start_server: StartServer, executor: FakeExecutor) -> None:
@@ -106,7 +108,7 @@ def test_concurrent_uploads_keep_first_file(
     """The sandbox permits a worker to open the file that exists when it starts, not a later one."""
     api = start_server()
     gate = threading.Barrier(3)
-    inodes: list[int] = []
+    folders: list[str] = []
     inspect = executor.inspect
 
     async def both_at_once(model: Path) -> dict[str, Any]:
@@ -114,15 +116,18 @@ def test_concurrent_uploads_keep_first_file(
         return await inspect(model)
 
     executor.inspect = both_at_once  # type: ignore[method-assign]
-    file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(api.upload_model) for _ in range(2)]
         gate.wait(60)
         for answer in as_completed(answers):
             assert answer.result().is_success
-            inodes.append(file.stat().st_ino)
+            with open_ledger(settings.data_dir) as ledger:
+                folders.append(ledger.read(lambda tx: models.get(tx, MODEL_ID).folder))
     assert sorted(one.result().status_code for one in answers) == [200, 201]
-    assert inodes[0] == inodes[1]
+    assert folders[0] == folders[1]
+    assert _files(settings.data_dir / "models") == [
+        settings.data_dir / "models" / folders[0] / "model.onnx"
+    ]
 
 
 def test_inspection_is_retried_after_crash(api: Api, executor: FakeExecutor) -> None:
@@ -140,7 +145,9 @@ def test_inspection_is_retried_after_crash(api: Api, executor: FakeExecutor) -> 
 
 def test_lost_model_file_is_restored(api: Api, settings: Settings) -> None:
     api.upload_model()
-    file = settings.data_dir / "models" / MODEL_ID / "model.onnx"
+    (file,) = _files(settings.data_dir / "models")
     file.unlink()
     assert api.upload_model().status_code == 200
+    (file,) = _files(settings.data_dir / "models")
     assert file.read_bytes() == GOOD_MODEL
+    api.open()

@@ -13,7 +13,7 @@ import pytest
 from service.settings import Settings
 from service.storage.blobs.folder import FileDraft, FolderBlobs
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
-from tests.support.service_http import Api, StartServer, batch, npy, safetensors
+from tests.support.service_http import Api, StartServer, batch, npy, safetensors, scratch_files
 
 File = tuple[str, bytes, str]
 MODEL: tuple[str, File] = ("model", ("m.onnx", GOOD_MODEL, "application/octet-stream"))
@@ -29,7 +29,7 @@ def options(value: object) -> tuple[str, tuple[None, bytes, str]]:
 
 
 def staged(settings: Settings) -> list[str]:
-    return [path.name for path in (settings.data_dir / "staging").iterdir()]
+    return [path.name for path in scratch_files(settings.data_dir)]
 
 
 def test_response_is_the_folded_model(api: Api, settings: Settings) -> None:

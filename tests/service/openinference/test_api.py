@@ -11,7 +11,7 @@ import pytest
 
 from service.settings import Settings
 from tests.support.service_fakes import TWO_INPUTS, FakeExecutor
-from tests.support.service_http import Api, StartServer, safetensors
+from tests.support.service_http import Api, StartServer, safetensors, scratch_files
 from tests.support.service_oip import (
     as_binary,
     as_json,
@@ -167,7 +167,7 @@ def test_invalid_input_leaves_nothing(
     name = api.open()
     response = infer(api, name, GOOD | change)
     assert code(response) == (422, expected)
-    assert list((settings.data_dir / "staging").iterdir()) == []
+    assert scratch_files(settings.data_dir) == []
     assert values(infer(api, name, GOOD))["batch_index"] == 0
 
 

@@ -14,7 +14,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.support import hostile_archives as hostile
 from tests.support.picture import encoded, picture, vast
-from tests.support.service_http import Api
+from tests.support.service_http import Api, scratch_files
 from tests.support.service_loop import serving
 from tests.support.service_oip import (
     as_binary,
@@ -71,7 +71,7 @@ def is_empty(api: Api, settings: Settings, name: str) -> bool:
     return (
         api.get(name).json()["batches"]["received"] == 0
         and stored(settings, name) == []
-        and [one for one in (settings.data_dir / "staging").iterdir() if one.is_file()] == []
+        and [one for one in scratch_files(settings.data_dir) if one.is_file()] == []
     )
 
 

@@ -233,7 +233,7 @@ def test_cancel_is_idempotent(api: Api, executor: FakeExecutor) -> None:
     name = api.open()
     api.put(name, 0)
     api.start(name, 1)
-    api.wait(name, "running")
+    until(lambda: executor.runs == 1, lambda: "the run has not started")
     for _ in range(2):
         response = api.http.post(f"/v1/recalibrations/{name}/cancel")
         assert (response.status_code, response.json()["state"]) == (202, "cancelled")

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
 from service.app import create_app
-from service.errors import StartError
+from service.errors import StartError, StorageFullError
 from service.recalibrations import events as changes
+from service.recalibrations import recovery, runs
 from service.repositories import recalibrations as store
-from service.repositories.lifecycle import Event
+from service.repositories.lifecycle import Event, State
+from service.repositories.records import Recalibration
 from service.settings import Settings
+from service.storage.data_folder import locked
+from service.storage.ledger import schema
+from service.storage.ledger.connection import connect
+from service.storage.ledger.protocol import Transaction
 from service.storage.ledger.sqlite import SqliteLedger
+from service.workers.protocol import Progress
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, batch, safetensors
 from tests.support.service_loop import call_once, serving
@@ -66,14 +74,14 @@ def test_graceful_shutdown_counts_no_attempt(
         name = api.open()
         api.put(name, 0)
         api.start(name, 1)
-        api.wait(name, "running")
+        until(lambda: held.runs == 1, lambda: "the run has not started")
     assert held.killed == 1
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         found = Api(http).wait(name)
     assert (found["state"], found["attempts"]) == ("succeeded", 1)
 
 
-def crash_while_running(settings: Settings, name: str) -> None:
+def crash_while_running(settings: Settings, name: str, *, lease: float = -1) -> None:
     """Leave the ledger in the state of a server that was killed during a run."""
     ledger = SqliteLedger(settings.data_dir / "ledger.sqlite3")
     try:
@@ -83,7 +91,7 @@ def crash_while_running(settings: Settings, name: str) -> None:
             call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.START)))
             call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.ADMIT)))
         call_once(ledger.write(lambda tx: changes.advance(tx, name, Event.BEGIN)))
-        call_once(ledger.write(lambda tx: store.count_attempt(tx, name)))
+        call_once(ledger.write(lambda tx: store.claim(tx, name, runner="r", lease_seconds=lease)))
     finally:
         ledger.close()
 
@@ -124,6 +132,11 @@ def test_startup_removes_orphaned_files(settings: Settings) -> None:
     for orphan in orphans:
         orphan.parent.mkdir(parents=True, exist_ok=True)
         orphan.write_bytes(b"x")
+    # The file of an upload is stored before its row.
+    recent = settings.data_dir / "models" / "recent" / "model.onnx"
+    recent.parent.mkdir()
+    recent.touch()
+    os.utime(orphans[1].parent, (0, 0))
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         kept = api.open()
@@ -131,6 +144,7 @@ def test_startup_removes_orphaned_files(settings: Settings) -> None:
         _until_gone(orphans)
         assert api.get(kept).status_code == 200
         assert api.http.get("/v1/models").json()["items"] != []
+        assert recent.exists()
 
 
 def test_expired_recalibration_is_deleted(settings: Settings) -> None:
@@ -158,7 +172,7 @@ def test_unused_model_expires(settings: Settings) -> None:
         api = Api(http)
         used = api.get(api.finished()).json()["model"]
         unused = api.upload_model(b"another model").json()["id"]
-        _until_gone([settings.data_dir / "models" / unused])
+        _until_gone(list(settings.data_dir.glob(f"models/{unused}-*")))
         assert api.http.get(f"/v1/models/{unused}").status_code == 404
         assert api.http.get(f"/v1/models/{used}").status_code == 200
         assert api.upload_model(b"another model").status_code == 201
@@ -179,13 +193,75 @@ def test_upload_renews_a_model(settings: Settings) -> None:
             time.sleep(0.02)
 
 
-def test_second_server_is_rejected(settings: Settings) -> None:
+def test_run_of_another_process_is_left_until_its_lease_is_over(settings: Settings) -> None:
+    patient = settings.model_copy(update={"poll_seconds": 0.05})
+    with serving(create_app(patient, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+    crash_while_running(settings, name, lease=1.0)
+    began = time.monotonic()
+    with serving(create_app(patient, executor=FakeExecutor())) as http:
+        assert Api(http).get(name).json()["state"] == "running" or time.monotonic() - began > 0.9
+        found = Api(http).wait(name)
+    assert (found["state"], found["attempts"]) == ("succeeded", 2)
+    assert time.monotonic() - began > 0.9
+
+
+def test_writes_of_a_lost_claim_change_nothing(settings: Settings) -> None:
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+    crash_while_running(settings, name)
+    crash = RuntimeError("crash")
+
+    def lost_writes(tx: Transaction) -> Recalibration:
+        found = store.get(tx, name)
+        recovery.requeue_abandoned(tx, settings)
+        store.claim(tx, name, runner="other", lease_seconds=60)
+        before = changes.advance(tx, name, Event.BEGIN)
+        changes.progress(tx, name, found.claims, Progress(phase="reading", done=1, total=1))
+        recovery.on_worker_crash(tx, name, found.claims, crash, settings)
+        recovery.defer(tx, name, found.claims, StorageFullError("full"), settings)
+        recovery.release(tx, "r")
+        store.renew(tx, name, found.claims, lease_seconds=-60)
+        assert store.abandoned(tx) == []
+        assert not runs._finish(tx, found, [], None)
+        runs._fail(tx, found, {})
+        assert store.get(tx, name) == before
+        # The current claim does change it.
+        assert runs._finish(tx, before, [], None)
+        return store.get(tx, name)
+
+    ledger = SqliteLedger(settings.data_dir / "ledger.sqlite3")
+    assert call_once(ledger.write(lost_writes)).state is State.SUCCEEDED
+    ledger.close()
+
+
+def test_folder_used_exclusively_is_rejected(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.storage.data_folder.START_SECONDS", 0)
     with (
-        serving(create_app(settings, executor=FakeExecutor())),
-        pytest.raises(StartError, match="another server"),
+        locked(settings.data_dir),
+        pytest.raises(StartError, match="another process"),
         serving(create_app(settings, executor=FakeExecutor())),
     ):
         pass
+
+
+def test_shared_ledger_of_another_version_is_not_migrated(settings: Settings) -> None:
+    with serving(create_app(settings, executor=FakeExecutor())):
+        path = settings.data_dir / "ledger.sqlite3"
+        connection = connect(path)
+        connection.execute(f"PRAGMA user_version = {schema.VERSION - 1}")
+        connection.close()
+        with (
+            pytest.raises(StartError, match="schema version"),
+            serving(create_app(settings, executor=FakeExecutor())),
+        ):
+            pass
 
 
 def _until_gone(paths: list[Path]) -> None:

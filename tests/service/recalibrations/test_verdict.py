@@ -117,6 +117,7 @@ def test_a_ledger_of_version_7_is_migrated(settings: Settings) -> None:
         ended, opened = api.finished(keep_data=True), api.open()
         stored = [api.put(opened, index).json() for index in range(3)]
     connection = apsw.Connection(str(settings.data_dir / "ledger.sqlite3"))
+    large_ledger.use_old_names(settings.data_dir)
     large_ledger.downgrade(connection, 7)
     connection.close()
     with open_ledger(settings.data_dir) as ledger:

@@ -81,7 +81,7 @@ def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
         pytest.param(lambda tx, _: batches.next_index(tx, "r", TARGET), id="append"),
         pytest.param(lambda tx, n: _check_streams(tx, store.get(tx, "r"), n, 0), id="start"),
         pytest.param(lambda tx, _: store.total_bytes(tx), id="total size"),
-        pytest.param(lambda tx, _: recovery.requeue_interrupted(tx, SETTINGS), id="recovery"),
+        pytest.param(lambda tx, _: recovery.requeue_abandoned(tx, SETTINGS), id="recovery"),
         pytest.param(lambda tx, _: store.oldest(tx, State.QUEUED), id="next run"),
         pytest.param(lambda tx, _: store.with_data_to_remove(tx), id="cleanup"),
         pytest.param(lambda tx, _: retention.overdue(tx, SETTINGS), id="expiry"),
@@ -269,6 +269,31 @@ def test_migration_adds_the_total(tmp_path: Path) -> None:
     connection.close()
     with open_ledger(tmp_path / "data") as ledger:
         assert ledger.read(store.total_bytes) == 7 * 12
+
+
+def test_server_continues_with_a_folder_of_version_11(settings: Settings) -> None:
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        ended, started = api.finished(), api.open()
+        assert api.put(started, 0).status_code == 201
+        expected = api.get(ended, "/model").content
+    large_ledger.use_old_names(settings.data_dir)
+    connection = apsw.Connection(str(settings.data_dir / "ledger.sqlite3"))
+    large_ledger.downgrade(connection, 11)
+    connection.execute(
+        "UPDATE recalibration SET state = 'running', attempts = 1, total = 1 WHERE id = ?",
+        (started,),
+    )
+    connection.close()
+    with serving(create_app(settings, executor=FakeExecutor())) as http:
+        api = Api(http)
+        assert api.get(ended, "/model").content == expected
+        assert api.upload_model().status_code == 200
+        assert (api.wait(started)["state"], api.get(started).json()["attempts"]) == ("succeeded", 2)
+        assert api.get(started, "/model").status_code == 200
+        found = http.get("/v1/recalibrations?order=newest&search=Check-with").json()["items"]
+        assert [one["id"] for one in found] == [started, ended]
+    assert main(["--data-dir", str(settings.data_dir), "check"]) == 0
 
 
 def test_a_ledger_of_version_6_gets_american_spelling(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from service.settings import Settings
 from tests.support.service_fakes import PREDICTIONS, PREVIEW, FakeExecutor
-from tests.support.service_http import Api, StartServer, batch, npy
+from tests.support.service_http import Api, StartServer, batch, npy, scratch_files
 
 NPY = {"Content-Type": "application/x-npy"}
 
 
 def staged(settings: Settings) -> list[Path]:
-    return [path for path in (settings.data_dir / "staging").rglob("*") if path.is_file()]
+    return [path for path in scratch_files(settings.data_dir) if path.is_file()]
 
 
 def test_preview_passes_the_samples_and_stores_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,9 +100,32 @@ def test_commit_replaces_the_blob(blobs: FolderBlobs) -> None:
 def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], FolderBlobs]) -> None:
     first = reopen()
     draft, workspace = first.draft(), first.workspace()
-    reopen()
+    (first.path("staging") / "of an earlier version").mkdir()
+    assert reopen().scratch.ended == frozenset()
+    assert draft.path.exists()
+    os.close(first.scratch._handle)  # as the kernel does when a process ends
+    last = reopen()
+    assert last.scratch.ended == {first.scratch.id}
     assert not draft.path.exists()
     assert not workspace.exists()
+    assert first.scratch.id not in "".join(last.names("staging"))
+    assert "of an earlier version" not in last.names("staging")
+
+
+def test_folder_removed_by_another_process(reopen: Callable[[], FolderBlobs]) -> None:
+    first, second = reopen(), reopen()
+    write(first, KEY, b"x")
+    second.remove("models")
+    write(first, KEY, b"y")
+    assert second.path(KEY).read_bytes() == b"y"
+
+
+def test_names_of_a_minimum_age(blobs: FolderBlobs) -> None:
+    write(blobs, "models/old/model.onnx", b"x")
+    write(blobs, "models/new/model.onnx", b"x")
+    os.utime(blobs.path("models/old"), (0, 0))
+    assert sorted(blobs.names("models")) == ["new", "old"]
+    assert list(blobs.names("models", min_age_seconds=3600)) == ["old"]
 
 
 def test_workspace_file_is_adopted(blobs: FolderBlobs) -> None:
@@ -217,7 +241,7 @@ def test_fsync_order_of_file_and_folders(tmp_path: Path) -> None:
     disk.calls.clear()
     write(blobs, KEY, b"x")
     staged, *folders = disk.calls
-    assert Path(staged).parent == tmp_path / "staging"
+    assert Path(staged).parent == blobs.scratch.folder
     # Every folder with a new entry; last, the folder that contains the file.
     assert folders == [str(tmp_path), str(tmp_path / "models"), str(tmp_path / "models/abc")]
     disk.calls.clear()
@@ -241,7 +265,7 @@ def test_failed_fsync_of_file(tmp_path: Path, error: int, raised: type[Exception
     with pytest.raises(raised):
         write(blobs, KEY, b"x")
     assert not blobs.path(KEY).exists()
-    assert list(blobs.names("staging")) == []
+    assert list(blobs.scratch.folder.iterdir()) == []
     assert blobs.failure is None
     write(blobs, KEY, b"x")
 

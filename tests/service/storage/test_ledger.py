@@ -14,7 +14,7 @@ import pytest
 from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
 from service.storage.data_folder import file_system_type
 from service.storage.ledger import schema
-from service.storage.ledger.connection import check_sqlite_version, connect
+from service.storage.ledger.connection import SqliteWriter, check_sqlite_version, connect
 from service.storage.ledger.protocol import EnlistingTransaction, Ledger, Participant, Transaction
 from service.storage.ledger.sqlite import SqliteLedger
 from service.storage.ledger.writer import Writer
@@ -238,7 +238,7 @@ class BrokenConnection:
 def broken(tmp_path: Path, error: Exception) -> tuple[Writer, BrokenConnection]:
     SqliteLedger(tmp_path / "ledger.sqlite3").close()
     connection = BrokenConnection(connect(tmp_path / "ledger.sqlite3"), error)
-    return Writer(connection, on_commit=lambda _: None), connection  # type: ignore[arg-type]
+    return Writer(SqliteWriter(connection), on_commit=lambda _: None), connection  # type: ignore[arg-type]
 
 
 def test_failed_fsync_stops_the_writer(tmp_path: Path) -> None:

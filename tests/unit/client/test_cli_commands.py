@@ -23,6 +23,7 @@ from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit, exit_of
 from bnrecal_client.cli.grammar import build_group
 from bnrecal_client.errors import BatchError, BnrecalError, RecalibrationFailed
+from service.storage.data_folder import locked
 from tests.support.client_server import MODEL, ClientServer, Fault, client_server
 from tests.support.listening import listening
 from tests.support.played_clients import URL
@@ -128,14 +129,15 @@ def test_fold_overwrites_its_input_only_with_force(desk: Desk) -> None:
     assert desk.model.read_bytes() == MODEL
 
 
-def test_serve_on_used_data_folder_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_serve_on_locked_data_folder_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with client_server(tmp_path / "data"):
+    monkeypatch.setattr("service.storage.data_folder.START_SECONDS", 0)
+    with locked(tmp_path / "data"):
         code = main(["serve", "--port", "0", "--data-dir", str(tmp_path / "data")])
     captured = capsys.readouterr()
     assert (code, captured.out, captured.err.count("\n")) == (Exit.USAGE, "", 1)
-    assert f"another server uses the data folder {tmp_path / 'data'}" in captured.err
+    assert f"another process uses the data folder {tmp_path / 'data'}" in captured.err
 
 
 def test_admin_commands_parse_their_own_arguments(

@@ -15,7 +15,7 @@ from PIL import Image
 import bn_ops
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
-from tests.support.client_server import client_server
+from service.storage.data_folder import locked
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples" / "digits" / "mnist_resnet.onnx"
@@ -66,7 +66,8 @@ def desk(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in ("BNRECAL_SERVER", "BNRECAL_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with socket.socket() as taken, client_server(tmp_path / "used"):
+    monkeypatch.setattr("service.storage.data_folder.START_SECONDS", 0)
+    with socket.socket() as taken, locked(tmp_path / "used"):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
@@ -127,7 +128,7 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("inspect m.onnx --images empty", Exit.INPUT, "there is no image"),
     ("demo photos", Exit.USAGE, "name another one, or pass --force"),
     ("completion tcsh", Exit.USAGE, "not one of bash, zsh, fish"),
-    ("serve --data-dir used", Exit.USAGE, "another server uses the data folder"),
+    ("serve --data-dir used", Exit.USAGE, "another process uses the data folder"),
     ("serve --port {port} --data-dir new", Exit.USAGE, "already in use|in use"),
     ("serve --config broken.toml", Exit.USAGE, "unknown key 'colour'"),
     ("admin nothing", Exit.USAGE, "--help"),

@@ -18,7 +18,7 @@ from service.workers.messages import Limits, WorkerTask
 from service.workers.process_pool import ProcessExecutor
 from tests.support.pt2_files import Small, exchanged, runs_code, saved
 from tests.support.service_fakes import ARCHIVE, GOOD_MODEL, UNSAFE, FakeExecutor
-from tests.support.service_http import StartServer
+from tests.support.service_http import StartServer, scratch_files
 
 _PT2 = ARCHIVE + GOOD_MODEL
 
@@ -74,7 +74,7 @@ def test_unsafe_pt2_file_leaves_nothing(start_server: StartServer, settings: Set
     assert response.status_code == 422
     assert response.json()["code"] == "model-unsafe"
     assert not list(settings.data_dir.rglob("*.onnx"))
-    assert not list((settings.data_dir / "staging").iterdir())
+    assert not scratch_files(settings.data_dir)
 
 
 @pytest.mark.parametrize("missing", ["landlock", "seccomp"])
