@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from service.recalibrations.schemas import RecalibrationOut
 from tests.page.conftest import OpenPage
 from tests.support.page_walk import AXE, Walk, freeze_run
 from tests.support.server_process import ServerProcess
@@ -93,6 +94,18 @@ def test_axe_finds_nothing_serious_during_a_run(
         page.get_by_label("Find a layer").fill("stage1")
         found["search"] = walk.violations()
         assert {view: faults for view, faults in found.items() if faults} == {}
+
+
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_after_a_failure(open_page: OpenPage, scheme: str) -> None:
+    walk = open_page(color_scheme=scheme)
+    (failed,) = RecalibrationOut.model_json_schema()["examples"]
+    walk.page.route("**/v1/recalibrations/rc_*", lambda route: route.fulfill(json=failed))
+    walk.open(f"#/recalibrations/{failed['id']}")
+    walk.see("The model is unchanged.")
+    walk.see("The input of layer features.4 holds NaN.")
+    assert walk.violations() == []
 
 
 @needs_axe
