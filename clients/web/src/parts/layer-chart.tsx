@@ -17,8 +17,9 @@ const OUTLIER = 5;
 /** A run while it measures: one bar for each layer, in the order of execution. */
 export function LayerChart({ layers, total }: { layers: MeasuredLayer[]; total: number }) {
   const drifts = layers.map((layer) => layer.drift ?? 0);
-  const step = stepOf(scaleOf(drifts));
-  const end = step * Math.ceil(scaleOf(drifts) / step - 1e-9);
+  const scale = scaleOf(drifts);
+  const step = stepOf(scale);
+  const end = step * Math.ceil(scale / step - 1e-9);
   const slot = 100 / Math.max(total, layers.length, 1);
   const width = Math.min(slot * (total < MANY_LAYERS ? FILL : 1), WIDEST);
   const y = (drift: number) => BOTTOM - (BOTTOM - TOP) * Math.min(drift / end, 1);
