@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 __all__ = ["GraphIndex", "bodies", "index_graph", "is_standard", "reads"]
 
@@ -61,6 +60,8 @@ class GraphIndex:
             feeds[given] = value
         if node.op_type == "ConstantOfShape" and _elements(feeds[node.input[0]]) > _MAX_VECTOR_SIZE:
             return None
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - few models need it
+
         return np.asarray(next(iter(ReferenceEvaluator(node).run(None, feeds))))
 
 
