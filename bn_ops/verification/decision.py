@@ -82,6 +82,9 @@ be near zero for one batch need not match to the last digit."""
 
 _EXACT_TOLERANCE = 1e-9
 _EXACT_FACTOR = 64.0
+_EXACT_LAYER_TOLERANCE = 1e-7
+"""Relative error of a channel of a layer: its scale may be a thousandth of the layer's, and sums
+that cancel leave less than the channel's own digits."""
 _FLOAT64_TO_FLOAT32 = 2.0**-29
 """Rounding unit of float64 over that of float32: 2⁻⁵³/2⁻²⁴. For coarser types it is too large by
 2¹³, which makes no difference as long as their rounding stays below 1."""
@@ -112,6 +115,8 @@ class OutputFindings:
         own: difference of the reference from its own float64 result, where available.
         usual: the output's usual scale; 0 until a batch shows it.
         misrounded: name of a stored weight that is not the rounded result of folding.
+        layer: largest relative difference of a channel of a layer's output, with both models in
+            float64, and the name of the tensor; see `bn_ops.verification.layer_outputs`.
     """
 
     name: str
@@ -120,6 +125,7 @@ class OutputFindings:
     own: list[Finding] = field(default_factory=list)
     usual: float = 0.0
     misrounded: str | None = None
+    layer: tuple[float, str] = (0.0, "")
 
     def within(self, tolerance: float) -> bool:
         """Return whether every batch is within the tolerance."""
@@ -176,6 +182,9 @@ class OutputFindings:
             limit = max(tolerance, _EXACT_FACTOR * _FLOAT64_TO_FLOAT32 * own)
             if exact > limit:
                 return f"by {exact:.1e} in float64 on {worst} (allowed {limit:.0e})"
+            apart, tensor = self.layer
+            if apart > max(_EXACT_LAYER_TOLERANCE, limit):
+                return f"by {apart:.1e} in float64 in the layer output {tensor!r}"
         if error > allowed:
             return f"by {error:.1e} on {self._worst(self.native)[1]} (allowed {allowed:.0e})"
         return None

@@ -20,12 +20,20 @@ from bn_ops.folding.result import Folded
 from bn_ops.verification.compare import Finding, compare, rounding, share
 from bn_ops.verification.decision import OutputFindings, misrounded_tensor, refolded
 from bn_ops.verification.float64 import Float64Model, NotExactError
+from bn_ops.verification.layer_outputs import (
+    Signature,
+    preserved_outputs,
+    shared_outputs,
+    signature,
+    worst_layer,
+    worst_weight,
+)
 from bn_ops.verification.native import NativeModel
 from bn_ops.verification.probes import Probe, synthetic_probes
 from bn_ops.verification.rounding_sensitivity import perturb_batch, perturb_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bn_ops.core.signature import Batch
     from bn_ops.verification.decision import ExactWeights
@@ -106,11 +114,13 @@ class _Expected:
         probe: the samples.
         native: outputs in the model's own element types.
         exact: outputs in float64, where they were computed.
+        layers: preserved outputs of layers in float64, by tensor.
     """
 
     probe: Probe
     native: list[Array]
     exact: list[Array] | None
+    layers: Mapping[str, Signature]
 
 
 class Reference:
@@ -133,6 +143,7 @@ class Reference:
         self._notes: list[str] = []
         self._samples = 0
         self._perturbed: list[list[Finding]] | None = None
+        self._preserved = preserved_outputs(model)
         self._float64 = self._widened()
         self._runs = list(self._run_native(batches))
         if not self._runs:
@@ -141,7 +152,12 @@ class Reference:
             )
         exact = self._in_float64()
         self._expected = [
-            _Expected(probe=probe, native=native, exact=exact.get(probe.label))
+            _Expected(
+                probe=probe,
+                native=native,
+                exact=exact[probe.label][0] if probe.label in exact else None,
+                layers=exact[probe.label][1] if probe.label in exact else {},
+            )
             for probe, native in self._runs
         ]
 
@@ -197,15 +213,32 @@ class Reference:
         chosen = [expected for expected in self._expected if expected.exact is not None]
         if misrounded is not None or not chosen:
             return
+        layers = shared_outputs(self._preserved, model)
         try:
             exact = Float64Model(model, weights)
-            found = [exact.run(self._names, expected.probe.batch) for expected in chosen]
+            found = [self._run_exact(exact, expected.probe, layers) for expected in chosen]
         except NotExactError as error:
             yield f"the fold was not verified in float64: {error}"
             return
-        for expected, outputs in zip(chosen, found, strict=True):
+        weight = worst_weight(self._model, model, weights)
+        for output in findings:
+            output.layer = max(output.layer, weight)
+        for expected, (outputs, got_layers) in zip(chosen, found, strict=True):
             for output, want, got in zip(findings, expected.exact or (), outputs, strict=True):
                 output.exact.append((expected.probe.label, compare(want, got, None)))
+            if layers:
+                known = [expected.layers[name] for name in layers]
+                worst = worst_layer(layers, known, [got_layers[name] for name in layers])
+                for output in findings:
+                    output.layer = max(output.layer, worst)
+
+    def _run_exact(
+        self, model: Float64Model, probe: Probe, layers: Sequence[str]
+    ) -> tuple[list[Array], dict[str, Signature]]:
+        """Return a model's outputs in float64, and the signatures of outputs of layers."""
+        found = model.run([*self._names, *layers], probe.batch)
+        outputs, made = found[: len(self._names)], found[len(self._names) :]
+        return outputs, {name: signature(a) for name, a in zip(layers, made, strict=True)}
 
     def _sensitivity(self, output: int) -> list[Finding]:
         """Return how rounding-sized perturbations move an output of the reference, per batch."""
@@ -247,16 +280,16 @@ class Reference:
             self._notes.append(f"not compared in float64: {error}")
             return None
 
-    def _in_float64(self) -> dict[str, list[Array]]:
+    def _in_float64(self) -> dict[str, tuple[list[Array], dict[str, Signature]]]:
         """Run the selected probes in float64; return none, and note why, if that fails."""
-        found: dict[str, list[Array]] = {}
+        found: dict[str, tuple[list[Array], dict[str, Signature]]] = {}
         if self._float64 is None:
             return found
         try:
             for probe, native in self._runs:
                 if probe.exact:
-                    found[probe.label] = self._float64.run(self._names, probe.batch)
-                    self._check_plausible(native, found[probe.label])
+                    found[probe.label] = self._run_exact(self._float64, probe, self._preserved)
+                    self._check_plausible(native, found[probe.label][0])
         except NotExactError as error:
             self._notes.append(f"not compared in float64: {error}")
             return {}
