@@ -48,12 +48,14 @@ class Scores:
         distinct_classes: exp of the mutual information: the number of classes that the predictions
             distinguish, between 1 and min(n, K).
         classes: number of classes K.
+        positions: number of predictions per sample.
     """
 
     objective: Float64Array
     entropy: float
     distinct_classes: float
     classes: int
+    positions: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def score(probabilities: NDArray[np.floating]) -> Scores:
         entropy=float(entropy.mean()),
         distinct_classes=float(np.exp(divergence.mean())),
         classes=p.shape[2],
+        positions=p.shape[1],
     )
 
 

@@ -26,8 +26,10 @@ __all__ = [
     "Variety",
     "choose",
     "judge",
+    "small_share",
     "variety",
     "verdict_on_choice",
+    "worth_a_small_share",
 ]
 
 # Fewer samples never move the statistics, never give `do-not-deploy` and `deploy` for a large gain,
@@ -74,8 +76,15 @@ _EARLY_DISTINCT = 2.0
 _EARLY_GAIN = 0.25
 _EARLY_ENTROPY = 0.45
 
-# `SMALL` on any stream; it never raises the entropy.
-_SMALL_GAIN = 0.15
+# `SMALL`, where neither of the others is admitted. A share that costs little even where the stream
+# misleads: with few classes, no measured share of 0.1 with a gain of at least its standard error
+# lost 2 points. With many, a share of 0.02 does harm, except at a large gain without a rise of the
+# entropy. Score maps were not measured and count as many.
+_SMALL_SHARE = 0.1
+_SMALL_ERRORS = 1.0
+_SMALL_DISTINCT = 2.0
+_SMALL_SHARE_MANY = 0.02
+_SMALL_GAIN_MANY = 0.15
 
 # A loss beyond this, and beyond its error, rules statistics out: `REPLACE` where the caller
 # declares a varied stream, and the result of the caller's own estimator.
@@ -112,6 +121,7 @@ class Decision:
         variety: None where no output holds classes.
         samples: number of samples n of the stream.
         unset: whether the source statistics are the initial ones.
+        few_classes: whether the rule for a small share and few classes applies.
     """
 
     candidate: Candidate
@@ -120,6 +130,7 @@ class Decision:
     variety: Variety | None
     samples: int
     unset: bool = False
+    few_classes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +211,7 @@ def choose(
             variety=seen,
             samples=samples,
             unset=unset,
+            few_classes=source is not None and _few_classes(source),
         )
 
     if unset:
@@ -221,9 +233,32 @@ def choose(
     if admitted:
         return decided(max(admitted, key=lambda name: gains[name].value))
     small = gains.get(Candidate.SMALL)
-    if small is not None and _small(small):
+    if (
+        small is not None
+        and worth_a_small_share(gains)
+        and _small(small, seen, few=_few_classes(source))
+    ):
         return decided(Candidate.SMALL)
     return decided(Candidate.SOURCE)
+
+
+def small_share(source: Scores) -> float:
+    """Return the share of the target that `SMALL` takes, by the score of the source."""
+    return _SMALL_SHARE if _few_classes(source) else _SMALL_SHARE_MANY
+
+
+def worth_a_small_share(gains: Mapping[Candidate, Gain]) -> bool:
+    """Return whether `SMALL` can be admitted, by the gains of the larger steps.
+
+    Where both lower the criterion, so does a small step in the same direction, in 97 of 100
+    measured cases; it is then not measured, which saves a pass.
+    """
+    larger = (gains[name].value for name in (Candidate.EARLY, Candidate.REPLACE) if name in gains)
+    return max(larger, default=0.0) >= 0
+
+
+def _few_classes(source: Scores) -> bool:
+    return source.classes <= _FEW_CLASSES_LIMIT and source.positions == 1
 
 
 def _seen(scores: Mapping[Candidate, Scores], *, varied: bool | None) -> Variety | None:
@@ -273,9 +308,12 @@ def _early(found: Gain, seen: Variety, samples: int, classes: int) -> bool:
     )
 
 
-def _small(found: Gain) -> bool:
-    """Return whether a gain is large enough to take `SMALL`, on a stream of any classes."""
-    return found.value >= max(_SMALL_GAIN, _ERRORS * found.error) and found.entropy_rise <= 0
+def _small(found: Gain, seen: Variety, *, few: bool) -> bool:
+    """Return whether a gain is large enough to take `SMALL`."""
+    if few:
+        clear = found.value > 0 and found.value >= _SMALL_ERRORS * found.error
+        return clear and seen.distinct_classes >= _SMALL_DISTINCT
+    return found.value >= max(_SMALL_GAIN_MANY, _ERRORS * found.error) and found.entropy_rise <= 0
 
 
 def verdict_on_choice(decision: Decision) -> Judgment:
@@ -289,10 +327,18 @@ def verdict_on_choice(decision: Decision) -> Judgment:
     if seen is None:
         return _check(ReasonCode.OUTPUTS_NOT_CLASSES, *kept)
     if kept:
-        if not seen.varied:
-            return _check(ReasonCode.FEW_CLASSES_IN_STREAM, *kept)
-        return _judgment(VerdictCode.DO_NOT_DEPLOY, ReasonCode.NO_GAIN, *kept)
-    return _moved(decision.candidate, decision.gains[decision.candidate], seen, decision.samples)
+        return _kept(seen)
+    found = decision.gains[decision.candidate]
+    if decision.candidate is Candidate.SMALL:
+        return _moved_little(decision, found, seen)
+    return _moved(decision.candidate, found, seen, decision.samples)
+
+
+def _kept(seen: Variety) -> Judgment:
+    """Judge the source statistics."""
+    if not seen.varied:
+        return _check(ReasonCode.FEW_CLASSES_IN_STREAM, ReasonCode.SOURCE_KEPT)
+    return _judgment(VerdictCode.DO_NOT_DEPLOY, ReasonCode.NO_GAIN, ReasonCode.SOURCE_KEPT)
 
 
 def _unset(samples: int) -> Judgment:
@@ -302,16 +348,25 @@ def _unset(samples: int) -> Judgment:
     return _judgment(VerdictCode.DEPLOY, ReasonCode.SOURCE_STATISTICS_UNSET)
 
 
+def _moved_little(decision: Decision, found: Gain, seen: Variety) -> Judgment:
+    """Judge the statistics of `SMALL`."""
+    if decision.few_classes:
+        if decision.samples < MIN_SAMPLES_TO_REFUSE:
+            return _check(ReasonCode.TOO_FEW_SAMPLES)
+        return _judgment(VerdictCode.DEPLOY, ReasonCode.SMALL_STEP)
+    return _check(_doubt(found) if seen.varied else ReasonCode.FEW_CLASSES_IN_STREAM)
+
+
 def _moved(candidate: Candidate, found: Gain, seen: Variety, samples: int) -> Judgment:
-    """Judge statistics that are not the source's."""
-    if candidate is not Candidate.SMALL and _large(found, seen, samples):
+    """Judge statistics that are far from the source's."""
+    if _large(found, seen, samples):
         return _judgment(VerdictCode.DEPLOY, ReasonCode.CLEAR_GAIN)
     if not seen.varied:
         return _check(ReasonCode.FEW_CLASSES_IN_STREAM)
     certain = _convincing(found, seen, samples) or (
         candidate is Candidate.EARLY and found.value >= max(_EARLY_GAIN, _ERRORS * found.error)
     )
-    if candidate is Candidate.SMALL or not certain:
+    if not certain:
         return _check(_doubt(found))
     if samples < MIN_SAMPLES_TO_DEPLOY:
         return _check(ReasonCode.TOO_FEW_SAMPLES)

@@ -10,7 +10,14 @@ from typing import Generic, TypeVar
 
 from bn_ops.auto.candidates import are_unset, candidate_updates
 from bn_ops.auto.criterion import Gain, Scores, score
-from bn_ops.auto.decision import MIN_SAMPLES, MIN_SAMPLES_TO_REFUSE, Decision, choose
+from bn_ops.auto.decision import (
+    MIN_SAMPLES,
+    MIN_SAMPLES_TO_REFUSE,
+    Decision,
+    choose,
+    small_share,
+    worth_a_small_share,
+)
 from bn_ops.core.engine import Engine
 from bn_ops.core.frontier import LayerUpdate
 from bn_ops.core.statistics import LayerName
@@ -105,6 +112,7 @@ class Selector(Generic[ModelT, BatchT]):
         self._probe = probe
         self._target = target
         self._progress = progress
+        self._small_share = 0.0
         self._updates: dict[Candidate, _Updates] = {}
         self._observed: dict[Candidate, ForwardPass | None] = {Candidate.REPLACE: observed}
 
@@ -112,7 +120,11 @@ class Selector(Generic[ModelT, BatchT]):
         """Return a candidate's update of every layer."""
         if candidate not in self._updates:
             self._updates[candidate], observed = candidate_updates(
-                candidate, self._engine, self._probe, self._target
+                candidate,
+                self._engine,
+                self._probe,
+                self._target,
+                small_share=self._small_share,
             )
             self._observed.setdefault(candidate, observed)
             self._progress(len(self._updates))
@@ -147,9 +159,15 @@ class Selector(Generic[ModelT, BatchT]):
         if output is not None and not unset and samples >= MIN_SAMPLES:
             declared = varied is True and samples >= MIN_SAMPLES_TO_REFUSE
             scores[Candidate.SOURCE] = score(output.probabilities)
+            self._small_share = small_share(scores[Candidate.SOURCE])
             for candidate in (Candidate.REPLACE,) if declared else _COMPARED:
                 self._add(scores, candidate, output)
-            if not declared and decide().candidate is Candidate.SOURCE:
+            found = decide()
+            if (
+                not declared
+                and found.candidate is Candidate.SOURCE
+                and worth_a_small_share(found.gains)
+            ):
                 self._add(scores, Candidate.SMALL, output)
         decision = decide()
         return Selection(

@@ -176,6 +176,8 @@ _WHY_DEPLOY = {
     _Why.CLEAR_GAIN: "its predictions distinguish classes clearly better than before",
     _Why.LABELS_BETTER: "it is better on the labeled samples",
     _Why.LABELS_NOT_WORSE: "on the labeled samples it loses no more than is allowed",
+    _Why.SMALL_STEP: "a small step towards the new domain, after which predictions distinguish "
+    "classes better than before",
     _Why.SOURCE_STATISTICS_UNSET: "the source statistics were never set",
 }
 
@@ -317,6 +319,10 @@ def _mismatch(evidence: Evidence) -> str:
 _REASONS: Mapping[ReasonCode, Callable[[Evidence], str]] = {
     _Why.CLEAR_GAIN: _compared,
     _Why.NO_GAIN: _compared,
+    _Why.SMALL_STEP: lambda evidence: (
+        f"{_compared(evidence)} Only a small share of the new domain was taken, since nothing "
+        "speaks clearly for more."
+    ),
     _Why.GAIN_WITHIN_ERROR: lambda evidence: f"{_gain(evidence)}; that is not a clear gain.",
     _Why.LESS_CERTAIN_PREDICTIONS: lambda evidence: f"{_gain(evidence)}.",
     _Why.FEW_CLASSES_IN_STREAM: _few_classes,
@@ -341,7 +347,24 @@ def _steps(code: ReasonCode, evidence: Evidence) -> tuple[str, ...]:
         )
     if code is _Why.NO_GAIN and not evidence.source_kept:
         return ("Keep the source model, or use the estimator Auto, which compares candidates.",)
+    if code in _DECLARED:
+        return (*_STEPS.get(code, ()), *_declaration(evidence))
     return _STEPS.get(code, ())
+
+
+def _declaration(evidence: Evidence) -> tuple[str, ...]:
+    """Return the advice to declare the stream varied, where that would count."""
+    if evidence.samples < (evidence.classes or 0):
+        return ()
+    return (_DECLARE,)
+
+
+_DECLARED = frozenset({_Why.FEW_CLASSES_IN_STREAM, _Why.SMALL_STEP})
+
+_DECLARE = (
+    "If the stream holds all classes as they occur in use, declare it with Auto(varied=True) "
+    "(auto:varied)."
+)
 
 
 _IF_INPUT_IS_RIGHT = (
@@ -351,13 +374,7 @@ _IF_INPUT_IS_RIGHT = (
 
 _STEPS = {
     _Why.CORRELATED_STREAM: ("Send samples from more places or times.",),
-    _Why.FEW_CLASSES_IN_STREAM: (
-        "Send samples of all classes that occur in use.",
-        (
-            "If the stream does hold all classes as they occur in use, declare it with "
-            "Auto(varied=True) (auto:varied)."
-        ),
-    ),
+    _Why.FEW_CLASSES_IN_STREAM: ("Send samples of all classes that occur in use.",),
     _Why.LABELS_WORSE: ("Keep the source model.",),
     _Why.NO_GAIN: ("Keep the source model.",),
     _Why.OUTPUTS_NOT_CLASSES: (
@@ -365,6 +382,9 @@ _STEPS = {
             "Name an estimator, such as Shrink() or Replace(), and compare the result with the "
             "source by your own metric (metric=)."
         ),
+    ),
+    _Why.SMALL_STEP: (
+        "A larger step may gain more: pass labeled samples (evaluate=, --labels), which decide.",
     ),
     _Why.TOO_FEW_LABELS: ("Label more samples.",),
     _Why.TOO_FEW_SAMPLES: (f"Send at least {MIN_SAMPLES_TO_DEPLOY} samples.",),

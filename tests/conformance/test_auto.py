@@ -212,7 +212,7 @@ def test_candidates_of_part_of_the_way_are_exact_on_the_probe() -> None:
     x = probe(VARIED)
     shares = {
         Candidate.EARLY: ([1, 0.1, 0.1], [VARIED, x, x]),
-        Candidate.SMALL: ([0.02] * 3, [x] * 3),
+        Candidate.SMALL: ([0.1] * 3, [x] * 3),
     }
     candidate = done.report.choice.candidate
     assert candidate in shares

@@ -25,7 +25,7 @@ _SMALL_EVERY, _SMALL_SIZES = 24, (16,)
 
 # `--later`: a network that the other rows lack, and the candidates of `Auto`.
 _LATER_NETWORKS, _LATER_SIZES = ("digits2",), (16, 64)
-_LATER_NAMES = (SOURCE, SMALL, EARLY, REPLACE)
+_LATER_NAMES = (SOURCE, *SMALL, EARLY, REPLACE)
 
 
 def main() -> None:

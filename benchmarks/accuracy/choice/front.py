@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 
 from benchmarks.accuracy.choice.policy import decide
-from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SMALL, SOURCE, Row
+from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SOURCE, Row, small
 from benchmarks.accuracy.choice.summary import (
     FAMILIES,
+    HARM,
+    SIZES,
     development,
     markdown,
     photographs,
     signed,
     summarize,
 )
+from bn_ops.diagnostics.report import VerdictCode
 
-__all__ = ["front"]
+__all__ = ["front", "sizes"]
 
-_CANDIDATES = (SOURCE, SMALL, EARLY, REPLACE)
 _THRESHOLDS = (0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3)
 
 _TEXT = """\
@@ -61,11 +64,34 @@ def _policies() -> Iterator[tuple[str, Policy]]:
     yield "`Replace`", lambda _: REPLACE
     for threshold in _THRESHOLDS:
         yield f"`Replace` with a gain of at least {threshold:g}, else source", _above(threshold)
+    yield "`Auto` without `small`", lambda row: _undecided(row, lambda _: SOURCE)
+    for share in ("share-0.05", "share-0.1", "share-0.2"):
+        name = f"`Auto`, with a {share.replace('-', ' of ')} instead of source and `small`"
+        yield name, partial(_undecided, step=partial(_always, share=share))
+        yield (
+            f"{name}, where its gain is at least its error",
+            partial(_undecided, step=partial(_if_gained, share=share)),
+        )
     yield "`Auto`", lambda row: decide(row).candidate
     yield (
         "best of source, `small`, `early` and `replace`",
-        lambda row: max(_CANDIDATES, key=row.accuracy),
+        lambda row: max((SOURCE, small(row), EARLY, REPLACE), key=row.accuracy),
     )
+
+
+def _undecided(row: Row, step: Policy) -> str:
+    """Return the choice of `Auto`, and another step where it takes neither of the large ones."""
+    chosen = decide(row).candidate
+    return chosen if chosen in {EARLY, REPLACE} else step(row)
+
+
+def _always(_: Row, share: str) -> str:
+    return share
+
+
+def _if_gained(row: Row, share: str) -> str:
+    found = row.candidates[share]
+    return share if found.gain >= found.gain_error else SOURCE
 
 
 def _above(threshold: float) -> Policy:
@@ -130,3 +156,31 @@ def _line(row: Row, name: str) -> list[str]:
         f"{found.distinct_classes:.2f}",
         signed(row.change_of(name)),
     ]
+
+
+def sizes(rows: Sequence[Row]) -> str:
+    """Render what is held back by the size of the stream, and the gains of harmful candidates."""
+    head = ["n", "choices that help", "held back"]
+    more = "largest gain that hurts; helpful gains above it"
+    head += [f"`{name}`: {more}" for name in ("early", "replace")]
+    body = []
+    for label, low, high in SIZES[1:]:
+        chosen = [(row, decide(row)) for row in rows if low <= row.samples <= high]
+        helpful = [found for row, found in chosen if row.change_of(found.candidate) > HARM]
+        held = sum(found.verdict is not VerdictCode.DEPLOY for found in helpful)
+        compared = [row for row, _ in chosen if not (photographs(row) or row.change)]
+        body.append(
+            [
+                label,
+                str(len(helpful)),
+                f"{held} ({100 * held / len(helpful):.0f} %)",
+                *(_largest_harmful(compared, name) for name in (EARLY, REPLACE)),
+            ]
+        )
+    return markdown(head, body)
+
+
+def _largest_harmful(rows: Sequence[Row], name: str) -> str:
+    largest = max(row.candidates[name].gain for row in rows if row.change_of(name) < -HARM)
+    helpful = [row.candidates[name].gain for row in rows if row.change_of(name) > HARM]
+    return f"{largest:.2f}; {sum(gain > largest for gain in helpful)} of {len(helpful)}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy.choice.findings import limits, short
-from benchmarks.accuracy.choice.front import front
+from benchmarks.accuracy.choice.front import front, sizes
 from benchmarks.accuracy.choice.later import later
 from benchmarks.accuracy.choice.policy import Decision, decide, judge_candidate
 from benchmarks.accuracy.choice.rows import EARLY, REPLACE, ROWS, SOURCE, Row, read_rows
@@ -298,6 +298,7 @@ BLOCKS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "choice": results,
     "choice-later": later,
     "choice-front": front,
+    "choice-sizes": sizes,
     "choice-limits": limits,
     "choice-thresholds": sensitivity_table,
 }

@@ -17,7 +17,6 @@ from benchmarks.accuracy.choice.policy import decide, judge_candidate
 from benchmarks.accuracy.choice.rows import (
     EARLY,
     REPLACE,
-    SMALL,
     SOURCE,
     Measured,
     Row,
@@ -59,7 +58,8 @@ CLEAR = Row(
     tested=100,
     candidates={
         SOURCE: measured(40, error=0.0),
-        SMALL: measured(42, 0.02),
+        "share-0.02": measured(41, 0.01),
+        "share-0.1": measured(42, 0.02),
         EARLY: measured(60, 0.1),
         REPLACE: measured(70, 0.2),
         "half-0.1": measured(75, 0.15),
@@ -175,7 +175,7 @@ def test_page_has_the_figures_of_the_stored_rows(block: str) -> None:
 
 def test_shares_per_layer() -> None:
     assert shares(SOURCE, 4) == [0.0] * 4
-    assert shares(SMALL, 2) == [0.02] * 2
+    assert shares("share-0.02", 2) == [0.02] * 2
     assert shares(EARLY, 7) == [1.0] * 3 + [0.1] * 4
     assert shares("half-0.5", 7) == [1.0] * 4 + [0.5] * 3
 
