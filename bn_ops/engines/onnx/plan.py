@@ -102,6 +102,7 @@ def plan_targets(
     *,
     split: bool,
     outputs: Collection[str] = (),
+    recomputed: Collection[str] = (),
 ) -> Plan:
     """Plan the segments that measure the given nodes' inputs.
 
@@ -110,12 +111,15 @@ def plan_targets(
         targets: the layers to measure.
         split: as in `make_plan`.
         outputs: graph outputs to plan a head for; segments then also output what it reads.
+        recomputed: tensors that do not wait at the frontier: each later segment that reads one
+            computes it again, from the inputs of the node that outputs it. None of these inputs
+            may be recomputed itself.
     """
     parts = {
         layer: tuple(_parts(index, target.tensor)) if split else (target.tensor,)
         for layer, target in targets.items()
     }
-    flow = _flow(index, targets.values())
+    flow = _flow(index, targets.values(), frozenset(recomputed))
     depth = max((flow.measured_at(t.tensor) for t in targets.values()), default=-1) + 1
     head = _head(index, flow, outputs) if outputs else None
     kept = frozenset() if head is None else frozenset(head.inputs)
@@ -171,29 +175,46 @@ class _Flow:
     Attributes:
         nodes: position of each node that a measured layer depends on → its level.
         made_at: tensor → level that outputs it; -1 for model inputs. Constants are not included.
-        last_read: tensor → the last level that reads it.
+        last_read: tensor → the last level that reads it; of recomputed tensors, the level that
+            outputs them first.
+        recomputed: the tensors that do not wait at the frontier.
     """
 
     nodes: Mapping[int, int]
     made_at: Mapping[str, int]
     last_read: Mapping[str, int]
+    recomputed: frozenset[str]
 
     def measured_at(self, tensor: str) -> int:
         """Return the level at which a tensor is measured; 0 for model inputs."""
         return max(self.made_at[tensor], 0)
 
 
-def _flow(index: GraphIndex, targets: Collection[Target]) -> _Flow:
+def _flow(index: GraphIndex, targets: Collection[Target], recomputed: frozenset[str]) -> _Flow:
     levels = _levels(index, {target.position for target in targets})
     nodes = {p: levels[p] for p in _ancestors(index, (target.tensor for target in targets))}
     made_at = {t: nodes[p] for p in nodes for t in index.graph.node[p].output if t}
     made_at |= dict.fromkeys(index.feeds, -1)
     last_read: dict[str, int] = {}
     for position, level in nodes.items():
-        for name in reads(index.graph.node[position]):
-            if name in made_at:
-                last_read[name] = max(last_read.get(name, -1), level)
-    return _Flow(nodes=nodes, made_at=made_at, last_read=last_read)
+        for name in _waiting(index, position, level, made_at, recomputed):
+            last_read[name] = max(last_read.get(name, -1), level)
+    return _Flow(nodes=nodes, made_at=made_at, last_read=last_read, recomputed=recomputed)
+
+
+def _waiting(
+    index: GraphIndex,
+    position: int,
+    level: int,
+    made_at: Mapping[str, int],
+    recomputed: frozenset[str],
+) -> Iterator[str]:
+    """Yield the tensors that a node and the recomputed nodes before it read."""
+    for name in reads(index.graph.node[position]):
+        if name in recomputed and made_at[name] < level:
+            yield from _waiting(index, index.producer[name], level, made_at, frozenset())
+        elif name in made_at:
+            yield name
 
 
 def _levels(index: GraphIndex, raising: Collection[int]) -> list[int]:
@@ -232,18 +253,21 @@ def _segment(
     *,
     kept: frozenset[str],
 ) -> Segment:
-    nodes = tuple(position for position, at in flow.nodes.items() if at == level)
-    own = {t for p in nodes for t in index.graph.node[p].output if t}
+    made = [position for position, at in flow.nodes.items() if at == level]
+    fresh = {t for p in made for t in index.graph.node[p].output if t}
+    read = {t for p in made for t in reads(index.graph.node[p])} & flow.recomputed - fresh
+    nodes = tuple(sorted({*made, *(index.producer[t] for t in read)}))
+    own = fresh | read
     inputs = {t for p in nodes for t in reads(index.graph.node[p])} & flow.made_at.keys() - own
     needed = dict.fromkeys(part for tensors in parts.values() for part in tensors)
     reduced = tuple(part for part in needed if flow.measured_at(part) == level)
     measured = {n: t.tensor for n, t in targets.items() if flow.measured_at(t.tensor) == level}
-    later = {t for t in own if flow.last_read.get(t, level) > level}
+    later = {t for t in fresh if flow.last_read.get(t, level) > level}
     seen = inputs | (set(reduced) - own)
     return Segment(
         nodes=nodes,
         inputs=tuple(sorted(inputs)),
-        outputs=tuple(sorted(later | ((set(reduced) | kept) & own))),
+        outputs=tuple(sorted(later | ((set(reduced) | kept) & fresh))),
         measured=measured,
         parts={layer: parts[layer] for layer in measured},
         reduced=reduced,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from bn_ops.core.estimators import Replace
 from bn_ops.core.frontier import commit_layers
 from bn_ops.core.options import Budget, Execution, Progress, ProgressCallback, silent
 from bn_ops.engines.onnx import OnnxFrontier, prepare
+from bn_ops.engines.onnx.optimized import model as optimized_model
+from bn_ops.engines.onnx.optimized.model import open_optimized
+from bn_ops.engines.onnx.optimized.self_test import block_channels
+from bn_ops.engines.onnx.plan import Plan
 from bn_ops.errors import CancelledError, LayerNotFiniteError, OptionError, SpillLimitError
 from tests.support.networks import GraphBuilder, images, residual_network
 from tests.support.oracle import Observed, oracle_statistics, residual
@@ -153,6 +158,21 @@ def scaled_after() -> onnx.ModelProto:
     return one_input(g, g.bn(g.conv(y, 16, 16), 16, "b"))
 
 
+def widening() -> onnx.ModelProto:
+    """Return a network whose widest tensors are computed twice instead of stored."""
+    g = GraphBuilder(10)
+    x = g.op("Relu", g.bn(g.conv("x", 3, 16), 16, "stem"))
+    y = g.op("Relu", g.bn(g.conv(x, 16, 64, k=1), 64, "expand"))
+    y = g.op("Relu", g.bn(g.conv(y, 64, 64, group=64), 64, "depthwise"))
+    x = g.op("Add", x, g.bn(g.conv(y, 64, 16, k=1), 16, "project"))
+    # Strided, read by two layers, and by an addition one level later.
+    wide = g.conv(x, 16, 96, k=1, stride=2)
+    left, right = g.bn(wide, 96, "left"), g.bn(wide, 96, "right")
+    y = g.op("Mul", g.op("Relu", left), g.op("Sigmoid", right))
+    y = g.bn(g.conv(y, 96, 96, group=96), 96, "deep")
+    return one_input(g, g.bn(g.conv(g.op("Add", y, wide), 96, 16), 16, "last"))
+
+
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "residual": residual_network,
     "dense": dense,
@@ -163,6 +183,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "shuffled": shuffled,
     "upsampled": upsampled,
     "scaled_after": scaled_after,
+    "widening": widening,
 }
 
 
@@ -197,9 +218,41 @@ def test_thread_count_changes_no_bit(threads: int) -> None:
         np.testing.assert_array_equal(many[name][1], var)
 
 
+def test_recomputed_tensors_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, batches = widening(), split(images(37), 9)
+    prepared = prepare(network)
+
+    def plan() -> Plan:
+        block = block_channels()
+        assert block is not None
+        opened = open_optimized(prepared, prepared.eligible, block=block)
+        assert not isinstance(opened, str)
+        return opened.plan
+
+    def runs(plan: Plan) -> dict[int, int]:
+        return Counter(node for segment in plan.segments for node in segment.nodes)
+
+    twice = plan()
+    found = measured(network, batches, "optimized")
+    monkeypatch.setattr(optimized_model, "_MAX_RECOMPUTED_INPUTS", 0)
+    once = plan()
+    stored = measured(network, batches, "optimized")
+    # The convolutions before `expand`, and before `left` and `right`, whose output is read later.
+    assert sorted(runs(twice).values())[-3:] == [1, 2, 3]
+    assert set(runs(once).values()) == {1}
+    assert len(once.stored - twice.stored) == 2
+    assert len(twice.stored - once.stored) == 1  # what the second convolution reads
+    for name, (mean, var) in stored.items():
+        np.testing.assert_array_equal(found[name][0], mean)
+        np.testing.assert_array_equal(found[name][1], var)
+
+
 @pytest.mark.parametrize("memory", [0, 200_000, 1 << 30])
-def test_spilling_changes_no_bit(memory: int, tmp_path: Path) -> None:
-    model, batches = squeezed(), split(images(24), 5)
+@pytest.mark.parametrize("network", [squeezed, widening])
+def test_spilling_changes_no_bit(
+    network: Callable[[], onnx.ModelProto], memory: int, tmp_path: Path
+) -> None:
+    model, batches = network(), split(images(24), 5)
     budget = Budget(memory_bytes=memory, spill_folder=tmp_path)
     spilled = measured(model, batches, "optimized", budget=budget)
     plain = measured(model, batches, "optimized")

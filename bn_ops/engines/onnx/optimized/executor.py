@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,7 +20,7 @@ from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.accumulator import MomentAccumulator
 from bn_ops.engines.onnx.optimized.buffer_pool import BufferPool
-from bn_ops.engines.onnx.optimized.model import OptimizedModel
+from bn_ops.engines.onnx.optimized.model import Kind, OptimizedModel
 from bn_ops.engines.onnx.optimized.replay import (
     MAX_OBSERVED_BYTES,
     ObservedSamples,
@@ -53,6 +54,27 @@ class _Pending:
     inputs: _Arrays
     outputs: _Arrays
     parts: list[Future[_Reduced]]
+
+
+class _Scratch:
+    """Memory of each thread for tensors that it reads at once; it grows to the most requested."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def arrays(self, kinds: Mapping[str, Kind], samples: int) -> dict[str, NDArray[np.generic]]:
+        """Return arrays with undefined content, valid until the thread's next call."""
+        sizes = {name: samples * kind.nbytes for name, kind in kinds.items()}
+        memory = getattr(self._local, "memory", None)
+        if memory is None or memory.nbytes < sum(sizes.values()):
+            memory = self._local.memory = np.empty(sum(sizes.values()), np.uint8)
+        arrays, start = {}, 0
+        # The largest element types first: every start is then a multiple of the element's size.
+        for name, kind in sorted(kinds.items(), key=lambda item: -item[1].dtype.itemsize):
+            part = memory[start : start + sizes[name]]
+            arrays[name] = part.view(kind.dtype).reshape((samples, *kind.shape))
+            start += sizes[name]
+        return arrays
 
 
 class OptimizedGraphExecutor:
@@ -95,6 +117,8 @@ class OptimizedGraphExecutor:
         self._reported = 0
         self._samples: ObservedSamples | None = None
         head = model.plan.head
+        self._kept = model.plan.stored | frozenset(() if head is None else head.inputs)
+        self._scratch = _Scratch()
         if observed is not None and head is not None:
             limit = store.share_of_budget(MAX_OBSERVED_BYTES)
             self._samples = ObservedSamples(observed, head.inputs, max_bytes=limit)
@@ -165,27 +189,45 @@ class OptimizedGraphExecutor:
         outputs = {
             name: self._pool.take((samples, *kinds[name].shape), kinds[name].dtype)
             for name in segment.outputs
+            if name in self._kept
         }
-        arrays = [*(inputs[name] for name in segment.inputs), *outputs.values()]
-        per_sample_bytes = sum(a.nbytes for a in arrays) // samples
+        brief = {name: kinds[name] for name in segment.outputs if name not in self._kept}
+        per_sample_bytes = sum(inputs[name].nbytes // samples for name in segment.inputs)
+        per_sample_bytes += sum(kinds[name].nbytes for name in segment.outputs)
         step = min(max(1, _RUN_BYTES // max(per_sample_bytes, 1)), -(-samples // 2))
         runner = self._model.runner(self._level)
         parts = [
-            self._workers.submit(self._part, runner, inputs, outputs, slice(start, start + step))
+            self._workers.submit(self._part, runner, inputs, outputs, brief, slice(start, stop))
             for start in range(0, samples, step)
+            for stop in (min(start + step, samples),)
         ]
         return _Pending(number=number, inputs=inputs, outputs=outputs, parts=parts)
 
     def _part(
-        self, runner: SegmentRunner | None, inputs: _Arrays, outputs: _Arrays, part: slice
+        self,
+        runner: SegmentRunner | None,
+        inputs: _Arrays,
+        outputs: _Arrays,
+        brief: Mapping[str, Kind],
+        part: slice,
     ) -> _Reduced:
-        """Run some samples through a segment and reduce the results while they are in the cache."""
-        cut = {name: array[part] for name, array in outputs.items()}
+        """Run some samples through a segment and reduce the results while they are in the cache.
+
+        Args:
+            runner: runs the segment; None if it has no outputs.
+            inputs: of the group.
+            outputs: of the group, those that are kept.
+            brief: the outputs that are only reduced, which need memory until then.
+            part: the samples.
+        """
+        given = {name: array[part] for name, array in inputs.items()}
+        made = {name: array[part] for name, array in outputs.items()}
+        made |= self._scratch.arrays(brief, part.stop - part.start)
         if runner is not None:
-            runner.run({n: inputs[n][part] for n in runner.segment.inputs}, cut)
+            runner.run({n: given[n] for n in runner.segment.inputs}, made)
         segment = self._model.plan.segments[self._level]
-        seen = {**inputs, **outputs}
-        return {name: self._reduce(name, seen[name][part]) for name in segment.reduced}
+        seen = {**given, **made}
+        return {name: self._reduce(name, seen[name]) for name in segment.reduced}
 
     def _reduce(self, name: str, tensor: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
         layout = self._model.layout(name)
@@ -200,14 +242,16 @@ class OptimizedGraphExecutor:
             mean = np.concatenate([part[name][0] for part in reduced])
             sq_dev = np.concatenate([part[name][1] for part in reduced])
             self._count(name, mean, sq_dev, group)
-        self._observe(segment, group)
+        self._observe(group)
         self._release(segment, group)
         self._keep(segment, group)
         self._report(group.number)
 
     def _count(self, name: str, mean: Float64Array, sq_dev: Float64Array, group: _Pending) -> None:
-        seen = {**group.inputs, **group.outputs}[name]
-        positions = int(np.prod(seen.shape[2:], dtype=np.int64))
+        given = group.inputs.get(name)
+        kinds = self._model.kinds(self._groups[group.number][2])
+        shape = kinds[name].shape if given is None else given.shape[1:]
+        positions = int(np.prod(shape[1:], dtype=np.int64))
         bad = ~(np.isfinite(mean) & np.isfinite(sq_dev)).all(axis=1)
         batch = self._groups[group.number][0][int(np.argmax(bad))] if bad.any() else None
         with np.errstate(over="ignore", invalid="ignore"):
@@ -217,12 +261,12 @@ class OptimizedGraphExecutor:
         if self._samples is not None:
             self._samples.add_moments(name, start, mean, sq_dev, positions)
 
-    def _observe(self, segment: Segment, group: _Pending) -> None:
+    def _observe(self, group: _Pending) -> None:
         """Keep what the head reads of the observed samples."""
         if self._samples is None:
             return
         start = self._starts[group.number]
-        made = {name: group.outputs[name] for name in segment.outputs}
+        made = group.outputs
         for name, array in ({**group.inputs, **made} if self._level == 0 else made).items():
             self._samples.add_rows(name, start, array)
         if self._level == 0:

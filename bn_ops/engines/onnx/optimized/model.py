@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.batchnorm import SCALE, SHIFT, batchnorm_nodes
-from bn_ops.engines.onnx.graph import index_graph
+from bn_ops.engines.onnx.graph import GraphIndex, index_graph
 from bn_ops.engines.onnx.optimized.optimize import OptimizedGraph, optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
@@ -29,6 +31,11 @@ _TRIAL_SAMPLES = 2
 
 _RANK = 4
 
+# Limits of the convolutions that are computed twice. With more input channels, computing a value
+# costs more than writing it to memory and reading it again; see docs/speed.md.
+_MAX_RECOMPUTED_INPUTS = 32
+_MIN_WIDENING = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -36,6 +43,11 @@ class Kind:
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +91,7 @@ class OptimizedModel:
             {name: layer.target for name, layer in found.items()},
             split=True,
             outputs=outputs,
+            recomputed=_recomputed(self._index, graph),
         )
         self._blocked = {
             part: layers[name].channels if len(parts) == 1 else None
@@ -202,6 +215,30 @@ def open_optimized(
     used = [nodes[p] for segment in model.plan.segments for p in segment.nodes]
     mixing = mixes_samples(used, graph.weights)
     return model if mixing is None else f"{mixing} may mix samples"
+
+
+def _recomputed(index: GraphIndex, graph: OptimizedGraph) -> frozenset[str]:
+    """Return the inputs of layers that are computed again instead of stored.
+
+    They are the outputs of 1x1 convolutions that widen few channels to many, as in MobileNetV2:
+    the largest tensors of such a network, and cheap to compute.
+    """
+    tensors = {layer.target.tensor for layer in graph.layers.values()}
+    found = {
+        tensor
+        for tensor in tensors & index.producer.keys()
+        if _widens(index.graph.node[index.producer[tensor]], graph.weights)
+    }
+    return frozenset(t for t in found if not found & set(index.graph.node[index.producer[t]].input))
+
+
+def _widens(node: onnx.NodeProto, weights: _Arrays) -> bool:
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
+    if weight is None or attributes.get("group", 1) != 1 or weight.shape[2:] != (1, 1):
+        return False
+    c_out, c_in = weight.shape[:2]
+    return bool(c_in <= _MAX_RECOMPUTED_INPUTS and c_out >= _MIN_WIDENING * c_in)
 
 
 def _affine(
