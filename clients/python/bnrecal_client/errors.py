@@ -22,8 +22,7 @@
     KeyboardInterrupt
     └── Interrupted                  Ctrl-C; the recalibration stays on the server, resumable
 
-Errors that a server reports carry its problem object as `problem`; errors found on this side have
-`problem` None.
+An error that a server reports has its problem object as `problem`; others have None.
 """
 
 from __future__ import annotations
@@ -396,7 +395,6 @@ def with_recalibration(error: BaseException, recalibration_id: str) -> BaseExcep
             f'resume="{recalibration_id}", or cancel it',
             recalibration_id=recalibration_id,
         )
-    error.add_note(
-        f'{recalibration_id} stays on the server; resume="{recalibration_id}" continues it'
-    )
+    name = recalibration_id
+    error.add_note(f'{name} stays on the server; resume="{name}" continues it')
     return error
