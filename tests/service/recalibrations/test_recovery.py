@@ -199,8 +199,8 @@ def test_run_of_another_process_is_left_until_its_lease_is_over(settings: Settin
         api = Api(http)
         name = api.open()
         api.put(name, 0)
-    crash_while_running(settings, name, lease=1.0)
     began = time.monotonic()
+    crash_while_running(settings, name, lease=1.0)
     with serving(create_app(patient, executor=FakeExecutor())) as http:
         assert Api(http).get(name).json()["state"] == "running" or time.monotonic() - began > 0.9
         found = Api(http).wait(name)

@@ -127,7 +127,8 @@ def test_archive_is_stored_as_onnx(api: Api, executor: FakeExecutor, settings: S
     assert response.status_code == 201
     name = hashlib.sha256(content).hexdigest()
     assert response.json()["id"] == name
-    assert (settings.data_dir / "models" / name / "model.onnx").read_bytes() == GOOD_MODEL
+    (file,) = settings.data_dir.glob(f"models/{name}-*/model.onnx")
+    assert file.read_bytes() == GOOD_MODEL
     assert api.upload_model(content).status_code == 200
     assert executor.converting == 1
 
