@@ -202,5 +202,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise StartError(f"{host}:{port} cannot be bound: {error.strerror}") from error
+        raise StartError(
+            f"{host}:{port} cannot be bound: {error.strerror}; choose another with --port (0 picks "
+            "a free one)"
+        ) from error
     return listener

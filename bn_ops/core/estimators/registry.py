@@ -62,9 +62,8 @@ def estimator_from_json(form: Mapping[str, object]) -> Estimator:
     try:
         return build(**options)  # type: ignore[arg-type]  # a wrong option is a TypeError
     except TypeError as error:
-        raise OptionError(
-            f"estimator {name!r} does not take the options {options}; as a string, write {_FORMS}"
-        ) from error
+        given = f"does not take the options {options}" if options else "requires an option"
+        raise OptionError(f"estimator {name!r} {given}; as a string, write {_FORMS}") from error
 
 
 def estimator_from_string(text: str) -> Estimator:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 import bn_ops
+from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
 from service.storage.data_folder import locked
@@ -97,6 +100,8 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("recalibrate m.onnx x.npy --labels labels.npy", Exit.INPUT, "9 labels, .* only 8 samples"),
     ("recalibrate m.onnx x.npy --labels x.npy --metric f", Exit.USAGE, "module:function"),
     ("recalibrate gone.onnx x.npy", Exit.MODEL, "no model file gone.onnx"),
+    ("recalibrate photos x.npy", Exit.MODEL, "photos is a folder; name the model file in it"),
+    ("recalibrate m.onnx x.npy --estimator prior", Exit.USAGE, "'prior' requires an option"),
     ("recalibrate text.onnx x.npy", Exit.MODEL, "not an ONNX"),
     ("recalibrate folded.onnx x.npy", Exit.MODEL, "source_batches="),
     ("recalibrate m.onnx gone.npy", Exit.INPUT, "no data file gone.npy"),
@@ -151,3 +156,20 @@ def test_wrong_use_gets_one_line_with_the_fix(
 
 def test_there_are_at_least_40_cases() -> None:
     assert len({words for words, _, _ in CASES}) >= 40
+
+
+def test_full_disk(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(prepared)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["fold", "m.onnx", "-o", "full.onnx", "--quiet"]) == Exit.INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device; free some space, or write to another disk (-o)" in line
+    with pytest.raises(OSError, match=r"No space left on device: 'full\.onnx'"):
+        write_atomic("full.onnx", b"model")
+    assert not list(prepared.glob("*full.onnx*"))

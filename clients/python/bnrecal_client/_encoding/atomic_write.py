@@ -32,8 +32,11 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
                 os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename != str(target):
+            # Writing names no file, and renaming the temporary one.
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     _sync_folder(target.parent)
     return target
