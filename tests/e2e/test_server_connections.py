@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from tests.support.service_http import safetensors
+from tests.support.service_http import safetensors, scratch_files
 from tests.support.service_process import Server, images, network, running
 from tests.support.waiting import until
 
@@ -60,7 +60,7 @@ def test_stalled_body_times_out(tmp_path: Path) -> None:
             found = answer(opened)
         assert found.startswith(b"HTTP/1.1 408 ")
         assert b'"code":"body-timeout"' in found
-        assert list((tmp_path / "data/staging").iterdir()) == []
+        assert scratch_files(tmp_path / "data") == []
         assert server.api.put(name, 0, safetensors(x=images(0))).status_code == 201
 
 
@@ -93,8 +93,8 @@ def test_broken_connection_leaves_no_draft(tmp_path: Path) -> None:
         content = safetensors(x=images(0, samples=4096))
         with connection(server, len(content), name) as opened:
             opened.sendall(content[:-1])
-        staging = tmp_path / "data/staging"
-        until(lambda: not list(staging.iterdir()), lambda: list(staging.iterdir()))
+        data = tmp_path / "data"
+        until(lambda: not scratch_files(data), lambda: scratch_files(data))
         assert server.api.get(name).json()["batches"]["received"] == 0
 
 
