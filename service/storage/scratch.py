@@ -42,9 +42,12 @@ class Scratch:
         self.folder.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Remove the folder; the lock is released last."""
+        """Remove the folder and release its lock.
+
+        The file of the lock stays. From it the next start learns that this process has ended, and
+        takes over the runs that it could not return to the queue.
+        """
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock_file(self.id).unlink(missing_ok=True)
         os.close(self._handle)
 
     def _create(self) -> tuple[str, int]:

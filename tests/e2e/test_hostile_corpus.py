@@ -27,7 +27,7 @@ from tests.support.hostile_models import (
     memory_bomb,
     nan_maker,
 )
-from tests.support.service_http import safetensors
+from tests.support.service_http import safetensors, scratch_files
 from tests.support.service_process import Server, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hostile")]
@@ -66,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert stored == accepted
         assert found.stop() == 0
         assert not any(one.is_running() for one in workers)
-        assert list((folder / "data/staging").iterdir()) == []
+        assert scratch_files(folder / "data") == []
 
 
 def listening(process: psutil.Process) -> set[str]:

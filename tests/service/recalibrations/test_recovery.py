@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.errors import StartError, StorageFullError
+from service.errors import StartError, StorageFailedError, StorageFullError
 from service.recalibrations import events as changes
 from service.recalibrations import recovery, runs
 from service.repositories import recalibrations as store
@@ -206,6 +206,26 @@ def test_run_of_another_process_is_left_until_its_lease_is_over(settings: Settin
         found = Api(http).wait(name)
     assert (found["state"], found["attempts"]) == ("succeeded", 2)
     assert time.monotonic() - began > 0.9
+
+
+def test_restart_takes_over_what_a_shutdown_could_not_release(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(tx: Transaction, runner: str) -> None:
+        raise StorageFailedError(f"{tx} {runner}")
+
+    held = FakeExecutor()
+    held.hold = True
+    patient = settings.model_copy(update={"lease_seconds": 600.0})
+    with serving(create_app(patient, executor=held)) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+        api.start(name, 1)
+        until(lambda: held.runs == 1, lambda: "the run has not started")
+        monkeypatch.setattr(recovery, "release", fail)
+    with serving(create_app(patient, executor=FakeExecutor())) as http:
+        assert Api(http).wait(name)["state"] == "succeeded"
 
 
 def test_writes_of_a_lost_claim_change_nothing(settings: Settings) -> None:

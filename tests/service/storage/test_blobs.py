@@ -112,6 +112,15 @@ def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], FolderBlobs]
     assert "of an earlier version" not in last.names("staging")
 
 
+def test_start_learns_of_closed_stores(reopen: Callable[[], FolderBlobs]) -> None:
+    first = reopen()
+    draft = first.draft()
+    first.close()
+    assert not draft.path.exists()
+    assert reopen().scratch.ended == {first.scratch.id}
+    assert reopen().scratch.ended == frozenset()
+
+
 def test_folder_removed_by_another_process(reopen: Callable[[], FolderBlobs]) -> None:
     first, second = reopen(), reopen()
     write(first, KEY, b"x")
