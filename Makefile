@@ -5,11 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WEB := clients/web
+# The lowest versions come first on the path, before the packages of .venv, which has pytest and torch.
+FLOORS := .venv-floors
+FLOOR_TESTS := $(addprefix tests/unit/bn_ops/,onnx_files folding verification) tests/unit/client tests/conformance/test_adaptation.py \
+	$(addprefix tests/service/,models recalibrations web telemetry test_settings_loading.py)
 # Additional arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check docs format page check-page serve bench soak fuzz test-powercut test-docker clean
+.PHONY: help venv demo test check docs format page check-page serve bench soak fuzz test-powercut test-docker test-floors clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,9 +74,16 @@ fuzz: $(STAMP) ## Send random requests for the OpenAPI document and random bytes
 test-powercut: $(STAMP) ## Cut the power of a file system under the server 50 times (needs root and loop devices)
 	@$(BIN)/python -m tests.soak powercut $(ARGS)
 
+test-floors: $(STAMP) ## Run tests with the lowest versions that pyproject.toml allows, in .venv-floors
+	@$(PYTHON) -m venv --clear --without-pip $(FLOORS)
+	@$(BIN)/python -m tools.floors > $(FLOORS)/floors.txt
+	@$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python -r $(FLOORS)/floors.txt
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(FLOORS)/lib/python3*/site-packages)/tools.pth
+	@PYTHONPATH=$(CURDIR):$(CURDIR)/clients/python $(FLOORS)/bin/python -m pytest -n 2 --dist loadgroup -p no:cacheprovider $(FLOOR_TESTS) $(ARGS)
+
 test-docker: $(STAMP) ## Build the image, start it hardened and recalibrate the digits network in it
 	@bash docker/test.sh
 
 clean: ## Remove the virtual environment, caches and outputs (except data/ and bnrecal-data/)
-	rm -rf $(VENV) $(WEB)/node_modules demo-output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
+	rm -rf $(VENV) $(FLOORS) $(WEB)/node_modules demo-output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
