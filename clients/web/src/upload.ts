@@ -68,7 +68,7 @@ export interface Streams {
   "source-batches": Picked[];
 }
 
-/** Sends the files of one recalibration and starts its run; goes on while other views are shown. */
+/** Sends the files of one recalibration and starts its run; continues while other views are shown. */
 export class Upload {
   readonly status: Store<UploadStatus>;
   #stop = new AbortController();
@@ -313,7 +313,7 @@ async function* plan(files: readonly UploadFile[]): AsyncGenerator<Chunk> {
   if (images.files.length) yield images;
 }
 
-// Which files were skipped decides what a batch holds, so an upload that goes on after the page was
+// Which files were skipped decides what a batch holds, so an upload that continues after the page was
 // loaded again must skip the same.
 const SKIPPED_KEY = "bnrecal-skipped-";
 

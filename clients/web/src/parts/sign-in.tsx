@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { signIn } from "../session";
 
-/** Ask for the token over the view, which keeps its state and goes on afterwards. */
+/** Ask for the token over the view, which keeps its state and continues afterwards. */
 export function SignIn({ rejected }: { rejected: boolean }) {
   const [token, setToken] = useState("");
   const dialog = useRef<HTMLDialogElement>(null);
@@ -23,7 +23,7 @@ export function SignIn({ rejected }: { rejected: boolean }) {
         {rejected ? (
           <p class="error" role="alert">
             The server does not accept your token: it was revoked, or has a typing error. Enter
-            another one; what you were doing goes on.
+            another one; what you were doing continues.
           </p>
         ) : (
           <p>This server asks for a token. Its operator creates one for you.</p>

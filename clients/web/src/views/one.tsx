@@ -123,7 +123,7 @@ export function OneView({ id }: { id: string }) {
       <Header found={found} />
       {!connected && (
         <Notice tone="warn" title="The server does not answer" urgent>
-          <p>Trying again. A restart loses nothing: the run goes on afterwards.</p>
+          <p>Trying again. A restart loses nothing: the run continues afterwards.</p>
         </Notice>
       )}
       {found.state === "open" && upload && (

@@ -52,7 +52,7 @@ export function Resume({ found, onStarted }: Props) {
           : `${count(stored, "sample")} ${stored === 1 ? "is" : "are"} stored. Nothing that was stored is sent again.`}
       </p>
       {error !== null && (
-        <Notice tone="bad" title="The upload cannot go on" urgent>
+        <Notice tone="bad" title="The upload cannot continue" urgent>
           <p>{error}</p>
         </Notice>
       )}
@@ -60,7 +60,7 @@ export function Resume({ found, onStarted }: Props) {
         title={
           needsSource
             ? "Choose the same files from the new domain again"
-            : "Choose the same files again to go on"
+            : "Choose the same files again to continue"
         }
         picked={target}
         onFiles={(files) => choose("target", files)}
@@ -97,7 +97,7 @@ function Choice({ title, picked, onFiles }: ChoiceProps) {
       hint={
         picked.length
           ? `${count(picked.length, "file")} chosen.`
-          : "The upload goes on where it stopped, and then the run starts."
+          : "The upload continues where it stopped, and then the run starts."
       }
       accept={ACCEPTED}
       action="Choose files"

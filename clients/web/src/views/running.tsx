@@ -37,7 +37,7 @@ export function Running({ found, measured }: Props) {
       <p class="hint" role="status">
         {running
           ? left === null
-            ? "You can close this page: the run goes on without it."
+            ? "You can close this page: the run continues without it."
             : `${duration(left)} left in this phase. You can close this page.`
           : WAITING[found.state]}
       </p>

@@ -28,7 +28,7 @@ export function Sending({ upload, onAgain }: { upload: Upload; onAgain: () => vo
               : `${bytes(sentBytes)} of ${bytes(totalBytes)}`}
           </p>
           <p class="hint">
-            Keep this tab open. If it closes, choose the same files again and the upload goes on
+            Keep this tab open. If it closes, choose the same files again and the upload continues
             where it stopped.
           </p>
           <div class="actions">
