@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     import onnx
     from torch.export import ExportedProgram
 
-__all__ = ["Machine", "RunCost", "SampleCost", "measure_cost"]
+__all__ = [
+    "PLAN_OPTIONS",
+    "CostPlan",
+    "Machine",
+    "RunCost",
+    "SampleCost",
+    "measure_cost",
+    "plan_runs",
+]
 
 # Samples of the two runs; their difference has no fixed costs.
 _FEW, _MANY = 16, 48
@@ -41,6 +49,12 @@ _REPETITIONS = 2
 
 # float64 arrays per layer and node of a message, and per layer of a settled level.
 _MOMENT_ARRAYS, _STATISTICS_ARRAYS = 8, 2
+
+PLAN_OPTIONS = ("model", "samples", "shape", "nodes", "cores", "memory", "disk")
+"""The parameters of `plan_runs`, which are the options of `bnrecal plan`."""
+
+_GIB, _GB = 1 << 30, 1e9
+_MINUTE, _HOUR = 60.0, 3600.0
 
 _UNLIMITED = Budget(memory_bytes=1 << 50, spill_bytes=0)
 
@@ -161,6 +175,112 @@ class SampleCost:
         chunks = max(1, math.ceil(samples / CHUNK_SAMPLES))
         nodes = 2 * chunks.bit_length()
         return 8 * self.channels * (nodes * _MOMENT_ARRAYS + _STATISTICS_ARRAYS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPlan:
+    """What one sample costs, and what runs on some numbers of machines need.
+
+    Attributes:
+        sample: what one sample costs.
+        runs: what runs need, by number of machines.
+    """
+
+    sample: SampleCost
+    runs: tuple[RunCost, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the JSON form."""
+        return {"sample": self.sample.to_json(), "runs": [run.to_json() for run in self.runs]}
+
+    def lines(self) -> list[str]:
+        """Return the plan as lines of text."""
+        one, first = self.sample, self.runs[0]
+        head = ("nodes", "memory each", "files each", "messages", "compute", "files", "time")
+        rows = [head, *(_row(run) for run in self.runs)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        ]
+        costs = (
+            f"one sample: input {_size(one.input_bytes)}, waiting at the frontier "
+            f"{_size(one.waiting_bytes)}, stored in all {_size(one.stored_bytes)}, "
+            f"{1000 * one.core_seconds:.3g} ms of a core (measured here), {one.levels} levels"
+        )
+        every = (
+            f"{first.samples:,} samples: input {_size(first.input_bytes)}, "
+            f"waiting {_size(first.waiting_bytes)}"
+        )
+        return [
+            costs,
+            every,
+            "",
+            *table,
+        ]
+
+
+def plan_runs(
+    model: Path,
+    *,
+    samples: float,
+    shape: str | None = None,
+    nodes: float | None = None,
+    cores: float | None = None,
+    memory: float | None = None,
+    disk: float | None = None,
+) -> CostPlan:
+    """Measure a model and predict runs, from the values of a command line.
+
+    Args:
+        model: an ONNX file.
+        samples: number of samples.
+        shape: shape of one sample, such as `3x224x224`.
+        nodes: number of machines; None for one, and for as many as need no files.
+        cores: cores of each machine; default 16.
+        memory: memory of each machine for waiting tensors, in GiB; default 96.
+        disk: rate of each machine's disk, in GB/s; default 1.
+
+    Raises:
+        OptionError: a value has no meaning, or the model leaves its shape free.
+        ModelError: as `bn_ops.describe`.
+    """
+    sizes = None if shape is None else shape.lower().split("x")
+    if sizes is not None and not all(size.isascii() and size.isdigit() for size in sizes):
+        raise OptionError(f"{shape!r} is not a shape such as 3x224x224")
+    given = {
+        "cores": None if cores is None else int(cores),
+        "memory_bytes": None if memory is None else int(memory * _GIB),
+        "disk_bytes_per_second": None if disk is None else disk * _GB,
+    }
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    machine = Machine(**known)
+    sample = measure_cost(model, shape=None if sizes is None else [int(size) for size in sizes])
+    wanted = [1, None] if nodes is None else [int(nodes)]
+    runs = {run.nodes: run for run in (sample.run(int(samples), machine, nodes=n) for n in wanted)}
+    return CostPlan(sample=sample, runs=tuple(runs.values()))
+
+
+def _row(run: RunCost) -> tuple[str, ...]:
+    sizes = (run.memory_bytes, run.spill_bytes, run.message_bytes)
+    times = (run.compute_seconds, run.spill_seconds, run.seconds)
+    return (f"{run.nodes:,}", *map(_size, sizes), *map(_duration, times))
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:  # noqa: PLR2004 - the next unit
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:,.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 2 * _HOUR:
+        return f"{seconds / _HOUR:,.1f} h"
+    if seconds >= 2 * _MINUTE:
+        return f"{seconds / _MINUTE:.1f} min"
+    return f"{seconds:.1f} s"
 
 
 def measure_cost(

@@ -25,7 +25,6 @@ __all__ = [
     "fold_file",
     "inputs_of",
     "inspect_file",
-    "plan_file",
     "rank_images",
     "recalibrate_file",
 ]
@@ -212,46 +211,6 @@ def inspect_file(model: Path) -> Any:
         return bn_ops.describe(path)
 
 
-def plan_file(
-    model: Path,
-    *,
-    samples: int,
-    shape: Sequence[int] | None,
-    cores: int,
-    memory_bytes: int,
-    disk_bytes_per_second: float,
-    nodes: int | None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what one sample costs, and what runs of many samples need, as JSON values.
-
-    Args:
-        model: the ONNX file.
-        samples: number of samples.
-        shape: shape of one sample, for a model that leaves it free.
-        cores: cores of one machine.
-        memory_bytes: its memory for waiting tensors.
-        disk_bytes_per_second: rate of its disk.
-        nodes: number of machines; None for one, and for as many as need no files.
-
-    Raises:
-        BnrecalError: the model is invalid, or leaves sizes of its inputs free.
-    """
-    path = _existing(model)
-    with library("a model is measured in this process"):
-        from bn_ops.pipeline.cost import Machine, measure_cost
-
-        machine = Machine(
-            cores=cores,
-            memory_bytes=memory_bytes,
-            disk_bytes_per_second=disk_bytes_per_second,
-        )
-        cost = measure_cost(path, shape=shape)
-        chosen = [nodes] if nodes is not None else [1, None]
-        runs = [cost.run(samples, machine, nodes=number) for number in chosen]
-        distinct = {run.nodes: run for run in runs}
-        return cost.to_json(), [run.to_json() for run in distinct.values()]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedFile:
     """A model that was folded and verified.
@@ -291,8 +250,6 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
 
 
 def _existing(model: Path) -> Path:
-    if model.is_dir():
-        raise ModelError(f"{model} is a folder; name the model file in it", code="model-invalid")
     if not model.is_file():
         raise ModelError(f"there is no model file {model}", code="model-invalid")
     return model

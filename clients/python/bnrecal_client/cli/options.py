@@ -17,7 +17,6 @@ __all__ = [
     "PATH",
     "SECONDS",
     "Number",
-    "Shape",
     "force",
     "output_files",
     "recalibration",
@@ -63,23 +62,6 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # not generic before c
         if number < self._minimum:
             self.fail(f"{value} is less than {self._minimum}", param, ctx)
         return number
-
-
-class Shape(click.ParamType):  # type: ignore[type-arg]  # as Number
-    """A shape such as 3x224x224."""
-
-    name = "shape"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Return the sizes."""
-        if isinstance(value, tuple):
-            return value
-        sizes = str(value).lower().split("x")
-        if not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
-            self.fail(f"{value} is not a shape such as 3x224x224", param, ctx)
-        return tuple(map(int, sizes))
 
 
 COUNT = Number(int, minimum=1, what="a number")

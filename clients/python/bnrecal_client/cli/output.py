@@ -366,11 +366,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozense
 def size(count_bytes: int) -> str:
     """Return a number of bytes with three digits."""
     value = float(count_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB"):
         if value < _STEP:
             return f"{value:.3g} {unit}"
         value /= _STEP
-    return f"{value:.3g} TB"
+    return f"{value:.3g} GB"
 
 
 def file_size(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`bnrecal inspect`: a model's inputs, outputs and BatchNorm layers, and how it takes images."""
+"""`bnrecal inspect` and `bnrecal plan`: what a model is, how it takes images, and its cost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnrecal_client._library import library
 from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.data.image_files import open_images
 from bnrecal_client.cli.data.presets import PRESETS
 from bnrecal_client.cli.in_process import inspect_file, rank_images
 from bnrecal_client.cli.output import count, print_json, print_lines, table
 
-__all__ = ["run"]
+__all__ = ["plan", "run"]
 
 _IMAGES = 64
 _SHOWN = 6
@@ -31,6 +32,18 @@ def run(args: Arguments) -> None:
         print_json({**_as_json(info), **more})
     elif not args.quiet:
         print_lines([*_lines(info), *([] if ranking is None else ranking.lines())])
+
+
+def plan(args: Arguments) -> None:
+    """Print what a recalibration of many samples needs."""
+    with library("a model is measured in this process"):
+        from bn_ops.pipeline.cost import PLAN_OPTIONS, plan_runs
+
+        found = plan_runs(**{name: getattr(args, name) for name in PLAN_OPTIONS})
+    if args.json:
+        print_json(found.to_json())
+    elif not args.quiet:
+        print_lines(found.lines())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

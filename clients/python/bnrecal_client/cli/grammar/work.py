@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bnrecal_client.cli import options
 from bnrecal_client.cli.click_support import Choice, Command, Option, Positional
 from bnrecal_client.cli.data.presets import PRESETS
-from bnrecal_client.cli.options import COUNT, FILE, PATH, Number, Shape, run_of
+from bnrecal_client.cli.options import COUNT, FILE, PATH, Number, run_of
 from bnrecal_client.options import METHODS, TARGETS
 
 if TYPE_CHECKING:
@@ -307,64 +307,28 @@ def fold() -> Command:
 
 def plan() -> Command:
     """Return `bnrecal plan`."""
-    machine, positive = "Machines", Number(float, minimum=0, what="a number")
+    number = Number(float, minimum=0, what="a number")
+    numbers = {
+        "samples": "number of samples, such as 1e6",
+        "nodes": "number of machines (default: one, and as many as need no files)",
+        "cores": "of each machine (default 16)",
+        "memory": "of each machine, in GiB (default 96)",
+        "disk": "of each machine, in GB/s (default 1)",
+    }
+    summary = "predict memory, time and machines of a recalibration of many samples"
     return Command(
         "plan",
-        run=run_of("plan"),
+        run=run_of("inspect", "plan"),
         section=_SECTION,
-        summary="predict memory, bytes, time and machines of a recalibration of many samples",
-        description="Measure on generated samples what one sample of an ONNX model costs, and "
-        "predict what a recalibration of many samples needs: on one machine, and on as many as "
-        "keep every tensor in memory. docs/sharding.md explains the model.",
-        examples=(
-            "bnrecal plan --model model.onnx --samples 1e6",
-            "bnrecal plan --model model.onnx --samples 1e5 --shape 3x224x224 --nodes 8",
-        ),
+        summary=summary,
+        description=f"{summary.capitalize()}, from a short run on generated ones.",
+        examples=("bnrecal plan --model model.onnx --samples 1e6 --shape 3x224x224",),
         params=[
             Option("--model", metavar="MODEL", type=FILE, required=True, help="ONNX file"),
-            Option(
-                "--samples",
-                metavar="N",
-                type=Number(float, minimum=1, what="a number"),
-                required=True,
-                help="number of samples, such as 1e6",
-            ),
-            Option(
-                "--shape",
-                metavar="CxHxW",
-                type=Shape(),
-                help="shape of one sample, where the model leaves it free",
-            ),
-            Option(
-                "--nodes",
-                metavar="N",
-                type=COUNT,
-                section=machine,
-                help="number of machines (default: one, and as many as need no files)",
-            ),
-            Option(
-                "--cores",
-                metavar="N",
-                type=COUNT,
-                default=16,
-                section=machine,
-                help="cores of each machine (default 16)",
-            ),
-            Option(
-                "--memory",
-                metavar="GIB",
-                type=positive,
-                default=96,
-                section=machine,
-                help="memory of each machine for waiting tensors, in GiB (default 96)",
-            ),
-            Option(
-                "--disk",
-                metavar="GBS",
-                type=positive,
-                default=1,
-                section=machine,
-                help="rate of each machine's disk in GB/s (default 1)",
+            Option("--shape", help="of a sample, such as 3x224x224, where the model has none"),
+            *(
+                Option(f"--{name}", type=number, required=name == "samples", help=text)
+                for name, text in numbers.items()
             ),
             *options.reporting(quiet="nothing but errors"),
         ],
