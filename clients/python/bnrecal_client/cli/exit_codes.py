@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 from bnrecal_client.errors import (
@@ -55,6 +56,13 @@ _TABLE: tuple[tuple[type[BaseException], Exit], ...] = (
 )
 
 
+_CURES = {
+    errno.ENOSPC: "; free some space, or write to another disk (-o)",
+    errno.EROFS: "; write to another folder (-o)",
+    errno.EACCES: "; change the permissions, or name another file",
+}
+
+
 def exit_of(error: BaseException) -> Exit:
     """Return the exit code; a run that failed because of its input or model has theirs."""
     if isinstance(error, RecalibrationFailed) and isinstance(error.__cause__, BnrecalError):
@@ -77,7 +85,8 @@ def describe(error: BaseException) -> dict[str, object]:
         return {"code": "interrupted", "detail": "interrupted; nothing was written"}
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return {"code": "file-error", "detail": f"{where}{error.strerror or error}"}
+        cure = _CURES.get(error.errno or 0, "")
+        return {"code": "file-error", "detail": f"{where}{error.strerror or error}{cure}"}
     detail = f"internal error, {type(error).__name__}: {error}; --debug shows the traceback"
     return {"code": "internal", "detail": detail}
 

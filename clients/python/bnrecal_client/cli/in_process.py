@@ -250,6 +250,8 @@ def fold_file(model: Path, batches: Iterable[Any]) -> FoldedFile:
 
 
 def _existing(model: Path) -> Path:
+    if model.is_dir():
+        raise ModelError(f"{model} is a folder; name the model file in it", code="model-invalid")
     if not model.is_file():
         raise ModelError(f"there is no model file {model}", code="model-invalid")
     return model
