@@ -20,7 +20,7 @@ import bn_ops
 import bnrecal_client
 
 ROOT = Path(__file__).parents[2]
-MAX_BYTES = {"bnrecal": 2_000_000, "bnrecal_client": 155_000}
+MAX_BYTES = {"bnrecal": 2_000_000, "bnrecal_client": 150_000}
 
 pytestmark = pytest.mark.xdist_group("wheels")
 

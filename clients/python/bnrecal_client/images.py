@@ -9,20 +9,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnrecal_client._encoding.image_content import CONVERTED_SUFFIXES, as_png
 from bnrecal_client.errors import BatchError
 
 __all__ = ["MEDIA_TYPE", "SUFFIXES", "Images"]
 
 MEDIA_TYPE = "application/x-tar"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # The first bytes of each format, for images without a name.
-_MAGIC = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"))
+_MAGIC = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"RIFF", ".webp"),
+    (b"BM", ".bmp"),
+    (b"GIF8", ".gif"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """One batch of encoded JPEG, PNG or WebP images, for a recalibration with `preprocess`.
+    """One batch of encoded images, for a recalibration with `preprocess`.
 
     Attributes:
         items: name (for messages) and content of each image, in order.
@@ -33,8 +40,6 @@ class Images:
     @staticmethod
     def of(images: Iterable[bytes | str | os.PathLike[str]]) -> Images:
         """Return a batch of encoded images or of image files.
-
-        BMP, GIF and TIFF files are converted to PNG, which needs Pillow.
 
         Raises:
             BatchError: a file cannot be read.
@@ -66,8 +71,6 @@ def _item(position: int, image: bytes | str | os.PathLike[str]) -> tuple[str, by
             f"image {position}: {image} cannot be read: {error.strerror or error}",
             code="image-invalid",
         ) from error
-    if Path(image).suffix.lower() in CONVERTED_SUFFIXES:
-        content = as_png(os.fspath(image), content)
     return os.fspath(image), content
 
 

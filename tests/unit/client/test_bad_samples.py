@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bnrecal_client import BatchError, Images, InputError, OptionError, SkippedSample
-from bnrecal_client._encoding.image_content import as_png, image_fault
+from bnrecal_client._encoding.image_content import image_fault
 from bnrecal_client._encoding.samples import SampleFilter, finite_samples
 from bnrecal_client.cli import main
 from bnrecal_client.cli.data.array_batches import open_data
@@ -112,7 +113,7 @@ def test_images_that_cannot_be_decoded_are_left_out() -> None:
     bad = SampleFilter()
     assert bad.images(Images(items=items)).items == (items[0], items[2])
     assert [(skip.index, skip.name) for skip in bad.skipped] == [(1, "b.jpg"), (3, "d.png")]
-    assert bad.skipped[0].reason == "not a complete JPEG, PNG or WEBP image"
+    assert bad.skipped[0].reason == "not a complete JPEG, PNG, WEBP, BMP, GIF or TIFF image"
 
 
 def test_client_and_worker_agree_on_images() -> None:
@@ -124,8 +125,9 @@ def test_client_and_worker_agree_on_images() -> None:
     deep = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8))
     contents = [
         *(encoded(picture(0, mode=mode)) for mode in ("RGB", "RGBA", "L", "P", "1")),
-        *(encoded(picture(0), "JPEG"), encoded(picture(0), "WEBP"), encoded(picture(0), "BMP")),
-        *(encoded(picture(0), "JPEG")[:200], two.getvalue(), encoded(deep), b"", b"x" * 100),
+        *(encoded(picture(0), kind) for kind in ("JPEG", "WEBP", "BMP", "GIF", "TIFF")),
+        *(encoded(picture(0), kind)[:200] for kind in ("JPEG", "BMP", "GIF", "TIFF")),
+        *(two.getvalue(), encoded(deep), b"", b"x" * 100),
     ]
     for content in contents:
         try:
@@ -136,21 +138,21 @@ def test_client_and_worker_agree_on_images() -> None:
         assert (image_fault(content) is None) is decoded, content[:20]
 
 
-@pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF"])
-def test_other_formats_become_png_with_same_pixels(kind: str) -> None:
-    original = encoded(picture(0), kind)
-    converted = as_png("x", original)
-    found = np.asarray(Image.open(io.BytesIO(converted)).convert("RGB"))
-    expected = np.asarray(Image.open(io.BytesIO(original)).convert("RGB"))
-    assert Image.open(io.BytesIO(converted)).format == "PNG"
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("content", [b"", b"GIF89a", encoded(picture(0))])
-def test_error_names_unconvertible_image(content: bytes) -> None:
-    with pytest.raises(BatchError, match=r"the image photo\.gif: ") as caught:
-        as_png("photo.gif", content)
-    assert caught.value.code == "image-invalid"
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("JPEG", ".jpg"),
+        ("PNG", ".png"),
+        ("WEBP", ".webp"),
+        ("BMP", ".bmp"),
+        ("GIF", ".gif"),
+        ("TIFF", ".tif"),
+    ],
+)
+def test_member_is_named_by_content(kind: str, suffix: str) -> None:
+    packed = Images.of([encoded(picture(0), kind)]).packed()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert [Path(name).suffix for name in archive.getnames()] == [suffix]
 
 
 def folder_of_pictures(folder: Path) -> Path:

@@ -31,7 +31,7 @@ def test_estimator_from_string(text: str, estimator: object) -> None:
     ("text", "message"),
     [
         ("warp", "unknown estimator 'warp'"),
-        ("prior", "does not take the options"),
+        ("prior", "requires an option"),
         ("prior:many", "'many' is not a number"),
         ("prior:64:blend", "'blend' is not a number"),
         ("shrink:2", "too many options"),

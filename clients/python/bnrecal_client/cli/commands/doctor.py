@@ -1,8 +1,7 @@
-"""`bnrecal doctor` and `bnrecal completion`: the state of the installation, the shell's script."""
+"""`bnrecal doctor`: the state of the installation, the sandbox and the server."""
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,30 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-import click
-from click.shell_completion import get_completion_class
-
 from bnrecal_client import __version__
 from bnrecal_client._http.environment import config_file, find_server
 from bnrecal_client.cli import arguments
 from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.exit_codes import Exit, describe, exit_of
-from bnrecal_client.cli.grammar import build_group
 from bnrecal_client.cli.output import paint, print_json, print_lines
 from bnrecal_client.errors import BnrecalError
 
-__all__ = ["completion", "run"]
+__all__ = ["run"]
 
 _SANDBOX_SECONDS = 30.0
 _SERVER_RETRY = 3.0
-
-
-def completion(args: Arguments) -> None:
-    """Print the shell's completion script."""
-    kind = get_completion_class(args.shell)
-    assert kind is not None  # the grammar allows no other shell
-    script = kind(build_group(), {}, "bnrecal", "_BNRECAL_COMPLETE").source()
-    click.echo(json.dumps({"shell": args.shell, "script": script}) if args.json else script)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from bnrecal_client._encoding.image_content import CONVERTED_SUFFIXES, as_png
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client.cli.data.folders import SampleFiles, find, sample_name
 from bnrecal_client.errors import InputError
@@ -21,7 +20,7 @@ Named = tuple[str, bytes]
 """Name, for messages, and content of an image."""
 
 _ARCHIVES = frozenset({".tar", ".zip"})
-_KNOWN = SUFFIXES | CONVERTED_SUFFIXES | _ARCHIVES
+_KNOWN = SUFFIXES | _ARCHIVES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +117,7 @@ def open_images(
 
 def image_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """Return the images of some paths that are files of their own, not in archives."""
-    return find(paths, SUFFIXES | CONVERTED_SUFFIXES).paths
+    return find(paths, SUFFIXES).paths
 
 
 def _image_file(path: Path) -> ImageFile:
@@ -134,7 +133,7 @@ def _image_file(path: Path) -> ImageFile:
             return ImageFile(path=path, samples=len(names), read=_zip)
     except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} cannot be read as {kind}: {error}") from error
-    if kind not in SUFFIXES | CONVERTED_SUFFIXES:
+    if kind not in SUFFIXES:
         raise InputError(f"{path} is not a {_kinds()} file; --preprocess works with images only")
     return ImageFile(path=path, samples=1, read=_file)
 
@@ -144,8 +143,7 @@ def _file(path: Path) -> Iterator[Named]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    convert = path.suffix.lower() in CONVERTED_SUFFIXES
-    yield str(path), as_png(str(path), content) if convert else content
+    yield str(path), content
 
 
 def _tar(path: Path, *, skip: bool = False) -> Iterator[Named]:

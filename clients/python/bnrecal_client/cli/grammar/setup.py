@@ -29,7 +29,7 @@ def completion() -> Command:
     """Return `bnrecal completion`."""
     return Command(
         "completion",
-        run=run_of("doctor", "completion"),
+        run=run_of("completion"),
         section=_SECTION,
         summary="print the shell's completion script",
         description="Print the script that completes commands, options and values in a shell.",

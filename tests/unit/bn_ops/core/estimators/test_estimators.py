@@ -60,7 +60,7 @@ def test_json_round_trip(estimator: Estimator) -> None:
     [
         ({}, "unknown estimator None"),
         ({"name": "magic"}, "'magic'"),
-        ({"name": "prior"}, "'prior' does not take"),
+        ({"name": "prior"}, "'prior' requires an option"),
         ({"name": "prior", "samples": -1}, "≥ 0"),
         ({"name": "prior", "samples": float("nan")}, "≥ 0"),
         ({"name": "prior", "samples": float("inf")}, "≥ 0"),
