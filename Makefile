@@ -78,8 +78,9 @@ test-floors: $(STAMP) ## Run tests with the lowest versions that pyproject.toml 
 	@$(PYTHON) -m venv --clear --without-pip $(FLOORS)
 	@$(BIN)/python -m tools.floors > $(FLOORS)/floors.txt
 	@$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python -r $(FLOORS)/floors.txt
+	@printf '%s\n' $(CURDIR) $(CURDIR)/clients/python > $$(echo $(FLOORS)/lib/python3*/site-packages)/project.pth
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(FLOORS)/lib/python3*/site-packages)/tools.pth
-	@PYTHONPATH=$(CURDIR):$(CURDIR)/clients/python $(FLOORS)/bin/python -m pytest -n 2 --dist loadgroup -p no:cacheprovider $(FLOOR_TESTS) $(ARGS)
+	@$(FLOORS)/bin/python -m pytest -n 2 --dist loadgroup -p no:cacheprovider $(FLOOR_TESTS) $(ARGS)
 
 test-docker: $(STAMP) ## Build the image, start it hardened and recalibrate the digits network in it
 	@bash docker/test.sh
