@@ -353,7 +353,8 @@ def _moved_little(decision: Decision, found: Gain, seen: Variety) -> Judgment:
     if decision.few_classes:
         if decision.samples < MIN_SAMPLES_TO_REFUSE:
             return _check(ReasonCode.TOO_FEW_SAMPLES)
-        return _judgment(VerdictCode.DEPLOY, ReasonCode.SMALL_STEP)
+        # On a network that was not used to set this rule, one of 21 such steps lost 2.4 points.
+        return _check(ReasonCode.SMALL_STEP)
     return _check(_doubt(found) if seen.varied else ReasonCode.FEW_CLASSES_IN_STREAM)
 
 

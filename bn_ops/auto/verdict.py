@@ -167,6 +167,7 @@ _WHY_CHECK = {
     _Why.INPUT_MISMATCH: "the input does not look like what the model was trained on",
     _Why.LESS_CERTAIN_PREDICTIONS: "the predictions became less certain",
     _Why.OUTPUTS_NOT_CLASSES: "the outputs cannot be judged without labels",
+    _Why.SMALL_STEP: "it is only a small step towards the new domain, and no clear gain",
     _Why.SOURCE_STATISTICS_UNSET: "the source had no statistics to compare with",
     _Why.TOO_FEW_LABELS: "the labeled samples leave it open which model is better",
     _Why.TOO_FEW_SAMPLES: "the stream holds too few samples",
@@ -176,8 +177,6 @@ _WHY_DEPLOY = {
     _Why.CLEAR_GAIN: "its predictions distinguish classes clearly better than before",
     _Why.LABELS_BETTER: "it is better on the labeled samples",
     _Why.LABELS_NOT_WORSE: "on the labeled samples it loses no more than is allowed",
-    _Why.SMALL_STEP: "a small step towards the new domain, after which predictions distinguish "
-    "classes better than before",
     _Why.SOURCE_STATISTICS_UNSET: "the source statistics were never set",
 }
 

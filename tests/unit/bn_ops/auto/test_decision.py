@@ -239,13 +239,13 @@ def test_small_share_and_many_classes(small: Scores, candidate: Candidate) -> No
 @pytest.mark.parametrize(
     ("small", "distinct", "samples", "candidate", "code", "reason"),
     [
-        (scores(0.001), 2.0, 64, SMALL, "deploy", "small-step"),
-        (scores(0.001), 2.0, 16, SMALL, "deploy", "small-step"),
+        (scores(0.001), 2.0, 64, SMALL, "check-with-labels", "small-step"),
+        (scores(0.001), 2.0, 16, SMALL, "check-with-labels", "small-step"),
         (scores(0.001), 2.0, 15, SMALL, "check-with-labels", "too-few-samples"),
         (scores(0.001), 2.0, 7, SOURCE, "check-with-labels", "too-few-samples"),
         (scores(0.001), 1.9, 64, SOURCE, "check-with-labels", "few-classes-in-stream"),
-        (scores(0.001, rise=0.1), 2.0, 64, SMALL, "deploy", "small-step"),
-        (scores(0.02, error=0.019), 2.0, 64, SMALL, "deploy", "small-step"),
+        (scores(0.001, rise=0.1), 2.0, 64, SMALL, "check-with-labels", "small-step"),
+        (scores(0.02, error=0.019), 2.0, 64, SMALL, "check-with-labels", "small-step"),
         (scores(0.02, error=0.021), 2.0, 64, SOURCE, "check-with-labels", "few-classes-in-stream"),
         (scores(0.0), 2.0, 64, SOURCE, "check-with-labels", "few-classes-in-stream"),
         (scores(0.02, error=0.021), 5.0, 64, SOURCE, "do-not-deploy", "no-gain"),

@@ -94,7 +94,7 @@ _LABELED = {
 }
 _UNLABELED = {
     ReasonCode.CLEAR_GAIN: VerdictCode.DEPLOY,
-    ReasonCode.SMALL_STEP: VerdictCode.DEPLOY,
+    ReasonCode.SMALL_STEP: VerdictCode.CHECK_WITH_LABELS,
     ReasonCode.SOURCE_STATISTICS_UNSET: VerdictCode.DEPLOY,
     ReasonCode.NO_GAIN: VerdictCode.DO_NOT_DEPLOY,
     ReasonCode.CORRELATED_STREAM: VerdictCode.CHECK_WITH_LABELS,
