@@ -76,7 +76,7 @@ def try_exclusive(folder: Path) -> Iterator[bool]:
         except StartError:
             yield False
             return
-        yield _try(handle, fcntl.LOCK_EX)
+        yield try_lock(handle)
 
 
 @contextmanager
@@ -96,16 +96,17 @@ def _take(folder: Path, handle: int) -> bool:
     """Take the lock; return whether it is exclusive."""
     until = monotonic() + START_SECONDS
     while True:
-        if _try(handle, fcntl.LOCK_EX):
+        if try_lock(handle):
             return True
-        if _try(handle, fcntl.LOCK_SH):
+        if try_lock(handle, fcntl.LOCK_SH):
             return False
         if monotonic() >= until:
             raise StartError(f"another process uses the data folder {folder} and does not share it")
         sleep(0.05)
 
 
-def _try(handle: int, kind: int) -> bool:
+def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file unless another process holds its lock; return whether it is locked."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,11 +8,12 @@ another process can distinguish a folder that is in use from one that was left.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 from pathlib import Path
+
+from service.storage.data_folder import try_lock
 
 _LOCK = ".lock"
 
@@ -56,7 +57,7 @@ class Scratch:
             name = secrets.token_hex(16)
             path = self._lock_file(name)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            if _lock(handle) and _is_at(handle, path):
+            if try_lock(handle) and _is_at(handle, path):
                 return name, handle
             os.close(handle)  # another process took the file for one that was left
 
@@ -77,7 +78,7 @@ class Scratch:
         except FileNotFoundError:
             return False
         try:
-            if not (_lock(handle) and _is_at(handle, path)):
+            if not (try_lock(handle) and _is_at(handle, path)):
                 return False
             shutil.rmtree(self._root / name, ignore_errors=True)
             path.unlink(missing_ok=True)
@@ -87,14 +88,6 @@ class Scratch:
 
     def _lock_file(self, name: str) -> Path:
         return self._root / f"{name}{_LOCK}"
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(handle: int, path: Path) -> bool:

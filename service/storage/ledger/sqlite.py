@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from service.errors import StartError, StorageFailedError
-from service.storage.data_folder import reject_network_file_system
+from service.storage.data_folder import reject_network_file_system, try_lock
 from service.storage.ledger import schema
 from service.storage.ledger.connection import (
     SqliteTransaction,
@@ -138,7 +137,7 @@ def open_current(path: Path, *, vfs: str | None = None) -> apsw.Connection:
     """Open the ledger of a running server, whose schema must not be changed.
 
     Raises:
-        StartError: there is none, it has another schema version, or it cannot be used.
+        StartError: there is no ledger, it has another schema version, or it cannot be used.
     """
     if not path.exists():
         raise StartError(f"there is no ledger {path}")
@@ -159,12 +158,10 @@ def _try_lock(path: Path) -> int | None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageFailedError(f"the lock {path} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+    if try_lock(handle):
+        return handle
+    os.close(handle)
+    return None
 
 
 def _migrate(connection: apsw.Connection) -> None:
