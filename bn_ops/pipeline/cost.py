@@ -19,6 +19,7 @@ from bn_ops.core.frontier import update_layer
 from bn_ops.core.json_form import Json, json_object
 from bn_ops.core.moment_tree import CHUNK_SAMPLES
 from bn_ops.core.options import Budget, silent
+from bn_ops.core.sharding.messages import MOMENT_ARRAYS, STATISTICS_ARRAYS
 from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.engines.onnx import OnnxFrontier, prepare
 from bn_ops.engines.onnx.describe import describe_prepared
@@ -46,9 +47,6 @@ __all__ = [
 _FEW, _MANY = 16, 48
 
 _REPETITIONS = 2
-
-# float64 arrays per layer and node of a message, and per layer of a settled level.
-_MOMENT_ARRAYS, _STATISTICS_ARRAYS = 8, 2
 
 PLAN_OPTIONS = ("model", "samples", "shape", "nodes", "cores", "memory", "disk")
 """The parameters of `plan_runs`, which are the options of `bnrecal plan`."""
@@ -174,7 +172,7 @@ class SampleCost:
         """Return the bytes up and down of one shard, for all levels."""
         chunks = max(1, math.ceil(samples / CHUNK_SAMPLES))
         nodes = 2 * chunks.bit_length()
-        return 8 * self.channels * (nodes * _MOMENT_ARRAYS + _STATISTICS_ARRAYS)
+        return 8 * self.channels * (nodes * MOMENT_ARRAYS + STATISTICS_ARRAYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,12 +76,11 @@ class Conductor:
         self._plan = plan
         self._calls = list(shards)
         self._replace = replace
-        self._replacements_left = max_replacements if replace is not None else 0
+        self._max_replacements = max_replacements
         self._replaced = 0
         self._concurrent = concurrent
         self._on_level = on_level
         self._levels: list[SettledLevel] = []
-        self._measured: list[tuple[ShardMoments, ...]] = []
         self._digests: list[tuple[str, ...]] = []
 
     def run(self) -> ShardedResult:
@@ -143,9 +142,8 @@ class Conductor:
     ) -> bytes:
         """Replace a shard, replay the settled levels, and return its moments of this level."""
         while True:
-            if self._replace is None or not self._replacements_left:
+            if self._replace is None or self._replaced >= self._max_replacements:
                 raise error
-            self._replacements_left -= 1
             self._replaced += 1
             try:
                 self._calls[index] = self._replace(index)

@@ -23,7 +23,14 @@ from bn_ops.core.moments import Moments, SampleSums
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.errors import ShardError, ShardMismatchError
 
-__all__ = ["MAX_MESSAGE_BYTES", "SettledLevel", "ShardMoments", "merge_moments"]
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "MOMENT_ARRAYS",
+    "STATISTICS_ARRAYS",
+    "SettledLevel",
+    "ShardMoments",
+    "merge_moments",
+]
 
 MAX_MESSAGE_BYTES = 1 << 30
 """Longer messages are rejected unread."""
@@ -36,9 +43,11 @@ _MAX_HEIGHT = 56
 _MAX_INTEGER = 1 << 62
 _MAX_CHANNELS = 1 << 24
 
-# Arrays per node: mean, sum_sq_dev and the six of `SampleSums`.
-_MOMENT_ARRAYS = 8
-_STATISTICS_ARRAYS = 2
+MOMENT_ARRAYS = 8
+"""float64 arrays per layer and node: mean, sum_sq_dev and the six of `SampleSums`."""
+
+STATISTICS_ARRAYS = 2
+"""float64 arrays per settled layer: mean and variance."""
 
 # Height, number, samples and count of a node.
 _NODE_NUMBERS = 4
@@ -75,7 +84,7 @@ class ShardMoments:
     def pooled(self) -> ShardMoments:
         """Return the same with one node per layer, the lowest that covers all.
 
-        So the message tells nothing about parts of the shard's samples. The positions between the
+        So the message has nothing about parts of the shard's samples. The positions between the
         first and the last sample then belong to this shard alone, so give it positions far from
         those of others.
         """
@@ -172,7 +181,7 @@ class SettledLevel:
         for entry in _objects(header, "layers"):
             name = _new_name(entry, statistics)
             mean, var = values.take(
-                _STATISTICS_ARRAYS, _integer(entry, "channels", 1, _MAX_CHANNELS)
+                STATISTICS_ARRAYS, _integer(entry, "channels", 1, _MAX_CHANNELS)
             )
             statistics[name] = RunningStatistics(mean=mean, var=var)
         values.require_end()
@@ -374,7 +383,7 @@ def _read_nodes(
         if not 0 < samples <= count:
             raise ShardError(f"{count} values per channel cannot come from {samples} samples")
         last = node.stop
-        mean, sum_sq_dev, center, a, e, aa, ae, ee = values.take(_MOMENT_ARRAYS, channels)
+        mean, sum_sq_dev, center, a, e, aa, ae, ee = values.take(MOMENT_ARRAYS, channels)
         if (sum_sq_dev < 0).any():
             raise ShardError("a sum of squared deviations is negative")
         yield (
