@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bn_ops.core.statistics import Float64Array
-from bn_ops.engines.onnx.batchnorm import batchnorm_nodes
+from bn_ops.engines.onnx.batchnorm import DEFAULT_EPS, attribute, batchnorm_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -89,13 +89,16 @@ def _difference(reference: Signature, candidate: Signature) -> float:
     if mean.shape != candidate[0].shape or not all(np.isfinite(part).all() for part in reference):
         # Another layout, or samples on which the network overflows: the outputs show the rest.
         return 0.0
-    largest = float(size.max(initial=0.0))
-    if largest == 0.0:
-        largest = 1.0
-    scale = np.maximum(size, _SCALE_FLOOR * largest)
     with np.errstate(invalid="ignore"):
-        apart = np.maximum(np.abs(mean - candidate[0]), np.abs(size - candidate[1])) / scale
-    return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
+        apart = np.maximum(np.abs(mean - candidate[0]), np.abs(size - candidate[1]))
+    return _largest_share(apart, size)
+
+
+def _largest_share(apart: Float64Array, size: Float64Array) -> float:
+    """Return the largest difference as a share of its channel's size; infinite for NaN."""
+    largest = float(size.max(initial=0.0)) or 1.0
+    share = apart / np.maximum(size, _SCALE_FLOOR * largest)
+    return float(np.where(np.isnan(share), np.inf, share).max(initial=0.0))
 
 
 def worst_weight(
@@ -164,8 +167,7 @@ def _parameters(
     if any(value is None for value in values):
         return None
     weight, *bias, gamma, beta, mean, var = (value for value in values if value is not None)
-    eps = next((a.f for a in layer.attribute if a.name == "epsilon"), 1e-5)
-    scale = gamma / np.sqrt(var + eps)
+    scale = gamma / np.sqrt(var + attribute(layer, "epsilon", DEFAULT_EPS))
     shift = beta + ((bias[0] if bias else 0.0) - mean) * scale
     return np.column_stack([weight.reshape(len(weight), -1) * scale[:, None], shift])
 
@@ -181,7 +183,4 @@ def _folded(conv: onnx.NodeProto, stored: _Initializers) -> Float64Array | None:
 def _weights_apart(wanted: Float64Array, found: Float64Array) -> float:
     if wanted.shape != found.shape or not np.isfinite(wanted).all():
         return 0.0
-    size = np.abs(wanted).max(axis=1, keepdims=True)
-    largest = float(size.max(initial=0.0)) or 1.0
-    apart = np.abs(wanted - found) / np.maximum(size, _SCALE_FLOOR * largest)
-    return float(np.where(np.isnan(apart), np.inf, apart).max(initial=0.0))
+    return _largest_share(np.abs(wanted - found), np.abs(wanted).max(axis=1, keepdims=True))

@@ -150,15 +150,11 @@ class Reference:
             raise EngineError(
                 f"nothing to compare: no synthetic sample runs ({self._notes[-1]}); provide samples"
             )
-        exact = self._in_float64()
+        found = self._in_float64()
         self._expected = [
-            _Expected(
-                probe=probe,
-                native=native,
-                exact=exact[probe.label][0] if probe.label in exact else None,
-                layers=exact[probe.label][1] if probe.label in exact else {},
-            )
+            _Expected(probe=probe, native=native, exact=exact, layers=layers)
             for probe, native in self._runs
+            for exact, layers in (found.get(probe.label, (None, {})),)
         ]
 
     @property

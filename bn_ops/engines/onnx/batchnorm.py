@@ -13,6 +13,8 @@ from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.onnx.graph import GraphIndex, bodies, is_standard
 
 __all__ = [
+    "DEFAULT_EPS",
+    "attribute",
     "batchnorm_nodes",
     "hidden_layers",
     "is_batchnorm",
@@ -24,7 +26,7 @@ __all__ = [
 # BatchNormalization's inputs, by position.
 INPUT, SCALE, SHIFT, MEAN, VAR = range(5)
 
-_DEFAULT_EPS = 1e-5
+DEFAULT_EPS = 1e-5
 _FIRST_INFERENCE_FORM = 7
 
 
@@ -85,7 +87,7 @@ def layer_info(
     return LayerInfo(
         name=layer_name(node),
         channels=None if known is None else int(known.size),
-        eps=float(np.float32(attribute(node, "epsilon", _DEFAULT_EPS))),
+        eps=float(np.float32(attribute(node, "epsilon", DEFAULT_EPS))),
         affine=not plain,
         statistics=statistics,
         input_rank=input_rank,
@@ -127,7 +129,7 @@ def hidden_layers(graph: onnx.GraphProto) -> Iterator[LayerInfo]:
                 yield LayerInfo(
                     name=layer_name(inner),
                     channels=None,
-                    eps=attribute(inner, "epsilon", _DEFAULT_EPS),
+                    eps=attribute(inner, "epsilon", DEFAULT_EPS),
                     affine=True,
                     statistics=None,
                     input_rank=None,

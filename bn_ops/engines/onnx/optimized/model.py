@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from bn_ops.core.layers import LayerInfo
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
-from bn_ops.engines.onnx.batchnorm import SCALE, SHIFT, batchnorm_nodes
+from bn_ops.engines.onnx.batchnorm import SCALE, SHIFT, attribute, batchnorm_nodes
 from bn_ops.engines.onnx.graph import GraphIndex, index_graph
 from bn_ops.engines.onnx.optimized.optimize import OptimizedGraph, optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
@@ -20,6 +20,9 @@ from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
 from bn_ops.engines.onnx.plan import Plan, plan_targets
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.errors import EngineError
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["Kind", "OptimizedModel", "open_optimized"]
 
@@ -233,9 +236,8 @@ def _recomputed(index: GraphIndex, graph: OptimizedGraph) -> frozenset[str]:
 
 
 def _widens(node: onnx.NodeProto, weights: _Arrays) -> bool:
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
-    if weight is None or attributes.get("group", 1) != 1 or weight.shape[2:] != (1, 1):
+    if weight is None or attribute(node, "group", 1) != 1 or weight.shape[2:] != (1, 1):
         return False
     c_out, c_in = weight.shape[:2]
     return bool(c_in <= _MAX_RECOMPUTED_INPUTS and c_out >= _MIN_WIDENING * c_in)
