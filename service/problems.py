@@ -98,7 +98,7 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "layer-pattern-unmatched": Problem(422, "A layer pattern matches no layer"),
         "stream-empty": Problem(422, "The stream contains no sample"),
         "input-mismatch": Problem(422, "The data cannot be what the model was trained on"),
-        "shard-invalid": Problem(422, "The bytes or the call are no part of a measurement"),
+        "shard-invalid": Problem(422, "The bytes or the call are not part of a measurement"),
         "shard-mismatch": Problem(422, "The shards are not parts of one measurement"),
         "batch-invalid": Problem(422, "Invalid batch"),
         "batch-input": Problem(422, "The batch does not contain the model's inputs"),

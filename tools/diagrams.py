@@ -94,7 +94,7 @@ class Arrow:
 
     Attributes:
         points: corners, in px.
-        label: text beside it.
+        label: text next to it.
         label_at: where the label begins, in px.
         dashed: whether the line is dashed.
         source: name of the thing where it begins, for tests.
@@ -124,7 +124,7 @@ class Diagram:
     Attributes:
         title: what a screen reader says where the page gives no other text.
         size: width and height, in px.
-        boxes: the boxes, groups before what lies on them.
+        boxes: the boxes, groups before the boxes in them.
         arrows: the arrows.
         dot: center of a dot where a state diagram begins; None for none.
     """

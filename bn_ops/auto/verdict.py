@@ -319,8 +319,8 @@ _REASONS: Mapping[ReasonCode, Callable[[Evidence], str]] = {
     _Why.CLEAR_GAIN: _compared,
     _Why.NO_GAIN: _compared,
     _Why.SMALL_STEP: lambda evidence: (
-        f"{_compared(evidence)} Only a small share of the new domain was taken, since nothing "
-        "speaks clearly for more."
+        f"{_compared(evidence)} Only a small share of the new domain was taken, because no "
+        "larger step has a clear gain."
     ),
     _Why.GAIN_WITHIN_ERROR: lambda evidence: f"{_gain(evidence)}; that is not a clear gain.",
     _Why.LESS_CERTAIN_PREDICTIONS: lambda evidence: f"{_gain(evidence)}.",

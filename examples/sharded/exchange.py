@@ -32,7 +32,7 @@ def wait_for(path: Path, *, seconds: float) -> bytes:
     """Return the content of a file, as soon as there is one.
 
     Raises:
-        TimeoutError: there is none in time.
+        TimeoutError: no file appeared in time.
     """
     deadline = time.monotonic() + seconds
     while not path.exists():

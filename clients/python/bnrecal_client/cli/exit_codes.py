@@ -56,7 +56,7 @@ _TABLE: tuple[tuple[type[BaseException], Exit], ...] = (
 )
 
 
-_CURES = {
+_ADVICE = {
     errno.ENOSPC: "; free some space, or write to another disk (-o)",
     errno.EROFS: "; write to another folder (-o)",
     errno.EACCES: "; change the permissions, or name another file",
@@ -85,8 +85,8 @@ def describe(error: BaseException) -> dict[str, object]:
         return {"code": "interrupted", "detail": "interrupted; nothing was written"}
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        cure = _CURES.get(error.errno or 0, "")
-        return {"code": "file-error", "detail": f"{where}{error.strerror or error}{cure}"}
+        advice = _ADVICE.get(error.errno or 0, "")
+        return {"code": "file-error", "detail": f"{where}{error.strerror or error}{advice}"}
     detail = f"internal error, {type(error).__name__}: {error}; --debug shows the traceback"
     return {"code": "internal", "detail": detail}
 
