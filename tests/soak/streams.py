@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnrecal_client import Client, Result, RetryPolicy
-from bnrecal_client._http.retry_policy import Backoff
+from bnrecal_client._http.retry import Backoff
 from bnrecal_client.result import encode_statistics
 from tests.support.service_process import images
 

@@ -18,47 +18,47 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnrecal_client._http.retry_policy import Backoff as Backoff
-    from bnrecal_client._http.retry_policy import RetryPolicy as RetryPolicy
-    from bnrecal_client.async_client import AsyncClient as AsyncClient
-    from bnrecal_client.client import Client as Client
-    from bnrecal_client.errors import AccessError as AccessError
-    from bnrecal_client.errors import BatchError as BatchError
-    from bnrecal_client.errors import BnrecalError as BnrecalError
-    from bnrecal_client.errors import ConflictError as ConflictError
-    from bnrecal_client.errors import InputError as InputError
-    from bnrecal_client.errors import Interrupted as Interrupted
-    from bnrecal_client.errors import LimitError as LimitError
-    from bnrecal_client.errors import ModelError as ModelError
-    from bnrecal_client.errors import NotFoundError as NotFoundError
-    from bnrecal_client.errors import OptionError as OptionError
-    from bnrecal_client.errors import Problem as Problem
-    from bnrecal_client.errors import RecalibrationCancelled as RecalibrationCancelled
-    from bnrecal_client.errors import RecalibrationFailed as RecalibrationFailed
-    from bnrecal_client.errors import ServerError as ServerError
-    from bnrecal_client.errors import ServerUnreachable as ServerUnreachable
-    from bnrecal_client.errors import TimedOut as TimedOut
-    from bnrecal_client.errors import UnexpectedResponseError as UnexpectedResponseError
-    from bnrecal_client.errors import VerdictError as VerdictError
-    from bnrecal_client.images import Images as Images
-    from bnrecal_client.jobs import AsyncJob as AsyncJob
-    from bnrecal_client.jobs import Job as Job
-    from bnrecal_client.models import LayerInfo as LayerInfo
-    from bnrecal_client.models import ModelDescription as ModelDescription
-    from bnrecal_client.models import Progress as Progress
-    from bnrecal_client.models import Recalibration as Recalibration
-    from bnrecal_client.models import ReportDetails as ReportDetails
-    from bnrecal_client.models import SkippedSample as SkippedSample
-    from bnrecal_client.models import StoredBatch as StoredBatch
-    from bnrecal_client.models import Stream as Stream
-    from bnrecal_client.models import TensorInfo as TensorInfo
-    from bnrecal_client.models import Verdict as Verdict
-    from bnrecal_client.models import VerdictReason as VerdictReason
-    from bnrecal_client.options import EstimatorForm as EstimatorForm
-    from bnrecal_client.options import Method as Method
-    from bnrecal_client.options import PreprocessForm as PreprocessForm
-    from bnrecal_client.report import Report as Report
-    from bnrecal_client.result import Result as Result
+    from bnrecal_client._http.retry import Backoff, RetryPolicy
+    from bnrecal_client.async_client import AsyncClient
+    from bnrecal_client.client import Client
+    from bnrecal_client.errors import (
+        AccessError,
+        BatchError,
+        BnrecalError,
+        ConflictError,
+        InputError,
+        Interrupted,
+        LimitError,
+        ModelError,
+        NotFoundError,
+        OptionError,
+        Problem,
+        RecalibrationCancelled,
+        RecalibrationFailed,
+        ServerError,
+        ServerUnreachable,
+        TimedOut,
+        UnexpectedResponseError,
+        VerdictError,
+    )
+    from bnrecal_client.images import Images
+    from bnrecal_client.jobs import AsyncJob, Job
+    from bnrecal_client.models import (
+        LayerInfo,
+        ModelDescription,
+        Progress,
+        Recalibration,
+        ReportDetails,
+        SkippedSample,
+        StoredBatch,
+        Stream,
+        TensorInfo,
+        Verdict,
+        VerdictReason,
+    )
+    from bnrecal_client.options import EstimatorForm, Method, PreprocessForm
+    from bnrecal_client.report import Report
+    from bnrecal_client.result import Result
 
 __version__ = "0.2.0"
 
@@ -107,50 +107,28 @@ __all__ = [
     "__version__",
 ]
 
-# Where each public name lives.
-_HOME = {
-    "AccessError": "bnrecal_client.errors",
-    "AsyncClient": "bnrecal_client.async_client",
-    "AsyncJob": "bnrecal_client.jobs",
-    "Backoff": "bnrecal_client._http.retry_policy",
-    "BatchError": "bnrecal_client.errors",
-    "BnrecalError": "bnrecal_client.errors",
-    "Client": "bnrecal_client.client",
-    "ConflictError": "bnrecal_client.errors",
-    "Images": "bnrecal_client.images",
-    "InputError": "bnrecal_client.errors",
-    "Interrupted": "bnrecal_client.errors",
-    "EstimatorForm": "bnrecal_client.options",
-    "Job": "bnrecal_client.jobs",
-    "Method": "bnrecal_client.options",
-    "PreprocessForm": "bnrecal_client.options",
-    "LayerInfo": "bnrecal_client.models",
-    "LimitError": "bnrecal_client.errors",
-    "ModelDescription": "bnrecal_client.models",
-    "ModelError": "bnrecal_client.errors",
-    "NotFoundError": "bnrecal_client.errors",
-    "OptionError": "bnrecal_client.errors",
-    "RetryPolicy": "bnrecal_client._http.retry_policy",
-    "Problem": "bnrecal_client.errors",
-    "Progress": "bnrecal_client.models",
-    "Recalibration": "bnrecal_client.models",
-    "RecalibrationCancelled": "bnrecal_client.errors",
-    "RecalibrationFailed": "bnrecal_client.errors",
-    "Report": "bnrecal_client.report",
-    "Result": "bnrecal_client.result",
-    "ServerError": "bnrecal_client.errors",
-    "ServerUnreachable": "bnrecal_client.errors",
-    "ReportDetails": "bnrecal_client.models",
-    "SkippedSample": "bnrecal_client.models",
-    "StoredBatch": "bnrecal_client.models",
-    "Stream": "bnrecal_client.models",
-    "TensorInfo": "bnrecal_client.models",
-    "TimedOut": "bnrecal_client.errors",
-    "UnexpectedResponseError": "bnrecal_client.errors",
-    "Verdict": "bnrecal_client.models",
-    "VerdictError": "bnrecal_client.errors",
-    "VerdictReason": "bnrecal_client.models",
+# The public names of each module.
+_NAMES = {
+    "_http.retry": "Backoff RetryPolicy",
+    "async_client": "AsyncClient",
+    "client": "Client",
+    "errors": (
+        "AccessError BatchError BnrecalError ConflictError InputError Interrupted "
+        "LimitError ModelError NotFoundError OptionError Problem RecalibrationCancelled "
+        "RecalibrationFailed ServerError ServerUnreachable TimedOut "
+        "UnexpectedResponseError VerdictError"
+    ),
+    "images": "Images",
+    "jobs": "AsyncJob Job",
+    "models": (
+        "LayerInfo ModelDescription Progress Recalibration ReportDetails SkippedSample "
+        "StoredBatch Stream TensorInfo Verdict VerdictReason"
+    ),
+    "options": "EstimatorForm Method PreprocessForm",
+    "report": "Report",
+    "result": "Result",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 # What is logged is shown only where the program configures logging.
@@ -161,7 +139,7 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'bnrecal_client' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -24,7 +24,7 @@ from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.batches import encode
 from bnrecal_client._encoding.model_source import AnyModel, read_model
 from bnrecal_client._encoding.samples import OnBadSample
-from bnrecal_client._http.retry_policy import RetryPolicy
+from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.sending import Streams, resumable, submit
 from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import AsyncTransport, connection

@@ -17,7 +17,7 @@ from bnrecal_client._concurrency import Blocking, run_blocking
 from bnrecal_client._encoding.batch_source import Batches, Select, require_synchronous
 from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client._encoding.samples import OnBadSample
-from bnrecal_client._http.retry_policy import RetryPolicy
+from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.session import Session
 from bnrecal_client._http.transport import BlockingTransport, connection
 from bnrecal_client._library import Evaluate, Metric

@@ -1,17 +1,22 @@
-"""A batch of images, sent as encoded files that the worker decodes."""
+"""Images as encoded files, which the worker decodes; and whether Pillow can decode one."""
 
 from __future__ import annotations
 
 import io
 import os
 import tarfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bnrecal_client.errors import BatchError
+from bnrecal_client.errors import BatchError, OptionError
 
-__all__ = ["MEDIA_TYPE", "SUFFIXES", "Images"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MEDIA_TYPE", "SUFFIXES", "Images", "image_fault"]
 
 MEDIA_TYPE = "application/x-tar"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -84,3 +89,47 @@ def _member(position: int, name: str, content: bytes) -> str:
     stem = "".join(sign if sign.isprintable() and sign != "\\" else "_" for sign in path.stem)
     suffix = path.suffix if path.suffix.lower() in SUFFIXES else _suffix(content)
     return f"{position:06d}-{stem[:100]}{suffix}"
+
+
+# The limits are those of the worker that decodes the images; docs/images.md lists them.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_ANIMATED = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
+_MAX_PIXELS = 1 << 26
+# Pixels of more than 8 bits would be truncated silently.
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+
+def image_fault(content: bytes) -> str | None:
+    """Return why an encoded image cannot be decoded; None if it can.
+
+    Raises:
+        OptionError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise OptionError("checking images requires Pillow: pip install pillow") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content), formats=list(_FORMATS))
+            fault = _fault(image)
+            if fault is None:
+                image.load()
+    except UnidentifiedImageError:
+        return f"not a complete {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image"
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise many types
+        return f"{type(error).__name__}: {str(error)[:100]}"
+    return fault
+
+
+def _fault(image: Image) -> str | None:
+    if image.width * image.height > _MAX_PIXELS:
+        return f"{image.width} × {image.height} pixels, more than {_MAX_PIXELS}"
+    if getattr(image, "is_animated", False) and image.format in _ANIMATED:
+        return "more than one frame"
+    if image.mode not in _MODES:
+        return f"pixel mode {image.mode}, not 8 bits per channel"
+    return None

@@ -1,10 +1,11 @@
-"""Results of a recalibration, the same from a server and from this process."""
+"""Results of a recalibration, the same from a server and from this process, and their files."""
 
 from __future__ import annotations
 
 import html
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.errors import OptionError, UnexpectedResponseError
 from bnrecal_client.models import SkippedSample, Verdict
 
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     from bnrecal_client.report import Report
 
-__all__ = ["Outcome", "Result", "Statistics", "decode_statistics", "encode_statistics"]
+__all__ = [
+    "Outcome",
+    "Result",
+    "Statistics",
+    "decode_statistics",
+    "encode_statistics",
+    "write_atomic",
+]
 
 Statistics = Mapping[str, NDArray[np.float64]]
 """`<layer>.running_mean` and `<layer>.running_var`, float64, shape (C,)."""
@@ -189,3 +196,54 @@ def encode_statistics(statistics: Statistics) -> bytes:
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(statistics[name]) for name in sorted(statistics)}
     )
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a file so that a reader, even after a power cut, sees the old or the new content.
+
+    The temporary file is in the target's folder, because a rename is atomic only within one file
+    system. It is flushed to disk before the rename; otherwise a power cut could leave an empty
+    file under the final name.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OSError: from the file system; the target is unchanged, and no temporary file remains.
+    """
+    target = Path(path)
+    temporary, handle = _create(target)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            if target.exists():
+                os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename != str(target):
+            # Writing names no file, and renaming the temporary one.
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
+    _sync_folder(target.parent)
+    return target
+
+
+def _create(target: Path) -> tuple[Path, int]:
+    """Create a temporary file with the permissions that `open` gives a new file."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+        try:
+            return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            continue
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

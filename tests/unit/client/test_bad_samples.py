@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bnrecal_client import BatchError, Images, InputError, OptionError, SkippedSample
-from bnrecal_client._encoding.image_content import image_fault
 from bnrecal_client._encoding.samples import SampleFilter, finite_samples
 from bnrecal_client.cli import main
 from bnrecal_client.cli.data.array_batches import open_data
 from bnrecal_client.cli.data.image_files import open_images
 from bnrecal_client.cli.exit_codes import Exit
+from bnrecal_client.images import image_fault
 from tests.support.client_server import MODEL, ClientServer
 from tests.support.played_clients import Calls, check_statistics, stream
 from tests.unit.client.test_cli_commands import Desk, desk

@@ -16,8 +16,8 @@ from bnrecal_client import OptionError, Result, UnexpectedResponseError
 from bnrecal_client import _library as library
 from bnrecal_client._library import LabeledSamples
 from bnrecal_client.cli import main
+from bnrecal_client.cli.arguments import load_metric
 from bnrecal_client.cli.exit_codes import Exit
-from bnrecal_client.cli.metric import load_metric
 from tests.support.client_server import MODEL, ClientServer
 from tests.support.played_clients import Calls, stream
 from tests.unit.client.test_cli_commands import Desk, desk

@@ -10,7 +10,7 @@ import bn_ops
 from bn_ops import errors
 from bn_ops.core.signature import TensorInfo
 from bn_ops.preprocess import presets as library
-from bnrecal_client.cli.data.presets import PRESETS, preset
+from bnrecal_client.cli.data.preprocess_files import PRESETS, preset
 from bnrecal_client.errors import OptionError
 
 

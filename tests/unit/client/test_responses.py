@@ -8,8 +8,7 @@ import re
 import pytest
 
 from bnrecal_client import ModelDescription, Recalibration, UnexpectedResponseError
-from bnrecal_client._http.messages import Response
-from bnrecal_client._http.responses import read, report, report_html
+from bnrecal_client._http.messages import Response, read, report, report_html
 
 MODEL = {
     "id": "a",

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.errors import OptionError
-from bnrecal_client.result import Result
+from bnrecal_client.result import Result, write_atomic
 
 
 def test_atomic_replacement_keeps_permissions(tmp_path: Path) -> None:

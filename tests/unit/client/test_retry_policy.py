@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrecal_client._http.retry_policy import Backoff, delay_s, poll_s, retry_after_s
+from bnrecal_client._http.retry import Backoff, delay_s, poll_s, retry_after_s
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import bn_ops
-from bnrecal_client._encoding.atomic_write import write_atomic
 from bnrecal_client.cli import main
 from bnrecal_client.cli.exit_codes import Exit
+from bnrecal_client.result import write_atomic
 from service.storage.data_folder import locked
 
 ROOT = Path(__file__).parents[3]

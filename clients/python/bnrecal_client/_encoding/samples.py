@@ -11,9 +11,8 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from bnrecal_client._encoding.batches import EncodedBatch
-from bnrecal_client._encoding.image_content import image_fault
 from bnrecal_client.errors import BatchError, OptionError
-from bnrecal_client.images import Images
+from bnrecal_client.images import Images, image_fault
 from bnrecal_client.models import SkippedSample
 
 __all__ = [

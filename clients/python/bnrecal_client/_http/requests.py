@@ -1,4 +1,4 @@
-"""One function per call of the HTTP API, which builds the request; `responses.py` reads it back."""
+"""One function per call of the HTTP API, which builds the request; see `messages.py`."""
 
 from __future__ import annotations
 

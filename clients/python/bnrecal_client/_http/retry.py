@@ -1,4 +1,4 @@
-"""The retry decision, without I/O: which outcomes are retried, for how long, and what is raised.
+"""The retry policy and its decisions, without I/O: what is retried, for how long, what is raised.
 
 =============================================  =====================================================
 outcome of one try                             consequence
@@ -18,16 +18,27 @@ responded for the first time after `initial_timeout`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from bnrecal_client._http.messages import Request, Response
-from bnrecal_client._http.responses import problem
-from bnrecal_client._http.retry_policy import RetryPolicy, retry_after_s
+from bnrecal_client._http.messages import Request, Response, problem
 from bnrecal_client.errors import Problem, ServerUnreachable, UnexpectedResponseError
 
-__all__ = ["FailedTry", "failure_of", "give_up", "pause_before_retry"]
+__all__ = [
+    "Backoff",
+    "FailedTry",
+    "RetryPolicy",
+    "delay_s",
+    "failure_of",
+    "give_up",
+    "pause_before_retry",
+    "poll_s",
+    "retry_after_s",
+]
 
 _RETRIED = frozenset({408, 429, 502, 503, 504})
 _DAMAGED_UPLOAD = frozenset({"digest-mismatch", "body-incomplete"})
@@ -118,3 +129,93 @@ def _is_retryable(status: int, found: Problem | None) -> bool:
     if status in _RETRIED:
         return found is None or found.retryable is not False
     return status >= _SERVER_FAULT and found is not None and found.retryable is True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Exponential back-off with jitter, which keeps clients from retrying in step.
+
+    Attributes:
+        first_s: longest first pause, in seconds.
+        ceiling_s: longest pause, in seconds.
+        jitter: returns numbers in [0, 1).
+    """
+
+    first_s: float = 0.2
+    ceiling_s: float = 5.0
+    jitter: Callable[[], float] = random.random
+
+    def pause_s(self, attempt: int) -> float:
+        """Return the pause after failed try number `attempt`, counted from 0, in seconds."""
+        return delay_s(attempt, self.jitter(), first_s=self.first_s, ceiling_s=self.ceiling_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Time limits of requests and of their retries, in seconds.
+
+    Attributes:
+        total_timeout: how long one request is retried. A run survives a server restart that is
+            shorter than this.
+        initial_timeout: the same until the server has answered for the first time, when a wrong
+            address is likelier than a restart; at most `total_timeout`.
+        connect_timeout: limit of one attempt to connect.
+        read_timeout: limit of one wait for bytes, in either direction.
+        backoff: the pauses between tries.
+    """
+
+    total_timeout: float = 120.0
+    initial_timeout: float = 5.0
+    connect_timeout: float = 5.0
+    read_timeout: float = 120.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def retry_for(self, *, server_seen: bool) -> float:
+        """Return how long one request is retried, in seconds."""
+        return self.total_timeout if server_seen else min(self.initial_timeout, self.total_timeout)
+
+
+def delay_s(attempt: int, jitter: float, *, first_s: float, ceiling_s: float) -> float:
+    """Return a pause that doubles with each attempt up to a ceiling, shortened by up to half.
+
+    Args:
+        attempt: failed tries before this one, from 0.
+        jitter: in [0, 1).
+        first_s: longest first pause, in seconds.
+        ceiling_s: longest pause, in seconds.
+    """
+    # The ceiling is reached long before 2**30; the bound keeps the power a float.
+    longest = min(ceiling_s, first_s * 2.0 ** min(attempt, 30))
+    return longest * (0.5 + 0.5 * jitter)
+
+
+def poll_s(polls: int, *, longest_s: float) -> float:
+    """Return the pause before the next poll of a recalibration's state, in seconds.
+
+    The end of a short run is noticed within a few hundredths of a second; a long run costs one
+    request per `longest_s`.
+
+    Args:
+        polls: number of polls so far.
+        longest_s: the pause for a long run, in seconds.
+    """
+    return min(longest_s, 0.05 * 1.5 ** min(polls, 30))
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds in Retry-After (RFC 9110, section 10.2.3), None without a valid one.
+
+    Args:
+        headers: names in lower case.
+        now: the time that a date is counted from, with a time zone.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())

@@ -14,11 +14,25 @@ from bnrecal_client._concurrency import Runtime, Sleep
 from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import ModelContent
 from bnrecal_client._http import requests
-from bnrecal_client._http.messages import Request, Response, TransportFailed
+from bnrecal_client._http.messages import (
+    Page,
+    Request,
+    Response,
+    TransportFailed,
+    expect,
+    read,
+    report,
+    report_html,
+)
 from bnrecal_client._http.requests import StreamName
-from bnrecal_client._http.responses import Page, expect, read, report, report_html
-from bnrecal_client._http.retry import FailedTry, failure_of, give_up, pause_before_retry
-from bnrecal_client._http.retry_policy import RetryPolicy, poll_s
+from bnrecal_client._http.retry import (
+    FailedTry,
+    RetryPolicy,
+    failure_of,
+    give_up,
+    pause_before_retry,
+    poll_s,
+)
 from bnrecal_client._http.transport import Transport
 from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, TimedOut, error_of
 from bnrecal_client.models import (

@@ -15,7 +15,7 @@ import httpx
 
 from bnrecal_client._http.environment import SERVER_VARIABLE, config_file, find_server
 from bnrecal_client._http.messages import FileBody, Request, Response, TransportFailed
-from bnrecal_client._http.retry_policy import RetryPolicy
+from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client.errors import OptionError
 
 __all__ = ["AsyncTransport", "BlockingTransport", "Server", "Transport", "connection"]

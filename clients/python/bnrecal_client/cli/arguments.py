@@ -1,13 +1,16 @@
-"""What several sub-commands do with their arguments."""
+"""Arguments of several sub-commands: the server, the output files, the caller's own metric."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnrecal_client._http.environment import SERVER_VARIABLE, config_file, find_server
+from bnrecal_client._library import Metric
 from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.outputs import Outputs
 from bnrecal_client.errors import OptionError
@@ -15,7 +18,7 @@ from bnrecal_client.errors import OptionError
 if TYPE_CHECKING:
     from bnrecal_client.client import Client
 
-__all__ = ["choose_server", "connect", "outputs_of", "server_missing"]
+__all__ = ["choose_server", "connect", "load_metric", "outputs_of", "server_missing"]
 
 
 def choose_server(args: Arguments) -> None:
@@ -38,7 +41,7 @@ def connect(args: Arguments) -> Client:
     Raises:
         OptionError: none of them names a server.
     """
-    from bnrecal_client._http.retry_policy import RetryPolicy
+    from bnrecal_client._http.retry import RetryPolicy
     from bnrecal_client.client import Client
 
     found = find_server(args.server, args.token)
@@ -111,3 +114,30 @@ def _foreign_service() -> str | None:
         return found.origin
     own = any((Path(folder) / "recalibrations" / "schemas.py").is_file() for folder in folders)
     return None if own or not folders else folders[0]
+
+
+def load_metric(name: str) -> Metric:
+    """Return the function `module:function`; the module is also searched in the current folder.
+
+    Raises:
+        OptionError: there is no such function.
+    """
+    module, _, function = name.partition(":")
+    if not (module and function.isidentifier()):
+        raise OptionError(f"--metric {name}: write it like module:function")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except AttributeError as error:
+        raise OptionError(f"--metric {name}: {module} has no {function}") from error
+    except Exception as error:
+        raise OptionError(
+            f"--metric {name}: importing {module} failed: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(found):
+        raise OptionError(f"--metric {name}: {function} is not a function")
+    metric: Metric = found
+    return metric

@@ -10,7 +10,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from bnrecal_client._library import Metric, labeled_arrays, library
-from bnrecal_client.cli.data.presets import preset
+from bnrecal_client.cli.data.preprocess_files import preset
 from bnrecal_client.errors import ModelError
 from bnrecal_client.images import Images
 from bnrecal_client.models import Progress, ReportDetails

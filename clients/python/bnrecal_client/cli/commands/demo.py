@@ -11,8 +11,7 @@ import numpy as np
 from bnrecal_client._library import library
 from bnrecal_client.cli import output
 from bnrecal_client.cli.click_support import Arguments
-from bnrecal_client.cli.demo.digits import new_domain, source_domain
-from bnrecal_client.cli.demo.network import error_of, trained
+from bnrecal_client.cli.demo_network import error_of, new_domain, source_domain, trained
 from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.cli.in_process import recalibrate_file
 from bnrecal_client.errors import OptionError

@@ -14,15 +14,13 @@ from msgspec import structs
 from bnrecal_client._encoding.samples import SampleFilter
 from bnrecal_client._library import Metric
 from bnrecal_client.cli import arguments
+from bnrecal_client.cli.arguments import load_metric
 from bnrecal_client.cli.click_support import Arguments
-from bnrecal_client.cli.data.array_batches import DataSet, open_data
+from bnrecal_client.cli.data.array_batches import DataSet, naming_the_file, open_data
 from bnrecal_client.cli.data.image_files import ImageSet, open_images
 from bnrecal_client.cli.data.labels import Labels, labeled
-from bnrecal_client.cli.data.naming import naming_the_file
-from bnrecal_client.cli.data.preprocess_files import read_preprocess
-from bnrecal_client.cli.data.presets import PRESETS, preset
+from bnrecal_client.cli.data.preprocess_files import PRESETS, preset, read_preprocess
 from bnrecal_client.cli.in_process import LocalResult, classes_of, inputs_of, recalibrate_file
-from bnrecal_client.cli.metric import load_metric
 from bnrecal_client.cli.output import deliver
 from bnrecal_client.errors import BatchError, OptionError, RecalibrationFailed
 from bnrecal_client.models import ReportDetails, SkippedSample

@@ -9,7 +9,7 @@ import click
 
 from bnrecal_client import __version__
 from bnrecal_client.cli.click_support import Group, Option
-from bnrecal_client.cli.grammar import results, serving, setup, work
+from bnrecal_client.cli.grammar import serving, work
 
 __all__ = ["build_group"]
 
@@ -28,16 +28,16 @@ def build_group() -> Group:
         work.fold(),
         work.plan(),
         work.demo(),
-        results.report(),
-        results.compare(),
+        serving.report(),
+        serving.compare(),
         serving.serve(),
         serving.list_(),
         serving.status(),
         serving.fetch(),
         serving.cancel(),
         serving.admin(),
-        setup.doctor(),
-        setup.completion(),
+        serving.doctor(),
+        serving.completion(),
     )
     return Group(
         "bnrecal",

@@ -1,14 +1,25 @@
-"""The sub-commands about a server: `serve`, `list`, `status`, `fetch`, `cancel`, `admin`."""
+"""The sub-commands about a server, about finished recalibrations and about the installation."""
 
 from __future__ import annotations
 
 import click
 
 from bnrecal_client.cli import options
-from bnrecal_client.cli.click_support import Command, Option
+from bnrecal_client.cli.click_support import Choice, Command, Option, Positional
 from bnrecal_client.cli.options import COUNT, FILE, PATH, SECONDS, Number, run_of
 
-__all__ = ["admin", "cancel", "fetch", "list_", "serve", "status"]
+__all__ = [
+    "admin",
+    "cancel",
+    "compare",
+    "completion",
+    "doctor",
+    "fetch",
+    "list_",
+    "report",
+    "serve",
+    "status",
+]
 
 _SECTION = "Server"
 
@@ -17,7 +28,7 @@ def serve() -> Command:
     """Return `bnrecal serve`."""
     return Command(
         "serve",
-        run=run_of("server", "serve"),
+        run=run_of("serving", "serve"),
         section=_SECTION,
         summary="start a server",
         description="Start a bnrecal server. Its other settings come from a TOML file or the "
@@ -61,7 +72,7 @@ def list_() -> Command:
     """Return `bnrecal list`."""
     return Command(
         "list",
-        run=run_of("runs", "list_all"),
+        run=run_of("serving", "list_all"),
         section=_SECTION,
         summary="list the recalibrations of a server",
         description="List the recalibrations of a server, the newest first.",
@@ -83,7 +94,7 @@ def status() -> Command:
     """Return `bnrecal status`."""
     return Command(
         "status",
-        run=run_of("runs", "status"),
+        run=run_of("serving", "status"),
         section=_SECTION,
         summary="print a recalibration's state",
         description="Print a recalibration's state, its progress, and its stored batches.",
@@ -100,7 +111,7 @@ def fetch() -> Command:
     """Return `bnrecal fetch`."""
     return Command(
         "fetch",
-        run=run_of("runs", "fetch"),
+        run=run_of("serving", "fetch"),
         section=_SECTION,
         summary="wait for a recalibration to end and write its results",
         description="Wait for a started recalibration to end, then write its results.",
@@ -120,7 +131,7 @@ def cancel() -> Command:
     """Return `bnrecal cancel`."""
     return Command(
         "cancel",
-        run=run_of("runs", "cancel"),
+        run=run_of("serving", "cancel"),
         section=_SECTION,
         summary="cancel a recalibration",
         description="Cancel a recalibration; its uploaded batches are deleted.",
@@ -137,11 +148,116 @@ def admin() -> Command:
     """Return `bnrecal admin`."""
     return Command(
         "admin",
-        run=run_of("server", "admin"),
+        run=run_of("serving", "admin"),
         section=_SECTION,
         summary="administer a server's data folder",
         description="Administer the data folder of a server on this machine.",
         params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
         # The server's package defines the arguments, and `--help`.
         context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    )
+
+
+_RESULTS = "Results"
+
+
+def report() -> Command:
+    """Return `bnrecal report`."""
+    return Command(
+        "report",
+        run=run_of("results", "report"),
+        section=_RESULTS,
+        summary="show a report again, or convert it",
+        description="Print the summary of a finished recalibration from its JSON report or from "
+        "the server, and write it as HTML or JSON.",
+        examples=(
+            "bnrecal report run.json",
+            "bnrecal report run.json -o report.html --plot drift.svg",
+            "bnrecal report rc_3f0c… --server http://127.0.0.1:8000 -o report.html",
+        ),
+        params=[
+            Positional(
+                "run", metavar="RUN", text="a JSON report, or the id of a recalibration, rc_…"
+            ),
+            Option(
+                "-o",
+                "--output",
+                metavar="FILE",
+                type=FILE,
+                multiple=True,
+                section="Files to write",
+                help="the report, as .html or .json; may be repeated",
+            ),
+            Option(
+                "--plot",
+                metavar="FILE",
+                type=FILE,
+                section="Files to write",
+                help="the drift by layer as a chart, .svg, .png or .pdf (needs matplotlib)",
+            ),
+            options.force("allow an output to overwrite the report"),
+            *options.server(),
+            *options.reporting(),
+        ],
+    )
+
+
+def compare() -> Command:
+    """Return `bnrecal compare`."""
+    return Command(
+        "compare",
+        run=run_of("results", "compare"),
+        section=_RESULTS,
+        summary="compare two recalibrations side by side",
+        description="Print the verdicts, the errors, the predictions and the layers that differ "
+        "most of two recalibrations, each a JSON report or the id of a recalibration.",
+        examples=("bnrecal compare shrink.json replace.json", "bnrecal compare old.json rc_3f0c…"),
+        params=[
+            Positional("first", metavar="A", text="a JSON report, or an id, rc_…"),
+            Positional("second", metavar="B", text="a JSON report, or an id, rc_…"),
+            *options.server(),
+            *options.reporting(quiet="nothing but errors"),
+        ],
+    )
+
+
+_SETUP = "Setup"
+
+
+def doctor() -> Command:
+    """Return `bnrecal doctor`."""
+    return Command(
+        "doctor",
+        run=run_of("doctor"),
+        section=_SETUP,
+        summary="check what is installed, the sandbox, and the server",
+        description="Print what is installed and what it allows, the sandbox that a server on this "
+        "machine would have, the configuration, and what the configured server reports.",
+        examples=("bnrecal doctor", "bnrecal doctor --server http://127.0.0.1:8000"),
+        params=[*options.server(), *options.reporting(quiet="only what is wrong")],
+    )
+
+
+def completion() -> Command:
+    """Return `bnrecal completion`."""
+    return Command(
+        "completion",
+        run=run_of("completion"),
+        section=_SETUP,
+        summary="print the shell's completion script",
+        description="Print the script that completes commands, options and values in a shell.",
+        examples=(
+            'eval "$(bnrecal completion bash)"    # in ~/.bashrc',
+            'eval "$(bnrecal completion zsh)"     # in ~/.zshrc',
+            "bnrecal completion fish | source     # in ~/.config/fish/config.fish",
+        ),
+        params=[
+            Positional(
+                "shell",
+                metavar="SHELL",
+                type=Choice("bash", "zsh", "fish"),
+                text="bash, zsh or fish",
+            ),
+            *options.reporting(quiet="nothing else"),
+        ],
     )

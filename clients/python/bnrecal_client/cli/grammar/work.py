@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bnrecal_client.cli import options
 from bnrecal_client.cli.click_support import Choice, Command, Option, Positional
-from bnrecal_client.cli.data.presets import PRESETS
+from bnrecal_client.cli.data.preprocess_files import PRESETS
 from bnrecal_client.cli.options import COUNT, FILE, PATH, Number, run_of
 from bnrecal_client.options import METHODS, TARGETS
 
@@ -245,7 +245,7 @@ def inspect() -> Command:
     """Return `bnrecal inspect`."""
     return Command(
         "inspect",
-        run=run_of("inspect"),
+        run=run_of("models", "inspect"),
         section=_SECTION,
         summary="list a model's BatchNorm layers and inputs, and find its preprocessing",
         description="List an ONNX model's inputs, outputs and BatchNorm layers, and why a layer "
@@ -274,7 +274,7 @@ def fold() -> Command:
     """Return `bnrecal fold`."""
     return Command(
         "fold",
-        run=run_of("fold"),
+        run=run_of("models", "fold"),
         section=_SECTION,
         summary="fold a model's BatchNorm into its weights, without recalibrating",
         description="Fold the BatchNorm layers of an ONNX model into neighboring weights, with "
@@ -318,7 +318,7 @@ def plan() -> Command:
     summary = "predict memory, time and machines of a recalibration of many samples"
     return Command(
         "plan",
-        run=run_of("inspect", "plan"),
+        run=run_of("models", "plan"),
         section=_SECTION,
         summary=summary,
         description=f"{summary.capitalize()}, from a short run on generated ones.",

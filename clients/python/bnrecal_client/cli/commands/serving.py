@@ -1,4 +1,4 @@
-"""`bnrecal list`, `status`, `fetch` and `cancel`: the recalibrations of a server."""
+"""`bnrecal serve` and `admin`; `list`, `status`, `fetch` and `cancel`: a server and its runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 
 from bnrecal_client.cli import arguments
+from bnrecal_client.cli.arguments import server_missing
 from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.output import count, deliver, print_json, print_lines, size, table
 from bnrecal_client.models import Recalibration
 
-__all__ = ["cancel", "fetch", "list_all", "status"]
+__all__ = ["admin", "cancel", "fetch", "list_all", "serve", "status"]
 
 _MODEL_DIGITS = 12
 _MINUTES = 16  # characters of an RFC 3339 time up to the minutes
@@ -106,3 +107,31 @@ def cancel(args: Arguments) -> None:
         print_json(msgspec.to_builtins(now))
     elif not args.quiet:
         print_lines([f"{now.id}  {now.state}"])
+
+
+def serve(args: Arguments) -> int:
+    """Run the server until it ends; it prints itself why it does not start."""
+    try:
+        from service import server
+    except ImportError as error:
+        raise server_missing(error) from error
+    settings = {
+        "host": args.host,
+        "port": args.port,
+        "data_dir": args.data_dir,
+        "log_level": "warning" if args.quiet else None,
+        "log_format": "json" if args.json else None,
+    }
+    return int(server.serve(args.config, settings))
+
+
+def admin(args: Arguments) -> int:
+    """Run the command of the server's package, which parses its own arguments."""
+    try:
+        from service.admin.command import main
+    except ImportError as error:
+        raise server_missing(error) from error
+    try:
+        return main(args.words, prog="bnrecal admin")
+    except SystemExit as ended:  # `--help`, or an error that argparse has printed
+        return ended.code if isinstance(ended.code, int) else 0

@@ -1,4 +1,4 @@
-"""`bnrecal inspect` and `bnrecal plan`: what a model is, how it takes images, and its cost."""
+"""`bnrecal inspect`, `plan` and `fold`: what a model is, what it costs, and folding it as it is."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from typing import Any
 
 from bnrecal_client._library import library
 from bnrecal_client.cli.click_support import Arguments
+from bnrecal_client.cli.data.array_batches import open_data
 from bnrecal_client.cli.data.image_files import open_images
-from bnrecal_client.cli.data.presets import PRESETS
-from bnrecal_client.cli.in_process import inspect_file, rank_images
-from bnrecal_client.cli.output import count, print_json, print_lines, table
+from bnrecal_client.cli.data.preprocess_files import PRESETS
+from bnrecal_client.cli.in_process import FoldedFile, fold_file, inspect_file, rank_images
+from bnrecal_client.cli.output import (
+    count,
+    file_size,
+    parity_line,
+    parity_of,
+    print_json,
+    print_lines,
+    table,
+)
+from bnrecal_client.cli.outputs import check_output
 
-__all__ = ["plan", "run"]
+__all__ = ["fold", "inspect", "plan"]
 
 _IMAGES = 64
 _SHOWN = 6
@@ -23,7 +33,7 @@ _USUAL = 0.5
 """Distance in σ that the right preprocessing usually stays below; see docs/input-check.md."""
 
 
-def run(args: Arguments) -> None:
+def inspect(args: Arguments) -> None:
     """Print the description of the model."""
     info = inspect_file(args.model)
     ranking = None if not args.images else _rank(args.model, args.images)
@@ -183,3 +193,50 @@ def _as_json(info: Any) -> dict[str, Any]:
 def _tensor(tensor: Any) -> dict[str, Any]:
     shape = None if tensor.shape is None else list(tensor.shape)
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": shape}
+
+
+_SAMPLES = 32
+"""Most samples of the verification, as after a recalibration."""
+
+_BATCH = 8
+
+
+def fold(args: Arguments) -> None:
+    """Fold and verify the model, write it and print what happened to each layer."""
+    check_output(args.output, () if args.force else (args.model, *args.data))
+    batches = open_data(args.data, batch_size=_BATCH, limit=_SAMPLES) if args.data else ()
+    folded = fold_file(args.model, batches)
+    folded.folded.save(args.output)
+    if args.json:
+        print_json(_fold_json(folded, args.output))
+    elif not args.quiet:
+        print_lines(_fold_lines(folded, args.output))
+
+
+def _fold_lines(folded: FoldedFile, output: Path) -> list[str]:
+    if not folded.layers:
+        wrote = f"wrote model  {output} ({file_size(output)}), unchanged except for unused parts"
+        return ["the model has no BatchNormalization node: there is nothing to fold", wrote]
+    rows = [[f["name"], f["status"], f["rule"] or f["reason"] or ""] for f in folded.layers]
+    known = parity_of({"parity": folded.parity})
+    return [
+        *table(["layer", "", "rule or reason"], rows, right=frozenset()).splitlines(),
+        "",
+        f"folded {_folded(folded):,} of {count(len(rows), 'layer')}",
+        *([] if known is None else [parity_line(known)]),
+        *(f"note: {note}" for note in folded.parity["notes"]),
+        f"wrote model  {output} ({file_size(output)})",
+    ]
+
+
+def _fold_json(folded: FoldedFile, output: Path) -> dict[str, Any]:
+    return {
+        "layers": list(folded.layers),
+        "folded": _folded(folded),
+        "parity": dict(folded.parity),
+        "files": {"model": str(output)},
+    }
+
+
+def _folded(folded: FoldedFile) -> int:
+    return sum(layer["status"] == "folded" for layer in folded.layers)

@@ -1,1 +1,0 @@
-"""The data and the network of `bnrecal demo`, generated on the spot."""
