@@ -39,6 +39,7 @@ check: $(STAMP) ## Check format, lint, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+	$(BIN)/pyright
 
 docs: $(STAMP) ## Build the documentation site in site/ and check its links
 	$(BIN)/zensical build --strict --clean

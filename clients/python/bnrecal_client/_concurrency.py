@@ -53,6 +53,7 @@ class Uploads(Protocol):
 
     async def wait_for_slot(self) -> bool:
         """Wait until another upload may begin; return False if one has failed."""
+        ...
 
     def begin(self, index: int, upload: Upload, then: Callable[[], None]) -> None:
         """Begin the upload of the batch at this index, after `wait_for_slot`.
@@ -65,6 +66,7 @@ class Uploads(Protocol):
 
     def in_caller(self, callback: Callable[[ArgumentT], None]) -> Callable[[ArgumentT], None]:
         """Return a function for uploads that calls the callback in the caller's thread."""
+        ...
 
     async def pause(self, seconds: float) -> None:
         """Wait before another try of an upload.
@@ -79,12 +81,14 @@ class Runtime(Protocol):
 
     async def run(self, function: Callable[[], T]) -> T:
         """Return the value of the caller's own function, or of another that may take long."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Wait for a number of seconds."""
 
     def uploads(self, limit: int) -> Uploads:
         """Return a context for at most `limit` uploads at the same time."""
+        ...
 
 
 class EventLoop:

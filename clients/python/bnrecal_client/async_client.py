@@ -22,7 +22,7 @@ import anyio
 from bnrecal_client._concurrency import EventLoop, Sleep
 from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.batches import encode
-from bnrecal_client._encoding.model_source import AnyModel, read_model
+from bnrecal_client._encoding.model_source import AnyModel, Call, read_model
 from bnrecal_client._encoding.samples import OnBadSample
 from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.sending import Streams, resumable, submit
@@ -122,6 +122,7 @@ class AsyncClient:
         name: str = "",
         tags: Sequence[str] = (),
         select: Select | None = None,
+        call: Call | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
         unfolded: bool = False,
@@ -155,6 +156,8 @@ class AsyncClient:
             source_batches,
             runtime,
             select=select,
+            call=call,
+            model=model,
             connections=connections,
             on_bad_sample=on_bad_sample,
             keep_labels=MAX_LABELED if evaluate == "batches" else 0,
@@ -196,6 +199,7 @@ class AsyncClient:
         name: str = "",
         tags: Sequence[str] = (),
         select: Select | None = None,
+        call: Call | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
         connections: int | None = None,
@@ -219,6 +223,8 @@ class AsyncClient:
             source_batches,
             self._session.runtime,
             select=select,
+            call=call,
+            model=model,
             connections=connections,
             on_bad_sample=on_bad_sample,
         )
@@ -242,8 +248,7 @@ class AsyncClient:
         """As `Client.jobs`."""
         return tuple(
             AsyncJob(self, self._session.address_of(one.id), one)
-            for one in reversed(await self._session.recalibrations())
-            if search is None or one.mentions(search)
+            for one in await self._session.recalibrations(search)
         )
 
     async def upload(self, model: AnyModel) -> ModelDescription:

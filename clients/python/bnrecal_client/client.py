@@ -1,8 +1,7 @@
 """The synchronous client: each method runs that of `AsyncClient`, blocking the calling thread.
 
-The caller's iterables and callbacks run in the thread that called the method. Concurrent uploads
-have threads of their own, which do not outlive the method, except after Ctrl-C: then nothing waits
-for their responses.
+The caller's iterables and callbacks run in the thread that called the method; concurrent uploads in
+others, which end before the method does, except after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bnrecal_client._concurrency import Blocking, run_blocking
 from bnrecal_client._encoding.batch_source import Batches, Select, require_synchronous
-from bnrecal_client._encoding.model_source import AnyModel
+from bnrecal_client._encoding.model_source import AnyModel, Call
 from bnrecal_client._encoding.samples import OnBadSample
 from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.session import Session
@@ -26,7 +25,7 @@ from bnrecal_client.images import Images
 from bnrecal_client.jobs import Job
 from bnrecal_client.models import ModelDescription, Recalibration, ReportDetails, StoredBatch
 from bnrecal_client.options import Estimator, Method, OnVerdict, PreprocessForm, Target
-from bnrecal_client.progress import ProgressOption, progress_display
+from bnrecal_client.progress import ProgressOption
 from bnrecal_client.result import Outcome, Result
 
 if TYPE_CHECKING:
@@ -102,6 +101,7 @@ class Client:
         name: str = "",
         tags: Sequence[str] = (),
         select: Select | None = None,
+        call: Call | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
         unfolded: bool = False,
@@ -121,21 +121,23 @@ class Client:
         Args:
             model: path, bytes or onnx.ModelProto; with bn_ops also an nn.Module or ExportedProgram,
                 which is exported here with the first batch. None only with `resume`.
-            batches: iterable of arrays, tensors, tuples (in the order of the inputs) or dicts (by
-                name); or of `Images`. Read once, at most `connections` batches are in memory.
+            batches: iterable of arrays, tensors, tuples (in the order of the inputs), dicts (by
+                name) or `Images`; a `datasets.Dataset`, `tf.data.Dataset` or `numpy.memmap`.
+                Read once, at most `connections` batches are in memory.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
             estimator: `"auto"` (default; `"replace"` with the method `batch`), `"auto:varied"`,
                 `"replace"`, `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the JSON form.
             layers: globs of layer names to include, `"!glob"` to exclude; None means all.
             preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
-            allow_mismatch: whether data that cannot be what the model was trained on is only a
-                warning of the report.
-            opset: version of ONNX's default operator set of the resulting models; None for the
-                source's, or the nearest that the target supports.
+            allow_mismatch: whether data that do not fit the model are only a warning of the report.
+            opset: opset of the resulting models; None for the source's, or the nearest that the
+                target supports.
             target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`,
                 `rknn` or `coreml`; a model with an operator that it lacks is refused.
             select: applied to each item first. Labels that come with the batches, as the last item
                 of a tuple or under a name such as `labels`, are never sent, with or without it.
+            call: `call(module, batch)` calls an nn.Module once, with tensors, which are sent. The
+                first batch runs through the module on this machine.
             progress: False for none; or a callback.
             resume: id of a recalibration to continue; what it has is compared and not sent again.
             name: a name for people, which the server's list shows and searches.
@@ -143,7 +145,7 @@ class Client:
             unfolded: also fetch the recalibrated model with its BatchNorm kept.
             connections: batches sent at the same time, 1 to 16. None: 4 where `batches` can be read
                 again (a list), 1 for an iterator, read no faster than the server stores it.
-            timeout: how long to wait for the end of the run, in seconds; None means no limit.
+            timeout: limit of the wait for the end of the run, in seconds; None for none.
             poll: longest pause between two polls, in seconds.
             on_verdict: `"return"` returns every result; `"raise"` raises a `VerdictError` that
                 holds the result if its verdict is `do-not-deploy`.
@@ -169,36 +171,36 @@ class Client:
             Interrupted: Ctrl-C, once there is a recalibration; `resume` continues.
         """
         require_synchronous(batches, source_batches)
-        with progress_display(progress) as callback:
-            return run_blocking(
-                self._client.recalibrate(
-                    model,
-                    batches,
-                    method=method,
-                    estimator=estimator,
-                    layers=layers,
-                    preprocess=preprocess,
-                    allow_mismatch=allow_mismatch,
-                    opset=opset,
-                    target=target,
-                    name=name,
-                    tags=tags,
-                    select=select,
-                    progress=callback,
-                    resume=resume,
-                    unfolded=unfolded,
-                    connections=connections,
-                    timeout=timeout,
-                    poll=poll,
-                    on_verdict=on_verdict,
-                    on_bad_sample=on_bad_sample,
-                    evaluate=evaluate,
-                    metric=metric,
-                    max_drop=max_drop,
-                    source_batches=source_batches,
-                    details=details,
-                )
+        return run_blocking(
+            self._client.recalibrate(
+                model,
+                batches,
+                method=method,
+                estimator=estimator,
+                layers=layers,
+                preprocess=preprocess,
+                allow_mismatch=allow_mismatch,
+                opset=opset,
+                target=target,
+                name=name,
+                tags=tags,
+                select=select,
+                call=call,
+                progress=progress,
+                resume=resume,
+                unfolded=unfolded,
+                connections=connections,
+                timeout=timeout,
+                poll=poll,
+                on_verdict=on_verdict,
+                on_bad_sample=on_bad_sample,
+                evaluate=evaluate,
+                metric=metric,
+                max_drop=max_drop,
+                source_batches=source_batches,
+                details=details,
             )
+        )
 
     def submit(
         self,
@@ -215,6 +217,7 @@ class Client:
         name: str = "",
         tags: Sequence[str] = (),
         select: Select | None = None,
+        call: Call | None = None,
         progress: ProgressOption = None,
         resume: str | None = None,
         connections: int | None = None,
@@ -223,28 +226,28 @@ class Client:
     ) -> Job:
         """Send a model and its batches and start the run, as `recalibrate`, without waiting."""
         require_synchronous(batches, source_batches)
-        with progress_display(progress) as callback:
-            job = run_blocking(
-                self._client.submit(
-                    model,
-                    batches,
-                    method=method,
-                    estimator=estimator,
-                    layers=layers,
-                    preprocess=preprocess,
-                    allow_mismatch=allow_mismatch,
-                    opset=opset,
-                    target=target,
-                    name=name,
-                    tags=tags,
-                    select=select,
-                    progress=callback,
-                    resume=resume,
-                    connections=connections,
-                    on_bad_sample=on_bad_sample,
-                    source_batches=source_batches,
-                )
+        job = run_blocking(
+            self._client.submit(
+                model,
+                batches,
+                method=method,
+                estimator=estimator,
+                layers=layers,
+                preprocess=preprocess,
+                allow_mismatch=allow_mismatch,
+                opset=opset,
+                target=target,
+                name=name,
+                tags=tags,
+                select=select,
+                call=call,
+                progress=progress,
+                resume=resume,
+                connections=connections,
+                on_bad_sample=on_bad_sample,
+                source_batches=source_batches,
             )
+        )
         return Job.of(self, job)
 
     def job(self, recalibration_id: str) -> Job:
@@ -259,10 +262,9 @@ class Client:
         """Return the recalibrations of the server, the newest first.
 
         Args:
-            search: only those whose name, id, model, state or verdict contains this text.
+            search: only those whose name, tags, id, model, state or verdict contain this text.
         """
-        found = run_blocking(self._client.jobs(search=search))
-        return tuple(Job.of(self, job) for job in found)
+        return tuple(Job.of(self, job) for job in run_blocking(self._client.jobs(search=search)))
 
     def upload(self, model: AnyModel) -> ModelDescription:
         """Upload a model (not a module), unless the server already stores these bytes."""
@@ -357,15 +359,14 @@ class Client:
             RecalibrationFailed: it ended without a result.
             TimedOut: it has not ended within `timeout` seconds.
         """
-        with progress_display(progress) as callback:
-            return run_blocking(
-                self._client.wait(
-                    recalibration_id,
-                    timeout=timeout,
-                    poll=poll,
-                    progress=callback,
-                )
+        return run_blocking(
+            self._client.wait(
+                recalibration_id,
+                timeout=timeout,
+                poll=poll,
+                progress=progress,
             )
+        )
 
     def fetch_report(self, recalibration_id: str) -> Outcome:
         """Return the results of a succeeded recalibration without its models."""

@@ -290,12 +290,6 @@ class Recalibration(msgspec.Struct, frozen=True, kw_only=True):
         total = "" if self.progress.total is None else f" of {self.progress.total:,}"
         return f"{self.state}, {self.progress.phase} {self.progress.done:,}{total}"
 
-    def mentions(self, text: str) -> bool:
-        """Return whether its name, tags, id, model, state or verdict contain a text."""
-        verdict = "" if self.verdict is None else self.verdict.code
-        members = (self.name, *self.tags, self.id, self.model, self.state, verdict)
-        return any(text.lower() in member.lower() for member in members)
-
     @property
     def has_ended(self) -> bool:
         """Whether the state is final."""

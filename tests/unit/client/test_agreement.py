@@ -32,7 +32,7 @@ def artifact() -> bn_ops.Artifact:
 # Only one side has a use for them.
 ONLY_CLIENT = {"preprocess", "resume", "unfolded", "connections", "timeout", "poll", "on_verdict"}
 ONLY_CLIENT |= {"on_bad_sample", "details", "name", "tags"}
-ONLY_LIBRARY = {"engine", "budget", "threads", "variance", "call", "adopt_untracked"}
+ONLY_LIBRARY = {"engine", "budget", "threads", "variance", "adopt_untracked"}
 ONLY_LIBRARY |= {"shared_passes", "shared_tolerance", "example_inputs", "providers"}
 ONLY_LIBRARY |= {"on_layer"}
 

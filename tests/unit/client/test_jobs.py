@@ -104,6 +104,33 @@ def test_name_of_a_job(server: ClientServer, time: FakeTime) -> None:
         assert client.create(client.upload(MODEL).id, name="third").name == "third"
 
 
+def test_jobs_are_searched_by_the_server() -> None:
+    asked: list[httpx.QueryParams] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params)
+        return httpx.Response(200, json={"items": [], "next": "7" if len(asked) == 1 else None})
+
+    with Client(URL, transport=httpx.MockTransport(answer)) as client:
+        assert client.jobs(search="100 %") == ()
+    assert [params["search"] for params in asked] == ["100 %"] * 2
+    assert "after" not in asked[0]
+    assert asked[1]["after"] == "7"
+
+
+def test_search_is_paged(server: ClientServer, time: FakeTime) -> None:
+    server.transport.page = 2
+    with played(server.transport, time) as client:
+        model = client.upload(MODEL).id
+        made = [client.create(model, name=f"camera {number}").id for number in range(5)]
+        client.create(model, name="lamp")
+        assert [job.id for job in client.jobs(search="camera")] == made[::-1]
+        assert [job.name for job in client.jobs()] == [
+            "lamp",
+            *(f"camera {n}" for n in range(4, -1, -1)),
+        ]
+
+
 def test_cancelled_job_has_no_result(server: ClientServer, time: FakeTime) -> None:
     server.executor.hold = True
     with played(server.transport, time) as client:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -61,29 +62,20 @@ class Batch(UserDict[str, Any]):
     """A mapping that is not a dict, like `BatchEncoding` of transformers."""
 
 
-class Columns:
-    """Has the methods of a Hugging Face `datasets.Dataset` that are used."""
+class Elements:
+    """Has the methods of a `tf.data.Dataset` of batches that are used."""
 
-    def __init__(self, rows: NDArray[np.float32]) -> None:
-        self._rows = rows
-        self._format = ""
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = batches
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._batches)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter({"x": row.tolist(), "label": 1} for row in self._rows)
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("its tensors are converted one by one")
 
-    def with_format(self, kind: str) -> Columns:
-        other = Columns(self._rows)
-        other._format = kind
-        return other
-
-    def iter(self, batch_size: int) -> Iterator[dict[str, Any]]:
-        assert self._format == "numpy"
-        for start in range(0, len(self._rows), batch_size):
-            rows = self._rows[start : start + batch_size]
-            yield {"x": rows, "label": np.ones(len(rows), np.int64)}
+    def as_numpy_iterator(self) -> Iterator[Any]:
+        return iter(self._batches)
 
 
 class Tensor:
@@ -111,15 +103,31 @@ def shapes_of_a_stream(tmp_path: Path) -> dict[str, Any]:
         "BatchEncoding": [
             Batch(x=one, labels=two) for one, two in zip(batches, labels, strict=True)
         ],
-        "datasets.Dataset": Columns(whole),
-        "tf.data": [(Tensor(one), Tensor(two)) for one, two in zip(batches, labels, strict=True)],
-        "memmap": np.array_split(mapped, 4),
+        "datasets.Dataset": Dataset.from_dict({"x": whole, "label": [1] * len(whole)}),
+        "datasets.IterableDataset": Dataset.from_dict({"x": whole}).to_iterable_dataset(),
+        "tf.data.Dataset": Elements(list(zip(batches, labels, strict=True))),
+        "tensors of TensorFlow": [
+            (Tensor(one), Tensor(two)) for one, two in zip(batches, labels, strict=True)
+        ],
+        "memmap": mapped,
+        "memmap in parts": np.array_split(mapped, 4),
     }
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["pairs", "DataLoader", "dicts", "BatchEncoding", "datasets.Dataset", "tf.data", "memmap"],
+    [
+        "pairs",
+        "DataLoader",
+        "dicts",
+        "BatchEncoding",
+        "datasets.Dataset",
+        "datasets.IterableDataset",
+        "tf.data.Dataset",
+        "tensors of TensorFlow",
+        "memmap",
+        "memmap in parts",
+    ],
 )
 def test_streams_of_other_libraries(
     client: Calls, server: ClientServer, tmp_path: Path, kind: str
@@ -127,9 +135,24 @@ def test_streams_of_other_libraries(
     batches = shapes_of_a_stream(tmp_path)[kind]
     result = client.recalibrate(MODEL, batches)
     check_statistics(result, stream())
-    whole = kind == "datasets.Dataset"  # its 20 samples are one batch
+    # 20 samples are one batch.
+    whole = kind in {"datasets.Dataset", "datasets.IterableDataset", "memmap"}
     expected = digests([np.concatenate(stream())] if whole else stream())
     assert list(server.stored(server.id).values()) == expected
+
+
+def test_samples_of_a_data_set_are_sent_in_batches(
+    server: ClientServer, time: FakeTime, tmp_path: Path
+) -> None:
+    whole = np.concatenate(stream(15))
+    mapped = np.memmap(tmp_path / "x.raw", np.float32, "w+", shape=whole.shape)
+    mapped[:] = whole
+    for samples in (Dataset.from_dict({"x": whole}), mapped):
+        steps: list[Any] = []
+        with played(server.transport, time) as client:
+            check_statistics(client.recalibrate(MODEL, samples, progress=steps.append), [whole])
+        # 75 samples in batches of 32, announced before the first is read.
+        assert {one.total for one in steps if one.phase == "sending"} == {3}
 
 
 def test_two_float_arrays_for_one_input_are_still_an_error(client: Calls) -> None:

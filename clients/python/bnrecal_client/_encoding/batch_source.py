@@ -19,6 +19,8 @@ from collections.abc import (
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from bnrecal_client._concurrency import Runtime
 from bnrecal_client._encoding.batches import EncodedBatch, encode, split_labels
 from bnrecal_client._encoding.samples import SampleFilter
@@ -35,7 +37,7 @@ _END = object()
 _log = logging.getLogger("bnrecal_client")
 # Enough to keep the client, the server and its disk busy at once: docs/ingest.md.
 _CONNECTIONS = 4
-_DATASET_BATCH = 32
+_BATCH = 32
 _MAX_CONNECTIONS = 16  # httpx keeps 20 open
 
 
@@ -50,6 +52,7 @@ class BatchSource:
             an iterator may be a live source, which is read no faster than its batches are stored.
         bad: leaves bad samples out; None to send every sample.
         keep_labels: most labeled samples to keep in `labeled`, with their inputs.
+        arguments: returns what is sent in place of an item; None to send the item itself.
 
     Attributes:
         connections: uploads at a time.
@@ -68,6 +71,7 @@ class BatchSource:
         connections: int | None = None,
         bad: SampleFilter | None = None,
         keep_labels: int = 0,
+        arguments: Callable[[object], object] | None = None,
     ) -> None:
         batches = _in_batches(batches)
         if isinstance(batches, str | bytes | Mapping) or hasattr(batches, "__array__"):
@@ -84,12 +88,13 @@ class BatchSource:
         self._runtime = runtime
         self._bad = bad
         self._keep_labels = keep_labels
+        self._arguments = arguments
         self.labeled: list[tuple[Any, Any]] = []
         self._items: Iterator[Any] | AsyncIterator[Any] | None = None
         self._peeked: list[object] = []
 
     async def peek(self) -> object:
-        """Return the first item without using it up.
+        """Return what is sent for the first item, without using it up.
 
         Raises:
             InputError: the stream is empty.
@@ -99,7 +104,7 @@ class BatchSource:
             if item is _END:
                 raise InputError("the stream of batches is empty", code="stream-empty")
             self._peeked.append(item)
-        return self._peeked[0]
+        return await self._runtime.run(lambda: self._sent(self._peeked[0]))
 
     async def next(self, inputs: tuple[str, ...], index: int) -> EncodedBatch | None:
         """Return the next batch that has a good sample, encoded; None after the last.
@@ -125,6 +130,7 @@ class BatchSource:
     def _encoded(self, inputs: tuple[str, ...], index: int, item: object) -> EncodedBatch:
         """Encode an item without its labels, which are never sent."""
         batch, labels = split_labels(item, inputs)
+        batch = self._sent(item, batch)
         if labels is not None:
             if index == 0:
                 _log.info("the batches hold labels, which are not sent")
@@ -132,6 +138,12 @@ class BatchSource:
                 self.labeled.append((batch, labels))
                 self._keep_labels -= len(labels) if isinstance(labels, Sized) else 1
         return encode(batch, inputs, index=index, bad=self._bad)
+
+    def _sent(self, item: object, batch: object = None) -> object:
+        """Return what `arguments` makes of an item; without it the batch, or else the item."""
+        if self._arguments is not None:
+            return self._arguments(item)
+        return item if batch is None else batch
 
     async def length(self) -> int | None:
         """Return the number of batches, None if the iterable does not know it."""
@@ -157,29 +169,44 @@ class BatchSource:
         return convert(item if self._select is None else self._select(item))
 
 
-def _in_batches(batches: Batches) -> Batches:
-    """Return a Hugging Face `datasets.Dataset`, whose items are samples, as batches of arrays."""
+def _in_batches(source: Batches) -> Batches:
+    """Return a data set of another library, or a `numpy.memmap` of samples, as batches of arrays.
+
+    The items of a Hugging Face `datasets.Dataset` and of a memmap are samples; those of a
+    `tf.data.Dataset` are its batches.
+    """
+    batches: Any = source  # the methods of other libraries
     if hasattr(batches, "iter") and hasattr(batches, "with_format"):
-        dataset: Any = batches
-        return _DatasetBatches(dataset)
-    return batches
+        rows = batches.with_format("numpy")
+        return _Rereadable(lambda: rows.iter(batch_size=_BATCH), batches, _BATCH)
+    if hasattr(batches, "as_numpy_iterator"):
+        return _Rereadable(batches.as_numpy_iterator, batches)
+    if isinstance(batches, np.memmap):
+        starts = range(0, len(batches), _BATCH)
+        return _Rereadable(lambda: (batches[at : at + _BATCH] for at in starts), batches, _BATCH)
+    return source
 
 
-class _DatasetBatches:
-    """A `datasets.Dataset` as batches of numpy arrays by column.
+class _Rereadable:
+    """Batches that can be read again.
 
     Args:
-        dataset: the dataset.
+        begin: returns an iterator from the first batch.
+        items: its length is that of the stream, if it has one.
+        size: items in a batch.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+    def __init__(self, begin: Callable[[], Iterator[Any]], items: Any, size: int = 1) -> None:
+        self._begin = begin
+        self._items = items
+        self._size = size
 
     def __len__(self) -> int:
-        return (len(self._dataset) + _DATASET_BATCH - 1) // _DATASET_BATCH
+        whole, rest = divmod(len(self._items), self._size)
+        return whole + bool(rest)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._dataset.with_format("numpy").iter(batch_size=_DATASET_BATCH))
+        return self._begin()
 
 
 def _checked(connections: int | None, *, default: int) -> int:

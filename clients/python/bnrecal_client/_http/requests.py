@@ -90,9 +90,11 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
     return _post_json(_RECALIBRATIONS, value, {"Idempotency-Key": key})
 
 
-def list_recalibrations(after: str | None) -> Request:
-    """List one page of recalibrations."""
-    return Request(method="GET", path=_RECALIBRATIONS, params=_page(after))
+def list_recalibrations(search: str | None, after: str | None) -> Request:
+    """List one page of recalibrations, or of those that contain a text, the newest first."""
+    found = {} if search is None else {"search": search}
+    params = {**_page(after), "order": "newest", **found}
+    return Request(method="GET", path=_RECALIBRATIONS, params=params)
 
 
 def readiness() -> Request:

@@ -16,6 +16,8 @@ from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
 from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import (
     AnyModel,
+    Call,
+    CallArguments,
     ModelContent,
     export,
     is_module,
@@ -88,6 +90,8 @@ class Streams:
         select: Select | None,
         connections: int | None,
         on_bad_sample: OnBadSample,
+        call: Call | None,
+        model: AnyModel | None,
         keep_labels: int = 0,
     ) -> Streams:
         """Return the streams of a call.
@@ -98,19 +102,17 @@ class Streams:
         check_on_bad_sample(on_bad_sample)
         skips = on_bad_sample == "skip"
         bad, bad_source = (SampleFilter(), SampleFilter()) if skips else (None, None)
-        target = BatchSource(
-            batches,
-            select,
-            runtime,
+        open_stream = partial(
+            BatchSource,
+            select=select,
+            runtime=runtime,
             connections=connections,
-            bad=bad,
-            keep_labels=keep_labels,
+            arguments=None if call is None else CallArguments(model, call).of,
         )
+        target = open_stream(batches, bad=bad, keep_labels=keep_labels)
         source = None
         if source_batches is not None:
-            source = BatchSource(
-                source_batches, select, runtime, connections=connections, bad=bad_source
-            )
+            source = open_stream(source_batches, bad=bad_source)
         return cls(target=target, source=source, bad=bad, bad_source=bad_source)
 
     @property

@@ -149,9 +149,10 @@ class Session:
         """Delete a model."""
         await self._delete(requests.delete_model(model_id))
 
-    async def recalibrations(self) -> tuple[Recalibration, ...]:
-        """Return every recalibration, oldest first."""
-        return await self._all_pages(requests.list_recalibrations, Page[Recalibration])
+    async def recalibrations(self, search: str | None) -> tuple[Recalibration, ...]:
+        """Return every recalibration, or those that contain a text, newest first."""
+        listed = partial(requests.list_recalibrations, search)
+        return await self._all_pages(listed, Page[Recalibration])
 
     async def readiness(self) -> dict[str, Any]:
         """Return whether the server can work, and the sandbox of its workers."""

@@ -128,6 +128,7 @@ class Transport(Protocol):
             TransportFailed: there was no complete response.
             OptionError: the request cannot be sent at all.
         """
+        ...
 
     async def close(self) -> None:
         """Close the connections."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bnrecal_client._http.environment import SERVER_VARIABLE, config_file, find_server
 from bnrecal_client._library import Metric
@@ -139,5 +139,4 @@ def load_metric(name: str) -> Metric:
         sys.path.remove(folder)
     if not callable(found):
         raise OptionError(f"--metric {name}: {function} is not a function")
-    metric: Metric = found
-    return metric
+    return cast("Metric", found)
