@@ -32,6 +32,8 @@ from service.settings import Settings
 from service.storage.blobs.folder import FolderBlobs
 from service.storage.blobs.os_calls import Disk
 from service.storage.data_folder import LEDGER_FILE, locked
+from service.storage.ledger.maintenance import open_postgres
+from service.storage.ledger.protocol import Ledger
 from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
 from service.web import openapi as documentation
@@ -120,12 +122,7 @@ async def _running(
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
     """Open the stores and requeue interrupted runs; close everything in reverse order."""
     with locked(settings.data_dir) as lock, contextlib.ExitStack() as stack:
-        ledger = SqliteLedger(
-            settings.data_dir / LEDGER_FILE,
-            on_commit=metrics.commit_seconds.observe,
-            vfs=disk.vfs,
-            migrate=lock.exclusive,
-        )
+        ledger = _open_ledger(settings, metrics, disk, migrate=lock.exclusive)
         stack.callback(ledger.close)
         blobs = FolderBlobs(
             settings.data_dir, calls=disk.calls, reserve_bytes=settings.disk_reserve_bytes
@@ -149,6 +146,19 @@ async def _running(
             await executor.close()
 
 
+def _open_ledger(settings: Settings, metrics: Metrics, disk: Disk, *, migrate: bool) -> Ledger:
+    """Open the ledger that the settings name.
+
+    Raises:
+        StartError: it cannot be used.
+    """
+    observe = metrics.commit_seconds.observe
+    if settings.ledger:
+        return open_postgres(settings.ledger, on_commit=observe)
+    path = settings.data_dir / LEDGER_FILE
+    return SqliteLedger(path, on_commit=observe, vfs=disk.vfs, migrate=migrate)
+
+
 async def _requeue_interrupted(context: Context, ended: Collection[str]) -> None:
     """Queue the runs of processes that have ended; do not start on a ledger that rejects writes."""
     try:
@@ -166,7 +176,10 @@ async def _background(context: Context) -> AsyncIterator[Dispatcher]:
         asyncio.create_task(retention.clean_up_forever(context), name="cleanup"),
         asyncio.create_task(watch_forever(context), name="watch"),
         asyncio.create_task(_log_sandbox_status(context), name="sandbox status"),
+        asyncio.create_task(_log_ledger_warnings(context), name="ledger warnings"),
     ]
+    loop = asyncio.get_running_loop()
+    context.ledger.listen(lambda topic: _wake(loop, context, topic))
     try:
         yield dispatcher
     finally:
@@ -174,6 +187,17 @@ async def _background(context: Context) -> AsyncIterator[Dispatcher]:
             task.cancel()
         await asyncio.wait(tasks)
         await dispatcher.stop()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, context: Context, topic: str) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has just been closed
+        loop.call_soon_threadsafe(context.signals.notify, topic)
+
+
+async def _log_ledger_warnings(context: Context) -> None:
+    with contextlib.suppress(ServiceError):  # `/readyz` reports them as well
+        for text in await context.ledger.warnings():
+            _log.warning("The ledger: %s", text, extra={"action": "ledger-durability"})
 
 
 async def _log_sandbox_status(context: Context) -> None:

@@ -28,6 +28,7 @@
     ├── CapacityError                insufficient resources, retry later
     │   ├── StorageFullError         the disk is full, or the total limit is reached
     │   ├── StorageFailedError       a write or fsync failed; nothing was acknowledged
+    │   │   └── LedgerUnavailableError  the database of the ledger cannot be reached
     │   ├── OverloadedError          too many requests are in progress
     │   └── ShuttingDownError        the server is shutting down
     ├── WorkerError                  the worker process
@@ -234,6 +235,15 @@ class StorageFailedError(CapacityError):
     """A write or an fsync failed; nothing was acknowledged."""
 
     code = "storage-failed"
+
+
+class LedgerUnavailableError(StorageFailedError):
+    """The database of the ledger cannot be reached at the moment.
+
+    What was being committed when the connection was lost may be durable nevertheless.
+    """
+
+    code = "ledger-unavailable"
 
 
 class OverloadedError(CapacityError):

@@ -26,7 +26,10 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Readiness and sandbox of the server; `failures` is empty if the server is ready."""
+    """Readiness and sandbox of the server; `failures` is empty if the server is ready.
+
+    `warnings` names what a failure of the ledger's database would lose.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -34,7 +37,8 @@ class Readiness(BaseModel):
                 {
                     "status": "ready",
                     "failures": [],
-                    "sqlite": "3.54.1",
+                    "ledger": "SQLite 3.54.1",
+                    "warnings": [],
                     "workers": {"rlimits": True, "landlock": True, "seccomp": True},
                 }
             ]
@@ -43,7 +47,8 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "not-ready"]
     failures: list[str]
-    sqlite: str
+    ledger: str
+    warnings: list[str]
     workers: dict[str, Any]
 
 
@@ -66,11 +71,17 @@ async def healthz() -> Health:
 async def readyz(context: Ctx, response: Response) -> Readiness:
     """Return whether batches can be stored and runs can start, and the sandbox of the workers."""
     failures, workers = await check(context)
+    warnings: list[str] = []
+    try:
+        warnings = await context.ledger.warnings()
+    except ServiceError as error:
+        failures = [*failures, error.message]
     response.status_code = 503 if failures else 200
     return Readiness(
         status="not-ready" if failures else "ready",
         failures=failures,
-        sqlite=context.ledger.version,
+        ledger=context.ledger.version,
+        warnings=warnings,
         workers=workers,
     )
 

@@ -81,6 +81,9 @@ TABLE: Mapping[str, Problem] = MappingProxyType(
         "capacity-error": Problem(503, "Insufficient resources, retry later", retryable=True),
         "storage-full": Problem(507, "No space is left", retryable=True),
         "storage-failed": Problem(503, "A write failed; nothing was stored", retryable=True),
+        "ledger-unavailable": Problem(
+            503, "The database of the ledger cannot be reached", retryable=True
+        ),
         "overloaded": Problem(503, "Too many concurrent requests", retryable=True),
         "shutting-down": Problem(503, "The server is shutting down", retryable=True),
         "service-error": Problem(500, "Internal server error"),

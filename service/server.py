@@ -143,8 +143,9 @@ class AnnouncedServer(uvicorn.Server):
 
     def _log_start(self, url: str) -> None:
         settings: Settings = self._app.state.context.settings
-        # Hashes of tokens are not secret, but of no use in a log.
-        changed = settings.model_dump(mode="json", exclude_defaults=True, exclude={"tokens"})
+        # Hashes of tokens are not secret, but of no use in a log. The URL may hold a password.
+        hidden = {"tokens", "ledger"}
+        changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
         extra = {"action": "listening", "url": url, "version": __version__, "settings": changed}
         _log.info("bnrecal %s listens on %s", __version__, url, extra=extra)
 
@@ -179,7 +180,9 @@ def require_token_unless_loopback(settings: Settings) -> None:
     """
     if is_loopback(settings.host):
         return
-    if not read_tokens(settings) and not read_tokens_ledger(settings.data_dir, tokens.count):
+    if not read_tokens(settings) and not read_tokens_ledger(
+        settings.data_dir, settings.ledger, tokens.count
+    ):
         raise StartError(
             f"{settings.host} can be reached from other machines: create a token with "
             "`python -m service.admin tokens create NAME`, set BNRECAL_TOKENS or "

@@ -30,6 +30,12 @@ class Settings(BaseSettings):
         default=Path("bnrecal-data"),
         description="Folder of the ledger and the blobs; created when missing.",
     )
+    ledger: str = Field(
+        default="",
+        description="URL of the PostgreSQL database of the ledger, `postgresql://…`; it may name "
+        "several hosts. Empty: SQLite in the data folder.",
+        repr=False,
+    )
     tokens: str = Field(
         default="",
         description="SHA-256 hashes (hex) of accepted tokens, separated by commas. "

@@ -160,6 +160,10 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
             "A write or its flush to disk failed; nothing was acknowledged.",
             "Check the disk, then restart the server; `/readyz` names the part.",
         ),
+        "ledger-unavailable": Cause(
+            "The PostgreSQL database of the ledger cannot be reached; nothing was acknowledged.",
+            "Repeat the request after `Retry-After`; the server connects again by itself.",
+        ),
         "overloaded": Cause(
             "Too many requests are in progress.",
             "Repeat the request after `Retry-After`; use fewer connections.",

@@ -31,6 +31,8 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "run-error": "A run failed because of a bug in the server; with the traceback.",
         "worker-died": "A worker exited without a response; with the end of its output.",
         "worker-failed": "A worker failed with an unexpected exception; with the traceback.",
+        "ledger-durability": "At startup: a failure of the ledger's database may lose "
+        "acknowledged data; with the cause.",
         "queue-failed": "The queue cannot be read; it is retried.",
         "release-failed": "A shutdown could not queue runs again; they are queued when their "
         "leases are over.",

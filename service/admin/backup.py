@@ -42,7 +42,7 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(target.iterdir()):
             raise RequestInvalidError(f"{target} is not empty")
-        with open_ledger(folder) as ledger:
+        with open_ledger(folder, args.settings.ledger) as ledger:
             files = _copy(folder, ledger, target)
         _sync(target)
     except OSError as error:

@@ -45,7 +45,7 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
     A running server stores a file before its row, and removes a row before its file.
     """
     digests = not args.sizes_only
-    with open_ledger(folder) as ledger:
+    with open_ledger(folder, args.settings.ledger) as ledger:
         files, faults = _compare(folder, ledger, digests=digests)
         if faults:
             time.sleep(args.recheck_seconds)

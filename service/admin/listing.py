@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:
     """Return everything that is stored, oldest first, and the total size."""
-    with open_ledger(folder) as ledger:
+    with open_ledger(folder, args.settings.ledger) as ledger:
         recalibrations, models = ledger.read(inventory)
     total = sum(int(row.get(name) or 0) for row in [*recalibrations, *models] for name in _SIZES)
     shown = [row for row in recalibrations if args.state in (None, row["state"])]

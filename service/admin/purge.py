@@ -41,7 +41,9 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
         NotFoundError: there is no recalibration with a given id.
         TransitionError: a recalibration has not ended, and a server may be running it.
     """
-    with open_ledger(folder) as ledger, try_exclusive(folder) as exclusive:
+    with open_ledger(folder, args.settings.ledger) as ledger, try_exclusive(folder) as alone:
+        # Servers on other machines share a PostgreSQL database.
+        exclusive = alone and not args.settings.ledger
         selected = ledger.read(lambda tx: _selected(tx, args, exclusive=exclusive))
         deleted = [one for one in selected if _delete(ledger, one, args, exclusive=exclusive)]
         for recalibration_id in deleted:

@@ -62,15 +62,14 @@ def create(folder: Path, args: Namespace) -> dict[str, Any]:
         limit_bytes=args.limit_bytes,
         limit_open=args.limit_open,
     )
-    with open_ledger(folder) as ledger:
+    with open_ledger(folder, args.settings.ledger) as ledger:
         ledger.write(lambda tx: store.insert(tx, token))
     return {"name": token.name, "token": secret}
 
 
 def show(folder: Path, args: Namespace) -> dict[str, Any]:
     """List the tokens."""
-    del args
-    with open_ledger(folder) as ledger:
+    with open_ledger(folder, args.settings.ledger) as ledger:
         return {"tokens": [_row(one) for one in ledger.read(store.all_tokens)]}
 
 
@@ -80,7 +79,7 @@ def revoke(folder: Path, args: Namespace) -> dict[str, Any]:
     Raises:
         NotFoundError: there is no token with this name.
     """
-    with open_ledger(folder) as ledger:
+    with open_ledger(folder, args.settings.ledger) as ledger:
         ledger.write(lambda tx: store.delete(tx, args.name))
     return {"revoked": args.name}
 

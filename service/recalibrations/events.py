@@ -98,6 +98,8 @@ def since(tx: Transaction, recalibration_id: str, after: int) -> list[StoredEven
 
 def _append(tx: Transaction, found: Recalibration, kind: str) -> Recalibration:
     log.append(tx, found.id, kind=kind, data=RecalibrationOut.of(found).model_dump_json())
+    if kind == "state":  # notifications slow commits down, and progress is frequent
+        tx.notify(found.id)
     return found
 
 

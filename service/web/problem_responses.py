@@ -75,7 +75,7 @@ def respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> 
         found["Connection"] = "close"
     if document["code"] == "unauthenticated":
         found["WWW-Authenticate"] = "Bearer"
-    if document["code"] == "overloaded":
+    if document["code"] in {"overloaded", "ledger-unavailable"}:
         found["Retry-After"] = "1"
     response = ProblemResponse(document, found)
     if "instance" in document:

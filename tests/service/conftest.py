@@ -8,8 +8,12 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
+from service.storage.ledger.postgres import PostgresLedger
+from service.storage.ledger.protocol import Ledger
+from service.storage.ledger.sqlite import SqliteLedger
+from tests.support.postgres import Cluster, cluster
 from tests.support.service_fakes import FakeExecutor
-from tests.support.service_http import Api, StartServer
+from tests.support.service_http import Api, OpenLedger, StartServer
 from tests.support.service_loop import serving
 
 
@@ -18,9 +22,58 @@ def executor() -> FakeExecutor:
     return FakeExecutor()
 
 
+# Tests that run against each database: requests, idempotency, admission and recovery.
+ON_EACH_DATABASE = {
+    "batches/test_api.py",
+    "batches/test_source_batches.py",
+    "models/test_api.py",
+    "oneshot/test_api.py",
+    "recalibrations/test_admission.py",
+    "recalibrations/test_api.py",
+    "recalibrations/test_event_api.py",
+    "recalibrations/test_recovery.py",
+    "web/test_visibility.py",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "database" in metafunc.fixturenames and all(one.args[0] != "database" for one in marks):
+        path = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
+        databases = ["sqlite", "postgres"] if path in ON_EACH_DATABASE else ["sqlite"]
+        metafunc.parametrize("database", databases, indirect=True, scope="function")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    with cluster(fsync="off") as found:  # no test of these cuts the power
+        yield found
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data")
+def database(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database, or nothing for SQLite."""
+    if request.param == "sqlite":
+        return ""
+    found: Cluster = request.getfixturevalue("postgres")
+    return found.create()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str) -> Settings:
+    return Settings(data_dir=tmp_path / "data", ledger=database)
+
+
+@pytest.fixture
+def open_ledger(settings: Settings) -> OpenLedger:
+    """Open the ledger of the settings without a server."""
+
+    def opened() -> Ledger:
+        if settings.ledger:
+            return PostgresLedger(settings.ledger)
+        return SqliteLedger(settings.data_dir / "ledger.sqlite3")
+
+    return opened
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from service.storage.ledger.protocol import Ledger
 from tests.support.service_fakes import GOOD_MODEL
 from tests.support.waiting import until
 
@@ -137,6 +138,9 @@ class Api:
         assert self.wait(name)["state"] == "succeeded"
         return name
 
+
+OpenLedger = Callable[[], Ledger]
+"""Opens the ledger of a test's settings without a server."""
 
 StartServer = Callable[..., Api]
 """Starts an in-process server; keyword arguments override settings."""

@@ -304,6 +304,7 @@ CODES: Mapping[str, type[BnrecalError]] = MappingProxyType(
         "capacity-error": ServerUnreachable,
         "storage-full": LimitError,
         "storage-failed": ServerError,
+        "ledger-unavailable": ServerUnreachable,
         "overloaded": ServerUnreachable,
         "shutting-down": ServerUnreachable,
         "service-error": ServerError,

@@ -148,6 +148,10 @@ class SqliteTransaction:
         """Return the time of this machine: no other machine can share the file."""
         return time.time()
 
+    def notify(self, topic: str) -> None:
+        """Do nothing: SQLite has no notifications."""
+        del topic
+
     def enlist(self, participant: Participant) -> None:
         """Flush a participant before the commit, or roll it back if that fails."""
         assert self._participants is not None

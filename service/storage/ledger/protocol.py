@@ -34,6 +34,13 @@ class Transaction(Protocol):
         """Return the time of the database in seconds; all processes that share it agree on it."""
         ...
 
+    def notify(self, topic: str) -> None:
+        """Report a change of a topic to the listeners of all processes, once it is durable.
+
+        A database without notifications does nothing; listeners must look from time to time.
+        """
+        ...
+
 
 class Participant(Protocol):
     """A store outside the database that takes part in a transaction; internal to storage."""
@@ -96,9 +103,17 @@ class Ledger(Protocol):
         """
         ...
 
+    def listen(self, notify: Callable[[str], None]) -> None:
+        """Call a function, in any thread, with the topics that processes report."""
+        ...
+
+    async def warnings(self) -> list[str]:
+        """Return why a failure of the database may lose acknowledged data; empty if it cannot."""
+        ...
+
     @property
     def version(self) -> str:
-        """Version of the database library."""
+        """Name and version of the database."""
         ...
 
     @property

@@ -78,10 +78,18 @@ class SqliteLedger:
             self._leader = _try_lock(self._path.with_name(f"{self._path.name}-leader"))
         return self._leader is not None
 
+    def listen(self, notify: Callable[[str], None]) -> None:
+        """Do nothing: SQLite has no notifications."""
+        del notify
+
+    async def warnings(self) -> list[str]:
+        """Return nothing: each commit waits for the disk, and there is no other copy."""
+        return []
+
     @property
     def version(self) -> str:
-        """Version of SQLite."""
-        return apsw.sqlite_lib_version()
+        """Name and version of SQLite."""
+        return f"SQLite {apsw.sqlite_lib_version()}"
 
     @property
     def failure(self) -> str | None:

@@ -18,10 +18,9 @@ from service.storage.data_folder import locked
 from service.storage.ledger import schema
 from service.storage.ledger.connection import connect
 from service.storage.ledger.protocol import Transaction
-from service.storage.ledger.sqlite import SqliteLedger
 from service.workers.protocol import Progress
 from tests.support.service_fakes import FakeExecutor
-from tests.support.service_http import Api, batch, safetensors
+from tests.support.service_http import Api, OpenLedger, batch, safetensors
 from tests.support.service_loop import call_once, serving
 from tests.support.waiting import until
 
@@ -81,9 +80,9 @@ def test_graceful_shutdown_counts_no_attempt(
     assert (found["state"], found["attempts"]) == ("succeeded", 1)
 
 
-def crash_while_running(settings: Settings, name: str, *, lease: float = -1) -> None:
+def crash_while_running(opened: OpenLedger, name: str, *, lease: float = -1) -> None:
     """Leave the ledger in the state of a server that was killed during a run."""
-    ledger = SqliteLedger(settings.data_dir / "ledger.sqlite3")
+    ledger = opened()
     try:
         found = call_once(ledger.read(lambda tx: store.get(tx, name)))
         if found.state == "open":
@@ -96,24 +95,24 @@ def crash_while_running(settings: Settings, name: str, *, lease: float = -1) -> 
         ledger.close()
 
 
-def test_crash_requeues_the_run(settings: Settings) -> None:
+def test_crash_requeues_the_run(settings: Settings, open_ledger: OpenLedger) -> None:
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
         api.put(name, 0)
-    crash_while_running(settings, name)
+    crash_while_running(open_ledger, name)
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         found = Api(http).wait(name)
     assert (found["state"], found["attempts"]) == ("succeeded", 2)
 
 
-def test_run_fails_after_too_many_attempts(settings: Settings) -> None:
+def test_run_fails_after_too_many_attempts(settings: Settings, open_ledger: OpenLedger) -> None:
     few = settings.model_copy(update={"max_attempts": 1})
     with serving(create_app(few, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
         api.put(name, 0)
-    crash_while_running(few, name)
+    crash_while_running(open_ledger, name)
     with serving(create_app(few, executor=FakeExecutor())) as http:
         found = Api(http).get(name).json()
         figures = http.get("/metrics").text
@@ -193,14 +192,16 @@ def test_upload_renews_a_model(settings: Settings) -> None:
             time.sleep(0.02)
 
 
-def test_run_of_another_process_is_left_until_its_lease_is_over(settings: Settings) -> None:
+def test_run_of_another_process_is_left_until_its_lease_is_over(
+    settings: Settings, open_ledger: OpenLedger
+) -> None:
     patient = settings.model_copy(update={"poll_seconds": 0.05})
     with serving(create_app(patient, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
         api.put(name, 0)
     began = time.monotonic()
-    crash_while_running(settings, name, lease=1.0)
+    crash_while_running(open_ledger, name, lease=1.0)
     with serving(create_app(patient, executor=FakeExecutor())) as http:
         assert Api(http).get(name).json()["state"] == "running" or time.monotonic() - began > 0.9
         found = Api(http).wait(name)
@@ -228,12 +229,12 @@ def test_restart_takes_over_what_a_shutdown_could_not_release(
         assert Api(http).wait(name)["state"] == "succeeded"
 
 
-def test_writes_of_a_lost_claim_change_nothing(settings: Settings) -> None:
+def test_writes_of_a_lost_claim_change_nothing(settings: Settings, open_ledger: OpenLedger) -> None:
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
         api.put(name, 0)
-    crash_while_running(settings, name)
+    crash_while_running(open_ledger, name)
     crash = RuntimeError("crash")
 
     def lost_writes(tx: Transaction) -> Recalibration:
@@ -254,7 +255,7 @@ def test_writes_of_a_lost_claim_change_nothing(settings: Settings) -> None:
         assert runs._finish(tx, before, [], None)
         return store.get(tx, name)
 
-    ledger = SqliteLedger(settings.data_dir / "ledger.sqlite3")
+    ledger = open_ledger()
     assert call_once(ledger.write(lost_writes)).state is State.SUCCEEDED
     ledger.close()
 
@@ -271,6 +272,7 @@ def test_folder_used_exclusively_is_rejected(
         pass
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_shared_ledger_of_another_version_is_not_migrated(settings: Settings) -> None:
     with serving(create_app(settings, executor=FakeExecutor())):
         path = settings.data_dir / "ledger.sqlite3"

@@ -25,7 +25,7 @@ from service.repositories.records import Stream
 from service.settings import Settings
 from service.storage.ledger import schema
 from service.storage.ledger.connection import SqliteTransaction
-from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
+from service.storage.ledger.maintenance import SqliteMaintenanceLedger, open_sqlite
 from service.storage.ledger.protocol import Transaction
 from service.storage.ledger.sqlite import SqliteLedger
 from tests.support import large_ledger
@@ -89,7 +89,7 @@ def steps(connection: apsw.Connection, work: Callable[[], Any]) -> int:
 )
 def test_cost_is_independent_of_stream_length(folders: dict[int, Path], work: Any) -> None:
     def cost(size: int) -> int:
-        with open_ledger(folders[size]) as ledger:
+        with open_sqlite(folders[size]) as ledger:
             tx = SqliteTransaction(ledger.connection)
             return steps(ledger.connection, lambda: work(tx, size))
 
@@ -162,7 +162,7 @@ def test_long_stream_is_deleted_in_steps(
     assert removed == [100] * 12 + [34, 0]
     for name in ("few", "many"):
         assert api.get(name).status_code == 404
-    with open_ledger(settings.data_dir) as ledger:
+    with open_sqlite(settings.data_dir) as ledger:
         assert ledger.read(lambda tx: tx.rows("SELECT * FROM batch")) == []
         assert ledger.read(store.total_bytes) == 0
 
@@ -172,10 +172,10 @@ def test_transactions_delete_few_rows(
     way: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large_ledger.write(settings.data_dir, {"a": 100, "b": 100, "c": 234})
-    with open_ledger(settings.data_dir) as ledger:
+    with open_sqlite(settings.data_dir) as ledger:
         ledger.write(_store_many_responses)
     changed: list[int] = []
-    for kind in (MaintenanceLedger, SqliteLedger):
+    for kind in (SqliteMaintenanceLedger, SqliteLedger):
         monkeypatch.setattr(kind, "write", counting(kind.write, changed))
     if way == "purge":
         monkeypatch.setenv("BNRECAL_OPEN_RETENTION_SECONDS", "1e-6")
@@ -216,7 +216,7 @@ def cleanup_until_gone(settings: Settings) -> None:
     with serving(create_app(overdue, executor=FakeExecutor())) as http:
         for name in "abc":
             until_gone(Api(http), name)
-    with open_ledger(settings.data_dir) as ledger:
+    with open_sqlite(settings.data_dir) as ledger:
         rows = ledger.read(lambda tx: tx.rows("SELECT key FROM idempotency"))
     assert [row["key"] for row in rows] == ["young"]
 
@@ -241,7 +241,7 @@ ADDED_UP = "SELECT coalesce(sum(bytes), 0) FROM recalibration WHERE data_removed
 def test_stored_total_matches_the_sum(api: Api, settings: Settings) -> None:
     kept, gone = api.open(keep_data=True), api.open()
     sums = []
-    with open_ledger(settings.data_dir) as ledger:
+    with open_sqlite(settings.data_dir) as ledger:
 
         def check() -> None:
             total = ledger.read(store.total_bytes)
@@ -267,7 +267,7 @@ def test_migration_adds_the_total(tmp_path: Path) -> None:
     connection = apsw.Connection(str(path))
     large_ledger.downgrade(connection, 3)
     connection.close()
-    with open_ledger(tmp_path / "data") as ledger:
+    with open_sqlite(tmp_path / "data") as ledger:
         assert ledger.read(store.total_bytes) == 7 * 12
 
 
@@ -306,7 +306,7 @@ def test_a_ledger_of_version_6_gets_american_spelling(tmp_path: Path) -> None:
         )
     large_ledger.downgrade(connection, 6)
     connection.close()
-    with open_ledger(tmp_path / "data") as ledger:
+    with open_sqlite(tmp_path / "data") as ledger:
         listed = ledger.read(lambda tx: [store.get(tx, name) for name in "abc"])
     found = {row.id: row.options for row in listed}
     assert found["a"] == {"preprocess": {"crop": 8, "color": "gray"}}

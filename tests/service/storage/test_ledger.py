@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import apsw
+import psycopg
 import pytest
 
 from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
 from service.storage.data_folder import file_system_type
 from service.storage.ledger import schema
 from service.storage.ledger.connection import SqliteWriter, check_sqlite_version, connect
+from service.storage.ledger.postgres import PostgresLedger
 from service.storage.ledger.protocol import EnlistingTransaction, Ledger, Participant, Transaction
 from service.storage.ledger.sqlite import SqliteLedger
 from service.storage.ledger.writer import Writer
 
-OPEN: dict[str, Callable[[Path], Ledger]] = {
-    "sqlite": lambda folder: SqliteLedger(folder / "ledger.sqlite3")
+OPEN: dict[str, Callable[[Path, str], Ledger]] = {
+    "sqlite": lambda folder, _: SqliteLedger(folder / "ledger.sqlite3"),
+    "postgres": lambda _, url: PostgresLedger(url),
 }
 INSERT = "INSERT INTO model (id, bytes, description, created) VALUES (:id, 1, '{}', 'now')"
+DUPLICATE = {"sqlite": "ConstraintError", "postgres": "UniqueViolation"}
 COUNT = "SELECT count(*) AS models FROM model"
 
 
 @pytest.fixture(params=OPEN)
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
-    return lambda: OPEN[request.param](tmp_path)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def reopen(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Callable[[], Ledger]:
+    url = request.getfixturevalue("postgres").create() if kind == "postgres" else ""
+    return lambda: OPEN[kind](tmp_path, url)
 
 
 @pytest.fixture
@@ -61,7 +72,7 @@ def test_rows_survive_reopening(reopen: Callable[[], Ledger]) -> None:
     ledger.close()
 
 
-def test_failed_transaction_undoes_only_its_changes(ledger: Ledger) -> None:
+def test_failed_transaction_undoes_only_its_changes(ledger: Ledger, kind: str) -> None:
     def fail(tx: Transaction) -> None:
         tx.change(INSERT, id="failed")
         raise NotFoundError("no")
@@ -75,7 +86,7 @@ def test_failed_transaction_undoes_only_its_changes(ledger: Ledger) -> None:
         "int",
         "NotFoundError",
         "int",
-        "ConstraintError",
+        DUPLICATE[kind],
         "int",
     ]
     assert asyncio.run(ledger.read(count)) == 3
@@ -101,6 +112,41 @@ def test_read_sees_a_snapshot(ledger: Ledger) -> None:
 
     assert asyncio.run(work()) == (0, 0)
     assert asyncio.run(ledger.read(count)) == 1
+
+
+def test_one_process_leads(reopen: Callable[[], Ledger]) -> None:
+    first, second = reopen(), reopen()
+    assert asyncio.run(first.leads())
+    assert asyncio.run(first.leads())
+    assert not asyncio.run(second.leads())
+    first.close()
+    assert asyncio.run(second.leads())
+    second.close()
+
+
+def test_clock_of_all_processes(reopen: Callable[[], Ledger]) -> None:
+    first, second = reopen(), reopen()
+    times = [asyncio.run(one.read(lambda tx: tx.clock())) for one in (first, second, first)]
+    assert times == sorted(times)
+    assert abs(times[0] - time.time()) < 60
+    first.close()
+    second.close()
+
+
+def test_writers_of_two_processes_exclude_each_other(reopen: Callable[[], Ledger]) -> None:
+    """Work that reads and then writes needs no other protection."""
+    ledgers = reopen(), reopen()
+
+    def append(tx: Transaction) -> None:
+        tx.change(INSERT, id=str(count(tx)))
+
+    async def work() -> None:
+        await asyncio.gather(*(one.write(append) for one in ledgers * 50))
+
+    asyncio.run(work())
+    assert asyncio.run(ledgers[0].read(count)) == 100
+    for one in ledgers:
+        one.close()
 
 
 class Store:
@@ -151,7 +197,9 @@ def test_participant_is_flushed_once_before_commit(ledger: Ledger, look: Callabl
     assert store.happened == ["flush with 0 rows", "flush with 1 rows"]
 
 
-def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
+def test_failed_flush_fails_only_its_transaction(
+    ledger: Ledger, look: Callable[[], int], kind: str
+) -> None:
     store = Store(look, failing=True)
     begun, hold = threading.Event(), threading.Event()
 
@@ -170,7 +218,7 @@ def test_failed_flush_fails_only_its_transaction(ledger: Ledger, look: Callable[
         return await asyncio.gather(first, *others, return_exceptions=True)
 
     answers = [type(one).__name__ for one in asyncio.run(work())]
-    assert answers == ["NoneType", "int", "StorageFailedError", "int", "ConstraintError"]
+    assert answers == ["NoneType", "int", "StorageFailedError", "int", DUPLICATE[kind]]
     assert store.happened == ["flush with 1 rows", "rollback"]
     assert look() == 3
     assert ledger.failure is None
@@ -190,13 +238,18 @@ def test_participant_of_failed_transaction_is_rolled_back(
     assert store.happened == ["rollback"]
 
 
-def test_participant_rolls_back_with_transaction(ledger: Ledger, look: Callable[[], int]) -> None:
+FULL = {"sqlite": apsw.FullError("full"), "postgres": psycopg.errors.DiskFull("full")}
+
+
+def test_participant_rolls_back_with_transaction(
+    ledger: Ledger, look: Callable[[], int], kind: str
+) -> None:
     store = Store(look)
 
     def full(tx: Transaction) -> None:
         enlist(tx, store)
         tx.change(INSERT, id="a")
-        raise apsw.FullError("full")
+        raise FULL[kind]
 
     with pytest.raises(StorageFullError):
         asyncio.run(ledger.write(full))

@@ -1,0 +1,232 @@
+"""The PostgreSQL ledger when its server fails, and what several processes notice of each other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+
+from service.app import create_app
+from service.errors import LedgerUnavailableError, StartError
+from service.settings import Settings
+from service.storage.ledger import postgres_schema
+from service.storage.ledger.maintenance import open_ledger
+from service.storage.ledger.postgres import PostgresLedger, _durability_warnings, connect
+from service.storage.ledger.protocol import Transaction
+from tests.support.postgres import Cluster, cluster
+from tests.support.service_fakes import FakeExecutor
+from tests.support.service_http import Api
+from tests.support.service_loop import serving
+from tests.support.waiting import until
+
+INSERT = "INSERT INTO model (id, bytes, description, created) VALUES (:id, 1, '{}', 'now')"
+KILLS = 3
+CLIENTS = 8
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Cluster]:
+    """A server that the tests of this module may kill."""
+    with cluster(fsync="off", wal_writer_delay="10s") as found:
+        yield found
+
+
+def lost_in_crashes(own: Cluster, url: str) -> tuple[int, int]:
+    """Kill the server under load; return how many acknowledged rows were lost, of how many."""
+    ledger = PostgresLedger(url)
+    numbers = itertools.count()
+    acknowledged: set[str] = set()
+    refused = 0
+    over = threading.Event()
+
+    async def client() -> None:
+        nonlocal refused
+        while not over.is_set():
+            name = str(next(numbers))
+            try:
+                await ledger.write(lambda tx: tx.change(INSERT, id=name))  # noqa: B023 - awaited
+                acknowledged.add(name)
+            except LedgerUnavailableError:
+                refused += 1
+                await asyncio.sleep(0.05)
+
+    def chaos() -> None:
+        for _ in range(KILLS):
+            before = len(acknowledged)
+            until(lambda: len(acknowledged) > before + 30, lambda: "no progress")  # noqa: B023
+            own.kill()
+            own.start(wal_writer_delay="10s", fsync="off")
+        before = len(acknowledged)
+        until(lambda: len(acknowledged) > before, lambda: "the ledger does not recover")
+        over.set()
+
+    async def work() -> set[str]:
+        killing = asyncio.create_task(asyncio.to_thread(chaos))
+        await asyncio.gather(killing, *(client() for _ in range(CLIENTS)))
+        rows = await ledger.read(lambda tx: tx.rows("SELECT id FROM model"))
+        return {str(row["id"]) for row in rows}
+
+    try:
+        stored = asyncio.run(work())
+    finally:
+        over.set()
+        ledger.close()
+    assert refused > 0
+    assert ledger.failure is None
+    return len(acknowledged - stored), len(acknowledged)
+
+
+def test_crashes_lose_nothing(own: Cluster) -> None:
+    lost, acknowledged = lost_in_crashes(own, own.create())
+    assert (lost, acknowledged > 90) == (0, True)
+
+
+def test_asynchronous_commits_lose_rows(own: Cluster) -> None:
+    """The test above can fail: it detects a database that acknowledges too early."""
+    url = own.create()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
+    assert lost_in_crashes(own, url)[0] > 0
+
+
+def test_requests_fail_until_the_database_is_back(own: Cluster, settings: Settings) -> None:
+    shared = settings.model_copy(update={"ledger": own.create()})
+    with serving(create_app(shared, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        assert api.put(name, 0).status_code == 201
+        own.stop("immediate")
+        for answer in (api.put(name, 1), api.get(name), api.start(name, 1)):
+            assert (answer.status_code, answer.json()["code"]) == (503, "ledger-unavailable")
+            assert answer.headers["Retry-After"]
+        ready = http.get("/readyz")
+        assert ready.status_code == 503
+        assert "cannot be reached" in ready.json()["failures"][0]
+        own.start(fsync="off")
+        until(lambda: api.put(name, 1).is_success, lambda: "the server does not recover")
+        assert http.get("/readyz").status_code == 200
+        assert api.start(name, 2).status_code == 202
+        assert api.wait(name)["state"] == "succeeded"
+
+
+def test_run_survives_a_restart_of_the_database(own: Cluster, settings: Settings) -> None:
+    quick = {"lease_seconds": 1.0, "poll_seconds": 0.1, "run_retry_seconds": 0.1}
+    shared = settings.model_copy(update={"ledger": own.create(), **quick})
+    held = FakeExecutor()
+    held.hold = True
+    with serving(create_app(shared, executor=held)) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+        api.start(name, 1)
+        until(lambda: held.runs == 1, lambda: "the run has not started")
+        own.stop("immediate")
+        time.sleep(1.5)  # the lease is over
+        own.start(fsync="off")
+        assert api.wait(name, "running")["attempts"] <= 2
+        assert http.post(f"/v1/recalibrations/{name}/cancel").status_code == 202
+        until(lambda: held.killed == held.runs, lambda: "the run continues")
+
+
+def test_server_does_not_start_without_its_database(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"ledger": "postgresql://u:secret@127.0.0.1:1/none"})
+    with (
+        pytest.raises(StartError, match="database of the ledger") as raised,
+        serving(create_app(nowhere, executor=FakeExecutor())),
+    ):
+        pass
+    assert "secret" not in str(raised.value)
+
+
+def test_newer_schema_is_rejected(own: Cluster) -> None:
+    url = own.create()
+    PostgresLedger(url).close()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE schema_version SET version = %s", (postgres_schema.VERSION + 1,))
+    with pytest.raises(StartError, match="newer"):
+        PostgresLedger(url)
+
+
+def test_admin_requires_the_current_schema(own: Cluster, settings: Settings) -> None:
+    url = own.create()
+    with pytest.raises(StartError, match="schema"), open_ledger(settings.data_dir, url):
+        pass
+    PostgresLedger(url).close()
+    with open_ledger(settings.data_dir, url) as ledger:
+        ledger.write(lambda tx: tx.change(INSERT, id="a"))
+        assert ledger.read(lambda tx: len(tx.rows("SELECT id FROM model"))) == 1
+
+
+def test_two_servers_migrate_one_empty_database(own: Cluster) -> None:
+    url = own.create()
+    with ExitStack() as stack:
+        made: list[PostgresLedger] = []
+        threads = [
+            threading.Thread(target=lambda: made.append(PostgresLedger(url))) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for one in made:
+            stack.callback(one.close)
+        assert len(made) == 4
+        for one in made:
+            assert asyncio.run(one.read(lambda tx: tx.rows("SELECT id FROM model"))) == []
+
+
+def test_state_wakes_a_waiter_in_another_process(own: Cluster, settings: Settings) -> None:
+    slow = settings.model_copy(update={"ledger": own.create(), "poll_seconds": 600.0})
+    executor = FakeExecutor()
+    executor.hold = True
+    with (
+        serving(create_app(slow, executor=executor)) as first,
+        serving(create_app(slow, executor=FakeExecutor())) as second,
+    ):
+        api = Api(first)
+        name = api.open()
+        api.put(name, 0)
+        api.start(name, 1)
+        until(lambda: executor.runs == 1, lambda: "the run has not started")
+        threading.Timer(0.5, first.post, (f"/v1/recalibrations/{name}/cancel",)).start()
+        began = time.monotonic()
+        # Without a notification, the waiter reads the ledger after 15 seconds.
+        assert second.get(f"/v1/recalibrations/{name}?wait=30").json()["state"] == "cancelled"
+        assert time.monotonic() - began < 10
+
+
+def test_weak_durability_is_reported(own: Cluster, settings: Settings) -> None:
+    url = own.create()
+    name = url.rpartition("/")[2]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    shared = settings.model_copy(update={"ledger": url})
+    with serving(create_app(shared, executor=FakeExecutor())) as http:
+        warnings = http.get("/readyz").json()["warnings"]
+    assert [one.partition(":")[0] for one in warnings] == [
+        "synchronous_commit is off",
+        "fsync is off",
+    ]
+
+
+def test_synchronous_standby_gives_no_warning() -> None:
+    with (
+        cluster(synchronous_standby_names="*", fsync="on") as safe,
+        connect(safe.url("postgres")) as connection,
+    ):
+        assert _durability_warnings(connection) == []
+
+
+def test_parameters_beside_casts_and_percent_signs(own: Cluster) -> None:
+    def work(tx: Transaction) -> object:
+        return tx.rows("SELECT CAST(:a1 AS TEXT) AS a, '5 %' AS b, 1::bigint AS c", a1="x")
+
+    ledger = PostgresLedger(own.create())
+    assert asyncio.run(ledger.read(work)) == [{"a": "x", "b": "5 %", "c": 1}]
+    ledger.close()

@@ -1,0 +1,134 @@
+"""A PostgreSQL server of its own for the tests, from Debian's package, without privileges."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.support.waiting import until
+
+# Set where the tests must not be skipped.
+REQUIRED = "BNRECAL_TEST_POSTGRES"
+
+
+class Cluster:
+    """A database cluster in a temporary folder.
+
+    Attributes:
+        port: its port on 127.0.0.1.
+    """
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries = binaries
+        self._folder = folder
+        self._made = 0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        if os.getuid() == 0:  # the server refuses to run as root
+            shutil.chown(folder, "postgres", "postgres")
+        self._run("initdb", "--no-sync", "-A", "trust", "-U", "bnrecal", "-E", "UTF8", "--locale=C")
+
+    def start(self, **settings: str) -> None:
+        """Start the server and wait until it accepts connections."""
+        given = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "60",
+            **settings,
+        }
+        options = " ".join(f"-c {name}='{value}'" for name, value in given.items())
+        self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """Kill the server as a crash would, and wait until all of its processes have ended."""
+        pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+        parent = psutil.Process(pid)
+        processes = [parent, *parent.children(recursive=True)]
+        parent.kill()
+        until(lambda: not any(map(_runs, processes)), lambda: "the server still runs")
+        # Where nothing collects the process, its number looks as if it were still in use.
+        (self._data / "postmaster.pid").unlink()
+
+    def create(self) -> str:
+        """Create an empty database and return its URL."""
+        self._made += 1
+        name = f"ledger{self._made}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.url(name)
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://bnrecal@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def _run(self, command: str, *arguments: str) -> None:
+        words: Sequence[str] = [str(self._binaries / command), "-D", str(self._data), *arguments]
+        if os.getuid() == 0:
+            words = ["runuser", "-u", "postgres", "--", *words]
+        done = subprocess.run(
+            words,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+@contextmanager
+def cluster(**settings: str) -> Iterator[Cluster]:
+    """Run a cluster; skip the test where PostgreSQL is not installed."""
+    binaries = _binaries()
+    if binaries is None:
+        message = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+        assert not os.environ.get(REQUIRED), message
+        pytest.skip(message)
+    folder = Path(tempfile.mkdtemp(prefix="bnrecal-postgres-"))
+    try:
+        found = Cluster(binaries, folder)
+        found.start(**settings)
+        try:
+            yield found
+        finally:
+            with contextlib.suppress(AssertionError):  # a test has killed it
+                found.stop("immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _binaries() -> Path | None:
+    """Return the folder of the server's programs; Debian does not add it to PATH."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if folders:
+        return folders[-1]
+    found = shutil.which("initdb")
+    return None if found is None else Path(found).resolve().parent
