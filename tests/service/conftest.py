@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from service.settings import Settings
 from service.storage.ledger.postgres import PostgresLedger
 from service.storage.ledger.protocol import Ledger
 from service.storage.ledger.sqlite import SqliteLedger
-from tests.support.postgres import Cluster, cluster
+from tests.support.postgres import REQUIRED, Cluster, cluster
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, OpenLedger, StartServer
 from tests.support.service_loop import serving
@@ -22,7 +23,8 @@ def executor() -> FakeExecutor:
     return FakeExecutor()
 
 
-# Tests that run against each database: requests, idempotency, admission and recovery.
+# Tests that also run on PostgreSQL where it is required, as in `.ci/run`; elsewhere they would only
+# make the suite slower. The tests of the storage always use it, if it is installed.
 ON_EACH_DATABASE = {
     "batches/test_api.py",
     "batches/test_source_batches.py",
@@ -32,16 +34,18 @@ ON_EACH_DATABASE = {
     "recalibrations/test_api.py",
     "recalibrations/test_event_api.py",
     "recalibrations/test_recovery.py",
+    "recalibrations/test_result_api.py",
     "web/test_visibility.py",
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    path = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
     marks = metafunc.definition.iter_markers("parametrize")
-    if "database" in metafunc.fixturenames and all(one.args[0] != "database" for one in marks):
-        path = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
-        databases = ["sqlite", "postgres"] if path in ON_EACH_DATABASE else ["sqlite"]
-        metafunc.parametrize("database", databases, indirect=True, scope="function")
+    if path not in ON_EACH_DATABASE or any(one.args[0] == "database" for one in marks):
+        return
+    if "database" in metafunc.fixturenames and os.environ.get(REQUIRED):
+        metafunc.parametrize("database", ["sqlite", "postgres"], indirect=True, scope="function")
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +56,11 @@ def postgres() -> Iterator[Cluster]:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty database, or nothing for SQLite."""
-    if request.param == "sqlite":
+    """Return the URL of an empty ledger, or nothing for SQLite."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         return ""
     found: Cluster = request.getfixturevalue("postgres")
-    return found.create()
+    return found.create_schema()
 
 
 @pytest.fixture

@@ -74,6 +74,14 @@ class Cluster:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
+    def create_schema(self) -> str:
+        """Create an empty schema and return its URL: as good as a database, and made faster."""
+        self._made += 1
+        name = f"ledger{self._made}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}".encode())
+        return f"{self.url('postgres')}?options=-csearch_path%3D{name}"
+
     def url(self, database: str) -> str:
         """Return the URL of a database."""
         return f"postgresql://bnrecal@127.0.0.1:{self.port}/{database}"

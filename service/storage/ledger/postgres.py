@@ -219,10 +219,26 @@ class PostgresWriter:
         self._connection: Connection | None = None
 
     def begin(self) -> None:
-        """Begin a transaction; waits for those of other writers."""
-        if self._connection is None:
-            self._connection = connect(self._url)
-        self._connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_SPACE}, {_WRITER})")
+        """Begin a transaction; waits for those of other writers.
+
+        The connection may have been lost since the last commit: then it is opened again.
+        """
+        if self._connection is not None:
+            try:
+                self._begin(self._connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self.rollback()
+            else:
+                return
+        self._connection = connect(self._url)
+        try:
+            self._begin(self._connection)
+        except BaseException:
+            self.rollback()
+            raise
+
+    def _begin(self, connection: Connection) -> None:
+        connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_SPACE}, {_WRITER})")
 
     def attempt(
         self, work: Callable[[Transaction], Any], participants: dict[Participant, None]

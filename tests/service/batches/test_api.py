@@ -352,6 +352,7 @@ def _stored(settings: Settings, name: str) -> int:
     return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # two servers, two ledgers
 @pytest.mark.parametrize(
     ("index", "changes", "status"),
     [

@@ -226,7 +226,7 @@ def test_delete_removes_source_batches(api: Api, settings: Settings) -> None:
     api.put_source(name, 0)
     assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
     assert not (settings.data_dir / "recalibrations" / name).exists()
-    with open_ledger(settings.data_dir) as ledger:
+    with open_ledger(settings.data_dir, settings.ledger) as ledger:
         assert ledger.read(lambda tx: tx.rows("SELECT * FROM batch")) == []
 
 

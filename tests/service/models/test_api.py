@@ -121,7 +121,7 @@ def test_concurrent_uploads_keep_first_file(
         gate.wait(60)
         for answer in as_completed(answers):
             assert answer.result().is_success
-            with open_ledger(settings.data_dir) as ledger:
+            with open_ledger(settings.data_dir, settings.ledger) as ledger:
                 folders.append(ledger.read(lambda tx: models.get(tx, MODEL_ID).folder))
     assert sorted(one.result().status_code for one in answers) == [200, 201]
     assert folders[0] == folders[1]

@@ -120,7 +120,7 @@ def test_a_ledger_of_version_7_is_migrated(settings: Settings) -> None:
     large_ledger.use_old_names(settings.data_dir)
     large_ledger.downgrade(connection, 7)
     connection.close()
-    with open_ledger(settings.data_dir) as ledger:
+    with open_ledger(settings.data_dir, settings.ledger) as ledger:
         assert ledger.faults() == []
     with serving(create_app(settings, executor=FakeExecutor())) as http:
         api = Api(http)

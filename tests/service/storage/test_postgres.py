@@ -197,7 +197,7 @@ def test_state_wakes_a_waiter_in_another_process(own: Cluster, settings: Setting
         threading.Timer(0.5, first.post, (f"/v1/recalibrations/{name}/cancel",)).start()
         began = time.monotonic()
         # Without a notification, the waiter reads the ledger after 15 seconds.
-        assert second.get(f"/v1/recalibrations/{name}?wait=30").json()["state"] == "cancelled"
+        assert second.get(f"/v1/recalibrations/{name}?wait=20").json()["state"] == "cancelled"
         assert time.monotonic() - began < 10
 
 
