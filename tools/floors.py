@@ -21,7 +21,7 @@ PROJECTS = ("pyproject.toml", "clients/python/pyproject.toml")
 NOT_INSTALLED = {"torch"}
 
 _FLOOR = re.compile(
-    r"(?P<name>[A-Za-z0-9._-]+)>=(?P<version>[0-9.]+)(,<[0-9.]+)?(?P<marker>\s*;.*)?"
+    r"(?P<name>[A-Za-z0-9._-]+(\[[a-z,]+\])?)>=(?P<version>[0-9.]+)(,<[0-9.]+)?(?P<marker>\s*;.*)?"
 )
 
 

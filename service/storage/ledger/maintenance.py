@@ -176,13 +176,14 @@ def _postgres() -> ModuleType:
 def open_ledger(folder: Path, url: str = "") -> Iterator[MaintenanceLedger]:
     """Open the ledger of a data folder, or the PostgreSQL database of a URL.
 
-    The schema is migrated only if no server uses the folder.
+    The schema is migrated only if no server uses the folder; a PostgreSQL database only if it is
+    empty.
 
     Raises:
         StartError: a server of another version is running, or the ledger cannot be used.
     """
     if url:
-        _postgres().check_current(url)
+        _postgres().prepare(url)
         yield PostgresMaintenanceLedger(url)
         return
     with open_sqlite(folder) as ledger:

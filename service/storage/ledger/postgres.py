@@ -353,23 +353,25 @@ def migrate(url: str) -> str:
         raise StartError(f"the database of the ledger cannot be used: {_cause(error)}") from error
 
 
-def check_current(url: str) -> None:
-    """Check that a database has the current schema.
+def prepare(url: str) -> None:
+    """Create the tables of an empty database; check that any other has the current schema.
 
     Raises:
-        StartError: it has another one, or cannot be reached.
+        StartError: it has another schema version, or cannot be reached.
     """
     try:
         with connect(url) as connection:
             row = connection.execute("SELECT max(version) AS found FROM schema_version").fetchone()
     except psycopg.errors.UndefinedTable:
-        row = {"found": 0}
+        migrate(url)
+        return
     except psycopg.Error as error:
         raise StartError(f"the database of the ledger cannot be used: {_cause(error)}") from error
-    if row is None or row["found"] != schema.VERSION:
+    found = None if row is None else row["found"]
+    if found != schema.VERSION:
         raise StartError(
-            f"the ledger has not the schema version {schema.VERSION}, which this process supports: "
-            "start a server of this version first"
+            f"the ledger has schema version {found}, this process supports {schema.VERSION}: "
+            "use the version of its servers"
         )
 
 

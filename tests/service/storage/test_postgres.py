@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from service.admin.command import main
 from service.app import create_app
 from service.errors import LedgerUnavailableError, StartError
 from service.settings import Settings
@@ -155,12 +159,41 @@ def test_newer_schema_is_rejected(own: Cluster) -> None:
 
 def test_admin_requires_the_current_schema(own: Cluster, settings: Settings) -> None:
     url = own.create()
-    with pytest.raises(StartError, match="schema"), open_ledger(settings.data_dir, url):
-        pass
-    PostgresLedger(url).close()
-    with open_ledger(settings.data_dir, url) as ledger:
+    with open_ledger(settings.data_dir, url) as ledger:  # creates the tables
         ledger.write(lambda tx: tx.change(INSERT, id="a"))
         assert ledger.read(lambda tx: len(tx.rows("SELECT id FROM model"))) == 1
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE schema_version SET version = %s", (postgres_schema.VERSION - 1,))
+    with pytest.raises(StartError, match="schema version 0"), open_ledger(settings.data_dir, url):
+        pass
+
+
+def test_admin_commands_use_the_database(
+    own: Cluster,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    shared = settings.model_copy(update={"ledger": own.create()})
+    monkeypatch.setenv("BNRECAL_LEDGER", shared.ledger)
+
+    def admin(*words: str) -> tuple[int, dict[str, Any]]:
+        status = main(["--data-dir", str(shared.data_dir), "--json", *words])
+        return status, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    with serving(create_app(shared, executor=FakeExecutor())) as http:
+        name = Api(http).finished()
+        assert admin("list")[1]["recalibrations"][0]["id"] == name
+        assert admin("check")[0] == 0
+        (shared.data_dir / "recalibrations" / name / "results" / "1" / "report.json").unlink()
+        status, found = admin("check", "--recheck-seconds", "0")
+        assert (status, len(found["faults"])) == (1, 1)
+        assert admin("purge", "--id", name)[0] == 0
+        assert Api(http).get(name).status_code == 404
+        status, found = admin("backup", str(tmp_path / "copy"))
+        assert status == 2
+        assert "pg_dump" in found["error"]
 
 
 def test_two_servers_migrate_one_empty_database(own: Cluster) -> None:

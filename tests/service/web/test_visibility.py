@@ -44,8 +44,11 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def make(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def make(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Create a token while the server is running."""
+    monkeypatch.setenv("BNRECAL_LEDGER", settings.ledger)
 
     def create(name: str, *words: str) -> str:
         arguments = ["--data-dir", str(settings.data_dir), "--json", "tokens", "create", name]
