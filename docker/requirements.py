@@ -22,6 +22,7 @@ def main() -> None:
         *server["project"]["dependencies"],
         *server["project"]["optional-dependencies"]["server"],
         *server["project"]["optional-dependencies"]["images"],
+        *server["project"]["optional-dependencies"]["postgres"],
         *client["project"]["dependencies"],
     ]
     if "--build" in sys.argv[1:]:

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
         description="URL of the PostgreSQL database of the ledger, `postgresql://…`; it may name "
         "several hosts. Empty: SQLite in the data folder.",
         repr=False,
+        pattern=r"^($|postgres(ql)?://)",
     )
     tokens: str = Field(
         default="",

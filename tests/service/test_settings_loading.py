@@ -119,3 +119,10 @@ def test_documented_example(file: Path) -> None:
 def test_every_setting_is_documented() -> None:
     for name in Settings.model_fields:
         assert f"| `BNRECAL_{name.upper()}` | `{name}` |" in PAGE
+
+
+def test_only_a_postgres_url_is_a_ledger(file: Path) -> None:
+    with pytest.raises(StartError, match="ledger") as raised:
+        read(file, {"ledger": "mysql://u:secret@host/db"})
+    assert "secret" not in str(raised.value)
+    assert read(file, {"ledger": "postgresql://host/db"}).ledger == "postgresql://host/db"
