@@ -32,21 +32,26 @@ FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-DPy_LIMITED_API=0x
 PACKAGE = Path("bn_ops/_bnrecal")
 """Source of the package `bnrecal`, which re-exports the public names of bn_ops."""
 
-_RELATIVE_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
+_RELATIVE_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE)
 
 
-class AbsoluteReadme(MetadataHookInterface):
-    """Makes the relative links of README.md absolute: a package index has none of the files."""
+class IndexReadme(MetadataHookInterface):
+    """Replaces the relative links of README.md: a package index has none of the files."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the readme of the metadata."""
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
-        base = f"{metadata['urls']['Source']}/blob/v{metadata['version']}"
         metadata["readme"] = {
             "content-type": "text/markdown",
-            "text": _RELATIVE_LINK.sub(rf"]({base}/\1)", _COMMENT.sub("", text)),
+            "text": _RELATIVE_LINK.sub(_without_link, _COMMENT.sub("", text)),
         }
+
+
+def _without_link(link: re.Match[str]) -> str:
+    """Return the text of a link, with the file in the source tree where the text is another."""
+    text, file = link[1], link[2].partition("#")[0]
+    return text if text == file else f"{text} ({file})"
 
 
 class CompleteWheel(BuildHookInterface[Any]):

@@ -83,11 +83,11 @@ def test_packages_and_markers(wheels: dict[str, Path]) -> None:
 def test_metadata_is_complete(wheels: dict[str, Path], name: str) -> None:
     found = metadata(wheels[name])
     assert found["Version"] == bn_ops.__version__
-    assert found["Author"]
     assert found["License-Expression"] == "Apache-2.0"
     assert found["Description-Content-Type"] == "text/markdown"
-    labels = {line.partition(",")[0] for line in found.get_all("Project-URL", [])}
-    assert labels == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
+    # Neither authors nor addresses are known, and an invented one could be anybody's.
+    for field in ("Author", "Author-email", "Home-page", "Project-URL"):
+        assert field not in found
 
 
 @pytest.mark.parametrize("name", MAX_BYTES)

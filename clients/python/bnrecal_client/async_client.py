@@ -22,7 +22,8 @@ import anyio
 from bnrecal_client._concurrency import EventLoop, Sleep
 from bnrecal_client._encoding.batch_source import Batches, Select
 from bnrecal_client._encoding.batches import encode
-from bnrecal_client._encoding.model_source import AnyModel, Call, read_model
+from bnrecal_client._encoding.call_arguments import Call
+from bnrecal_client._encoding.model_source import AnyModel, read_model
 from bnrecal_client._encoding.samples import OnBadSample
 from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.sending import Streams, resumable, submit

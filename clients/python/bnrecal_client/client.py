@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bnrecal_client._concurrency import Blocking, run_blocking
 from bnrecal_client._encoding.batch_source import Batches, Select, require_synchronous
-from bnrecal_client._encoding.model_source import AnyModel, Call
+from bnrecal_client._encoding.call_arguments import Call
+from bnrecal_client._encoding.model_source import AnyModel
 from bnrecal_client._encoding.samples import OnBadSample
 from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.session import Session
@@ -130,8 +131,7 @@ class Client:
             layers: globs of layer names to include, `"!glob"` to exclude; None means all.
             preprocess: for batches of `Images`: how each image is preprocessed, in JSON form.
             allow_mismatch: whether data that do not fit the model are only a warning of the report.
-            opset: opset of the resulting models; None for the source's, or the nearest that the
-                target supports.
+            opset: of the models; None for the source's, or the nearest that `target` takes.
             target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`,
                 `rknn` or `coreml`; a model with an operator that it lacks is refused.
             select: applied to each item first. Labels that come with the batches, as the last item

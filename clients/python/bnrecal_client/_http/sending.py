@@ -14,10 +14,9 @@ from pathlib import Path
 from bnrecal_client._concurrency import Runtime
 from bnrecal_client._encoding.batch_source import Batches, BatchSource, Select
 from bnrecal_client._encoding.batches import EncodedBatch
+from bnrecal_client._encoding.call_arguments import Call, CallArguments
 from bnrecal_client._encoding.model_source import (
     AnyModel,
-    Call,
-    CallArguments,
     ModelContent,
     export,
     is_module,

@@ -165,7 +165,7 @@ def report() -> Command:
     """Return `bnrecal report`."""
     return Command(
         "report",
-        run=run_of("results", "report"),
+        run=run_of("report", "report"),
         section=_RESULTS,
         summary="show a report again, or convert it",
         description="Print the summary of a finished recalibration from its JSON report or from "
@@ -206,7 +206,7 @@ def compare() -> Command:
     """Return `bnrecal compare`."""
     return Command(
         "compare",
-        run=run_of("results", "compare"),
+        run=run_of("compare", "compare"),
         section=_RESULTS,
         summary="compare two recalibrations side by side",
         description="Print the verdicts, the errors, the predictions and the layers that differ "
