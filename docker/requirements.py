@@ -23,6 +23,7 @@ def main() -> None:
         *server["project"]["optional-dependencies"]["server"],
         *server["project"]["optional-dependencies"]["images"],
         *server["project"]["optional-dependencies"]["postgres"],
+        *server["project"]["optional-dependencies"]["objects"],
         *client["project"]["dependencies"],
     ]
     if "--build" in sys.argv[1:]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Collection
+from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Depends, FastAPI
 
@@ -29,7 +30,7 @@ from service.recalibrations.dispatch import Dispatcher, recover
 from service.recalibrations.waiting import watch_forever
 from service.samples import api as samples_api
 from service.settings import Settings
-from service.storage.blobs.folder import FolderBlobs
+from service.storage.blobs.opening import open_blobs
 from service.storage.blobs.os_calls import Disk
 from service.storage.data_folder import LEDGER_FILE, locked
 from service.storage.ledger.maintenance import open_postgres
@@ -45,6 +46,7 @@ from service.workers.process_pool import ProcessExecutor
 from service.workers.protocol import Executor
 
 _log = logging.getLogger(__name__)
+BLOCKING_THREADS = 64
 
 
 def create_app(
@@ -124,10 +126,12 @@ async def _running(
     with locked(settings.data_dir) as lock, contextlib.ExitStack() as stack:
         ledger = _open_ledger(settings, metrics, disk, migrate=lock.exclusive)
         stack.callback(ledger.close)
-        blobs = FolderBlobs(
-            settings.data_dir, calls=disk.calls, reserve_bytes=settings.disk_reserve_bytes
-        )
+        blobs = open_blobs(settings, disk.calls)
         stack.callback(blobs.close)
+        if settings.blobs:
+            # Requests of other kinds continue while some wait for a stalled object store.
+            threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+            asyncio.get_running_loop().set_default_executor(threads)
         lock.share()
         executor = executor or ProcessExecutor(settings, workspace=blobs.workspace)
         context = Context(

@@ -16,6 +16,11 @@ def to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def from_text(text: str) -> datetime:
+    """Return the time that `to_text` wrote."""
+    return datetime.fromisoformat(text)
+
+
 def new_recalibration_id() -> str:
     """Return a new id that cannot be guessed: 128 random bits."""
     return f"rc_{secrets.token_hex(16)}"

@@ -54,7 +54,8 @@ class Readiness(BaseModel):
 
 async def check(context: Context) -> tuple[list[str], dict[str, Any]]:
     """Return why the server is not ready (empty if it is), and the sandbox of its workers."""
-    failures = [one for one in (context.ledger.failure, context.blobs.failure) if one is not None]
+    stores = (context.ledger.failure, await context.blobs.check())
+    failures = [one for one in stores if one is not None]
     try:
         return failures, dict(await context.executor.sandbox_status())
     except ServiceError as error:

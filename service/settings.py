@@ -37,6 +37,19 @@ class Settings(BaseSettings):
         repr=False,
         pattern=r"^($|postgres(ql)?://)",
     )
+    blobs: str = Field(
+        default="",
+        description="Object storage for models, batches and results: `s3://bucket/prefix`, "
+        "`gs://bucket/prefix` or `az://account/container/prefix`. Requires the extra `objects`. "
+        "Empty: the data folder.",
+    )
+    result_url_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=7 * 86400.0,
+        description="Downloads of models and statistics are redirected to a signed URL of the "
+        "object storage that is valid for this long. 0: the server sends all results.",
+    )
     tokens: str = Field(
         default="",
         description="SHA-256 hashes (hex) of accepted tokens, separated by commas. "

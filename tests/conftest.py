@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.s3 import ObjectServer, object_server
 
 # Deterministic and bounded: the suite has the same outcome on every machine.
 settings.register_profile(
@@ -60,6 +63,15 @@ def _operator_table_of_the_exporter_is_built_once() -> None:
         return registry
 
     ONNXRegistry.from_torchlib = classmethod(copied)  # type: ignore[method-assign, assignment]
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ObjectServer]:
+    """Run an S3 server, to which the environment leads."""
+    with object_server() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        yield found
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

@@ -38,6 +38,8 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "leases are over.",
         "expired": "A recalibration was deleted because it has expired.",
         "model-removed": "A model was deleted because it has no owner or was unused for too long.",
+        "object-store-failed": "A request to the object storage failed after its repetitions; with "
+        "the cause.",
         "cleanup-failed": "A cleanup of expired data failed; the next one tries again.",
         "ledger-close-failed": "The ledger could not be closed gracefully; nothing is lost.",
     }

@@ -14,9 +14,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from service.admin.check import faults_of, present_files
+from service.admin.blob_files import LocalFiles
+from service.admin.check import faults_of
 from service.errors import RequestInvalidError, StorageFailedError
-from service.repositories.usage import FileContent, expected_files
+from service.repositories.usage import expected_files
+from service.storage.blobs.protocol import BlobContent
 from service.storage.ledger.maintenance import MaintenanceLedger, open_ledger
 
 # Further attempts copy only missing files.
@@ -34,9 +36,13 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
     """Copy a data folder.
 
     Raises:
-        RequestInvalidError: the target is not empty.
+        RequestInvalidError: the target is not empty, or the files are in an object store.
         StorageFailedError: a file is damaged or cannot be copied.
     """
+    if args.settings.blobs:
+        raise RequestInvalidError(
+            f"the files are in {args.settings.blobs}: copy the ledger first and the bucket after it"
+        )
     target: Path = args.target
     try:
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,7 +57,7 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
     return {"backup": str(target), "files": len(files), "bytes": size}
 
 
-def _copy(folder: Path, ledger: MaintenanceLedger, target: Path) -> dict[str, list[FileContent]]:
+def _copy(folder: Path, ledger: MaintenanceLedger, target: Path) -> dict[str, list[BlobContent]]:
     faults: list[str] = []
     for _ in range(MAX_ATTEMPTS):
         expected = ledger.copy_to(target, expected_files)
@@ -66,14 +72,14 @@ def _copy(folder: Path, ledger: MaintenanceLedger, target: Path) -> dict[str, li
     raise StorageFailedError(f"{len(faults)} files cannot be copied, the first: {faults[0]}")
 
 
-def _copy_file(folder: Path, target: Path, contents: list[FileContent]) -> list[str]:
+def _copy_file(folder: Path, target: Path, contents: list[BlobContent]) -> list[str]:
     """Copy one file unless it is already copied; return its faults.
 
     A pack that has grown since an earlier attempt is copied again.
     """
     key = contents[0].key
     copied = target / key
-    if copied.exists() and not faults_of(target, contents, digests=False):
+    if copied.exists() and not faults_of(LocalFiles(target), contents, digests=False):
         return []
     _make_folder(target, copied.parent)
     draft = copied.with_name(f"{copied.name}.part")
@@ -84,7 +90,7 @@ def _copy_file(folder: Path, target: Path, contents: list[FileContent]) -> list[
     with draft.open("rb") as stream:
         os.fsync(stream.fileno())
     draft.replace(copied)
-    faults = faults_of(target, contents, digests=True)
+    faults = faults_of(LocalFiles(target), contents, digests=True)
     if faults:
         copied.unlink()
     return faults
@@ -97,9 +103,9 @@ def _make_folder(target: Path, folder: Path) -> None:
         folder.mkdir(exist_ok=True, mode=0o700)
 
 
-def _prune(target: Path, expected: dict[str, list[FileContent]]) -> None:
+def _prune(target: Path, expected: dict[str, list[BlobContent]]) -> None:
     """Remove files that an earlier attempt copied and the last ledger does not refer to."""
-    for key in list(present_files(target)):
+    for key in list(LocalFiles(target).keys()):
         if key not in expected:
             (target / key).unlink()
 

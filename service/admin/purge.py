@@ -6,11 +6,11 @@ the next cleanup removes files without a row.
 
 from __future__ import annotations
 
-import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from service.admin.blob_files import open_files
 from service.errors import TransitionError
 from service.recalibrations import retention
 from service.repositories import models
@@ -41,18 +41,19 @@ def run(folder: Path, args: Namespace) -> dict[str, Any]:
         NotFoundError: there is no recalibration with a given id.
         TransitionError: a recalibration has not ended, and a server may be running it.
     """
+    files = open_files(args.settings)
     with open_ledger(folder, args.settings.ledger) as ledger, try_exclusive(folder) as alone:
         # Servers on other machines share a PostgreSQL database.
         exclusive = alone and not args.settings.ledger
         selected = ledger.read(lambda tx: _selected(tx, args, exclusive=exclusive))
         deleted = [one for one in selected if _delete(ledger, one, args, exclusive=exclusive)]
         for recalibration_id in deleted:
-            shutil.rmtree(folder / store.folder(recalibration_id), ignore_errors=True)
+            files.remove(store.folder(recalibration_id))
         if args.expired:
             ledger.write(lambda tx: retention.expire_models(tx, args.settings))
         unowned = ledger.write(models.delete_unowned)
         for model in unowned:
-            shutil.rmtree(folder / models.folder(model.folder), ignore_errors=True)
+            files.remove(models.folder(model.folder))
     return {"recalibrations": deleted, "models": [one.id for one in unowned]}
 
 

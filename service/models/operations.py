@@ -22,6 +22,7 @@ from service.repositories.records import StoredModel
 from service.storage.blobs.protocol import Draft
 from service.storage.ledger.protocol import Transaction
 from service.web import content_digest as digests
+from service.web.content_digest import sha256_of
 
 _ZIP = b"PK\x03\x04"
 
@@ -55,7 +56,8 @@ async def upload(
             description = await _inspect(context, file)
             size = (await asyncio.to_thread(file.stat)).st_size
             await context.ledger.read(lambda tx: _check_limits(context, tx, size))
-            folder = store.new_folder(model)
+            sha256 = model if file == draft.path else await asyncio.to_thread(sha256_of, file)
+            folder = store.new_folder(sha256)
             await asyncio.to_thread(_keep, context, draft, file, store.key(folder))
             return await _record(context, model, folder, size, description)
     finally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.background import BackgroundTask
+from starlette.responses import RedirectResponse
 
 from service.context import Context, Ctx
 from service.repositories import results
-from service.web.file_response import send
+from service.web.file_response import send, send_stream
+from service.web.head import is_head
 from service.web.media_types import prefers_html
 from service.web.parameters import RecalibrationId
 from service.workers.messages import (
@@ -47,6 +49,7 @@ async def get_result_model(
         name=_VARIANTS[variant],
         media_type="application/x-onnx",
         download=f"{recalibration}-{variant}.onnx",
+        redirect=True,
     )
 
 
@@ -62,6 +65,7 @@ async def get_statistics(
         name=STATISTICS,
         media_type="application/vnd.safetensors",
         download=f"{recalibration}-statistics.safetensors",
+        redirect=True,
     )
 
 
@@ -95,14 +99,30 @@ async def send_result(
     name: str,
     media_type: str,
     download: str | None = None,
+    redirect: bool = False,
 ) -> Response:
-    """Return a result file as a response; a local copy of it is released when it has been sent."""
+    """Return a result file as a response.
+
+    With `redirect`, it may be a redirect to the object store, which does not know `media_type` and
+    `download`.
+    """
     found = await context.ledger.read(lambda tx: results.get(tx, recalibration, name))
-    async with AsyncExitStack() as stack:
-        key = results.key(recalibration, name, found.claim)
-        path = await stack.enter_async_context(context.blobs.local(key))
-        response = await send(
+    content = results.content(recalibration, found)
+    path = context.blobs.path(content.key)
+    if path is not None:
+        return await send(
             request, path, sha256=found.sha256, media_type=media_type, download=download
         )
-        response.background = BackgroundTask(stack.pop_all().aclose)
-        return response
+    seconds = context.settings.result_url_seconds
+    if redirect and seconds and not is_head(request):
+        url = await asyncio.to_thread(context.blobs.signed_url, content.key, seconds)
+        if url is not None:
+            return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
+    return await send_stream(
+        request,
+        partial(context.blobs.stream, content),
+        size=found.bytes,
+        sha256=found.sha256,
+        media_type=media_type,
+        download=download,
+    )

@@ -14,6 +14,7 @@ from service.recalibrations import events
 from service.repositories import batches, idempotency, models
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import ENDED, Event
+from service.repositories.records import Recalibration
 from service.settings import Settings
 from service.storage.ledger.protocol import Transaction
 
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 IDEMPOTENCY_RETENTION = timedelta(days=1)
 # Much longer than any upload needs between storing its file and its row.
 UPLOAD_SECONDS = 3600.0
+ORPHAN_SECONDS = 86400.0
 
 
 async def remove_data(context: Context, recalibration_id: str) -> None:
@@ -154,16 +156,41 @@ async def _expire_idempotency_keys(context: Context) -> None:
         )
 
 
+async def _remove_orphaned_batches(context: Context, found: Recalibration) -> None:
+    """Remove files of batches without a row, once a day.
+
+    A request that ended between file and row leaves one. They take space until the recalibration is
+    deleted, but do no harm.
+    """
+    now = datetime.now(UTC)
+    age = (now - clock.from_text(found.created)).total_seconds()
+    interval = context.settings.cleanup_interval_seconds
+    if age < ORPHAN_SECONDS or age % ORPHAN_SECONDS > 2 * interval:
+        return
+    folder = batches.folder(found.id)
+    names = await asyncio.to_thread(
+        lambda: list(context.blobs.names(folder, min_age_seconds=ORPHAN_SECONDS))
+    )
+    # Read after the names: a name that was listed before its row was inserted is old enough.
+    known = await context.ledger.read(lambda tx: batches.blobs(tx, found.id))
+    for name in set(names) - known:
+        if context.ledger.failure is None:
+            await asyncio.to_thread(context.blobs.remove, f"{folder}/{name}")
+
+
 async def _remove_orphans(context: Context) -> None:
     """Remove folders without a row, which a crash between ledger and blobs can leave.
 
     A recalibration's folder is created after its row, so a folder without a row will never get one.
-    A model's file is stored before its row, so a new folder may still get one.
+    A model's file is stored before its row, so a new folder may still get one, and so may a new
+    file of a batch.
     """
     for name in await asyncio.to_thread(lambda: list(context.blobs.names("recalibrations"))):
         found = await context.ledger.read(lambda tx: store.find(tx, name))  # noqa: B023
         if found is None and context.ledger.failure is None:
             await asyncio.to_thread(context.blobs.remove, store.folder(name))
+        elif found is not None and not found.data_removed:
+            await _remove_orphaned_batches(context, found)
     for name in await asyncio.to_thread(
         lambda: list(context.blobs.names(models.FOLDER, min_age_seconds=UPLOAD_SECONDS))
     ):

@@ -22,7 +22,7 @@ from service.repositories import batches, models, results
 from service.repositories import recalibrations as store
 from service.repositories.lifecycle import Event
 from service.repositories.records import Recalibration, StoredBatch, StoredResult, Stream
-from service.storage.blobs.protocol import Blobs
+from service.storage.blobs.protocol import BlobContent, Blobs
 from service.storage.capacity import defers_run, translated
 from service.storage.ledger.protocol import Transaction
 from service.web.content_digest import sha256_of
@@ -97,8 +97,10 @@ async def _run(context: Context, found: Recalibration) -> None:
     output = await asyncio.to_thread(context.blobs.workspace)
     try:
         async with (
-            context.blobs.local(models.key(stored.folder)) as model,
-            context.blobs.local(batches.folder(found.id)) as batch_folder,
+            context.blobs.local(models.content(stored.folder, stored.bytes)) as model,
+            context.blobs.local_folder(
+                batches.folder(found.id), _contents(context, found.id)
+            ) as batch_folder,
         ):
             job = Job(
                 model=model,
@@ -168,13 +170,23 @@ def _remove_unused(blobs: Blobs, found: Recalibration, *, finished: bool) -> Non
 
 
 async def _batches(context: Context, recalibration_id: str) -> AsyncIterator[list[StoredBatchRef]]:
+    async for page in _pages(context, recalibration_id):
+        yield [_reference(one) for one in page]
+
+
+async def _contents(context: Context, recalibration_id: str) -> AsyncIterator[list[BlobContent]]:
+    async for page in _pages(context, recalibration_id):
+        yield [batches.content(recalibration_id, one) for one in page]
+
+
+async def _pages(context: Context, recalibration_id: str) -> AsyncIterator[list[StoredBatch]]:
     """Yield the batches of the target stream, then those of the source stream, in pages."""
     for stream in Stream:
         after = -1
         while page := await context.ledger.read(
             lambda tx: batches.page(tx, recalibration_id, stream, after=after, limit=BATCH_PAGE)  # noqa: B023 - awaited
         ):
-            yield [_reference(one) for one in page]
+            yield page
             after = page[-1].index
 
 

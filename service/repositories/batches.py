@@ -9,6 +9,7 @@ from __future__ import annotations
 from bn_ops.core.signature import TensorInfo
 from service.repositories import recalibrations
 from service.repositories.records import StoredBatch, Stream
+from service.storage.blobs.protocol import BlobContent
 from service.storage.ledger.protocol import Ledger, Row, Transaction
 
 # One batch.
@@ -53,6 +54,8 @@ SELECT i + 1 AS first, next AS stop FROM (
 WHERE next > i + 1
 ORDER BY first LIMIT :limit
 """
+# Names of the blobs of all batches.
+BLOBS = "SELECT DISTINCT blob FROM batch WHERE recalibration = :recalibration_id"
 # Delete the last batches of both streams, up to a limit.
 DELETE_LAST = """
 DELETE FROM batch WHERE recalibration = :recalibration_id AND (stream, batch_index) IN (
@@ -74,6 +77,16 @@ def folder(recalibration_id: str) -> str:
 def key(recalibration_id: str, blob: str) -> str:
     """Return the blob key of a batch."""
     return f"{folder(recalibration_id)}/{blob}"
+
+
+def content(recalibration_id: str, batch: StoredBatch) -> BlobContent:
+    """Return what the blob of a batch must contain."""
+    return BlobContent(
+        key=key(recalibration_id, batch.blob),
+        bytes=batch.bytes,
+        sha256=batch.sha256,
+        start=batch.start,
+    )
 
 
 def find(tx: Transaction, recalibration_id: str, stream: Stream, index: int) -> StoredBatch | None:
@@ -136,6 +149,11 @@ def missing(
         if len(found) == limit:
             break
     return found
+
+
+def blobs(tx: Transaction, recalibration_id: str) -> set[str]:
+    """Return the names of the blobs of all batches, of both streams."""
+    return {str(row["blob"]) for row in tx.rows(BLOBS, recalibration_id=recalibration_id)}
 
 
 def delete_last(tx: Transaction, recalibration_id: str, limit: int) -> int:

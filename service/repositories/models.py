@@ -7,6 +7,7 @@ import secrets
 
 from service.errors import NotFoundError
 from service.repositories.records import StoredModel
+from service.storage.blobs.protocol import BlobContent
 from service.storage.ledger.protocol import Row, Transaction
 
 # Insert a model unless the same bytes are stored.
@@ -73,13 +74,14 @@ TOTAL = "SELECT coalesce(sum(bytes), 0) AS bytes FROM model"
 FOLDER = "models"
 
 
-def new_folder(model: str) -> str:
-    """Return a name for the folder of an upload.
+def new_folder(sha256: str) -> str:
+    """Return a name for the folder of a file with a digest (hexadecimal).
 
     It is random, so an upload never uses the file of another one: the same bytes can be uploaded
-    while they are deleted, also by several processes.
+    while they are deleted, also by several processes. The digest is that of the stored file, which
+    is another one than the model's id if an archive was converted.
     """
-    return f"{model}-{secrets.token_hex(8)}"
+    return f"{sha256}-{secrets.token_hex(8)}"
 
 
 def folder(name: str) -> str:
@@ -93,6 +95,11 @@ def key(folder_name: str) -> str:
     The model is alone in its folder, so references to external data find no other file.
     """
     return f"{folder(folder_name)}/model.onnx"
+
+
+def content(folder_name: str, size: int) -> BlobContent:
+    """Return what the file in a folder must contain."""
+    return BlobContent(key=key(folder_name), bytes=size, sha256=folder_name.partition("-")[0])
 
 
 def insert(

@@ -10,6 +10,7 @@ from service.errors import (
 from service.repositories import recalibrations
 from service.repositories.lifecycle import ENDED, State
 from service.repositories.records import StoredResult
+from service.storage.blobs.protocol import BlobContent
 from service.storage.ledger.protocol import Transaction
 
 # Insert a result.
@@ -34,6 +35,15 @@ def folder(recalibration_id: str, claim: int | None = None) -> str:
 def key(recalibration_id: str, name: str, claim: int | None) -> str:
     """Return the blob key of a result."""
     return f"{folder(recalibration_id, claim)}/{name}"
+
+
+def content(recalibration_id: str, result: StoredResult) -> BlobContent:
+    """Return what the blob of a result must contain."""
+    return BlobContent(
+        key=key(recalibration_id, result.name, result.claim),
+        bytes=result.bytes,
+        sha256=result.sha256,
+    )
 
 
 def insert(tx: Transaction, recalibration_id: str, result: StoredResult) -> None:

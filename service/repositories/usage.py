@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 from service.repositories import batches, models, recalibrations, results
 from service.settings import Settings
 from service.storage import capacity
+from service.storage.blobs.protocol import BlobContent
 from service.storage.ledger.protocol import Row, Transaction
 
 # All recalibrations with their sizes.
@@ -29,7 +29,7 @@ FROM model ORDER BY seq
 # Owners of models.
 OWNERS = "SELECT model, owner FROM model_owner WHERE owner <> '' ORDER BY seq"
 # Files of models.
-MODEL_FILES = "SELECT id, folder, bytes FROM model"
+MODEL_FILES = "SELECT folder, bytes FROM model"
 # Files of batches.
 BATCH_FILES = """
 SELECT recalibration, blob, start, batch.bytes, sha256
@@ -38,23 +38,6 @@ WHERE data_removed = 0
 """
 # Files of results.
 RESULT_FILES = "SELECT recalibration, name, bytes, sha256, claim FROM result"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileContent:
-    """Content that a blob must have.
-
-    Attributes:
-        key: key of the blob.
-        bytes: size of the content.
-        sha256: digest of the content in hexadecimal.
-        start: offset in the blob, which is a pack; None where the content is the whole blob.
-    """
-
-    key: str
-    bytes: int
-    sha256: str
-    start: int | None = None
 
 
 def stored_bytes(tx: Transaction) -> int:
@@ -89,20 +72,20 @@ def inventory(tx: Transaction) -> tuple[list[dict[str, Any]], list[dict[str, Any
     return [dict(row) for row in tx.rows(RECALIBRATIONS)], found
 
 
-def expected_files(tx: Transaction) -> dict[str, list[FileContent]]:
+def expected_files(tx: Transaction) -> dict[str, list[BlobContent]]:
     """Return the content of all blobs that the ledger refers to, by key.
 
     Only a pack has more than one entry.
     """
     found = [
-        _content(models.key(str(row["folder"])), row, row["id"]) for row in tx.rows(MODEL_FILES)
+        models.content(str(row["folder"]), int(row["bytes"] or 0)) for row in tx.rows(MODEL_FILES)
     ]
     found += [
         _content(batches.key(str(row["recalibration"]), str(row["blob"])), row, row["sha256"])
         for row in tx.rows(BATCH_FILES)
     ]
     found += [_content(_result_key(row), row, row["sha256"]) for row in tx.rows(RESULT_FILES)]
-    files: dict[str, list[FileContent]] = {}
+    files: dict[str, list[BlobContent]] = {}
     for one in found:
         files.setdefault(one.key, []).append(one)
     return files
@@ -113,9 +96,9 @@ def _result_key(row: Row) -> str:
     return results.key(str(row["recalibration"]), str(row["name"]), claim)
 
 
-def _content(key: str, row: Row, sha256: object) -> FileContent:
+def _content(key: str, row: Row, sha256: object) -> BlobContent:
     start = row.get("start")
-    return FileContent(
+    return BlobContent(
         key=key,
         bytes=int(str(row["bytes"])),
         sha256=str(sha256),

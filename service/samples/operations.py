@@ -68,7 +68,7 @@ async def preview(
         require_pillow()
     async with (
         _received(context, request) as file,
-        context.blobs.local(models.key(found.folder)) as path,
+        context.blobs.local(models.content(found.folder, found.bytes)) as path,
     ):
         samples = SampleFile(
             model=path,
@@ -101,8 +101,8 @@ async def predict(context: Context, request: Request, recalibration: str) -> Pre
         raise NotFoundError("the model that was recalibrated has been deleted")
     async with (
         _received(context, request) as file,
-        context.blobs.local(models.key(model.folder)) as before,
-        context.blobs.local(results.key(recalibration, FOLDED, result.claim)) as after,
+        context.blobs.local(models.content(model.folder, model.bytes)) as before,
+        context.blobs.local(results.content(recalibration, result)) as after,
     ):
         samples = SampleFile(
             model=before,

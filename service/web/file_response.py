@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import NotFoundError, StorageFailedError
 from service.storage.capacity import translated
 from service.web import content_digest as digests
 from service.web.head import is_head
+
+# More digits are more bytes than any file has.
+_RANGE = re.compile(r"bytes=(?P<first>\d{0,18})-(?P<last>\d{0,18})")
 
 
 async def send(
@@ -36,21 +41,115 @@ async def send(
         NotFoundError: the file has just been deleted.
         StorageFailedError: the file cannot be opened.
     """
+    headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, no-cache"}
+    if (answer := _check_conditions(request, headers)) is not None:
+        return answer
+    # Opened before the response starts, while an error can still become a problem document.
+    found = await asyncio.to_thread(_stat, path)
+    headers |= _content_headers(sha256, download)
+    return _StoredFile(
+        path, headers=headers, media_type=media_type, stat_result=found, head=is_head(request)
+    )
+
+
+async def send_stream(
+    request: Request,
+    stream: Callable[[int, int], AsyncIterator[bytes]],
+    *,
+    size: int,
+    sha256: str,
+    media_type: str,
+    download: str | None,
+) -> Response:
+    """Return a file that is kept on another machine as a response.
+
+    Differs from `send` in one respect: a request for several ranges gets the whole file, which RFC
+    9110 allows.
+
+    Args:
+        request: its conditional headers and its range are evaluated here.
+        stream: yields the bytes from a start to a stop.
+        size: size of the file in bytes.
+        sha256: as in `send`.
+        media_type: as in `send`.
+        download: as in `send`.
+
+    Raises:
+        HTTPException: 412, see `send`; 416, the range is outside the file.
+        NotFoundError, CapacityError: the first bytes cannot be read.
+    """
     etag = f'"{sha256}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
+    if (answer := _check_conditions(request, headers)) is not None:
+        return answer
+    headers |= _content_headers(sha256, download)
+    status, start, stop = 200, 0, size
+    found = _read_range(request, etag, size)
+    if found is not None:
+        status, (start, stop) = 206, found
+        del headers["Content-Digest"]
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    headers["Content-Length"] = str(stop - start)
+    if is_head(request):
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    blocks = stream(start, stop)
+    # Read before the response starts, while an error can still become a problem document.
+    first = await anext(blocks, b"")
+    return StreamingResponse(
+        _chained(first, blocks), status_code=status, headers=headers, media_type=media_type
+    )
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for block in rest:
+        yield block
+
+
+def _check_conditions(request: Request, headers: Mapping[str, str]) -> Response | None:
+    """Return the response for a client that has the file already.
+
+    Raises:
+        HTTPException: 412, If-Match names another entity tag.
+    """
+    etag = headers["ETag"]
     wanted = request.headers.get("if-match")
     if wanted is not None and not matches(wanted, etag):
         raise HTTPException(412, "the file has changed", {"ETag": etag})
     if matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers | {"Accept-Ranges": "bytes"})
-    # Opened before the response starts, while an error can still become a problem document.
-    found = await asyncio.to_thread(_stat, path)
-    headers["Content-Digest"] = digests.write(sha256)
+        return Response(status_code=304, headers={**headers, "Accept-Ranges": "bytes"})
+    return None
+
+
+def _content_headers(sha256: str, download: str | None) -> dict[str, str]:
+    headers = {"Content-Digest": digests.write(sha256)}
     if download is not None:
         headers["Content-Disposition"] = f'attachment; filename="{download}"'
-    return _StoredFile(
-        path, headers=headers, media_type=media_type, stat_result=found, head=is_head(request)
-    )
+    return headers
+
+
+def _read_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """Return the start and stop of the only range that a request asks for; None for the whole file.
+
+    Raises:
+        HTTPException: 416, the range is outside the file.
+    """
+    if request.headers.get("if-range", etag) != etag:
+        return None
+    found = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if found is None or found["first"] == found["last"] == "":
+        return None
+    if found["first"] == "":
+        start, stop = max(size - int(found["last"]), 0), size
+    else:
+        start = int(found["first"])
+        stop = min(int(found["last"] or size) + 1, size)
+        if found["last"] and int(found["last"]) < start:
+            return None  # malformed, and ignored like any other
+    if start >= size:
+        content_range = {"Content-Range": f"bytes */{size}"}
+        raise HTTPException(416, "the range is outside the file", content_range)
+    return start, stop
 
 
 class _MalformedRangeError(Exception):

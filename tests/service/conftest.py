@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from service.storage.ledger.postgres import PostgresLedger
 from service.storage.ledger.protocol import Ledger
 from service.storage.ledger.sqlite import SqliteLedger
 from tests.support.postgres import REQUIRED, Cluster, cluster
+from tests.support.s3 import REQUIRED as S3_REQUIRED
+from tests.support.s3 import ObjectServer
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, OpenLedger, StartServer
 from tests.support.service_loop import serving
@@ -37,15 +40,53 @@ ON_EACH_DATABASE = {
     "recalibrations/test_result_api.py",
     "web/test_visibility.py",
 }
+# Tests that also run with blobs in S3, under the same condition.
+ON_EACH_BLOB_STORE = {
+    "batches/test_api.py",
+    "models/test_api.py",
+    "oneshot/test_api.py",
+    "recalibrations/test_api.py",
+    "recalibrations/test_orphans.py",
+    "recalibrations/test_recovery.py",
+    "recalibrations/test_result_api.py",
+    "samples/test_api.py",
+}
+# Tests among them that look into the data folder.
+OF_THE_FOLDER = {
+    "test_byte_quota",
+    "test_cancel_removes_uploaded_data",
+    "test_different_content_is_a_conflict",
+    "test_expired_recalibration_is_deleted",
+    "test_form_file_is_written_once",
+    "test_full_disk_rejects_only_uploads",
+    "test_only_small_batches_are_packed",
+    "test_repeated_append_with_key_counts_once",
+    "test_startup_removes_orphaned_files",
+    "test_unused_model_expires",
+    "test_uploaded_data_is_removed_after_success",
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     path = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
     marks = metafunc.definition.iter_markers("parametrize")
-    if path not in ON_EACH_DATABASE or any(one.args[0] == "database" for one in marks):
+    if any(one.args[0] == "database" for one in marks):
         return
-    if "database" in metafunc.fixturenames and os.environ.get(REQUIRED):
-        metafunc.parametrize("database", ["sqlite", "postgres"], indirect=True, scope="function")
+    if not {"database", "blob_store"} <= set(metafunc.fixturenames):
+        return
+    database = "postgres" if os.environ.get(REQUIRED) else "sqlite"
+    stores: list[Any] = [("sqlite", "folder")]
+    if database == "postgres" and path in ON_EACH_DATABASE:
+        stores.append((database, "folder"))
+    if (
+        S3_REQUIRED
+        and path in ON_EACH_BLOB_STORE
+        and metafunc.function.__name__ not in OF_THE_FOLDER
+    ):
+        stores.append(pytest.param(database, "s3", marks=pytest.mark.xdist_group("s3")))
+    if len(stores) > 1:
+        names = ["database", "blob_store"]
+        metafunc.parametrize(names, stores, indirect=True, scope="function")
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +105,17 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database: str) -> Settings:
-    return Settings(data_dir=tmp_path / "data", ledger=database)
+def blob_store(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty prefix in a bucket, or nothing for the data folder."""
+    if getattr(request, "param", "folder") == "folder":
+        return ""
+    s3: ObjectServer = request.getfixturevalue("s3")
+    return f"s3://{s3.bucket()}/prefix"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str, blob_store: str) -> Settings:
+    return Settings(data_dir=tmp_path / "data", ledger=database, blobs=blob_store)
 
 
 @pytest.fixture

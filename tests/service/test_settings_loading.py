@@ -41,7 +41,7 @@ def test_path_of_settings_file(file: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_file_accepts_every_setting(file: Path) -> None:
     written = {
-        name: f"{name} = '{field.default or file}'"
+        name: f"{name} = '{file if field.default is None else field.default}'"
         if not isinstance(field.default, bool | int | float)
         else f"{name} = {str(field.default).lower()}"
         for name, field in Settings.model_fields.items()

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import httpx
 
+from service.admin.blob_files import LocalFiles
 from service.admin.check import faults_of
 from service.repositories.usage import expected_files
 from service.storage.ledger.maintenance import open_ledger
@@ -198,7 +199,7 @@ def _missing(http: httpx.Client, name: str, acknowledged: dict[int, str], data: 
         listed |= {one["index"]: one["sha256"] for one in page["items"]}  # type: ignore[attr-defined]
     with open_ledger(data) as ledger:
         held = [one for file in ledger.read(expected_files).values() for one in file]
-    whole = {one.sha256 for one in held if not faults_of(data, [one], digests=True)}
+    whole = {one.sha256 for one in held if not faults_of(LocalFiles(data), [one], digests=True)}
     gone = [
         index
         for index, digest in acknowledged.items()

@@ -12,16 +12,18 @@ removes is created again when a file needs it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from service.errors import ServiceError, StartError, StorageFailedError
+from service.errors import NotFoundError, ServiceError, StartError, StorageFailedError
 from service.storage import capacity
 from service.storage.blobs.os_calls import OsCalls, write_all
 from service.storage.blobs.packs import (
@@ -30,12 +32,14 @@ from service.storage.blobs.packs import (
     FolderPacks,
     PackedBlob,
 )
+from service.storage.blobs.protocol import BlobContent
 from service.storage.capacity import errno_name, translated
 from service.storage.scratch import Scratch
 
 _STAGING = "staging"
 # Number of folders whose names are known to be durable; knowing more saves no measurable time.
 MAX_DURABLE = 100_000
+STREAM_BYTES = 1 << 20
 
 
 class FolderBlobs:
@@ -128,9 +132,35 @@ class FolderBlobs:
         return self.path(key).exists()
 
     @contextlib.asynccontextmanager
-    async def local(self, key: str) -> AsyncIterator[Path]:
-        """Yield the path of a blob or of a folder of blobs."""
-        yield self.path(key)
+    async def local(self, content: BlobContent) -> AsyncIterator[Path]:
+        """Yield the path of a blob."""
+        yield self.path(content.key)
+
+    @contextlib.asynccontextmanager
+    async def local_folder(
+        self, folder: str, contents: AsyncIterator[Sequence[BlobContent]]
+    ) -> AsyncIterator[Path]:
+        """Yield the path of a folder of blobs; `contents` is not read."""
+        del contents
+        yield self.path(folder)
+
+    async def stream(self, content: BlobContent, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of a blob from `start` to `stop`; the digest is not checked."""
+        try:
+            file = await asyncio.to_thread(self.path(content.key).open, "rb")
+        except FileNotFoundError as error:
+            raise NotFoundError("the file has just been deleted") from error
+        with file:
+            file.seek(start)
+            while start < stop:
+                block = await asyncio.to_thread(file.read, min(STREAM_BYTES, stop - start))
+                start += len(block)
+                yield block
+
+    def signed_url(self, key: str, seconds: float) -> str | None:
+        """Return None: only the server can read the folder."""
+        del key, seconds
+        return None
 
     def path(self, key: str) -> Path:
         """Return the path that belongs to a key, whether or not a blob is stored there."""
@@ -178,6 +208,10 @@ class FolderBlobs:
         self.make_folder(target.parent)
         self._calls.replace(source, target)
         self.sync_folder(target.parent)
+
+    async def check(self) -> str | None:
+        """Return why the store accepts no more blobs; None while it works."""
+        return self.failure
 
     def close(self) -> None:
         """Remove the scratch folder."""
@@ -240,12 +274,35 @@ class FolderBlobs:
             raise StorageFailedError(self.failure)
 
 
-class FileDraft:
-    """A file in the staging folder."""
+class DraftTarget(Protocol):
+    """The store that a draft is committed to."""
 
-    def __init__(self, blobs: FolderBlobs, calls: OsCalls, path: Path) -> None:
+    def check_reserve(self) -> None:
+        """Check that the disk's reserve is free."""
+        ...
+
+    def place(self, source: Path, key: str) -> None:
+        """Store a complete file under a key; its former path is free afterwards."""
+        ...
+
+
+class FileDraft:
+    """A file in the scratch folder."""
+
+    def __init__(
+        self, blobs: DraftTarget, calls: OsCalls, path: Path, *, durable: bool = True
+    ) -> None:
+        """Create the file.
+
+        Args:
+            blobs: the store.
+            calls: the system calls.
+            path: path of the file, which does not exist.
+            durable: whether the file itself becomes the blob and must be on the disk before that.
+        """
         self._blobs = blobs
         self._calls = calls
+        self._durable = durable
         self.path = path
         with translated():
             self._handle = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -257,14 +314,16 @@ class FileDraft:
         self._blobs.check_reserve()
         with translated():
             written = write_all(self._calls, self._handle, data)
-            self._calls.start_writeback(self._handle, self._size, written)
+            if self._durable:
+                self._calls.start_writeback(self._handle, self._size, written)
         self._size += written
 
     def commit(self, key: str) -> None:
         """Store the file durably under `key`."""
         try:
-            with translated():
-                self._calls.fsync(self._handle)
+            if self._durable:
+                with translated():
+                    self._calls.fsync(self._handle)
             self._blobs.place(self.path, key)
         except ServiceError:
             self.discard()

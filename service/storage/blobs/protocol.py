@@ -2,20 +2,22 @@
 
 A key is a relative path such as `models/<sha256>/model.onnx`. A stored blob has no path: it may be
 kept on another machine. Code that needs a file, such as a worker, asks for one with `local`. Drafts
-and workspaces are scratch files on this machine by definition.
+and workspaces are scratch files on this machine by definition. A key is written once: the names of
+blobs are random, so no store needs conditional writes.
 
 All methods that are not coroutines may block (they wait for the disk): call them in a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from service.storage.ledger.protocol import Transaction
+from service.storage.scratch import Scratch
 
 
 class Draft(Protocol):
@@ -50,6 +52,23 @@ class BlobLocation:
 
     name: str
     start: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobContent:
+    """Content that a blob must have, as the ledger records it.
+
+    Attributes:
+        key: key of the blob.
+        bytes: size of the content.
+        sha256: digest of the content in hexadecimal.
+        start: offset in the blob, which is a pack; None where the content is the whole blob.
+    """
+
+    key: str
+    bytes: int
+    sha256: str
+    start: int | None = None
 
 
 class StagedBlob(Protocol):
@@ -94,12 +113,46 @@ class Blobs(Protocol):
         """Return whether a blob is stored under `key`."""
         ...
 
-    def local(self, key: str) -> AbstractAsyncContextManager[Path]:
-        """Return a context in which a blob, or a folder of blobs, is available as local files.
+    def local(self, content: BlobContent) -> AbstractAsyncContextManager[Path]:
+        """Return a context in which a whole blob is available as a local file.
 
-        A store that keeps its blobs elsewhere fetches them on entry and removes its copies on exit.
-        The files must not be changed. A key without a blob gives a path without a file.
+        A store that keeps its blobs elsewhere fetches and checks them on entry and removes its copy
+        on exit. The file must not be changed, and has the name of the blob.
+
+        Raises:
+            StorageFailedError: the blob is missing or has other content. A store whose blobs are
+                local files does not check, and gives a path without a file.
+            CapacityError: the store does not respond.
         """
+        ...
+
+    def local_folder(
+        self, folder: str, contents: AsyncIterator[Sequence[BlobContent]]
+    ) -> AbstractAsyncContextManager[Path]:
+        """As `local` for the blobs of a folder; the local folder has at least the given contents.
+
+        Each file has the name of its blob, and each content its offset.
+        """
+        ...
+
+    def path(self, key: str) -> Path | None:
+        """Return the path of the local file that holds a blob; None if blobs are kept elsewhere."""
+        ...
+
+    def stream(self, content: BlobContent, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of a blob from `start` to `stop`.
+
+        If that is the whole blob, its digest is checked before the last bytes are yielded.
+
+        Raises:
+            NotFoundError: the blob has just been deleted.
+            StorageFailedError: the blob has other content.
+            CapacityError: the store does not respond.
+        """
+        ...
+
+    def signed_url(self, key: str, seconds: float) -> str | None:
+        """Return a URL at which anyone can download a blob for some time; None if there is none."""
         ...
 
     def names(self, folder: str, *, min_age_seconds: float = 0) -> Iterator[str]:
@@ -115,5 +168,18 @@ class Blobs(Protocol):
 
     @property
     def failure(self) -> str | None:
-        """Why the store accepts no more blobs; None while it works."""
+        """Why the store accepts no blobs; None while it works."""
+        ...
+
+    async def check(self) -> str | None:
+        """Return why the store accepts no blobs now, or None; may send a request to it."""
+        ...
+
+    @property
+    def scratch(self) -> Scratch:
+        """The folder of drafts and workspaces of this process."""
+        ...
+
+    def close(self) -> None:
+        """Remove the scratch folder."""
         ...

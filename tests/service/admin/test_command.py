@@ -1,18 +1,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import apsw
 import pytest
 
-from service.admin import purge
+from service.admin.blob_files import LocalFiles
 from service.admin.command import main
 from service.errors import StartError
 from service.settings import Settings
@@ -155,12 +153,14 @@ def test_purge_keeps_reuploaded_model(
     name = kept(api)
     uploads = []
 
-    def remove(folder: Path, *, ignore_errors: bool) -> None:
-        if folder.parent.name == "models":  # its row is deleted, its file not yet
-            uploads.append(api.upload_model().status_code)
-        shutil.rmtree(folder, ignore_errors=ignore_errors)
+    remove = LocalFiles.remove
 
-    monkeypatch.setattr(purge, "shutil", SimpleNamespace(rmtree=remove))
+    def removed(files: LocalFiles, folder: str) -> None:
+        if folder.startswith("models/"):  # its row is deleted, its file not yet
+            uploads.append(api.upload_model().status_code)
+        remove(files, folder)
+
+    monkeypatch.setattr(LocalFiles, "remove", removed)
     monkeypatch.setenv("BNRECAL_ENDED_RETENTION_SECONDS", "0.001")
     monkeypatch.setenv("BNRECAL_MODEL_RETENTION_SECONDS", "0.001")
     assert admin("purge", "--expired")["recalibrations"] == [name]

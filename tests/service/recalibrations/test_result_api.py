@@ -93,9 +93,12 @@ def test_unsatisfiable_range(api: Api, name: str, asked: str) -> None:
     assert response.headers["Content-Range"].startswith("bytes */")
 
 
-def test_multiple_ranges(api: Api, name: str) -> None:
+def test_multiple_ranges(api: Api, name: str, blob_store: str) -> None:
     whole = api.get(name, "/model").content
     response = api.get(name, "/model", Range="bytes=0-1,4-")
+    if blob_store:
+        assert (response.status_code, response.content) == (200, whole)
+        return
     assert response.status_code == 206
     assert response.headers["Content-Type"].startswith("multipart/byteranges; boundary=")
     for part in (whole[:2], whole[4:]):

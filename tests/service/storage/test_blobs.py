@@ -2,84 +2,94 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from service.errors import StartError, StorageFailedError, StorageFullError
+from service.errors import NotFoundError, StorageFailedError
 from service.storage.blobs.folder import FolderBlobs
-from service.storage.blobs.os_calls import OsCalls
-from service.storage.blobs.protocol import BlobLocation
+from service.storage.blobs.objects import ObjectBlobs
+from service.storage.blobs.protocol import BlobContent, Blobs
+from service.storage.ledger.sqlite import SqliteLedger
+from tests.support.s3 import ObjectServer
 
-OPEN: dict[str, Callable[[Path], FolderBlobs]] = {"folder": FolderBlobs}
 KEY = "models/abc/model.onnx"
+FOLDER = "recalibrations/r/batches"
+# More than one part of an object.
+LARGE = os.urandom(1 << 20) * 17
+
+Reopen = Callable[[], Blobs]
 
 
-@pytest.fixture(params=OPEN)
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], FolderBlobs]:
-    return lambda: OPEN[request.param](tmp_path / "root")
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
+    if request.param == "folder":
+        return lambda: FolderBlobs(tmp_path / "root")
+    s3: ObjectServer = request.getfixturevalue("s3")
+    url = f"s3://{s3.bucket()}/some/prefix"
+    return lambda: ObjectBlobs(url, tmp_path / "root")
 
 
 @pytest.fixture
-def blobs(reopen: Callable[[], FolderBlobs]) -> FolderBlobs:
+def blobs(reopen: Reopen) -> Blobs:
     return reopen()
 
 
-def write(blobs: FolderBlobs, key: str, content: bytes) -> None:
+def content_of(key: str, data: bytes, start: int | None = None) -> BlobContent:
+    return BlobContent(
+        key=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), start=start
+    )
+
+
+def write(blobs: Blobs, key: str, data: bytes) -> BlobContent:
     draft = blobs.draft()
-    draft.write(content)
+    draft.write(data)
     draft.commit(key)
+    return content_of(key, data)
 
 
-def test_committed_blob_survives_restart(reopen: Callable[[], FolderBlobs]) -> None:
-    write(reopen(), KEY, b"content")
+def streamed(blobs: Blobs, content: BlobContent, start: int = 0, stop: int | None = None) -> bytes:
+    async def collect() -> bytes:
+        end = content.bytes if stop is None else stop
+        return b"".join([block async for block in blobs.stream(content, start, end)])
+
+    return asyncio.run(collect())
+
+
+def fetched(blobs: Blobs, content: BlobContent) -> bytes:
+    async def read() -> bytes:
+        async with blobs.local(content) as path:
+            assert path.name == content.key.rpartition("/")[2]
+            return path.read_bytes()
+
+    return asyncio.run(read())
+
+
+def test_committed_blob_survives_restart(reopen: Reopen) -> None:
+    content = write(reopen(), KEY, b"content")
     again = reopen()
-    assert again.path(KEY).read_bytes() == b"content"
+    assert streamed(again, content) == fetched(again, content) == b"content"
     assert list(again.names("models")) == ["abc"]
+    assert again.exists(KEY)
 
 
-def test_draft_is_invisible_until_commit(blobs: FolderBlobs) -> None:
+def test_draft_is_invisible_until_commit(blobs: Blobs) -> None:
     draft = blobs.draft()
     draft.write(memoryview(b"cont"))
     draft.write(bytearray(b"ent"))
     assert draft.path.read_bytes() == b"content"
     assert list(blobs.names("models")) == []
+    assert not blobs.exists(KEY)
     draft.commit(KEY)
     assert not draft.path.exists()
-    assert blobs.path(KEY).read_bytes() == b"content"
+    assert streamed(blobs, content_of(KEY, b"content")) == b"content"
 
 
-def test_only_results_use_the_reserve(tmp_path: Path) -> None:
-    class Nearly(OsCalls):
-        left = 1000
-
-        def free_bytes(self, path: Path) -> int:
-            assert path == tmp_path / "low"
-            return self.left
-
-    system = Nearly()
-    blobs = FolderBlobs(tmp_path / "low", calls=system, reserve_bytes=1000)
-    write(blobs, KEY, b"content")
-    draft = blobs.draft()
-    draft.write(b"first")
-    system.left = 999
-    with pytest.raises(StorageFullError, match="1000 bytes are free"):
-        draft.write(b"second")
-    draft.discard()
-    with pytest.raises(StorageFullError):
-        write(blobs, "models/abc/other", b"x")
-    result = blobs.workspace() / "result"
-    result.write_bytes(b"result")
-    blobs.adopt(result, "recalibrations/r/results/model")
-    assert blobs.path("recalibrations/r/results/model").read_bytes() == b"result"
-    system.left = 1000
-    write(blobs, "models/abc/other", b"x")
-
-
-def test_discard_is_idempotent(blobs: FolderBlobs) -> None:
+def test_discard_is_idempotent(blobs: Blobs) -> None:
     draft = blobs.draft()
     for _ in range(2):
         draft.discard()
@@ -88,19 +98,70 @@ def test_discard_is_idempotent(blobs: FolderBlobs) -> None:
     kept.write(b"x")
     kept.commit(KEY)
     kept.discard()
-    assert blobs.path(KEY).exists()
+    assert blobs.exists(KEY)
 
 
-def test_commit_replaces_the_blob(blobs: FolderBlobs) -> None:
-    write(blobs, KEY, b"old")
-    write(blobs, KEY, b"new")
-    assert blobs.path(KEY).read_bytes() == b"new"
+def test_large_blob_in_parts(blobs: Blobs) -> None:
+    content = write(blobs, KEY, LARGE)
+    assert streamed(blobs, content) == LARGE
+    assert fetched(blobs, content) == LARGE
+    assert streamed(blobs, content, 3, 5) == LARGE[3:5]
+    middle = 9 << 20
+    assert streamed(blobs, content, middle - 10, middle + 10) == LARGE[middle - 10 : middle + 10]
 
 
-def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], FolderBlobs]) -> None:
+def test_empty_blob(blobs: Blobs) -> None:
+    content = write(blobs, KEY, b"")
+    assert streamed(blobs, content) == fetched(blobs, content) == b""
+
+
+def test_missing_blob(blobs: Blobs) -> None:
+    assert not blobs.exists(KEY)
+    with pytest.raises(NotFoundError):
+        streamed(blobs, content_of(KEY, b"x"))
+
+
+def test_workspace_file_is_adopted(blobs: Blobs) -> None:
+    file = blobs.workspace() / "result"
+    file.write_bytes(b"content")
+    blobs.adopt(file, KEY)
+    assert not file.exists()
+    assert streamed(blobs, content_of(KEY, b"content")) == b"content"
+
+
+def test_symlink_is_not_adopted(blobs: Blobs, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    link = blobs.workspace() / "result"
+    link.symlink_to(secret)
+    with pytest.raises(StorageFailedError):
+        blobs.adopt(link, KEY)
+    assert not blobs.exists(KEY)
+
+
+def test_removal(blobs: Blobs) -> None:
+    write(blobs, KEY, b"x")
+    write(blobs, "models/abc/other", b"x")
+    write(blobs, "models/abcd/model.onnx", b"x")
+    blobs.remove("models/abc/other")
+    assert list(blobs.names("models/abc")) == ["model.onnx"]
+    for _ in range(2):
+        blobs.remove("models/abc")
+    assert list(blobs.names("models")) == ["abcd"]
+    assert list(blobs.names("models/abc")) == []
+    assert list(blobs.names("never")) == []
+
+
+def test_names_of_a_minimum_age(blobs: Blobs) -> None:
+    write(blobs, KEY, b"x")
+    assert list(blobs.names("models")) == ["abc"]
+    assert list(blobs.names("models", min_age_seconds=3600)) == []
+    assert list(blobs.names("models", min_age_seconds=-3600)) == ["abc"]
+
+
+def test_restart_removes_what_ended_processes_left(reopen: Reopen) -> None:
     first = reopen()
     draft, workspace = first.draft(), first.workspace()
-    (first.path("staging") / "of an earlier version").mkdir()
     assert reopen().scratch.ended == frozenset()
     assert draft.path.exists()
     os.close(first.scratch._handle)  # as the kernel does when a process ends
@@ -108,320 +169,87 @@ def test_restart_removes_drafts_and_workspaces(reopen: Callable[[], FolderBlobs]
     assert last.scratch.ended == {first.scratch.id}
     assert not draft.path.exists()
     assert not workspace.exists()
-    assert first.scratch.id not in "".join(last.names("staging"))
-    assert "of an earlier version" not in last.names("staging")
 
 
-def test_start_learns_of_closed_stores(reopen: Callable[[], FolderBlobs]) -> None:
+def test_start_learns_of_closed_stores(reopen: Reopen) -> None:
     first = reopen()
     draft = first.draft()
     first.close()
     assert not draft.path.exists()
     assert reopen().scratch.ended == {first.scratch.id}
-    assert reopen().scratch.ended == frozenset()
 
 
-def test_folder_removed_by_another_process(reopen: Callable[[], FolderBlobs]) -> None:
-    first, second = reopen(), reopen()
-    write(first, KEY, b"x")
-    second.remove("models")
-    write(first, KEY, b"y")
-    assert second.path(KEY).read_bytes() == b"y"
+def test_staged_blobs_are_durable_with_their_rows(reopen: Reopen, tmp_path: Path) -> None:
+    """Many at the same time, in two folders; each is read back by another process."""
+    blobs, ledger = reopen(), SqliteLedger(tmp_path / "ledger")
+    folders = (FOLDER, "recalibrations/s/batches")
 
+    async def stage(number: int) -> BlobContent:
+        data = b"%d," % number * (number + 1)
+        folder = folders[number % 2]
+        staged = await blobs.stage(folder, bytearray(data))
+        location = await ledger.write(staged.store)
+        return content_of(f"{folder}/{location.name}", data, location.start)
 
-def test_names_of_a_minimum_age(blobs: FolderBlobs) -> None:
-    write(blobs, "models/old/model.onnx", b"x")
-    write(blobs, "models/new/model.onnx", b"x")
-    os.utime(blobs.path("models/old"), (0, 0))
-    assert sorted(blobs.names("models")) == ["new", "old"]
-    assert list(blobs.names("models", min_age_seconds=3600)) == ["old"]
+    async def stage_all() -> list[BlobContent]:
+        return await asyncio.gather(*map(stage, range(100)))
 
-
-def test_workspace_file_is_adopted(blobs: FolderBlobs) -> None:
-    file = blobs.workspace() / "result"
-    file.write_bytes(b"content")
-    blobs.adopt(file, KEY)
-    assert not file.exists()
-    assert blobs.path(KEY).read_bytes() == b"content"
-
-
-def test_symlink_is_not_adopted(blobs: FolderBlobs, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
-    link = blobs.workspace() / "result"
-    link.symlink_to(secret)
-    with pytest.raises(StorageFailedError):
-        blobs.adopt(link, KEY)
-    assert not blobs.path(KEY).exists()
-
-
-def test_remove_is_idempotent(blobs: FolderBlobs) -> None:
-    write(blobs, KEY, b"x")
-    for _ in range(2):
-        blobs.remove("models/abc")
-    assert list(blobs.names("models")) == []
-    assert list(blobs.names("never")) == []
-
-
-FOLDER = "recalibrations/r/batches"
-
-
-def packed(blobs: FolderBlobs, place: BlobLocation, size: int) -> bytes:
-    assert place.start is not None
-    return blobs.path(f"{FOLDER}/{place.name}").read_bytes()[place.start : place.start + size]
-
-
-def test_packed_blobs_are_concatenated_and_survive_restart(
-    reopen: Callable[[], FolderBlobs],
-) -> None:
-    blobs = reopen()
-    places = [blobs.packs.append(FOLDER, content) for content in (b"one", bytearray(b"three"))]
-    blobs.packs.flush()
-    places.append(blobs.packs.append(FOLDER, b"two"))
-    blobs.packs.flush()
-    assert [place.start for place in places] == [0, 3, 8]
-    assert len({place.name for place in places}) == 1
+    contents = asyncio.run(stage_all())
+    ledger.close()
     again = reopen()
-    found = [packed(again, place, size) for place, size in zip(places, (3, 5, 3), strict=True)]
-    assert found == [b"one", b"three", b"two"]
+    for folder in folders:
+        of_folder = [one for one in contents if one.key.startswith(f"{folder}/")]
+        assert len(of_folder) == 50
+        names = {one.key.removeprefix(f"{folder}/") for one in of_folder}
+        assert set(again.names(folder)) == names
+        assert all(content_is_right(*pair) for pair in read_all(again, folder, of_folder))
 
 
-def test_restart_starts_a_new_pack(reopen: Callable[[], FolderBlobs]) -> None:
-    """After a crash, the end of an existing pack is unknown."""
-    first = reopen()
-    old = first.packs.append(FOLDER, b"old")
-    first.packs.flush()
-    second = reopen()
-    new = second.packs.append(FOLDER, b"new")
-    second.packs.flush()
-    assert old.name != new.name
-    assert packed(second, old, 3) == b"old"
+def read_all(
+    blobs: Blobs, folder: str, contents: Sequence[BlobContent]
+) -> list[tuple[BlobContent, bytes]]:
+    async def pages() -> AsyncIterator[Sequence[BlobContent]]:
+        for start in range(0, len(contents), 7):
+            yield contents[start : start + 7]
+
+    async def read() -> list[tuple[BlobContent, bytes]]:
+        async with blobs.local_folder(folder, pages()) as path:
+            return [(one, part_of(path, one)) for one in contents]
+
+    return asyncio.run(read())
 
 
-def test_packs_are_per_folder(blobs: FolderBlobs) -> None:
-    blobs.packs.append(FOLDER, b"here")
-    other = blobs.packs.append("recalibrations/s/batches", b"there")
-    blobs.packs.flush()
-    blobs.remove(FOLDER)
-    assert list(blobs.names(FOLDER)) == []
-    assert list(blobs.names("recalibrations/s/batches")) == [other.name]
+def part_of(folder: Path, content: BlobContent) -> bytes:
+    data = (folder / content.key.rpartition("/")[2]).read_bytes()
+    start = content.start or 0
+    return data[start : start + content.bytes]
 
 
-def test_pack_size_is_limited(tmp_path: Path) -> None:
-    blobs = FolderBlobs(tmp_path / "root", max_pack_bytes=10)
-    places = []
-    for _ in range(4):
-        places.append(blobs.packs.append(FOLDER, b"123456"))
-        blobs.packs.flush()
-    assert [place.start for place in places] == [0, 6, 0, 6]
-    assert all(packed(blobs, place, 6) == b"123456" for place in places)
+def content_is_right(content: BlobContent, data: bytes) -> bool:
+    return hashlib.sha256(data).hexdigest() == content.sha256
 
 
-def test_packs_beyond_the_open_folder_limit(tmp_path: Path) -> None:
-    blobs = FolderBlobs(tmp_path / "root", max_pack_folders=2)
-    for round_ in range(2):
-        for number in range(5):
-            blobs.packs.append(f"recalibrations/{number}/batches", b"%d%d" % (round_, number))
-        blobs.packs.flush()
-    for number in range(5):
-        folder = f"recalibrations/{number}/batches"
-        contents = [blobs.path(f"{folder}/{name}").read_bytes() for name in blobs.names(folder)]
-        assert b"".join(sorted(contents)) == b"0%d1%d" % (number, number)
+def test_local_folder_of_packs_and_files(blobs: Blobs, tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "ledger")
+
+    async def stage() -> BlobContent:
+        staged = await blobs.stage(FOLDER, b"small")
+        location = await ledger.write(staged.store)
+        return content_of(f"{FOLDER}/{location.name}", b"small", location.start)
+
+    contents = [write(blobs, f"{FOLDER}/large", LARGE), asyncio.run(stage())]
+    contents += [write(blobs, f"{FOLDER}/file{number}", b"%d" % number) for number in range(20)]
+    ledger.close()
+    assert all(content_is_right(*pair) for pair in read_all(blobs, FOLDER, contents))
 
 
-class Disk(OsCalls):
-    """Record fsync calls, and fail on demand."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.fail_at: int | None = None
-        self.error = errno.EIO
-
-    def fsync(self, handle: int) -> None:
-        self.calls.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
-        if len(self.calls) - 1 == self.fail_at:
-            raise OSError(self.error, "injected")
-        super().fsync(handle)
-
-
-def test_fsync_order_of_file_and_folders(tmp_path: Path) -> None:
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    disk.calls.clear()
-    write(blobs, KEY, b"x")
-    staged, *folders = disk.calls
-    assert Path(staged).parent == blobs.scratch.folder
-    # Every folder with a new entry; last, the folder that contains the file.
-    assert folders == [str(tmp_path), str(tmp_path / "models"), str(tmp_path / "models/abc")]
-    disk.calls.clear()
-    write(blobs, "models/abc/other", b"x")
-    assert disk.calls[1:] == [str(tmp_path / "models/abc")]
-
-
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [
-        (errno.EIO, StorageFailedError),
-        (errno.ENOSPC, StorageFullError),
-        (errno.EDQUOT, StorageFullError),
-    ],
-)
-def test_failed_fsync_of_file(tmp_path: Path, error: int, raised: type[Exception]) -> None:
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    disk.calls.clear()
-    disk.fail_at, disk.error = 0, error
-    with pytest.raises(raised):
-        write(blobs, KEY, b"x")
-    assert not blobs.path(KEY).exists()
+def test_fetched_files_are_removed(blobs: Blobs) -> None:
+    content = write(blobs, KEY, b"x")
+    fetched(blobs, content)
     assert list(blobs.scratch.folder.iterdir()) == []
+    assert streamed(blobs, content) == b"x"
+
+
+def test_working_store_reports_no_failure(blobs: Blobs) -> None:
+    assert asyncio.run(blobs.check()) is None
     assert blobs.failure is None
-    write(blobs, KEY, b"x")
-
-
-def test_fsync_order_of_packs(tmp_path: Path) -> None:
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    blobs.packs.append(FOLDER, b"x")
-    disk.calls.clear()
-    blobs.packs.append(FOLDER, b"y")
-    blobs.packs.flush()
-    folder = tmp_path / FOLDER
-    (name,) = [path.name for path in folder.iterdir()]
-    assert disk.calls == [str(folder / name), str(folder)]
-    disk.calls.clear()
-    blobs.packs.append(FOLDER, b"z")
-    blobs.packs.flush()
-    assert disk.calls == [str(folder / name)]
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_failed_fsync_removes_new_pack(tmp_path: Path, place: int) -> None:
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    blobs.packs.append(FOLDER, b"x")
-    disk.calls.clear()
-    disk.fail_at = place
-    with pytest.raises(StorageFailedError):
-        blobs.packs.flush()
-    blobs.packs.rollback()
-    assert list(blobs.names(FOLDER)) == []
-    # A folder affects all blobs, a pack only its own.
-    assert (blobs.failure is None) == (place == 0)
-
-
-def test_failed_fsync_seals_existing_pack(tmp_path: Path) -> None:
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    first = blobs.packs.append(FOLDER, b"x")
-    blobs.packs.flush()
-    disk.calls.clear()
-    disk.fail_at = 0
-    for _ in range(5):
-        blobs.packs.append(FOLDER, b"rejected")
-        disk.calls.clear()
-        with pytest.raises(StorageFailedError):
-            blobs.packs.flush()
-        blobs.packs.rollback()
-    assert [blobs.path(f"{FOLDER}/{name}").read_bytes() for name in blobs.names(FOLDER)] == [b"x"]
-    disk.fail_at = None
-    last = blobs.packs.append(FOLDER, b"y")
-    blobs.packs.flush()
-    assert last.name != first.name
-    assert (packed(blobs, first, 1), packed(blobs, last, 1)) == (b"x", b"y")
-
-
-def test_rollback_removes_unflushed_content(blobs: FolderBlobs) -> None:
-    kept = blobs.packs.append(FOLDER, b"kept")
-    blobs.packs.flush()
-    blobs.packs.rollback()
-    blobs.packs.append(FOLDER, b"undone")
-    blobs.packs.append("recalibrations/s/batches", b"undone")
-    blobs.packs.rollback()
-    assert blobs.path(f"{FOLDER}/{kept.name}").read_bytes() == b"kept"
-    assert list(blobs.names(FOLDER)) == [kept.name]
-    assert list(blobs.names("recalibrations/s/batches")) == []
-
-
-def test_removal_of_folder_after_rollback(blobs: FolderBlobs) -> None:
-    blobs.packs.append(FOLDER, b"undone")
-    blobs.packs.rollback()
-    blobs.remove("recalibrations/r")
-    place = blobs.packs.append("recalibrations/s/batches", b"x")
-    blobs.packs.flush()
-    assert blobs.failure is None
-    assert blobs.path(f"recalibrations/s/batches/{place.name}").read_bytes() == b"x"
-
-
-def test_partial_write_is_truncated(tmp_path: Path) -> None:
-    class Full(OsCalls):
-        left = 5
-
-        def write(self, handle: int, data: memoryview) -> int:
-            if self.left == 0:
-                raise OSError(errno.ENOSPC, "injected")
-            taken = super().write(handle, data[: self.left])
-            self.left -= taken
-            return taken
-
-    system = Full()
-    blobs = FolderBlobs(tmp_path, calls=system)
-    first = blobs.packs.append(FOLDER, b"abc")
-    for _ in range(5):
-        with pytest.raises(StorageFullError):
-            blobs.packs.append(FOLDER, b"defg")
-    system.left = 100
-    second = blobs.packs.append(FOLDER, b"hij")
-    blobs.packs.flush()
-    assert (first.name, second.start) == (second.name, 3)
-    assert [path.read_bytes() for path in (tmp_path / FOLDER).iterdir()] == [b"abchij"]
-
-
-def test_pack_handles_are_closed(tmp_path: Path) -> None:
-    blobs = FolderBlobs(tmp_path)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for number in range(5):
-        blobs.packs.append(f"recalibrations/{number}/batches", b"x")
-    blobs.packs.flush()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-@pytest.mark.parametrize("place", [1, 2, 3])
-def test_failed_fsync_of_folder_stops_the_store(tmp_path: Path, place: int) -> None:
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    disk.calls.clear()
-    disk.fail_at = place
-    with pytest.raises(StorageFailedError):
-        write(blobs, KEY, b"x")
-    assert blobs.failure is not None
-    with pytest.raises(StorageFailedError, match="restart"):
-        write(blobs, "other", b"x")
-
-
-def test_existing_folders_are_fsynced(
-    tmp_path: Path,
-) -> None:
-    """The previous server may have been killed between mkdir and fsync."""
-    write(FolderBlobs(tmp_path), KEY, b"x")
-    disk = Disk()
-    blobs = FolderBlobs(tmp_path, calls=disk)
-    disk.calls.clear()
-    write(blobs, "models/abc/other", b"x")
-    assert {str(tmp_path), str(tmp_path / "models")} <= set(disk.calls)
-
-
-def test_unusable_data_folder_prevents_start(tmp_path: Path) -> None:
-    disk = Disk()
-    disk.fail_at = 0
-    with pytest.raises(StartError, match="EIO"):
-        FolderBlobs(tmp_path / "new", calls=disk)
-
-
-def test_deleted_draft_cannot_be_committed(tmp_path: Path) -> None:
-    blobs = FolderBlobs(tmp_path)
-    draft = blobs.draft()
-    draft.write(b"x")
-    draft.path.unlink()
-    with pytest.raises(StorageFailedError):
-        draft.commit(KEY)
