@@ -66,8 +66,9 @@ def shared_outputs(names: Iterable[str], model: onnx.ModelProto) -> list[str]:
 
 def signature(array: NDArray[np.generic]) -> Signature:
     """Summarize a layer's output (N, C, *positions) by channel."""
-    values = array.astype(np.float64).reshape(*array.shape[:2], -1)
-    return values.mean(axis=2), np.sqrt(np.square(values).mean(axis=2))
+    values = array.astype(np.float64, copy=False).reshape(*array.shape[:2], -1)
+    squares = np.einsum("ncp,ncp->nc", values, values)
+    return values.mean(axis=2), np.sqrt(squares / values.shape[2])
 
 
 def worst_layer(

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bn_ops.core.batches import named_batches
+from bn_ops.core.reduction import thread_count
 from bn_ops.core.signature import is_floating
 from bn_ops.diagnostics.report import OutputParity, Parity
 from bn_ops.engines.onnx.rebatch import fixed_batch_size, rebatch
@@ -212,7 +213,7 @@ class Reference:
         layers = shared_outputs(self._preserved, model)
         try:
             exact = Float64Model(model, weights)
-            found = [self._run_exact(exact, expected.probe, layers) for expected in chosen]
+            found = self._run_exact(exact, [expected.probe for expected in chosen], layers)
         except NotExactError as error:
             yield f"the fold was not verified in float64: {error}"
             return
@@ -229,12 +230,16 @@ class Reference:
                     output.layer = max(output.layer, worst)
 
     def _run_exact(
-        self, model: Float64Model, probe: Probe, layers: Sequence[str]
-    ) -> tuple[list[Array], dict[str, Signature]]:
+        self, model: Float64Model, probes: Sequence[Probe], layers: Sequence[str]
+    ) -> list[tuple[list[Array], dict[str, Signature]]]:
         """Return a model's outputs in float64, and the signatures of outputs of layers."""
-        found = model.run([*self._names, *layers], probe.batch)
-        outputs, made = found[: len(self._names)], found[len(self._names) :]
-        return outputs, {name: signature(a) for name, a in zip(layers, made, strict=True)}
+        return model.run_all(
+            self._names,
+            [probe.batch for probe in probes],
+            threads=thread_count(self._threads),
+            summarize=signature,
+            summarized=layers,
+        )
 
     def _sensitivity(self, output: int) -> list[Finding]:
         """Return how rounding-sized perturbations move an output of the reference, per batch."""
@@ -281,11 +286,12 @@ class Reference:
         found: dict[str, tuple[list[Array], dict[str, Signature]]] = {}
         if self._float64 is None:
             return found
+        chosen = [(probe, native) for probe, native in self._runs if probe.exact]
         try:
-            for probe, native in self._runs:
-                if probe.exact:
-                    found[probe.label] = self._run_exact(self._float64, probe, self._preserved)
-                    self._check_plausible(native, found[probe.label][0])
+            results = self._run_exact(self._float64, [p for p, _ in chosen], self._preserved)
+            for (probe, native), result in zip(chosen, results, strict=True):
+                self._check_plausible(native, result[0])
+                found[probe.label] = result
         except NotExactError as error:
             self._notes.append(f"not compared in float64: {error}")
             return {}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from threadpoolctl import threadpool_limits
 
 from bn_ops.core.signature import is_floating
 from bn_ops.core.statistics import Float64Array
@@ -26,13 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["Float64Model", "NotExactError"]
 
 Array = NDArray[np.generic]
+SummaryT = TypeVar("SummaryT")
+Summarize = Callable[[Array], SummaryT]
 
 _MAX_WORK = 12_000_000_000
 """Multiplications per run: ResNet-50 on one image takes 4 billion, ResNet-152 11.5. A count and
 not a time limit, so that the same model is always verified in the same way."""
 
 _MAX_MEMORY = 2 << 30
-"""Bytes of all intermediate tensors: the evaluator keeps all of them until the end."""
+"""Bytes of all intermediate tensors: a model with subgraphs keeps all of them to the end."""
 
 _USUAL_WORK = 500_000_000
 _USUAL_MEMORY = 256 << 20
@@ -52,6 +59,9 @@ _DISCONTINUOUS = frozenset(
     }
 )
 """Operators that draw random numbers or round: the result depends on the element type."""
+
+
+_blas = threading.Lock()
 
 
 class NotExactError(Exception):
@@ -80,28 +90,59 @@ class Float64Model:
         self._light, self._large = widened(model, exact)
         with _translated():
             self._evaluator = ReferenceEvaluator(self._light, new_ops=list(FAST_OPERATORS))
+        self._costs: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[int, int]] = {}
 
     def affordable(self, batch: Batch) -> int:
         """Return how many of a batch's samples take about a second; at least one."""
         one = {name: _wide(array[:1]) for name, array in batch.items()}
-        work, memory = _cost(self._light, one)
+        work, memory = self._cost(one)
         given = min((len(array) for array in batch.values()), default=1)
         affordable = min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1))
         return max(1, min(given, affordable))
 
     def run(self, outputs: Sequence[str], batch: Batch) -> list[Array]:
-        """Run one batch; floating inputs are widened first.
+        """Run one batch and return the outputs; see `run_all`."""
+        ((found, _),) = self.run_all(outputs, [batch], threads=1)
+        return found
+
+    def run_all(
+        self,
+        outputs: Sequence[str],
+        batches: Sequence[Batch],
+        *,
+        threads: int,
+        summarize: Summarize[SummaryT] | None = None,
+        summarized: Sequence[str] = (),
+    ) -> list[tuple[list[Array], dict[str, SummaryT]]]:
+        """Run batches concurrently; floating inputs are widened first.
+
+        Args:
+            outputs: tensors to return.
+            batches: the inputs.
+            threads: number of batches that run at the same time.
+            summarize: called with each tensor of `summarized` when it is computed.
+            summarized: tensors of which only the summary is wanted.
+
+        Returns:
+            For each batch its outputs, and the summaries by tensor.
 
         Raises:
             NotExactError: an operator cannot be run in float64, or it would take too long.
         """
-        feeds = {name: _wide(array) for name, array in batch.items()}
-        self._check_cost(feeds)
-        with _translated(), np.errstate(all="ignore"), warnings.catch_warnings():
+        feeds = [{name: _wide(array) for name, array in batch.items()} for batch in batches]
+        for batch in feeds:
+            self._check_cost(batch)
+        summaries = {} if summarize is None else dict.fromkeys(summarized, summarize)
+
+        def run(batch: Batch) -> tuple[list[Array], dict[str, SummaryT]]:
+            with np.errstate(all="ignore"):
+                return _evaluate(self._evaluator, outputs, {**self._large, **batch}, summaries)
+
+        with _translated(), _single_threaded_blas(), warnings.catch_warnings():
             # Warnings about empty tensors and similar; the results are compared anyway.
             warnings.simplefilter("ignore", RuntimeWarning)
-            found = self._evaluator.run(list(outputs), {**self._large, **feeds})
-            return [np.asarray(item) for item in found]
+            with ThreadPoolExecutor(threads, "float64") as pool:
+                return list(pool.map(run, feeds))
 
     def _check_weights(self, model: onnx.ModelProto) -> None:
         elements = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
@@ -109,12 +150,60 @@ class Float64Model:
             raise NotExactError(f"its weights would take {8 * elements / 2**30:.1f} GiB")
 
     def _check_cost(self, feeds: Batch) -> None:
-        work, memory = _cost(self._light, feeds)
+        work, memory = self._cost(feeds)
         if work > _MAX_WORK or memory > _MAX_MEMORY:
             raise NotExactError(
                 f"it would take {work / 1e9:.0f} billion multiplications and "
                 f"{memory / 2**30:.1f} GiB"
             )
+
+    def _cost(self, feeds: Batch) -> tuple[int, int]:
+        key = tuple((name, array.shape) for name, array in sorted(feeds.items()))
+        if key not in self._costs:
+            self._costs[key] = _cost(self._light, feeds)
+        return self._costs[key]
+
+
+def _evaluate(
+    evaluator: ReferenceEvaluator,
+    outputs: Sequence[str],
+    feeds: Mapping[str, Array],
+    summaries: Mapping[str, Summarize[SummaryT]],
+) -> tuple[list[Array], dict[str, SummaryT]]:
+    """Run an evaluator, and free each tensor after the last node that reads it.
+
+    `ReferenceEvaluator.run` keeps all tensors to the end. Fresh memory for each of them takes more
+    time than many operators do.
+    """
+    nodes = evaluator.rt_nodes_
+    # A subgraph reads tensors of the graph around it, which its node does not list.
+    keep_all = any(node.need_context() for node in nodes)
+    last = {name: position for position, node in enumerate(nodes) for name in node.input}
+    values: dict[str, Any] = {"": None, **evaluator.rt_inits_, **feeds}
+    kept = {*values, *outputs}
+    found: dict[str, SummaryT] = {}
+    for position, node in enumerate(nodes):
+        context = {"context": values} if node.need_context() else {}
+        made = node.run(*(values[name] for name in node.input), **context)
+        values.update(zip(node.output, made, strict=False))
+        for name in summaries.keys() & set(node.output):
+            found[name] = summaries[name](values[name])
+        for name in {*node.input, *node.output} - kept:
+            if not keep_all and last.get(name, position) <= position:
+                del values[name]
+    return [np.asarray(values[name]) for name in outputs], found
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    """Run matrix products of numpy on the calling threads only.
+
+    The threads of a BLAS library wait for each other at every product. On a machine with other work
+    that takes ten times the product itself, and the caller's number of threads does not limit them.
+    The limit applies to the process, so only one caller at a time sets and restores it.
+    """
+    with _blas, threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 class _translated:  # noqa: N801 - reads as a word in a with statement

@@ -69,6 +69,11 @@ class Window:
             amounts = (0,) * (2 * rank)
         return cls(kernel=tuple(kernel), strides=steps, dilations=spread, pads=amounts)
 
+    @property
+    def is_point(self) -> bool:
+        """Return whether each position of the output reads the same position of the input only."""
+        return not any(self.pads) and all(size == 1 for size in (*self.kernel, *self.strides))
+
     def outputs(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Return the number of positions per axis."""
         rank = len(self.kernel)
@@ -78,7 +83,9 @@ class Window:
         )
 
     def padded(self, array: Float64Array, fill: float) -> Float64Array:
-        """Pad the spatial axes."""
+        """Pad the spatial axes; without padding, return the array itself."""
+        if not any(self.pads):
+            return array
         rank = len(self.kernel)
         amounts = [(0, 0), (0, 0), *((self.pads[i], self.pads[i + rank]) for i in range(rank))]
         return np.pad(array, amounts, constant_values=fill)
@@ -139,6 +146,10 @@ def convolve(x: Float64Array, weight: Float64Array, window: Window, groups: int)
     grouped = padded.reshape(batch, groups, channels, *padded.shape[2:])
     if channels == 1:
         _sum_taps(grouped, split, window, result)
+    elif window.is_point:
+        # (groups, C_out/groups, C_in/groups) times (N, groups, C_in/groups, positions)
+        rows, values = split.reshape(split.shape[:3]), grouped.reshape(*grouped.shape[:3], -1)
+        np.matmul(rows, values, out=result.reshape(*result.shape[:3], -1))
     else:
         _multiply_patches(grouped, split, window, result)
     return result.reshape(batch, out, *outputs)
@@ -263,7 +274,9 @@ class BatchNormalization(OpRun):
             raise ValueError("a BatchNormalization normalizes with batch statistics")
         shape = (-1, *(1,) * (x.ndim - 2))
         gain = scale / np.sqrt(var + given["epsilon"])
-        return (x * gain.reshape(shape) + (shift - gain * mean).reshape(shape),)
+        result = x * gain.reshape(shape)
+        result += (shift - gain * mean).reshape(shape)
+        return (result,)
 
 
 class Conv(OpRun):
@@ -294,8 +307,12 @@ class Sigmoid(OpRun):
 
     def _run(self, x: Float64Array) -> tuple[Float64Array]:
         # 1/(1 + exp(-x)) and its mirror image, neither of which overflows.
-        small = np.exp(-np.abs(x))
-        return (np.where(x < 0, small, 1.0) / (1.0 + small),)
+        small = np.abs(x)
+        np.exp(np.negative(small, out=small), out=small)
+        result = np.where(x < 0, small, 1.0)
+        small += 1.0
+        result /= small
+        return (result,)
 
 
 class MaxPool(OpRun):
@@ -316,7 +333,9 @@ class AveragePool(OpRun):
 
 
 def _biased(result: Float64Array, bias: Float64Array | None) -> Float64Array:
-    return result if bias is None else result + bias.reshape(-1, *(1,) * (result.ndim - 2))
+    if bias is not None:
+        result += bias.reshape(-1, *(1,) * (result.ndim - 2))
+    return result
 
 
 def _window(x: Float64Array, kernel: Sequence[int], given: dict[str, Any]) -> Window:

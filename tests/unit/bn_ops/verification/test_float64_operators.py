@@ -78,6 +78,14 @@ def test_3d_convolution() -> None:
     assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(
+    "attrs", [{}, {"group": 2}, {"strides": [2, 1]}, {"pads": [1, 0, 0, 2]}], ids=str
+)
+def test_convolution_of_single_positions(attrs: dict[str, Any]) -> None:
+    weight = np.random.default_rng(1).standard_normal((6, 4 // attrs.get("group", 1), 1, 1))
+    _agrees(_model("Conv", [weight, np.arange(6.0)], **attrs))
+
+
 @pytest.mark.parametrize("attrs", TRANSPOSED, ids=str)
 def test_transposed_convolution(attrs: dict[str, Any]) -> None:
     weight = np.random.default_rng(1).standard_normal((4, 3, 3, 2))
@@ -162,6 +170,50 @@ def test_pools_beyond_the_edge_are_unsupported() -> None:
     model = _model("AveragePool", [], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
     with pytest.raises(NotExactError, match="extend beyond the edge"):
         Float64Model(model).run([model.graph.output[0].name], {"x": np.zeros((2, 4, 9, 8))})
+
+
+def test_a_tensor_that_is_read_again_late_and_one_that_nothing_reads() -> None:
+    graph = Graph("long", dtype="float64", opset=17)
+    x = graph.input("x", ("N", 3))
+    early = graph.add("Neg", x)
+    unread = graph.add("Abs", x)
+    y = graph.add("Add", graph.add("Exp", graph.add("Sqrt", graph.add("Abs", early))), early)
+    graph.output(y)
+    model, values = graph.model(), np.random.default_rng(0).standard_normal((2, 3))
+    batches = [{"x": values}, {"x": 2 * values}]
+    found = Float64Model(model).run_all(
+        [graph.outputs[0].name, early], batches, threads=2, summarize=np.sum, summarized=[unread, y]
+    )
+    for batch, (outputs, sums) in zip(batches, found, strict=True):
+        results: list[Any] = list(ReferenceEvaluator(model).run([y, early, unread], batch))
+        want, first, other = results
+        assert [array.tolist() for array in outputs] == [want.tolist(), first.tolist()]
+        assert sums == {unread: other.sum(), y: want.sum()}
+
+
+def test_a_subgraph_reads_a_tensor_of_the_graph_around_it() -> None:
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("Mul", ["early", "early"], ["square"])],
+        "then",
+        [],
+        [onnx.helper.make_tensor_value_info("square", TensorProto.DOUBLE, None)],
+    )
+    nodes = [
+        onnx.helper.make_node("Neg", ["x"], ["early"]),
+        onnx.helper.make_node("Abs", ["early"], ["late"]),
+        onnx.helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner),
+        onnx.helper.make_node("Add", ["late", "y"], ["z"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "outer",
+        [onnx.helper.make_tensor_value_info("x", TensorProto.DOUBLE, [2])],
+        [onnx.helper.make_tensor_value_info("z", TensorProto.DOUBLE, [2])],
+        [onnx.numpy_helper.from_array(np.ones((), np.bool_), "yes")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    (found,) = Float64Model(model).run(["z"], {"x": np.array([-2.0, 3.0])})
+    assert found.tolist() == [6.0, 12.0]
 
 
 def test_model_is_not_modified() -> None:
