@@ -28,6 +28,7 @@ from benchmarks.accuracy.photographs import read_photographs
 from benchmarks.accuracy.results import RESULTS, replace_marked
 from benchmarks.folding.mutants import Layer, layers_of, mutants
 from benchmarks.networks import build
+from bn_ops.folding import Folded
 from bn_ops.verification.reference import Reference
 from tests.support.real_models import efficientnet_lite0, mobilenet_v2
 
@@ -89,11 +90,18 @@ def _detect(name: str) -> list[Row]:
             # What the outputs of 8 samples show is found with more samples and more outputs, too.
             if key == LAYERS:
                 found = bool(row[str(STREAM[0])])
-            found = found or not reference.verify(mutant.folded).passed
+            found = found or not _passes(reference, mutant.folded, layers=key == LAYERS)
             row[key] = found
         rows.append(row)
         print(*row.values(), flush=True)
     return rows
+
+
+def _passes(reference: Reference, folded: Folded, *, layers: bool) -> bool:
+    if layers:
+        return reference.verify(folded).passed
+    with mock.patch("bn_ops.verification.reference.worst_weight", return_value=(0.0, "")):
+        return reference.verify(folded).passed
 
 
 def activity(
