@@ -23,7 +23,7 @@ def test_only_the_calling_threads_multiply_and_the_number_is_restored() -> None:
     graph.output(name := graph.add("Abs", graph.input("x", ("N",))), (None,))
     model, batch = Float64Model(graph.model()), {"x": np.zeros(1)}
 
-    def seen(_: int) -> set[int]:
+    def seen(_number: int) -> set[int]:
         ((_, during),) = model.run_all(
             [name], [batch], threads=1, summarize=_threads, summarized=[name]
         )
