@@ -66,7 +66,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, executor, metrics, disk or Disk()) as (context, dispatcher):
+        stores = running(settings, executor=executor, metrics=metrics, disk=disk or Disk())
+        async with stores as (context, dispatcher):
             app.state.context = context
             app.state.dispatcher = dispatcher
             yield
@@ -119,10 +120,28 @@ def _add_layers(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(
-    settings: Settings, executor: Executor | None, metrics: Metrics, disk: Disk
+async def running(
+    settings: Settings,
+    *,
+    executor: Executor | None,
+    metrics: Metrics,
+    disk: Disk,
+    may_lead: bool = True,
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
-    """Open the stores and requeue interrupted runs; close everything in reverse order."""
+    """Open the stores, requeue interrupted runs and start runs; close everything in reverse order.
+
+    This is all of a server except HTTP.
+
+    Args:
+        settings: settings of the process.
+        executor: does the work; worker processes when None.
+        metrics: counts it.
+        disk: system calls of the ledger and the blobs.
+        may_lead: False in a process without `/metrics`, where the common gauges would be missed.
+
+    Raises:
+        StartError: the stores cannot be used.
+    """
     with locked(settings.data_dir) as lock, contextlib.ExitStack() as stack:
         ledger = _open_ledger(settings, metrics, disk, migrate=lock.exclusive)
         stack.callback(ledger.close)
@@ -144,7 +163,7 @@ async def _running(
         )
         try:
             await _requeue_interrupted(context, blobs.scratch.ended)
-            async with _background(context) as dispatcher:
+            async with _background(context, may_lead=may_lead) as dispatcher:
                 yield context, dispatcher
         finally:
             await executor.close()
@@ -172,18 +191,18 @@ async def _requeue_interrupted(context: Context, ended: Collection[str]) -> None
 
 
 @contextlib.asynccontextmanager
-async def _background(context: Context) -> AsyncIterator[Dispatcher]:
+async def _background(context: Context, *, may_lead: bool) -> AsyncIterator[Dispatcher]:
     """Run the dispatcher and the cleanup; log which sandbox restrictions are in force."""
     dispatcher = Dispatcher(context)
     dispatcher.start()
     tasks = [
-        asyncio.create_task(retention.clean_up_forever(context), name="cleanup"),
         asyncio.create_task(watch_forever(context), name="watch"),
         asyncio.create_task(_log_sandbox_status(context), name="sandbox status"),
         asyncio.create_task(_log_ledger_warnings(context), name="ledger warnings"),
     ]
-    loop = asyncio.get_running_loop()
-    context.ledger.listen(lambda topic: _wake(loop, context, topic))
+    if may_lead:
+        tasks.append(asyncio.create_task(retention.clean_up_forever(context), name="cleanup"))
+    _listen(context, dispatcher)
     try:
         yield dispatcher
     finally:
@@ -193,9 +212,19 @@ async def _background(context: Context) -> AsyncIterator[Dispatcher]:
         await dispatcher.stop()
 
 
-def _wake(loop: asyncio.AbstractEventLoop, context: Context, topic: str) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has just been closed
-        loop.call_soon_threadsafe(context.signals.notify, topic)
+def _listen(context: Context, dispatcher: Dispatcher) -> None:
+    """Let the changes that other processes report wake waiters and the dispatcher."""
+    loop = asyncio.get_running_loop()
+
+    def wake(topic: str) -> None:
+        context.signals.notify(topic)
+        dispatcher.wake()
+
+    def notify(topic: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has just been closed
+            loop.call_soon_threadsafe(wake, topic)
+
+    context.ledger.listen(notify)
 
 
 async def _log_ledger_warnings(context: Context) -> None:

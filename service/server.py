@@ -1,4 +1,4 @@
-"""Start a server from a command line."""
+"""Start a server or a runner from a command line."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from fastapi import FastAPI
 
 from bn_ops.core.version import __version__
 from service import settings_loading
-from service.app import create_app
+from service.app import create_app, running
 from service.errors import StartError
 from service.middleware.authentication import is_loopback
 from service.middleware.keyring import read_tokens
 from service.repositories import tokens
 from service.settings import Settings
+from service.storage.blobs.os_calls import Disk
 from service.storage.data_folder import locked
 from service.storage.ledger.maintenance import read_tokens_ledger
 from service.telemetry import logs
+from service.telemetry.metrics import Metrics
 from service.uvicorn_protocol.connection_limit import limited_protocol
 
 _log = logging.getLogger(__name__)
@@ -40,9 +42,10 @@ CLOSING_SECONDS = 2.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until a signal; return 2 if the server does not start."""
+    """Serve, or run without HTTP, until a signal; return 2 if the process does not start."""
     given = _parse(arguments)
-    return serve(given.pop("config"), given)
+    start = run_queued if given.pop("runner") else serve
+    return start(given.pop("config"), given)
 
 
 def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
@@ -84,6 +87,46 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     signal.signal(signal.SIGINT, _exit)
     server.run(sockets=[listener])
     return 0 if server.started else 2
+
+
+def run_queued(config_file: Path | None, overrides: Mapping[str, object]) -> int:
+    """Claim and run queued recalibrations until a signal, without HTTP; return 2 if not started.
+
+    Args:
+        config_file: TOML file of settings, None for that of the environment or none.
+        overrides: settings by name that take precedence; None values are ignored.
+    """
+    try:
+        settings = settings_loading.read(config_file, overrides)
+        logs.configure(settings.log_level, settings.log_format)
+        asyncio.run(_run_queued(settings))
+    except StartError as error:
+        sys.stderr.write(f"bnrecal runner does not start: {error}\n")
+        return 2
+    return 0
+
+
+async def _run_queued(settings: Settings) -> None:
+    if not settings.max_concurrent_runs:
+        raise StartError("a runner needs BNRECAL_MAX_CONCURRENT_RUNS of at least 1")
+    _warn_of_unknown_variables()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    stores = running(settings, executor=None, metrics=Metrics(), disk=Disk(), may_lead=False)
+    async with stores:
+        sys.stdout.write("bnrecal runner is ready\n")
+        sys.stdout.flush()
+        extra = {"action": "runner", "version": __version__, "settings": _changed(settings)}
+        _log.info("bnrecal %s runs queued recalibrations", __version__, extra=extra)
+        await stopped.wait()
+        _log.info("The runner stops", extra={"action": "stopping"})
+
+
+def _changed(settings: Settings) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, without secrets."""
+    # Hashes of tokens are not secret, but of no use in a log. The URL may hold a password.
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude={"tokens", "ledger"})
 
 
 def _raise_file_limit(wanted: int) -> None:
@@ -143,9 +186,7 @@ class AnnouncedServer(uvicorn.Server):
 
     def _log_start(self, url: str) -> None:
         settings: Settings = self._app.state.context.settings
-        # Hashes of tokens are not secret, but of no use in a log. The URL may hold a password.
-        hidden = {"tokens", "ledger"}
-        changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
+        changed = _changed(settings)
         extra = {"action": "listening", "url": url, "version": __version__, "settings": changed}
         _log.info("bnrecal %s listens on %s", __version__, url, extra=extra)
 
@@ -157,6 +198,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         StartError: the file cannot be read, or a value is invalid.
     """
     given = _parse(arguments)
+    del given["runner"]
     return settings_loading.read(given.pop("config"), given)
 
 
@@ -165,6 +207,9 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
         prog="python -m service", description="Serve recalibrations over HTTP."
     )
     parser.add_argument("--config", type=Path, help="TOML file of settings (BNRECAL_CONFIG)")
+    parser.add_argument(
+        "--runner", action="store_true", help="run queued recalibrations, without HTTP"
+    )
     parser.add_argument("--host", help="address to bind (BNRECAL_HOST)")
     parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (BNRECAL_PORT)")
     parser.add_argument("--data-dir", type=Path, help="folder for all data (BNRECAL_DATA_DIR)")

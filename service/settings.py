@@ -134,13 +134,22 @@ class Settings(BaseSettings):
     )
 
     max_concurrent_runs: int = Field(
-        default=1, ge=1, description="Maximum number of recalibrations that run at the same time."
+        default=1,
+        ge=0,
+        description="Maximum number of recalibrations that this process runs at the same time. "
+        "0: none; runners or other servers run them.",
     )
     runs_memory_bytes: int = Field(
         default=0,
         ge=0,
         description="Maximum memory of all admitted runs together; a sealed recalibration waits "
         "until its share is free. 0: three quarters of the memory of the machine or control group.",
+    )
+    runner_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Maximum memory of the runs of this process together; where it has no room, "
+        "another process starts the next run. 0: only `runs_memory_bytes` applies.",
     )
     worker_timeout_seconds: float = Field(
         default=6 * 3600.0,

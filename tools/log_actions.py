@@ -8,6 +8,7 @@ from types import MappingProxyType
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "listening": "The server accepts requests; with its address and the changed settings.",
+        "runner": "A runner is ready; with the changed settings.",
         "stopping": "The server accepts no more requests and finishes those in progress.",
         "unknown-variable": "An environment variable starts with BNRECAL_ but is not a setting.",
         "file-limit-low": "The system allows fewer open files than the connections may need.",

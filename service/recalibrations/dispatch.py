@@ -68,6 +68,7 @@ def _reserved(tx: Transaction, settings: Settings) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     claim: int
+    memory: int
     task: asyncio.Task[None]
 
 
@@ -155,17 +156,25 @@ class Dispatcher:
                 return
             self._context.signals.notify(found.id)
             task = asyncio.create_task(run(self._context, found), name=f"run {found.id}")
-            self._running[found.id] = _Run(claim=found.claims, task=task)
+            memory = _memory_of(found.options, self._context.settings)
+            self._running[found.id] = _Run(claim=found.claims, memory=memory, task=task)
             task.add_done_callback(partial(self._done, found.id))
 
     def _claim(self, tx: Transaction) -> Recalibration | None:
-        """Start the oldest queued recalibration, in one transaction."""
+        """Start the oldest queued recalibration, in one transaction, if this process has room."""
         found = store.oldest(tx, State.QUEUED)
-        if found is None:
+        if found is None or not self._has_room(found):
             return None
         lease = self._context.settings.lease_seconds
         store.claim(tx, found.id, runner=self._context.process, lease_seconds=lease)
         return events.advance(tx, found.id, Event.BEGIN)
+
+    def _has_room(self, found: Recalibration) -> bool:
+        """Return whether a run fits beside those of this process; one alone always does."""
+        settings = self._context.settings
+        used = sum(one.memory for one in self._running.values())
+        limit = settings.runner_memory_bytes
+        return not used or not limit or used + _memory_of(found.options, settings) <= limit
 
     async def _recover(self) -> None:
         """Queue the runs of processes whose lease is over; write nothing if there are none."""

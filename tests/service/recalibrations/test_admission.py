@@ -83,6 +83,23 @@ def test_oversized_run_runs_alone(start_server: StartServer, executor: FakeExecu
     assert states(api, names) == ["running", "sealed"]
 
 
+def test_process_without_room_leaves_the_run_to_another(
+    start_server: StartServer, executor: FakeExecutor
+) -> None:
+    executor.hold = True
+    limits = {"worker_memory_bytes": 4 * GIB, "runs_memory_bytes": 16 * GIB, "poll_seconds": 0.05}
+    api = start_server(max_concurrent_runs=9, runner_memory_bytes=5 * GIB, **limits)
+    names = [sealed(api), sealed(api), sealed(api, memory_bytes=GIB)]
+    api.wait(names[0], "running")
+    api.wait(names[2], "queued")
+    # The last one would fit, but it waits behind the one that does not.
+    assert states(api, names) == ["running", "queued", "queued"]
+    start_server(max_concurrent_runs=9, runner_memory_bytes=3 * GIB, **limits)
+    api.wait(names[1], "running")  # alone in its process
+    api.wait(names[2], "running")
+    assert states(api, names) == ["running", "running", "running"]
+
+
 def test_reservation_is_capped_at_worker_memory(
     start_server: StartServer, executor: FakeExecutor
 ) -> None:

@@ -1,4 +1,4 @@
-"""`bnrecal serve` and `admin`; `list`, `status`, `fetch` and `cancel`: a server and its runs."""
+"""`bnrecal serve`, `runner`, `admin`, `list`, `status`, `fetch` and `cancel`: servers and runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.output import count, deliver, print_json, print_lines, size, table
 from bnrecal_client.models import Recalibration
 
-__all__ = ["admin", "cancel", "fetch", "list_all", "serve", "status"]
+__all__ = ["admin", "cancel", "fetch", "list_all", "runner", "serve", "status"]
 
 _MODEL_DIGITS = 12
 _MINUTES = 16  # characters of an RFC 3339 time up to the minutes
@@ -111,18 +111,25 @@ def cancel(args: Arguments) -> None:
 
 def serve(args: Arguments) -> int:
     """Run the server until it ends; it prints itself why it does not start."""
+    return _start(args, "serve", {"host": args.host, "port": args.port})
+
+
+def runner(args: Arguments) -> int:
+    """Run queued recalibrations until the process is terminated."""
+    return _start(args, "run_queued", {})
+
+
+def _start(args: Arguments, name: str, settings: dict[str, object]) -> int:
     try:
         from service import server
     except ImportError as error:
         raise server_missing(error) from error
-    settings = {
-        "host": args.host,
-        "port": args.port,
+    settings |= {
         "data_dir": args.data_dir,
         "log_level": "warning" if args.quiet else None,
         "log_format": "json" if args.json else None,
     }
-    return int(server.serve(args.config, settings))
+    return int(getattr(server, name)(args.config, settings))
 
 
 def admin(args: Arguments) -> int:

@@ -31,6 +31,7 @@ def build_group() -> Group:
         serving.report(),
         serving.compare(),
         serving.serve(),
+        serving.runner(),
         serving.list_(),
         serving.status(),
         serving.fetch(),

@@ -17,6 +17,7 @@ __all__ = [
     "fetch",
     "list_",
     "report",
+    "runner",
     "serve",
     "status",
 ]
@@ -36,13 +37,7 @@ def serve() -> Command:
         "elsewhere.",
         examples=("bnrecal serve", "bnrecal serve --port 0 --data-dir /var/lib/bnrecal"),
         params=[
-            Option(
-                "--config",
-                metavar="FILE",
-                type=FILE,
-                section=_SECTION,
-                help="TOML file of settings",
-            ),
+            *_files(),
             Option(
                 "--host",
                 metavar="ADDRESS",
@@ -56,16 +51,38 @@ def serve() -> Command:
                 section=_SECTION,
                 help="port to bind; 0 picks a free one (default 8000)",
             ),
-            Option(
-                "--data-dir",
-                metavar="FOLDER",
-                type=PATH,
-                section=_SECTION,
-                help="folder for all data (default ./bnrecal-data)",
-            ),
             *options.reporting(quiet="warnings and errors only"),
         ],
     )
+
+
+def runner() -> Command:
+    """Return `bnrecal runner`."""
+    return Command(
+        "runner",
+        run=run_of("serving", "runner"),
+        section=_SECTION,
+        summary="run the queued recalibrations of servers",
+        description="Run queued recalibrations, without HTTP, until the process is terminated "
+        "(docs/operations.md). Its settings are those of the servers that share its ledger.",
+        examples=("bnrecal runner --config bnrecal.toml",),
+        params=[*_files(), *options.reporting(quiet="warnings and errors only")],
+    )
+
+
+def _files() -> list[click.Parameter]:
+    return [
+        Option(
+            "--config", metavar="FILE", type=FILE, section=_SECTION, help="TOML file of settings"
+        ),
+        Option(
+            "--data-dir",
+            metavar="FOLDER",
+            type=PATH,
+            section=_SECTION,
+            help="folder for all data (default ./bnrecal-data)",
+        ),
+    ]
 
 
 def list_() -> Command:
