@@ -29,6 +29,8 @@ from bn_ops.engines.onnx.describe import require_layers
 from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.frontier import OnnxFrontier
 from bn_ops.engines.onnx.network_start import OnnxStart
+from bn_ops.engines.onnx.optimized.model import OptimizedModel
+from bn_ops.engines.onnx.optimized.whole_pass import WholePass
 from bn_ops.engines.onnx.prepare import PreparedModel, StatisticsWriter, prepare
 from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.signature import model_inputs
@@ -37,6 +39,7 @@ from bn_ops.errors import ModelWithoutBatchNormError
 from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
 from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_digest
+from bn_ops.onnx_files.shared_arena import free_arena
 
 if TYPE_CHECKING:
     import onnx
@@ -154,6 +157,9 @@ class OnnxEngine:
         self._prepared = prepare(source)
         self._options = options
         self._writer = StatisticsWriter(self._prepared)
+        # The optimized model of a run that observed samples, until a pass has used it or other
+        # statistics are stored.
+        self._uncut: OptimizedModel | None = None
         self.layers: Sequence[LayerInfo] = self._prepared.layers
         self.selected = _select(self._prepared, options.layers)
         self.adapter = _OnnxBatches(model_inputs(self._prepared.model))
@@ -195,6 +201,7 @@ class OnnxEngine:
             start=start,
         ) as frontier:
             yield frontier
+            self._uncut = frontier.uncut()
         self._writer.write(self._source_statistics())
 
     def train_pass(self, stream: Iterable[Batch], on_moments: OnBatchMoments) -> None:
@@ -216,11 +223,21 @@ class OnnxEngine:
         on_layer_input: OnLayerInput | None = None,
     ) -> None:
         """See `bn_ops.core.engine.Engine.forward`."""
-        run = OnnxForward(self._prepared, threads=self._options.threads)
-        run(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)
+        threads = self._options.threads
+        uncut, self._uncut = self._uncut, None
+        whole = None
+        if uncut is not None and on_layer_input is not None:
+            whole = WholePass(uncut, self._source_statistics(), threads=threads)
+        run = OnnxForward(self._prepared, threads=threads, whole=whole)
+        try:
+            run(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)
+        finally:
+            if whole is not None:
+                free_arena()
 
     def store(self, statistics: Mapping[LayerName, RunningStatistics]) -> Callable[[], None]:
         """Write statistics into the private copy."""
+        self._uncut = None
         self._writer.write(statistics)
         return lambda: self._writer.write(self._source_statistics())
 

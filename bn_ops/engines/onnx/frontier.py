@@ -122,6 +122,11 @@ class OnnxFrontier:
         """See `bn_ops.core.engine.EngineFrontier.replay`."""
         return None if self._executor is None else self._executor.replay()
 
+    def uncut(self) -> OptimizedModel | None:
+        """Return the optimized model if the observed samples can be run through it uncut."""
+        executor = self._executor
+        return executor.uncut() if isinstance(executor, OptimizedGraphExecutor) else None
+
     def _choose(self) -> _Executor:
         batches: Iterator[Batch] = iter(self._batches)
         if self._choice != "graph":

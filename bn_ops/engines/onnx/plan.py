@@ -20,7 +20,7 @@ from bn_ops.engines.onnx.graph import GraphIndex, is_standard, reads
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Plan", "Segment", "Target", "make_plan", "plan_targets"]
+__all__ = ["Plan", "Segment", "Target", "make_plan", "plan_targets", "uncut"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,24 @@ def plan_targets(
         ),
         stored=frozenset(t for t, last in flow.last_read.items() if last > flow.made_at[t]),
         head=head,
+    )
+
+
+def uncut(index: GraphIndex, tensors: Collection[str]) -> Segment:
+    """Return all nodes that some tensors depend on as one segment that outputs these tensors.
+
+    Tensors among them that are inputs of the graph are no outputs of the segment.
+    """
+    nodes = tuple(_ancestors(index, tensors))
+    read = {t for p in nodes for t in reads(index.graph.node[p])}
+    return Segment(
+        nodes=nodes,
+        inputs=tuple(sorted(read & set(index.feeds))),
+        outputs=tuple(sorted(set(tensors) - set(index.feeds))),
+        measured={},
+        parts={},
+        reduced=(),
+        released=frozenset(),
     )
 
 

@@ -1,8 +1,12 @@
-"""What an exact run keeps of observed samples equals a forward pass with the new statistics."""
+"""What an exact run keeps of observed samples equals a forward pass with the new statistics.
+
+The same holds for the pass with the source statistics that reuses the run's optimized graph.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -15,6 +19,9 @@ from bn_ops.diagnostics.forward_pass import ForwardPass
 from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
 from bn_ops.engines.onnx.engine import open_engine
 from bn_ops.engines.onnx.optimized import executor
+from bn_ops.engines.onnx.optimized.model import OptimizedModel
+from bn_ops.engines.onnx.optimized.whole_pass import WholePass
+from bn_ops.errors import EngineError
 from tests.conformance.engines.test_onnx_executors import NETWORKS, fixed_batch, split
 from tests.support.networks import GraphBuilder, images, residual_network
 
@@ -113,3 +120,87 @@ def test_nothing_is_observed_where_a_layer_is_left_out() -> None:
     first = model.graph.node[[n.op_type for n in model.graph.node].index("BatchNormalization")]
     replayed, _ = both_ways(model, [images(20)], layers=[f"!{first.name}"])
     assert replayed is None
+
+
+def source_both_ways(
+    model: onnx.ModelProto, batches: Sequence[np.ndarray], *, threads: int | None = None
+) -> tuple[ForwardPass, ForwardPass, int]:
+    """Return two passes with the source statistics after a run: the first may reuse its graph.
+
+    The last value is the number of batches that the first one ran through that graph.
+    """
+    options = RecalibrateOptions(estimator=Replace(), threads=threads)
+    engine = open_engine(model, list(batches), options)
+    probe = Probe(engine.adapter)
+
+    def stream() -> object:
+        for batch in engine.stream:
+            probe.add(batch)
+            yield batch
+
+    infos = {info.name: info for info in engine.layers if info.name in engine.selected}
+    with engine.frontier(stream(), observed=probe.positions) as frontier:  # type: ignore[arg-type]  # a generator
+        commit_layers(frontier, infos, options.estimator)
+    with mock.patch.object(WholePass, "run", autospec=True, side_effect=WholePass.run) as run:
+        reused = observed_probe(engine.forward, probe)
+        plain = observed_probe(engine.forward, probe)
+    return reused, plain, run.call_count
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_pass_through_the_uncut_graph_equals_a_pass_of_the_model(name: str, threads: int) -> None:
+    reused, plain, batches = source_both_ways(
+        NETWORKS[name](), split(images(40), 9), threads=threads
+    )
+    assert_equal(reused, plain)
+    assert batches == 2
+
+
+def test_the_uncut_graph_with_samples_of_different_sizes() -> None:
+    sizes = [images(9), images(20, size=10, seed=2), images(9, seed=3)]
+    reused, plain, batches = source_both_ways(residual_network(), sizes)
+    assert_equal(reused, plain)
+    assert batches >= 2
+
+
+def test_other_statistics_are_not_run_through_the_uncut_graph() -> None:
+    model, batches = residual_network(), [images(20)]
+    options = RecalibrateOptions(estimator=Replace())
+    engine = open_engine(model, batches, options)
+    probe = Probe(engine.adapter)
+    infos = {info.name: info for info in engine.layers if info.name in engine.selected}
+    with engine.frontier(engine.stream, observed=lambda: range(20)) as frontier:
+        updates = commit_layers(frontier, infos, options.estimator)
+    probe.add({"x": batches[0]})
+    engine.store({name: update.statistics for name, update in updates.items()})
+    with mock.patch.object(WholePass, "run") as run:
+        observed_probe(engine.forward, probe)
+    assert run.call_count == 0
+
+
+@pytest.mark.parametrize("fails", ["whole", "reduce"])
+def test_the_model_runs_where_the_uncut_graph_fails(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        calls: list[object] = []
+
+        def fail(*given: object) -> object:
+            calls.append(given)
+            raise EngineError("refused")
+
+        if fails == "whole":
+            patch.setattr(OptimizedModel, "whole", fail)
+        else:
+            patch.setattr(WholePass, "_measure", fail)
+        reused, plain, batches = source_both_ways(residual_network(), [images(20)])
+    assert calls
+    assert_equal(reused, plain)
+    assert batches == 1
+
+
+def test_nothing_is_run_through_the_uncut_graph_where_a_run_does_not_optimize() -> None:
+    reused, plain, batches = source_both_ways(fixed_batch(), [images(8)])
+    assert_equal(reused, plain)
+    assert batches == 0

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bn_ops.core.engine import Positions
 from bn_ops.core.moment_tree import CHUNK_SAMPLES, MomentTree
-from bn_ops.core.moments import from_samples, per_sample
+from bn_ops.core.moments import from_samples
 from bn_ops.core.options import Progress
-from bn_ops.core.reduction import reduce_nchwc, thread_count
+from bn_ops.core.reduction import thread_count
 from bn_ops.core.signature import Batch
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.accumulator import MomentAccumulator
@@ -32,7 +32,7 @@ from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.onnx_files.shared_arena import free_arena
 
-__all__ = ["OptimizedGraphExecutor"]
+__all__ = ["OptimizedGraphExecutor", "Scratch"]
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Reduced = dict[str, tuple[Float64Array, Float64Array]]
@@ -56,7 +56,7 @@ class _Pending:
     parts: list[Future[_Reduced]]
 
 
-class _Scratch:
+class Scratch:
     """Memory of each thread for tensors that it reads at once; it grows to the most requested."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class OptimizedGraphExecutor:
         self._samples: ObservedSamples | None = None
         head = model.plan.head
         self._kept = model.plan.stored | frozenset(() if head is None else head.inputs)
-        self._scratch = _Scratch()
+        self._scratch = Scratch()
         if observed is not None and head is not None:
             limit = store.share_of_budget(MAX_OBSERVED_BYTES)
             self._samples = ObservedSamples(observed, head.inputs, max_bytes=limit)
@@ -141,8 +141,11 @@ class OptimizedGraphExecutor:
         """Return the values kept of the observed samples, after the last commit."""
         if self._samples is None or self._samples.overflowed:
             return None
-        parts = {n: p for segment in self._model.plan.segments for n, p in segment.parts.items()}
-        return Replay(self._samples, parts, self._model.head)
+        return Replay(self._samples, self._model.parts, self._model.head)
+
+    def uncut(self) -> OptimizedModel | None:
+        """Return the model if the samples of `observed` can be run through it uncut."""
+        return None if self._samples is None else self._model
 
     def close(self) -> None:
         """Stop the threads, and return the memory of their tensors to the system."""
@@ -227,14 +230,7 @@ class OptimizedGraphExecutor:
             runner.run({n: given[n] for n in runner.segment.inputs}, made)
         segment = self._model.plan.segments[self._level]
         seen = {**given, **made}
-        return {name: self._reduce(name, seen[name]) for name in segment.reduced}
-
-    def _reduce(self, name: str, tensor: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
-        layout = self._model.layout(name)
-        if layout is None:
-            return per_sample(tensor, workers=1)
-        block, channels = layout
-        return reduce_nchwc(tensor, block=block, channels=channels or tensor.shape[1])
+        return {name: self._model.reduce(name, seen[name]) for name in segment.reduced}
 
     def _finish(self, segment: Segment, group: _Pending) -> None:
         reduced = [part.result() for part in group.parts]

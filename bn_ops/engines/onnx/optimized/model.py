@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_ops.core.layers import LayerInfo
+from bn_ops.core.moments import per_sample
+from bn_ops.core.reduction import reduce_nchwc
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 from bn_ops.engines.onnx.batchnorm import SCALE, SHIFT, attribute, batchnorm_nodes
 from bn_ops.engines.onnx.graph import GraphIndex, index_graph
 from bn_ops.engines.onnx.optimized.optimize import OptimizedGraph, optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
-from bn_ops.engines.onnx.plan import Plan, plan_targets
+from bn_ops.engines.onnx.plan import Plan, plan_targets, uncut
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.errors import EngineError
 
@@ -146,9 +148,32 @@ class OptimizedModel:
             found = {**inputs, **runner.try_out(inputs)}
         return {name: found[name] for name in self._outputs}
 
-    def layout(self, tensor: str) -> tuple[int, int | None] | None:
-        """Return a tensor's block size and channels (None: no padding), or None if not blocked."""
-        return (self._block, self._blocked[tensor]) if tensor in self._blocked else None
+    def whole(self, example: _Arrays) -> SegmentRunner:
+        """Return a runner of the uncut graph, with the current statistics.
+
+        It returns the measured tensors that are not inputs of the model, and the network's outputs.
+        """
+        measured = {part for parts in self.parts.values() for part in parts}
+        segment = uncut(self._index, measured | set(self._outputs))
+        inputs = {name: example[name] for name in segment.inputs}
+        return SegmentRunner(self._graph, self._index, segment, inputs, self._weights)
+
+    @property
+    def parts(self) -> Mapping[LayerName, tuple[str, ...]]:
+        """The tensors that make up each layer's input, in the order of channels."""
+        return {n: parts for segment in self.plan.segments for n, parts in segment.parts.items()}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the network that were asked for."""
+        return self._outputs
+
+    def reduce(self, name: str, tensor: NDArray[np.generic]) -> tuple[Float64Array, Float64Array]:
+        """Return mean and sum of squared deviations of a measured tensor, by sample and channel."""
+        if name not in self._blocked:
+            return per_sample(tensor, workers=1)
+        channels = self._blocked[name] or tensor.shape[1]
+        return reduce_nchwc(tensor, block=self._block, channels=channels)
 
     def kinds(self, signature: _Signature) -> Mapping[str, Kind]:
         """Return shapes and element types of the outputs of segments."""
