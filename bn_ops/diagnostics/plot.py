@@ -51,7 +51,7 @@ def plot_drift(report: Report, axes: Axes | None = None) -> Figure:
     axes.errorbar(places, distances, yerr=errors, fmt="none", ecolor=_ERROR, elinewidth=0.8)
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.5, max(len(layers), 1) - 0.5)
-    axes.set_ylabel("distance in σ")
+    axes.set_ylabel("drift in σ")
     axes.set_title("How far each layer's statistics moved", loc="left", fontsize="medium")
     if len(layers) <= _MAX_NAMES:
         # As text, not as mathematics: a name may hold a dollar sign.

@@ -49,7 +49,7 @@ def test_from_a_model_and_a_folder_to_a_downloaded_model(
     expect(page.get_by_role("heading", name="Before").first).to_be_visible()
     expect(page.locator(".predictions > li")).to_have_count(8)
     report = page.frame_locator("iframe[title=Report]")
-    expect(report.get_by_text("How far each layer")).to_be_visible()
+    expect(report.get_by_text("how far each layer")).to_be_visible()
     expect(report.get_by_text("What to do next")).to_be_hidden()  # the page says it itself
     expect(report.get_by_text("camera/broken.jpg")).to_be_attached()
     with page.expect_download() as download:
@@ -464,6 +464,9 @@ def test_reference_lists_routes_and_tries_calls(open_page: OpenPage) -> None:
     page = walk.page
     page.get_by_role("link", name="API").click()
     expect(page.locator(".opblock").first).to_be_visible()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert walk.violations() == []
     block = page.locator(".opblock", has_text="/healthz").first
     block.click()
     block.get_by_role("button", name="Execute").click()

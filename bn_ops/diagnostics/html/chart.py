@@ -97,7 +97,7 @@ def drift_chart(report: Report, stages: Sequence[Stage]) -> Chart | None:
     layers = report.layers
     moved = [None if layer.drift is None else layer.drift.wasserstein for layer in layers]
     if any(moved):
-        return _chart("How far each layer's statistics moved, in σ", layers, moved, stages)
+        return _chart("Drift: how far each layer's statistics moved, in σ", layers, moved, stages)
     off = [misfit(layer) for layer in layers]
     if any(off):
         title = "How far each layer's input is from its statistics, which were kept, in σ"

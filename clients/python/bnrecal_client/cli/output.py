@@ -243,10 +243,10 @@ def _drifts(drifts: Sequence[Mapping[str, Any]]) -> list[str]:
     if not drifts:
         return []
     rows = [
-        [str(d["layer"]), f"{d['distance']:.2f}", f"{d['mean_shift']:.2f}", f"{d['log_var']:.2f}"]
+        [str(d["layer"]), f"{d['drift']:.2f}", f"{d['mean_shift']:.2f}", f"{d['log_var']:.2f}"]
         for d in drifts
     ]
-    head = ["largest drift", "distance/σ", "|Δμ|/σ", "|Δ ln σ²|"]
+    head = ["largest drift", "drift/σ", "|Δμ|/σ", "|Δ ln σ²|"]
     return ["", *table(head, rows, right=frozenset({1, 2, 3})).splitlines(), ""]
 
 
@@ -301,7 +301,7 @@ def _drift(layer: Mapping[str, Any]) -> dict[str, Any]:
     drift = layer["drift"]
     return {
         "layer": layer.get("name"),
-        "distance": drift.get("wasserstein") or 0.0,
+        "drift": drift.get("wasserstein") or 0.0,
         "mean_shift": drift.get("mean_shift_max") or 0.0,
         "log_var": drift.get("log_var_ratio_max") or 0.0,
     }

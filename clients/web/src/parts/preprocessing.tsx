@@ -129,8 +129,9 @@ function Presets({ now }: { now: Draft }) {
       )}
       {ranking.length > 0 && (
         <p class="hint">
-          The number is how far the input of the first layers is from what they saw in training.
-          Below 0.5 σ is usual for the right preprocessing.
+          The number is the distance of the first layers’ input from what they saw in training, in
+          the median channel. Below 0.5 σ is usual for the right preprocessing. The drift of a
+          layer, which the run measures, counts all channels and is larger.
         </p>
       )}
     </fieldset>
@@ -148,7 +149,8 @@ function CheckResult({ now }: { now: Draft }) {
     );
   }
   if (check.plausible) {
-    const distance = check.distance === null ? "" : ` (${sigma(check.distance)} from training)`;
+    const distance =
+      check.distance === null ? "" : ` (${sigma(check.distance)} from it in the median channel)`;
     return (
       <Notice tone="good" title="The input looks right">
         <p>The first layers see about what they saw in training{distance}.</p>

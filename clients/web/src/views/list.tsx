@@ -58,7 +58,7 @@ export function ListView() {
     <>
       <h1>Recalibrations</h1>
       <search class="search">
-        <label for="search">Search by name, state, verdict or id</label>
+        <label for="search">Search by name, tag, state, verdict or id</label>
         <span class="field">
           <Icon name="search" />
           <input

@@ -63,11 +63,12 @@ function Layers({ measured }: { measured: Measured }) {
   return (
     <figure class="card live">
       <figcaption>
-        <h3>How far each layer has moved, in σ</h3>
+        <h3>Drift of the measured statistics, in σ</h3>
         <p class="hint">
           {layers.length < measured.total
             ? `${layers.length} of ${count(measured.total, "layer")} measured, from the input to the output`
             : `${count(layers.length, "layer")} measured, from the input to the output`}
+          . Where a part of the old statistics is kept at the end, the layers move less.
         </p>
       </figcaption>
       <LayerChart layers={layers} total={measured.total} />

@@ -102,7 +102,7 @@ def test_first_screen_is_in_order() -> None:
         "Your metric 0.123 → 0.456 on 63 labeled samples",
         "Drift of the statistics 0.44 σ",
         "Samples 900 enough: about 200 are needed",
-        "How far each layer's statistics moved, in σ",
+        "Drift: how far each layer's statistics moved, in σ",
         "What to do next Send more of block1.bn1.",
         "Why 6.5 of 12: block1.bn1. few-classes-in-stream",
         "Warnings 1 point to check before deploying.",
@@ -126,7 +126,10 @@ def test_evidence() -> None:
         "1.04 times that over single samples, so the stream is worth about 832 independent",
         "1 sample could not be used.",
         "block1.bn1 1,234 read by two nodes",
-        "The first layers are 237 σ from what they store; up to 4.5 σ can be a new domain.",
+        (
+            "The input of the first layers is 237 σ from what they store, in the median "
+            "channel; up to 4.5 σ can be a new domain."
+        ),
         "Too far: read by two nodes. Block1.bn1. scale",
         "1 of 2 layers recalibrated, 1 unreached.",
         "silent in the new domain, keep the old variance: channel 0, 1, 2, 3, 4, 5, 6, 7 … (12 in",
@@ -259,7 +262,7 @@ def test_long_list_of_skipped_samples_is_cut() -> None:
 def test_layers_are_in_stages_with_a_search() -> None:
     page = render_html(large())
     assert page.count('<details class="stage"><summary>') == 5
-    assert "features.4 8 layers; moved by up to 0.40 σ" in words(page)
+    assert "features.4 8 layers; drift up to 0.40 σ" in words(page)
     assert 'id="find"' in page
     assert 'id="find"' not in render_html(full_report())
 
