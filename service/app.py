@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI
 from bn_ops.core.version import __version__
 from service import health
 from service.batches import api as batches_api
+from service.batches import import_api
 from service.context import Context
 from service.errors import CapacityError, ServiceError, StartError
 from service.middleware.authentication import AuthenticationMiddleware, is_loopback
@@ -28,11 +29,13 @@ from service.recalibrations import api as recalibrations_api
 from service.recalibrations import event_api, result_api, retention
 from service.recalibrations.dispatch import Dispatcher, recover
 from service.recalibrations.waiting import watch_forever
+from service.repositories import identity
 from service.samples import api as samples_api
 from service.settings import Settings
 from service.storage.blobs.opening import open_blobs
 from service.storage.blobs.os_calls import Disk
 from service.storage.data_folder import LEDGER_FILE, locked
+from service.storage.import_sources import ImportSources
 from service.storage.ledger.maintenance import open_postgres
 from service.storage.ledger.protocol import Ledger
 from service.storage.ledger.sqlite import SqliteLedger
@@ -102,6 +105,7 @@ def create_app(
     ):
         app.include_router(module.router)
     app.include_router(batches_api.source_router)
+    app.include_router(import_api.router)
     documentation.install(app)
     return app
 
@@ -147,7 +151,7 @@ async def running(
         stack.callback(ledger.close)
         blobs = open_blobs(settings, disk.calls)
         stack.callback(blobs.close)
-        if settings.blobs:
+        if settings.blobs or settings.import_prefixes:
             # Requests of other kinds continue while some wait for a stalled object store.
             threads = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
             asyncio.get_running_loop().set_default_executor(threads)
@@ -158,10 +162,12 @@ async def running(
             ledger=ledger,
             blobs=blobs,
             executor=executor,
+            imports=ImportSources(settings.import_prefixes),
             metrics=metrics,
             process=blobs.scratch.id,
         )
         try:
+            await _bind(context)
             await _requeue_interrupted(context, blobs.scratch.ended)
             async with _background(context, may_lead=may_lead) as dispatcher:
                 yield context, dispatcher
@@ -180,6 +186,17 @@ def _open_ledger(settings: Settings, metrics: Metrics, disk: Disk, *, migrate: b
         return open_postgres(settings.ledger, on_commit=observe)
     path = settings.data_dir / LEDGER_FILE
     return SqliteLedger(path, on_commit=observe, vfs=disk.vfs, migrate=migrate)
+
+
+async def _bind(context: Context) -> None:
+    """Bind an object store to the ledger."""
+    if not context.settings.blobs:
+        return
+    try:
+        ledger_id = await context.ledger.write(identity.get)
+        await asyncio.to_thread(context.blobs.bind, ledger_id)
+    except CapacityError as error:
+        raise StartError(f"the stores cannot be written: {error.message}") from error
 
 
 async def _requeue_interrupted(context: Context, ended: Collection[str]) -> None:

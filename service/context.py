@@ -13,6 +13,7 @@ from service.repositories.batches import InputsCache
 from service.settings import Settings
 from service.signals import Signals
 from service.storage.blobs.protocol import Blobs
+from service.storage.import_sources import ImportSources
 from service.storage.ledger.protocol import Ledger
 from service.telemetry.metrics import Metrics
 from service.workers.protocol import Executor
@@ -53,6 +54,7 @@ class Context:
         process: random id of this process, by which the ledger names who runs a recalibration.
         caller: sender of the request; outside of requests, the server itself.
         inputs: cached inputs of recalibrations.
+        imports: the objects that may be imported.
         metrics, signals: shared by all requests.
         json_parsing: held while a large JSON body is parsed.
     """
@@ -63,6 +65,7 @@ class Context:
     executor: Executor
     caller: Caller = EVERYTHING
     inputs: InputsCache = field(default_factory=InputsCache)
+    imports: ImportSources = field(default_factory=ImportSources)
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
     process: str = field(default_factory=lambda: secrets.token_hex(16))

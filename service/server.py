@@ -25,6 +25,7 @@ from service.middleware.authentication import is_loopback
 from service.middleware.keyring import read_tokens
 from service.repositories import tokens
 from service.settings import Settings
+from service.storage.blobs.opening import check_blobs
 from service.storage.blobs.os_calls import Disk
 from service.storage.data_folder import locked
 from service.storage.ledger.maintenance import read_tokens_ledger
@@ -58,9 +59,10 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     try:
         settings = settings_loading.read(config_file, overrides)
         require_token_unless_loopback(settings)
-        # The app takes the lock when it starts, but uvicorn would print that error as a traceback.
+        # The app does the same when it starts, but uvicorn would print an error as a traceback.
         with locked(settings.data_dir):
             pass
+        check_blobs(settings)
         listener = bind(settings.host, settings.port)
         app = create_app(settings)
     except StartError as error:

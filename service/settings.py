@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         description="Downloads of models and statistics are redirected to a signed URL of the "
         "object storage that is valid for this long. 0: the server sends all results.",
     )
+    import_prefixes: str = Field(
+        default="",
+        description="URLs below which objects may be imported as batches, separated by commas: "
+        "`s3://bucket/prefix`. Anyone who may send batches may import them. Requires the extra "
+        "`objects`. Empty: no imports.",
+    )
     tokens: str = Field(
         default="",
         description="SHA-256 hashes (hex) of accepted tokens, separated by commas. "

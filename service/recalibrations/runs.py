@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from collections.abc import AsyncIterator
@@ -71,7 +72,8 @@ async def run(context: Context, found: Recalibration) -> None:
         context.metrics.count_failure(ended.error)
         context.metrics.count_verdict(ended.verdict)
     context.signals.notify(found.id)
-    await retention.remove_data(context, found.id)
+    with contextlib.suppress(ServiceError):  # the next cleanup removes what remains
+        await retention.remove_data(context, found.id)
 
 
 async def _interrupted(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,7 +87,7 @@ def test_same_bytes_as_with_a_folder(
         assert [key for key in objects(url) if name in key] == []
         model = server.http.get("/v1/models").json()["items"][0]["id"]
         assert server.http.delete(f"/v1/models/{model}").status_code == 204
-        assert objects(url) == []
+        assert objects(url) == ["ledger"]
 
 
 def test_run_continues_on_another_machine(url: str, tmp_path: Path, expected: list[bytes]) -> None:
@@ -158,3 +161,23 @@ def test_redirect_to_signed_url(
         assert followed.content == expected[0]
         assert server.http.head(f"/v1/recalibrations/{name}/model").status_code == 200
         assert server.api.get(name, "/report").status_code == 200
+
+
+def test_another_ledger_does_not_start_on_the_same_prefix(
+    s3: ObjectServer, url: str, tmp_path: Path
+) -> None:
+    assert s3.endpoint
+    with running(tmp_path / "data", blobs=url, **SETTINGS) as server:
+        name = opened(server)
+    words = [sys.executable, "-m", "service", "--port", "0", "--data-dir", str(tmp_path / "other")]
+    done = subprocess.run(
+        words,
+        env={**os.environ, "BNRECAL_BLOBS": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "belongs to the ledger" in done.stderr
+    assert [key for key in objects(url) if name in key]

@@ -6,13 +6,15 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import kills, openapi, parsers, powercut, restart
+from tests.soak import kills, object_faults, openapi, parsers, powercut, restart
+from tests.support import s3
 from tests.support.server_process import ServerProcess
 
 # From the start of the process, including the interpreter and imports.
@@ -22,7 +24,13 @@ MAX_READY_SECONDS = 2.0
 def main() -> int:
     """Run the selected test; return 0 if it passed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
-    tests = {"kills": _kills, "powercut": _power_cuts, "fuzz": _fuzz, "restart": _restart}
+    tests = {
+        "kills": _kills,
+        "objects": _objects,
+        "powercut": _power_cuts,
+        "fuzz": _fuzz,
+        "restart": _restart,
+    }
     parser.add_argument("what", nargs="?", choices=tuple(tests), default="kills")
     parser.add_argument("--cuts", type=int, default=50, help="number of power cuts")
     parser.add_argument("--batches", type=int, default=1_000_000, help="batches in the ledger")
@@ -46,6 +54,15 @@ def _kills(options: argparse.Namespace) -> int:
         )
     summary = tally.summary() | {"seed": options.seed, "seconds": round(monotonic() - began, 1)}
     sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+    return 0 if tally.passed else 1
+
+
+def _objects(options: argparse.Namespace) -> int:
+    """Disturb a server and its object store in random order, `--kills` times."""
+    events = random.Random(options.seed).choices(object_faults.EVENTS, k=options.kills)
+    with tempfile.TemporaryDirectory(prefix="bnrecal-objects-") as folder, s3.ceph() as ceph:
+        tally = object_faults.disturb(Path(folder), ceph, events, seed=options.seed)
+    sys.stdout.write(json.dumps(dataclasses.asdict(tally) | {"seed": options.seed}) + "\n")
     return 0 if tally.passed else 1
 
 

@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Arbitrary bytes match the schema but are not a model; a schema cannot express the rules of a form.
-BODIES = ("/v1/models", "/v1/recalibrate")
+# Arbitrary bytes match the schema but are not a model; a schema cannot express the rules of a form,
+# nor that the last index of an import is limited.
+_IMPORTS = "/v1/recalibrations/{recalibration}/"
+BODIES = (
+    *("/v1/models", "/v1/recalibrate"),
+    *(f"{_IMPORTS}{name}:import" for name in ("batches", "source-batches")),
+)
 _CONFIG = """
 [[operations]]
 include-path = "{path}"

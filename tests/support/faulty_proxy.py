@@ -76,11 +76,9 @@ class FaultyProxy:
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            self._remember(client, stack)
             server = socket.create_connection(self._target)
-            for end in (client, server):
-                stack.callback(self._forget, end)
-                with self._lock:
-                    self._open.add(end)
+            self._remember(server, stack)
             back = threading.Thread(target=self._back, args=(server, client), daemon=True)
             back.start()
             while block := client.recv(_BLOCK):
@@ -115,6 +113,11 @@ class FaultyProxy:
                     return
                 client.sendall(block)
             client.shutdown(socket.SHUT_WR)
+
+    def _remember(self, end: socket.socket, stack: contextlib.ExitStack) -> None:
+        stack.callback(self._forget, end)
+        with self._lock:
+            self._open.add(end)
 
     def _forget(self, end: socket.socket) -> None:
         with self._lock:

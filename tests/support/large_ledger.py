@@ -106,6 +106,7 @@ _UNDO = {
     ALTER TABLE result DROP COLUMN claim;
     ALTER TABLE model DROP COLUMN folder;
     """,
+    13: "DROP TABLE identity",
 }
 
 

@@ -120,10 +120,11 @@ class Ceph(ObjectServer):
         disk = str(uuid.uuid4())
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", "monmap")
         self._run("ceph-mon", "-i", "a")
-        self._run("ceph", "osd", "new", disk)
+        self._run_again("ceph", "osd", "new", disk)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk)
-        self._run("ceph", "osd", "crush", "add", "osd.0", "1.0", "root=default", "host=here")
-        self._start_disk()
+        place = ("root=default", "host=here")
+        self._run_again("ceph", "osd", "crush", "add", "osd.0", "1.0", *place)
+        self._run_again("ceph-osd", "-i", "0")
         self.start_gateway()
         keys = self.environment
         self._run(
@@ -132,17 +133,6 @@ class Ceph(ObjectServer):
             f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}",
         )
         self._wait_for_gateway()
-
-    def _start_disk(self) -> None:
-        """Start the disk's daemon; it fails if it is faster than the monitor's first message."""
-
-        def starts() -> bool:
-            with contextlib.suppress(AssertionError):
-                self._run("ceph-osd", "-i", "0")
-                return True
-            return False
-
-        until(starts, lambda: "the daemon of the disk does not start", pause=0.2)
 
     def start_gateway(self) -> None:
         """Start the gateway; it may take some seconds until it responds."""
@@ -175,6 +165,20 @@ class Ceph(ObjectServer):
             return False
 
         until(responds, lambda: "the S3 gateway does not respond", seconds=120, pause=0.1)
+
+    def _run_again(self, *words: str) -> None:
+        """Run a program that the monitor refuses in its first moments ("wrong fsid")."""
+        errors: list[AssertionError] = []
+
+        def succeeds() -> bool:
+            try:
+                self._run(*words)
+            except AssertionError as error:
+                errors.append(error)
+                return False
+            return True
+
+        until(succeeds, lambda: errors[-1], pause=0.2)
 
     def _run(self, *words: str) -> None:
         done = subprocess.run(

@@ -96,6 +96,10 @@ class FolderBlobs:
             self, self._calls, max_pack_bytes=max_pack_bytes, max_folders=max_pack_folders
         )
 
+    def bind(self, ledger_id: str) -> None:
+        """Do nothing: the ledger is in the same folder, or names it."""
+        del ledger_id
+
     @property
     def packs(self) -> FolderPacks:
         """The packs of small blobs."""

@@ -30,9 +30,10 @@ PART_BYTES = 8 << 20
 REQUEST_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 # No request is repeated later than this after it began, so it takes at most 35 seconds in all. The
-# pauses double from 0.1 to 3.2 seconds: the restart of a gateway takes a few seconds.
+# pauses are random and grow by half each time, to about 15 seconds together: the restart of a
+# gateway takes a few seconds.
 RETRY_SECONDS = 20.0
-MAX_RETRIES = 6
+MAX_RETRIES = 10
 # Objects that one request removes.
 MAX_REMOVED = 1000
 # Parts of one object that are sent at the same time.
@@ -49,8 +50,12 @@ class ObjectClient:
         answered_at: monotonic time of the last success in seconds.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, setting: str = "BNRECAL_BLOBS") -> None:
         """Read the credentials from the environment, by the names that the provider's tools use.
+
+        Args:
+            url: URL of a bucket or a prefix in it.
+            setting: the setting that has the URL, for messages.
 
         Raises:
             StartError: the URL is not one of an object store, or obstore is not installed.
@@ -58,7 +63,19 @@ class ObjectClient:
         self.url = url
         self.failure: str | None = None
         self.answered_at = float("-inf")
-        self._api, self._store = _open(url)
+        self._api, self._store = _open(url, setting)
+
+    def require(self) -> None:
+        """Check that the store responds and accepts the credentials.
+
+        Raises:
+            StartError: it does not.
+        """
+        try:
+            self.names("")
+        except (CapacityError, NotFoundError) as error:
+            cause = str(error.__cause__).partition("\n")[0]
+            raise StartError(f"the object store {self.url} cannot be used: {cause}") from error
 
     def put(self, key: str, content: bytes | Path) -> None:
         """Store an object; a large file is sent in parts that become visible together.
@@ -200,11 +217,11 @@ class ObjectClient:
         self.answered_at = monotonic()
 
 
-def _open(url: str) -> tuple[ModuleType, ObjectStore]:
+def _open(url: str, setting: str) -> tuple[ModuleType, ObjectStore]:
     """Return obstore and the store of a URL."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES or not rest.strip("/"):
-        raise StartError(f"BNRECAL_BLOBS is s3://bucket/prefix, gs://… or az://…, not {url!r}")
+        raise StartError(f"{setting} is s3://bucket/prefix, gs://… or az://…, not {url!r}")
     try:
         import obstore  # noqa: PLC0415 - an optional package
         from obstore.store import from_url  # noqa: PLC0415
@@ -236,6 +253,6 @@ def _retries() -> RetryConfig:
         "backoff": {
             "init_backoff": timedelta(seconds=0.1),
             "max_backoff": timedelta(seconds=3.2),
-            "base": 2,
+            "base": 3,
         },
     }

@@ -39,6 +39,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _STAGING = "staging"
+# The object with the id of the ledger.
+_OWNER = "ledger"
+MAX_ID_BYTES = 100
 # Requests that may wait for the store at the same time: packs, fetched parts and streamed results.
 THREADS = 32
 # Contents that are fetched at the same time for one worker.
@@ -74,6 +77,7 @@ class ObjectBlobs:
             StartError: the store or the folder cannot be used.
         """
         self._client = ObjectClient(url)
+        self._client.require()
         self._calls = calls or OsCalls()
         self._reserve_bytes = reserve_bytes
         self._root = folder.absolute()
@@ -83,15 +87,20 @@ class ObjectBlobs:
         except OSError as error:
             text = f"the data folder {folder} cannot be used ({errno_name(error)})"
             raise StartError(text) from error
-        try:
-            self._client.names("")
-        except (CapacityError, NotFoundError) as error:
-            self.scratch.close()
-            cause = str(error.__cause__).partition("\n")[0]
-            raise StartError(f"the object store {url} cannot be used: {cause}") from error
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
         self._packs = ObjectPacks(self._put_pack)
         self._checking = asyncio.Lock()
+
+    def bind(self, ledger_id: str) -> None:
+        """Write the ledger's id into the store, or compare it with the one that is there."""
+        if not self._client.exists(_OWNER):
+            self._client.put(_OWNER, ledger_id.encode())
+        found = self._client.read(_OWNER, 0, MAX_ID_BYTES).decode(errors="replace")
+        if found != ledger_id:
+            raise StartError(
+                f"{self._client.url} belongs to the ledger {found!r}, not to {ledger_id!r}: use "
+                "another prefix, or start the server with the ledger of these objects"
+            )
 
     async def stage(self, folder: str, content: bytes | bytearray) -> StoredObject:
         """Store a small blob durably in a pack."""
@@ -171,6 +180,7 @@ class ObjectBlobs:
         finally:
             if ahead is not None:
                 ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
 
     def _part(self, content: BlobContent, start: int, stop: int) -> asyncio.Future[bytes]:
         end = min(start + PART_BYTES, stop)
@@ -345,14 +355,20 @@ def _groups(page: Sequence[BlobContent]) -> Iterator[list[BlobContent]]:
     for one in page:
         objects.setdefault(one.key, []).append(one)
     for found in objects.values():
-        group: list[BlobContent] = []
-        size = 0
-        for one in found:
-            if size >= PART_BYTES:
-                yield group
-                group, size = [], 0
-            group.append(one)
-            size += one.bytes
+        yield from parts(found)
+
+
+def parts(contents: Sequence[BlobContent]) -> Iterator[list[BlobContent]]:
+    """Yield contents of one object in groups of about `PART_BYTES`."""
+    group: list[BlobContent] = []
+    size = 0
+    for one in contents:
+        if size >= PART_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(one)
+        size += one.bytes
+    if group:
         yield group
 
 

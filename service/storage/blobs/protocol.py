@@ -89,6 +89,15 @@ class StagedBlob(Protocol):
 class Blobs(Protocol):
     """Files that are either complete and durable, or absent."""
 
+    def bind(self, ledger_id: str) -> None:
+        """Bind the store to a ledger, unless it is local to it.
+
+        Raises:
+            StartError: it is bound to another ledger, whose blobs would be removed as orphans.
+            CapacityError: the store does not respond.
+        """
+        ...
+
     async def stage(self, folder: str, content: bytes | bytearray) -> StagedBlob:
         """Prepare a small blob that is stored with the rows of a transaction.
 

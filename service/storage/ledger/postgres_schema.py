@@ -139,5 +139,10 @@ AFTER INSERT OR DELETE OR UPDATE OF bytes, data_removed ON recalibration
 FOR EACH ROW EXECUTE FUNCTION count_stored_bytes();
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+# An id of the ledger, by which an object store is bound to it; inserted when it is first needed.
+_VERSION_2 = """
+CREATE TABLE identity (id TEXT NOT NULL);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 VERSION = len(MIGRATIONS)

@@ -201,9 +201,15 @@ ALTER TABLE recalibration ADD COLUMN verdict_code TEXT;
 UPDATE recalibration SET verdict_code = verdict ->> '$.code';
 """
 
+# An id of the ledger, by which an object store is bound to it; inserted when it is first needed.
+_VERSION_13 = """
+CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     *(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7),
     *(_VERSION_8, _VERSION_9, _VERSION_10, _VERSION_11, _VERSION_12),
+    _VERSION_13,
 )
 VERSION = len(MIGRATIONS)
 # The first version with a table of tokens.

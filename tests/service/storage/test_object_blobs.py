@@ -127,6 +127,16 @@ def test_objects_below_the_prefix_only(url: str, tmp_path: Path) -> None:
     assert first.exists(KEY)
 
 
+def test_store_belongs_to_one_ledger(url: str, tmp_path: Path) -> None:
+    """The cleanup of a server with another ledger would remove everything."""
+    first, second = ObjectBlobs(url, tmp_path / "1"), ObjectBlobs(url, tmp_path / "2")
+    for blobs in (first, second, first):
+        blobs.bind("a" * 32)
+    with pytest.raises(StartError, match="another prefix"):
+        second.bind("b" * 32)
+    first.bind("a" * 32)
+
+
 @pytest.mark.parametrize(
     "given", ["bucket", "s3:/bucket", "s3://", "http://host/bucket", "file:///folder", "ftp://x"]
 )
