@@ -49,6 +49,7 @@ class Run:
         every: measure every n-th case.
         sizes: measure streams of these sizes only; all where empty.
         networks: measure these networks only; all where empty.
+        changed: whether to measure networks with changed weights.
         names: candidates to measure, the source among them.
     """
 
@@ -57,6 +58,7 @@ class Run:
     every: int = 1
     sizes: tuple[int, ...] = ()
     networks: tuple[str, ...] = ()
+    changed: bool = True
     names: tuple[str, ...] = tuple(SHARES)
 
 
@@ -95,10 +97,15 @@ def fashion_rows(run: Run) -> Iterator[Row]:
     ]
     for seed, (number, change, domain) in enumerate(pairs, 900):
         case = _Case(network=f"fashion{number}", change=change, domain=domain, seed=seed)
-        if (seed - 900) % run.every == 0:
+        if _wanted(run, case, seed - 900):
             network = fashion_network(run.cache, number, run.device)
             images = clean if domain == "clean" else _corrupted(clean, domain)
             yield from _image_rows(run, case, network, images)
+
+
+def _wanted(run: Run, case: _Case, position: int) -> bool:
+    named = not run.networks or case.network in run.networks
+    return named and (run.changed or not case.change) and position % run.every == 0
 
 
 def _corrupted(images: _Images, name: str) -> _Images:
@@ -131,7 +138,7 @@ def digit_rows(run: Run) -> Iterator[Row]:
     ]
     for seed, (number, change, domain) in enumerate(pairs, 160):
         case = _Case(network=f"digits{number}", change=change, domain=domain, seed=seed)
-        if (seed - 160) % run.every == 0:
+        if _wanted(run, case, seed - 160):
             yield from _image_rows(run, case, digit_network(run.cache, number), domains[domain]())
 
 
@@ -163,8 +170,6 @@ def _eight_bits(data: LabeledImages) -> LabeledImages:
 
 def _image_rows(run: Run, case: _Case, network: nn.Module, images: _Images) -> Iterator[Row]:
     """Yield every stream of a network on a domain."""
-    if run.networks and case.network not in run.networks:
-        return
     ready = mixed(changed(network, case.change), run.device)
     test = _tensor(images.test.images, run.device)
     for stream in planned(STREAMS, run.sizes):
