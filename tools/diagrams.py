@@ -224,7 +224,7 @@ _STEPS = (
     ),
 )
 _END = (
-    "Recalibrate with Auto(varied=True) and follow the verdict: 0 of 616 rows with deploy lost "
+    "Recalibrate with Auto(varied=True) and follow the verdict: 0 of 685 rows with deploy lost "
     "more than 2 points"
 )
 

@@ -28,7 +28,8 @@ __all__ = ["Mixture", "are_unset", "candidate_updates", "early_layers"]
 ModelT = TypeVar("ModelT")
 BatchT = TypeVar("BatchT")
 
-# The share of the target in the layers after the early ones (`EARLY`).
+# The share of the target in every layer (`SMALL`), and in those after the early ones (`EARLY`).
+_SMALL_SHARE = 0.02
 _LATE_SHARE = 0.1
 
 # `EARLY` has the target's statistics in one of this many layers, rounded up.
@@ -56,6 +57,13 @@ class Mixture:
         )
 
 
+_ESTIMATES: Mapping[Candidate, Estimate] = {
+    Candidate.EARLY: Mixture(_LATE_SHARE),
+    Candidate.SMALL: Mixture(_SMALL_SHARE),
+    Candidate.SHRINK: Shrink(),
+}
+
+
 def are_unset(layers: Mapping[LayerName, LayerInfo]) -> bool:
     """Return whether the source statistics of all layers are as a framework initializes them."""
     known = [info.statistics for info in layers.values() if info.statistics is not None]
@@ -72,8 +80,6 @@ def candidate_updates(
     engine: Engine[ModelT, BatchT],
     probe: Probe[BatchT],
     target: Mapping[LayerName, LayerUpdate],
-    *,
-    small_share: float,
 ) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
     """Return a candidate's update of every layer.
 
@@ -82,7 +88,6 @@ def candidate_updates(
         engine: runs an exact pass over the probe where the candidate needs one.
         probe: the probe.
         target: the updates of `Replace` over the whole stream, in the order of execution.
-        small_share: the share of the target that `SMALL` takes.
 
     Returns:
         The updates, and the probe under their statistics where an exact pass observed it.
@@ -93,12 +98,7 @@ def candidate_updates(
         return {name: _unchanged(update) for name, update in target.items()}, None
     layers = {info.name: info for info in engine.layers if info.name in engine.selected}
     known = early_layers(target) if candidate is Candidate.EARLY else {}
-    estimates: Mapping[Candidate, Estimate] = {
-        Candidate.EARLY: Mixture(_LATE_SHARE),
-        Candidate.SMALL: Mixture(small_share),
-        Candidate.SHRINK: Shrink(),
-    }
-    estimate = estimates[candidate]
+    estimate = _ESTIMATES[candidate]
     positions = range(probe.samples)
     with engine.frontier(probe.batches(), phase="choosing", observed=lambda: positions) as frontier:
         found = commit_layers(frontier, layers, estimate, known=known)

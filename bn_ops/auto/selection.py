@@ -15,7 +15,6 @@ from bn_ops.auto.decision import (
     MIN_SAMPLES_TO_REFUSE,
     Decision,
     choose,
-    small_share,
     worth_a_small_share,
 )
 from bn_ops.core.engine import Engine
@@ -112,7 +111,6 @@ class Selector(Generic[ModelT, BatchT]):
         self._probe = probe
         self._target = target
         self._progress = progress
-        self._small_share = 0.0
         self._updates: dict[Candidate, _Updates] = {}
         self._observed: dict[Candidate, ForwardPass | None] = {Candidate.REPLACE: observed}
 
@@ -120,11 +118,7 @@ class Selector(Generic[ModelT, BatchT]):
         """Return a candidate's update of every layer."""
         if candidate not in self._updates:
             self._updates[candidate], observed = candidate_updates(
-                candidate,
-                self._engine,
-                self._probe,
-                self._target,
-                small_share=self._small_share,
+                candidate, self._engine, self._probe, self._target
             )
             self._observed.setdefault(candidate, observed)
             self._progress(len(self._updates))
@@ -159,16 +153,14 @@ class Selector(Generic[ModelT, BatchT]):
         if output is not None and not unset and samples >= MIN_SAMPLES:
             declared = varied is True and samples >= MIN_SAMPLES_TO_REFUSE
             scores[Candidate.SOURCE] = score(output.probabilities)
-            self._small_share = small_share(scores[Candidate.SOURCE])
-            for candidate in (Candidate.REPLACE,) if declared else _COMPARED:
-                self._add(scores, candidate, output)
-            found = decide()
-            if (
-                not declared
-                and found.candidate is Candidate.SOURCE
-                and worth_a_small_share(found.gains)
-            ):
-                self._add(scores, Candidate.SMALL, output)
+            self._add(scores, Candidate.REPLACE, output)
+            if not declared and decide().candidate is not Candidate.REPLACE:
+                self._add(scores, Candidate.EARLY, output)
+                found = decide()
+                if found.candidate is Candidate.SOURCE and worth_a_small_share(
+                    scores[Candidate.SOURCE], found.gains
+                ):
+                    self._add(scores, Candidate.SMALL, output)
         decision = decide()
         return Selection(
             candidate=decision.candidate,
@@ -219,6 +211,3 @@ class Selector(Generic[ModelT, BatchT]):
         found = after.class_output(self._probe.samples, source.name)
         if found is not None and found.probabilities.shape == source.probabilities.shape:
             scores[candidate] = score(found.probabilities)
-
-
-_COMPARED = (Candidate.EARLY, Candidate.REPLACE)

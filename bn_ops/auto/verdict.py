@@ -163,11 +163,10 @@ def _capped(judgment: Judgment, reason: ReasonCode) -> Judgment:
 _WHY_CHECK = {
     _Why.CORRELATED_STREAM: "the samples of the stream are correlated",
     _Why.FEW_CLASSES_IN_STREAM: "the predictions distinguish too few classes to judge by them",
-    _Why.GAIN_WITHIN_ERROR: "the predictions changed no more than chance explains",
+    _Why.GAIN_WITHIN_ERROR: "the predictions did not clearly improve",
     _Why.INPUT_MISMATCH: "the input does not look like what the model was trained on",
     _Why.LESS_CERTAIN_PREDICTIONS: "the predictions became less certain",
     _Why.OUTPUTS_NOT_CLASSES: "the outputs cannot be judged without labels",
-    _Why.SMALL_STEP: "it is only a small step towards the new domain, and no clear gain",
     _Why.SOURCE_STATISTICS_UNSET: "the source had no statistics to compare with",
     _Why.TOO_FEW_LABELS: "the labeled samples leave it open which model is better",
     _Why.TOO_FEW_SAMPLES: "the stream holds too few samples",
@@ -318,10 +317,6 @@ def _mismatch(evidence: Evidence) -> str:
 _REASONS: Mapping[ReasonCode, Callable[[Evidence], str]] = {
     _Why.CLEAR_GAIN: _compared,
     _Why.NO_GAIN: _compared,
-    _Why.SMALL_STEP: lambda evidence: (
-        f"{_compared(evidence)} Only a small share of the new domain was taken, because no "
-        "larger step has a clear gain."
-    ),
     _Why.GAIN_WITHIN_ERROR: lambda evidence: f"{_gain(evidence)}; that is not a clear gain.",
     _Why.LESS_CERTAIN_PREDICTIONS: lambda evidence: f"{_gain(evidence)}.",
     _Why.FEW_CLASSES_IN_STREAM: _few_classes,
@@ -346,8 +341,8 @@ def _steps(code: ReasonCode, evidence: Evidence) -> tuple[str, ...]:
         )
     if code is _Why.NO_GAIN and not evidence.source_kept:
         return ("Keep the source model, or use the estimator Auto, which compares candidates.",)
-    if code in _DECLARED:
-        return (*_STEPS.get(code, ()), *_declaration(evidence))
+    if code is _Why.FEW_CLASSES_IN_STREAM:
+        return (*_STEPS[code], *_declaration(evidence))
     return _STEPS.get(code, ())
 
 
@@ -357,8 +352,6 @@ def _declaration(evidence: Evidence) -> tuple[str, ...]:
         return ()
     return (_DECLARE,)
 
-
-_DECLARED = frozenset({_Why.FEW_CLASSES_IN_STREAM, _Why.SMALL_STEP})
 
 _DECLARE = (
     "If the stream holds all classes as they occur in use, declare it with Auto(varied=True) "
@@ -381,9 +374,6 @@ _STEPS = {
             "Name an estimator, such as Shrink() or Replace(), and compare the result with the "
             "source by your own metric (metric=)."
         ),
-    ),
-    _Why.SMALL_STEP: (
-        "A larger step may gain more: pass labeled samples (evaluate=, --labels), which decide.",
     ),
     _Why.TOO_FEW_LABELS: ("Label more samples.",),
     _Why.TOO_FEW_SAMPLES: (f"Send at least {MIN_SAMPLES_TO_DEPLOY} samples.",),

@@ -48,7 +48,7 @@ _LIMITS = """\
   although `Replace` would gain up to {left:.0f} points on a mixed stream. Only a declaration
   (`varied=True`) or labels decide.
 - **Loss at rising certainty**: on `glass_blur`, `early` raises the criterion and the certainty
-  and loses accuracy. Only the least number of samples keeps the worst cases out of `deploy`.
+  and loses accuracy. It is therefore taken only where `replace` is not admitted.
 - **`deploy` compares with the source and does not promise accuracy**: in {poor} of {sure} rows
   the accuracy afterwards is below 60 %, at worst {poorest:.0f} %.
 - **Inverted digits**: the source is kept in {inverted_kept} of {inverted} rows, but not because

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 
 from benchmarks.accuracy.choice.policy import decide
-from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SOURCE, Row, small
+from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SOURCE, Row
 from benchmarks.accuracy.choice.summary import (
     FAMILIES,
     HARM,
@@ -28,8 +28,8 @@ _THRESHOLDS = (0.0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3)
 _TEXT = """\
 Digits and Fashion-MNIST with 8 or more samples, all kinds of streams and weights; statistics that \
 were never set are left out. Each cell: mean / worst regret on mixed streams, rows hurt, worst \
-change. The best of the four candidates of `Auto` needs labels: no rule that chooses among them \
-can be better."""
+change. The best of the candidates of `Auto` needs labels: no rule that chooses among them can be \
+better."""
 
 _PAIR = """\
 Two streams that look the same and need opposite decisions, among pairs of one network: the pair \
@@ -64,9 +64,8 @@ def _policies() -> Iterator[tuple[str, Policy]]:
     yield "`Replace`", lambda _: REPLACE
     for threshold in _THRESHOLDS:
         yield f"`Replace` with a gain of at least {threshold:g}, else source", _above(threshold)
-    yield "`Auto` without `small`", lambda row: _undecided(row, lambda _: SOURCE)
     for share in ("share-0.05", "share-0.1", "share-0.2"):
-        name = f"`Auto`, with a {share.replace('-', ' of ')} instead of source and `small`"
+        name = f"`Auto`, with a {share.replace('-', ' of ')} instead of the source"
         yield name, partial(_undecided, step=partial(_always, share=share))
         yield (
             f"{name}, where its gain is at least its error",
@@ -74,13 +73,13 @@ def _policies() -> Iterator[tuple[str, Policy]]:
         )
     yield "`Auto`", lambda row: decide(row).candidate
     yield (
-        "best of source, `small`, `early` and `replace`",
-        lambda row: max((SOURCE, small(row), EARLY, REPLACE), key=row.accuracy),
+        "best of source, `early` and `replace`",
+        lambda row: max((SOURCE, EARLY, REPLACE), key=row.accuracy),
     )
 
 
 def _undecided(row: Row, step: Policy) -> str:
-    """Return the choice of `Auto`, and another step where it takes neither of the large ones."""
+    """Return the choice of `Auto`, and a small step where it keeps the source."""
     chosen = decide(row).candidate
     return chosen if chosen in {EARLY, REPLACE} else step(row)
 

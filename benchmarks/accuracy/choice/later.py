@@ -1,4 +1,4 @@
-"""The rule on rows that were measured after it had been fixed."""
+"""The rule on rows of networks that set none of its thresholds."""
 
 from __future__ import annotations
 
@@ -6,52 +6,53 @@ from collections.abc import Sequence
 
 from benchmarks.accuracy.choice.policy import decide
 from benchmarks.accuracy.choice.rows import LATER_ROWS, REPLACE, Row, read_rows
-from benchmarks.accuracy.choice.summary import FAMILIES, HARM, summarize
+from benchmarks.accuracy.choice.summary import FAMILIES, HARM, markdown, signed, summarize
 from bn_ops.auto.decision import MIN_SAMPLES_TO_DEPLOY
 from bn_ops.diagnostics.report import VerdictCode
 
 __all__ = ["later"]
 
 _TEXT = """\
-After the rule had been fixed, the third network for digits was measured, which the other rows lack:
-{rows} rows of 16 and 64 samples on {domains} domains, with the four candidates of `Auto`.
-
-- `Replace` hurts in {replace_hurt} rows, with a gain of at most {replace_gain:.2f}. `Auto` hurts in
-  {hurt}, by at most {loss:.1f} points.
-- `deploy` is harmful in {deployed_hurt} of {deployed} rows; the change is {smallest:+.1f} or more.
-- {held} of {helpful} choices that help did not get `deploy`; with {many} or more samples,
-  {held_many} of {helpful_many}.
-- On mixed streams `Auto` is {auto.regret:.1f} points below the best of the four on average and
-  {auto.worst_regret:.1f} at worst; `Replace`, {replace.regret:.1f} and
-  {replace.worst_regret:.1f}."""
+{rows} rows of 16 and 64 samples. Regret is against the best of source, `early`, `replace` and \
+shares of 0.02 and 0.1."""
 
 
 def later(rows: Sequence[Row]) -> str:
     """Render the figures of the later rows; the other rows are not used."""
     del rows
     found = read_rows(LATER_ROWS)
-    decided = [(row, decide(row)) for row in found]
+    head = ["network", "rows", "`Replace` hurts", "`Auto` hurts", "worst change", "`deploy`"]
+    head += ["harmful", "worst change", "held back", f"held back, n ≥ {MIN_SAMPLES_TO_DEPLOY}"]
+    head += ["mixed: regret of `Auto`", "of `Replace`"]
+    networks = dict.fromkeys(row.network for row in found)
+    body = [_line(name, [row for row in found if row.network == name]) for name in networks]
+    return f"{_TEXT.format(rows=len(found))}\n\n{markdown(head, body)}"
+
+
+def _line(name: str, rows: Sequence[Row]) -> list[str]:
+    decided = [(row, decide(row)) for row in rows]
     changes = [(row, row.change_of(each.candidate), each.verdict) for row, each in decided]
     deployed = [change for _, change, verdict in changes if verdict is VerdictCode.DEPLOY]
     helpful = [(row, verdict) for row, change, verdict in changes if change > HARM]
     many = [verdict for row, verdict in helpful if row.samples >= MIN_SAMPLES_TO_DEPLOY]
-    harmed = [row for row in found if row.change_of(REPLACE) < -HARM]
     mixed = [(row, each) for row, each in decided if FAMILIES["mixed"](row)]
-    return _TEXT.format(
-        rows=len(found),
-        domains=len({row.domain for row in found}),
-        replace_hurt=len(harmed),
-        replace_gain=max(row.candidates[REPLACE].gain for row in harmed),
-        hurt=sum(change < -HARM for _, change, _ in changes),
-        loss=-min(change for _, change, _ in changes),
-        deployed=len(deployed),
-        deployed_hurt=sum(change < -HARM for change in deployed),
-        smallest=min(deployed),
-        held=sum(verdict is not VerdictCode.DEPLOY for _, verdict in helpful),
-        helpful=len(helpful),
-        held_many=sum(verdict is not VerdictCode.DEPLOY for verdict in many),
-        helpful_many=len(many),
-        many=MIN_SAMPLES_TO_DEPLOY,
-        auto=summarize([(row, each.candidate) for row, each in mixed]),
-        replace=summarize([(row, REPLACE) for row, _ in mixed]),
-    )
+    auto = summarize([(row, each.candidate) for row, each in mixed])
+    replaced = summarize([(row, REPLACE) for row, _ in mixed])
+    return [
+        name,
+        str(len(rows)),
+        str(sum(row.change_of(REPLACE) < -HARM for row in rows)),
+        str(sum(change < -HARM for _, change, _ in changes)),
+        signed(min(change for _, change, _ in changes)),
+        str(len(deployed)),
+        str(sum(change < -HARM for change in deployed)),
+        signed(min(deployed)),
+        _held([verdict for _, verdict in helpful]),
+        _held(many),
+        f"{auto.regret:.1f} / {auto.worst_regret:.1f}",
+        f"{replaced.regret:.1f} / {replaced.worst_regret:.1f}",
+    ]
+
+
+def _held(verdicts: Sequence[VerdictCode]) -> str:
+    return f"{sum(v is not VerdictCode.DEPLOY for v in verdicts)} of {len(verdicts)}"

@@ -9,13 +9,20 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SOURCE, Measured, Row, small
+from benchmarks.accuracy.choice.rows import EARLY, REPLACE, SMALL, SOURCE, Measured, Row
 from bn_ops.auto.criterion import Scores
 from bn_ops.auto.decision import choose, judge, verdict_on_choice
 from bn_ops.core.statistics import Float64Array
 from bn_ops.diagnostics.report import Candidate, VerdictCode
 
 __all__ = ["Decision", "decide", "judge_candidate", "scores_of"]
+
+_NAMES = {
+    Candidate.SOURCE: SOURCE,
+    Candidate.SMALL: SMALL,
+    Candidate.EARLY: EARLY,
+    Candidate.REPLACE: REPLACE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,26 +54,12 @@ def decide(
         unset=row.change == "reset",
         varied=varied,
     )
-    return Decision(
-        candidate=_names(row)[decision.candidate], verdict=verdict_on_choice(decision).code
-    )
+    return Decision(candidate=_NAMES[decision.candidate], verdict=verdict_on_choice(decision).code)
 
 
 def scores_of(row: Row) -> Mapping[Candidate, Scores]:
     """Return the scores of the candidates of `Auto`."""
-    return {name: _scores(row, row.candidates[key]) for name, key in _names(row).items()}
-
-
-def _names(row: Row) -> Mapping[Candidate, str]:
-    """Return the names of the candidates of `Auto` in a row."""
-    names = {
-        Candidate.SOURCE: SOURCE,
-        Candidate.SMALL: small(row),
-        Candidate.EARLY: EARLY,
-        Candidate.REPLACE: REPLACE,
-    }
-    # The rows that were measured later may lack a candidate that the rule had not yet.
-    return {candidate: name for candidate, name in names.items() if name in row.candidates}
+    return {name: _scores(row, row.candidates[key]) for name, key in _NAMES.items()}
 
 
 def judge_candidate(row: Row, candidate: str) -> VerdictCode:

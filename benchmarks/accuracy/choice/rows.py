@@ -19,7 +19,6 @@ from benchmarks.accuracy.results import RESULTS
 
 __all__ = [
     "EARLY",
-    "FEW_CLASSES",
     "LATER_ROWS",
     "REPLACE",
     "ROWS",
@@ -28,7 +27,6 @@ __all__ = [
     "Measured",
     "Row",
     "read_rows",
-    "small",
     "write_rows",
 ]
 
@@ -37,11 +35,8 @@ ROWS = RESULTS / "accuracy-choice.json.gz"
 LATER_ROWS = RESULTS / "accuracy-choice-later.json.gz"
 """Rows that were measured after the rule had been fixed."""
 
-SOURCE, EARLY, REPLACE = "source", "third-0.1", "share-1"
+SOURCE, SMALL, EARLY, REPLACE = "source", "share-0.02", "third-0.1", "share-1"
 """Candidates of `Auto`, by their names in the rows."""
-
-SMALL = ("share-0.02", "share-0.1")
-"""The candidate `small` of `Auto`, for networks of many classes and of few; see `small`."""
 
 _DIGITS = 6
 _KEYS = ("network", "change", "domain", "stream", "samples", "draw", "classes", "tested")
@@ -112,15 +107,6 @@ class Row:
         """Return the accuracy of a candidate less that of the source, in points."""
         return self.accuracy(candidate) - self.accuracy(SOURCE)
 
-
-def small(row: Row) -> str:
-    """Return the name of the candidate `small` for a network."""
-    many, few = SMALL
-    return few if row.classes <= FEW_CLASSES else many
-
-
-FEW_CLASSES = 100
-"""Largest number of classes that count as few."""
 
 PROBE = 64
 """Largest number of samples on which candidates are compared."""

@@ -42,9 +42,8 @@ _VARIANTS: dict[str, tuple[float, ...]] = {
     "_EARLY_DISTINCT": (1.5, 3),
     "_EARLY_GAIN": (0.15, 0.35),
     "_EARLY_ENTROPY": (0.2, 0.8),
-    "_SMALL_ERRORS": (0.5, 2),
-    "_SMALL_DISTINCT": (1, 3),
-    "_SMALL_GAIN_MANY": (0.1, 0.25),
+    "_SMALL_GAIN": (0.1, 0.25),
+    "_OPEN_ERRORS": (0, 2),
 }
 
 

@@ -30,7 +30,7 @@ class Candidate(StrEnum):
     """The source statistics in every layer: nothing is recalibrated."""
 
     SMALL = "small"
-    """A small share of the target in every layer: 0.1 for at most 100 classes, else 0.02."""
+    """A share of 0.02 of the target in every layer."""
 
     EARLY = "early"
     """The target in the first third of the layers, and a share of 0.1 in the later ones."""
@@ -126,7 +126,6 @@ class ReasonCode(StrEnum):
     LESS_CERTAIN_PREDICTIONS = "less-certain-predictions"
     NO_GAIN = "no-gain"
     OUTPUTS_NOT_CLASSES = "outputs-not-classes"
-    SMALL_STEP = "small-step"
     SOURCE_KEPT = "source-kept"
     SOURCE_STATISTICS_UNSET = "source-statistics-unset"
     TOO_FEW_LABELS = "too-few-labels"

@@ -94,7 +94,6 @@ _LABELED = {
 }
 _UNLABELED = {
     ReasonCode.CLEAR_GAIN: VerdictCode.DEPLOY,
-    ReasonCode.SMALL_STEP: VerdictCode.CHECK_WITH_LABELS,
     ReasonCode.SOURCE_STATISTICS_UNSET: VerdictCode.DEPLOY,
     ReasonCode.NO_GAIN: VerdictCode.DO_NOT_DEPLOY,
     ReasonCode.CORRELATED_STREAM: VerdictCode.CHECK_WITH_LABELS,
@@ -203,11 +202,9 @@ def test_labels_on_mismatched_input(change: LabeledChange, kept: bool, code: str
     )
 
 
-@pytest.mark.parametrize("reason", [ReasonCode.FEW_CLASSES_IN_STREAM, ReasonCode.SMALL_STEP])
 @pytest.mark.parametrize(("samples", "declared"), [(11, False), (12, True)])
-def test_advice_to_declare_needs_a_sample_per_class(
-    reason: ReasonCode, samples: int, *, declared: bool
-) -> None:
-    code = (_LABELED | _UNLABELED)[reason]
-    found = verdict(Judgment(code=code, reasons=(reason,)), evidence(samples=samples))
+def test_advice_to_declare_needs_a_sample_per_class(samples: int, *, declared: bool) -> None:
+    reason = ReasonCode.FEW_CLASSES_IN_STREAM
+    judgment = Judgment(code=VerdictCode.CHECK_WITH_LABELS, reasons=(reason,))
+    found = verdict(judgment, evidence(samples=samples))
     assert ("Auto(varied=True)" in " ".join(found.next_steps)) == declared
