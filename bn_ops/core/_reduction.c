@@ -27,10 +27,14 @@
  * numpy headers. `bn_ops.core.reduction` wraps them, checks shapes, and falls back to numpy where this file was not compiled.
  */
 
+#define _GNU_SOURCE /* for RTLD_DEFAULT */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
 
 /* One clone per instruction set, chosen when the module is loaded (GCC's function multiversioning, which needs ifunc). */
 #ifdef CLONES /* given on the command line */
@@ -230,7 +234,7 @@ INTERLEAVED(interleaved_bfloat16, BFLOAT16)
 
 static const Py_ssize_t ITEM_BYTES[] = {[FLOAT32] = 4, [FLOAT64] = 8, [FLOAT16] = 2, [BFLOAT16] = 2};
 
-/* Arguments of both functions: the three buffers, held until release(). */
+/* The three buffers of a call, held until release(). */
 typedef struct {
     Py_buffer x, mean, sq_dev;
 } Buffers;
@@ -258,65 +262,121 @@ static int fits(const Buffers *b, int type, Py_ssize_t values, Py_ssize_t result
 /* The product of two positive sizes, or -1 where one is not positive or it does not fit. */
 static Py_ssize_t product(Py_ssize_t a, Py_ssize_t b) { return a > 0 && b > 0 && a <= PY_SSIZE_T_MAX / b ? a * b : -1; }
 
-static PyObject *reduce_planar(PyObject *module, PyObject *args) {
-    (void)module;
-    Buffers b;
-    Py_ssize_t rows, length;
+/* A reduction that is divided among threads: each takes `step` rows at a time until none is left. */
+typedef struct {
+    const char *x;
+    double *mean, *sq_dev;
     int type;
-    if (!PyArg_ParseTuple(args, "y*w*w*inn", &b.x, &b.mean, &b.sq_dev, &type, &rows, &length)) return NULL;
-    if (!fits(&b, type, product(rows, length), rows)) {
-        release(&b);
-        return NULL;
+    Py_ssize_t rows, positions, channels; /* planar rows have one channel */
+    Py_ssize_t step, taken;
+    char *partial; /* partial sums of interleaved rows: `partial_bytes` twice for each thread */
+    size_t partial_bytes;
+    int joined;
+} Job;
+
+static void reduce_some(const Job *job, Py_ssize_t from, Py_ssize_t rows, int thread) {
+    const char *x = job->x + from * job->positions * job->channels * ITEM_BYTES[job->type];
+    double *mean = job->mean + from * job->channels, *sq_dev = job->sq_dev + from * job->channels;
+    if (job->channels == 1) {
+        switch (job->type) {
+        case FLOAT64: planar_float64(x, rows, job->positions, mean, sq_dev); break;
+        case FLOAT16: planar_float16(x, rows, job->positions, mean, sq_dev); break;
+        case BFLOAT16: planar_bfloat16(x, rows, job->positions, mean, sq_dev); break;
+        default: planar_float32(x, rows, job->positions, mean, sq_dev);
+        }
+        return;
     }
-    Py_BEGIN_ALLOW_THREADS;
-    switch (type) {
-    case FLOAT64: planar_float64(b.x.buf, rows, length, b.mean.buf, b.sq_dev.buf); break;
-    case FLOAT16: planar_float16(b.x.buf, rows, length, b.mean.buf, b.sq_dev.buf); break;
-    case BFLOAT16: planar_bfloat16(b.x.buf, rows, length, b.mean.buf, b.sq_dev.buf); break;
-    default: planar_float32(b.x.buf, rows, length, b.mean.buf, b.sq_dev.buf);
+    wide *s = (wide *)(job->partial + 2 * job->partial_bytes * (size_t)thread);
+    wide *q = (wide *)((char *)s + job->partial_bytes);
+    switch (job->type) {
+    case FLOAT64: interleaved_float64(x, rows, job->positions, job->channels, s, q, mean, sq_dev); break;
+    case FLOAT16: interleaved_float16(x, rows, job->positions, job->channels, s, q, mean, sq_dev); break;
+    case BFLOAT16: interleaved_bfloat16(x, rows, job->positions, job->channels, s, q, mean, sq_dev); break;
+    default: interleaved_float32(x, rows, job->positions, job->channels, s, q, mean, sq_dev);
     }
-    Py_END_ALLOW_THREADS;
-    release(&b);
-    Py_RETURN_NONE;
 }
 
-static PyObject *reduce_interleaved(PyObject *module, PyObject *args) {
+/* What one thread does. Rows are taken from the end: an operator wrote them last, so they may still be in a cache. */
+static void take_part(void *data) {
+    Job *job = data;
+    int thread = __atomic_fetch_add(&job->joined, 1, __ATOMIC_RELAXED);
+    for (;;) {
+        Py_ssize_t stop = job->rows - __atomic_fetch_add(&job->taken, job->step, __ATOMIC_RELAXED);
+        if (stop <= 0) return;
+        Py_ssize_t from = stop > job->step ? stop - job->step : 0;
+        reduce_some(job, from, stop - from, thread);
+    }
+}
+
+/* Torch runs its operators in the threads of an OpenMP runtime, which wait for the next operator for milliseconds
+   without yielding their core. Threads of any other kind would compete with them, so a reduction between two operators
+   runs in the same ones. This is the function that GCC calls for "#pragma omp parallel"; it is looked up at run time,
+   because each runtime has threads of its own and only the one that torch has loaded is of use. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+static Parallel parallel(void) {
+#ifdef _WIN32
+    return NULL;
+#else
+    Parallel found;
+    void *symbol = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    memcpy(&found, &symbol, sizeof found);
+    return found;
+#endif
+}
+
+static PyObject *has_openmp(PyObject *module, PyObject *args) {
+    (void)module, (void)args;
+    return PyBool_FromLong(parallel() != NULL);
+}
+
+static PyObject *reduce(PyObject *module, PyObject *args) {
     (void)module;
     Buffers b;
-    Py_ssize_t rows, positions, channels;
-    int type;
-    if (!PyArg_ParseTuple(args, "y*w*w*innn", &b.x, &b.mean, &b.sq_dev, &type, &rows, &positions, &channels)) return NULL;
-    Py_ssize_t results = product(rows, channels);
-    if (!fits(&b, type, product(results, positions), results)) {
+    Job job = {0};
+    int threads;
+    if (!PyArg_ParseTuple(args, "y*w*w*innnni", &b.x, &b.mean, &b.sq_dev, &job.type, &job.rows, &job.positions,
+                          &job.channels, &job.step, &threads))
+        return NULL;
+    Py_ssize_t results = product(job.rows, job.channels);
+    if (!fits(&b, job.type, product(results, job.positions), results)) {
         release(&b);
         return NULL;
     }
-    size_t bytes = ((size_t)channels / WIDTH * UNROLL + 1) * sizeof(wide);
-    wide *partial = PyMem_Malloc(2 * bytes);
-    if (partial == NULL) {
+    if (job.step < 1 || threads < 1) {
+        PyErr_SetString(PyExc_ValueError, "step and threads must be positive");
         release(&b);
-        return PyErr_NoMemory();
+        return NULL;
     }
-    wide *s = partial, *q = (wide *)((char *)partial + bytes);
+    Parallel run = threads > 1 ? parallel() : NULL;
+    if (run == NULL) threads = 1;
+    if (job.channels > 1) {
+        job.partial_bytes = ((size_t)job.channels / WIDTH * UNROLL + 1) * sizeof(wide);
+        job.partial = PyMem_Malloc(2 * job.partial_bytes * (size_t)threads);
+        if (job.partial == NULL) {
+            release(&b);
+            return PyErr_NoMemory();
+        }
+    }
+    job.x = b.x.buf, job.mean = b.mean.buf, job.sq_dev = b.sq_dev.buf;
     Py_BEGIN_ALLOW_THREADS;
-    switch (type) {
-    case FLOAT64: interleaved_float64(b.x.buf, rows, positions, channels, s, q, b.mean.buf, b.sq_dev.buf); break;
-    case FLOAT16: interleaved_float16(b.x.buf, rows, positions, channels, s, q, b.mean.buf, b.sq_dev.buf); break;
-    case BFLOAT16: interleaved_bfloat16(b.x.buf, rows, positions, channels, s, q, b.mean.buf, b.sq_dev.buf); break;
-    default: interleaved_float32(b.x.buf, rows, positions, channels, s, q, b.mean.buf, b.sq_dev.buf);
-    }
+    if (run != NULL)
+        run(take_part, &job, (unsigned)threads, 0);
+    else
+        take_part(&job);
     Py_END_ALLOW_THREADS;
-    PyMem_Free(partial);
+    PyMem_Free(job.partial);
     release(&b);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef METHODS[] = {
-    {"reduce_planar", reduce_planar, METH_VARARGS,
-     "reduce_planar(x, mean, sq_dev, type, rows, length)\n--\n\nReduce C-contiguous (rows, length) along its last axis."},
-    {"reduce_interleaved", reduce_interleaved, METH_VARARGS,
-     "reduce_interleaved(x, mean, sq_dev, type, rows, positions, channels)\n--\n\n"
-     "Reduce C-contiguous (rows, positions, channels) along its middle axis."},
+    {"reduce", reduce, METH_VARARGS,
+     "reduce(x, mean, sq_dev, type, rows, positions, channels, step, threads)\n--\n\n"
+     "Reduce C-contiguous (rows, positions, channels) along its middle axis.\n\n"
+     "With several threads and OpenMP, each takes `step` rows at a time."},
+    {"has_openmp", has_openmp, METH_NOARGS,
+     "has_openmp()\n--\n\nReturn whether the process has loaded an OpenMP runtime for all of its libraries."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -3,16 +3,7 @@ from numpy.typing import NDArray
 
 from bn_ops.core.statistics import Float64Array
 
-def reduce_planar(
-    x: NDArray[np.uint8],
-    mean: Float64Array,
-    sq_dev: Float64Array,
-    kind: int,
-    rows: int,
-    length: int,
-    /,
-) -> None: ...
-def reduce_interleaved(
+def reduce(
     x: NDArray[np.uint8],
     mean: Float64Array,
     sq_dev: Float64Array,
@@ -20,5 +11,8 @@ def reduce_interleaved(
     rows: int,
     positions: int,
     channels: int,
+    step: int,
+    threads: int,
     /,
 ) -> None: ...
+def has_openmp() -> bool: ...

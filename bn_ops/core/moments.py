@@ -171,19 +171,20 @@ def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Mo
 
 
 def per_sample(
-    x: NDArray[np.generic], *, workers: int | None = None
+    x: NDArray[np.generic], *, workers: int | None = None, openmp: bool = False
 ) -> tuple[Float64Array, Float64Array]:
     """Reduce each (sample, channel) row separately.
 
     Args:
         x: (N, C, *spatial), any floating dtype. float16 and bfloat16 are widened before any sum.
         workers: as `reduce_rows`.
+        openmp: as `reduce_rows`.
 
     Returns:
         (mean, sq_dev): two (N, C) float64 arrays; sq_dev is Σ(x - mean)² of the row.
     """
     samples, channels = x.shape[:2]
-    mean, sq_dev = reduce_rows(x.reshape(samples * channels, -1), workers=workers)
+    mean, sq_dev = reduce_rows(x.reshape(samples * channels, -1), workers=workers, openmp=openmp)
     return mean.reshape(samples, channels), sq_dev.reshape(samples, channels)
 
 

@@ -34,6 +34,10 @@ _TASK_VALUES = 1 << 19
 # Starting threads costs more than it saves below this size.
 _MIN_BYTES_FOR_THREADS = 4 << 20
 
+# The same for the threads of an OpenMP runtime that torch has started already.
+_OPENMP_TASK_VALUES = 1 << 15
+_MIN_BYTES_FOR_OPENMP = 256 << 10
+
 # Numbers of the element types in `_reduction.c`.
 _TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 
@@ -63,7 +67,7 @@ def thread_count(requested: int | None) -> int:
 
 
 def reduce_rows(
-    rows: NDArray[np.generic], *, workers: int | None = None
+    rows: NDArray[np.generic], *, workers: int | None = None, openmp: bool = False
 ) -> tuple[Float64Array, Float64Array]:
     """Reduce each row to its mean and sum of squared deviations.
 
@@ -71,17 +75,19 @@ def reduce_rows(
         rows: (R, P), any floating dtype and strides, P ≥ 1. Copied if it is not C-contiguous.
         workers: threads; None means one per core where the rows are large enough. The result does
             not depend on it.
+        openmp: use the threads of the OpenMP runtime that torch has loaded, if there is one,
+            instead of new ones. A forked child of a process that has used them must not.
 
     Returns:
         (mean, sq_dev): two (R,) float64 arrays; sq_dev is Σ(x - mean)². A row with NaN or Inf gives
         a non-finite value.
     """
-    mean, sq_dev = reduce_interleaved(rows[:, :, np.newaxis], workers=workers)
+    mean, sq_dev = reduce_interleaved(rows[:, :, np.newaxis], workers=workers, openmp=openmp)
     return mean[:, 0], sq_dev[:, 0]
 
 
 def reduce_interleaved(
-    x: NDArray[np.generic], *, workers: int | None = None
+    x: NDArray[np.generic], *, workers: int | None = None, openmp: bool = False
 ) -> tuple[Float64Array, Float64Array]:
     """Reduce the middle axis: rows whose values are interleaved channel by channel.
 
@@ -89,6 +95,7 @@ def reduce_interleaved(
         x: (N, P, C), any floating dtype and strides, P ≥ 1: `channels_last` activations, or blocks
             of onnxruntime's NCHWc layout. Copied if it is not C-contiguous.
         workers: as `reduce_rows`.
+        openmp: as `reduce_rows`.
 
     Returns:
         (mean, sq_dev): two (N, C) float64 arrays, as `reduce_rows`.
@@ -98,15 +105,22 @@ def reduce_interleaved(
     sq_dev = np.empty((outer, channels))
     if not mean.size:
         return mean, sq_dev
-    reduce = _reduce_with_numpy if _compiled() is None or x.dtype.name not in _TYPES else _reduce
-    step = max(1, _TASK_VALUES // (positions * channels))
+    compiled = _compiled() if x.dtype.name in _TYPES else None
+    shared = openmp and compiled is not None and compiled.has_openmp()
+    task_values = _OPENMP_TASK_VALUES if shared else _TASK_VALUES
+    step = max(1, task_values // (positions * channels))
     parts = [slice(start, start + step) for start in range(0, outer, step)]
+    large = x.nbytes >= (_MIN_BYTES_FOR_OPENMP if shared else _MIN_BYTES_FOR_THREADS)
+    workers = min(thread_count(workers), len(parts)) if large else 1
+    if compiled is not None and (shared or workers == 1):
+        _reduce(x, mean, sq_dev, step=step, threads=workers)
+        return mean, sq_dev
+    reduce = _reduce_with_numpy if compiled is None else _reduce
 
     def task(part: slice) -> None:
         reduce(x[part], mean[part], sq_dev[part])
 
-    workers = min(thread_count(workers), len(parts))
-    if workers > 1 and x.nbytes >= _MIN_BYTES_FOR_THREADS:
+    if workers > 1:
         with ThreadPoolExecutor(workers, "moments") as pool:
             list(pool.map(task, parts))
     else:
@@ -135,18 +149,20 @@ def reduce_nchwc(
     return mean[:, :channels], sq_dev[:, :channels]
 
 
-def _reduce(x: NDArray[np.generic], mean: Float64Array, sq_dev: Float64Array) -> None:
+def _reduce(
+    x: NDArray[np.generic],
+    mean: Float64Array,
+    sq_dev: Float64Array,
+    *,
+    step: int = 1,
+    threads: int = 1,
+) -> None:
     """Write the compiled reduction of (N, P, C) into two contiguous (N, C) arrays."""
     compiled = _compiled()
     assert compiled is not None
-    outer, positions, channels = x.shape
-    code = _TYPES[x.dtype.name]
     # Not every dtype offers a buffer (bfloat16 does not); its bytes do.
     data = np.ascontiguousarray(x).view(np.uint8)
-    if channels == 1:
-        compiled.reduce_planar(data, mean, sq_dev, code, outer, positions)
-    else:
-        compiled.reduce_interleaved(data, mean, sq_dev, code, outer, positions, channels)
+    compiled.reduce(data, mean, sq_dev, _TYPES[x.dtype.name], *x.shape, step, threads)
 
 
 def _reduce_with_numpy(x: NDArray[np.generic], mean: Float64Array, sq_dev: Float64Array) -> None:

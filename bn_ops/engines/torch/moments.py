@@ -47,12 +47,14 @@ def reduce_tensor(x: torch.Tensor) -> tuple[Float64Array, Float64Array]:
     if x.dtype == torch.bfloat16:
         # numpy has no bfloat16; widening is exact.
         x = x.float()
+    # Torch's own threads: they wait for the next operator without yielding their cores, so others
+    # would compete with them.
     workers = torch.get_num_threads()
     last = x.movedim(1, -1)
     if last.is_contiguous() and not x.is_contiguous():
         rows = last.reshape(x.shape[0], -1, x.shape[1]).numpy()
-        return reduce_interleaved(rows, workers=workers)
-    return per_sample(x.contiguous().numpy(), workers=workers)
+        return reduce_interleaved(rows, workers=workers, openmp=True)
+    return per_sample(x.contiguous().numpy(), workers=workers, openmp=True)
 
 
 def positions_of(x: torch.Tensor) -> int:

@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from types import ModuleType
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,9 +162,38 @@ def test_mismatched_buffer_sizes_are_rejected() -> None:
     data, out = np.zeros(40, np.uint8), np.zeros(2)
     for rows, length in ((2, 6), (0, 5), (-2, -5), (1 << 62, 8)):
         with pytest.raises(ValueError, match="do not match"):
-            _reduction.reduce_planar(data, out, out.copy(), 0, rows, length)
+            _reduction.reduce(data, out, out.copy(), 0, rows, length, 1, 1, 1)
     with pytest.raises(ValueError, match="element type"):
-        _reduction.reduce_planar(data, out, out.copy(), 9, 2, 5)
+        _reduction.reduce(data, out, out.copy(), 9, 2, 5, 1, 1, 1)
+    for step, threads in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="must be positive"):
+            _reduction.reduce(data, out, out.copy(), 0, 2, 5, 1, step, threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("channels", [1, 20, 130])
+def test_threads_of_openmp_leave_the_bits_alone(
+    channels: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = draw((37, 3000, channels), "float32", 1.0)
+    expected = reduce_interleaved(x, workers=1)
+    found = reduce_interleaved(x, workers=threads, openmp=True)
+    # Without such a runtime in the process, new threads do the same.
+    monkeypatch.setattr(reduction, "_compiled", lambda: None)
+    fallback = reduce_interleaved(x, workers=threads, openmp=True)
+    for kind in (0, 1):
+        assert np.array_equal(found[kind], expected[kind])
+        np.testing.assert_allclose(fallback[kind], expected[kind], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other builds of torch have other runtimes")
+def test_torch_brings_the_threads() -> None:
+    assert torch.get_num_threads() > 0
+    if not is_compiled():
+        pytest.skip("the reduction is not compiled in this installation")
+    from bn_ops.core import _reduction
+
+    assert _reduction.has_openmp()
 
 
 def compiled_for(folder: Path, *flags: str) -> ModuleType:
