@@ -23,6 +23,7 @@ from bn_ops.core.moments import Moments
 from bn_ops.core.options import Budget, Progress, ProgressCallback, silent
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.engines.torch.functional import FunctionalCalls
+from bn_ops.engines.torch.in_place import overwrite_dead_inputs
 from bn_ops.engines.torch.layers import TorchLayer, write
 from bn_ops.engines.torch.moments import measure_tensor
 from bn_ops.engines.torch.observation import observed
@@ -155,6 +156,7 @@ class TorchFrontier:
             self._waiting = Waiting(self._budget, device)
             stack.callback(self._waiting.close)
             stack.enter_context(observed(self._module, self._layers.values(), self._on_input))
+            overwrite_dead_inputs(self._module, lambda: not self._waiting.moves_tensors)
             self._functional = FunctionalCalls(self._module, self._layers.values(), self._on_input)
             stack.callback(self._abandon_all)
             self._cleanup = stack.pop_all()

@@ -301,6 +301,11 @@ class Waiting:
         """Peak size in bytes of the files."""
         return 0 if self._files is None else self._files.peak_bytes
 
+    @property
+    def moves_tensors(self) -> bool:
+        """Whether waiting tensors are moved to files; they are read-only there."""
+        return self._tracker is not None
+
     def watching(self) -> AbstractContextManager[object]:
         """Return the context in which to start or resume a batch."""
         if self._budget is None or self._files is None or self._device.type != "cpu":
