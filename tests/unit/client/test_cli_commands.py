@@ -467,3 +467,19 @@ sys.exit(main(["--help"]))
     )
     assert done.returncode == Exit.STOPPED
     assert done.stderr == "bnrecal: interrupted; nothing was written\n"
+
+
+@pytest.mark.parametrize("command", [None, "recalibrate", "serve", "list", "report", "doctor"])
+def test_help_is_readable_in_40_columns(
+    command: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = ["--help"] if command is None else [command, "--help"]
+    assert main(words) == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    start = next((n for n, line in enumerate(lines) if line == "Examples:"), len(lines))
+    end = lines.index("", start) if start < len(lines) else start
+    # Examples are not broken: they are for copying.
+    assert max(len(line) for line in lines[:start] + lines[end:]) <= 40
+    texts = [line for line in lines[end:] if line.startswith("        ")]
+    assert not texts or max(map(len, texts)) > 30

@@ -29,6 +29,9 @@ Arguments = SimpleNamespace
 
 _WIDTH = 100
 _NAMES_WIDTH = 30
+# Columns of a terminal below which the names of options leave too little for their texts.
+_NARROW = 70
+_INDENT = 4
 _ARGUMENTS, _OPTIONS = "Arguments", "Options"
 
 
@@ -170,7 +173,7 @@ class Group(click.Group):
     """The command with its sub-commands.
 
     Args:
-        notes: lines at the end of the help.
+        notes: items of a list at the end of the help.
         options: as `click.Group`.
     """
 
@@ -203,8 +206,7 @@ class Group(click.Group):
         for title, rows in sections.items():
             _table(formatter, title, rows)
         formatter.write_paragraph()
-        for note in self.notes:
-            formatter.write(f"{note}\n")
+        formatter.write(f"{_wrapped_list(self.notes, formatter.width)}\n")
         return formatter.getvalue().rstrip("\n")
 
 
@@ -230,13 +232,25 @@ def _text(formatter: click.HelpFormatter, text: str) -> None:
         formatter.write_text(text)
 
 
+def _wrapped_list(items: Sequence[str], width: int) -> str:
+    """Return items in lines, none of them divided."""
+    lines = [items[0]]
+    for item in items[1:]:
+        if len(f"{lines[-1]} · {item}") < width:
+            lines[-1] += f" · {item}"
+        else:
+            lines.append(item)
+    return "\n".join(lines)
+
+
 def _table(formatter: click.HelpFormatter, title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Write names and their meaning under a heading."""
     formatter.write_paragraph()
     formatter.write(f"{_heading(title)}\n")
     with formatter.indentation():
         colored = [(click.style(name, fg="cyan"), text) for name, text in rows]
-        formatter.write_dl(colored, col_max=_NAMES_WIDTH)
+        narrow = formatter.width < _NARROW
+        formatter.write_dl(colored, col_max=_INDENT if narrow else _NAMES_WIDTH)
 
 
 def option_error(error: click.UsageError, prog: str) -> OptionError:

@@ -54,7 +54,7 @@ def _values(outcome: Outcome) -> dict[str, Any]:
         "error_after": evaluation.get("error_after"),
         "agreement": predictions.get("agreement"),
         "entropy_change": predictions.get("entropy_change"),
-        "largest_drift": drift[0]["distance"] if drift else None,
+        "largest_drift": drift[0]["drift"] if drift else None,
         "warnings": len(known["warnings"]),
     }
 

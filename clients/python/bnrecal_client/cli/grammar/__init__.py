@@ -14,9 +14,15 @@ from bnrecal_client.cli.grammar import serving, work
 __all__ = ["build_group"]
 
 _CODES = (
-    "Exit codes: 0 done · 1 internal error · 2 command line, option or token · 3 data · 4 model ·",
-    "5 server unreachable · 6 recalibration failed · 7 cancelled or interrupted · 8 verdict",
-    "do-not-deploy",
+    "Exit codes: 0 done",
+    "1 internal error",
+    "2 command line, option or token",
+    "3 data",
+    "4 model",
+    "5 server unreachable",
+    "6 recalibration failed",
+    "7 cancelled or interrupted",
+    "8 verdict do-not-deploy",
 )
 
 
