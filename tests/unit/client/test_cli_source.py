@@ -130,7 +130,9 @@ def test_images_that_no_preprocessing_fits_are_a_warning(
     for number in range(4):
         Image.new("L", (28, 28), 255 - number).save(folder / f"{number}.png")
     assert main(["inspect", str(DIGITS), "--images", str(folder)]) == Exit.OK
-    assert "warning: none is closer than 0.5 σ" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning: none is closer than 0.5 σ" in printed
+    assert "use what the model was trained with" in printed
 
 
 def test_images_for_a_model_that_takes_none(
@@ -154,3 +156,24 @@ def test_damaged_image_is_named(
     (digit_images / "00.png").write_bytes(buffer.getvalue()[:30])
     assert main(["inspect", str(DIGITS), "--images", str(digit_images)]) == Exit.INPUT
     assert str(tmp_path / "images" / "00.png") in capsys.readouterr().err
+
+
+def test_documented_trust_in_the_ranking() -> None:
+    root = Path(__file__).parents[3]
+    rows = json.loads((root / "benchmarks/results/accuracy-input-check.json").read_text())["rows"]
+    right = {
+        "MobileNetV2": "imagenet",
+        "EfficientNet-Lite0": "tf",
+        "PP-OCR det": "imagenet",
+        "PP-OCR cls": "tf",
+        "PP-OCR rec": "tf",
+    }
+    hits = {True: [0, 0], False: [0, 0]}
+    for row in rows:
+        if row["network"] in right and not row["fault"] and row["best"]:
+            found = hits[row["distance"] < 0.5]
+            found[0] += row["best"].removesuffix(" twice") == right[row["network"]]
+            found[1] += 1
+    text = (root / "docs" / "input-check.md").read_text(encoding="utf-8")
+    assert "{} of {} at a distance below 0.5 σ".format(*hits[True]) in text
+    assert "{} of {} above".format(*hits[False]) in text

@@ -115,7 +115,9 @@ class _Ranking:
         if self.scores[0].distance > _USUAL:
             lines.append(
                 f"warning: none is closer than {_USUAL:g} σ, which is usual for the right one: the "
-                "images are far from what the model was trained on, or it takes another one"
+                "images are far from what the model was trained on, or it takes another one. The "
+                "closest is then wrong more often than right (docs/input-check.md): use what the "
+                "model was trained with"
             )
         return lines
 
