@@ -35,6 +35,9 @@ def record(
         QuotaError, StorageFullError: see `service.batches.operations.put`.
     """
     recalibration_id = upload.recalibration_id
+    recalibrations.prefetch(tx, recalibration_id)
+    store.prefetch(tx, recalibration_id, upload.stream, upload.index)
+    usage.prefetch_total(tx)
     if (again := lookup(tx, upload, received.sha256)) is not None:
         return again, False
     found = recalibrations.get(tx, recalibration_id)

@@ -95,9 +95,17 @@ def find(tx: Transaction, recalibration_id: str, stream: Stream, index: int) -> 
     return None if row is None else _batch(row)
 
 
+def prefetch(tx: Transaction, recalibration_id: str, stream: Stream, index: int | None) -> None:
+    """Announce the queries of `find` or, without an index, of `next_index`."""
+    if index is None:
+        tx.prefetch(NEXT, recalibration_id=recalibration_id, stream=stream)
+    else:
+        tx.prefetch(ONE, recalibration_id=recalibration_id, stream=stream, index=index)
+
+
 def insert(tx: Transaction, recalibration_id: str, stream: Stream, batch: StoredBatch) -> None:
     """Insert a batch under a free index."""
-    tx.change(
+    tx.submit(
         INSERT,
         recalibration_id=recalibration_id,
         stream=stream,

@@ -59,7 +59,7 @@ def lookup(tx: Transaction, *, scope: str, key: str, request: str) -> str | None
 
 def store_response(tx: Transaction, *, scope: str, key: str, request: str, response: str) -> None:
     """Store the response to a request under its key."""
-    tx.change(INSERT, scope=scope, key=key, request=request, response=response, now=clock.now())
+    tx.submit(INSERT, scope=scope, key=key, request=request, response=response, now=clock.now())
 
 
 def expired(tx: Transaction, *, before: str, limit: int) -> list[tuple[str, str]]:

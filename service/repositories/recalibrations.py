@@ -167,6 +167,11 @@ def insert(
     return get(tx, recalibration_id)
 
 
+def prefetch(tx: Transaction, recalibration_id: str) -> None:
+    """Announce the query of `get` without an owner."""
+    tx.prefetch(ONE, id=recalibration_id, owner=None)
+
+
 def find(
     tx: Transaction, recalibration_id: str, *, owner: str | None = None
 ) -> Recalibration | None:
@@ -356,7 +361,7 @@ def count_batch(
 ) -> None:
     """Count a stored batch of a stream."""
     count = COUNT_BATCH if stream is Stream.TARGET else COUNT_SOURCE_BATCH
-    tx.change(count, id=recalibration_id, samples=samples, bytes=size, now=clock.now())
+    tx.submit(count, id=recalibration_id, samples=samples, bytes=size, now=clock.now())
 
 
 def delete(tx: Transaction, recalibration_id: str) -> None:

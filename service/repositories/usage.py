@@ -45,6 +45,12 @@ def stored_bytes(tx: Transaction) -> int:
     return recalibrations.total_bytes(tx) + models.total_bytes(tx)
 
 
+def prefetch_total(tx: Transaction) -> None:
+    """Announce the queries of `check_total`."""
+    tx.prefetch(recalibrations.TOTAL)
+    tx.prefetch(models.TOTAL)
+
+
 def check_total(tx: Transaction, settings: Settings, more_bytes: int) -> None:
     """Check that an upload stays within the server's total limit.
 

@@ -144,6 +144,14 @@ class SqliteTransaction:
         self._connection.execute(query, parameters)
         return self._connection.changes()
 
+    def submit(self, query: str, **parameters: Value) -> None:
+        """Run a change whose number of rows is not needed."""
+        self._connection.execute(query, parameters)
+
+    def prefetch(self, query: str, **parameters: Value) -> None:
+        """Do nothing: there are no round trips."""
+        del query, parameters
+
     def clock(self) -> float:
         """Return the time of this machine: no other machine can share the file."""
         return time.time()

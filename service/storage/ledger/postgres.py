@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from decimal import Decimal
@@ -166,21 +166,32 @@ class PostgresTransaction:
     """
 
     def __init__(
-        self, connection: Connection, participants: dict[Participant, None] | None = None
+        self,
+        connection: Connection,
+        participants: dict[Participant, None] | None = None,
+        *,
+        pipeline: psycopg.Pipeline | None = None,
     ) -> None:
         """Use a connection inside a transaction that the caller begins and ends.
 
         Args:
             connection: the connection.
             participants: collects participants; None where enlisting is not allowed.
+            pipeline: the connection's pipeline, in which statements are sent before the results of
+                earlier ones have arrived; None without.
         """
         self._connection = connection
         self._participants = participants
+        self._pipeline = pipeline
+        self._fetched: dict[object, psycopg.Cursor[dict[str, Any]]] = {}
         self.enlisted = False
 
     def rows(self, query: str, **parameters: Value) -> list[Row]:
         """Run a query and return its rows, each by column name."""
-        found = self._connection.execute(_text(query), parameters).fetchall()
+        cursor = self._fetched.pop(_call(query, parameters), None)
+        if cursor is None:
+            cursor = self._connection.execute(_text(query), parameters)
+        found = cursor.fetchall()
         return [{name: _value(value) for name, value in row.items()} for row in found]
 
     def row(self, query: str, **parameters: Value) -> Row | None:
@@ -190,7 +201,22 @@ class PostgresTransaction:
 
     def change(self, query: str, **parameters: Value) -> int:
         """Run a change and return the number of affected rows."""
-        return self._connection.execute(_text(query), parameters).rowcount
+        self._fetched.clear()
+        cursor = self._connection.execute(_text(query), parameters)
+        if self._pipeline is not None:
+            self._pipeline.sync()
+        return cursor.rowcount
+
+    def submit(self, query: str, **parameters: Value) -> None:
+        """Send a change; in a pipeline, its error is raised later."""
+        self._fetched.clear()
+        self._connection.execute(_text(query), parameters)
+
+    def prefetch(self, query: str, **parameters: Value) -> None:
+        """Send a query without waiting for its rows; has no effect without a pipeline."""
+        if self._pipeline is not None:
+            cursor = self._connection.execute(_text(query), parameters)
+            self._fetched[_call(query, parameters)] = cursor
 
     def clock(self) -> float:
         """Return the time of the database server."""
@@ -212,11 +238,17 @@ class PostgresTransaction:
 
 
 class PostgresWriter:
-    """`WriterDatabase` that connects again after a connection was lost."""
+    """`WriterDatabase` that connects again after a connection was lost.
+
+    Each transaction is a pipeline: statements whose results are not needed at once wait for no
+    round trip of their own.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Connection | None = None
+        self._context: AbstractContextManager[psycopg.Pipeline] | None = None
+        self._pipeline: psycopg.Pipeline | None = None
 
     def begin(self) -> None:
         """Begin a transaction; waits for those of other writers.
@@ -239,31 +271,50 @@ class PostgresWriter:
 
     def _begin(self, connection: Connection) -> None:
         connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_SPACE}, {_WRITER})")
+        self._context = connection.pipeline()
+        self._pipeline = self._context.__enter__()
 
     def attempt(
         self, work: Callable[[Transaction], Any], participants: dict[Participant, None]
     ) -> Outcome:
         """Run work in a savepoint."""
         assert self._connection is not None
+        assert self._pipeline is not None
         self._connection.execute("SAVEPOINT job")
-        tx = PostgresTransaction(self._connection, participants)
+        tx = PostgresTransaction(self._connection, participants, pipeline=self._pipeline)
         try:
             result = work(tx)
+            self._connection.execute("RELEASE SAVEPOINT job")
+            self._pipeline.sync()  # raises the errors of submitted changes
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise  # affects the whole transaction, not only this work
         except Exception as error:  # noqa: BLE001 - delivered to the caller unchanged
-            self._connection.execute("ROLLBACK TO SAVEPOINT job; RELEASE SAVEPOINT job")
+            self._undo()
             return Outcome(raised=error)
-        self._connection.execute("RELEASE SAVEPOINT job")
         return Outcome(result=result, enlisted=tx.enlisted)
+
+    def _undo(self) -> None:
+        """Roll back to the savepoint, also after a statement has failed."""
+        assert self._connection is not None
+        assert self._pipeline is not None
+        # Reports the failed statement again, and those that were sent after it and not run.
+        with contextlib.suppress(psycopg.errors.PipelineAborted):
+            self._pipeline.sync()
+        self._connection.execute("ROLLBACK TO SAVEPOINT job")
+        self._connection.execute("RELEASE SAVEPOINT job")
+        self._pipeline.sync()
 
     def commit(self) -> None:
         """Commit; waits for the disk of the database and of its synchronous standby."""
         assert self._connection is not None
+        assert self._context is not None
         self._connection.execute("COMMIT")
+        self._context.__exit__(None, None, None)  # waits for the result
+        self._context = self._pipeline = None
 
     def rollback(self) -> None:
         """Roll back by closing the connection: it may be broken."""
+        self._context = self._pipeline = None
         if self._connection is not None:
             _close(self._connection)
             self._connection = None
@@ -479,6 +530,10 @@ def _value(value: Any) -> Value:
     """Return a column's value; sums are decimals in PostgreSQL."""
     found: Value = int(value) if isinstance(value, Decimal) else value
     return found
+
+
+def _call(query: str, parameters: Mapping[str, Value]) -> object:
+    return query, tuple(sorted(parameters.items()))
 
 
 @cache

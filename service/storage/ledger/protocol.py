@@ -30,6 +30,21 @@ class Transaction(Protocol):
         """Run a change and return the number of affected rows."""
         ...
 
+    def submit(self, query: str, **parameters: Value) -> None:
+        """Run a change whose number of rows is not needed.
+
+        Its error may be raised by a later call, or when the work ends.
+        """
+        ...
+
+    def prefetch(self, query: str, **parameters: Value) -> None:
+        """Announce a query that `rows` or `row` will probably run next with the same parameters.
+
+        A distant database then needs one round trip for several queries. It changes no result: what
+        was fetched is forgotten when something is changed.
+        """
+        ...
+
     def clock(self) -> float:
         """Return the time of the database in seconds; all processes that share it agree on it."""
         ...

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -217,11 +219,12 @@ def test_two_servers_migrate_one_empty_database(own: Cluster) -> None:
 
 def test_state_wakes_a_waiter_in_another_process(own: Cluster, settings: Settings) -> None:
     slow = settings.model_copy(update={"ledger": own.create(), "poll_seconds": 600.0})
+    idle = slow.model_copy(update={"max_concurrent_runs": 0})
     executor = FakeExecutor()
     executor.hold = True
     with (
         serving(create_app(slow, executor=executor)) as first,
-        serving(create_app(slow, executor=FakeExecutor())) as second,
+        serving(create_app(idle, executor=FakeExecutor())) as second,
     ):
         api = Api(first)
         name = api.open()
@@ -233,6 +236,16 @@ def test_state_wakes_a_waiter_in_another_process(own: Cluster, settings: Setting
         # Without a notification, the waiter reads the ledger after 15 seconds.
         assert second.get(f"/v1/recalibrations/{name}?wait=20").json()["state"] == "cancelled"
         assert time.monotonic() - began < 10
+
+
+def test_queued_run_wakes_another_process(own: Cluster, settings: Settings) -> None:
+    slow = settings.model_copy(update={"ledger": own.create(), "poll_seconds": 600.0})
+    idle = slow.model_copy(update={"max_concurrent_runs": 0})
+    with (
+        serving(create_app(idle, executor=FakeExecutor())) as first,
+        serving(create_app(slow, executor=FakeExecutor())),
+    ):
+        assert Api(first).get(Api(first).finished(1)).json()["state"] == "succeeded"
 
 
 def test_weak_durability_is_reported(own: Cluster, settings: Settings) -> None:
@@ -255,6 +268,110 @@ def test_synchronous_standby_gives_no_warning() -> None:
         connect(safe.url("postgres")) as connection,
     ):
         assert _durability_warnings(connection) == []
+
+
+def test_fetched_rows_are_forgotten_after_a_change(own: Cluster) -> None:
+    query = "SELECT id FROM model WHERE id = :id"
+
+    def work(tx: Transaction) -> list[bool]:
+        seen = []
+        for change in (tx.submit, tx.change):
+            tx.prefetch(query, id="a")
+            tx.prefetch(query, id="b")
+            seen.append(tx.row(query, id="a") is not None)
+            change(INSERT, id="a" if change == tx.submit else "b")
+            seen.append(tx.row(query, id="a" if change == tx.submit else "b") is not None)
+        return seen
+
+    ledger = PostgresLedger(own.create())
+    assert asyncio.run(ledger.write(work)) == [False, True, True, True]
+    ledger.close()
+
+
+@pytest.mark.parametrize("last", ["nothing", "read", "change"])
+def test_failed_submitted_change_fails_only_its_work(own: Cluster, last: str) -> None:
+    def fail(tx: Transaction) -> None:
+        tx.submit(INSERT, id="doubled")
+        tx.submit(INSERT, id="doubled")
+        tx.submit(INSERT, id="never")
+        if last == "read":
+            tx.rows("SELECT id FROM model")
+        elif last == "change":
+            tx.change(INSERT, id="never too")
+
+    async def work(ledger: PostgresLedger) -> list[object]:
+        done = [ledger.write(lambda tx: tx.change(INSERT, id="before")), ledger.write(fail)]
+        done.append(ledger.write(lambda tx: tx.change(INSERT, id="after")))
+        found: list[object] = await asyncio.gather(*done, return_exceptions=True)
+        return found
+
+    ledger = PostgresLedger(own.create())
+    found = asyncio.run(work(ledger))
+    assert [type(one).__name__ for one in found] == ["int", "UniqueViolation", "int"]
+    rows = asyncio.run(ledger.read(lambda tx: tx.rows("SELECT id FROM model ORDER BY id")))
+    assert [row["id"] for row in rows] == ["after", "before"]
+    ledger.close()
+
+
+class Proxy:
+    """Forwards connections to a server and counts the round trips of the one that writes."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._turns: dict[int, list[str]] = {}
+        self._writer = -1
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def round_trips(self) -> int:
+        """Return how often the client has sent something after the server had answered."""
+        turns = self._turns[self._writer]
+        return sum(pair == ("server", "client") for pair in itertools.pairwise(turns))
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            for number in itertools.count():
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._turns[number] = []
+                for ends, side in (((client, server), "client"), ((server, client), "server")):
+                    arguments = (*ends, side, number)
+                    threading.Thread(target=self._forward, args=arguments, daemon=True).start()
+
+    def _forward(
+        self, source: socket.socket, target: socket.socket, side: str, number: int
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._turns[number].append(side)
+                if b"INSERT INTO batch" in data:
+                    self._writer = number
+                target.sendall(data)
+        source.close()
+        target.close()
+
+
+def test_new_batch_needs_few_round_trips(own: Cluster, settings: Settings) -> None:
+    url = own.create()
+    proxy = Proxy(own.port)
+    shared = settings.model_copy(update={"ledger": url.replace(str(own.port), str(proxy.port))})
+    with serving(create_app(shared, executor=FakeExecutor())) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+        before = proxy.round_trips()
+        for index in range(1, 11):
+            assert api.put(name, index).status_code == 201
+        found = proxy.round_trips() - before
+    proxy.close()
+    # Each of the ten is a group of its own: begin, read, write and commit. A statement that the
+    # server answers in parts may count twice.
+    assert 40 <= found < 50
 
 
 def test_parameters_beside_casts_and_percent_signs(own: Cluster) -> None:
