@@ -99,6 +99,14 @@ def test_statistics_match_the_library(expected: Result) -> None:
     assert expected.unfolded == artifact.unfolded.SerializeToString(deterministic=True)
 
 
+def test_the_sandboxed_worker_compares_in_float64(expected: Result) -> None:
+    parity = expected.report["parity"]
+    assert parity is not None
+    assert parity["reference"] == "float64"
+    assert parity["notes"] == []
+    assert all(output["exact_error"] is not None for output in parity["outputs"])
+
+
 def test_other_data_give_another_result(server: ServerProcess, expected: Result) -> None:
     with Client(server.url) as client:
         other = client.recalibrate(MODEL, [digits(20, 99)], estimator="replace", progress=False)
