@@ -56,10 +56,10 @@ def test_pt2_file_is_stored_as_onnx(
     api = start_server(pt2=True)
     response = api.upload_model(_PT2)
     assert response.status_code == 201
-    name = hashlib.sha256(_PT2).hexdigest()
-    assert response.json()["id"] == name
+    assert response.json()["id"] == hashlib.sha256(_PT2).hexdigest()
     assert response.json()["bytes"] == len(GOOD_MODEL)
-    (file,) = settings.data_dir.glob(f"models/{name}-*/model.onnx")
+    stored = hashlib.sha256(GOOD_MODEL).hexdigest()
+    (file,) = settings.data_dir.glob(f"models/{stored}-*/model.onnx")
     assert file.read_bytes() == GOOD_MODEL
     assert api.upload_model(_PT2).status_code == 200
     assert executor.converting == 1

@@ -125,9 +125,9 @@ def test_archive_is_stored_as_onnx(api: Api, executor: FakeExecutor, settings: S
     headers = {"Content-Type": "application/zip"}
     response = api.http.post("/v1/models", content=content, headers=headers)
     assert response.status_code == 201
-    name = hashlib.sha256(content).hexdigest()
-    assert response.json()["id"] == name
-    (file,) = settings.data_dir.glob(f"models/{name}-*/model.onnx")
+    assert response.json()["id"] == hashlib.sha256(content).hexdigest()
+    stored = hashlib.sha256(GOOD_MODEL).hexdigest()
+    (file,) = settings.data_dir.glob(f"models/{stored}-*/model.onnx")
     assert file.read_bytes() == GOOD_MODEL
     assert api.upload_model(content).status_code == 200
     assert executor.converting == 1
