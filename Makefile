@@ -66,7 +66,7 @@ serve: $(STAMP) ## Run the server on 127.0.0.1:8000 with its data in ./bnrecal-d
 bench: $(STAMP) ## Compare the speed with a plain forward pass and with other tools
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20' or ARGS=restart)
+soak: $(STAMP) ## Kill server and workers 200 times under three clients (ARGS='--kills 20', restart, or objects for S3)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: $(STAMP) ## Send random requests for the OpenAPI document and random bytes to each parser (--seconds 60)

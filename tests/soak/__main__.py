@@ -62,7 +62,7 @@ def _objects(options: argparse.Namespace) -> int:
     events = random.Random(options.seed).choices(object_faults.EVENTS, k=options.kills)
     with tempfile.TemporaryDirectory(prefix="bnrecal-objects-") as folder, s3.ceph() as ceph:
         tally = object_faults.disturb(Path(folder), ceph, events, seed=options.seed)
-    sys.stdout.write(json.dumps(dataclasses.asdict(tally) | {"seed": options.seed}) + "\n")
+    sys.stdout.write(json.dumps(tally.summary() | {"seed": options.seed}, indent=1) + "\n")
     return 0 if tally.passed else 1
 
 

@@ -56,6 +56,11 @@ class Tally:
     doubled: int = 0
     different: bool | None = None
 
+    def summary(self) -> dict[str, object]:
+        """Return the results as a JSON object."""
+        names = ("refused", "acknowledged", "lost", "doubled", "different")
+        return {"events": dict(self.events)} | {name: getattr(self, name) for name in names}
+
     @property
     def passed(self) -> bool:
         """Whether nothing was lost, doubled or computed differently."""
