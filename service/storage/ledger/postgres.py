@@ -314,10 +314,13 @@ class PostgresWriter:
 
     def rollback(self) -> None:
         """Roll back by closing the connection: it may be broken."""
-        self._context = self._pipeline = None
         if self._connection is not None:
             _close(self._connection)
             self._connection = None
+        if self._context is not None:
+            with contextlib.suppress(psycopg.Error):  # the connection is closed
+                self._context.__exit__(None, None, None)
+        self._context = self._pipeline = None
 
     def translated(self) -> AbstractContextManager[None]:
         """Return `translated`."""
