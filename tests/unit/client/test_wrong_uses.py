@@ -129,6 +129,8 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("list", Exit.USAGE, "pass --server URL, set BNRECAL_SERVER"),
     ("report other.json", Exit.INPUT, "not a report of a recalibration"),
     ("compare other.json gone.json", Exit.INPUT, "not a report|neither"),
+    ("recalibrate m.onnx x.npy -o new.pt", Exit.USAGE, "written as ONNX"),
+    ("recalibrate m.onnx x.npy --unfolded new.npz", Exit.USAGE, "written as ONNX"),
     ("fold m.onnx", Exit.USAGE, "--output is missing"),
     ("inspect m.onnx --images empty", Exit.INPUT, "there is no image"),
     ("demo photos", Exit.USAGE, "name another one, or pass --force"),

@@ -14,6 +14,12 @@ from bnrecal_client.result import Result
 __all__ = ["OutputFile", "Outputs", "check_output"]
 
 
+# Suffixes by which other programs would read a new file as something else than ONNX.
+_NOT_ONNX = frozenset(
+    {".csv", ".html", ".json", ".npy", ".npz", ".pt", ".pt2", ".pth", ".safetensors", ".tflite"}
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
     """One written file.
@@ -48,6 +54,9 @@ class Outputs:
         seen: set[Path] = set()
         for file in self._all():
             check_output(file.path, sources)
+            misnamed = file.path.suffix.lower() in _NOT_ONNX and not file.path.exists()
+            if misnamed and file.kind in {"model", "unfolded"}:
+                raise OptionError(f"{file.path}: the model is written as ONNX, name it .onnx")
             if file.path.resolve() in seen:
                 raise OptionError(f"two outputs have the same path {file.path}")
             seen.add(file.path.resolve())
