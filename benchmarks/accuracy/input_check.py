@@ -334,6 +334,12 @@ NETWORKS: Mapping[str, Callable[[Path], Network]] = {
     "EfficientNet-Lite0": lambda _: _classifier(
         "EfficientNet-Lite0", real_models.efficientnet_lite0, "tf"
     ),
+    "EfficientNet-Lite1": lambda _: _classifier(
+        "EfficientNet-Lite1", real_models.efficientnet_lite1, "tf"
+    ),
+    "EfficientNet-Lite2": lambda _: _classifier(
+        "EfficientNet-Lite2", real_models.efficientnet_lite2, "tf"
+    ),
     "PP-OCR det": lambda _: _text_network("det", "imagenet", (96, 192)),
     "PP-OCR cls": lambda _: _text_network("cls", "tf", (48, 192)),
     "PP-OCR rec": lambda _: _text_network("rec", "tf", (48, 192)),

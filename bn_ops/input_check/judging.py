@@ -177,9 +177,11 @@ def _scale_findings(
     if present is None or not ranking:
         return
     best = _recommended(ranking)
+    # On the ranked images, a part of the samples that `distance` is of.
+    here = _distance_of(present.name, ranking)
     if present.twice:
         once = present.name.removesuffix(" twice")
-        if next(s.distance for s in ranking if s.name == once) < distance:
+        if _distance_of(once, ranking) < here:
             yield InputFinding(
                 cause="normalized-twice",
                 message=f"the values are {_range_of(present)}: the normalization {once!r} applied "
@@ -189,7 +191,7 @@ def _scale_findings(
         return
     if present.name != "unit" or best.name not in {"tf", "imagenet"}:
         return
-    if best.distance > _EXPLAINED * distance:
+    if best.distance > _EXPLAINED * here:
         return
     pixels = present.invert(values)
     better = next(c for c in candidates(pixels.shape[1]) if c.preprocess == best.preprocess)
@@ -220,6 +222,10 @@ def _far(
         if known and best is not None
         else "preprocess the data exactly as in training: scale, mean and standard deviation",
     )
+
+
+def _distance_of(name: str, ranking: tuple[PreprocessingScore, ...]) -> float:
+    return next(score.distance for score in ranking if score.name == name)
 
 
 def _recommended(ranking: tuple[PreprocessingScore, ...]) -> PreprocessingScore:

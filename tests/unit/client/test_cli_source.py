@@ -164,6 +164,8 @@ def test_documented_trust_in_the_ranking() -> None:
     right = {
         "MobileNetV2": "imagenet",
         "EfficientNet-Lite0": "tf",
+        "EfficientNet-Lite1": "tf",
+        "EfficientNet-Lite2": "tf",
         "PP-OCR det": "imagenet",
         "PP-OCR cls": "tf",
         "PP-OCR rec": "tf",

@@ -151,6 +151,22 @@ def test_mismatched_input_raises_with_cause(images: NDArray[np.float32], cause: 
     assert caught.value.details()["cause"] == cause
 
 
+def test_preprocessings_are_compared_on_the_same_images() -> None:
+    # The ranking reads every second of 64 images. The others are nearer to the stored statistics.
+    pixels = photographs(64, seed=2).astype(float)
+    ranked = np.zeros(64, dtype=bool)
+    ranked[0:48:2] = True
+    pixels[ranked] += 42
+    pixels[~ranked] *= 0.1
+    images = normalized("unit", np.clip(pixels, 0, 255).astype(np.uint8))
+    found = bn_ops.check_input(model("imagenet"), [images], allow_mismatch=True)
+    distances = {score.name: score.distance for score in found.ranking}
+    assert found.distance is not None
+    assert distances["imagenet"] > 0.6 * found.distance
+    assert distances["imagenet"] < 0.6 * distances["unit"]
+    assert [finding.cause for finding in found.findings] == ["not-normalized"]
+
+
 def test_double_normalization() -> None:
     with pytest.raises(InputMismatchError, match="twice") as caught:
         bn_ops.check_input(model("imagenet"), [twice_normalized()])
