@@ -9,7 +9,8 @@ for fresh memory. The network decides nothing; it is proven at each call that th
   local variable that the statement overwrites with the result (`x = self.bn(x)`, and the loop of
   `nn.Sequential`). The count of references to the tensor excludes every other owner: variables of
   outer functions, attributes, lists, hooks that keep outputs.
-- No other tensor shares its storage (views, detached copies, the caller's batch).
+- No other tensor shares its storage (views, detached copies, the caller's batch), and torch has
+  allocated it: a tensor over the memory of a NumPy array would overwrite the array.
 - It records no gradient, and no forward hook would see it after the layer.
 
 Where any of this cannot be established, the layer runs as usual. Counts of references are CPython's
@@ -166,13 +167,17 @@ def _is_writable(x: Any) -> bool:
 
 
 def _owns_storage(x: torch.Tensor) -> bool:
-    """Return whether no other tensor shares the storage, and the tensor fills it."""
+    """Return whether no other tensor or array shares the storage, and the tensor fills it."""
     try:
         storage = x.untyped_storage()
         alone = torch._C._storage_Use_Count(storage._cdata) == _storage_owners()  # noqa: SLF001
-        return alone and storage.nbytes() == x.numel() * x.element_size()
-    except (NotImplementedError, RuntimeError):
-        return False  # inside a transformation of torch.func
+        # Memory of an array or a file, also of one that Tensor.numpy made, has a fixed size.
+        if not (alone and storage.resizable() and storage.nbytes() == x.numel() * x.element_size()):
+            return False
+        # Owners in C++, such as an export by DLPack: torch before 2.13 does not count them above.
+        return bool(x._use_count() == 1)  # type: ignore[attr-defined]  # noqa: SLF001
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False  # inside a transformation of torch.func, or an older torch
 
 
 @cache

@@ -6,8 +6,11 @@ an accelerator only the (N, C) results leave the device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bn_ops.core.moments import Moments, from_samples, per_sample
 from bn_ops.core.reduction import reduce_interleaved
@@ -52,9 +55,19 @@ def reduce_tensor(x: torch.Tensor) -> tuple[Float64Array, Float64Array]:
     workers = torch.get_num_threads()
     last = x.movedim(1, -1)
     if last.is_contiguous() and not x.is_contiguous():
-        rows = last.reshape(x.shape[0], -1, x.shape[1]).numpy()
-        return reduce_interleaved(rows, workers=workers, openmp=True)
-    return per_sample(x.contiguous().numpy(), workers=workers, openmp=True)
+        rows = last.reshape(x.shape[0], -1, x.shape[1])
+        return reduce_interleaved(_as_array(rows), workers=workers, openmp=True)
+    return per_sample(_as_array(x.contiguous()), workers=workers, openmp=True)
+
+
+def _as_array(x: torch.Tensor) -> NDArray[np.floating]:
+    """Return an array over the memory of a tensor.
+
+    `Tensor.numpy` would mark the storage for good as shared with an array, and the layer could not
+    overwrite its input (`bn_ops.engines.torch.in_place`).
+    """
+    found: NDArray[Any] = np.from_dlpack(x)
+    return found
 
 
 def positions_of(x: torch.Tensor) -> int:

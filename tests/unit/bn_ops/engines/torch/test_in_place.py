@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -141,6 +142,36 @@ class First(Layers):
         return self.act(self.bn(x)) + x
 
 
+class Exported(Layers):
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.conv(x)
+        array = y.detach().numpy()
+        y = self.bn(y)
+        return y + torch.from_numpy(array)
+
+
+class ExportedByDlpack(Layers):
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.conv(x)
+        array = np.from_dlpack(y.detach())
+        y = self.bn(y)
+        return y + torch.from_numpy(array)
+
+
+class ExportedItselfByDlpack(Layers):
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.conv(x)
+        array = np.from_dlpack(y)
+        y = self.bn(y)
+        return y + torch.from_numpy(array)
+
+
+class Imported(Caller):
+    def forward(self, x: torch.Tensor) -> Any:
+        array = x.numpy()
+        return self.normalized(torch.from_numpy(array)) + torch.from_numpy(array)
+
+
 class LeavingInference(Layers):
     def forward(self, x: torch.Tensor) -> Any:
         with torch.inference_mode():
@@ -159,7 +190,8 @@ class Recording(Layers):
 
 READERS = [
     *(Variable, Attribute, AttributeAndVariable, View, Detached, Part, Expanded, InList),
-    *(Lazy, Caller, Closure, First, LeavingInference, Recording),
+    *(Lazy, Caller, Closure, First, Exported, ExportedByDlpack, ExportedItselfByDlpack),
+    *(Imported, LeavingInference, Recording),
 ]
 
 
@@ -272,6 +304,21 @@ def test_a_run_gives_the_same_bits_and_leaves_no_trace(
     for name, values in stored(twin).items():
         for found, wanted in zip(stored(module)[name], values, strict=True):
             assert torch.equal(found, wanted)
+
+
+def test_arrays_of_the_caller_are_kept() -> None:
+    stream = [
+        np.random.default_rng(i).normal(2, 3, (4, 3, 8, 8)).astype(np.float32) for i in (0, 1)
+    ]
+    before = [batch.copy() for batch in stream]
+    module = prepared(Caller)
+
+    def call(network: Any, batch: Any) -> Any:
+        return network.normalized(torch.from_numpy(batch))
+
+    recalibrate(module, stream, call=call)
+    for batch, kept in zip(stream, before, strict=True):
+        np.testing.assert_array_equal(batch, kept)
 
 
 def test_nothing_is_overwritten_while_tensors_are_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
