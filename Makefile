@@ -31,8 +31,10 @@ $(STAMP): pyproject.toml hatch_build.py bn_ops/core/_reduction.c clients/python/
 demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the server; print the error before and after
 	@$(BIN)/python -m examples.digits.demo $(ARGS)
 
-test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+# More processes than cores: servers, browsers and timeouts are waited for a fifth of the time.
+# Those of tests/typing run type checkers: `make check` has them.
+test: $(STAMP) ## Run the tests; with BNRECAL_TEST_POSTGRES=1 BNRECAL_TEST_S3=1 also those on PostgreSQL and S3
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore=tests/typing $(ARGS)
 
 check: $(STAMP) ## Check format, lint, imports and types
 	$(BIN)/ruff format --check .
@@ -40,6 +42,7 @@ check: $(STAMP) ## Check format, lint, imports and types
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/typing
 
 docs: $(STAMP) ## Build the documentation site in site/ and check its links
 	$(BIN)/zensical build --strict --clean

@@ -133,6 +133,15 @@ def test_axe_finds_nothing_serious_where_data_is_missing(
     assert {view: faults for view, faults in found.items() if faults} == {}
 
 
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_the_reference(open_page: OpenPage, scheme: str) -> None:
+    walk = open_page(color_scheme=scheme)
+    walk.page.get_by_role("link", name="API").click()
+    expect(walk.page.locator(".opblock").first).to_be_visible()
+    assert walk.violations() == []
+
+
 def test_by_keyboard_alone(walk: Walk, model: Path, photos: Path) -> None:
     page = walk.page
 

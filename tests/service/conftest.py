@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,8 +25,7 @@ def executor() -> FakeExecutor:
     return FakeExecutor()
 
 
-# Tests that also run on PostgreSQL where it is required, as in `.ci/run`; elsewhere they would only
-# make the suite slower. The tests of the storage always use it, if it is installed.
+# Tests that also run on PostgreSQL where it is required, as in `.ci/run`.
 ON_EACH_DATABASE = {
     "batches/test_api.py",
     "batches/test_source_batches.py",
@@ -77,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if not {"database", "blob_store"} <= set(metafunc.fixturenames):
         return
-    database = "postgres" if os.environ.get(REQUIRED) else "sqlite"
+    database = "postgres" if REQUIRED else "sqlite"
     stores: list[Any] = [("sqlite", "folder")]
     if database == "postgres" and path in ON_EACH_DATABASE:
         stores.append((database, "folder"))

@@ -99,9 +99,7 @@ class Problem:
         )
 
 
-_MEMBERS = frozenset(
-    {"type", "title", "status", "detail", "code", "error", "instance", "retryable"}
-)
+_MEMBERS = {"type", "title", "status", "detail", "code", "error", "instance", "retryable"}
 
 
 class BnrecalError(Exception):

@@ -24,11 +24,13 @@ SYSTEM_PATHS = tuple(
     Path(path)
     for path in (
         *("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache"),
-        *("/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom"),
+        *("/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom"),
         *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system"),
         *("/sys/fs/cgroup", "/proc/self"),
     )
 )
+# Libraries open it for writing: dill does at its import, and torch imports dill where installed.
+NULL_DEVICE = Path("/dev/null")
 OWN_PACKAGES = ("bn_ops", "service")
 
 
@@ -43,7 +45,8 @@ def apply(task: WorkerTask) -> dict[str, bool]:
     filters = seccomp_library() if linux else None
     found = {"no_new_privs": linux and _no_new_privileges()}
     found["landlock"] = linux and restrict_files(
-        readable=(*_interpreter(), *SYSTEM_PATHS, *_inputs(task)), writable=(Path(task.output),)
+        readable=(*_interpreter(), *SYSTEM_PATHS, *_inputs(task)),
+        writable=(Path(task.output), NULL_DEVICE),
     )
     found["seccomp"] = filters is not None and deny_system_calls(filters)
     return found
