@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
@@ -115,16 +116,22 @@ async def import_source_batches(
 async def _import(
     context: Context, recalibration: str, stream: Stream, asked: ImportIn
 ) -> Response:
-    wanted = importing.references(asked.urls, asked.first)
+    # Many objects take a noticeable part of a second.
+    wanted = await asyncio.to_thread(importing.references, asked.urls, asked.first)
     found = await context.ledger.read(lambda tx: recalibrations.get(tx, recalibration))
     found.require_open()
-    for one in wanted:  # before anything is stored
-        context.imports.find(one.url)
+    await asyncio.to_thread(_require_allowed, context, wanted)
     return StreamingResponse(
         _lines(context, recalibration, stream, wanted, compare=asked.compare),
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store"},
     )
+
+
+def _require_allowed(context: Context, wanted: Sequence[Reference]) -> None:
+    """Check, before anything is stored, that all objects may be imported."""
+    for one in wanted:
+        context.imports.find(one.url)
 
 
 async def _lines(

@@ -11,6 +11,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 from bn_ops.errors import BnOpsError
 from service.batches import operations
@@ -77,29 +79,62 @@ def references(urls: Sequence[str], first: int) -> list[Reference]:
         RequestInvalidError: there are no objects or too many, or an index is too large.
     """
     found: list[Reference] = []
-    for pattern in urls:
-        for url in _expanded(pattern):
+    for url in urls:
+        pattern = _Pattern.parse(url)
+        # Before anything is expanded: a short pattern can mean billions of objects.
+        if len(found) + pattern.count > MAX_OBJECTS:
+            raise RequestInvalidError(f"an import has at most {MAX_OBJECTS} objects")
+        for each in pattern.urls():
             index = first + len(found)
-            if len(found) == MAX_OBJECTS:
-                raise RequestInvalidError(f"an import has at most {MAX_OBJECTS} objects")
             if index > store.MAX_INDEX:
                 raise RequestInvalidError(f"the largest index is {store.MAX_INDEX}")
-            found.append(Reference(url=url, index=index))
+            found.append(Reference(url=each, index=index))
     if not found:
         raise RequestInvalidError("the URLs name no object: each range is empty")
     return found
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    found = _RANGE.search(pattern)
-    if found is None:
-        yield pattern
-        return
-    first, last = found.groups()
-    width = len(first) if first.startswith("0") else 0
-    for number in range(int(first), int(last) + 1):
-        for rest in _expanded(pattern[found.end() :]):
-            yield f"{pattern[: found.start()]}{number:0{width}}{rest}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pattern:
+    """A URL with ranges of numbers.
+
+    Attributes:
+        start: the text before the first range.
+        ranges: the numbers of each range, their smallest width, and the text after it. A range of
+            one number is part of the text.
+    """
+
+    start: str
+    ranges: Sequence[tuple[range, int, str]]
+
+    @classmethod
+    def parse(cls, url: str) -> _Pattern:
+        """Read a URL in which `{000..999}` means a range."""
+        texts = _RANGE.split(url)
+        start, ranges = texts[0], list[tuple[range, int, str]]()
+        for first, last, text in zip(texts[1::3], texts[2::3], texts[3::3], strict=True):
+            numbers = range(int(first), int(last) + 1)
+            width = len(first) if first.startswith("0") else 0
+            if len(numbers) != 1:
+                ranges.append((numbers, width, text))
+            elif ranges:
+                varying, digits, before = ranges.pop()
+                ranges.append((varying, digits, f"{before}{numbers[0]:0{width}}{text}"))
+            else:
+                start += f"{numbers[0]:0{width}}{text}"
+        return cls(start=start, ranges=ranges)
+
+    @property
+    def count(self) -> int:
+        """The number of URLs; 0 if a range is empty."""
+        return prod(len(numbers) for numbers, _, _ in self.ranges)
+
+    def urls(self) -> Iterator[str]:
+        """Yield the URLs; the last range varies fastest."""
+        if self.count:
+            for found in product(*(numbers for numbers, _, _ in self.ranges)):
+                parts = zip(found, self.ranges, strict=True)
+                yield self.start + "".join(f"{n:0{width}}{text}" for n, (_, width, text) in parts)
 
 
 async def import_batches(

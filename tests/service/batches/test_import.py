@@ -207,9 +207,18 @@ def test_number_of_objects_is_limited(urls: list[str], monkeypatch: pytest.Monke
         references(urls, 0)
 
 
-def test_empty_range_is_an_error() -> None:
+@pytest.mark.parametrize("end", ["{9..0}.npy", "{0..999999999}/{1..0}", "{1..0}{0..999999999}"])
+@pytest.mark.timeout(20)
+def test_empty_range_is_an_error(end: str) -> None:
     with pytest.raises(RequestInvalidError, match="no object"):
-        references(["s3://b/{9..0}.npy"], 0)
+        references([f"s3://b/{end}"], 0)
+
+
+@pytest.mark.timeout(20)
+def test_many_ranges_of_one_number_cost_nothing() -> None:
+    url = "{00..99999}" + "{01..1}" * 250 + "-{7..7}"
+    found = references([url], 0)
+    assert [found[0].url, found[-1].url] == ["00" + "01" * 250 + "-7", "99999" + "01" * 250 + "-7"]
 
 
 def test_largest_index_is_limited() -> None:
