@@ -109,23 +109,24 @@ def reduce_interleaved(
     shared = openmp and compiled is not None and compiled.has_openmp()
     task_values = _OPENMP_TASK_VALUES if shared else _TASK_VALUES
     step = max(1, task_values // (positions * channels))
-    parts = [slice(start, start + step) for start in range(0, outer, step)]
     large = x.nbytes >= (_MIN_BYTES_FOR_OPENMP if shared else _MIN_BYTES_FOR_THREADS)
-    workers = min(thread_count(workers), len(parts)) if large else 1
+    starts = range(0, outer, step)
+    workers = min(thread_count(workers), len(starts)) if large else 1
     if compiled is not None and (shared or workers == 1):
         _reduce(x, mean, sq_dev, step=step, threads=workers)
         return mean, sq_dev
     reduce = _reduce_with_numpy if compiled is None else _reduce
 
-    def task(part: slice) -> None:
+    def task(start: int) -> None:
+        part = slice(start, start + step)
         reduce(x[part], mean[part], sq_dev[part])
 
     if workers > 1:
         with ThreadPoolExecutor(workers, "moments") as pool:
-            list(pool.map(task, parts))
+            list(pool.map(task, starts))
     else:
-        for part in parts:
-            task(part)
+        for start in starts:
+            task(start)
     return mean, sq_dev
 
 
