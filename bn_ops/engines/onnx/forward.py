@@ -16,7 +16,7 @@ from bn_ops.core.statistics import LayerName
 from bn_ops.engines.onnx.batchnorm import INPUT, batchnorm_nodes
 from bn_ops.engines.onnx.optimized.whole_pass import WholePass
 from bn_ops.engines.onnx.prepare import PreparedModel
-from bn_ops.engines.onnx.rebatch import PaddedBatch, fixed_batch_size, rebatch
+from bn_ops.engines.onnx.rebatch import PaddedBatch, fixed_batch_size, rebatch, singles
 from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import Session, session
@@ -92,7 +92,7 @@ class OnnxForward:
 
     def _run_singly(self, inner: Session, observed: _Observed, batch: Batch) -> list[_Found] | None:
         """Run a batch sample by sample; None where the model rejects a single sample."""
-        parts = [PaddedBatch(arrays=single, samples=1) for single in _singles(batch)]
+        parts = [PaddedBatch(arrays=single, samples=1) for single in singles(batch)]
         try:
             first = self._run(inner, observed, parts[0])
         except EngineError:
@@ -141,8 +141,3 @@ class OnnxForward:
         if group.padded and array.shape[:1] == (self._size,):
             return array[: group.samples]
         return array
-
-
-def _singles(batch: Batch) -> Iterator[Batch]:
-    samples = next(iter(batch.values())).shape[0]
-    return ({n: array[i : i + 1] for n, array in batch.items()} for i in range(samples))

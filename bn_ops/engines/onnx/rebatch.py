@@ -27,6 +27,7 @@ __all__ = [
     "fixed_batch_size",
     "group_samples",
     "rebatch",
+    "singles",
 ]
 
 # The size of a usual batch; a larger group would only make the unit of spilling larger.
@@ -165,6 +166,11 @@ def group_samples(
             pending, completed = [], 0
     if pending:
         yield _group(pending, completed)
+
+
+def singles(batch: Batch) -> list[Batch]:
+    """Return each sample of a batch as a batch of one, over the same memory."""
+    return [{n: array[i : i + 1] for n, array in batch.items()} for i in range(_samples(batch))]
 
 
 def _samples(batch: Batch) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,7 +159,7 @@ class OptimizedModel:
         inputs = {name: example[name] for name in segment.inputs}
         return SegmentRunner(self._graph, self._index, segment, inputs, self._weights)
 
-    @property
+    @cached_property
     def parts(self) -> Mapping[LayerName, tuple[str, ...]]:
         """The tensors that make up each layer's input, in the order of channels."""
         return {n: parts for segment in self.plan.segments for n, parts in segment.parts.items()}

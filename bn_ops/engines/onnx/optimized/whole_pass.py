@@ -7,7 +7,7 @@ inputs can be read as they are, into memory that is used again for the next samp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from bn_ops.core.moments import Moments, from_samples, join
 from bn_ops.core.reduction import thread_count
 from bn_ops.engines.onnx.optimized.executor import Scratch
 from bn_ops.engines.onnx.optimized.model import Kind, OptimizedModel
+from bn_ops.engines.onnx.rebatch import singles
 from bn_ops.errors import EngineError
 
 if TYPE_CHECKING:
@@ -62,15 +63,16 @@ class WholePass:
         Raises:
             EngineError: onnxruntime failed, or an output does not have one row per sample.
         """
-        singles = list(_singles(batch))
+        # Bound by address, so contiguous.
+        parts = singles({name: np.ascontiguousarray(array) for name, array in batch.items()})
         if self._runner is None:
-            self._runner = self._model.whole(singles[0])
+            self._runner = self._model.whole(parts[0])
             self._runner.bind()
         runner = self._runner
-        shapes = tuple(array.shape for _, array in sorted(singles[0].items()))
-        found = [] if shapes in self._kinds else [self._try_out(runner, shapes, singles.pop(0))]
+        shapes = tuple(array.shape for _, array in sorted(parts[0].items()))
+        found = [] if shapes in self._kinds else [self._try_out(runner, shapes, parts.pop(0))]
         with ThreadPoolExecutor(self._threads, "forward") as pool:
-            return [*found, *pool.map(partial(self._run, runner, shapes), singles)]
+            return [*found, *pool.map(partial(self._run, runner, shapes), parts)]
 
     def _try_out(self, runner: SegmentRunner, shapes: _Shapes, single: Batch) -> _Seen:
         """Run a sample of new shapes, which shows the shapes of all outputs."""
@@ -102,10 +104,3 @@ class WholePass:
         mean, sq_dev = self._model.reduce(name, tensor)
         with np.errstate(over="ignore", invalid="ignore"):
             return from_samples(mean, sq_dev, int(np.prod(tensor.shape[2:], dtype=np.int64)))
-
-
-def _singles(batch: Batch) -> Iterator[Batch]:
-    samples = next(iter(batch.values())).shape[0]
-    # Bound by address, so contiguous.
-    whole = {name: np.ascontiguousarray(array) for name, array in batch.items()}
-    return ({n: array[i : i + 1] for n, array in whole.items()} for i in range(samples))
