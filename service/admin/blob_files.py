@@ -11,7 +11,7 @@ from typing import Protocol
 
 from service.errors import NotFoundError
 from service.settings import Settings
-from service.storage.blobs.object_client import PART_BYTES, ObjectClient
+from service.storage.blobs.object_client import ObjectClient, spans
 from service.storage.blobs.objects import parts
 from service.storage.blobs.protocol import BlobContent
 
@@ -111,8 +111,7 @@ class ObjectFiles:
 
     def _digest(self, content: BlobContent) -> str:
         digest = hashlib.sha256()
-        for start in range(0, content.bytes, PART_BYTES):
-            stop = min(start + PART_BYTES, content.bytes)
+        for start, stop in spans(0, content.bytes):
             digest.update(self._client.read(content.key, start, stop))
         return digest.hexdigest()
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from service.errors import ForbiddenError
-from service.storage.blobs.object_client import PART_BYTES, ObjectClient
+from service.storage.blobs.object_client import ObjectClient, spans
 
 _SETTING = "BNRECAL_IMPORT_PREFIXES"
 
@@ -36,8 +36,7 @@ class ImportSource:
         """
         if not size:
             yield bytearray()
-        for start in range(0, size, PART_BYTES):
-            stop = min(start + PART_BYTES, size)
+        for start, stop in spans(0, size):
             yield bytearray(await asyncio.to_thread(self.client.read, self.key, start, stop))
 
 

@@ -13,6 +13,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from service.storage.blobs.os_calls import OsCalls
+from service.storage.capacity import translated
 from service.storage.data_folder import try_lock
 
 _LOCK = ".lock"
@@ -41,6 +43,21 @@ class Scratch:
         self.id, self._handle = self._create()
         self.folder = root / self.id
         self.folder.mkdir(mode=0o700)
+
+    def new_path(self) -> Path:
+        """Return a path in the folder that nothing uses."""
+        return self.folder / secrets.token_hex(16)
+
+    def new_folder(self, calls: OsCalls) -> Path:
+        """Create an empty private folder in the folder.
+
+        Raises:
+            StorageFullError, StorageFailedError: it cannot be created.
+        """
+        path = self.new_path()
+        with translated():
+            calls.mkdir(path)
+        return path
 
     def close(self) -> None:
         """Remove the folder and release its lock.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -112,14 +111,11 @@ class FolderBlobs:
     def draft(self) -> FileDraft:
         """Start a new file."""
         self.raise_after_failure()
-        return FileDraft(self, self._calls, self.scratch.folder / secrets.token_hex(16))
+        return FileDraft(self, self._calls, self.scratch.new_path())
 
     def workspace(self) -> Path:
         """Create an empty private folder for a worker."""
-        folder = self.scratch.folder / secrets.token_hex(16)
-        with translated():
-            self._calls.mkdir(folder)
-        return folder
+        return self.scratch.new_folder(self._calls)
 
     def adopt(self, file: Path, key: str) -> None:
         """Store a file from a workspace durably under `key`."""

@@ -217,6 +217,12 @@ class ObjectClient:
         self.answered_at = monotonic()
 
 
+def spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of at most `PART_BYTES` that requests for a range read."""
+    for first in range(start, stop, PART_BYTES):
+        yield first, min(first + PART_BYTES, stop)
+
+
 def _open(url: str, setting: str) -> tuple[ModuleType, ObjectStore]:
     """Return obstore and the store of a URL."""
     scheme, separator, rest = url.partition("://")

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import secrets
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from typing import ParamSpec, TypeVar
 from service.errors import CapacityError, NotFoundError, StartError, StorageFailedError
 from service.storage import capacity
 from service.storage.blobs.folder import FileDraft
-from service.storage.blobs.object_client import PART_BYTES, ObjectClient
+from service.storage.blobs.object_client import PART_BYTES, ObjectClient, spans
 from service.storage.blobs.object_packs import ObjectPacks, StoredObject
 from service.storage.blobs.os_calls import OsCalls, write_all
 from service.storage.blobs.protocol import BlobContent
@@ -108,15 +107,11 @@ class ObjectBlobs:
 
     def draft(self) -> FileDraft:
         """Start a new file."""
-        path = self.scratch.folder / secrets.token_hex(16)
-        return FileDraft(self, self._calls, path, durable=False)
+        return FileDraft(self, self._calls, self.scratch.new_path(), durable=False)
 
     def workspace(self) -> Path:
         """Create an empty private folder."""
-        folder = self.scratch.folder / secrets.token_hex(16)
-        with translated():
-            self._calls.mkdir(folder)
-        return folder
+        return self.scratch.new_folder(self._calls)
 
     def adopt(self, file: Path, key: str) -> None:
         """Store a file from a workspace durably under `key`."""
@@ -164,14 +159,12 @@ class ObjectBlobs:
     async def stream(self, content: BlobContent, start: int, stop: int) -> AsyncIterator[bytes]:
         """Yield the bytes of a blob from `start` to `stop`, each part while the next is fetched."""
         digest = hashlib.sha256() if (start, stop) == (0, content.bytes) else None
-        starts = range(start, stop, PART_BYTES)
-        ahead = self._part(content, starts[0], stop) if starts else None
+        following = spans(start, stop)
+        ahead = self._part(content, next(following, None))
         try:
-            for at in starts:
-                assert ahead is not None  # there is one for each start
+            while ahead is not None:
                 part = await ahead
-                following = at + PART_BYTES
-                ahead = self._part(content, following, stop) if following < stop else None
+                ahead = self._part(content, next(following, None))
                 if digest is not None:
                     await self._run(digest.update, part)
                     if ahead is None and digest.hexdigest() != content.sha256:
@@ -182,9 +175,12 @@ class ObjectBlobs:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
-    def _part(self, content: BlobContent, start: int, stop: int) -> asyncio.Future[bytes]:
-        end = min(start + PART_BYTES, stop)
-        return asyncio.ensure_future(self._run(_read_exactly, self._client, content, start, end))
+    def _part(
+        self, content: BlobContent, span: tuple[int, int] | None
+    ) -> asyncio.Future[bytes] | None:
+        if span is None:
+            return None
+        return asyncio.ensure_future(self._run(_read_exactly, self._client, content, *span))
 
     def signed_url(self, key: str, seconds: float) -> str:
         """Return a URL at which anyone can download a blob for some time."""
@@ -311,8 +307,7 @@ class _Fetch:
 
     def _whole(self, handle: int, content: BlobContent) -> None:
         digest = hashlib.sha256()
-        for start in range(0, content.bytes, PART_BYTES):
-            stop = min(start + PART_BYTES, content.bytes)
+        for start, stop in spans(0, content.bytes):
             part = _read_exactly(self._client, content, start, stop)
             digest.update(part)
             self._save(handle, part, start)
