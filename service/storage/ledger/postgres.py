@@ -14,39 +14,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from decimal import Decimal
-from functools import cache
-from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
-from service.errors import LedgerUnavailableError, ServiceError, StartError, StorageFailedError
-from service.storage.capacity import ledger_full
+from service.errors import StartError
 from service.storage.ledger import postgres_schema as schema
-from service.storage.ledger.protocol import Participant, Row, T, Transaction, Value
-from service.storage.ledger.writer import Outcome, Writer
-
-Connection = psycopg.Connection[dict[str, Any]]
+from service.storage.ledger.postgres_connection import (
+    CHANNEL,
+    LEADER_LOCK,
+    LOCKS,
+    MIGRATION_LOCK,
+    WRITER_LOCK,
+    Connection,
+    PostgresTransaction,
+    PostgresWriter,
+    close,
+    connect,
+    translated,
+)
+from service.storage.ledger.protocol import T, Transaction
+from service.storage.ledger.writer import Writer
 
 # Reads wait for the network, so there are more threads than for SQLite.
 READER_THREADS = 4
-# Seconds until an unreachable host is given up.
-CONNECT_SECONDS = 5
-# A connection on which nothing arrives for this long is given up, in milliseconds. Otherwise a
-# write could hang for many minutes when the network drops packets.
-USER_TIMEOUT_MILLISECONDS = 15_000
-# Keys of the advisory locks: the first number is "bnre" in ASCII.
-_SPACE = 0x626E7265
-_WRITER, _LEADER, _MIGRATION = range(3)
-CHANNEL = "bnrecal"
-
-_PARAMETER = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
 
 
 class PostgresLedger:
@@ -112,10 +105,10 @@ class PostgresLedger:
             self._listener.close()
         self._readers.shutdown()
         for connection in self._open:
-            _close(connection)
+            close(connection)
         self._writer.close()
         if self._leader is not None:
-            _close(self._leader)
+            close(self._leader)
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
         return self._query(lambda connection: _read(connection, work))
@@ -142,7 +135,7 @@ class PostgresLedger:
         if connection is not None:
             self._local.connection = None
             self._open.remove(connection)
-            _close(connection)
+            close(connection)
 
     def _leads(self) -> bool:
         with self._leading:
@@ -150,190 +143,12 @@ class PostgresLedger:
                 if self._leader is None:
                     self._leader = connect(self._url)
                 # The lock is counted, so it is taken only by a connection that does not have it.
-                return _holds(self._leader, _LEADER) or _try_lock(self._leader, _LEADER)
+                return _holds(self._leader, LEADER_LOCK) or _try_lock(self._leader, LEADER_LOCK)
             except psycopg.Error:
                 if self._leader is not None:
-                    _close(self._leader)
+                    close(self._leader)
                 self._leader = None
                 return False
-
-
-class PostgresTransaction:
-    """`Transaction` on a connection.
-
-    Attributes:
-        enlisted: whether a participant was enlisted.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        participants: dict[Participant, None] | None = None,
-        *,
-        pipeline: psycopg.Pipeline | None = None,
-    ) -> None:
-        """Use a connection inside a transaction that the caller begins and ends.
-
-        Args:
-            connection: the connection.
-            participants: collects participants; None where enlisting is not allowed.
-            pipeline: the connection's pipeline, in which statements are sent before the results of
-                earlier ones have arrived; None without.
-        """
-        self._connection = connection
-        self._participants = participants
-        self._pipeline = pipeline
-        self._fetched: dict[object, psycopg.Cursor[dict[str, Any]]] = {}
-        self.enlisted = False
-
-    def rows(self, query: str, **parameters: Value) -> list[Row]:
-        """Run a query and return its rows, each by column name."""
-        cursor = self._fetched.pop(_call(query, parameters), None)
-        if cursor is None:
-            cursor = self._connection.execute(_text(query), parameters)
-        found = cursor.fetchall()
-        return [{name: _value(value) for name, value in row.items()} for row in found]
-
-    def row(self, query: str, **parameters: Value) -> Row | None:
-        """Run a query and return its first row, or None."""
-        found = self.rows(query, **parameters)
-        return found[0] if found else None
-
-    def change(self, query: str, **parameters: Value) -> int:
-        """Run a change and return the number of affected rows."""
-        self._fetched.clear()
-        cursor = self._connection.execute(_text(query), parameters)
-        if self._pipeline is not None:
-            self._pipeline.sync()
-        return cursor.rowcount
-
-    def submit(self, query: str, **parameters: Value) -> None:
-        """Send a change; in a pipeline, its error is raised later."""
-        self._fetched.clear()
-        self._connection.execute(_text(query), parameters)
-
-    def prefetch(self, query: str, **parameters: Value) -> None:
-        """Send a query without waiting for its rows; has no effect without a pipeline."""
-        if self._pipeline is not None:
-            cursor = self._connection.execute(_text(query), parameters)
-            self._fetched[_call(query, parameters)] = cursor
-
-    def clock(self) -> float:
-        """Return the time of the database server."""
-        row = self._connection.execute(
-            "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
-        ).fetchone()
-        assert row is not None
-        return float(row["now"])
-
-    def notify(self, topic: str) -> None:
-        """Report a change of a topic to all processes, once it is durable."""
-        self._connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, topic))
-
-    def enlist(self, participant: Participant) -> None:
-        """Flush a participant before the commit, or roll it back if that fails."""
-        assert self._participants is not None
-        self._participants[participant] = None
-        self.enlisted = True
-
-
-class PostgresWriter:
-    """`WriterDatabase` that connects again after a connection was lost.
-
-    Each transaction is a pipeline: statements whose results are not needed at once wait for no
-    round trip of their own.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: Connection | None = None
-        self._context: AbstractContextManager[psycopg.Pipeline] | None = None
-        self._pipeline: psycopg.Pipeline | None = None
-
-    def begin(self) -> None:
-        """Begin a transaction; waits for those of other writers.
-
-        The connection may have been lost since the last commit: then it is opened again.
-        """
-        if self._connection is not None:
-            try:
-                self._begin(self._connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                self.rollback()
-            else:
-                return
-        self._connection = connect(self._url)
-        try:
-            self._begin(self._connection)
-        except BaseException:
-            self.rollback()
-            raise
-
-    def _begin(self, connection: Connection) -> None:
-        connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_SPACE}, {_WRITER})")
-        self._context = connection.pipeline()
-        self._pipeline = self._context.__enter__()
-
-    def attempt(
-        self, work: Callable[[Transaction], Any], participants: dict[Participant, None]
-    ) -> Outcome:
-        """Run work in a savepoint."""
-        assert self._connection is not None
-        assert self._pipeline is not None
-        self._connection.execute("SAVEPOINT job")
-        tx = PostgresTransaction(self._connection, participants, pipeline=self._pipeline)
-        try:
-            result = work(tx)
-            self._connection.execute("RELEASE SAVEPOINT job")
-            self._pipeline.sync()  # raises the errors of submitted changes
-        except (psycopg.OperationalError, psycopg.InterfaceError):
-            raise  # affects the whole transaction, not only this work
-        except Exception as error:  # noqa: BLE001 - delivered to the caller unchanged
-            self._undo()
-            return Outcome(raised=error)
-        return Outcome(result=result, enlisted=tx.enlisted)
-
-    def _undo(self) -> None:
-        """Roll back to the savepoint, also after a statement has failed."""
-        assert self._connection is not None
-        assert self._pipeline is not None
-        # Reports the failed statement again, and those that were sent after it and not run.
-        with contextlib.suppress(psycopg.errors.PipelineAborted):
-            self._pipeline.sync()
-        self._connection.execute("ROLLBACK TO SAVEPOINT job")
-        self._connection.execute("RELEASE SAVEPOINT job")
-        self._pipeline.sync()
-
-    def commit(self) -> None:
-        """Commit; waits for the disk of the database and of its synchronous standby."""
-        assert self._connection is not None
-        assert self._context is not None
-        self._connection.execute("COMMIT")
-        self._context.__exit__(None, None, None)  # waits for the result
-        self._context = self._pipeline = None
-
-    def rollback(self) -> None:
-        """Roll back by closing the connection: it may be broken."""
-        if self._connection is not None:
-            _close(self._connection)
-            self._connection = None
-        if self._context is not None:
-            with contextlib.suppress(psycopg.Error):  # the connection is closed
-                self._context.__exit__(None, None, None)
-        self._context = self._pipeline = None
-
-    def translated(self) -> AbstractContextManager[None]:
-        """Return `translated`."""
-        return translated()
-
-    def is_fatal(self, error: ServiceError) -> bool:
-        """Return False: the database recovers by itself, and knows what is durable."""
-        del error
-        return False
-
-    def close(self) -> None:
-        """Close the connection."""
-        self.rollback()
 
 
 class _Listener:
@@ -361,26 +176,6 @@ class _Listener:
             self._closed.wait(1.0)
 
 
-def connect(url: str) -> Connection:
-    """Open a connection without a transaction.
-
-    Raises:
-        psycopg.OperationalError: no server can be reached.
-    """
-    connection: Connection = psycopg.connect(
-        url,
-        autocommit=True,
-        row_factory=dict_row,
-        application_name="bnrecal",
-        connect_timeout=CONNECT_SECONDS,
-        tcp_user_timeout=USER_TIMEOUT_MILLISECONDS,
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-    )
-    return connection
-
-
 def migrate(url: str) -> str:
     """Create or migrate the tables; return the version of the server.
 
@@ -389,7 +184,7 @@ def migrate(url: str) -> str:
     """
     try:
         with connect(url) as connection, connection.transaction():
-            _lock(connection, _MIGRATION)
+            _lock(connection, MIGRATION_LOCK)
             connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)")
             row = connection.execute("SELECT max(version) AS found FROM schema_version").fetchone()
             found = 0 if row is None or row["found"] is None else int(row["found"])
@@ -429,27 +224,6 @@ def prepare(url: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Translate errors of PostgreSQL to those of this package.
-
-    Raises:
-        StorageFullError: the disk of the database is full.
-        LedgerUnavailableError: the database cannot be reached, or the connection was lost.
-        StorageFailedError: any other error.
-    """
-    try:
-        yield
-    except psycopg.errors.DiskFull as error:
-        raise ledger_full() from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise LedgerUnavailableError(
-            "the database of the ledger cannot be reached; nothing was acknowledged"
-        ) from error
-    except psycopg.Error as error:
-        raise StorageFailedError(f"the ledger failed: {type(error).__name__}") from error
-
-
 def read_once(url: str, work: Callable[[Transaction], T]) -> T:
     """Run work on a consistent view, on a connection of its own."""
     with translated(), connect(url) as connection:
@@ -459,7 +233,7 @@ def read_once(url: str, work: Callable[[Transaction], T]) -> T:
 def write_once(url: str, work: Callable[[Transaction], T]) -> T:
     """Run work as one change, on a connection of its own; an exception rolls it back."""
     with translated(), connect(url) as connection, connection.transaction():
-        connection.execute(f"SELECT pg_advisory_xact_lock({_SPACE}, {_WRITER})")
+        connection.execute(f"SELECT pg_advisory_xact_lock({LOCKS}, {WRITER_LOCK})")
         return work(PostgresTransaction(connection))
 
 
@@ -500,13 +274,11 @@ def _server_version(connection: Connection) -> str:
 
 
 def _lock(connection: Connection, key: int) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_SPACE, key))
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, key))
 
 
 def _try_lock(connection: Connection, key: int) -> bool:
-    row = connection.execute(
-        "SELECT pg_try_advisory_lock(%s, %s) AS held", (_SPACE, key)
-    ).fetchone()
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s) AS held", (LOCKS, key)).fetchone()
     return row is not None and bool(row["held"])
 
 
@@ -514,35 +286,11 @@ def _holds(connection: Connection, key: int) -> bool:
     row = connection.execute(
         "SELECT count(*) AS found FROM pg_locks WHERE locktype = 'advisory' AND granted"
         " AND pid = pg_backend_pid() AND classid::bigint = %s AND objid::bigint = %s",
-        (_SPACE, key),
+        (LOCKS, key),
     ).fetchone()
     return row is not None and row["found"] > 0
-
-
-def _close(connection: Connection) -> None:
-    with contextlib.suppress(psycopg.Error):
-        connection.close()
 
 
 def _cause(error: psycopg.Error) -> str:
     """Return the first line of an error; it never holds the password."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _value(value: Any) -> Value:
-    """Return a column's value; sums are decimals in PostgreSQL."""
-    found: Value = int(value) if isinstance(value, Decimal) else value
-    return found
-
-
-def _call(query: str, parameters: Mapping[str, Value]) -> object:
-    return query, tuple(sorted(parameters.items()))
-
-
-@cache
-def _text(query: str) -> bytes:
-    """Return a query with the parameters of psycopg.
-
-    As bytes: the types of psycopg accept only literal strings, to prevent values in the text.
-    """
-    return _PARAMETER.sub(r"%(\1)s", query.replace("%", "%%")).encode()

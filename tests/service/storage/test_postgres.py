@@ -23,7 +23,8 @@ from service.errors import LedgerUnavailableError, StartError
 from service.settings import Settings
 from service.storage.ledger import postgres_schema
 from service.storage.ledger.maintenance import open_ledger
-from service.storage.ledger.postgres import PostgresLedger, _durability_warnings, connect
+from service.storage.ledger.postgres import PostgresLedger, _durability_warnings
+from service.storage.ledger.postgres_connection import connect
 from service.storage.ledger.protocol import Transaction
 from tests.support.postgres import Cluster, cluster
 from tests.support.service_fakes import FakeExecutor
