@@ -270,7 +270,7 @@ class Reference:
                 yield probe, _required(outputs)
 
     def _open(self, model: onnx.ModelProto) -> NativeModel:
-        """Open a model in the way that suits the reference's element types."""
+        """Open a model as the element types of the reference require."""
         optimize = default_tolerance(self._model) == _TOLERANCES[onnx.TensorProto.FLOAT]
         return NativeModel(model, threads=self._threads, optimize=optimize)
 

@@ -170,7 +170,10 @@ class Dispatcher:
         return events.advance(tx, found.id, Event.BEGIN)
 
     def _has_room(self, found: Recalibration) -> bool:
-        """Return whether a run fits beside those of this process; one alone always does."""
+        """Return whether there is memory for a run in addition to those of this process.
+
+        A single run always fits.
+        """
         settings = self._context.settings
         used = sum(one.memory for one in self._running.values())
         limit = settings.runner_memory_bytes
@@ -252,7 +255,7 @@ async def recover(context: Context, ended: Collection[str] = ()) -> list[Recalib
 def _is_lost(found: Recalibration | None, claim: int) -> bool:
     """Return whether a run that was claimed here must end.
 
-    A run that has just ended by itself is in its final state and has the same claim.
+    A run that has just finished is in its final state and has the same claim.
     """
     return found is None or found.claims != claim or found.state in {State.CANCELLED, State.QUEUED}
 

@@ -85,7 +85,7 @@ def test_metadata_is_complete(wheels: dict[str, Path], name: str) -> None:
     assert found["Version"] == bn_ops.__version__
     assert found["License-Expression"] == "Apache-2.0"
     assert found["Description-Content-Type"] == "text/markdown"
-    # Neither authors nor addresses are known, and an invented one could be anybody's.
+    # Neither authors nor addresses are known, and an invented one could belong to someone else.
     for field in ("Author", "Author-email", "Home-page", "Project-URL"):
         assert field not in found
 
@@ -170,7 +170,7 @@ def test_type_checkers_know_the_names(both: Installation, tmp_path: Path) -> Non
     (tmp_path / "use.py").write_text(
         "import bnrecal\nreveal_type(bnrecal.Shrink())\nbnrecal.adapt('m', [], methud='exact')\n"
     )
-    # Reading the sources of torch and onnx takes ten seconds and says nothing about our names.
+    # Reading the sources of torch and onnx takes ten seconds; our names resolve without them.
     (tmp_path / "mypy.ini").write_text(
         "[mypy]\nfollow_imports = silent\nincremental = False\n"
         "[mypy-torch.*,onnx.*,onnxruntime.*]\nfollow_imports = skip\n"

@@ -37,8 +37,8 @@ class OnnxForward:
     Args:
         prepared: the model, with the statistics to run with. Modified: no.
         threads: number of threads; None for every core.
-        whole: the optimized model with the same statistics, which observes layers in less time;
-            None where there is none.
+        whole: the optimized model with the same statistics, which observes layers in less time,
+            if there is one.
     """
 
     def __init__(

@@ -63,8 +63,8 @@ def reduce_tensor(x: torch.Tensor) -> tuple[Float64Array, Float64Array]:
 def _as_array(x: torch.Tensor) -> NDArray[np.floating]:
     """Return an array over the memory of a tensor.
 
-    `Tensor.numpy` would mark the storage for good as shared with an array, and the layer could not
-    overwrite its input (`bn_ops.engines.torch.in_place`).
+    `Tensor.numpy` would mark the storage permanently as shared with an array, and the layer could
+    not overwrite its input (`bn_ops.engines.torch.in_place`).
     """
     found: NDArray[Any] = np.from_dlpack(x)
     return found

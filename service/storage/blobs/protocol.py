@@ -161,7 +161,7 @@ class Blobs(Protocol):
         ...
 
     def signed_url(self, key: str, seconds: float) -> str | None:
-        """Return a URL at which anyone can download a blob for some time; None if there is none."""
+        """Return a URL at which anyone can download a blob for some time, or None."""
         ...
 
     def names(self, folder: str, *, min_age_seconds: float = 0) -> Iterator[str]:

@@ -3,7 +3,7 @@
 One thread commits queued work in groups, as for SQLite. All changes of all processes are made one
 transaction after the other: each takes the same advisory lock first. So work that reads and then
 writes needs no other protection against other processes, and no transaction is ever retried for a
-conflict. Reads run beside that, each on one snapshot.
+conflict. Reads run concurrently, each on one snapshot.
 
 A connection that is lost is opened again by the next work. Until that succeeds, work fails with
 `LedgerUnavailableError`; nothing needs a restart. When the connection is lost during a commit, it

@@ -228,7 +228,7 @@ class PostgresWriter:
         return translated()
 
     def is_fatal(self, error: ServiceError) -> bool:
-        """Return False: the database recovers by itself, and knows what is durable."""
+        """Return False: the database recovers on its own and knows what is durable."""
         del error
         return False
 

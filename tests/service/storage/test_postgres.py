@@ -139,7 +139,7 @@ def test_run_survives_a_restart_of_the_database(own: Cluster, settings: Settings
         own.start(fsync="off")
         assert api.wait(name, "running")["attempts"] <= 2
         assert http.post(f"/v1/recalibrations/{name}/cancel").status_code == 202
-        # A run that was writing when the database stopped has ended by itself.
+        # A run that was writing when the database stopped has ended.
         until(lambda: not app.state.dispatcher.running, lambda: "the run continues")
 
 

@@ -43,7 +43,7 @@ class CallArguments:
         """Return the arguments for a batch: one, a tuple, or a dict by parameter.
 
         Raises:
-            OptionError: the module is not called once, or with something that is no array.
+            OptionError: the module is not called once, or with something other than arrays.
         """
         module, calls = self._module, []
 
