@@ -120,7 +120,16 @@ def _fuzz(options: argparse.Namespace) -> int:
     for name in parsers.PARSERS:
         command = [sys.executable, "-m", "tests.soak.fuzz_parser", name]
         limit = f"-max_total_time={options.seconds}"
-        if subprocess.run([*command, limit], check=False).returncode != 0:
+        fuzzed = subprocess.run(
+            [*command, limit],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        sys.stdout.write(f"{name}: {'fault' if fuzzed.returncode else 'no fault'}\n")
+        if fuzzed.returncode != 0:
+            sys.stdout.write(fuzzed.stdout[-10_000:])
             faults.append(name)
     sys.stdout.write(f"faults: {faults or 'none'}\n")
     return 1 if faults else 0
