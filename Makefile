@@ -12,6 +12,9 @@ FLOOR_TESTS := $(addprefix tests/unit/bn_ops/,onnx_files folding verification) t
 # Additional arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
 ARGS ?=
 
+# Each of the hundreds of processes that tests start would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check docs format page check-page serve bench soak fuzz test-powercut test-docker test-floors clean
 

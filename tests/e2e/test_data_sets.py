@@ -5,7 +5,6 @@ from __future__ import annotations
 import anyio
 import numpy as np
 import pytest
-from datasets import Dataset
 
 from bnrecal_client._concurrency import EventLoop
 from bnrecal_client._encoding.batch_source import BatchSource
@@ -14,6 +13,8 @@ from bnrecal_client._encoding.batches import encode
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_rows_are_sent_in_batches_without_their_labels(*, streamed: bool) -> None:
+    from datasets import Dataset
+
     rng = np.random.default_rng(5)
     whole = rng.normal(size=(75, 3)).astype(np.float32)
     rows = Dataset.from_dict({"x": whole, "label": list(range(75))})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def encoded(pixels: Pixels, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def vast() -> bytes:
     """Return a PNG of a few kilobytes with a hundred million pixels."""
     buffer = io.BytesIO()

@@ -25,7 +25,6 @@ from tests.support.onnx_run import run_onnx
 pytestmark = pytest.mark.xdist_group("deployment exports")
 
 X = np.random.default_rng(0).normal(size=(32, CHANNELS, SIDE, SIDE)).astype(np.float32)
-IMAGES = load_sklearn_digits().images[:64]
 EXPORTED = 20
 # Both runtimes compute in float32, with other orders of summation.
 TOLERANCE = 1e-5
@@ -56,8 +55,13 @@ def folded(name: str, opset: int) -> onnx.ModelProto:
 
 
 @cache
+def images() -> NDArray[np.float32]:
+    return load_sklearn_digits().images[:64]
+
+
+@cache
 def digits(opset: int) -> onnx.ModelProto:
-    artifact = bn_ops.adapt(DIGITS, [IMAGES], allow_mismatch=True, opset=opset)
+    artifact = bn_ops.adapt(DIGITS, [images()], allow_mismatch=True, opset=opset)
     assert standard_opset(artifact.model) == opset
     return artifact.model
 
@@ -87,7 +91,7 @@ def test_openvino_computes_the_same(name: str, opset: int) -> None:
 @pytest.mark.parametrize("opset", [11, 17, 20])
 def test_openvino_runs_the_digits_network(opset: int) -> None:
     model = digits(opset)
-    feeds = {"image": IMAGES[:8]}
+    feeds = {"image": images()[:8]}
     assert_same(by_openvino(model, feeds), run_onnx(model, feeds)[0])
 
 
@@ -105,7 +109,7 @@ def test_ncnn_runs_the_digits_network(opset: int, tmp_path: Path) -> None:
         setattr(net.opt, option, False)
     assert net.load_param(str(tmp_path / "m.ncnn.param")) == 0
     assert net.load_model(str(tmp_path / "m.ncnn.bin")) == 0
-    for image in IMAGES[:4]:
+    for image in images()[:4]:
         extractor = net.create_extractor()
         extractor.input("in0", ncnn.Mat(image))
         code, found = extractor.extract("out0")
