@@ -26,7 +26,7 @@ def _weights(name: str, path: str) -> dict[str, Any]:
 
 def _conv_bn(c_in: int, c_out: int, k: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(c_in, c_out, k, stride, k // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU6(inplace=True))
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU6())
 
 
 class _Inverted(nn.Module):

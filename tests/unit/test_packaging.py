@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tomllib
-import venv
 import zipfile
 from email import message_from_string
 from email.message import Message
@@ -18,6 +15,7 @@ import pytest
 
 import bn_ops
 import bnrecal_client
+from tests.support.installation import Installation, build_wheels
 
 ROOT = Path(__file__).parents[2]
 MAX_BYTES = {"bnrecal": 2_000_000, "bnrecal_client": 150_000}
@@ -27,24 +25,7 @@ pytestmark = pytest.mark.xdist_group("wheels")
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Build both wheels from copies of the source, so that nothing in the tree changes."""
-    folder = tmp_path_factory.mktemp("wheels")
-    source = folder / "source"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    wanted = ("bn_ops/", "service/", "clients/", "hatch_build.py", "README.md", "LICENSE", "pyproj")
-    for name in listed:
-        if name.startswith((*wanted, "CHANGELOG.md")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    for project in (source, source / "clients" / "python"):
-        subprocess.run(
-            [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-            cwd=project, check=True, capture_output=True,
-        )  # fmt: skip
-    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+    return build_wheels(tmp_path_factory.mktemp("wheels"))
 
 
 def members(wheel: Path) -> dict[str, str]:
@@ -121,30 +102,6 @@ def test_versions_agree() -> None:
     assert re.search(rf"^## \[{re.escape(version)}\] - 20\d\d-\d\d-\d\d$", changelog, re.MULTILINE)
 
 
-class Installation:
-    """A new virtual environment with wheels, and the third parties of this one."""
-
-    def __init__(self, folder: Path, wheels: list[Path]) -> None:
-        venv.create(folder, with_pip=False, symlinks=True)
-        self.bin = folder / "bin"
-        self.python = self.bin / "python"
-        subprocess.run(
-            [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--no-deps",
-             "--no-index", "--quiet", *map(str, wheels)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        (site,) = folder.glob("lib/python*/site-packages")
-        # A folder that a .pth file adds does not run .pth files of its own: no editable install.
-        (site / "third_parties.pth").write_text(sysconfig.get_path("purelib") + "\n")
-
-    def run(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if "PYTHON" not in key}
-        return subprocess.run(
-            list(map(str, words)), cwd=cwd, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def both(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Installation:
     return Installation(tmp_path_factory.mktemp("venv") / "v", list(wheels.values()))
@@ -164,22 +121,6 @@ def test_command_and_import_work(both: Installation, tmp_path: Path) -> None:
     )
     done = both.run(both.python, "-c", code, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("fine\n", "")
-
-
-def test_type_checkers_know_the_names(both: Installation, tmp_path: Path) -> None:
-    (tmp_path / "use.py").write_text(
-        "import bnrecal\nreveal_type(bnrecal.Shrink())\nbnrecal.adapt('m', [], methud='exact')\n"
-    )
-    # Reading the sources of torch and onnx takes ten seconds; our names resolve without them.
-    (tmp_path / "mypy.ini").write_text(
-        "[mypy]\nfollow_imports = silent\nincremental = False\n"
-        "[mypy-torch.*,onnx.*,onnxruntime.*]\nfollow_imports = skip\n"
-    )
-    done = both.run(
-        sys.executable, "-m", "mypy", "--python-executable", both.python, "use.py", cwd=tmp_path
-    )
-    assert 'Revealed type is "bn_ops.core.estimators.shrink.Shrink"' in done.stdout
-    assert 'Unexpected keyword argument "methud"' in done.stdout
 
 
 def test_module_without_the_client_names_what_to_install(
