@@ -1,7 +1,7 @@
 """What a recalibration of many samples needs: memory, bytes, time and machines.
 
 Two short runs on generated samples measure what one more sample costs; everything else is
-arithmetic. docs/sharding.md explains the model and what it leaves out.
+arithmetic. docs/sharding.md explains the model and compares it with longer runs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bn_ops.core.sharding.messages import MOMENT_ARRAYS, STATISTICS_ARRAYS
 from bn_ops.core.signature import Batch, TensorInfo
 from bn_ops.engines.onnx import OnnxFrontier, prepare
 from bn_ops.engines.onnx.describe import describe_prepared
+from bn_ops.engines.onnx.optimized.executor import WORKING_BYTES
 from bn_ops.errors import OptionError
 from bn_ops.model_sources import as_onnx
 from bn_ops.onnx_files.load import load_model
@@ -83,13 +84,14 @@ class RunCost:
     Attributes:
         samples: number of samples.
         nodes: number of machines.
-        nodes_in_memory: machines with which no tensor is spilled.
+        nodes_in_memory: least number of machines with which no tensor is spilled.
         input_bytes: size of the samples as arrays.
         waiting_bytes: largest size of the waiting tensors, on all machines.
         memory_bytes: of these, in the memory of one machine.
         spill_bytes: of these, in files of one machine.
+        file_bytes: written to and read from the files of one machine during the run.
         message_bytes: exchanged between shards and conductor, one shard per machine.
-        compute_seconds: time to compute, with every core busy.
+        compute_seconds: time to prepare the network on one core and to compute on every core.
         spill_seconds: time to write and read spilled tensors.
     """
 
@@ -100,6 +102,7 @@ class RunCost:
     waiting_bytes: int
     memory_bytes: int
     spill_bytes: int
+    file_bytes: int
     message_bytes: int
     compute_seconds: float
     spill_seconds: float
@@ -123,7 +126,9 @@ class SampleCost:
         waiting_bytes: its largest share of the tensors that wait at the frontier.
         stored_bytes: its share of all tensors that ever wait there, each written and read once.
         core_seconds: processor time.
-        levels: number of levels.
+        start_seconds: processor time of a run before its first sample.
+        level_bytes: for each level, its share of the tensors that wait after it, and of those
+            that the level stores.
         channels: number of channels of all layers.
     """
 
@@ -131,8 +136,14 @@ class SampleCost:
     waiting_bytes: int
     stored_bytes: int
     core_seconds: float
-    levels: int
+    start_seconds: float
+    level_bytes: tuple[tuple[int, int], ...]
     channels: int
+
+    @property
+    def levels(self) -> int:
+        """Number of levels."""
+        return len(self.level_bytes)
 
     def run(self, samples: int, machine: Machine, *, nodes: int | None = None) -> RunCost:
         """Return what a run needs.
@@ -145,12 +156,14 @@ class SampleCost:
         if samples < 1 or (nodes is not None and nodes < 1):
             raise OptionError(f"a run has samples and machines, got {samples} and {nodes}")
         waiting = samples * self.waiting_bytes
-        in_memory = max(1, math.ceil(waiting / machine.memory_bytes))
+        # As the engine divides its budget.
+        working = min(machine.cores * WORKING_BYTES, machine.memory_bytes // 4)
+        usable = machine.memory_bytes - working
+        in_memory = max(1, math.ceil(waiting / usable))
         count = in_memory if nodes is None else nodes
         per_node = math.ceil(waiting / count)
-        spilled = max(0, per_node - machine.memory_bytes)
-        share = spilled / per_node if per_node else 0.0
-        moved = 2 * share * samples * self.stored_bytes / count
+        spilled = max(0, per_node - usable)
+        moved = 2 * self._file_bytes(samples / count, usable)
         return RunCost(
             samples=samples,
             nodes=count,
@@ -159,14 +172,29 @@ class SampleCost:
             waiting_bytes=waiting,
             memory_bytes=per_node - spilled,
             spill_bytes=spilled,
+            file_bytes=math.ceil(moved),
             message_bytes=count * self._message_bytes(samples / count),
-            compute_seconds=samples * self.core_seconds / (count * machine.cores),
+            compute_seconds=self.start_seconds
+            + samples * self.core_seconds / (count * machine.cores),
             spill_seconds=moved / machine.disk_bytes_per_second,
         )
 
     def to_json(self) -> dict[str, Json]:
         """Return the JSON form."""
-        return json_object(self)
+        return {**json_object(self), "levels": self.levels}
+
+    def _file_bytes(self, samples: float, memory_bytes: int) -> float:
+        """Return the bytes that a machine with this memory for tensors writes to files.
+
+        What does not fit after a level is in files: a share of the older tensors, and new ones.
+        """
+        written = in_files = before = 0.0
+        for waiting, stored in self.level_bytes:
+            older = in_files * (waiting - stored) / before if before else 0.0
+            in_files = max(samples * waiting - memory_bytes, older)
+            written += in_files - older
+            before = waiting
+        return written
 
     def _message_bytes(self, samples: float) -> int:
         """Return the bytes up and down of one shard, for all levels."""
@@ -305,15 +333,28 @@ def measure_cost(
     few = min(_timed(source, info.inputs, shapes, _FEW, threads) for _ in range(_REPETITIONS))
     many = min(_timed(source, info.inputs, shapes, _MANY, threads) for _ in range(_REPETITIONS))
     more = _MANY - _FEW
+    core_seconds = max(many.seconds - few.seconds, 0.0) / more
     inputs = _generated(info.inputs, shapes, 1)
     return SampleCost(
         input_bytes=sum(array.nbytes for array in inputs.values()),
         waiting_bytes=(many.waiting - few.waiting) // more,
         stored_bytes=(many.stored - few.stored) // more,
-        core_seconds=max(many.seconds - few.seconds, 0.0) / more,
-        levels=many.levels,
+        core_seconds=core_seconds,
+        start_seconds=max(few.seconds - _FEW * core_seconds, 0.0),
+        level_bytes=tuple(
+            ((after.waiting - before.waiting) // more, (after.stored - before.stored) // more)
+            for before, after in zip(few.levels, many.levels, strict=True)
+        ),
         channels=sum(layer.channels or 0 for layer in info.layers if layer.reason is None),
     )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Level:
+    """Bytes that wait after a level, and that the level stores."""
+
+    waiting: int
+    stored: int
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -323,7 +364,7 @@ class _Timed:
     seconds: float
     waiting: int
     stored: int
-    levels: int
+    levels: tuple[_Level, ...]
 
 
 def _timed(
@@ -344,7 +385,8 @@ def _timed(
         progress=silent,
         threads=threads,
     ) as frontier:
-        levels = 0
+        levels: list[_Level] = []
+        stored = 0
         while measured := frontier.advance():
             frontier.commit(
                 {
@@ -352,10 +394,11 @@ def _timed(
                     for name, tree in measured.items()
                 }
             )
-            levels += 1
+            store = frontier.store
+            levels.append(_Level(store.waiting_bytes, store.stored_bytes - stored))
+            stored = store.stored_bytes
         seconds = time.process_time() - started
-        store = frontier.store
-        return _Timed(seconds, store.peak_memory_bytes, store.stored_bytes, levels)
+        return _Timed(seconds, frontier.store.peak_memory_bytes, stored, tuple(levels))
 
 
 def _shapes(

@@ -59,6 +59,11 @@ class TensorStore:
     ) -> None:
         self.close()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Return the size of the tensors that are stored now, in memory and in files."""
+        return self._memory + self._spilled
+
     def fits(self, nbytes: int) -> bool:
         """Return whether `nbytes` more bytes fit into the memory budget."""
         return self._memory + nbytes <= self._budget.memory_bytes

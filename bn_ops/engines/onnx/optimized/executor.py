@@ -32,7 +32,7 @@ from bn_ops.engines.onnx.rebatch import group_samples
 from bn_ops.engines.onnx.tensor_store import TensorStore
 from bn_ops.onnx_files.shared_arena import free_arena
 
-__all__ = ["OptimizedGraphExecutor", "Scratch"]
+__all__ = ["WORKING_BYTES", "OptimizedGraphExecutor", "Scratch"]
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Reduced = dict[str, tuple[Float64Array, Float64Array]]
@@ -41,9 +41,9 @@ _Reduced = dict[str, tuple[Float64Array, Float64Array]]
 # processor's cache when their moments are measured, and Python's overhead per run stays below 1 %.
 _RUN_BYTES = 8 << 20
 
-# Additional memory per thread, in runs: onnxruntime's tensors within a segment, copies of rows that
-# are reduced twice, and memory that the C library holds back. Measured.
-_WORKING_RUNS = 4
+WORKING_BYTES = 4 * _RUN_BYTES
+"""Additional memory per thread: onnxruntime's tensors within a segment, copies of rows that are
+reduced twice, and memory that the C library holds back. Measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class OptimizedGraphExecutor:
         self._store = store
         self._progress = progress
         self._threads = thread_count(threads)
-        working = store.share_of_budget(self._threads * _WORKING_RUNS * _RUN_BYTES)
+        working = store.share_of_budget(self._threads * WORKING_BYTES)
         self._pool = BufferPool(lambda nbytes: store.fits(nbytes + working))
         self._workers = ThreadPoolExecutor(self._threads, "segments")
         self._level = 0
