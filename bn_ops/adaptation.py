@@ -72,6 +72,8 @@ def adapt(
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     on_layer: LayerCallback | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -104,6 +106,8 @@ def adapt(
         allow_mismatch: as for `recalibrate`.
         source_batches: as for `recalibrate`.
         on_layer: as for `recalibrate`.
+        max_samples: as for `recalibrate`.
+        seed: as for `recalibrate`.
         call: as for `recalibrate`.
         adopt_untracked: as for `recalibrate`.
         shared_passes: as for `recalibrate`.
@@ -145,6 +149,8 @@ def adapt(
         allow_mismatch=allow_mismatch,
         source_batches=source_batches,
         on_layer=on_layer,
+        max_samples=max_samples,
+        seed=seed,
         call=call,
         adopt_untracked=adopt_untracked,
         shared_passes=shared_passes,

@@ -112,6 +112,8 @@ def recalibrate(
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     on_layer: LayerCallback | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
 ) -> Recalibration[onnx.ModelProto]: ...
 
 
@@ -135,6 +137,8 @@ def recalibrate(
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     on_layer: LayerCallback | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -163,6 +167,8 @@ def recalibrate(
     allow_mismatch: bool = False,
     source_batches: Iterable[Any] | None = None,
     on_layer: LayerCallback | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
     call: Call | None = None,
     adopt_untracked: bool = False,
     shared_passes: int = 20,
@@ -220,6 +226,11 @@ def recalibrate(
             `bn_ops.insert_batchnorm`; `select` applies.
         on_layer: called with the name and the drift of each layer as soon as its statistics have
             been measured. An estimator that chooses afterwards, such as `Auto()`, may store others.
+        max_samples: number of samples to choose of the stream; None for all. Only these run through
+            the network. The choice, the statistics and their bytes depend on the content of the
+            samples and on `seed`, not on the order of the stream nor on its batches. The stream is
+            read completely first; the chosen samples wait in memory or in files of the budget.
+        seed: seed of the choice, from 0 to 2^53 - 1.
         call: `call(module, batch)` runs the module on one batch (torch only); batches are then
             passed to it unchanged, neither converted nor moved to the module's device.
         adopt_untracked: whether layers with `track_running_stats=False` receive running statistics
@@ -257,6 +268,8 @@ def recalibrate(
         allow_mismatch=allow_mismatch,
         source_batches=source_batches,
         on_layer=on_layer,
+        max_samples=max_samples,
+        seed=seed,
         call=call,
         adopt_untracked=adopt_untracked,
         shared_passes=shared_passes,

@@ -138,6 +138,14 @@ class BatchAdapter(Protocol[BatchT]):
         """Copy one sample of a batch that can be split."""
         ...
 
+    def pack(self, batch: BatchT, index: int) -> tuple[Any, NDArray[np.uint8]]:
+        """Copy one sample of a batch that can be split, as what describes it and its bytes."""
+        ...
+
+    def unpack(self, form: Any, data: NDArray[np.uint8]) -> BatchT:
+        """Return a sample of `pack` as a batch, which may share the memory of `data`."""
+        ...
+
     def join(self, samples: Sequence[BatchT]) -> Sequence[BatchT]:
         """Join consecutive samples of equal shapes to batches of up to `JOINED_SAMPLES`."""
         ...

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bn_ops.core.batches import Select
 
 __all__ = [
+    "MAX_SEED",
     "Budget",
     "Execution",
     "LayerCallback",
@@ -28,6 +29,7 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "RecalibrateOptions",
+    "check_choice",
     "in_phase",
     "progress_callback",
     "silent",
@@ -36,6 +38,9 @@ __all__ = [
 Execution = Literal["auto", "graph", "optimized"]
 """How the ONNX engine runs a network: `graph` as it is, which every model allows; `optimized` as
 onnxruntime optimizes it, which the structure of most models allows; `auto` chooses."""
+
+MAX_SEED = (1 << 53) - 1
+"""JSON keeps every integer up to this one."""
 
 _METHODS = ("exact", "batch")
 _ENGINES = ("auto", "onnx", "torch")
@@ -67,8 +72,8 @@ class Progress:
     """One step of a run.
 
     Attributes:
-        phase: `reading`, `measuring`, `choosing` (only with the estimator `Auto`), `folding` or
-            `verifying`, in this order.
+        phase: `sampling` (only with `max_samples`), `reading`, `measuring`, `choosing` (only with
+            the estimator `Auto`), `folding` or `verifying`, in this order.
         done: steps completed in the phase.
         total: steps in the phase, or None while unknown (the length of a stream).
     """
@@ -159,6 +164,24 @@ class _Printer:
         sys.stderr.flush()
 
 
+def check_choice(max_samples: int | None, seed: int, *, method: str) -> None:
+    """Check the options of a choice of samples.
+
+    Raises:
+        OptionError: a value is invalid, or the options do not fit together.
+    """
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise OptionError(f"seed= is an integer from 0 to 2^53 - 1, got {seed!r}")
+    if max_samples is None:
+        if seed:
+            raise OptionError("seed= is for the choice of samples: pass max_samples=")
+        return
+    if type(max_samples) is not int or max_samples < 1:
+        raise OptionError(f"max_samples= is a number of samples, at least 1, got {max_samples!r}")
+    if method != "exact":
+        raise OptionError('max_samples= needs method="exact", which does not depend on the batches')
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecalibrateOptions:
     """The options of one run; `bn_ops.recalibrate` documents each.
@@ -188,6 +211,8 @@ class RecalibrateOptions:
     allow_mismatch: bool = False
     source_batches: Iterable[Any] | None = None
     on_layer: LayerCallback | None = None
+    max_samples: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:
@@ -199,6 +224,7 @@ class RecalibrateOptions:
             raise OptionError('the estimator Auto needs method="exact"')
         if self.metric is not None and self.evaluate is None:
             raise OptionError("metric= scores labeled samples: pass them as evaluate=")
+        check_choice(self.max_samples, self.seed, method=self.method)
         if not 0 <= self.max_drop < math.inf:
             raise OptionError(f"max_drop= is a finite number ≥ 0, got {self.max_drop}")
 

@@ -15,7 +15,7 @@ from bn_ops.core.engine import Digests, EngineNotes
 from bn_ops.core.estimators import Auto
 from bn_ops.core.frontier import LayerUpdate, OnUpdate, commit_layers
 from bn_ops.core.layers import LayerInfo
-from bn_ops.core.options import LayerDrift, Progress, RecalibrateOptions
+from bn_ops.core.options import Budget, LayerDrift, Progress, RecalibrateOptions
 from bn_ops.core.statistics import LayerName
 from bn_ops.core.train_accumulator import TrainAccumulators
 from bn_ops.core.version import __version__
@@ -30,6 +30,7 @@ from bn_ops.diagnostics.report import Candidate, LayerReport, Origin, Report, St
 from bn_ops.input_check.engine import CheckedEngine
 from bn_ops.input_check.result import InputCheck
 from bn_ops.pipeline.stream import ObservedStream, check_first_samples
+from bn_ops.pipeline.subsample import ChosenSamples
 from bn_ops.result import Recalibration
 
 __all__ = ["run"]
@@ -59,8 +60,13 @@ def run(
         if labeled is not None:
             labeled.score(engine.forward, Candidate.SOURCE)
         probe = _probe(engine, options)
+        chosen = _chosen(engine, options)
         stream = ObservedStream(
-            engine.stream, engine.adapter, partial(check_first_samples, engine, options), probe
+            engine.stream if chosen is None else chosen,
+            engine.adapter,
+            partial(check_first_samples, engine, options),
+            probe,
+            chosen=chosen,
         )
         updates, after = _measure(engine, stream, options, probe)
         notes = engine.notes(updates)
@@ -98,6 +104,22 @@ def _probe(
     """Return an empty probe where predictions will be compared."""
     compares = options.compare or isinstance(options.estimator, Auto)
     return Probe(engine.adapter) if compares else None
+
+
+def _chosen(
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions
+) -> ChosenSamples[BatchT] | None:
+    """Return the choice of samples, where the caller wants one."""
+    if options.max_samples is None:
+        return None
+    return ChosenSamples(
+        engine.stream,
+        engine.adapter,
+        max_samples=options.max_samples,
+        seed=options.seed,
+        budget=options.budget or Budget(),
+        progress=options.progress,
+    )
 
 
 def _observe(
@@ -250,6 +272,7 @@ def _report(  # noqa: PLR0917 - one value of each step of the run
             samples=stream.samples,
             correlation=autocorrelation,
             sha256=None if stream.probe is None else stream.probe.stream_sha256,
+            subsample=stream.subsample,
         ),
         layers=layers,
         frozen=frozen_report(digests.before(), digests.after()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,32 @@ from torch.utils import _pytree as pytree
 
 from bn_ops.torch_modules.arguments import Item
 
-__all__ = ["as_bytes", "join_samples", "one_sample", "sample_leaves"]
+__all__ = [
+    "SampleForm",
+    "as_bytes",
+    "join_samples",
+    "one_sample",
+    "pack_sample",
+    "sample_leaves",
+    "unpack_sample",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleForm:
+    """A sample without the values of its tensors.
+
+    Attributes:
+        leaves: the leaves that the samples of a batch share; None in place of a tensor per sample.
+        tree: how leaves make up a batch.
+        tensors: shape, element type and device of each tensor per sample.
+        index: position of the batch in the stream.
+    """
+
+    leaves: tuple[Any, ...]
+    tree: Any
+    tensors: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+    index: int
 
 
 def sample_leaves(item: Item) -> list[torch.Tensor]:
@@ -36,6 +61,33 @@ def one_sample(item: Item, index: int) -> Item:
         return leaf[index : index + 1].detach().clone()
 
     return replace(item, value=pytree.tree_map(cut, item.value), samples=1)
+
+
+def pack_sample(item: Item, index: int) -> tuple[SampleForm, NDArray[np.uint8]]:
+    """Copy one sample of a batch: its form, and the bytes of its tensors."""
+    leaves, tree = pytree.tree_flatten(item.value)
+    rows = [leaf[index : index + 1] for leaf in leaves if _per_sample(leaf, item)]
+    form = SampleForm(
+        leaves=tuple(None if _per_sample(leaf, item) else leaf for leaf in leaves),
+        tree=tree,
+        tensors=tuple((row.shape, row.dtype, row.device) for row in rows),
+        index=item.index,
+    )
+    return form, np.concatenate([as_bytes(row).reshape(-1) for row in rows])
+
+
+def unpack_sample(form: SampleForm, data: NDArray[np.uint8]) -> Item:
+    """Return the sample that `pack_sample` copied, as a batch."""
+    tensors, start = list[torch.Tensor](), 0
+    for shape, dtype, device in form.tensors:
+        stop = start + shape.numel() * dtype.itemsize
+        # Copied: torch needs memory that is aligned and may be written to.
+        raw = torch.from_numpy(data[start:stop].copy())
+        tensors.append(raw.view(dtype).reshape(shape).to(device))
+        start = stop
+    found = iter(tensors)
+    leaves = [next(found) if leaf is None else leaf for leaf in form.leaves]
+    return Item(index=form.index, value=pytree.tree_unflatten(leaves, form.tree), samples=1)
 
 
 def join_samples(samples: Sequence[Item], size: int) -> list[Item]:

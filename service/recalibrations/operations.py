@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from bn_ops.core.layers import select_layers
+from bn_ops.core.options import check_choice
 from bn_ops.errors import (
     ModelAlreadyFoldedError,
     ModelWithoutBatchNormError,
@@ -191,6 +192,7 @@ def _insert(
     options["memory_bytes"] = asked.memory_bytes
     options["allow_mismatch"] = asked.allow_mismatch
     options["opset"], options["target"] = asked.opset, asked.target
+    options["max_samples"], options["seed"] = asked.max_samples, asked.seed
     found = store.insert(
         tx,
         recalibration_id=recalibration_id,
@@ -209,6 +211,7 @@ def _check_options(model: StoredModel, asked: RecalibrationIn) -> None:
     """Reject now what the worker would reject after hours of streaming."""
     if asked.method == "batch" and asked.estimator.name == "auto":
         raise OptionError('the estimator "auto" needs the method "exact"')
+    check_choice(asked.max_samples, asked.seed, method=asked.method)
     if model.without_batchnorm() is not None:
         return  # its layers get names when they are inserted, during the run
     layers = [layer["name"] for layer in model.description["layers"] if layer["reason"] is None]

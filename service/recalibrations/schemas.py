@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from bn_ops.core.options import MAX_SEED
 from bn_ops.diagnostics.report import VerdictCode
 from bn_ops.onnx_files.deployment.targets import MIN_OPSET, TARGETS, Target, check_opset
 from service.recalibrations.options import (
@@ -163,6 +164,16 @@ class RecalibrationIn(BaseModel):
         description="Where the folded model is deployed. The run fails with `target-unsupported` "
         "if the target lacks an operator of the model.",
     )
+    max_samples: Annotated[int, Field(ge=1, le=10_000_000), _JSON_NUMBER] | None = Field(
+        default=None,
+        description="Number of samples to choose of the stream, which alone run through the "
+        "network; null for all. The choice depends on their content and on `seed`, not on "
+        "their order nor on the batches. Needs the method `exact`.",
+        examples=[100_000],
+    )
+    seed: _Integer = Field(
+        default=0, ge=0, le=MAX_SEED, description="Seed of the choice of `max_samples`."
+    )
     keep_data: bool = Field(
         default=False, description="Whether the batches are kept after the recalibration has ended."
     )
@@ -256,6 +267,8 @@ class OptionsOut(BaseModel):
     allow_mismatch: bool = False
     opset: int | None = None
     target: str | None = None
+    max_samples: int | None = None
+    seed: int = 0
 
 
 class BatchesOut(BaseModel):

@@ -148,7 +148,8 @@ class Recalibration:
         inputs: the model's inputs in JSON form, copied so that batches can be checked without the
             model.
         options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`, `allow_mismatch`,
-            `opset`, `target`, and `report` (what the report names) once it is known.
+            `opset`, `target`, `max_samples`, `seed`, and `report` (what the report names)
+            once it is known.
         keep_data: whether the batches are kept after its end.
         state: its state.
         received, samples: totals of the stored batches of the target stream.

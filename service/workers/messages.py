@@ -64,8 +64,9 @@ class WorkerTask:
         total: number of batches; a line for each follows.
         source_total: number of batches of the source stream; their lines come last.
         options: for a run `method`, `estimator`, `layers`, `preprocess`, `allow_mismatch`, `opset`,
-            `target` and `report`; for a validation, a preview and predictions `preprocess`; for a
-            preview `size`; for a conversion `pt2` and `model_limit_bytes`.
+            `target`, `max_samples`, `seed` and `report`; for a validation, a preview and
+            predictions `preprocess`; for a preview `size`; for a conversion `pt2` and
+            `model_limit_bytes`.
         inputs: inputs that a batch must hold, in JSON form; for all tasks that read batches.
         samples: path of the batch that a preview or a prediction reads.
         samples_format: name of its format.

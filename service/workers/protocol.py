@@ -66,7 +66,7 @@ class Job:
         total: number of batches of the target stream.
         source_total: number of batches of the source stream.
         options: `method`, `estimator`, `layers`, `preprocess`, `memory_bytes`, `allow_mismatch`,
-            `opset`, `target`.
+            `opset`, `target`, `max_samples`, `seed`.
         output: an empty folder; after a successful run it holds the files named in
             `service.workers.messages.RESULTS`.
     """

@@ -99,6 +99,26 @@ def test_statistics_match_the_library(expected: Result) -> None:
     assert expected.unfolded == artifact.unfolded.SerializeToString(deterministic=True)
 
 
+def test_a_choice_of_samples_is_that_of_the_library(server: ServerProcess) -> None:
+    """In another order, in other batches, over HTTP: the same samples and the same bytes."""
+    samples = np.concatenate(BATCHES)
+    order = np.random.default_rng(0).permutation(len(samples))
+    artifact = bn_ops.adapt(MODEL, BATCHES, estimator="replace", max_samples=30, seed=4)
+    with Client(server.url) as client:
+        found = client.recalibrate(
+            MODEL,
+            [samples[order[:20]], samples[order[20:]]],
+            estimator="replace",
+            max_samples=30,
+            seed=4,
+            progress=False,
+        )
+    assert found.model == artifact.model.SerializeToString(deterministic=True)
+    chosen = found.report["stream"]["subsample"]
+    assert chosen is not None
+    assert (chosen["chosen"], chosen["seen"], chosen["seed"]) == (30, 45, 4)
+
+
 def test_the_sandboxed_worker_compares_in_float64(expected: Result) -> None:
     parity = expected.report["parity"]
     assert parity is not None

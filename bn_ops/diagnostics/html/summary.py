@@ -215,6 +215,8 @@ def enough_data(report: Report) -> str:
         effective = stream.correlation.effective_samples
         answer = "Yes" if needed <= effective else "No"
         have += f", worth about {whole(effective)} independent ones,"
+    if stream.subsample is not None:
+        have += f" of {whole(stream.subsample.seen)}"
     return f"{answer}: {have} were read, and about {whole(needed)} are needed {limit}."
 
 

@@ -29,7 +29,13 @@ from bn_ops.diagnostics.report.proof import (
     Parity,
 )
 from bn_ops.diagnostics.report.run import REPORT_VERSION, Report
-from bn_ops.diagnostics.report.stream import Correlation, Origin, SkippedSample, StreamReport
+from bn_ops.diagnostics.report.stream import (
+    Correlation,
+    Origin,
+    SkippedSample,
+    StreamReport,
+    Subsample,
+)
 from bn_ops.diagnostics.report.verdict import (
     Candidate,
     CandidateScore,
@@ -68,6 +74,7 @@ __all__ = [
     "Report",
     "SkippedSample",
     "StreamReport",
+    "Subsample",
     "Verdict",
     "VerdictCode",
     "VerdictReason",

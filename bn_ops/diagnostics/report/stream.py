@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Correlation", "Origin", "SkippedSample", "StreamReport"]
+__all__ = ["Correlation", "Origin", "SkippedSample", "StreamReport", "Subsample"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,21 +32,43 @@ class Correlation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subsample:
+    """The samples that were chosen of a stream.
+
+    Attributes:
+        max_samples: number of samples asked for.
+        seed: seed of the choice.
+        seen: number of samples read.
+        chosen: number of samples chosen and measured.
+        standard_error: 1/√chosen, the standard error of the mean of independent samples in units of
+            their σ.
+    """
+
+    max_samples: int
+    seed: int
+    seen: int
+    chosen: int
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamReport:
     """The stream of batches.
 
     Attributes:
-        batches, samples: number of batches and samples read.
+        batches, samples: number of batches and samples measured.
         correlation: None for a stream that is too short or constant.
         sha256: digest of the digests of all samples in order, which does not depend on how the
             stream is split into batches; None where the samples were not compared before and after,
             or where batches cannot be split into samples.
+        subsample: the choice of samples; None where every sample that was read was measured.
     """
 
     batches: int
     samples: int
     correlation: Correlation | None = None
     sha256: str | None = None
+    subsample: Subsample | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

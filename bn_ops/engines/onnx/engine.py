@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_ops.core.batches import named_batches
 from bn_ops.core.engine import (
@@ -258,6 +260,10 @@ class OnnxEngine:
         }
 
 
+_Form: TypeAlias = tuple[tuple[np.dtype[np.generic], tuple[int, ...]], ...]
+"""Element type and shape of a sample's inputs."""
+
+
 class _OnnxBatches:
     """Implements `bn_ops.core.engine.BatchAdapter` for named arrays."""
 
@@ -282,6 +288,19 @@ class _OnnxBatches:
 
     def sample(self, batch: Batch, index: int) -> Batch:
         return {name: array[index : index + 1].copy() for name, array in batch.items()}
+
+    def pack(self, batch: Batch, index: int) -> tuple[_Form, NDArray[np.uint8]]:
+        rows = [np.ascontiguousarray(batch[info.name][index]) for info in self.inputs]
+        form = tuple((row.dtype, row.shape) for row in rows)
+        return form, np.concatenate([row.reshape(-1).view(np.uint8) for row in rows])
+
+    def unpack(self, form: _Form, data: NDArray[np.uint8]) -> Batch:
+        sample, start = dict[str, NDArray[np.generic]](), 0
+        for info, (dtype, shape) in zip(self.inputs, form, strict=True):
+            stop = start + dtype.itemsize * math.prod(shape)
+            sample[info.name] = data[start:stop].view(dtype).reshape(1, *shape)
+            start = stop
+        return sample
 
     def join(self, samples: Sequence[Batch]) -> list[Batch]:
         return [group.arrays for group in group_samples(samples, JOINED_SAMPLES)]

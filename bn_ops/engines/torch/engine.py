@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from bn_ops.core.batches import as_array
@@ -44,7 +45,15 @@ from bn_ops.torch_modules.arguments import (
     named_arrays,
     read_items,
 )
-from bn_ops.torch_modules.samples import as_bytes, join_samples, one_sample, sample_leaves
+from bn_ops.torch_modules.samples import (
+    SampleForm,
+    as_bytes,
+    join_samples,
+    one_sample,
+    pack_sample,
+    sample_leaves,
+    unpack_sample,
+)
 
 __all__ = ["TorchEngine", "describe_module", "open_engine"]
 
@@ -224,6 +233,12 @@ class _Items:
 
     def sample(self, batch: Item, index: int) -> Item:
         return one_sample(batch, index)
+
+    def pack(self, batch: Item, index: int) -> tuple[SampleForm, NDArray[np.uint8]]:
+        return pack_sample(batch, index)
+
+    def unpack(self, form: SampleForm, data: NDArray[np.uint8]) -> Item:
+        return unpack_sample(form, data)
 
     def join(self, samples: Sequence[Item]) -> list[Item]:
         return join_samples(samples, JOINED_SAMPLES)

@@ -99,6 +99,8 @@ class Client:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        max_samples: int | None = None,
+        seed: int = 0,
         name: str = "",
         tags: Sequence[str] = (),
         select: Select | None = None,
@@ -134,6 +136,9 @@ class Client:
             opset: of the models; None for the source's, or the nearest that `target` takes.
             target: where the folded model is deployed: `onnxruntime`, `tensorrt`, `openvino`,
                 `rknn` or `coreml`; a model with an operator that it lacks is refused.
+            max_samples: number of samples that the server chooses of the stream, independent of
+                their order; None for all.
+            seed: seed of that choice.
             select: applied to each item first. Labels that come with the batches, as the last item
                 of a tuple or under a name such as `labels`, are never sent, with or without it.
             call: `call(module, batch)` calls an nn.Module once, with tensors, which are sent. The
@@ -182,6 +187,8 @@ class Client:
                 allow_mismatch=allow_mismatch,
                 opset=opset,
                 target=target,
+                max_samples=max_samples,
+                seed=seed,
                 name=name,
                 tags=tags,
                 select=select,
@@ -214,6 +221,8 @@ class Client:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        max_samples: int | None = None,
+        seed: int = 0,
         name: str = "",
         tags: Sequence[str] = (),
         select: Select | None = None,
@@ -237,6 +246,8 @@ class Client:
                 allow_mismatch=allow_mismatch,
                 opset=opset,
                 target=target,
+                max_samples=max_samples,
+                seed=seed,
                 name=name,
                 tags=tags,
                 select=select,
@@ -293,6 +304,8 @@ class Client:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        max_samples: int | None = None,
+        seed: int = 0,
         name: str = "",
         tags: Sequence[str] = (),
         key: str | None = None,
@@ -311,6 +324,8 @@ class Client:
                 allow_mismatch=allow_mismatch,
                 opset=opset,
                 target=target,
+                max_samples=max_samples,
+                seed=seed,
                 name=name,
                 tags=tags,
                 key=key,

@@ -115,6 +115,8 @@ class Options:
         opset: version of ONNX's default operator set of the resulting models; None for the
             source's, or the nearest that the target supports.
         target: where the folded model is deployed; None for no check of its operators.
+        max_samples: number of samples that the run chooses of the stream; None for all.
+        seed: seed of that choice.
         name: a name for people; has no effect on the run.
         tags: words by which people group recalibrations.
     """
@@ -126,6 +128,8 @@ class Options:
     allow_mismatch: bool = False
     opset: int | None = None
     target: Target | None = None
+    max_samples: int | None = None
+    seed: int = 0
     name: str = ""
     tags: tuple[str, ...] = ()
 
@@ -160,6 +164,8 @@ class Options:
         allow_mismatch: bool = False,
         opset: int | None = None,
         target: Target | None = None,
+        max_samples: int | None = None,
+        seed: int = 0,
         name: str = "",
         tags: Sequence[str] = (),
     ) -> Options:
@@ -179,6 +185,8 @@ class Options:
             allow_mismatch=allow_mismatch,
             opset=opset,
             target=target,
+            max_samples=max_samples,
+            seed=seed,
             name=name,
             tags=tuple(tags),
         )
@@ -210,8 +218,12 @@ class Options:
         if stored.get("allow_mismatch", False) != self.allow_mismatch:
             different.append("allow_mismatch")
         different += [
-            name for name in ("opset", "target") if stored.get(name) != getattr(self, name)
+            name
+            for name in ("opset", "target", "max_samples")
+            if stored.get(name) != getattr(self, name)
         ]
+        if stored.get("seed", 0) != self.seed:
+            different.append("seed")
         return different
 
 

@@ -31,6 +31,7 @@ _LABELS = {
     "queued": "queued",
     "running": "starting the worker",
     "inserting": "reading source batches",
+    "sampling": "choosing samples",
     "reading": "reading batches",
     "measuring": "measuring layers",
     "choosing": "choosing statistics",
@@ -51,6 +52,7 @@ _SHARES: Mapping[str, float] = {
     "queued": 0,
     "running": 3,
     "inserting": 10,
+    "sampling": 0,
     "reading": 2,
     "measuring": 35,
     "choosing": 30,
@@ -60,10 +62,10 @@ _SHARES: Mapping[str, float] = {
 }
 # In these, `done` counts in steps of the stream, so a share of it is a share of the samples.
 _OF_THE_STREAM = frozenset({"sending", "reading", "measuring"})
-_IN_BATCHES = frozenset({"sending-source", "sending", "inserting", "reading"})
+_IN_BATCHES = frozenset({"sending-source", "sending", "inserting", "sampling", "reading"})
 
 # A run in this process starts with one of these, and fetches nothing.
-_LOCAL_STARTS = frozenset({"inserting", "reading"})
+_LOCAL_STARTS = frozenset({"inserting", "sampling", "reading"})
 
 _SMOOTHING_S = 8.0
 _FIRST_ESTIMATE_S = 3.0

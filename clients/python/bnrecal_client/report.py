@@ -59,6 +59,7 @@ class StreamForm(TypedDict, total=False):
     samples: int
     correlation: Mapping[str, Any] | None
     sha256: str | None
+    subsample: Mapping[str, Any] | None
 
 
 class FoldForm(TypedDict, total=False):

@@ -62,6 +62,8 @@ def recalibrate(
         allow_mismatch=task.options.get("allow_mismatch", False),
         opset=task.options.get("opset"),
         target=task.options.get("target"),
+        max_samples=task.options.get("max_samples"),
+        seed=task.options.get("seed", 0),
     )
     (output / FOLDED).write_bytes(serialized(artifact.model))
     (output / UNFOLDED).write_bytes(serialized(artifact.unfolded))

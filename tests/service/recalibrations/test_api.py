@@ -55,6 +55,8 @@ def test_new_recalibration_is_open(api: Api) -> None:
         "allow_mismatch": False,
         "opset": None,
         "target": None,
+        "max_samples": None,
+        "seed": 0,
     }
     assert found["batches"] == {"received": 0, "samples": 0, "bytes": 0, "total": None}
 
@@ -123,6 +125,10 @@ def test_openapi_shows_options(api: Api) -> None:
         ({"model": "M", "estimator": {"name": "auto", "varied": 3}}, 422, "option-invalid"),
         ({"model": "M", "estimator": {"name": "prior", "samples": None}}, 422, "option-invalid"),
         ({"model": "M", "target": "rknn", "opset": 8}, 422, "option-invalid"),
+        ({"model": "M", "max_samples": 0}, 422, "request-invalid"),
+        ({"model": "M", "max_samples": 5, "seed": 1 << 53}, 422, "request-invalid"),
+        ({"model": "M", "seed": 1}, 422, "option-invalid"),
+        ({"model": "M", "max_samples": 5, "method": "batch"}, 422, "option-invalid"),
         ({"model": "M", "layers": ["conv*"]}, 422, "layer-pattern-unmatched"),
     ],
 )

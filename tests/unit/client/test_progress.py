@@ -96,7 +96,7 @@ class Clock:
         return self.now
 
 
-PHASES = ("reading", "measuring", "choosing", "folding", "verifying")
+PHASES = ("sampling", "reading", "measuring", "choosing", "folding", "verifying")
 
 
 def test_lines_are_printed_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,10 @@ def create(model_id: str, options: Options, *, key: str) -> Request:
         value["opset"] = options.opset
     if options.target is not None:
         value["target"] = options.target
+    if options.max_samples is not None:
+        value["max_samples"] = options.max_samples
+    if options.seed:
+        value["seed"] = options.seed
     return _post_json(_RECALIBRATIONS, value, {"Idempotency-Key": key})
 
 

@@ -109,6 +109,8 @@ def recalibrate_file(
             allow_mismatch=options.allow_mismatch,
             opset=options.opset,
             target=options.target,
+            max_samples=options.max_samples,
+            seed=options.seed,
             providers=providers,
         )
         report = _described(artifact.report, details())

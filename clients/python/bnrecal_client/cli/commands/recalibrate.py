@@ -39,11 +39,14 @@ _REPEATED = (
     "estimator",
     "preprocess",
     "limit",
+    "max_samples",
+    "seed",
     "labels",
     "classes",
     "metric",
     "max_drop",
 )
+_DEFAULTS = {("method", "exact"), ("seed", 0)}
 _REPEATED_LISTS = ("source", "layers")
 _REPEATED_FLAGS = ("skip_bad", "allow_mismatch")
 
@@ -78,6 +81,8 @@ def _options(args: Arguments) -> Options:
         allow_mismatch=args.allow_mismatch,
         opset=args.opset,
         target=args.target,
+        max_samples=args.max_samples,
+        seed=args.seed,
     )
 
 
@@ -143,7 +148,7 @@ def _command(args: Arguments) -> str:
     words = ["bnrecal", "recalibrate", str(args.model), *map(str, args.data)]
     for name in _REPEATED:
         value = getattr(args, name)
-        if value is not None and (name, value) != ("method", "exact"):
+        if value is not None and (name, value) not in _DEFAULTS:
             words += [_flag(name), str(value)]
     for name in _REPEATED_LISTS:
         for value in getattr(args, name) or ():
@@ -205,7 +210,7 @@ def _remote(args: Arguments, streams: _Streams, options: Options) -> Result:
         raise OptionError("--providers applies to this process, not to a server: omit --server")
     preprocess: Any = options.preprocess  # checked by the server
     with (
-        progress_display(_progress(args), samples=streams.data.samples) as notify,
+        progress_display(_progress(args), samples=_measured(args, streams)) as notify,
         arguments.connect(args) as client,
     ):
         return client.recalibrate(
@@ -218,6 +223,8 @@ def _remote(args: Arguments, streams: _Streams, options: Options) -> Result:
             allow_mismatch=options.allow_mismatch,
             opset=options.opset,
             target=options.target,
+            max_samples=options.max_samples,
+            seed=options.seed,
             name=args.name,
             tags=args.tags,
             progress=notify,
@@ -240,7 +247,7 @@ def _local(args: Arguments, streams: _Streams, options: Options) -> LocalResult:
     if args.name or args.tags:
         raise OptionError("--name and --tag are for the list of a server: pass --server")
     pairs = _labeled(args, images=options.preprocess is not None)
-    with progress_display(_progress(args), samples=streams.data.samples) as notify:
+    with progress_display(_progress(args), samples=_measured(args, streams)) as notify:
         return recalibrate_file(
             args.model,
             streams.counted,
@@ -253,6 +260,11 @@ def _local(args: Arguments, streams: _Streams, options: Options) -> LocalResult:
             providers=args.providers or None,
             details=partial(streams.details, args),
         )
+
+
+def _measured(args: Arguments, streams: _Streams) -> int | None:
+    """Return the number of samples that progress counts; None where it differs by phase."""
+    return streams.data.samples if args.max_samples is None else None
 
 
 def _labeled(args: Arguments, *, images: bool) -> Iterator[Any] | None:

@@ -136,6 +136,21 @@ def _data() -> list[click.Parameter]:
             help="use only the first N samples",
         ),
         Option(
+            "--max-samples",
+            metavar="N",
+            type=COUNT,
+            section=_DATA,
+            help="choose N samples of DATA, independent of their order",
+        ),
+        Option(
+            "--seed",
+            metavar="N",
+            type=Number(int, minimum=0, what="an integer"),
+            default=0,
+            section=_DATA,
+            help="seed of that choice (default 0)",
+        ),
+        Option(
             "--skip-bad",
             is_flag=True,
             section=_DATA,
