@@ -29,7 +29,7 @@ def add_command(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("backup", help="copy everything, while the server runs")
     parser.add_argument("target", type=Path, metavar="TARGET", help="an empty or new folder")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, needs_folder=True)
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:

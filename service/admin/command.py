@@ -36,7 +36,7 @@ def execute(args: Namespace) -> int:
     try:
         args.settings = settings_loading.read(args.config, {"data_dir": args.data_dir})
         folder: Path = args.settings.data_dir
-        if not folder.is_dir() and args.run is not tokens.create:
+        if args.needs_folder and not (folder.is_dir() or args.settings.ledger):
             raise StartError(f"there is no data folder {folder}")
         found: dict[str, Any] = args.run(folder, args)
     except ServiceError as error:

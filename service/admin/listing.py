@@ -16,7 +16,7 @@ def add_command(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("list", help="list models and recalibrations with their sizes")
     parser.add_argument("--state", help="only recalibrations in this state")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, needs_folder=True)
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:

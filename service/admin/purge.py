@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
     which.add_argument(
         "--id", action="append", metavar="ID", help="one recalibration; may be repeated"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, needs_folder=True)
 
 
 def run(folder: Path, args: Namespace) -> dict[str, Any]:

@@ -36,11 +36,12 @@ def add_command(commands: Any) -> None:
     making.add_argument(
         "--limit-open", type=int, metavar="N", help="maximum recalibrations that have not ended"
     )
-    making.set_defaults(run=create)
-    actions.add_parser("list", help="list the tokens").set_defaults(run=show)
+    making.set_defaults(run=create, needs_folder=False)
+    listing = actions.add_parser("list", help="list the tokens")
+    listing.set_defaults(run=show, needs_folder=True)
     revoking = actions.add_parser("revoke", help="revoke a token; its owner's data stays")
     revoking.add_argument("name", metavar="NAME", help="name as in `tokens list`")
-    revoking.set_defaults(run=revoke)
+    revoking.set_defaults(run=revoke, needs_folder=True)
 
 
 def create(folder: Path, args: Namespace) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MODEL_FILES = "SELECT folder, bytes FROM model"
 BATCH_FILES = """
 SELECT recalibration, blob, start, batch.bytes, sha256
 FROM batch JOIN recalibration ON id = recalibration
-WHERE data_removed = 0
+WHERE data_removed = 0 AND (ended IS NULL OR keep_data = 1)
 """
 # Files of results.
 RESULT_FILES = "SELECT recalibration, name, bytes, sha256, claim FROM result"
@@ -81,7 +81,8 @@ def inventory(tx: Transaction) -> tuple[list[dict[str, Any]], list[dict[str, Any
 def expected_files(tx: Transaction) -> dict[str, list[BlobContent]]:
     """Return the content of all blobs that the ledger refers to, by key.
 
-    Only a pack has more than one entry.
+    Only a pack has more than one entry. Batches of ended recalibrations that do not keep their data
+    are left out: they are removed, or will be.
     """
     found = [
         models.content(str(row["folder"]), int(row["bytes"] or 0)) for row in tx.rows(MODEL_FILES)

@@ -80,6 +80,23 @@ def test_check_of_an_intact_folder(api: Api, admin: Admin, settings: Settings) -
     }
 
 
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_check_while_data_is_removed(
+    api: Api, admin: Admin, settings: Settings, removed: int
+) -> None:
+    """A server was stopped after it had removed some files of an ended recalibration."""
+    name = kept(api)
+    connection = apsw.Connection(str(settings.data_dir / "ledger.sqlite3"))
+    connection.set_busy_timeout(10_000)  # the server may still be writing
+    connection.execute("UPDATE recalibration SET keep_data = 0 WHERE id = ?", (name,))
+    connection.close()
+    found = sorted((settings.data_dir / f"recalibrations/{name}/batches").iterdir())
+    assert len(found) == 2
+    for path in found[:removed]:
+        path.unlink()
+    assert (admin("check")["faults"], admin("check")["status"]) == ([], 0)
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
