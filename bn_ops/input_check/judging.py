@@ -28,11 +28,12 @@ from bn_ops.input_check.image_faults import (
     planes_of,
 )
 from bn_ops.input_check.network_start import Arrays, NetworkStart
-from bn_ops.input_check.ranking import Measure, is_closer, scored
+from bn_ops.input_check.ranking import Measure, scored
 from bn_ops.input_check.result import InputCheck, InputFinding, PreprocessingScore
 from bn_ops.input_check.sample_moments import (
     SampleMoments,
     channel_distances,
+    is_closer,
     is_untrained,
     median_distance,
     spread_ratio,

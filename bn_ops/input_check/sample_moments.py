@@ -5,6 +5,9 @@ one and the stored one, in units of the stored standard deviation:
 `√(((μ − μₛ)/σₛ)² + (σ/σₛ − 1)²)`. The network's distance is the median over its live channels: a
 few odd channels, dead ones for example, do not move it, and a wrong scale moves every channel.
 
+Whether one of two distances is significantly smaller is judged by a jackknife over groups of
+samples, because images of the same scene are not independent.
+
 Source of the closed form: Dowson & Landau, "The Fréchet distance between multivariate normal
 distributions" (1982), equation 16, in one dimension.
 """
@@ -21,21 +24,34 @@ from bn_ops.core.moments import per_sample
 from bn_ops.core.statistics import Float64Array, LayerName, RunningStatistics
 
 __all__ = [
+    "Groups",
     "SampleMoments",
     "channel_distances",
     "concatenate",
+    "is_closer",
     "is_untrained",
     "jackknife_distances",
     "live_channels",
     "measure_samples",
     "median_distance",
     "spread_ratio",
+    "student_quantile",
 ]
 
 # A stored variance below either bound holds rounding noise: 1e-10 in absolute terms (MobileNetV2's
 # dead channels end there), or a millionth of the largest variance among the first layers.
 _MIN_VARIANCE = 1e-10
 _MIN_VARIANCE_SHARE = 1e-6
+
+# Standard errors that a difference of two distances must exceed, for many groups. A normal deviate
+# exceeds three in 0.3 % of cases.
+_SIGNIFICANT = 3.0
+
+# Fewer groups give no usable standard error.
+_MIN_GROUPS = 8
+
+Groups = NDArray[np.intp]
+"""The number of each sample's group, shape (n,): 0 … groups − 1, each at least once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +115,68 @@ def channel_distances(moments: SampleMoments) -> Float64Array:
     return _distances(moments.source, total_mean, total_square, moments.samples)
 
 
-def jackknife_distances(moments: SampleMoments) -> Float64Array:
-    """Return the median distance with each sample left out in turn, shape (n,); needs n ≥ 2."""
+def jackknife_distances(moments: SampleMoments, groups: Groups | None = None) -> Float64Array:
+    """Return the median distance with each group left out in turn, shape (groups,).
+
+    Args:
+        moments: of at least two groups.
+        groups: the group of each sample; by default, each sample is one.
+    """
     # Around the pooled mean, so that no precision is lost where the mean is far from zero.
     center = moments.mean.mean(axis=0)
     mean = moments.mean - center
     square = moments.var + mean**2
     source = RunningStatistics(mean=moments.source.mean - center, var=moments.source.var)
+    if groups is None:
+        groups = np.arange(moments.samples)
+    member = groups == np.arange(groups.max() + 1)[:, None]
     left_out = _distances(
-        source, mean.sum(axis=0) - mean, square.sum(axis=0) - square, moments.samples - 1
+        source,
+        mean.sum(axis=0) - member @ mean,
+        square.sum(axis=0) - member @ square,
+        moments.samples - member.sum(axis=1, keepdims=True),
     )
     return np.asarray(np.median(left_out, axis=-1), dtype=np.float64)
+
+
+def is_closer(near: SampleMoments, far: SampleMoments, groups: Groups | None = None) -> bool:
+    """Return whether `near` is significantly closer to the stored statistics than `far`.
+
+    The standard error of the difference of the two median distances is the jackknife's, paired and
+    over groups, which need not be of the same size; with few groups, the quantile is Student's.
+
+    Args:
+        near: moments of n samples under one preprocessing.
+        far: moments of the same samples under another one.
+        groups: the group of each sample, where samples of a group are not independent of each
+            other; by default, each sample is one. Fewer than 8 groups are never significant.
+
+    Source: Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), section 11.4; over
+        groups: MacKinnon, Nielsen & Webb, "Fast and reliable jackknife and bootstrap methods for
+        cluster-robust inference" (2023), where it is called CV3J.
+    """
+    count = near.samples if groups is None else int(groups.max()) + 1
+    if count < _MIN_GROUPS:
+        return False
+    difference = median_distance(far) - median_distance(near)
+    left_out = jackknife_distances(far, groups) - jackknife_distances(near, groups)
+    error = np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+    return bool(difference > student_quantile(count - 1) * error)
+
+
+def student_quantile(freedom: int) -> float:
+    """Return what Student's t exceeds as rarely as a normal deviate exceeds three.
+
+    Args:
+        freedom: degrees of freedom, at least 7. The error is then below 0.02.
+
+    Source: Abramowitz & Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5.
+    """
+    z = _SIGNIFICANT
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    return float(z + first + second + third)
 
 
 def median_distance(moments: SampleMoments) -> float:
@@ -126,7 +193,10 @@ def spread_ratio(moments: SampleMoments) -> float:
 
 
 def _distances(
-    source: RunningStatistics, total_mean: Float64Array, total_square: Float64Array, samples: int
+    source: RunningStatistics,
+    total_mean: Float64Array,
+    total_square: Float64Array,
+    samples: int | NDArray[np.intp],
 ) -> Float64Array:
     live = live_channels(source)
     mean = total_mean[..., live] / samples
