@@ -34,8 +34,8 @@ def pictures(count: int, seed: int = 0, *, side: int = SIDE) -> NDArray[np.uint8
 def crops(count: int, of: int, seed: int = 0) -> NDArray[np.uint8]:
     """Return crops of a few larger pictures."""
     rng = np.random.default_rng([seed, of])
-    whole = pictures(of, seed, side=3 * SIDE)
-    corners = rng.integers(0, 2 * SIDE, (count, 2))
+    whole = pictures(of, seed, side=2 * SIDE)
+    corners = rng.integers(0, SIDE, (count, 2))
     return np.stack([whole[i % of, y : y + SIDE, x : x + SIDE] for i, (y, x) in enumerate(corners)])
 
 
@@ -81,7 +81,7 @@ def test_crops_of_a_few_pictures_leave_it_undecided(of: int) -> None:
         assert {order_found(network, images) for network in NETWORKS.values()} == {"undecided"}
 
 
-@pytest.mark.parametrize("of", [1, 2, 4, 7, 16, 40])
+@pytest.mark.parametrize("of", [1, 2, 4, 7])
 def test_scenes_are_hardly_more_than_pictures(of: int) -> None:
     for seed in range(5):
         planes = crops(64, of, seed).transpose(0, 3, 1, 2).astype(np.float32)
