@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ SAMPLES = (4, 64)
 SIZE = 128
 """Side length of the photographs; first-layer statistics hardly depend on it."""
 
+_TRUSTED = 0.5
+"""Distance in σ below which `bnrecal inspect` does not warn about the ranking."""
+
 _TEXT = 0.3
 """Probability from which PP-OCR counts a pixel as text."""
 
@@ -67,6 +70,7 @@ class Network:
         right: the preprocessing of its training, one of the candidates.
         images: kind of images → clean images.
         corrupted: name of a corruption → corrupted images.
+        embeds: the outputs are embeddings.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Network:
     right: Candidate
     images: Mapping[str, Pixels]
     corrupted: Mapping[str, Callable[[], Pixels]]
+    embeds: bool = False
 
 
 def main() -> None:
@@ -108,26 +113,32 @@ def main() -> None:
 def unchanged_with_unit_range(network: Network) -> float:
     """Return the share of predictions that are the same with 0…1 as with the right input.
 
-    A prediction is the class of an image (or of a position in a line of text), or a pixel that is
-    text; of pixels, those that are text with both inputs among those that are with either.
+    A prediction is the class of an image (or of a position in a line of text), the image with the
+    nearest embedding by cosine, or a pixel that is text; of pixels, those that are text with both
+    inputs among those that are with either.
     """
     pixels = next(iter(network.images.values()))
     unit = next(c for c in candidates(3) if c.name == "unit" and c.preprocess.color == "rgb")
-    right, wrong = (_predicted(network.model, c.apply(pixels)) for c in (network.right, unit))
+    right, wrong = (_predicted(network, c.apply(pixels)) for c in (network.right, unit))
     if right.dtype == np.bool_:
         both, either = np.logical_and(right, wrong), np.logical_or(right, wrong)
         return float(both.sum() / either.sum())
     return float((right == wrong).mean())
 
 
-def _predicted(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.generic]:
-    session = ort.InferenceSession(model.SerializeToString())
+def _predicted(network: Network, images: NDArray[np.float32]) -> NDArray[np.generic]:
+    session = ort.InferenceSession(network.model.SerializeToString())
     feed = session.get_inputs()[0].name
     parts = [
         np.asarray(session.run(None, {feed: images[start : start + 8]})[0])
         for start in range(0, len(images), 8)
     ]
     scores = np.concatenate(parts)
+    if network.embeds:
+        scores /= np.linalg.norm(scores, axis=1, keepdims=True)
+        similarity = scores @ scores.T
+        np.fill_diagonal(similarity, -1)
+        return np.asarray(similarity.argmax(axis=1))
     text_map = scores.ndim == 4  # (n, 1, H, W)
     return scores > _TEXT if text_map else scores.argmax(axis=-1)
 
@@ -152,6 +163,7 @@ def tables(rows: list[Row], unchanged: Mapping[str, float]) -> str:
             f"{far['distance']:.2f} ({far['case']}) | {min(r['spread'] for r in right):.2f} | "
             f"{sum(r['refused'] for r in right)} |"
         )
+    lines += ["", ranking(rows)]
     wrong = [row for row in rows if row["fault"]]
     cases = list(dict.fromkeys(row["case"] for row in wrong))
     lines += [
@@ -170,8 +182,8 @@ def tables(rows: list[Row], unchanged: Mapping[str, float]) -> str:
     lines += [
         "",
         (
-            "Predictions that stay the same with 0…1 instead of the right input (classes of "
-            "images, positions in lines of text, pixels of text):"
+            "Predictions that stay the same with 0…1 instead of the right input (classes or "
+            "nearest other images, positions in lines of text, pixels of text):"
         ),
         "",
         "| " + " | ".join(unchanged) + " |",
@@ -179,6 +191,21 @@ def tables(rows: list[Row], unchanged: Mapping[str, float]) -> str:
         "| " + " | ".join(f"{100 * share:.0f} %" for share in unchanged.values()) + " |",
     ]
     return "\n".join(lines)
+
+
+def ranking(rows: list[Row]) -> str:
+    """Return how often the nearest range was the right one, as a sentence."""
+    ranked = [
+        (row["distance"] < _TRUSTED, row["best"] == PRESETS[row["network"]])
+        for row in rows
+        if not row["fault"] and row["best"] is not None and row["network"] in PRESETS
+    ]
+    near, far = ([right for close, right in ranked if close is wanted] for wanted in (True, False))
+    return (
+        f"Of these cases, on the {len(PRESETS)} networks for color images, the check ranked "
+        f"{len(ranked)}. The nearest range was the right one in {sum(near)} of {len(near)} at a "
+        f"distance below {_TRUSTED} σ, and in {sum(far)} of {len(far)} above."
+    )
 
 
 def _cell(row: Row | None) -> str:
@@ -302,47 +329,60 @@ def _corrupted_gray(images: NDArray[np.float32], name: str) -> Pixels:
     return np.asarray(corrupt(images, name, seed=1).astype(np.float64) * 255)
 
 
-def _classifier(name: str, build: Callable[[], nn.Module], preset: str) -> Network:
-    """Return an ImageNet classifier with photographs."""
-    model = export(build(), (torch.zeros(2, 3, 224, 224),))
-    return _color(name, model, preset, None)
+def _imagenet_network(name: str, _cache: Path) -> Network:
+    """Return a network that was trained on ImageNet, with photographs."""
+    model = export(_IMAGENET[name](), (torch.zeros(2, 3, 224, 224),))
+    return replace(_color(name, model, None), embeds=name.endswith("embedding"))
 
 
-def _text_network(kind: str, preset: str, size: tuple[int, int]) -> Network:
+def _text_network(kind: str, size: tuple[int, int]) -> Network:
     """Return a network of PP-OCR, with rendered text and photographs."""
     path = next(real_models.rapidocr("").glob(f"*_{kind}_*.onnx"))
-    return _color(f"PP-OCR {kind}", onnx.load(path), preset, size)
+    return _color(f"PP-OCR {kind}", onnx.load(path), size)
 
 
-def _color(name: str, model: onnx.ModelProto, preset: str, size: tuple[int, int] | None) -> Network:
+def _color(name: str, model: onnx.ModelProto, size: tuple[int, int] | None) -> Network:
     photographs = read_photographs(max(SAMPLES), SIZE)
     own = photographs if size is None else render_text(max(SAMPLES))
     kinds = {"own": own, "photographs": photographs}
     return Network(
         name=name,
         model=_any_size(model),
-        right=next(c for c in candidates(3) if c.name == preset and c.preprocess.color == "rgb"),
+        right=next(
+            c for c in candidates(3) if c.name == PRESETS[name] and c.preprocess.color == "rgb"
+        ),
         images={kind: _fitted(images, size) for kind, images in kinds.items()},
         corrupted={c: partial(_corrupted_color, own, c, size) for c in PHOTO_CORRUPTIONS},
     )
 
 
+PRESETS: Mapping[str, str] = {
+    "MobileNetV2": "imagenet",
+    "MobileNetV2 embedding": "imagenet",
+    "EfficientNet-Lite0": "tf",
+    "EfficientNet-Lite1": "tf",
+    "EfficientNet-Lite2": "tf",
+    "PP-OCR det": "imagenet",
+    "PP-OCR cls": "tf",
+    "PP-OCR rec": "tf",
+}
+"""Right preprocessing of the networks for color images."""
+
+_IMAGENET: Mapping[str, Callable[[], nn.Module]] = {
+    "MobileNetV2": real_models.mobilenet_v2,
+    "MobileNetV2 embedding": real_models.mobilenet_v2_embedding,
+    "EfficientNet-Lite0": real_models.efficientnet_lite0,
+    "EfficientNet-Lite1": real_models.efficientnet_lite1,
+    "EfficientNet-Lite2": real_models.efficientnet_lite2,
+}
+
 NETWORKS: Mapping[str, Callable[[Path], Network]] = {
     "digits": digits_network,
     "fashion": fashion_network,
-    "MobileNetV2": lambda _: _classifier("MobileNetV2", real_models.mobilenet_v2, "imagenet"),
-    "EfficientNet-Lite0": lambda _: _classifier(
-        "EfficientNet-Lite0", real_models.efficientnet_lite0, "tf"
-    ),
-    "EfficientNet-Lite1": lambda _: _classifier(
-        "EfficientNet-Lite1", real_models.efficientnet_lite1, "tf"
-    ),
-    "EfficientNet-Lite2": lambda _: _classifier(
-        "EfficientNet-Lite2", real_models.efficientnet_lite2, "tf"
-    ),
-    "PP-OCR det": lambda _: _text_network("det", "imagenet", (96, 192)),
-    "PP-OCR cls": lambda _: _text_network("cls", "tf", (48, 192)),
-    "PP-OCR rec": lambda _: _text_network("rec", "tf", (48, 192)),
+    **{name: partial(_imagenet_network, name) for name in _IMAGENET},
+    "PP-OCR det": lambda _: _text_network("det", (96, 192)),
+    "PP-OCR cls": lambda _: _text_network("cls", (48, 192)),
+    "PP-OCR rec": lambda _: _text_network("rec", (48, 192)),
 }
 
 

