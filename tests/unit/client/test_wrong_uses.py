@@ -16,6 +16,7 @@ from PIL import Image
 
 import bn_ops
 from bnrecal_client.cli import main
+from bnrecal_client.cli.commands import demo
 from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.result import write_atomic
 from service.storage.data_folder import locked
@@ -117,6 +118,8 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("recalibrate m.onnx x.npy --layers blok*", Exit.USAGE, "matches none of the 9 layers"),
     ("recalibrate m.onnx x.npy -o m.onnx", Exit.USAGE, "pass --force"),
     ("recalibrate m.onnx x.npy -o gone/f.onnx", Exit.USAGE, "no folder gone"),
+    ("recalibrate m.onnx x.npy -o /proc/f.onnx", Exit.USAGE, "/proc cannot be written to"),
+    ("recalibrate m.onnx x.npy --report /proc/r.html", Exit.USAGE, "/proc cannot be written to"),
     ("recalibrate m.onnx x.npy -o empty", Exit.USAGE, "name a file in it"),
     ("recalibrate m.onnx x.npy -o a --unfolded a", Exit.USAGE, "two outputs"),
     ("recalibrate m.onnx x.npy --report r.pdf", Exit.USAGE, r"is \.html or \.json"),
@@ -133,10 +136,19 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("recalibrate m.onnx x.npy --unfolded new.npz", Exit.USAGE, "written as ONNX"),
     ("fold m.onnx", Exit.USAGE, "--output is missing"),
     ("inspect m.onnx --images empty", Exit.INPUT, "there is no image"),
+    ("fold m.onnx -o /proc/f.onnx", Exit.USAGE, "/proc cannot be written to"),
     ("demo photos", Exit.USAGE, "name another one, or pass --force"),
+    ("demo /proc/new", Exit.USAGE, "/proc/new cannot be created"),
+    ("demo /proc --force", Exit.USAGE, "/proc cannot be written to"),
+    ("demo m.onnx/new", Exit.USAGE, "m.onnx/new cannot be created: Not a directory"),
+    # Without a server at this address: the files are checked before anything is sent.
+    ("fetch rc_1 --server 127.0.0.1:1 -o /proc/f.onnx", Exit.USAGE, "/proc cannot be written to"),
+    ("report rc_1 --server 127.0.0.1:1 -o /proc/r.html", Exit.USAGE, "/proc cannot be written to"),
+    ("report rc_1 --server 127.0.0.1:1 --plot /proc/d.svg", Exit.USAGE, "/proc cannot be written"),
     ("completion tcsh", Exit.USAGE, "not one of bash, zsh, fish"),
     ("serve --data-dir used", Exit.USAGE, "another process uses the data folder"),
     ("serve --port {port} --data-dir new", Exit.USAGE, "already in use|in use"),
+    ("serve --data-dir /proc/new", Exit.USAGE, "/proc/new"),
     ("serve --config broken.toml", Exit.USAGE, "unknown key 'colour'"),
     ("admin nothing", Exit.USAGE, "--help"),
 )
@@ -154,6 +166,14 @@ def test_wrong_use_gets_one_line_with_the_fix(
     assert fix in err or re.search(fix, err), err
     assert str(int(code)) in DOCUMENTED
     assert sorted(Path().glob("*.onnx")) == before
+
+
+@pytest.mark.parametrize("folder", ["/proc/new", "m.onnx/new"])
+def test_demo_checks_its_folder_before_training(
+    folder: str, desk: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "trained", lambda *_: pytest.fail("trained before the check"))
+    assert main(["demo", desk(folder)]) == Exit.USAGE
 
 
 def test_there_are_at_least_40_cases() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from bnrecal_client.cli.in_process import LocalResult
 from bnrecal_client.errors import OptionError
 from bnrecal_client.result import Result
 
-__all__ = ["OutputFile", "Outputs", "check_output"]
+__all__ = ["OutputFile", "Outputs", "check_folder", "check_output"]
 
 
 # Suffixes by which other programs would read a new file as something else than ONNX.
@@ -107,11 +107,25 @@ def check_output(path: Path, sources: Sequence[Path]) -> None:
         raise OptionError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise OptionError(f"{path} cannot be written: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OptionError(f"{path} cannot be written: the folder {path.parent} is read-only")
+    check_folder(path.parent)
     for source in sources:
         if path.exists() and source.exists() and path.samefile(source):
             raise OptionError(
                 f"{path} is an input of this command and would be overwritten: choose another "
                 "name, or pass --force"
             )
+
+
+def check_folder(folder: Path) -> None:
+    """Check that files can be created in a folder, by creating one without a name.
+
+    Permissions alone do not show it: /proc, a full quota or a remote mount refuses even root.
+
+    Raises:
+        OptionError: none can be created.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OptionError(f"the folder {folder} cannot be written to: {error.strerror}") from error

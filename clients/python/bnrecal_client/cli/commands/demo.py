@@ -14,6 +14,7 @@ from bnrecal_client.cli.click_support import Arguments
 from bnrecal_client.cli.demo_network import error_of, new_domain, source_domain, trained
 from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.cli.in_process import recalibrate_file
+from bnrecal_client.cli.outputs import check_folder
 from bnrecal_client.errors import OptionError
 from bnrecal_client.options import Options
 from bnrecal_client.progress import progress_display
@@ -30,6 +31,11 @@ def run(args: Arguments) -> int:
     folder: Path = args.folder
     if folder.exists() and not args.force and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder} is not an empty folder: name another one, or pass --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"the folder {folder} cannot be created: {error.strerror}") from error
+    check_folder(folder)
     say = (lambda _: None) if args.json or args.quiet else output.say
     with library("the demo runs in this process"):
         say("1. A small network learns to read bright digits on black …")
@@ -39,7 +45,6 @@ def run(args: Arguments) -> int:
         stream, _ = new_domain(rng, _STREAM)
         test = new_domain(rng, _TEST)
         errors["before"] = error_of(source, *test)
-        folder.mkdir(parents=True, exist_ok=True)
         _write(folder, source, stream, *test)
         say(
             f"   It errs on {errors['source']:.1%} of new ones, but on {errors['before']:.1%} of "
