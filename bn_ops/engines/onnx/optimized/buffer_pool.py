@@ -1,9 +1,9 @@
 """Reuse the memory of tensors.
 
 Fresh memory costs a page fault and zeroing; for a network's activations this is more expensive than
-computing them, above all on a virtual machine whose host also has to find the memory. The first
-levels of a network have the largest tensors, so the pool divides a buffer that is free again among
-smaller tensors, and the memory that a run touches is about the most that it holds at one time.
+computing them, above all on a virtual machine whose host also has to find the memory. So the pool
+allocates buffers of several tensors each, divides them, and joins parts that are free again: the
+memory that a run touches is about the most that it holds at one time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ __all__ = ["BufferPool"]
 # freed; the C library would keep the memory.
 _MIN_MAPPED_BYTES = 1 << 20
 
-# Mappings of at least this size, two huge pages, ask for huge pages.
-_MIN_HUGE_BYTES = 4 << 20
+# A mapping is this many times as large as the tensor that it is made for, if the budget allows it:
+# a tensor then also fits into the gap that several smaller ones have left. Pages that were never
+# used take no memory.
+_TENSORS_PER_MAPPING = 8
 
 # Parts are multiples of a cache line.
 _LINE = 64
@@ -44,7 +46,8 @@ class _Gap:
 
     Attributes:
         start, size: bytes.
-        resident: whether it may occupy memory: it has been in use since it was last freed.
+        resident: whether it may occupy memory, except beyond `_Buffer.touched`: it has been in use
+            since it was last freed.
     """
 
     start: int
@@ -54,19 +57,40 @@ class _Gap:
 
 @dataclass(slots=True, eq=False)
 class _Buffer:
-    """Memory from the system, with its gaps in order."""
+    """Memory from the system.
+
+    Attributes:
+        memory: its bytes.
+        mapping: the mapping that it is; None if it comes from the C library.
+        gaps: its free parts, in order.
+        touched: bytes from the start that have been in use; the pages after them take no memory.
+    """
 
     memory: NDArray[np.uint8]
     mapping: mmap.mmap | None
     gaps: list[_Gap] = field(default_factory=list)
+    touched: int = 0
 
     @property
     def unused(self) -> bool:
         return len(self.gaps) == 1 and self.gaps[0].size == self.memory.nbytes
 
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of memory that its gaps may occupy."""
+        return sum(self._occupied(gap) for gap in self.gaps)
+
+    def _occupied(self, gap: _Gap) -> int:
+        return max(0, min(gap.start + gap.size, self.touched) - gap.start) if gap.resident else 0
+
+    def fresh_bytes(self, gap: _Gap, size: int) -> int:
+        """Return how many of the first `size` bytes of a gap have never been in use."""
+        return max(0, gap.start + size - self.touched)
+
     def close_gap(self, gap: _Gap, size: int) -> int:
         """Take the first bytes of a gap; return their start."""
         start = gap.start
+        self.touched = max(self.touched, start + size)
         if gap.size == size:
             self.gaps.remove(gap)
         else:
@@ -157,12 +181,16 @@ class BufferPool:
         return self._within_budget()
 
     def _within_budget(self) -> bool:
-        idle = sum(gap.size for buffer in self._buffers for gap in buffer.gaps if gap.resident)
+        idle = sum(buffer.idle_bytes for buffer in self._buffers)
         return self._fits(idle + self._used_bytes)
 
     def _reused(self, size: int) -> _Loan | None:
-        """Return part of the smallest gap that is large enough."""
-        found = min(self._fitting(size), key=lambda found: found[1].size, default=None)
+        """Return part of the gap that needs the least fresh memory, then of the smallest one."""
+        found = min(
+            self._fitting(size),
+            key=lambda found: (found[0].fresh_bytes(found[1], size), found[1].size),
+            default=None,
+        )
         if found is None:
             return None
         buffer, gap = found
@@ -180,19 +208,31 @@ class BufferPool:
     def _fresh(self, size: int) -> _Loan:
         self._used_bytes += size
         self.evict_idle()
-        buffer = _allocate(size)
+        buffer = self._allocated(size)
         self._buffers.append(buffer)
-        return _Loan(buffer=buffer, start=0, size=size)
+        buffer.gaps.append(_Gap(start=0, size=buffer.memory.nbytes))
+        return _Loan(buffer=buffer, start=buffer.close_gap(buffer.gaps[0], size), size=size)
+
+    def _allocated(self, size: int) -> _Buffer:
+        if size < _MIN_MAPPED_BYTES:
+            return _Buffer(np.empty(size, np.uint8), None)
+        memory = self._mapped(size)
+        return _Buffer(np.frombuffer(memory, np.uint8), memory)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        """Return a mapping for a tensor of this size, which counts as used, and for more."""
+        total = size
+        if _CAN_FREE_PARTS:
+            # Gaps count in full here: the limits of a process are on mappings, not on pages.
+            held = self._used_bytes + sum(gap.size for b in self._buffers for gap in b.gaps)
+            more = (times * size for times in range(_TENSORS_PER_MAPPING - 1, 0, -1))
+            total += next((nbytes for nbytes in more if self._fits(held + nbytes)), 0)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            return mmap.mmap(-1, total, flags=flags)
+        except OSError:
+            return mmap.mmap(-1, size, flags=flags)
 
 
 def _address(array: NDArray[np.generic]) -> int:
     return int(array.__array_interface__["data"][0])
-
-
-def _allocate(nbytes: int) -> _Buffer:
-    if nbytes < _MIN_MAPPED_BYTES:
-        return _Buffer(np.empty(nbytes, np.uint8), None)
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if nbytes >= _MIN_HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return _Buffer(np.frombuffer(memory, np.uint8), memory)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
+
 import numpy as np
 import pytest
 
@@ -38,6 +41,51 @@ def test_divided_buffer_is_joined_again() -> None:
     for part in (parts[2], parts[0], parts[3], parts[1]):
         pool.give(part)
     assert place(pool.take((4, MEBIBYTE), BYTE)) == start
+
+
+def test_a_tensor_fits_into_the_gap_of_several_smaller_ones() -> None:
+    pool = BufferPool(lambda _: True)
+    small = [pool.take((MEBIBYTE,), BYTE) for _ in range(8)]
+    for array in small[2:5]:
+        pool.give(array)
+    if sys.platform == "linux":
+        assert place(pool.take((3 * MEBIBYTE,), BYTE)) == place(small[2])
+
+
+def test_memory_that_has_been_in_use_is_preferred() -> None:
+    pool = BufferPool(lambda _: True)
+    small = [pool.take((MEBIBYTE,), BYTE) for _ in range(4)]
+    pool.give(small[3])  # the last one: memory that was never used follows it
+    pool.give(small[0])
+    assert place(pool.take((MEBIBYTE // 2,), BYTE)) == place(small[0])
+
+
+def test_memory_that_was_never_used_does_not_count_as_idle() -> None:
+    asked: list[int] = []
+
+    def fits(nbytes: int) -> bool:
+        asked.append(nbytes)
+        return True
+
+    pool = BufferPool(fits)
+    pool.take((4, MEBIBYTE), BYTE)
+    pool.evict_idle()
+    assert asked[-1] == 4 * MEBIBYTE
+
+
+@pytest.mark.parametrize("budget", [4, 20, 100])
+def test_mappings_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    mapped: list[int] = []
+    allocate = mmap.mmap
+
+    def recorded(fileno: int, length: int, **options: int) -> mmap.mmap:
+        mapped.append(length)
+        return allocate(fileno, length, **options)
+
+    monkeypatch.setattr(mmap, "mmap", recorded)
+    pool = BufferPool(lambda nbytes: nbytes <= budget * MEBIBYTE)
+    array = pool.take((4, MEBIBYTE), BYTE)
+    assert array.nbytes <= sum(mapped) <= budget * MEBIBYTE
 
 
 def test_parts_in_use_keep_their_content() -> None:
