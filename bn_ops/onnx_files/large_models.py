@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MESSAGE_LIMIT",
+    "MIN_IR_WITHOUT_INPUTS",
     "Packed",
     "add_naming_large",
     "bare_copy",
+    "check_model",
     "exceeds",
     "inlined",
     "light_copy",
@@ -47,6 +49,9 @@ axes."""
 
 _MAX_STRUCTURE_BYTES = 64 << 20
 """Generous bound on the bytes of nodes, names and small tensors."""
+
+MIN_IR_WITHOUT_INPUTS = 4
+"""Before this version of the format every initializer also had to be listed as an input."""
 
 _VALUES = {
     "raw_data": 1,
@@ -142,12 +147,48 @@ def model_digest(model: onnx.ModelProto, limit: int | None = None) -> str:
     For a model that does not fit one message, the digest covers its structure followed by the
     digests of its initializers.
     """
+    digest = hashlib.sha256()
     if not exceeds(model, limit):
-        return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    digest = hashlib.sha256(bare_copy(model).SerializeToString(deterministic=True))
+        for part in _serialized_parts(model):
+            digest.update(part)
+        return digest.hexdigest()
+    digest.update(bare_copy(model).SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
         digest.update(bytes.fromhex(tensor_digest(tensor)))
     return digest.hexdigest()
+
+
+def _serialized_parts(model: onnx.ModelProto) -> Iterator[bytes]:
+    """Yield the deterministic serialization of a model, one initializer at a time.
+
+    Serializing a model as a whole touches three times its size of fresh memory.
+    """
+    tensors = model.graph.initializer
+    unknown = any(_has_unknown_fields(message) for message in (model, model.graph, *tensors))
+    if unknown or not model.HasField("graph"):
+        # Unknown fields are written at the end of their message, and parts do not hold them.
+        yield model.SerializeToString(deterministic=True)
+        return
+    bare = bare_copy(model)
+    head, tail = _around(bare, "graph")
+    graph_head, graph_tail = _around(bare.graph, "initializer")
+    sizes = [sum(map(len, _tensor_parts(tensor))) for tensor in tensors]
+    fronts = [_front(model.graph, "initializer", size) for size in sizes]
+    length = len(graph_head) + sum(map(len, fronts)) + sum(sizes) + len(graph_tail)
+    yield head
+    yield _front(model, "graph", length)
+    yield graph_head
+    for front, tensor in zip(fronts, tensors, strict=True):
+        yield front
+        yield from _tensor_parts(tensor)
+    yield graph_tail
+    yield tail
+
+
+def _has_unknown_fields(message: Any) -> bool:
+    from google.protobuf.unknown_fields import UnknownFieldSet  # noqa: PLC0415 - onnx brings it
+
+    return len(UnknownFieldSet(message)) > 0
 
 
 def bare_copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -183,6 +224,28 @@ def _copy_elements(source: Any, target: Any) -> None:
     for element in source:
         # Not `extend`: it serializes what it copies.
         target.add().CopyFrom(element)
+
+
+def check_model(model: onnx.ModelProto) -> None:
+    """Run the ONNX checker, on one large tensor at a time.
+
+    The checker serializes what it checks, which takes three times the model's size of fresh memory
+    where it is the whole model. In a model that does not fit one message large tensors are not
+    checked.
+
+    Raises:
+        onnx.checker.ValidationError: the model is not valid.
+    """
+    import onnx  # noqa: PLC0415 - the light modules of this package load without it
+
+    # A light copy lists large tensors as inputs, whether the model does or not.
+    if model.ir_version < MIN_IR_WITHOUT_INPUTS:
+        onnx.checker.check_model(within_message(model))
+        return
+    onnx.checker.check_model(light_copy(model))
+    if not exceeds(model):
+        for tensor in filter(_is_large, model.graph.initializer):
+            onnx.checker.check_tensor(tensor)
 
 
 def within_message(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -315,23 +378,52 @@ def tensor_digest(tensor: onnx.TensorProto, limit: int | None = None) -> str:
     that do not fit one message of `limit` bytes are hashed as if they were in `raw_data`.
     """
     limit = MESSAGE_LIMIT if limit is None else limit
-    raw = tensor.HasField("raw_data")
-    moved = not raw and _encoded(_counts(tensor)) > limit
-    head = type(tensor)()
-    _copy_fields(tensor, head, exclude=_VALUES if moved else {"raw_data"})
-    tail = type(tensor)()
-    tail.CopyFrom(head)
-    number = tensor.DESCRIPTOR.fields_by_name["raw_data"].number
-    for field, _ in tail.ListFields():
-        (head if field.number > number else tail).ClearField(field.name)
-    digest = hashlib.sha256(head.SerializeToString(deterministic=True))
-    if raw or moved:
-        data = raw_bytes(tensor)
-        digest.update(_varint(number << 3 | _LENGTH_DELIMITED))
-        digest.update(_varint(len(data)))
-        digest.update(data)
-    digest.update(tail.SerializeToString(deterministic=True))
+    moved = not tensor.HasField("raw_data") and _encoded(_counts(tensor)) > limit
+    digest = hashlib.sha256()
+    for part in _tensor_parts(tensor, moved=moved):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def _tensor_parts(tensor: onnx.TensorProto, *, moved: bool = False) -> Iterator[bytes]:
+    """Yield the deterministic serialization of a tensor, with `raw_data` as one part.
+
+    Args:
+        tensor: not changed; its unknown fields are left out.
+        moved: yield values in other fields as if they were in `raw_data`.
+    """
+    bare = type(tensor)()
+    _copy_fields(tensor, bare, exclude=_VALUES if moved else {"raw_data"})
+    head, tail = _around(bare, "raw_data")
+    yield head
+    if moved or tensor.HasField("raw_data"):
+        data = raw_bytes(tensor)
+        yield _front(tensor, "raw_data", len(data))
+        yield data
+    yield tail
+
+
+def _around(message: Any, name: str) -> tuple[bytes, bytes]:
+    """Return the serialization of the fields before and after a field."""
+    number = message.DESCRIPTOR.fields_by_name[name].number
+    head, tail = type(message)(), type(message)()
+    for part in (head, tail):
+        part.CopyFrom(message)
+    for field in message.DESCRIPTOR.fields:
+        if field.number >= number:
+            head.ClearField(field.name)
+        if field.number <= number:
+            tail.ClearField(field.name)
+    return (
+        head.SerializeToString(deterministic=True),
+        tail.SerializeToString(deterministic=True),
+    )
+
+
+def _front(message: Any, name: str, length: int) -> bytes:
+    """Return what precedes the content of a field of a given length in bytes."""
+    number = message.DESCRIPTOR.fields_by_name[name].number
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
 
 
 _LENGTH_DELIMITED = 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bn_ops.errors import BnOpsError, ModelInvalidError
-from bn_ops.onnx_files.large_models import within_message
+from bn_ops.onnx_files.large_models import check_model
 from bn_ops.onnx_files.read_write import read_model, require_embedded
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def load_model(source: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
         raise ModelInvalidError(f"this is not an ONNX model: it has no graph; {_EXPORT_ADVICE}")
     require_embedded(model)
     try:
-        # The checker serializes the model; it does not need the data of large tensors.
-        onnx.checker.check_model(within_message(model))
+        check_model(model)
     except Exception as error:
         raise ModelInvalidError(f"the ONNX checker rejects the model: {error}") from error
     return model

@@ -22,7 +22,7 @@ from bn_ops.engines.onnx.batchnorm import (
     statistics_tensors,
 )
 from bn_ops.engines.onnx.graph import GraphIndex, index_graph, reads
-from bn_ops.onnx_files.large_models import inlined, light_copy
+from bn_ops.onnx_files.large_models import MIN_IR_WITHOUT_INPUTS, inlined, light_copy
 from bn_ops.onnx_files.traversal import standard_opset
 
 __all__ = [
@@ -32,9 +32,6 @@ __all__ = [
     "prepare",
     "unused_name",
 ]
-
-# Before this IR version every initializer also had to be listed as an input.
-_MIN_IR_WITHOUT_INPUTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +135,7 @@ def _own_statistics(model: onnx.ModelProto, layers: Mapping[LayerName, LayerInfo
 def add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
     """Add an initializer, listed among the inputs where the IR version demands it."""
     model.graph.initializer.append(tensor)
-    if model.ir_version < _MIN_IR_WITHOUT_INPUTS:
+    if model.ir_version < MIN_IR_WITHOUT_INPUTS:
         model.graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         )

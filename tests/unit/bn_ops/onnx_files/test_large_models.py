@@ -17,6 +17,7 @@ from bn_ops.errors import ModelUnsupportedError
 from bn_ops.onnx_files import large_models as large
 from bn_ops.onnx_files.large_models import (
     bare_copy,
+    check_model,
     exceeds,
     inlined,
     light_copy,
@@ -162,6 +163,68 @@ def test_digests_cover_every_byte() -> None:
     assert model_digest(model, LIMIT) != model_digest(other, LIMIT)
     model.graph.node[0].name = "another"
     assert model_digest(model, LIMIT) != model_digest(network(), LIMIT)
+
+
+def with_every_field(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with fields on both sides of the graph and of its initializers."""
+    model.producer_name, model.doc_string = "a producer", "before the graph"
+    model.metadata_props.add(key="after", value="the graph")
+    model.functions.add(name="unused", domain="local")
+    model.graph.doc_string = "after the initializers"
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("y", 1, ["N", 3]))
+    model.graph.metadata_props.add(key="after", value="the initializers")
+    return model
+
+
+def with_unknown_fields(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with a field that this version of the format lacks, in each message."""
+    unknown = b"\xfa\x7f\x03new"  # field 2047, three bytes
+    for message in (model.graph.initializer[0], model.graph, model):
+        message.MergeFromString(unknown)
+    return model
+
+
+@pytest.mark.parametrize("change", [onnx.ModelProto, network, residual_network])
+@pytest.mark.parametrize("also", [lambda model: model, with_every_field])
+def test_model_digest_equals_that_of_serialization(
+    change: Callable[[], onnx.ModelProto], also: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> None:
+    for model in (also(change()), in_typed_fields(also(change()))):
+        whole = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+        assert model_digest(model) == whole
+
+
+def test_model_digest_covers_unknown_fields() -> None:
+    model = with_unknown_fields(network())
+    whole = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    assert model_digest(model) == whole != model_digest(network())
+
+
+def test_check_accepts_what_the_checker_accepts() -> None:
+    check_model(network())
+    check_model(with_every_field(network()))
+    old = network()
+    old.ir_version = 3
+    for check in (check_model, onnx.checker.check_model):
+        with pytest.raises(onnx.checker.ValidationError, match="graph input"):
+            check(old)
+
+
+@pytest.mark.parametrize("fault", ["two fields", "no type", "twice"])
+def test_check_covers_large_tensors(fault: str) -> None:
+    model = network()
+    large_one = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    assert onnx.numpy_helper.to_array(large_one).size > 256
+    match fault:
+        case "two fields":
+            large_one.float_data.append(1.0)
+        case "no type":
+            large_one.data_type = onnx.TensorProto.UNDEFINED
+        case _:
+            model.graph.initializer.add().CopyFrom(large_one)
+    for check in (onnx.checker.check_model, check_model):
+        with pytest.raises(onnx.checker.ValidationError):
+            check(model)
 
 
 @pytest.mark.parametrize("elements", [0, 1, 31, 32, 5000])
