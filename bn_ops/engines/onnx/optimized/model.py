@@ -32,9 +32,6 @@ __all__ = ["Kind", "OptimizedModel", "open_optimized"]
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Signature = tuple[tuple[int, ...], ...]
 
-# Samples in the trial run of a new shape: two, to detect a segment that drops the first axis.
-_TRIAL_SAMPLES = 2
-
 _RANK = 4
 
 # Limits of the convolutions that are computed twice. With more input channels, computing a value
@@ -183,16 +180,19 @@ class OptimizedModel:
     def try_shapes(self, arrays: _Arrays) -> _Signature:
         """Run a sample of a new shape through every segment to determine the segments' outputs.
 
+        One sample is sufficient: of the operators that `mixes_samples` accepts, only Reshape can
+        change the number of rows, by a factor that does not depend on it.
+
         Raises:
             EngineError: a segment fails, or its outputs have no row per sample.
         """
         signature = tuple(arrays[name].shape[1:] for name in sorted(arrays))
         if signature not in self._kinds:
-            held = {n: np.repeat(a[:1], _TRIAL_SAMPLES, axis=0) for n, a in arrays.items()}
+            held = {name: np.ascontiguousarray(array[:1]) for name, array in arrays.items()}
             kinds: dict[str, Kind] = {}
             for level, segment in enumerate(self.plan.segments):
                 for name, array in self._try_segment(level, held).items():
-                    if array.shape[:1] != (_TRIAL_SAMPLES,):
+                    if array.shape[:1] != (1,):
                         raise EngineError(f"{name!r} has no row per sample")
                     held[name] = array
                     kinds[name] = Kind(shape=array.shape[1:], dtype=array.dtype)
