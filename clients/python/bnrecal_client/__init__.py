@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         BatchError,
         BnrecalError,
         ConflictError,
+        ImportFailed,
         InputError,
         Interrupted,
         LimitError,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from bnrecal_client.images import Images
     from bnrecal_client.jobs import AsyncJob, Job
     from bnrecal_client.models import (
+        Import,
+        ImportedObject,
         LayerInfo,
         ModelDescription,
         Progress,
@@ -73,6 +76,9 @@ __all__ = [
     "ConflictError",
     "EstimatorForm",
     "Images",
+    "Import",
+    "ImportFailed",
+    "ImportedObject",
     "InputError",
     "Interrupted",
     "Job",
@@ -113,7 +119,7 @@ _NAMES = {
     "async_client": "AsyncClient",
     "client": "Client",
     "errors": (
-        "AccessError BatchError BnrecalError ConflictError InputError Interrupted "
+        "AccessError BatchError BnrecalError ConflictError ImportFailed InputError Interrupted "
         "LimitError ModelError NotFoundError OptionError Problem RecalibrationCancelled "
         "RecalibrationFailed ServerError ServerUnreachable TimedOut "
         "UnexpectedResponseError VerdictError"
@@ -121,8 +127,8 @@ _NAMES = {
     "images": "Images",
     "jobs": "AsyncJob Job",
     "models": (
-        "LayerInfo ModelDescription Progress Recalibration ReportDetails SkippedSample "
-        "StoredBatch Stream TensorInfo Verdict VerdictReason"
+        "Import ImportedObject LayerInfo ModelDescription Progress Recalibration ReportDetails "
+        "SkippedSample StoredBatch Stream TensorInfo Verdict VerdictReason"
     ),
     "options": "EstimatorForm Method PreprocessForm",
     "report": "Report",

@@ -25,6 +25,7 @@ from bnrecal_client._encoding.batches import encode
 from bnrecal_client._encoding.call_arguments import Call
 from bnrecal_client._encoding.model_source import AnyModel, read_model
 from bnrecal_client._encoding.samples import OnBadSample
+from bnrecal_client._http.importing import as_urls
 from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.sending import Streams, resumable, submit
 from bnrecal_client._http.session import Session
@@ -34,6 +35,7 @@ from bnrecal_client.errors import OptionError
 from bnrecal_client.images import Images
 from bnrecal_client.jobs import AsyncJob
 from bnrecal_client.models import (
+    Import,
     ModelDescription,
     Recalibration,
     ReportDetails,
@@ -331,6 +333,27 @@ class AsyncClient:
         return await self._session.put_batch(
             recalibration_id, index, encoded, stream="source-batches"
         )
+
+    async def import_batches(
+        self,
+        recalibration_id: str,
+        urls: str | Sequence[str],
+        *,
+        first: int = 0,
+        source: bool = False,
+        compare: bool = False,
+        progress: ProgressOption = None,
+    ) -> Import:
+        """As `Client.import_batches`."""
+        wanted = as_urls(urls)
+        with progress_display(progress) as callback:
+            return await self._session.reporting_to(callback).import_objects(
+                recalibration_id,
+                wanted,
+                stream="source-batches" if source else "batches",
+                first=first,
+                compare=compare,
+            )
 
     async def start(
         self, recalibration_id: str, batches: int, *, source_batches: int = 0

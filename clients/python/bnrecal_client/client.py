@@ -24,7 +24,13 @@ from bnrecal_client._library import Evaluate, Metric
 from bnrecal_client.async_client import CoroutineClient
 from bnrecal_client.images import Images
 from bnrecal_client.jobs import Job
-from bnrecal_client.models import ModelDescription, Recalibration, ReportDetails, StoredBatch
+from bnrecal_client.models import (
+    Import,
+    ModelDescription,
+    Recalibration,
+    ReportDetails,
+    StoredBatch,
+)
 from bnrecal_client.options import Estimator, Method, OnVerdict, PreprocessForm, Target
 from bnrecal_client.progress import ProgressOption
 from bnrecal_client.result import Outcome, Result
@@ -126,7 +132,8 @@ class Client:
                 which is exported here with the first batch. None only with `resume`.
             batches: iterable of arrays, tensors, tuples (in the order of the inputs), dicts (by
                 name) or `Images`; a `datasets.Dataset`, `tf.data.Dataset` or `numpy.memmap`.
-                Read once, at most `connections` batches are in memory.
+                Read once, at most `connections` batches are in memory. Or one or several URLs of
+                objects that the server reads itself, such as `s3://bucket/{000..999}.tar`.
             method: `exact` (layer by layer in eval mode) or `batch` (one train-mode pass).
             estimator: `"auto"` (default; `"replace"` with the method `batch`), `"auto:varied"`,
                 `"replace"`, `"shrink"`, `"prior:16"`, `"momentum:0.1"`, or the JSON form.
@@ -167,7 +174,7 @@ class Client:
             details: called once everything is sent; returns what the report names.
 
         Raises:
-            InputError: the data or an option is invalid.
+            InputError: the data or an option is invalid; `ImportFailed` lists objects that failed.
             ModelError: the model is invalid.
             RecalibrationFailed: the run ended without a result.
             VerdictError: the verdict is `do-not-deploy`, with `on_verdict="raise"`.
@@ -347,6 +354,47 @@ class Client:
     ) -> StoredBatch:
         """Store one source batch, for a model without BatchNorm layers, in the same way."""
         return run_blocking(self._client.send_source(recalibration_id, index, batch))
+
+    def import_batches(
+        self,
+        recalibration_id: str,
+        urls: str | Sequence[str],
+        *,
+        first: int = 0,
+        source: bool = False,
+        compare: bool = False,
+        progress: ProgressOption = None,
+    ) -> Import:
+        """Have the server store objects of its object storage as batches.
+
+        The same call continues an import that was interrupted.
+
+        Args:
+            recalibration_id: an open recalibration.
+            urls: objects in stream order, such as `s3://bucket/{000..999}.tar`.
+            first: index of the batch of the first object.
+            source: whether they are batches of the source stream.
+            compare: read an object also if its index has a batch of the same size.
+            progress: as `recalibrate`.
+
+        Returns:
+            What became of each object; one that failed has its typed error.
+
+        Raises:
+            AccessError: a URL is below no prefix that the server allows; nothing was imported.
+            ConflictError: the recalibration is not open.
+            ServerUnreachable: no batch was stored within the time of the retry policy.
+        """
+        return run_blocking(
+            self._client.import_batches(
+                recalibration_id,
+                urls,
+                first=first,
+                source=source,
+                compare=compare,
+                progress=progress,
+            )
+        )
 
     def start(
         self, recalibration_id: str, batches: int, *, source_batches: int = 0

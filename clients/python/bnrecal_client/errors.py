@@ -5,6 +5,7 @@
     BnrecalError
     ├── InputError                   the data: correct them and run again
     │   ├── BatchError               one batch; names batch and input where known
+    │   ├── ImportFailed             objects of an import have no batch; names them
     │   ├── OptionError              an option is invalid
     │   └── NotFoundError            the server has no such model or recalibration
     ├── ModelError                   the model: not ONNX, without BatchNorm, not exportable
@@ -27,12 +28,13 @@ An error that a server reports has its problem object as `problem`; others have 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from bnrecal_client.models import ImportedObject
     from bnrecal_client.result import Result
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "BatchError",
     "BnrecalError",
     "ConflictError",
+    "ImportFailed",
     "InputError",
     "Interrupted",
     "LimitError",
@@ -167,6 +170,26 @@ class OptionError(InputError):
     """An option is invalid."""
 
     default_code = "option-invalid"
+
+
+class ImportFailed(InputError):  # noqa: N818 - reads as what happened, like TimeoutExpired
+    """Objects of an import have no batch; `__cause__` is the error of the first.
+
+    Attributes:
+        objects: the objects that failed, each with its error.
+    """
+
+    default_code = "import-failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        objects: Sequence[ImportedObject] = (),
+        recalibration_id: str | None = None,
+    ) -> None:
+        super().__init__(message, recalibration_id=recalibration_id)
+        self.objects = tuple(objects)
 
 
 class NotFoundError(InputError):

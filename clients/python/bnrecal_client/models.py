@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
-from bnrecal_client.errors import Problem
+from bnrecal_client.errors import BnrecalError, Problem, error_of
 
 __all__ = [
     "ENDED_STATES",
+    "Import",
+    "ImportedObject",
     "LayerInfo",
     "ModelDescription",
     "Progress",
@@ -107,6 +109,49 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     bytes: int
     sha256: str
+
+
+class ImportedObject(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an object that a server was asked to import.
+
+    Attributes:
+        url: the object.
+        index: index of its batch in the stream.
+        status: `stored`, `present` if the index had this batch before, or `failed`.
+        samples, bytes, sha256: of the batch; None for an object that failed.
+        error_document: JSON form of the problem; `error` is its typed form.
+    """
+
+    url: str
+    index: int
+    status: str
+    samples: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    error_document: Mapping[str, Any] | None = msgspec.field(name="error", default=None)
+
+    @property
+    def error(self) -> BnrecalError | None:
+        """Why there is no batch; None if there is one."""
+        return None if self.error_document is None else error_of(Problem.read(self.error_document))
+
+
+class Import(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the objects of an import.
+
+    Attributes:
+        objects: the objects that were tried, in stream order.
+        remaining: number of objects that were not tried, because a limit was reached or the
+            recalibration is no longer open; the same call continues.
+    """
+
+    objects: tuple[ImportedObject, ...]
+    remaining: int = 0
+
+    @property
+    def failed(self) -> tuple[ImportedObject, ...]:
+        """The objects that have no batch."""
+        return tuple(one for one in self.objects if one.status == "failed")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,8 @@ from bnrecal_client.errors import InputError, OptionError
 __all__ = ["BatchSource", "Batches", "Select", "require_synchronous"]
 
 Batches = Iterable[Any] | AsyncIterable[Any]
-"""Arrays, tensors, tuples, dicts or `Images`; or pairs and the like, together with `select=`."""
+"""Arrays, tensors, tuples, dicts or `Images`; or pairs and the like, together with `select=`. Or
+URLs of objects that the server reads."""
 
 Select = Callable[[Any], Any]
 

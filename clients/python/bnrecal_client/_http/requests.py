@@ -19,6 +19,7 @@ __all__ = [
     "delete",
     "delete_model",
     "get_model",
+    "import_objects",
     "list_models",
     "list_recalibrations",
     "model_file",
@@ -133,6 +134,19 @@ def put_batch(
     }
     path = f"{_recalibration(recalibration_id)}/{stream}/{index}"
     return Request(method="PUT", path=path, headers=headers, body=body)
+
+
+def import_objects(
+    recalibration_id: str,
+    urls: tuple[str, ...],
+    *,
+    first: int,
+    compare: bool,
+    stream: StreamName,
+) -> Request:
+    """Import objects as the batches of a stream; repeated, it continues."""
+    value: dict[str, object] = {"urls": list(urls), "first": first, "compare": compare}
+    return _post_json(f"{_recalibration(recalibration_id)}/{stream}:import", value, {})
 
 
 def received(recalibration_id: str, stream: StreamName, after: str | None) -> Request:

@@ -29,8 +29,9 @@ from bnrecal_client._encoding.samples import (
     naming_the_sample,
     of_the_source,
 )
+from bnrecal_client._http.importing import ObjectUrls, complete, require_none, urls_of
 from bnrecal_client._http.requests import StreamName
-from bnrecal_client._http.session import Session, StoredBatches
+from bnrecal_client._http.session import PHASES, Session, StoredBatches
 from bnrecal_client.errors import (
     BatchError,
     ConflictError,
@@ -57,10 +58,6 @@ _NOUNS: Mapping[StreamName, str] = {
     "batches": "batches",
     "source-batches": "source batches",
 }
-_PHASES: Mapping[StreamName, str] = {
-    "batches": "sending",
-    "source-batches": "sending-source",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +65,14 @@ class Streams:
     """The streams of one recalibration, and what leaves bad samples out of them.
 
     Attributes:
-        target: batches of the new domain.
+        target: batches of the new domain, or URLs of objects that the server reads.
         source: batches of the source domain; None for a model with BatchNorm layers.
         bad: for the target stream; None to keep every sample.
         bad_source: for the source stream.
     """
 
-    target: BatchSource
-    source: BatchSource | None
+    target: BatchSource | ObjectUrls
+    source: BatchSource | ObjectUrls | None
     bad: SampleFilter | None
     bad_source: SampleFilter | None
 
@@ -99,6 +96,15 @@ class Streams:
             OptionError: an argument is invalid.
         """
         check_on_bad_sample(on_bad_sample)
+        target, source = urls_of(batches), urls_of(source_batches)
+        if target is not None:
+            require_none(
+                ("select=", select is not None),
+                ("call=", call is not None),
+                ("connections=", connections is not None),
+                ('on_bad_sample="skip"', on_bad_sample == "skip"),
+                ('evaluate="batches"', bool(keep_labels)),
+            )
         skips = on_bad_sample == "skip"
         bad, bad_source = (SampleFilter(), SampleFilter()) if skips else (None, None)
         open_stream = partial(
@@ -108,11 +114,14 @@ class Streams:
             connections=connections,
             arguments=None if call is None else CallArguments(model, call).of,
         )
-        target = open_stream(batches, bad=bad, keep_labels=keep_labels)
-        source = None
-        if source_batches is not None:
-            source = open_stream(source_batches, bad=bad_source)
-        return cls(target=target, source=source, bad=bad, bad_source=bad_source)
+        return cls(
+            target=target or open_stream(batches, bad=bad, keep_labels=keep_labels),
+            source=source
+            if source is not None or source_batches is None
+            else open_stream(source_batches, bad=bad_source),
+            bad=bad,
+            bad_source=bad_source,
+        )
 
     @property
     def skipped(self) -> tuple[SkippedSample, ...]:
@@ -162,7 +171,8 @@ async def submit(
         if opened.state == "open":
             inputs = tuple(tensor.name for tensor in description.inputs)
             send = partial(_send_all, session, opened.id, resumed=resume is not None)
-            # Sends PUT /v1/recalibrations/{id}/source-batches/{index}, several at a time
+            # Sends PUT /v1/recalibrations/{id}/source-batches/{index}, several at a time, or
+            # POST …/source-batches:import
             first = (
                 0
                 if streams.source is None
@@ -198,7 +208,7 @@ def resumable(recalibration_id: str) -> Iterator[None]:
 async def _send_all(
     session: Session,
     recalibration_id: str,
-    source: BatchSource,
+    source: BatchSource | ObjectUrls,
     inputs: tuple[str, ...],
     *,
     resumed: bool,
@@ -210,15 +220,18 @@ async def _send_all(
 
     Raises:
         InputError: the stream is empty, or a batch is invalid.
+        ImportFailed: the server could not read an object.
         ConflictError: the server stores a different batch under an index.
     """
+    if isinstance(source, ObjectUrls):
+        return complete(await session.import_objects(recalibration_id, source, stream=stream))
     total = await source.length()
     stored = 0
 
     def count(change: int = 1) -> None:
         nonlocal stored
         stored += change
-        session.callback(Progress(phase=_PHASES[stream], done=stored, total=total))
+        session.callback(Progress(phase=PHASES[stream], done=stored, total=total))
 
     async def upload(index: int, batch: EncodedBatch, first: int) -> None:
         try:
@@ -262,7 +275,7 @@ def _require_equal(
         )
 
 
-def _require_batchnorm(model: ModelDescription, origin: BatchSource | None) -> None:
+def _require_batchnorm(model: ModelDescription, origin: BatchSource | ObjectUrls | None) -> None:
     """Check, before anything is sent, that a model without BatchNorm layers has source batches.
 
     Raises:

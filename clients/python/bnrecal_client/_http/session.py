@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
@@ -14,6 +14,7 @@ from bnrecal_client._concurrency import Runtime, Sleep
 from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import ModelContent
 from bnrecal_client._http import requests
+from bnrecal_client._http.importing import ImportLines, ObjectUrls, joined
 from bnrecal_client._http.messages import (
     Page,
     Request,
@@ -34,8 +35,15 @@ from bnrecal_client._http.retry import (
     poll_s,
 )
 from bnrecal_client._http.transport import Transport
-from bnrecal_client.errors import RecalibrationCancelled, RecalibrationFailed, TimedOut, error_of
+from bnrecal_client.errors import (
+    RecalibrationCancelled,
+    RecalibrationFailed,
+    ServerUnreachable,
+    TimedOut,
+    error_of,
+)
 from bnrecal_client.models import (
+    Import,
     ModelDescription,
     Progress,
     Recalibration,
@@ -46,9 +54,13 @@ from bnrecal_client.options import Options
 from bnrecal_client.progress import ProgressCallback, silent
 from bnrecal_client.result import Outcome, Result, decode_statistics
 
-__all__ = ["Session", "StoredBatches"]
+__all__ = ["PHASES", "Session", "StoredBatches"]
+
+PHASES: Mapping[StreamName, str] = {"batches": "sending", "source-batches": "sending-source"}
+"""The phases of progress while streams are sent."""
 
 T = TypeVar("T")
+Send = Callable[[Request], Awaitable[Response]]
 
 _log = logging.getLogger("bnrecal_client")
 
@@ -89,19 +101,22 @@ class Session:
         """Return the address of a recalibration."""
         return f"{self.url}/v1/recalibrations/{recalibration_id}"
 
-    async def exchange(self, request: Request, *, pause: Sleep | None = None) -> Response:
+    async def exchange(
+        self, request: Request, *, pause: Sleep | None = None, send: Send | None = None
+    ) -> Response:
         """Send a request, retry it as `retry.py` decides, and return the final response.
 
         Args:
             request: the request.
             pause: waits between two tries; None for the runtime's `sleep`.
+            send: sends the request once; None for the transport's `send`.
 
         Raises:
             ServerUnreachable: no response within the time of the policy.
         """
         started = self.clock()
         for tries in count(1):
-            outcome = await self._try(request)
+            outcome = await self._try(request, send or self.transport.send)
             if isinstance(outcome, Response):
                 _log.debug("%s %s: %d", request.method, request.path, outcome.status)
                 return replace(outcome, tries=tries)
@@ -120,9 +135,9 @@ class Session:
             await (pause or self.runtime.sleep)(seconds)
         raise AssertionError("count() has no end")
 
-    async def _try(self, request: Request) -> Response | FailedTry:
+    async def _try(self, request: Request, send: Send) -> Response | FailedTry:
         try:
-            response = await self.transport.send(request)
+            response = await send(request)
         except TransportFailed as error:
             return FailedTry(reason=str(error))
         self._contact.server_seen = True
@@ -187,6 +202,77 @@ class Session:
             stream=stream,
         )
         return read(await self.exchange(request, pause=pause), StoredBatch, 200, 201)
+
+    async def import_objects(
+        self,
+        recalibration_id: str,
+        urls: ObjectUrls,
+        *,
+        stream: StreamName = "batches",
+        first: int = 0,
+        compare: bool = False,
+    ) -> Import:
+        """Have the server import objects.
+
+        The request is sent again, which continues it, while the connection breaks or the server
+        reports retryable errors; the time of the retry policy begins anew with each stored batch.
+
+        Raises:
+            ServerUnreachable: no batch was stored within the time of the policy.
+        """
+        done = Import(objects=())
+        for part in urls.parts():
+            if done.remaining:  # what ended the last request would end this one
+                done = joined(done, Import(objects=(), remaining=len(part)))
+                continue
+            request = requests.import_objects(
+                recalibration_id,
+                part,
+                first=first + len(done.objects),
+                compare=compare,
+                stream=stream,
+            )
+            done = joined(done, await self._import(request, PHASES[stream], len(done.objects)))
+        return done
+
+    async def _import(self, request: Request, phase: str, before: int) -> Import:
+        """Send one request for an import until it is complete or fails for good."""
+        lines = ImportLines(lambda done: self.callback(Progress(phase=phase, done=before + done)))
+
+        async def send(request: Request) -> Response:
+            lines.remaining = None
+            response = await self.transport.stream(request, lines.add)
+            if response.status == HTTPStatus.OK:
+                lines.require_end()
+            return response
+
+        started, tries = self.clock(), 0
+        while True:
+            stored = len(lines.stored)
+            try:
+                expect(await self.exchange(request, send=send), 200)
+            except ServerUnreachable:
+                if len(lines.stored) == stored:
+                    raise
+                continue
+            found = lines.result()
+            reason = _retryable(found)
+            if len(lines.stored) > stored:
+                started, tries = self.clock(), 0
+            tries += 1
+            if reason is None:
+                return found
+            pause = pause_before_retry(
+                self.retry,
+                FailedTry(reason=reason),
+                tries=tries,
+                elapsed_s=self.clock() - started,
+                server_seen=True,
+            )
+            if pause is None:
+                return found
+            self.callback(Progress(phase="waiting", done=tries - 1, note=reason))
+            await self.runtime.sleep(pause)
 
     async def received_page(
         self, recalibration_id: str, stream: StreamName, after: str | None
@@ -309,6 +395,17 @@ class Session:
             if page.next is None:
                 return tuple(found)
             after = page.next
+
+
+def _retryable(found: Import) -> str | None:
+    """Return why an import should be sent again; None if it is complete or would fail again."""
+    errors = [one.error for one in found.failed]
+    for error in errors:
+        if error is None or error.problem is None or not error.problem.retryable:
+            return None
+    if errors:
+        return str(errors[0])
+    return "the server is shutting down" if found.remaining else None
 
 
 class StoredBatches:

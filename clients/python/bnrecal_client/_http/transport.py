@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -130,6 +131,17 @@ class Transport(Protocol):
         """
         ...
 
+    async def stream(self, request: Request, on_line: Callable[[str], None]) -> Response:
+        """Send a request once, and pass on each line of a response of status 200 as it arrives.
+
+        Returns:
+            The response; without its body where lines were passed on.
+
+        Raises:
+            TransportFailed, OptionError: see `send`.
+        """
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
 
@@ -152,6 +164,17 @@ class AsyncTransport:
         content = _chunks(body) if isinstance(body, FileBody) else body
         with _translated_errors():
             return _read(await self._http.request(**self._arguments(request), content=content))
+
+    async def stream(self, request: Request, on_line: Callable[[str], None]) -> Response:
+        arguments = self._arguments(request)
+        with _translated_errors():
+            async with self._http.stream(**arguments, content=_in_memory(request)) as response:
+                if response.status_code != HTTPStatus.OK:
+                    await response.aread()
+                    return _read(response)
+                async for line in response.aiter_lines():
+                    on_line(line)
+                return _read(response, body=b"")
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -177,8 +200,27 @@ class BlockingTransport:
             with request.body.path.open("rb") as file:
                 return _read(self._http.request(**self._arguments(request), content=file))
 
+    async def stream(self, request: Request, on_line: Callable[[str], None]) -> Response:
+        arguments = self._arguments(request)
+        with (
+            _translated_errors(),
+            self._http.stream(**arguments, content=_in_memory(request)) as response,
+        ):
+            if response.status_code != HTTPStatus.OK:
+                response.read()
+                return _read(response)
+            for line in response.iter_lines():
+                on_line(line)
+            return _read(response, body=b"")
+
     async def close(self) -> None:
         self._http.close()
+
+
+def _in_memory(request: Request) -> bytes | None:
+    """Return the body of a request without a file."""
+    assert not isinstance(request.body, FileBody)
+    return request.body
 
 
 def _headers(token: str | None) -> dict[str, str]:
@@ -190,14 +232,14 @@ def _headers(token: str | None) -> dict[str, str]:
     return {**common, "Authorization": f"Bearer {token}"}
 
 
-def _read(response: httpx.Response) -> Response:
+def _read(response: httpx.Response, *, body: bytes | None = None) -> Response:
     return Response(
         status=response.status_code,
         headers={
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in response.headers.raw
         },
-        body=response.content,
+        body=response.content if body is None else body,
     )
 
 

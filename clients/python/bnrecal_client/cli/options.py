@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from bnrecal_client.cli.click_support import Arguments, Option, Positional
 
 __all__ = [
     "COUNT",
+    "DATA",
     "FILE",
     "PATH",
     "SECONDS",
@@ -27,6 +29,25 @@ __all__ = [
 
 PATH = click.Path(path_type=Path)
 """A file or folder, checked where it is used."""
+
+
+class _PathOrUrl(click.Path):
+    """A path, or the URL of an object as it is."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path or the URL."""
+        if isinstance(value, str) and "://" in value:
+            return value
+        return super().convert(value, param, ctx)
+
+
+DATA = _PathOrUrl(path_type=Path)
+"""A file, a folder, or a URL of objects that a server reads."""
 
 FILE = click.Path(path_type=Path)
 _SERVER = "Server"

@@ -56,8 +56,12 @@ def run(args: Arguments) -> int:
     arguments.choose_server(args)
     options = _options(args)
     default = Path(f"{args.model.stem}.recalibrated.onnx")
-    sources = () if args.force else (args.model, *args.data, *args.source)
-    outputs = arguments.outputs_of(args, default, sources=sources)
+    files = [path for path in (*args.data, *args.source) if isinstance(path, Path)]
+    outputs = arguments.outputs_of(
+        args, default, sources=() if args.force else (args.model, *files)
+    )
+    if len(files) < len(args.data) + len(args.source):
+        return deliver(args, _imported(args, files, options), outputs)
     streams = _Streams.open(args, images=options.preprocess is not None)
     run_on = _remote if args.server else _local
     try:
@@ -136,9 +140,11 @@ class _Streams:
         )
 
 
-def _names(paths: Sequence[Path]) -> str:
-    """Return the names of a few files, for the report."""
-    names = ", ".join(path.name or str(path) for path in paths[:_MAX_NAMES])
+def _names(paths: Sequence[Path | str]) -> str:
+    """Return the names of a few files, and URLs, for the report."""
+    names = ", ".join(
+        path if isinstance(path, str) else path.name or str(path) for path in paths[:_MAX_NAMES]
+    )
     more = len(paths) - _MAX_NAMES
     return f"{names} and {more} more" if more > 0 else names
 
@@ -208,7 +214,6 @@ def _input_shapes(args: Arguments) -> list[tuple[int | str | None, ...] | None]:
 def _remote(args: Arguments, streams: _Streams, options: Options) -> Result:
     if args.providers:
         raise OptionError("--providers applies to this process, not to a server: omit --server")
-    preprocess: Any = options.preprocess  # checked by the server
     with (
         progress_display(_progress(args), samples=_measured(args, streams)) as notify,
         arguments.connect(args) as client,
@@ -216,27 +221,64 @@ def _remote(args: Arguments, streams: _Streams, options: Options) -> Result:
         return client.recalibrate(
             args.model,
             streams.counted,
-            method=args.method,
-            estimator=args.estimator,
-            layers=options.layers,
-            preprocess=preprocess,
-            allow_mismatch=options.allow_mismatch,
-            opset=options.opset,
-            target=options.target,
-            max_samples=options.max_samples,
-            seed=options.seed,
-            name=args.name,
-            tags=args.tags,
             progress=notify,
-            resume=args.resume,
-            unfolded=args.unfolded is not None,
             connections=args.connections,
             evaluate=_labeled(args, images=options.preprocess is not None),
             metric=_metric(args),
             max_drop=args.max_drop or 0.0,
             source_batches=streams.source,
             details=partial(streams.details, args),
+            **_shared(args, options),
         )
+
+
+def _imported(args: Arguments, files: Sequence[Path], options: Options) -> Result:
+    """Recalibrate on data that the server reads."""
+    if files:
+        raise OptionError(f"{files[0]} is a file, other data are URLs: pass only one kind")
+    if not args.server:
+        raise OptionError("URLs are read by a server: pass --server")
+    given = {
+        "--limit": args.limit,
+        "--skip-bad": args.skip_bad,
+        "--connections": args.connections,
+        "--providers": args.providers,
+        "--labels": args.labels,
+    }
+    for name, value in given.items():
+        if value:
+            raise OptionError(f"{name} applies to data that are read here, not to URLs")
+    details = ReportDetails(
+        model_name=args.model.name, data_name=_names(args.data), command=_command(args)
+    )
+    with progress_display(_progress(args)) as notify, arguments.connect(args) as client:
+        return client.recalibrate(
+            args.model,
+            args.data,
+            source_batches=args.source or None,
+            progress=notify,
+            details=lambda: details,
+            **_shared(args, options),
+        )
+
+
+def _shared(args: Arguments, options: Options) -> dict[str, Any]:
+    """Return the arguments of every recalibration on a server."""
+    return {
+        "method": args.method,
+        "estimator": args.estimator,
+        "layers": options.layers,
+        "preprocess": options.preprocess,  # checked by the server
+        "allow_mismatch": options.allow_mismatch,
+        "opset": options.opset,
+        "target": options.target,
+        "max_samples": options.max_samples,
+        "seed": options.seed,
+        "name": args.name,
+        "tags": args.tags,
+        "resume": args.resume,
+        "unfolded": args.unfolded is not None,
+    }
 
 
 def _local(args: Arguments, streams: _Streams, options: Options) -> LocalResult:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bnrecal_client.cli import options
 from bnrecal_client.cli.click_support import Choice, Command, Option, Positional
 from bnrecal_client.cli.data.preprocess_files import PRESETS
-from bnrecal_client.cli.options import COUNT, FILE, PATH, Number, run_of
+from bnrecal_client.cli.options import COUNT, DATA, FILE, PATH, Number, run_of
 from bnrecal_client.options import METHODS, TARGETS
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ def recalibrate() -> Command:
             Positional(
                 "data",
                 metavar="DATA...",
-                type=PATH,
+                type=DATA,
                 nargs=-1,
                 required=True,
                 text=".npy, .npz or .safetensors files, or folders of them; first axis = samples. "
                 "With --preprocess: images (.jpg, .png, .webp, .bmp, .gif, .tiff), folders, .tar "
-                "or .zip archives of them",
+                "or .zip archives of them. With --server: URLs of objects that the server reads, "
+                "such as s3://bucket/{000..999}.tar",
             ),
             *_data(),
             *_statistics(),
@@ -113,7 +114,7 @@ def _data() -> list[click.Parameter]:
         Option(
             "--source",
             metavar="PATH",
-            type=PATH,
+            type=DATA,
             multiple=True,
             section=_DATA,
             help="unlabeled samples of the domain that the model was trained on, of the same kind "
