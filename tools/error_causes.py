@@ -317,6 +317,11 @@ CLIENT_CAUSES: Mapping[str, Cause] = MappingProxyType(
             "The state of the recalibration does not allow the call, for example with `resume`.",
             "The message says what differs; start a new recalibration.",
         ),
+        "import-failed": Cause(
+            "The server could not store objects that it was asked to import.",
+            "The error's `objects` name each one with its own error; repair them and call again "
+            "with `resume`, which reads only what is missing.",
+        ),
         "limit": Cause(
             "The server reported that a limit was reached, with a code that the client lacks.",
             "Read the message; update the client.",

@@ -127,8 +127,8 @@ _NAMES = {
     "images": "Images",
     "jobs": "AsyncJob Job",
     "models": (
-        "Import ImportedObject LayerInfo ModelDescription Progress Recalibration ReportDetails "
-        "SkippedSample StoredBatch Stream TensorInfo Verdict VerdictReason"
+        "Import ImportedObject LayerInfo ModelDescription Progress Recalibration "
+        "ReportDetails SkippedSample StoredBatch Stream TensorInfo Verdict VerdictReason"
     ),
     "options": "EstimatorForm Method PreprocessForm",
     "report": "Report",

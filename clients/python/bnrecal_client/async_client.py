@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import anyio
 
@@ -25,7 +25,7 @@ from bnrecal_client._encoding.batches import encode
 from bnrecal_client._encoding.call_arguments import Call
 from bnrecal_client._encoding.model_source import AnyModel, read_model
 from bnrecal_client._encoding.samples import OnBadSample
-from bnrecal_client._http.importing import as_urls
+from bnrecal_client._http.importing import as_urls, import_objects
 from bnrecal_client._http.retry import RetryPolicy
 from bnrecal_client._http.sending import Streams, resumable, submit
 from bnrecal_client._http.session import Session
@@ -45,6 +45,7 @@ from bnrecal_client.options import (
     Estimator,
     Method,
     OnVerdict,
+    OptionArguments,
     Options,
     PreprocessForm,
     Target,
@@ -196,17 +197,6 @@ class AsyncClient:
         model: AnyModel | None,
         batches: Batches,
         *,
-        method: Method = "exact",
-        estimator: Estimator | None = None,
-        layers: Sequence[str] | None = None,
-        preprocess: PreprocessForm | None = None,
-        allow_mismatch: bool = False,
-        opset: int | None = None,
-        target: Target | None = None,
-        max_samples: int | None = None,
-        seed: int = 0,
-        name: str = "",
-        tags: Sequence[str] = (),
         select: Select | None = None,
         call: Call | None = None,
         progress: ProgressOption = None,
@@ -214,21 +204,10 @@ class AsyncClient:
         connections: int | None = None,
         on_bad_sample: OnBadSample = "raise",
         source_batches: Batches | None = None,
+        **options: Unpack[OptionArguments],
     ) -> AsyncJob:
         """As `Client.submit`; batches may also be an asynchronous iterable."""
-        options = Options.of(
-            method=method,
-            estimator=estimator,
-            layers=layers,
-            preprocess=preprocess,
-            allow_mismatch=allow_mismatch,
-            opset=opset,
-            target=target,
-            max_samples=max_samples,
-            seed=seed,
-            name=name,
-            tags=tags,
-        )
+        asked = Options.of(**options)
         streams = Streams.of(
             batches,
             source_batches,
@@ -241,7 +220,7 @@ class AsyncClient:
         )
         with progress_display(progress) as callback:
             session = self._session.reporting_to(callback)
-            opened, _ = await submit(session, model, options, streams, resume=resume, details=None)
+            opened, _ = await submit(session, model, asked, streams, resume=resume, details=None)
         return AsyncJob(
             self,
             self._session.address_of(opened.id),
@@ -283,34 +262,12 @@ class AsyncClient:
         self,
         model_id: str,
         *,
-        method: Method = "exact",
-        estimator: Estimator | None = None,
-        layers: Sequence[str] | None = None,
-        preprocess: PreprocessForm | None = None,
-        allow_mismatch: bool = False,
-        opset: int | None = None,
-        target: Target | None = None,
-        max_samples: int | None = None,
-        seed: int = 0,
-        name: str = "",
-        tags: Sequence[str] = (),
         key: str | None = None,
+        **options: Unpack[OptionArguments],
     ) -> Recalibration:
         """As `Client.create`."""
-        options = Options.of(
-            method=method,
-            estimator=estimator,
-            layers=layers,
-            preprocess=preprocess,
-            allow_mismatch=allow_mismatch,
-            opset=opset,
-            target=target,
-            max_samples=max_samples,
-            seed=seed,
-            name=name,
-            tags=tags,
-        )
-        return await self._session.create(model_id, options, key=key or uuid.uuid4().hex)
+        asked = Options.of(**options)
+        return await self._session.create(model_id, asked, key=key or uuid.uuid4().hex)
 
     async def send(
         self, recalibration_id: str, index: int, batch: Mapping[str, object] | Images
@@ -347,7 +304,8 @@ class AsyncClient:
         """As `Client.import_batches`."""
         wanted = as_urls(urls)
         with progress_display(progress) as callback:
-            return await self._session.reporting_to(callback).import_objects(
+            return await import_objects(
+                self._session.reporting_to(callback),
                 recalibration_id,
                 wanted,
                 stream="source-batches" if source else "batches",

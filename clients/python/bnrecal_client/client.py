@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from bnrecal_client._concurrency import Blocking, run_blocking
 from bnrecal_client._encoding.batch_source import Batches, Select, require_synchronous
@@ -31,7 +31,14 @@ from bnrecal_client.models import (
     ReportDetails,
     StoredBatch,
 )
-from bnrecal_client.options import Estimator, Method, OnVerdict, PreprocessForm, Target
+from bnrecal_client.options import (
+    Estimator,
+    Method,
+    OnVerdict,
+    OptionArguments,
+    PreprocessForm,
+    Target,
+)
 from bnrecal_client.progress import ProgressOption
 from bnrecal_client.result import Outcome, Result
 
@@ -221,17 +228,6 @@ class Client:
         model: AnyModel | None,
         batches: Batches,
         *,
-        method: Method = "exact",
-        estimator: Estimator | None = None,
-        layers: Sequence[str] | None = None,
-        preprocess: PreprocessForm | None = None,
-        allow_mismatch: bool = False,
-        opset: int | None = None,
-        target: Target | None = None,
-        max_samples: int | None = None,
-        seed: int = 0,
-        name: str = "",
-        tags: Sequence[str] = (),
         select: Select | None = None,
         call: Call | None = None,
         progress: ProgressOption = None,
@@ -239,6 +235,7 @@ class Client:
         connections: int | None = None,
         on_bad_sample: OnBadSample = "raise",
         source_batches: Batches | None = None,
+        **options: Unpack[OptionArguments],
     ) -> Job:
         """Send a model and its batches and start the run, as `recalibrate`, without waiting."""
         require_synchronous(batches, source_batches)
@@ -246,17 +243,6 @@ class Client:
             self._client.submit(
                 model,
                 batches,
-                method=method,
-                estimator=estimator,
-                layers=layers,
-                preprocess=preprocess,
-                allow_mismatch=allow_mismatch,
-                opset=opset,
-                target=target,
-                max_samples=max_samples,
-                seed=seed,
-                name=name,
-                tags=tags,
                 select=select,
                 call=call,
                 progress=progress,
@@ -264,6 +250,7 @@ class Client:
                 connections=connections,
                 on_bad_sample=on_bad_sample,
                 source_batches=source_batches,
+                **options,
             )
         )
         return Job.of(self, job)
@@ -304,18 +291,8 @@ class Client:
         self,
         model_id: str,
         *,
-        method: Method = "exact",
-        estimator: Estimator | None = None,
-        layers: Sequence[str] | None = None,
-        preprocess: PreprocessForm | None = None,
-        allow_mismatch: bool = False,
-        opset: int | None = None,
-        target: Target | None = None,
-        max_samples: int | None = None,
-        seed: int = 0,
-        name: str = "",
-        tags: Sequence[str] = (),
         key: str | None = None,
+        **options: Unpack[OptionArguments],
     ) -> Recalibration:
         """Create a recalibration of an uploaded model; options as `recalibrate`.
 
@@ -324,18 +301,8 @@ class Client:
         return run_blocking(
             self._client.create(
                 model_id,
-                method=method,
-                estimator=estimator,
-                layers=layers,
-                preprocess=preprocess,
-                allow_mismatch=allow_mismatch,
-                opset=opset,
-                target=target,
-                max_samples=max_samples,
-                seed=seed,
-                name=name,
-                tags=tags,
                 key=key,
+                **options,
             )
         )
 

@@ -28,7 +28,7 @@ An error that a server reports has its problem object as `problem`; others have 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -185,11 +185,11 @@ class ImportFailed(InputError):  # noqa: N818 - reads as what happened, like Tim
         self,
         message: str,
         *,
-        objects: Sequence[ImportedObject] = (),
+        objects: tuple[ImportedObject, ...] = (),
         recalibration_id: str | None = None,
     ) -> None:
         super().__init__(message, recalibration_id=recalibration_id)
-        self.objects = tuple(objects)
+        self.objects = objects
 
 
 class NotFoundError(InputError):

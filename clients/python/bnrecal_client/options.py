@@ -19,6 +19,7 @@ __all__ = [
     "EstimatorForm",
     "Method",
     "OnVerdict",
+    "OptionArguments",
     "Options",
     "PreprocessForm",
     "ResizeForm",
@@ -68,6 +69,22 @@ class PreprocessForm(TypedDict, total=False):
     std: float | Sequence[float]
     layout: Literal["nchw", "nhwc"]
     dtype: Literal["float32", "float16", "bfloat16", "float64", "uint8"]
+
+
+class OptionArguments(TypedDict, total=False):
+    """The options of a recalibration as keyword arguments; `Client.recalibrate` describes them."""
+
+    method: Method
+    estimator: Estimator | None
+    layers: Sequence[str] | None
+    preprocess: PreprocessForm | None
+    allow_mismatch: bool
+    opset: int | None
+    target: Target | None
+    max_samples: int | None
+    seed: int
+    name: str
+    tags: Sequence[str]
 
 
 _ESTIMATORS = ("auto", "replace", "shrink", "prior", "momentum")
@@ -157,9 +174,9 @@ class Options:
     def of(
         cls,
         *,
-        method: str,
-        estimator: str | Mapping[str, object] | None,
-        layers: Sequence[str] | None,
+        method: str = "exact",
+        estimator: str | Mapping[str, object] | None = None,
+        layers: Sequence[str] | None = None,
         preprocess: Mapping[str, object] | None = None,
         allow_mismatch: bool = False,
         opset: int | None = None,

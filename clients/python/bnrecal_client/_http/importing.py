@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import msgspec
 
-from bnrecal_client._http.messages import TransportFailed
-from bnrecal_client.errors import ImportFailed, OptionError, UnexpectedResponseError
-from bnrecal_client.models import Import, ImportedObject
+from bnrecal_client._http import requests
+from bnrecal_client._http.messages import Request, Response, TransportFailed, expect
+from bnrecal_client._http.requests import StreamName
+from bnrecal_client._http.retry import FailedTry, pause_before_retry
+from bnrecal_client._http.session import PHASES, Session
+from bnrecal_client.errors import (
+    ImportFailed,
+    OptionError,
+    ServerUnreachable,
+    UnexpectedResponseError,
+)
+from bnrecal_client.models import Import, ImportedObject, Progress
 
-__all__ = ["ImportLines", "ObjectUrls", "as_urls", "complete", "joined", "require_none", "urls_of"]
+__all__ = [
+    "ImportLines",
+    "ObjectUrls",
+    "as_urls",
+    "complete",
+    "import_objects",
+    "require_none",
+    "urls_of",
+]
 
 # URLs that a server takes in one request; each may stand for many objects.
 _MAX_URLS = 400
@@ -30,11 +48,6 @@ class ObjectUrls:
 
     urls: tuple[str, ...]
     labeled: tuple[()] = ()
-
-    def parts(self) -> Iterator[tuple[str, ...]]:
-        """Yield the URLs in as many parts as requests are needed."""
-        for start in range(0, len(self.urls), _MAX_URLS):
-            yield self.urls[start : start + _MAX_URLS]
 
     async def peek(self) -> NoReturn:
         """Reject a module, which is exported with the first batch.
@@ -116,11 +129,87 @@ class ImportLines:
         return Import(objects=objects, remaining=self.remaining or 0)
 
 
-def joined(left: Import, right: Import) -> Import:
-    """Return an import and its continuation as one."""
-    return Import(
-        objects=(*left.objects, *right.objects), remaining=left.remaining + right.remaining
-    )
+async def import_objects(
+    session: Session,
+    recalibration_id: str,
+    urls: ObjectUrls,
+    *,
+    stream: StreamName = "batches",
+    first: int = 0,
+    compare: bool = False,
+) -> Import:
+    """Have the server import objects.
+
+    The request is sent again, which continues it, while the connection breaks or the server reports
+    retryable errors; the time of the retry policy begins anew with each stored batch.
+
+    Raises:
+        ServerUnreachable: no batch was stored within the time of the policy.
+    """
+    objects, remaining = list[ImportedObject](), 0
+    for start in range(0, len(urls.urls), _MAX_URLS):
+        part = urls.urls[start : start + _MAX_URLS]
+        if remaining:  # what ended the last request would end this one
+            remaining += len(part)
+            continue
+        request = requests.import_objects(
+            recalibration_id, part, first=first + len(objects), compare=compare, stream=stream
+        )
+        found = await _import(session, request, PHASES[stream], len(objects))
+        objects += found.objects
+        remaining = found.remaining
+    return Import(objects=tuple(objects), remaining=remaining)
+
+
+async def _import(session: Session, request: Request, phase: str, before: int) -> Import:
+    """Send one request for an import until it is complete or fails for good."""
+    lines = ImportLines(lambda done: session.callback(Progress(phase=phase, done=before + done)))
+
+    async def send(request: Request) -> Response:
+        lines.remaining = None
+        response = await session.transport.stream(request, lines.add)
+        if response.status == HTTPStatus.OK:
+            lines.require_end()
+        return response
+
+    started, tries = session.clock(), 0
+    while True:
+        stored = len(lines.stored)
+        try:
+            expect(await session.exchange(request, send=send), 200)
+        except ServerUnreachable:
+            if len(lines.stored) == stored:
+                raise
+            continue
+        if len(lines.stored) > stored:
+            started, tries = session.clock(), 0
+        tries += 1
+        found = lines.result()
+        reason = _retryable(found)
+        if reason is None:
+            return found
+        pause = pause_before_retry(
+            session.retry,
+            FailedTry(reason=reason),
+            tries=tries,
+            elapsed_s=session.clock() - started,
+            server_seen=True,
+        )
+        if pause is None:
+            return found
+        session.callback(Progress(phase="waiting", done=tries - 1, note=reason))
+        await session.runtime.sleep(pause)
+
+
+def _retryable(found: Import) -> str | None:
+    """Return why an import should be sent again; None if it is complete or would fail again."""
+    errors = [one.error for one in found.failed]
+    for error in errors:
+        if error is None or error.problem is None or not error.problem.retryable:
+            return None
+    if errors:
+        return str(errors[0])
+    return "the server is shutting down" if found.remaining else None
 
 
 def complete(found: Import) -> int:

@@ -29,7 +29,13 @@ from bnrecal_client._encoding.samples import (
     naming_the_sample,
     of_the_source,
 )
-from bnrecal_client._http.importing import ObjectUrls, complete, require_none, urls_of
+from bnrecal_client._http.importing import (
+    ObjectUrls,
+    complete,
+    import_objects,
+    require_none,
+    urls_of,
+)
 from bnrecal_client._http.requests import StreamName
 from bnrecal_client._http.session import PHASES, Session, StoredBatches
 from bnrecal_client.errors import (
@@ -224,7 +230,7 @@ async def _send_all(
         ConflictError: the server stores a different batch under an index.
     """
     if isinstance(source, ObjectUrls):
-        return complete(await session.import_objects(recalibration_id, source, stream=stream))
+        return complete(await import_objects(session, recalibration_id, source, stream=stream))
     total = await source.length()
     stored = 0
 

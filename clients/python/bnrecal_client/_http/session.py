@@ -14,7 +14,6 @@ from bnrecal_client._concurrency import Runtime, Sleep
 from bnrecal_client._encoding.batches import EncodedBatch
 from bnrecal_client._encoding.model_source import ModelContent
 from bnrecal_client._http import requests
-from bnrecal_client._http.importing import ImportLines, ObjectUrls, joined
 from bnrecal_client._http.messages import (
     Page,
     Request,
@@ -38,12 +37,10 @@ from bnrecal_client._http.transport import Transport
 from bnrecal_client.errors import (
     RecalibrationCancelled,
     RecalibrationFailed,
-    ServerUnreachable,
     TimedOut,
     error_of,
 )
 from bnrecal_client.models import (
-    Import,
     ModelDescription,
     Progress,
     Recalibration,
@@ -203,77 +200,6 @@ class Session:
         )
         return read(await self.exchange(request, pause=pause), StoredBatch, 200, 201)
 
-    async def import_objects(
-        self,
-        recalibration_id: str,
-        urls: ObjectUrls,
-        *,
-        stream: StreamName = "batches",
-        first: int = 0,
-        compare: bool = False,
-    ) -> Import:
-        """Have the server import objects.
-
-        The request is sent again, which continues it, while the connection breaks or the server
-        reports retryable errors; the time of the retry policy begins anew with each stored batch.
-
-        Raises:
-            ServerUnreachable: no batch was stored within the time of the policy.
-        """
-        done = Import(objects=())
-        for part in urls.parts():
-            if done.remaining:  # what ended the last request would end this one
-                done = joined(done, Import(objects=(), remaining=len(part)))
-                continue
-            request = requests.import_objects(
-                recalibration_id,
-                part,
-                first=first + len(done.objects),
-                compare=compare,
-                stream=stream,
-            )
-            done = joined(done, await self._import(request, PHASES[stream], len(done.objects)))
-        return done
-
-    async def _import(self, request: Request, phase: str, before: int) -> Import:
-        """Send one request for an import until it is complete or fails for good."""
-        lines = ImportLines(lambda done: self.callback(Progress(phase=phase, done=before + done)))
-
-        async def send(request: Request) -> Response:
-            lines.remaining = None
-            response = await self.transport.stream(request, lines.add)
-            if response.status == HTTPStatus.OK:
-                lines.require_end()
-            return response
-
-        started, tries = self.clock(), 0
-        while True:
-            stored = len(lines.stored)
-            try:
-                expect(await self.exchange(request, send=send), 200)
-            except ServerUnreachable:
-                if len(lines.stored) == stored:
-                    raise
-                continue
-            found = lines.result()
-            reason = _retryable(found)
-            if len(lines.stored) > stored:
-                started, tries = self.clock(), 0
-            tries += 1
-            if reason is None:
-                return found
-            pause = pause_before_retry(
-                self.retry,
-                FailedTry(reason=reason),
-                tries=tries,
-                elapsed_s=self.clock() - started,
-                server_seen=True,
-            )
-            if pause is None:
-                return found
-            self.callback(Progress(phase="waiting", done=tries - 1, note=reason))
-            await self.runtime.sleep(pause)
-
     async def received_page(
         self, recalibration_id: str, stream: StreamName, after: str | None
     ) -> Page[StoredBatch]:
@@ -395,17 +321,6 @@ class Session:
             if page.next is None:
                 return tuple(found)
             after = page.next
-
-
-def _retryable(found: Import) -> str | None:
-    """Return why an import should be sent again; None if it is complete or would fail again."""
-    errors = [one.error for one in found.failed]
-    for error in errors:
-        if error is None or error.problem is None or not error.problem.retryable:
-            return None
-    if errors:
-        return str(errors[0])
-    return "the server is shutting down" if found.remaining else None
 
 
 class StoredBatches:
