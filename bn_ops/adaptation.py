@@ -156,17 +156,34 @@ def adapt(
         shared_passes=shared_passes,
         shared_tolerance=shared_tolerance,
     )
+    return adapt_with(
+        model, batches, options, deployment, example_inputs=example_inputs, threads=threads
+    )
+
+
+def adapt_with(
+    model: nn.Module | OnnxSource,
+    batches: Iterable[Any],
+    options: RecalibrateOptions,
+    deployment: Deployment,
+    *,
+    example_inputs: Any = None,
+    threads: int | None = None,
+) -> Artifact:
+    """Adapt with options as values; see `adapt`."""
     source_path = _path_of(model)
     if not (deployment.is_default or is_torch(model)):
         model = load_model(as_onnx(model))
         deployment.check_source(model)
     done = recalibrate_with(model, batches, options)
     try:
-        with use_providers(providers):
+        with use_providers(options.providers):
             source, samples = _as_onnx(model, done, example_inputs)
             unfolded = deployment.converted(source, samples, threads=threads)
             form = DeployedForm(
-                opset=standard_opset(unfolded), source_opset=standard_opset(source), target=target
+                opset=standard_opset(unfolded),
+                source_opset=standard_opset(source),
+                target=deployment.target,
             )
             done = replace(done, report=replace(done.report, deployed=form))
             artifact = _fold(unfolded, samples, done, options.progress, threads)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bn_ops.core.estimators import Auto, Estimator, Replace
 from bn_ops.core.statistics import LayerName
@@ -29,6 +29,7 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "RecalibrateOptions",
+    "ShardedStream",
     "check_choice",
     "in_phase",
     "progress_callback",
@@ -101,6 +102,37 @@ class LayerDrift:
 
 LayerCallback = Callable[[LayerDrift], None]
 """Called as soon as the statistics of a layer have been measured, in the order of execution."""
+
+
+class ShardedStream(Protocol):
+    """A stream that is read and measured in shards elsewhere; messages are bytes.
+
+    Attributes:
+        execution: how every shard runs the network.
+    """
+
+    execution: Execution
+
+    def step(self, settled: bytes | None, /) -> Sequence[bytes]:
+        """Return the moments of all shards (`ShardMoments`) of the next level.
+
+        Args:
+            settled: the `SettledLevel` that was measured last; None at first.
+        """
+        ...
+
+    def observations(self) -> Sequence[bytes]:
+        """Return the `ShardObservation` of each shard, after the first level."""
+        ...
+
+    def first_samples(self) -> bytes:
+        """Return the first samples of the stream, as its first shard keeps them."""
+        ...
+
+    def samples(self, digests: Sequence[Sequence[bytes]], /) -> Sequence[bytes]:
+        """Return samples of each shard by their digests."""
+        ...
+
 
 Metric = Callable[[Any, Any], float]
 """Returns a score, the higher the better, for outputs and labels of the same samples."""
@@ -186,6 +218,8 @@ def check_choice(max_samples: int | None, seed: int, *, method: str) -> None:
 class RecalibrateOptions:
     """The options of one run; `bn_ops.recalibrate` documents each.
 
+    With `shards` the stream is measured by shards elsewhere, and the run has no batches of its own.
+
     Raises:
         OptionError: an option has an unknown value.
     """
@@ -213,6 +247,7 @@ class RecalibrateOptions:
     on_layer: LayerCallback | None = None
     max_samples: int | None = None
     seed: int = 0
+    shards: ShardedStream | None = None
 
     def __post_init__(self) -> None:
         if self.method not in _METHODS:
@@ -222,6 +257,11 @@ class RecalibrateOptions:
         check_variance(self.variance)
         if isinstance(self.estimator, Auto) and self.method != "exact":
             raise OptionError('the estimator Auto needs method="exact"')
+        others = (self.source_batches, self.max_samples)
+        if self.shards is not None and (self.method != "exact" or others != (None, None)):
+            raise OptionError(
+                'shards need method="exact", all samples, and a model with BatchNorm layers'
+            )
         if self.metric is not None and self.evaluate is None:
             raise OptionError("metric= scores labeled samples: pass them as evaluate=")
         check_choice(self.max_samples, self.seed, method=self.method)

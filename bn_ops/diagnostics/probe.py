@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, Self, TypeVar
 
 from bn_ops.core.engine import JOINED_SAMPLES, BatchAdapter, EngineFrontier
 from bn_ops.diagnostics.before_after import OBSERVED_SAMPLES
 from bn_ops.diagnostics.forward_pass import ForwardPass, ForwardRunner, observe, replayed
 
-__all__ = ["PROBE_SAMPLES", "Probe", "observed_probe", "replayed_probe"]
+__all__ = ["PROBE_SAMPLES", "Probe", "observed_probe", "probe_digests", "replayed_probe"]
 
 PROBE_SAMPLES = 64
 """Samples of the probe: enough for the errors of the criterion, and cheap next to the stream."""
@@ -34,11 +35,19 @@ class Probe(Generic[BatchT]):
     Args:
         adapter: how to handle one batch.
         size: number of samples to keep.
+        on_digest: called with the digest of every sample of the stream, in order.
     """
 
-    def __init__(self, adapter: BatchAdapter[BatchT], *, size: int = PROBE_SAMPLES) -> None:
+    def __init__(
+        self,
+        adapter: BatchAdapter[BatchT],
+        *,
+        size: int = PROBE_SAMPLES,
+        on_digest: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._adapter = adapter
         self._size = size
+        self._on_digest = on_digest
         self._digests: list[bytes] = []  # sorted
         self._kept: dict[bytes, BatchT] = {}
         self._positions: dict[bytes, int] = {}
@@ -46,6 +55,30 @@ class Probe(Generic[BatchT]):
         self._whole: list[BatchT] = []
         self._stream = hashlib.sha256()
         self._split = False
+
+    @classmethod
+    def assembled(
+        cls,
+        adapter: BatchAdapter[BatchT],
+        digests: Sequence[bytes],
+        samples: Mapping[bytes, BatchT],
+    ) -> Self:
+        """Return the probe of a stream that was read elsewhere.
+
+        Args:
+            adapter: how to handle one batch.
+            digests: the digest of every sample of the stream, in order.
+            samples: the samples of `probe_digests`.
+        """
+        probe = cls(adapter)
+        positions = probe_digests(digests)
+        probe._digests = list(positions)
+        probe._positions = positions
+        probe._kept = {digest: samples[digest] for digest in positions}
+        probe._read = len(digests)
+        probe._stream.update(b"".join(digests))
+        probe._split = True
+        return probe
 
     def add(self, batch: BatchT) -> None:
         """Take the next batch of the stream into account."""
@@ -57,6 +90,8 @@ class Probe(Generic[BatchT]):
         self._split = True
         for index, digest in enumerate(digests):
             self._stream.update(digest)
+            if self._on_digest is not None:
+                self._on_digest(digest)
             self._add(digest, batch, index)
             self._read += 1
 
@@ -82,6 +117,10 @@ class Probe(Generic[BatchT]):
         """Digest of the digests of all samples in order; None where batches cannot be split."""
         return self._stream.hexdigest() if self._split else None
 
+    def one(self, digest: bytes) -> BatchT | None:
+        """Return the sample with a digest, or None if it is not kept."""
+        return self._kept.get(digest)
+
     def batches(self) -> Sequence[BatchT]:
         """Return the probe's samples, in the order of their digests."""
         if self._whole:
@@ -101,6 +140,19 @@ class Probe(Generic[BatchT]):
 
     def _samples_of(self, batches: Sequence[BatchT]) -> int:
         return sum(self._adapter.samples(batch) for batch in batches)
+
+
+def probe_digests(digests: Sequence[bytes], size: int = PROBE_SAMPLES) -> dict[bytes, int]:
+    """Return the digests of a stream's probe, sorted, with the position of each sample.
+
+    Args:
+        digests: the digest of every sample of the stream, in order.
+        size: number of samples to keep.
+    """
+    positions: dict[bytes, int] = {}
+    for position, digest in enumerate(digests):
+        positions.setdefault(digest, position)
+    return {digest: positions[digest] for digest in heapq.nsmallest(size, positions)}
 
 
 def observed_probe(

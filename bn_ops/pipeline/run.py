@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,7 @@ from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
 from bn_ops.diagnostics.report import Candidate, LayerReport, Origin, Report, StreamReport
 from bn_ops.input_check.engine import CheckedEngine
 from bn_ops.input_check.result import InputCheck
+from bn_ops.pipeline.assembled import Measured, measure_shards
 from bn_ops.pipeline.stream import ObservedStream, check_first_samples
 from bn_ops.pipeline.subsample import ChosenSamples
 from bn_ops.result import Recalibration
@@ -59,16 +60,9 @@ def run(
     with engine.digests() as digests:
         if labeled is not None:
             labeled.score(engine.forward, Candidate.SOURCE)
-        probe = _probe(engine, options)
-        chosen = _chosen(engine, options)
-        stream = ObservedStream(
-            engine.stream if chosen is None else chosen,
-            engine.adapter,
-            partial(check_first_samples, engine, options),
-            probe,
-            chosen=chosen,
-        )
-        updates, after = _measure(engine, stream, options, probe)
+        measured = _measured(engine, options)
+        stream, updates, after = measured.stream, measured.updates, measured.after
+        probe = stream.probe
         notes = engine.notes(updates)
         before = None if probe is None else _observe(engine, probe, layers=options.compare)
         selection = None
@@ -209,15 +203,35 @@ def _labeled(
     return MetricEvaluation.of(options.evaluate, adapter.read, adapter.samples, options.metric)
 
 
-def _measure(
-    engine: CheckedEngine[ModelT, BatchT],
-    stream: Iterable[BatchT],
-    options: RecalibrateOptions,
-    probe: Probe[BatchT] | None,
-) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
-    """Return the updates, and the probe under their statistics where the engine observed it."""
+def _measured(
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions
+) -> Measured[BatchT]:
+    """Read the stream and measure every layer, here or in shards elsewhere."""
     layers = {info.name: info for info in engine.layers if info.name in engine.selected}
     on_update = _on_update(options, layers)
+    if options.shards is not None:
+        return measure_shards(engine, options, options.shards, on_update)
+    chosen = _chosen(engine, options)
+    stream = ObservedStream(
+        engine.stream if chosen is None else chosen,
+        engine.adapter,
+        partial(check_first_samples, engine, options),
+        _probe(engine, options),
+        chosen=chosen,
+    )
+    updates, after = _measure(engine, stream, options, layers, on_update)
+    return Measured(stream=stream, updates=updates, after=after)
+
+
+def _measure(
+    engine: CheckedEngine[ModelT, BatchT],
+    stream: ObservedStream[BatchT],
+    options: RecalibrateOptions,
+    layers: Mapping[LayerName, LayerInfo],
+    on_update: OnUpdate | None,
+) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
+    """Return the updates, and the probe under their statistics where the engine observed it."""
+    probe = stream.probe
     if options.method == "batch":
         accumulators = TrainAccumulators(layers, options.estimator, options.variance)
         engine.train_pass(stream, accumulators.add)

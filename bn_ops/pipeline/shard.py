@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -18,9 +18,10 @@ from bn_ops.core.sharding.messages import SettledLevel, ShardMoments
 from bn_ops.core.sharding.plan import MeasurementPlan, common_kernels
 from bn_ops.errors import ShardError, ShardMismatchError
 from bn_ops.input_check.engine import CheckedEngine
+from bn_ops.pipeline.observation import PartRecorder, ShardObservation
 from bn_ops.pipeline.stream import ObservedStream, check_first_samples
 
-__all__ = ["Shard", "plan_for"]
+__all__ = ["Shard", "plan_for", "require_plan"]
 
 # Positions are below 2^61, so that those of a shard's samples are below 2^62.
 _MAX_START = 1 << 61
@@ -76,9 +77,10 @@ class Shard(Generic[ModelT, BatchT]):
 
     Args:
         engine: the model and the part of the stream.
-        plan: the plan of all shards.
+        plan: the plan of all shards, which the engine's own must equal (see `require_plan`).
         options: the run's options.
         start: position of the first sample in the whole stream.
+        recorder: collects what a report needs to know of the samples; None for nothing.
     """
 
     def __init__(
@@ -88,19 +90,12 @@ class Shard(Generic[ModelT, BatchT]):
         options: RecalibrateOptions,
         *,
         start: int,
+        recorder: PartRecorder[BatchT] | None = None,
     ) -> None:
         if not 0 <= start < _MAX_START:
             raise ShardError(f"start= is a position in the stream from 0, got {start}")
-        own = plan_for(
-            engine,
-            options,
-            estimator=plan.estimator,
-            execution=plan.execution,
-            allow_mixed=plan.allow_mixed,
-        )
-        if own.sha256 != plan.sha256:
-            raise ShardMismatchError(_difference(own, plan))
         self._engine = engine
+        self._recorder = recorder
         self._plan = plan
         self._options = options
         self._start = start
@@ -131,6 +126,21 @@ class Shard(Generic[ModelT, BatchT]):
     def samples(self) -> int:
         """Number of samples read so far."""
         return 0 if self._stream is None else self._stream.samples
+
+    @property
+    def kept(self) -> Sequence[BatchT]:
+        """Copies of the first samples that were read."""
+        return () if self._stream is None else self._stream.kept
+
+    def observation(self) -> ShardObservation:
+        """Return what the shard saw of its samples, after its first level.
+
+        Raises:
+            ShardError: it has not read them, or was opened without a recorder.
+        """
+        if self._stream is None or self._recorder is None:
+            raise ShardError("the shard has observed no samples")
+        return self._recorder.observation(self._stream.batches)
 
     def step(self, settled: bytes | None) -> bytes:
         """Do the same as `advance`, from bytes to bytes."""
@@ -231,11 +241,31 @@ class Shard(Generic[ModelT, BatchT]):
             chain([first], batches),
             self._engine.adapter,
             partial(check_first_samples, self._engine, self._options),
-            None,
+            None if self._recorder is None else self._recorder.probe,
+            on_features=None if self._recorder is None else self._recorder.add_features,
         )
         self._frontier = self._stack.enter_context(
             self._engine.frontier(self._stream, start=self._start, execution=self._plan.execution)
         )
+
+
+def require_plan(
+    engine: CheckedEngine[ModelT, BatchT], options: RecalibrateOptions, plan: MeasurementPlan
+) -> None:
+    """Check that a plan is that of an engine's model and layers.
+
+    Raises:
+        ShardMismatchError: it is not; the message names the difference.
+    """
+    own = plan_for(
+        engine,
+        options,
+        estimator=plan.estimator,
+        execution=plan.execution,
+        allow_mixed=plan.allow_mixed,
+    )
+    if own.sha256 != plan.sha256:
+        raise ShardMismatchError(_difference(own, plan))
 
 
 def _difference(own: MeasurementPlan, plan: MeasurementPlan) -> str:

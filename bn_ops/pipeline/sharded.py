@@ -21,7 +21,7 @@ from bn_ops.errors import OptionError
 from bn_ops.input_check.engine import CheckedEngine
 from bn_ops.model_sources import as_onnx, is_torch
 from bn_ops.onnx_files.load import load_model
-from bn_ops.pipeline.shard import Shard, plan_for
+from bn_ops.pipeline.shard import Shard, plan_for, require_plan
 
 if TYPE_CHECKING:
     import onnx
@@ -135,7 +135,9 @@ def open_shard(
         allow_mismatch=allow_mismatch,
         **plan.options,  # type: ignore[arg-type]  # by name
     )
-    return Shard(_open(model, batches, options), plan, options, start=start)
+    engine = _open(model, batches, options)
+    require_plan(engine, options, plan)
+    return Shard(engine, plan, options, start=start)
 
 
 def measure_shard(

@@ -59,6 +59,7 @@ class ObservedStream(Generic[BatchT]):
         batches, samples: how many have been read.
         kept: copies of the first samples.
         series: features of every sample, in order.
+        on_features: receives them instead of `series`.
         input_check: what `check` returned.
         chosen: `source`, where it is a choice of samples.
 
@@ -73,6 +74,7 @@ class ObservedStream(Generic[BatchT]):
     samples: int = 0
     kept: list[BatchT] = field(default_factory=list)
     series: SampleSeries = field(default_factory=SampleSeries)
+    on_features: Callable[[Float64Array], None] | None = None
     input_check: InputCheck | None = None
     chosen: ChosenSamples[BatchT] | None = None
     _unordered: list[Float64Array] = field(default_factory=list)
@@ -106,7 +108,9 @@ class ObservedStream(Generic[BatchT]):
         return None if self.chosen is None else self.chosen.report()
 
     def _add_features(self, features: Float64Array) -> None:
-        if self.chosen is None:
+        if self.on_features is not None:
+            self.on_features(features)
+        elif self.chosen is None:
             self.series.add(features)
         else:
             self._unordered.append(features)

@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from bn_ops.core.frontier import LayerUpdate
+from bn_ops.core.frontier import LayerUpdate, OnUpdate
 from bn_ops.core.sharding.messages import SettledLevel, ShardMoments, merge_moments
 from bn_ops.core.sharding.plan import MeasurementPlan
 from bn_ops.core.statistics import LayerName, RunningStatistics
 from bn_ops.errors import BnOpsError, ShardError, ShardMismatchError
 
-__all__ = ["Conductor", "ShardCall", "ShardedResult"]
+__all__ = ["Conductor", "ShardCall", "ShardedResult", "settle_levels"]
 
 ShardCall: TypeAlias = Callable[[bytes | None], bytes]
 """One step of a shard, as `Shard.step`: takes the bytes of the last `SettledLevel` (None at first)
@@ -45,6 +45,42 @@ class ShardedResult:
     def statistics(self) -> dict[LayerName, RunningStatistics]:
         """The new running statistics of each layer."""
         return {name: update.statistics for name, update in self.updates.items()}
+
+
+def settle_levels(
+    plan: MeasurementPlan,
+    step: Callable[[SettledLevel | None], Sequence[ShardMoments]],
+    *,
+    on_update: OnUpdate | None = None,
+) -> tuple[dict[LayerName, LayerUpdate], int]:
+    """Settle level after level until every layer has its new statistics.
+
+    Args:
+        plan: the plan of all shards.
+        step: returns the next level's moments of all shards for the last settled level, None at
+            first.
+        on_update: called with each layer as soon as its statistics are known.
+
+    Returns:
+        The update of every layer in the order of levels, and the number of samples.
+
+    Raises:
+        ShardMismatchError: the shards are not parts of one measurement.
+        StreamEmptyError: no shard holds a sample.
+    """
+    updates: dict[LayerName, LayerUpdate] = {}
+    settled: SettledLevel | None = None
+    while True:
+        merged = merge_moments(step(settled), allow_mixed=plan.allow_mixed)
+        found = plan.update(merged)
+        if not found:
+            return updates, merged.samples
+        updates.update(found)
+        if on_update is not None:
+            for name, update in found.items():
+                on_update(name, update)
+        statistics = {name: update.statistics for name, update in found.items()}
+        settled = SettledLevel(plan=plan.sha256, level=merged.level, statistics=statistics)
 
 
 class Conductor:
@@ -92,32 +128,25 @@ class Conductor:
             StreamEmptyError: no shard holds a sample.
             BnOpsError: a shard failed with an error of this package.
         """
-        updates: dict[LayerName, LayerUpdate] = {}
         with self._callers() as callers:
-            while True:
-                settled = self._levels[-1].to_bytes() if self._levels else None
-                parts = self._step(callers, settled)
-                merged = merge_moments(parts, allow_mixed=self._plan.allow_mixed)
-                found = self._plan.update(merged)
-                self._digests.append(tuple(part.sha256 for part in parts))
-                if not found:
-                    return ShardedResult(
-                        updates=updates,
-                        samples=merged.samples,
-                        levels=tuple(self._levels),
-                        digests=tuple(self._digests),
-                        replaced=self._replaced,
-                    )
-                updates.update(found)
-                self._settle(merged.level, found)
 
-    def _settle(self, level: int, found: Mapping[LayerName, LayerUpdate]) -> None:
-        statistics = {name: update.statistics for name, update in found.items()}
-        self._levels.append(
-            SettledLevel(plan=self._plan.sha256, level=level, statistics=statistics)
+            def step(settled: SettledLevel | None) -> list[ShardMoments]:
+                if settled is not None:
+                    self._levels.append(settled)
+                    if self._on_level is not None:
+                        self._on_level(settled)
+                parts = self._step(callers, None if settled is None else settled.to_bytes())
+                self._digests.append(tuple(part.sha256 for part in parts))
+                return parts
+
+            updates, samples = settle_levels(self._plan, step)
+        return ShardedResult(
+            updates=updates,
+            samples=samples,
+            levels=tuple(self._levels),
+            digests=tuple(self._digests),
+            replaced=self._replaced,
         )
-        if self._on_level is not None:
-            self._on_level(self._levels[-1])
 
     def _step(
         self, callers: Sequence[ThreadPoolExecutor | None], settled: bytes | None

@@ -2,7 +2,8 @@
 
 Both have a byte form: eight bytes of magic with the version of the format, the length of a JSON
 header (four bytes, little-endian), the header, and float64 arrays, little-endian, in the order of
-the header. Equal values have equal bytes. Bytes from elsewhere are checked before they are used.
+the header. Equal values, with layers in the same order, have equal bytes. Bytes from elsewhere are
+checked before they are used.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class ShardMoments:
         kernels: what else the last bits of moments depend on: versions, processor, execution.
         level: number of levels that were settled before.
         samples: number of samples of the shard.
-        layers: by layer, moments by node of the tree (see `bn_ops.core.moment_tree`). Empty where
-            every layer has been measured, or the shard has no samples.
+        layers: by layer, in the order of execution, moments by node of the tree (see
+            `bn_ops.core.moment_tree`). Empty where every layer has been measured, or the shard has
+            no samples.
     """
 
     plan: str
@@ -98,7 +100,7 @@ class ShardMoments:
 
     def to_bytes(self) -> bytes:
         """Return the byte form."""
-        layers = sorted(self.layers.items())
+        layers = list(self.layers.items())
         header = {
             "kind": "moments",
             "plan": self.plan,
@@ -215,7 +217,7 @@ def merge_moments(parts: Iterable[ShardMoments], *, allow_mixed: bool = False) -
         _check_layers(filled[0], number, part)
         if not allow_mixed:
             _check_kernels(filled[0], number, part)
-    names = sorted(filled[0][1].layers) if filled else ()
+    names = tuple(filled[0][1].layers) if filled else ()
     return ShardMoments(
         plan=found[0].plan,
         kernels=_common([part.kernels for _, part in filled]),
