@@ -16,6 +16,7 @@ BENCHMARKS = {
     "folding": "folding compared with other tools: supported cases, remaining layers, latency",
     "ingest": "durable batches per second over HTTP, compared with disk and hash throughput",
     "planning": "what `bnrecal plan` predicts, compared with runs",
+    "shards": "runs in shards, on this machine and on a Ray cluster (needs the extra ray)",
     "accuracy.digits": "estimators on MNIST → scikit-learn digits",
     "accuracy.input_check": "the input check on real networks (needs two Debian packages)",
     "accuracy.folded_models": "folded models with inserted BatchNorm (needs a Debian package)",

@@ -32,6 +32,7 @@ from service.storage.ledger.maintenance import read_tokens_ledger
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
 from service.uvicorn_protocol.connection_limit import limited_protocol
+from service.workers.sharding.on_ray import check_runner
 
 _log = logging.getLogger(__name__)
 # For the ledger, workers' pipes, folders of blobs, and files that libraries open.
@@ -63,6 +64,7 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
         with locked(settings.data_dir):
             pass
         check_blobs(settings)
+        check_runner(settings)
         listener = bind(settings.host, settings.port)
         app = create_app(settings)
     except StartError as error:
@@ -111,6 +113,7 @@ def run_queued(config_file: Path | None, overrides: Mapping[str, object]) -> int
 async def _run_queued(settings: Settings) -> None:
     if not settings.max_concurrent_runs:
         raise StartError("a runner needs BNRECAL_MAX_CONCURRENT_RUNS of at least 1")
+    check_runner(settings)
     _warn_of_unknown_variables()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

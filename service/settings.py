@@ -162,6 +162,22 @@ class Settings(BaseSettings):
         gt=0,
         description="Maximum duration of one run; then its worker is killed.",
     )
+    shards: str = Field(
+        default="1",
+        pattern=r"^(auto|[1-9][0-9]{0,2})$",
+        description="Number of shards in which the stream of one run is measured, each by a worker "
+        "with the memory of a worker; the results have the same bytes. `auto`: as many as keep the "
+        "tensors that wait at the frontier in memory, up to the memory of all runs. 1: one worker "
+        "does the whole run.",
+    )
+    runner: str = Field(
+        default="",
+        pattern=r"^($|ray$|ray://.+)",
+        description="Where the shards of runs are measured. `ray`: on the Ray cluster of this "
+        "machine's Ray node; `ray://host:port`: through a Ray Client server. Requires the extra "
+        "`ray`, and object storage or a data folder that all nodes share. Empty: by workers of "
+        "this machine.",
+    )
     inspection_timeout_seconds: float = Field(
         default=120.0, gt=0, description="Maximum time for a worker to read an uploaded model."
     )

@@ -32,6 +32,9 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "run-error": "A run failed because of a bug in the server; with the traceback.",
         "worker-died": "A worker exited without a response; with the end of its output.",
         "worker-failed": "A worker failed with an unexpected exception; with the traceback.",
+        "shard-replaced": "A shard of a run was lost and starts again elsewhere; with its index "
+        "and the number of levels that it repeats.",
+        "ray-connected": "The runner has connected to a Ray cluster.",
         "ledger-durability": "At startup: a failure of the ledger's database may lose "
         "acknowledged data; with the cause.",
         "queue-failed": "The queue cannot be read; it is retried.",

@@ -27,7 +27,7 @@ from service.repositories.lifecycle import Event, State
 from service.repositories.records import Recalibration
 from service.settings import Settings
 from service.storage.ledger.protocol import Transaction
-from service.workers.memory import runs_bytes, worker_bytes
+from service.workers.memory import run_bytes, runs_bytes
 
 _log = logging.getLogger(__name__)
 # A lease is extended several times before it is over, and often enough that a cancellation by
@@ -39,7 +39,7 @@ MAX_EXTENSION_SECONDS = 2.0
 def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
     """Queue the sealed recalibrations for whose runs memory is free; return them.
 
-    Each reserves the memory of its worker until its end. Admission is strictly in the order of
+    Each reserves the memory of its workers until its end. Admission is strictly in the order of
     creation, so small recalibrations never overtake a large one forever. A recalibration that needs
     more than the total is admitted alone.
     """
@@ -57,7 +57,7 @@ def admit(tx: Transaction, settings: Settings) -> list[Recalibration]:
 
 
 def _memory_of(options: Mapping[str, Any], settings: Settings) -> int:
-    return worker_bytes(options.get("memory_bytes"), settings)
+    return run_bytes(options.get("memory_bytes"), settings)
 
 
 def _reserved(tx: Transaction, settings: Settings) -> int:

@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -28,7 +29,15 @@ from service.storage.capacity import defers_run, translated
 from service.storage.ledger.protocol import Transaction
 from service.web.content_digest import sha256_of
 from service.workers.messages import RESULTS, StoredBatchRef
-from service.workers.protocol import Job, MeasuredLayer, OnProgress, Outcome, Progress
+from service.workers.protocol import (
+    Job,
+    MeasuredLayer,
+    OnProgress,
+    Outcome,
+    Progress,
+    StoredFiles,
+)
+from service.workers.sharding.run import reads_elsewhere
 
 _log = logging.getLogger(__name__)
 BATCH_PAGE = 1000
@@ -96,12 +105,15 @@ async def _interrupted(
 
 async def _run(context: Context, found: Recalibration) -> None:
     stored = await context.ledger.read(lambda tx: models.get(tx, found.model))
+    model_content = models.content(stored.folder, stored.bytes)
+    elsewhere = reads_elsewhere(context.settings, found.options, found.source_total or 0)
+    contents = partial(_contents, context, found.id)
     output = await asyncio.to_thread(context.blobs.workspace)
     try:
         async with (
-            context.blobs.local(models.content(stored.folder, stored.bytes)) as model,
+            context.blobs.local(model_content) as model,
             context.blobs.local_folder(
-                batches.folder(found.id), _contents(context, found.id)
+                batches.folder(found.id), _first(contents()) if elsewhere else contents()
             ) as batch_folder,
         ):
             job = Job(
@@ -113,6 +125,11 @@ async def _run(context: Context, found: Recalibration) -> None:
                 source_total=found.source_total or 0,
                 options=found.options,
                 output=output,
+                stored=StoredFiles(
+                    model=model_content, folder=batches.folder(found.id), contents=contents
+                )
+                if elsewhere
+                else None,
             )
             outcome = await context.executor.run(job, _reporter(context, found))
         await _keep(context, found, output, _verdict(outcome))
@@ -181,6 +198,13 @@ async def _contents(context: Context, recalibration_id: str) -> AsyncIterator[li
         yield [batches.content(recalibration_id, one) for one in page]
 
 
+async def _first(pages: AsyncIterator[list[BlobContent]]) -> AsyncIterator[list[BlobContent]]:
+    """Yield the first content alone: a trial of the first batch needs no other."""
+    async for page in pages:
+        yield page[:1]
+        return
+
+
 async def _pages(context: Context, recalibration_id: str) -> AsyncIterator[list[StoredBatch]]:
     """Yield the batches of the target stream, then those of the source stream, in pages."""
     for stream in Stream:
@@ -194,7 +218,11 @@ async def _pages(context: Context, recalibration_id: str) -> AsyncIterator[list[
 
 def _reference(batch: StoredBatch) -> StoredBatchRef:
     return StoredBatchRef(
-        name=batch.blob, format=batch.format, start=batch.start, bytes=batch.bytes
+        name=batch.blob,
+        format=batch.format,
+        start=batch.start,
+        bytes=batch.bytes,
+        samples=batch.samples,
     )
 
 

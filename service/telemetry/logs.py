@@ -36,6 +36,11 @@ _FIRST_FAILURE = 400  # the lowest HTTP status of a request that failed
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OMITTED
 
 
+def _is_extra(key: str) -> bool:
+    """Return whether an attribute of a record comes from `extra`; Ray adds `_ray_…` to each."""
+    return key not in _STANDARD and not key.startswith("_")
+
+
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object; each key of `extra` becomes a member.
 
@@ -52,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         }
         if (request_id := current_request_id.get()) is not None:
             line["request_id"] = request_id
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        line |= {key: value for key, value in vars(record).items() if _is_extra(key)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -44,6 +44,24 @@ def worker_bytes(requested: int | None, settings: Settings) -> int:
     return min(requested or settings.worker_memory_bytes, settings.worker_memory_bytes)
 
 
+def run_bytes(requested: int | None, settings: Settings) -> int:
+    """Return how much memory a run reserves: that of its shards, and of one more worker for them.
+
+    Shards on a cluster reserve their memory there.
+
+    Args:
+        requested: what its recalibration requests for each worker; None for the maximum.
+        settings: with the maximum and the number of shards.
+    """
+    worker = worker_bytes(requested, settings)
+    if settings.runner:
+        return worker
+    if settings.shards == "auto":
+        return max(worker, runs_bytes(settings))
+    shards = int(settings.shards)
+    return worker if shards == 1 else worker * (shards + 1)
+
+
 @cache
 def _found_bytes() -> int:
     machine = machine_bytes()

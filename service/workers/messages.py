@@ -1,16 +1,19 @@
 """Messages from the server to a worker, and the names of the files that a worker writes.
 
 A task is one line of JSON; for a run, one line for each batch follows. A validation worker gets
-each batch later, as a line of JSON together with an open file. Messages are plain values; nothing
-is ever unpickled. The server writes a message with `to_line`, the worker reads it with `from_line`.
+each batch later, as a line of JSON together with an open file. The workers of a sharded run
+exchange frames: a line of JSON with the sizes of the contents that follow it (`frame`). Messages
+are plain values; nothing is ever unpickled. The server writes a message with `to_line`, the worker
+reads it with `from_line`.
 """
 
 from __future__ import annotations
 
 import builtins
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 FOLDED = "folded.onnx"
 UNFOLDED = "unfolded.onnx"
@@ -23,7 +26,16 @@ CONVERTED = "model.onnx"
 """File that a conversion writes."""
 
 TaskKind = Literal[
-    "inspect", "convert", "recalibrate", "validate", "preview", "predict", "report_sandbox"
+    "inspect",
+    "convert",
+    "recalibrate",
+    "validate",
+    "preview",
+    "predict",
+    "report_sandbox",
+    "try_execution",
+    "measure_shard",
+    "assemble",
 ]
 
 
@@ -56,17 +68,18 @@ class WorkerTask:
     Attributes:
         kind: inspect a model, convert an archive to ONNX, run a recalibration, validate batches as
             they arrive, preview how a model's input check sees some samples, predict some samples
-            before and after, or report which parts of the sandbox are in force.
+            before and after, or report which parts of the sandbox are in force. For a sharded run:
+            try how the first batch is run, measure one shard, or assemble the results.
         parent: process id of the server; the worker does not outlive it.
         model: path of the ONNX file; for a conversion, of the archive.
         output: an empty folder, the only place where the worker may write.
         batch_folder: folder of the batches.
-        total: number of batches; a line for each follows.
+        total: number of batches; a line for each follows. To assemble, the number of shards.
         source_total: number of batches of the source stream; their lines come last.
         options: for a run `method`, `estimator`, `layers`, `preprocess`, `allow_mismatch`, `opset`,
-            `target`, `max_samples`, `seed` and `report`; for a validation, a preview and
-            predictions `preprocess`; for a preview `size`; for a conversion `pt2` and
-            `model_limit_bytes`.
+            `target`, `max_samples`, `seed` and `report`, in shards also `execution` and, for one
+            shard, `part`; for a validation, a preview and predictions `preprocess`; for a preview
+            `size`; for a conversion `pt2` and `model_limit_bytes`.
         inputs: inputs that a batch must hold, in JSON form; for all tasks that read batches.
         samples: path of the batch that a preview or a prediction reads.
         samples_format: name of its format.
@@ -108,15 +121,17 @@ class StoredBatchRef:
         format: name of a format, see `service.formats.registry`.
         start: offset in that file; None where the batch is the whole file.
         bytes: size.
+        samples: number of samples, as recorded when it was acknowledged.
     """
 
     name: str
     format: str
     start: int | None
     bytes: int
+    samples: int = 0
 
     def to_line(self) -> builtins.bytes:
-        """Return the reference as one line."""
+        """Return the reference as one line, without the number of samples."""
         return json.dumps([self.name, self.format, self.start, self.bytes]).encode() + b"\n"
 
     @staticmethod
@@ -124,3 +139,39 @@ class StoredBatchRef:
         """Return the reference that `to_line` wrote."""
         name, kind, start, size = json.loads(line)
         return StoredBatchRef(name=name, format=kind, start=start, bytes=size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPart:
+    """The samples of one shard.
+
+    Attributes:
+        start: position of its first sample in the stream.
+        samples: number of samples.
+        recorded: number of samples of its batches, including those of neighboring shards.
+        first: index of its first batch.
+        stop: index after its last batch.
+        skip: number of samples at the beginning of its first batch that belong to the shard before.
+    """
+
+    start: int
+    samples: int
+    recorded: int
+    first: int
+    stop: int
+    skip: int = 0
+
+
+def frame(members: dict[str, Any], contents: Sequence[builtins.bytes] = ()) -> builtins.bytes:
+    """Return a line of JSON with `sizes`, followed by the contents."""
+    line = json.dumps(members | {"sizes": [len(one) for one in contents]}).encode() + b"\n"
+    return b"".join([line, *contents])
+
+
+def read_frame(file: IO[builtins.bytes]) -> tuple[dict[str, Any], list[builtins.bytes]] | None:
+    """Return the next frame of a file; None at its end."""
+    line = file.readline()
+    if not line:
+        return None
+    members = json.loads(line)
+    return members, [file.read(size) for size in members["sizes"]]

@@ -4,55 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import math
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.errors import (
-    CapacityError,
-    RefusedError,
-    StorageFullError,
-    WorkerDeadlineError,
-    WorkerDiedError,
-    WorkerError,
-)
+from service.errors import WorkerDeadlineError
 from service.settings import Settings
 from service.storage.capacity import translated
-from service.workers.memory import worker_bytes
-from service.workers.messages import CONVERTED, Limits, TaskKind, WorkerTask
+from service.workers.messages import CONVERTED, StoredBatchRef, TaskKind, WorkerTask
+from service.workers.process import WorkerProcess, kill, limits, progress_of, spawn, tail
 from service.workers.protocol import (
     BatchToValidate,
     Job,
-    MeasuredLayer,
     OnProgress,
     Outcome,
     Progress,
     SampleFile,
 )
+from service.workers.sharding.on_ray import RayCluster
+from service.workers.sharding.run import can_be_sharded, run_in_shards
 from service.workers.validation_pool import MAX_BATCHES, ValidationPool, ValidationWorker
 
 _log = logging.getLogger(__name__)
-# One line holds the description of a whole model: some hundred bytes for each layer.
-MAX_LINE_BYTES = 64 << 20
-STDERR_TAIL_BYTES = 4096
-# The operator's choice of numerical kernels. Kernels differ in the last bits, so a worker must use
-# those of a run in the operator's own process. Thread counts come from the settings.
-KERNEL_VARIABLES = (
-    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "BLIS_ARCH_TYPE"),
-    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE"),
-    *("ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"),
-    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_MAX_CPU_ISA", "DNNL_CPU_ISA_HINTS"),
-)
 # Models that are read, or run on a few samples, at the same time; each worker loads onnx, about
 # 200 MB.
 MAX_INSPECTIONS = 2
@@ -71,6 +50,7 @@ class ProcessExecutor:
         """
         self._settings = settings
         self._workspace = workspace or _temporary_folder
+        self._cluster = RayCluster(settings.runner) if settings.runner else None
         self._sandbox_status: dict[str, Any] | None = None
         self._inspecting = asyncio.Semaphore(MAX_INSPECTIONS)
         self._validation = ValidationPool(
@@ -98,6 +78,17 @@ class ProcessExecutor:
 
     async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
         """Do a run; its results are in `job.output`."""
+        if can_be_sharded(self._settings, job.options, job.source_total):
+            found = await run_in_shards(
+                self._settings,
+                self._scratch,
+                self._try_execution,
+                self._cluster,
+                job,
+                on_progress,
+            )
+            if found is not None:
+                return found
         timeout = self._settings.worker_timeout_seconds
         task = WorkerTask(
             kind="recalibrate",
@@ -109,10 +100,20 @@ class ProcessExecutor:
             total=job.total,
             source_total=job.source_total,
             options=dict(job.options),
-            limits=self._limits(timeout, job.options.get("memory_bytes")),
+            limits=limits(self._settings, timeout, job.options.get("memory_bytes")),
         )
         answer = await self._work(task, _lines(job), on_progress, timeout)
         return Outcome(verdict=answer["verdict"])
+
+    async def _try_execution(
+        self, task: WorkerTask, batches: Sequence[StoredBatchRef]
+    ) -> dict[str, Any]:
+        async def lines() -> AsyncIterator[bytes]:
+            for batch in batches:
+                yield batch.to_line()
+
+        timeout = self._settings.inspection_timeout_seconds
+        return await self._work(task, lines(), _ignore, timeout)
 
     async def validate(self, batch: BatchToValidate) -> int:
         """Read a batch as a run would; return its number of samples."""
@@ -144,8 +145,10 @@ class ProcessExecutor:
             return await self._work(task, _nothing(), _ignore, timeout)
 
     async def close(self) -> None:
-        """End idle workers."""
+        """End idle workers, and the connection to a cluster."""
         await self._validation.close()
+        if self._cluster is not None:
+            await asyncio.to_thread(self._cluster.disconnect)
 
     async def sandbox_status(self) -> Mapping[str, Any]:
         """Return which sandbox restrictions are in force; a worker is asked once."""
@@ -190,11 +193,11 @@ class ProcessExecutor:
                 output=str(folder),
                 options=dict(batch.options),
                 inputs=batch.inputs,
-                limits=self._limits(MAX_BATCHES * settings.validation_timeout_seconds),
+                limits=limits(settings, MAX_BATCHES * settings.validation_timeout_seconds),
             )
-            process = await _spawn(task, settings, stdin=theirs.fileno())
-            stack.push_async_callback(_kill, process)
-            stack.callback(asyncio.create_task(_tail(process)).cancel)
+            process = await spawn(task, settings, stdin=theirs.fileno())
+            stack.push_async_callback(kill, process)
+            stack.callback(asyncio.create_task(tail(process)).cancel)
             theirs.close()
             ours.sendall(task.to_line())
             assert process.stdout is not None
@@ -216,25 +219,8 @@ class ProcessExecutor:
             kind=kind,
             parent=os.getpid(),
             output=str(output),
-            limits=self._limits(timeout_seconds),
+            limits=limits(self._settings, timeout_seconds),
             **fields,
-        )
-
-    def _limits(self, timeout_seconds: float, memory_bytes: int | None = None) -> Limits:
-        settings = self._settings
-        memory = worker_bytes(memory_bytes, settings)
-        return Limits(
-            memory_bytes=memory,
-            # The largest file is a spilled tensor or a result; these two values bound both.
-            file_bytes=max(settings.frontier_spill_bytes, 2 * settings.model_limit_bytes),
-            cpu_seconds=int(timeout_seconds * (os.cpu_count() or 1)) + 1,
-            # In proportion to the worker's memory.
-            frontier_memory_bytes=settings.frontier_memory_bytes
-            * memory
-            // settings.worker_memory_bytes,
-            frontier_spill_bytes=settings.frontier_spill_bytes,
-            threads=settings.worker_threads,
-            batch_bytes=settings.batch_limit_bytes,
         )
 
     async def _work(
@@ -244,79 +230,21 @@ class ProcessExecutor:
         on_progress: OnProgress,
         timeout_seconds: float,
     ) -> dict[str, Any]:
-        process = await _spawn(task, self._settings)
-        feeder = asyncio.create_task(_feed(process, task, lines))
-        tail = asyncio.create_task(_tail(process))
+        worker = await WorkerProcess.start(task, self._settings)
+        feeder = asyncio.create_task(worker.write_all(lines))
         try:
             async with asyncio.timeout(timeout_seconds):
-                answer = await _answer(process, on_progress)
-                if answer is None:
-                    raise WorkerDiedError(await _cause(process, tail))
-                return answer
-        except RefusedError as error:
-            if error.refusal == WorkerError.code:
-                _log.error("A worker failed: %s", await tail, extra={"action": "worker-failed"})
-            raise
+                return await _answer(worker, on_progress)
         except TimeoutError as error:
             text = f"the worker ran longer than {timeout_seconds:g} seconds and was killed"
             raise WorkerDeadlineError(text) from error
         finally:
             feeder.cancel()
-            tail.cancel()
-            await _kill(process)
+            await worker.close()
 
 
 def _temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="bnrecal-"))
-
-
-async def _spawn(task: WorkerTask, settings: Settings, *, stdin: int = PIPE) -> Process:
-    """Start a worker: isolated interpreter, own session, scrubbed environment."""
-    try:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-m",
-            "service.workers.child",
-            stdin=stdin,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd=task.output,
-            env=_environment(task, settings),
-            start_new_session=True,
-            limit=MAX_LINE_BYTES,
-        )
-    except OSError as error:
-        raise CapacityError(f"no worker could be started ({error.strerror})") from error
-
-
-def _environment(task: WorkerTask, settings: Settings) -> dict[str, str]:
-    found = {
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": task.output,
-        "TMPDIR": task.output,
-        "ORT_DISABLE_TELEMETRY": "1",
-    }
-    found |= {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
-    if settings.worker_threads:
-        count = str(settings.worker_threads)
-        found |= {"OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
-    return found
-
-
-async def _feed(process: Process, task: WorkerTask, lines: AsyncIterator[bytes]) -> None:
-    """Write the task; the reader of the answer notices a worker that has died."""
-    assert process.stdin is not None
-    try:
-        process.stdin.write(task.to_line())
-        async for line in lines:
-            process.stdin.write(line)
-            await process.stdin.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    finally:
-        process.stdin.close()
 
 
 async def _lines(job: Job) -> AsyncIterator[bytes]:
@@ -334,57 +262,11 @@ async def _ignore(step: Progress) -> None:
     del step
 
 
-async def _answer(process: Process, on_progress: OnProgress) -> dict[str, Any] | None:
-    """Return the answer, or None if the worker ends without one; report progress meanwhile."""
-    assert process.stdout is not None
-    async for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress":
-            await on_progress(
-                Progress(
-                    phase=event["phase"],
-                    done=event["done"],
-                    total=event["total"],
-                    layers=tuple(_layer(name, drift) for name, drift in event["layers"]),
-                    layers_total=event["layers_total"],
-                )
-            )
-        elif event["event"] == "refused":
-            if event["code"] == StorageFullError.code:
-                raise StorageFullError(event["message"])
-            raise RefusedError(event["message"], refusal=event["code"], **event["details"])
-        else:
+async def _answer(worker: WorkerProcess, on_progress: OnProgress) -> dict[str, Any]:
+    """Return the answer; report progress meanwhile."""
+    while True:
+        event, _ = await worker.event()
+        if event["event"] != "progress":
             result: dict[str, Any] = event["result"]
             return result
-    return None
-
-
-def _layer(name: str, drift: float) -> MeasuredLayer:
-    return MeasuredLayer(name=name, drift=drift if math.isfinite(drift) else None)
-
-
-async def _tail(process: Process) -> str:
-    """Read standard error to its end and return the last part."""
-    assert process.stderr is not None
-    kept = b""
-    while chunk := await process.stderr.read(STDERR_TAIL_BYTES):
-        kept = (kept + chunk)[-STDERR_TAIL_BYTES:]
-    return kept.decode(errors="replace")
-
-
-async def _cause(process: Process, tail: asyncio.Task[str]) -> str:
-    """Return how a worker ended; its standard error is logged, never sent to a client."""
-    status = await process.wait()
-    _log.warning(
-        "A worker died with status %d: %s", status, await tail, extra={"action": "worker-died"}
-    )
-    if status < 0:
-        return f"the worker was killed by {signal.Signals(-status).name}"
-    return f"the worker ended with status {status} and no answer"
-
-
-async def _kill(process: Process) -> None:
-    """Kill the process group of a worker, if it still runs."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.shield(process.wait())
+        await on_progress(progress_of(event))

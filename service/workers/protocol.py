@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.storage.blobs.protocol import BlobContent
 from service.workers.messages import StoredBatchRef
 
 
@@ -55,13 +56,28 @@ class SampleFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFiles:
+    """Where other machines find the files of a run.
+
+    Attributes:
+        model: the model in object storage.
+        folder: key of the folder of batches.
+        contents: returns pages of what the batches must contain, in stream order.
+    """
+
+    model: BlobContent
+    folder: str
+    contents: Callable[[], AsyncIterator[list[BlobContent]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One run.
 
     Attributes:
         model: the ONNX file.
         inputs: inputs that a batch holds, in JSON form.
-        batch_folder: folder of the batches.
+        batch_folder: folder of the batches; of the first one alone where there are stored files.
         batches: returns pages of batches in stream order, those of the source stream last.
         total: number of batches of the target stream.
         source_total: number of batches of the source stream.
@@ -69,6 +85,8 @@ class Job:
             `opset`, `target`, `max_samples`, `seed`.
         output: an empty folder; after a successful run it holds the files named in
             `service.workers.messages.RESULTS`.
+        stored: the files for shards on other machines; None for files of this machine, or of a
+            file system that all machines share.
     """
 
     model: Path
@@ -79,6 +97,7 @@ class Job:
     options: Mapping[str, Any]
     output: Path
     source_total: int = 0
+    stored: StoredFiles | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,23 +24,24 @@ class Channel:
         self._layers: list[tuple[str, float]] = []
         self._layers_total: int | None = None
 
-    def send(self, event: str, **members: object) -> None:
-        """Send an event."""
+    def send(self, event: str, content: bytes = b"", /, **members: object) -> None:
+        """Send an event, and some bytes after it."""
+        if content:
+            members["bytes"] = len(content)
         line = json.dumps({"event": event, **members}).encode() + b"\n"
-        while line:
-            line = line[os.write(self._handle, line) :]
+        for data in (line, content):
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._handle, left) :]
 
     def progress(self, phase: str, done: int, total: int | None) -> None:
         """Report progress, with the layers that `layer` has noted."""
+        self.send("progress", phase=phase, done=done, total=total, **self.take_layers())
+
+    def take_layers(self) -> dict[str, Any]:
+        """Return the layers that `layer` has noted since the last call, as members of an event."""
         layers, self._layers = self._layers, []
-        self.send(
-            "progress",
-            phase=phase,
-            done=done,
-            total=total,
-            layers=layers,
-            layers_total=self._layers_total,
-        )
+        return {"layers": layers, "layers_total": self._layers_total}
 
     def layer(self, name: str, drift: float, total: int) -> None:
         """Note a measured layer; it is sent with the next progress."""

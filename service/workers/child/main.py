@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Mapping
 
 from bn_ops.errors import BnOpsError
 from service.errors import ServiceError, WorkerError
@@ -25,7 +26,8 @@ def main() -> int:
     resource_limits.exit_with_parent(task.parent)
     resource_limits.prefer_as_oom_victim()
     resource_limits.apply(task.limits)
-    lines = [sys.stdin.buffer.readline() for _ in range(task.total + task.source_total)]
+    expected = 0 if task.kind == "assemble" else task.total + task.source_total
+    lines = [sys.stdin.buffer.readline() for _ in range(expected)]
     batches = [StoredBatchRef.from_line(line) for line in lines]
     try:
         status = sandbox.apply(task)
@@ -77,9 +79,24 @@ def _work(
         return
     # onnx and onnxruntime are loaded inside the sandbox.
     defer_sympy()
-    from service.workers.child import inspect_model, recalibrate  # noqa: PLC0415
+    from service.workers.child import shard  # noqa: PLC0415
+
+    if task.kind == "measure_shard":
+        shard.measure(task, batches, channel)
+        return
+    channel.done(_result(task, batches, channel))
+
+
+def _result(
+    task: WorkerTask, batches: list[StoredBatchRef], channel: Channel
+) -> Mapping[str, object]:
+    """Do a task that runs a model, and return its result."""
+    from service.workers.child import inspect_model, recalibrate, shard  # noqa: PLC0415
 
     if task.kind == "inspect":
-        channel.done(inspect_model.inspect(task))
-        return
-    channel.done(recalibrate.recalibrate(task, batches, channel))
+        return inspect_model.inspect(task)
+    if task.kind == "try_execution":
+        return shard.trial(task, batches)
+    if task.kind == "assemble":
+        return recalibrate.assemble(task, channel)
+    return recalibrate.recalibrate(task, batches, channel)

@@ -70,7 +70,7 @@ class BatchReader:
 
 
 def read_batches(
-    folder: Path, batches: Sequence[StoredBatchRef], reader: BatchReader
+    folder: Path, batches: Sequence[StoredBatchRef], reader: BatchReader, *, first: int = 0
 ) -> Iterator[Arrays]:
     """Yield stored batches one by one.
 
@@ -78,8 +78,9 @@ def read_batches(
         folder: folder of their files.
         batches: references in stream order.
         reader: reader for the model's inputs.
+        first: index of the first one in the stream, for messages.
     """
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(batches, first):
         with _open(folder, batch) as file:
             yield from reader.read(file, batch.format, batch=index)
 

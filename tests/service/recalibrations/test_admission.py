@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.settings import Settings
-from service.workers.process_pool import ProcessExecutor
+from service.workers.process import limits
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer
 
@@ -150,12 +149,9 @@ def test_invalid_memory_is_rejected(api: Api, memory: object) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "request-invalid")
 
 
-def test_worker_memory_limits(tmp_path: Path) -> None:
-    settings = Settings(
-        data_dir=tmp_path, worker_memory_bytes=8 * GIB, frontier_memory_bytes=2 * GIB
-    )
-    executor = ProcessExecutor(settings)
-    limits = executor._limits(60.0, 2 * GIB)
-    assert (limits.memory_bytes, limits.frontier_memory_bytes) == (2 * GIB, GIB // 2)
-    assert executor._limits(60.0, 99 * GIB).memory_bytes == 8 * GIB
-    assert executor._limits(60.0).frontier_memory_bytes == 2 * GIB
+def test_worker_memory_limits() -> None:
+    settings = Settings(worker_memory_bytes=8 * GIB, frontier_memory_bytes=2 * GIB)
+    found = limits(settings, 60.0, 2 * GIB)
+    assert (found.memory_bytes, found.frontier_memory_bytes) == (2 * GIB, GIB // 2)
+    assert limits(settings, 60.0, 99 * GIB).memory_bytes == 8 * GIB
+    assert limits(settings, 60.0).frontier_memory_bytes == 2 * GIB

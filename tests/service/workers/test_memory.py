@@ -6,7 +6,7 @@ import pytest
 
 from service.settings import Settings
 from service.workers import memory
-from service.workers.memory import cgroup_bytes, runs_bytes
+from service.workers.memory import cgroup_bytes, run_bytes, runs_bytes
 
 GIB = 1 << 30
 
@@ -46,3 +46,22 @@ def test_smallest_cgroup_limit_applies(tmp_path: Path) -> None:
 def test_memory_of_this_machine() -> None:
     assert memory.machine_bytes() > GIB // 4
     assert (cgroup_bytes() or 1) > 0
+
+
+@pytest.mark.parametrize(
+    ("shards", "runner", "requested", "reserved"),
+    [
+        ("1", "", None, 8),
+        ("4", "", None, 40),
+        ("4", "", 2, 10),
+        ("auto", "", None, 64),
+        ("4", "ray", None, 8),
+        ("auto", "ray", 2, 2),
+    ],
+)
+def test_runs_reserve_the_memory_of_their_workers_on_this_machine(
+    shards: str, runner: str, requested: int | None, reserved: int
+) -> None:
+    settings = Settings(shards=shards, runner=runner, runs_memory_bytes=64 * GIB)
+    found = run_bytes(None if requested is None else requested * GIB, settings)
+    assert found == reserved * GIB

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from service.errors import RefusedError, WorkerDeadlineError, WorkerDiedError
 from service.settings import Settings
 from service.workers.messages import RESULTS, Limits, StoredBatchRef, WorkerTask
-from service.workers.process_pool import KERNEL_VARIABLES, ProcessExecutor
+from service.workers.process import KERNEL_VARIABLES
+from service.workers.process_pool import ProcessExecutor
 from service.workers.protocol import Job, Progress
 from tests.support.service_process import images, network
 from tests.support.waiting import until

@@ -175,9 +175,10 @@ def test_shards_with_other_samples_than_they_measured_are_refused(tmp_path: Path
             adapt_with(file, (), given, Deployment())
 
 
-def test_shards_do_not_serve_other_methods() -> None:
-    with pytest.raises(OptionError, match='shards need method="exact"'):
-        RecalibrateOptions(method="batch", shards=Shards([], "auto"))
+@pytest.mark.parametrize("other", [{"method": "batch"}, {"max_samples": 5}, {"source_batches": ()}])
+def test_shards_do_not_serve_other_runs(other: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match='shards need method="exact", all samples'):
+        RecalibrateOptions(shards=Shards([], "auto"), **other)
 
 
 @pytest.mark.parametrize("execution", ["optimized", "graph"])
