@@ -1,4 +1,5 @@
-# The server with the ONNX engine, without torch. docs/container.md explains how to build and run it.
+# The server in two images: `slim` (the default) with the ONNX engine, and `torch`, which also accepts
+# .pt2 files. docs/container.md explains how to build and run them.
 
 # Any image with Python 3.11 or newer.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -33,15 +34,20 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     sh docker/install.sh --no-deps . ./clients/python
 
-FROM ${PYTHON_IMAGE}
+FROM build AS build-torch
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=bind,from=wheels,target=/wheels \
+    python3 docker/requirements.py --extra torch > torch.txt \
+    && sh docker/install.sh --requirement torch.txt
+
+FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="bnrecal" \
       org.opencontainers.image.description="Exact BatchNorm recalibration: statistics, fold, verify, ONNX." \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 bnrecal \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin bnrecal \
     && install -d -o 10001 -g 10001 -m 0700 /data
-COPY --from=build /opt/bnrecal /opt/bnrecal
-COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/
 # HOME is the tmpfs: files that libraries write to the home folder are discarded.
 ENV PATH=/opt/bnrecal/bin:$PATH \
     HOME=/tmp \
@@ -57,3 +63,11 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "/opt/bnrecal/docker/healthcheck.py"]
 ENTRYPOINT ["sh", "/opt/bnrecal/docker/entrypoint.sh"]
 CMD ["python", "-m", "service"]
+
+FROM runtime AS torch
+COPY --from=build-torch /opt/bnrecal /opt/bnrecal
+COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/
+
+FROM runtime AS slim
+COPY --from=build /opt/bnrecal /opt/bnrecal
+COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/

@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 WEB := clients/web
 # The lowest versions come first on the path, before the packages of .venv, which has pytest and torch.
 FLOORS := .venv-floors
+# Tools that check the container files and the chart; not packages that the project needs.
+DEPLOY := .venv-deploy
 FLOOR_TESTS := $(addprefix tests/unit/bn_ops/,onnx_files folding verification) tests/unit/client tests/conformance/test_adaptation.py \
 	$(addprefix tests/service/,models recalibrations web telemetry test_settings_loading.py)
 # Additional arguments for pytest or the benchmarks: make test ARGS='tests/unit -k moments'
@@ -16,7 +18,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check docs format page check-page serve bench soak fuzz test-powercut test-docker test-floors clean
+.PHONY: help venv demo test check docs format page check-page serve bench soak fuzz test-powercut test-docker test-floors check-deploy sbom clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +37,9 @@ demo: $(STAMP) ## Recalibrate an MNIST network for other digits through the serv
 	@$(BIN)/python -m examples.digits.demo $(ARGS)
 
 # More processes than cores: servers, browsers and timeouts are waited for a fifth of the time.
-# Those of tests/typing run type checkers: `make check` has them.
+# tests/typing (type checkers) belongs to `make check`, tests/deployment to `make check-deploy`.
 test: $(STAMP) ## Run the tests; with BNRECAL_TEST_POSTGRES=1 BNRECAL_TEST_S3=1 also those on PostgreSQL and S3
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore=tests/typing $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore=tests/typing --ignore=tests/deployment $(ARGS)
 
 check: $(STAMP) ## Check format, lint, imports and types
 	$(BIN)/ruff format --check .
@@ -89,9 +91,21 @@ test-floors: $(STAMP) ## Run tests with the lowest versions that pyproject.toml 
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(FLOORS)/lib/python3*/site-packages)/tools.pth
 	@$(FLOORS)/bin/python -m pytest -n 2 --dist loadgroup -p no:cacheprovider $(FLOOR_TESTS) $(ARGS)
 
-test-docker: $(STAMP) ## Build the image, start it hardened and recalibrate the digits network in it
+test-docker: $(STAMP) $(DEPLOY)/.installed ## Build both images, start them hardened and recalibrate in them
 	@bash docker/test.sh
 
+$(DEPLOY)/.installed: requirements-deploy.txt docker/helm/fetch.sh $(STAMP)
+	@$(PYTHON) -m venv --clear --without-pip $(DEPLOY)
+	@$(BIN)/uv pip install --quiet --python $(DEPLOY)/bin/python -r requirements-deploy.txt
+	@sh docker/helm/fetch.sh $(DEPLOY)/bin
+	@touch $@
+
+check-deploy: $(STAMP) $(DEPLOY)/.installed ## Check Dockerfile, compose files, Helm chart and bills of materials
+	@$(BIN)/python -m pytest -n 2 tests/deployment $(ARGS)
+
+sbom: $(STAMP) $(DEPLOY)/.installed ## Write bills of materials to dist/ (ARGS='--image NAME' for images)
+	@$(BIN)/python -m tools.sbom $(ARGS)
+
 clean: ## Remove the virtual environment, caches and outputs (except data/ and bnrecal-data/)
-	rm -rf $(VENV) $(FLOORS) $(WEB)/node_modules demo-output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
+	rm -rf $(VENV) $(FLOORS) $(DEPLOY) $(WEB)/node_modules demo-output site .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

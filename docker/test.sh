@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the image, start it with all hardening options, and recalibrate the digits network in it.
+# Build images and start them with all hardening options: test.sh [slim] [torch], by default both.
+# Recalibrate the digits network in the slim image, and a .pt2 file in the image with torch.
 #
 # Without a container engine it reports that and fails, or succeeds if BNRECAL_ALLOW_NO_ENGINE=1.
 set -euo pipefail
@@ -7,13 +8,16 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=$ROOT/.venv/bin/python
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/bnrecal-docker.XXXXXX")
-IMAGE=bnrecal:test
+IMAGE= # of the target that is tested
+# What the slim image adds to its base must not grow unnoticed.
+SLIM_LIMIT_MB=335 # measured: 322
 NAME=bnrecal-test-$$
 HEALTHY_WAIT_S=60
 HARDENED=(
     --network none --read-only --tmpfs /tmp:size=256m --cap-drop ALL
-    --security-opt no-new-privileges --pids-limit 256 --memory 1g
+    --security-opt no-new-privileges --pids-limit 256
 )
+MEMORY=1g
 
 # shellcheck source=docker/engine.sh
 source "$ROOT/docker/engine.sh"
@@ -39,7 +43,7 @@ fail() {
 inside() { "$DOCKER" exec "$NAME" "$@"; }
 
 start() { # start [engine options]: start the server in the background
-    "$DOCKER" run --detach --name "$NAME" "${HARDENED[@]}" --mount "type=volume,src=$NAME,dst=/data" \
+    "$DOCKER" run --detach --name "$NAME" "${HARDENED[@]}" --memory "$MEMORY" --mount "type=volume,src=$NAME,dst=/data" \
         --health-interval 1s "$@" "$IMAGE" > /dev/null
 }
 
@@ -51,9 +55,10 @@ wait_healthy() {
     done
 }
 
-build() {
-    local began=$SECONDS size
-    if ! DOCKER_BUILDKIT=1 "$DOCKER" build --network none --progress plain --tag "$IMAGE" \
+build() { # target: build it as IMAGE
+    local began=$SECONDS size added
+    IMAGE=bnrecal:test-$1
+    if ! DOCKER_BUILDKIT=1 "$DOCKER" build --network none --progress plain --target "$1" --tag "$IMAGE" \
         --build-arg "PYTHON_IMAGE=$PYTHON_IMAGE" --build-arg "BUILD_IMAGE=$BUILD_IMAGE" \
         --build-arg "WHEELS_IMAGE=$WHEELS_IMAGE" \
         "$ROOT" > "$SCRATCH/build.log" 2>&1; then
@@ -62,7 +67,9 @@ build() {
         exit 1
     fi
     size=$("$DOCKER" image inspect --format '{{.Size}}' "$IMAGE")
-    echo "image: $((size / 1000000)) MB, built in $((SECONDS - began)) s without network"
+    added=$("$DOCKER" run --rm --network none --entrypoint du "$IMAGE" -sm /opt/bnrecal | cut -f 1)
+    echo "$1: $((size / 1000000)) MB, $added MiB beyond its base, built in $((SECONDS - began)) s without network"
+    [ "$1" != slim ] || [ "$added" -le "$SLIM_LIMIT_MB" ] || fail "the slim image adds more than $SLIM_LIMIT_MB MiB"
 }
 
 check_hardening() {
@@ -70,7 +77,6 @@ check_hardening() {
     ! inside sh -c 'touch /opt/bnrecal/x' 2> /dev/null || fail "the root file system is writable"
     inside grep -q '^CapEff:[[:space:]]0*$' /proc/1/status || fail "the server has capabilities"
     inside grep -q '^NoNewPrivs:[[:space:]]1$' /proc/1/status || fail "the server can gain privileges"
-    ! inside python -c 'import torch' 2> /dev/null || fail "torch is in the image"
     inside python -c '
 import json, urllib.request
 workers = json.load(urllib.request.urlopen("http://127.0.0.1:8000/readyz"))["workers"]
@@ -78,8 +84,46 @@ active = {name for name, value in workers.items() if value is True}
 required = {"rlimits", "parent_death_signal", "no_new_privs", "landlock", "seccomp"}
 assert required <= active, workers
 ' || fail "the sandbox of the workers is incomplete"
-    echo "hardening: uid 10001, read-only root, no capabilities, no new privileges, no network, no torch"
+    echo "hardening: uid 10001, read-only root, no capabilities, no new privileges, no network"
     echo "workers: rlimits, parent death signal, no_new_privs, landlock and seccomp in force"
+}
+
+# Export a network to .pt2 within the container, and recalibrate it on the server.
+run_pt2() {
+    inside python -c '
+import warnings
+from collections import OrderedDict
+import numpy as np, torch
+from torch import nn
+from bnrecal_client import Client
+warnings.simplefilter("ignore")
+torch.manual_seed(0)
+layers = {"conv": nn.Conv2d(3, 8, 3), "bn": nn.BatchNorm2d(8), "relu": nn.ReLU()}
+network = nn.Sequential(OrderedDict(layers, pool=nn.AdaptiveAvgPool2d(1))).eval()
+program = torch.export.export(network, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+torch.export.save(program, "/tmp/model.pt2")
+batch = np.random.default_rng(0).normal(1, 2, (64, 3, 8, 8)).astype(np.float32)
+done = Client("http://127.0.0.1:8000").recalibrate("/tmp/model.pt2", [batch], allow_mismatch=True, estimator="replace", progress=False)
+(mean,) = (value for name, value in done.statistics.items() if name.endswith("mean"))
+expected = network.conv(torch.from_numpy(batch)).mean((0, 2, 3)).detach().numpy()
+np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
+' || fail "the recalibration of a .pt2 file"
+    echo "torch: a .pt2 file was converted and recalibrated"
+}
+
+check_bill() { # names: the bill of materials of IMAGE must name these packages
+    local path name
+    path=$(cd "$ROOT" && DOCKER=$DOCKER "$PYTHON" -m tools.sbom --image "$IMAGE" --output "$SCRATCH") \
+        || fail "the bill of materials"
+    for name in "$@"; do
+        grep -q "\"name\": \"$name\"" "$path" || fail "$name is missing in the bill of materials"
+    done
+    echo "bill of materials: $(grep -c '"purl"' "$path") packages"
+}
+
+remove() {
+    "$DOCKER" rm --force "$NAME" > /dev/null
+    "$DOCKER" volume rm --force "$NAME" > /dev/null
 }
 
 run_digits() {
@@ -114,7 +158,7 @@ assert [item["state"] for item in json.load(answer)["items"]] == ["succeeded"]
 }
 
 check_tokens() {
-    if "$DOCKER" run --name "$NAME" "${HARDENED[@]}" --tmpfs /data:uid=10001,mode=700 \
+    if "$DOCKER" run --name "$NAME" "${HARDENED[@]}" --memory "$MEMORY" --tmpfs /data:uid=10001,mode=700 \
         --env BNRECAL_HOST=0.0.0.0 "$IMAGE" > /dev/null 2>&1; then
         fail "the server listens on all addresses without a token"
     fi
@@ -150,11 +194,30 @@ if ! engine_find; then
 fi
 images_python
 images_wheels
-build
-start
-wait_healthy
-check_hardening
-run_digits
-check_restart
-check_tokens
+test_slim() {
+    build slim
+    check_bill onnxruntime bnrecal libc6
+    start
+    wait_healthy
+    check_hardening
+    ! inside python -c 'import torch' 2> /dev/null || fail "torch is in the slim image"
+    run_digits
+    check_restart
+    check_tokens
+    remove
+}
+
+test_torch() {
+    build torch
+    check_bill torch bnrecal libc6
+    MEMORY=2g
+    start --env BNRECAL_PT2=true
+    wait_healthy
+    check_hardening
+    run_pt2
+    remove
+}
+
+[ "$#" -gt 0 ] || set -- slim torch
+for target in "$@"; do "test_$target"; done
 echo "the container test passed"
