@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,9 @@ MESSAGE_LIMIT = 2**31 - 1
 _MAX_SMALL_ELEMENTS = 256
 """Tensors with up to this many elements stay in the structure: shape inference reads shapes and
 axes."""
+
+_MIN_SEPARATE_ELEMENTS = 1 << 14
+"""Tensors of fewer elements cost less in a message than as arrays of their own."""
 
 _MAX_STRUCTURE_BYTES = 64 << 20
 """Generous bound on the bytes of nodes, names and small tensors."""
@@ -281,7 +284,7 @@ class Packed:
     """A model in the form that onnxruntime takes.
 
     Attributes:
-        content: the serialized model.
+        content: the serialized model; not readable without the initializers that it only names.
         external_initializers: values of the initializers that it only names, for
             `SessionOptions.add_external_initializers`.
     """
@@ -293,45 +296,55 @@ class Packed:
 def packed(
     model: onnx.ModelProto, limit: int | None = None, *, more_outputs: Iterable[str] = ()
 ) -> Packed:
-    """Serialize a model, with large initializers separate where it does not fit one message.
+    """Serialize a model, with its largest initializers separate.
+
+    Serializing and parsing a tensor takes four times its size of fresh memory, its values as an
+    array take it once.
 
     Args:
         model: not changed.
-        limit: `MESSAGE_LIMIT` by default.
+        limit: `MESSAGE_LIMIT` by default. In a model that does not fit one message of this size,
+            every initializer above a few hundred elements is separate.
         more_outputs: tensors to return as additional outputs.
 
     Raises:
         ModelUnsupportedError: the model is too large even without those initializers.
     """
-    more = tuple(more_outputs)
-    whole = not exceeds(model, limit)
-    if whole and not more:
-        return Packed(content=bytes(model.SerializeToString()), external_initializers={})
     copy = bare_copy(model)
-    for name in more:
+    for name in more_outputs:
         copy.graph.output.add(name=name)
-    if whole:
-        _copy_elements(model.graph.initializer, copy.graph.initializer)
-        return Packed(content=bytes(copy.SerializeToString()), external_initializers={})
-    external = name_large_tensors(model.graph.initializer, copy.graph)
+    choice = _is_large if exceeds(model, limit) else _is_worth_separating
+    external = name_large_tensors(model.graph.initializer, copy.graph, choice)
     return Packed(content=serialized(copy), external_initializers=external)
 
 
+def _is_worth_separating(tensor: onnx.TensorProto) -> bool:
+    import onnx  # noqa: PLC0415 - the light modules of this package load without it
+
+    # onnxruntime takes arrays of numpy's own types only.
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return tensor.data_type in kinds and math.prod(tensor.dims) >= _MIN_SEPARATE_ELEMENTS
+
+
 def name_large_tensors(
-    tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto
+    tensors: Iterable[onnx.TensorProto],
+    graph: onnx.GraphProto,
+    is_large: Callable[[onnx.TensorProto], bool] = _is_large,
 ) -> dict[str, NDArray[np.generic]]:
     """Add tensors to a graph, large ones by name only; return the values of the large ones."""
     import onnx  # noqa: PLC0415 - the light modules of this package load without it
 
     large: dict[str, NDArray[np.generic]] = {}
-    for tensor, named in add_naming_large(tensors, graph):
+    for tensor, named in add_naming_large(tensors, graph, is_large):
         large[tensor.name] = onnx.numpy_helper.to_array(tensor)
         named.external_data.add(key="location", value="in memory")
     return large
 
 
 def add_naming_large(
-    tensors: Iterable[onnx.TensorProto], graph: onnx.GraphProto
+    tensors: Iterable[onnx.TensorProto],
+    graph: onnx.GraphProto,
+    is_large: Callable[[onnx.TensorProto], bool] = _is_large,
 ) -> Iterator[tuple[onnx.TensorProto, onnx.TensorProto]]:
     """Add tensors to a graph, large ones without their data.
 
@@ -343,7 +356,7 @@ def add_naming_large(
 
     for tensor in tensors:
         named = graph.initializer.add()
-        if not _is_large(tensor):
+        if not is_large(tensor):
             named.CopyFrom(tensor)
             continue
         _copy_fields(tensor, named, exclude={*_VALUES, "external_data"})
