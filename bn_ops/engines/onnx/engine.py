@@ -162,6 +162,7 @@ class OnnxEngine:
         # The optimized model of a run that observed samples, until a pass has used it or other
         # statistics are stored.
         self._uncut: OptimizedModel | None = None
+        self._samplewise = False
         self.layers: Sequence[LayerInfo] = self._prepared.layers
         self.selected = _select(self._prepared, options.layers)
         self.adapter = _OnnxBatches(model_inputs(self._prepared.model))
@@ -204,6 +205,7 @@ class OnnxEngine:
         ) as frontier:
             yield frontier
             self._uncut = frontier.uncut()
+            self._samplewise = self._uncut is not None
         self._writer.write(self._source_statistics())
 
     def train_pass(self, stream: Iterable[Batch], on_moments: OnBatchMoments) -> None:
@@ -230,7 +232,7 @@ class OnnxEngine:
         whole = None
         if uncut is not None and on_layer_input is not None:
             whole = WholePass(uncut, self._source_statistics(), threads=threads)
-        run = OnnxForward(self._prepared, threads=threads, whole=whole)
+        run = OnnxForward(self._prepared, threads=threads, samplewise=self._samplewise, whole=whole)
         try:
             run(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)
         finally:

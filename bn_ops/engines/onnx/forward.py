@@ -30,24 +30,31 @@ _Observed = Mapping[str, Sequence[LayerName]]
 class OnnxForward:
     """Implements `bn_ops.diagnostics.forward_pass.ForwardRunner` for a prepared model.
 
-    To observe layers, samples run one by one, spread over the threads, so that only the tensors of
-    one sample per thread are in memory; a model that does not accept single samples gets whole
-    batches.
+    To observe layers, and where it is known to give the same outputs, samples run one by one,
+    spread over the threads, so that only the tensors of one sample per thread are in memory; a
+    model that does not accept single samples gets whole batches.
 
     Args:
         prepared: the model, with the statistics to run with. Modified: no.
         threads: number of threads; None for every core.
+        samplewise: whether the model is known to treat samples independently.
         whole: the optimized model with the same statistics, which observes layers in less time,
             if there is one.
     """
 
     def __init__(
-        self, prepared: PreparedModel, *, threads: int | None, whole: WholePass | None = None
+        self,
+        prepared: PreparedModel,
+        *,
+        threads: int | None,
+        samplewise: bool = False,
+        whole: WholePass | None = None,
     ) -> None:
         self._model = prepared.model
         self._eligible = prepared.eligible
         self._size = fixed_batch_size(model_inputs(prepared.model))
         self._threads = threads
+        self._samplewise = samplewise
         self._whole = whole
         self._inner: Session | None = None
 
@@ -84,7 +91,7 @@ class OnnxForward:
             return None
 
     def _run_model(self, observed: _Observed, batch: Batch) -> Iterable[_Found]:
-        singly = bool(observed) and self._size is None
+        singly = (bool(observed) or self._samplewise) and self._size is None
         if self._inner is None:
             self._inner = self._session(list(observed), threads=1 if singly else self._threads)
         found = self._run_singly(self._inner, observed, batch) if singly else None

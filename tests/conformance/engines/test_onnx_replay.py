@@ -18,9 +18,11 @@ from bn_ops.core.options import RecalibrateOptions
 from bn_ops.diagnostics.forward_pass import ForwardPass
 from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
 from bn_ops.engines.onnx.engine import open_engine
+from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.optimized import executor
 from bn_ops.engines.onnx.optimized.model import OptimizedModel
 from bn_ops.engines.onnx.optimized.whole_pass import WholePass
+from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.errors import EngineError
 from tests.conformance.engines.test_onnx_executors import NETWORKS, fixed_batch, split
 from tests.support.networks import GraphBuilder, images, residual_network
@@ -204,3 +206,18 @@ def test_nothing_is_run_through_the_uncut_graph_where_a_run_does_not_optimize() 
     reused, plain, batches = source_both_ways(fixed_batch(), [images(8)])
     assert_equal(reused, plain)
     assert batches == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outputs_of_samples_run_singly_equal_those_of_whole_batches(threads: int) -> None:
+    prepared = prepare(residual_network())
+    found = []
+    for samplewise in (False, True):
+        outputs: list[np.ndarray] = []
+        run = OnnxForward(prepared, threads=threads, samplewise=samplewise)
+        run(
+            [{"x": images(7)}],
+            on_outputs=lambda made, into=outputs: into.extend(made.values()),  # type: ignore[misc]  # a default
+        )
+        found.append(np.concatenate(outputs))
+    np.testing.assert_array_equal(found[0], found[1])
