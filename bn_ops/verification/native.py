@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["NativeModel"]
 
 Array = NDArray[np.generic]
+_Memory = tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
 
 _FOLDING_FUSIONS = (
     "ConvAddFusion",
@@ -64,17 +65,30 @@ class NativeModel:
         Probes of given samples run sample by sample, whose tensors fit into a processor's cache.
         They run whole where the model rejects a single sample or an output does not have one row
         per sample. A model that mixes the samples of a batch computes something else for single
-        ones; the same probes are given to both models, and the synthetic ones hold two samples.
+        ones; the same probes are given to both models, and the random ones hold two samples. A
+        given sample that is part of two probes runs once.
         """
+        known: dict[_Memory, Future[list[Array]]] = {}
         with ThreadPoolExecutor(self._threads, "verify") as pool:
-            started = [(probe, self._start(pool, outputs, probe)) for probe in probes]
+            started = [(probe, self._start(pool, outputs, probe, known)) for probe in probes]
             return [self._finish(outputs, probe, parts) for probe, parts in started]
 
     def _start(
-        self, pool: ThreadPoolExecutor, outputs: Sequence[str], probe: Probe
+        self,
+        pool: ThreadPoolExecutor,
+        outputs: Sequence[str],
+        probe: Probe,
+        known: dict[_Memory, Future[list[Array]]],
     ) -> list[Future[list[Array]]]:
-        parts = [probe.batch] if probe.synthetic else _singles(probe.batch)
-        return [pool.submit(self._session.run, outputs, part) for part in parts]
+        if not probe.given:
+            return [pool.submit(self._session.run, outputs, probe.batch)]
+        found = []
+        for part in _singles(probe.batch):
+            key = _memory(part)
+            if key not in known:
+                known[key] = pool.submit(self._session.run, outputs, part)
+            found.append(known[key])
+        return found
 
     def _finish(
         self, outputs: Sequence[str], probe: Probe, parts: list[Future[list[Array]]]
@@ -94,6 +108,11 @@ class NativeModel:
             return self._session.run(outputs, probe.batch)
         except EngineError as error:
             return error
+
+
+def _memory(batch: Batch) -> _Memory:
+    """Return where the arrays of a batch are in memory: parts of the same array are equal."""
+    return tuple((a.__array_interface__["data"][0], a.shape, a.strides) for a in batch.values())
 
 
 def _singles(batch: Batch) -> list[Batch]:

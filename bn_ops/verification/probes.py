@@ -37,7 +37,8 @@ class Probe:
     Attributes:
         label: name of the samples.
         batch: the inputs.
-        synthetic: whether the samples are not the caller's; a model may reject such samples.
+        synthetic: whether the batch is not the caller's; a model may reject such a batch.
+        given: whether the samples are the caller's, unchanged, in this or another batch.
         usual: whether this batch shows the usual scale of the outputs.
         exact: whether to also run it in float64, where possible.
     """
@@ -45,6 +46,7 @@ class Probe:
     label: str
     batch: Batch
     synthetic: bool = True
+    given: bool = False
     usual: bool = False
     exact: bool = False
 
@@ -71,14 +73,14 @@ def synthetic_probes(
     generator = np.random.default_rng(seed)
     normal = {i.name: _normal(i, example, samples, generator) for i in inputs}
     yield Probe(label="random samples", batch=normal, usual=example is None)
-    yield Probe(label="zeros", batch=_times(normal, 0.0))
+    single = _first(normal, 1 if size is None else size)
+    yield Probe(label="zeros", batch=_times(single, 0.0))
     if example is not None:
         given = _first(example, samples)
         yield Probe(label="given samples, scaled by 100", batch=_times(given, _LARGE_SCALE))
         # A few: float64 costs a hundred times onnxruntime's float32.
         few = _first(example, affordable(example) if size is None else size)
-        yield Probe(label="given samples, a few", batch=few, usual=True, exact=True)
-    single = _first(normal, 1 if size is None else size)
+        yield Probe(label="given samples, a few", batch=few, given=True, usual=True, exact=True)
     yield Probe(label="one random sample", batch=single, exact=True)
     yield Probe(label="one random sample, scaled by 100", batch=_times(single, _LARGE_SCALE))
 

@@ -334,7 +334,13 @@ class Reference:
         for group in rebatch(named_batches(batches, inputs), size):
             example = group.arrays if example is None else example
             self._samples += group.samples
-            yield Probe(label="given samples", batch=group.arrays, synthetic=False, usual=True)
+            yield Probe(
+                label="given samples",
+                batch=group.arrays,
+                synthetic=False,
+                given=True,
+                usual=True,
+            )
         yield from synthetic_probes(
             inputs, example, size=size, seed=self._seed, affordable=self._affordable
         )

@@ -19,7 +19,9 @@ SAMPLES = np.random.default_rng(0).standard_normal((7, 4, 9, 9)).astype(np.float
 
 
 def _probe(*, synthetic: bool = False, samples: int = 7) -> Probe:
-    return Probe(label="some", batch={"x": SAMPLES[:samples]}, synthetic=synthetic)
+    return Probe(
+        label="some", batch={"x": SAMPLES[:samples]}, synthetic=synthetic, given=not synthetic
+    )
 
 
 def _network(*, batch: int | str = "N", pooled: bool = False) -> onnx.ModelProto:
@@ -56,6 +58,22 @@ def test_an_output_without_a_row_per_sample_is_that_of_the_whole_batch() -> None
 def test_a_model_that_rejects_single_samples_gets_the_whole_batch() -> None:
     found = _run(_network(batch=7), _probe())
     np.testing.assert_allclose(found, _run(_network(), _probe()), rtol=1e-5, atol=1e-6)
+
+
+def test_a_sample_of_two_probes_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runs = _network(), []
+    native = NativeModel(model, threads=2, optimize=True)
+    run = native._session.run
+
+    def counted(outputs: list[str], batch: dict[str, np.ndarray]) -> list[np.ndarray]:
+        runs.append(len(batch["x"]))
+        return run(outputs, batch)
+
+    monkeypatch.setattr(native._session, "run", counted)
+    found = native.run_all([model.graph.output[0].name], [_probe(), _probe(samples=2)])
+    assert runs == [1] * 7
+    whole, part = (arrays[0] for arrays in found if not isinstance(arrays, EngineError))
+    np.testing.assert_array_equal(whole[:2], part)
 
 
 def test_a_batch_that_the_model_rejects_is_an_error_of_that_probe_alone() -> None:
