@@ -7,7 +7,9 @@ every node needs the same version of bnrecal.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -162,16 +164,18 @@ def _own_folders() -> tuple[Path, Path]:
     """Return the folders for workers and for fetched objects, which the user's actors share.
 
     Raises:
-        StorageFailedError: another user has created them.
+        StorageFailedError: another user has created them, or a link in their place.
     """
     root = Path(tempfile.gettempdir()) / f"bnrecal-shards-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise StorageFailedError(f"{root} belongs to another user")
-    found = root / "workers", root / "objects"
-    for folder in found:
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    found = root.lstat()  # every user may create a link there
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise StorageFailedError(f"{root} is not a folder of this user")
+    folders = root / "workers", root / "objects"
+    for folder in folders:
         folder.mkdir(mode=0o700, exist_ok=True)
-    return found
+    return folders
 
 
 async def _pages(contents: Sequence[BlobContent]) -> AsyncIterator[Sequence[BlobContent]]:

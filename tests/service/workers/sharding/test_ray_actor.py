@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -154,3 +155,23 @@ def test_a_dead_worker_is_reported(job: Job) -> None:
 
     answer = asyncio.run(killed(ShardActor()))
     assert answer.lost == "the worker was killed by SIGKILL"
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "another user"])
+def test_folder_of_another_user_is_not_used(
+    job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    user = os.getuid() + (kind == "another user")
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    root = tmp_path / "temporary" / f"bnrecal-shards-{user}"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        root.symlink_to(elsewhere)
+    elif kind == "file":
+        root.touch()
+    else:
+        root.mkdir()
+    opened, _ = asyncio.run(asked(job, shared(job)))
+    assert opened.lost == f"StorageFailedError: {root} is not a folder of this user"
+    assert list(elsewhere.iterdir()) == []
