@@ -1,5 +1,5 @@
-# The server in two images: `slim` (the default) with the ONNX engine, and `torch`, which also accepts
-# .pt2 files. docs/container.md explains how to build and run them.
+# The server in three images: `slim` (the default) with the ONNX engine; `torch`, which also accepts
+# .pt2 files; `ray` for runners and nodes of a Ray cluster. docs/container.md explains how to build and run them.
 
 # Any image with Python 3.11 or newer.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -41,6 +41,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 docker/requirements.py --extra torch > torch.txt \
     && sh docker/install.sh --requirement torch.txt
 
+FROM build AS build-ray
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=bind,from=wheels,target=/wheels \
+    python3 docker/requirements.py --extra ray > ray.txt \
+    && sh docker/install.sh --requirement ray.txt
+
 FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="bnrecal" \
       org.opencontainers.image.description="Exact BatchNorm recalibration: statistics, fold, verify, ONNX." \
@@ -66,6 +73,10 @@ CMD ["python", "-m", "service"]
 
 FROM runtime AS torch
 COPY --from=build-torch /opt/bnrecal /opt/bnrecal
+COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/
+
+FROM runtime AS ray
+COPY --from=build-ray /opt/bnrecal /opt/bnrecal
 COPY docker/entrypoint.sh docker/healthcheck.py /opt/bnrecal/docker/
 
 FROM runtime AS slim

@@ -91,7 +91,7 @@ test-floors: $(STAMP) ## Run tests with the lowest versions that pyproject.toml 
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(FLOORS)/lib/python3*/site-packages)/tools.pth
 	@$(FLOORS)/bin/python -m pytest -n 2 --dist loadgroup -p no:cacheprovider $(FLOOR_TESTS) $(ARGS)
 
-test-docker: $(STAMP) $(DEPLOY)/.installed ## Build both images, start them hardened and recalibrate in them
+test-docker: $(STAMP) $(DEPLOY)/.installed ## Build the images, start them hardened and recalibrate in them
 	@bash docker/test.sh
 
 $(DEPLOY)/.installed: requirements-deploy.txt docker/helm/fetch.sh $(STAMP)

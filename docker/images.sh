@@ -45,7 +45,7 @@ images_wheels() {
     version=$("$DOCKER" run --rm --network none "$PYTHON_IMAGE" \
         python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     arch=$("$DOCKER" version --format '{{.Server.Arch}}' | sed 's/amd64/x86_64/; s/arm64/aarch64/')
-    "$PYTHON" "$ROOT/docker/requirements.py" --build --extra torch > "$SCRATCH/requirements.txt"
+    "$PYTHON" "$ROOT/docker/requirements.py" --build --extra torch --extra ray > "$SCRATCH/requirements.txt"
     digest=$(cat "$SCRATCH/requirements.txt" "$ROOT/constraints.txt" - <<< "$version $arch" | sha256sum)
     cached=$CACHE/wheels-${digest:0:16}
     if [ ! -d "$cached" ]; then

@@ -12,6 +12,7 @@ python3 -m pip --python "$bin/python" install --no-compile "$@"
 site=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$site/onnx/backend/test/data" "$site/torch/test" "$site/torch/include"
 find "$site" -type d -name tests -prune -exec rm -rf {} +
+rm -rf "$site/ray/jars" "$site/ray/cpp" "$site/ray/dashboard/client"
 if [ -d "$site/torch/bin" ]; then
     find "$site/torch/bin" -type f ! -name torch_shm_manager -delete # torch does not start without it
 fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Build images and start them with all hardening options: test.sh [slim] [torch], by default both.
-# Recalibrate the digits network in the slim image, and a .pt2 file in the image with torch.
+# Build images and start them with all hardening options: test.sh [slim] [torch] [ray], by default all.
+# Recalibrate the digits network in the slim image, a .pt2 file in the image with torch, and the digits
+# network in two shards on the Ray node of one container.
 #
 # Without a container engine it reports that and fails, or succeeds if BNRECAL_ALLOW_NO_ENGINE=1.
 set -euo pipefail
@@ -18,6 +19,7 @@ HARDENED=(
     --security-opt no-new-privileges --pids-limit 256
 )
 MEMORY=1g
+COMMAND=() # of the container, instead of that of the image
 
 # shellcheck source=docker/engine.sh
 source "$ROOT/docker/engine.sh"
@@ -44,7 +46,7 @@ inside() { "$DOCKER" exec "$NAME" "$@"; }
 
 start() { # start [engine options]: start the server in the background
     "$DOCKER" run --detach --name "$NAME" "${HARDENED[@]}" --memory "$MEMORY" --mount "type=volume,src=$NAME,dst=/data" \
-        --health-interval 1s "$@" "$IMAGE" > /dev/null
+        --health-interval 1s "$@" "$IMAGE" ${COMMAND[@]+"${COMMAND[@]}"} > /dev/null
 }
 
 wait_healthy() {
@@ -218,6 +220,29 @@ test_torch() {
     remove
 }
 
-[ "$#" -gt 0 ] || set -- slim torch
+# A head with two CPUs in the server's own container. Ray starts hundreds of threads.
+test_ray() {
+    build ray
+    check_bill ray bnrecal libc6
+    MEMORY=4g
+    COMMAND=(sh -c 'head -c 32 /dev/urandom | od -An -tx1 | tr -d " \n" > "$RAY_AUTH_TOKEN_PATH"
+        ray start --head --node-ip-address=127.0.0.1 --num-cpus=2 --memory=2000000000 \
+            --object-store-memory=80000000 --include-dashboard=false --disable-usage-stats
+        exec python -m service')
+    start --pids-limit 2048 --shm-size 128m --env RAY_AUTH_MODE=token \
+        --env RAY_AUTH_TOKEN_PATH=/tmp/ray.token --env BNRECAL_RUNNER=ray --env BNRECAL_SHARDS=2 \
+        --env BNRECAL_WORKER_MEMORY_BYTES=700000000 --env BNRECAL_WORKER_THREADS=1
+    wait_healthy
+    check_hardening
+    run_digits
+    local logs
+    logs=$("$DOCKER" logs "$NAME" 2>&1)
+    grep -q '"ray-connected"' <<< "$logs" || fail "the run was not measured on Ray"
+    COMMAND=()
+    remove
+    echo "ray: the network was recalibrated in two shards on a Ray node with a token"
+}
+
+[ "$#" -gt 0 ] || set -- slim torch ray
 for target in "$@"; do "test_$target"; done
 echo "the container test passed"

@@ -43,6 +43,12 @@ FULL: dict[str, Any] = {
         "affinity": {"nodeAffinity": {}},
     },
     "runner": {"replicas": 4, "settings": {"max_concurrent_runs": 2}},
+    "ray": {
+        "enabled": True,
+        "shards": 4,
+        "image": {"tag": "test-ray"},
+        "workers": {"maxReplicas": 8, "nodeSelector": {"a": "b"}},
+    },
     "ingress": {
         "enabled": True,
         "className": "nginx",
@@ -53,6 +59,15 @@ FULL: dict[str, Any] = {
     "networkPolicy": {
         "clients": [{"podSelector": {"matchLabels": {"app": "ingress"}}}],
         "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+    },
+}
+
+# What KubeRay's RayCluster may hold, of what the chart uses; its custom resource is not installed.
+RAY_KEYS = {
+    "spec": {"rayVersion", "headGroupSpec", "workerGroupSpecs", "enableInTreeAutoscaling"},
+    "head": {"rayStartParams", "template", "serviceType"},
+    "worker": {
+        *("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"),
     },
 }
 
@@ -79,17 +94,32 @@ def objects(text: str) -> list[dict[str, Any]]:
     return [one for one in yaml.safe_load_all(text) if one]
 
 
+def templates(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pod templates of an object."""
+    if one["kind"] == "RayCluster":
+        groups = [one["spec"]["headGroupSpec"], *one["spec"]["workerGroupSpecs"]]
+        return [group["template"] for group in groups]
+    return [one["spec"]["template"]] if one["kind"] == "Deployment" else []
+
+
 def pods(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for one in objects(text):
-        if one["kind"] == "Deployment":
-            template = one["spec"]["template"]
+        for template in templates(one):
             labels = template["metadata"]["labels"]
             yield labels["app.kubernetes.io/component"], template["spec"]
 
 
 def faults(text: str, folder: Path, version: str) -> str:
+    """Return what the tool reports; a RayCluster is replaced by its pod templates."""
     path = folder / "objects.yaml"
-    path.write_text(text)
+    found = []
+    for one in objects(text):
+        if one["kind"] == "RayCluster":
+            head = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "node"}}
+            found += [{**head, "template": template} for template in templates(one)]
+        else:
+            found.append(one)
+    path.write_text(yaml.safe_dump_all(found))
     words = ("--strict", "--quiet", "--kubernetes-version", version)
     done = run_tool("kubernetes-validate", *words, path)
     assert done.returncode == 0 or done.stdout + done.stderr
@@ -163,6 +193,8 @@ def test_wrong_values_are_rejected(render: Render, values: dict[str, Any], repor
 def test_settings_exist(render: Render, values: dict[str, Any]) -> None:
     """Every variable is a setting, and its value is accepted."""
     for component, pod in pods(render(values)):
+        if component.startswith("ray"):
+            continue
         (container,) = pod["containers"]
         given = {
             one["name"].removeprefix("BNRECAL_").lower(): one.get("value")
@@ -173,6 +205,8 @@ def test_settings_exist(render: Render, values: dict[str, Any]) -> None:
         plain = {name: value for name, value in given.items() if value is not None}
         settings = Settings.model_validate(plain)
         assert bool(settings.max_concurrent_runs) == (component == "runner")
+        on_ray = component == "runner" and values is FULL
+        assert (settings.runner, settings.shards) == (("ray", "4") if on_ray else ("", "1"))
         assert plain["blobs"] == values["blobs"]
     assert settings.lease_seconds == values.get("settings", {}).get("lease_seconds", 20)
 
@@ -185,7 +219,8 @@ def test_secrets_are_referred_to(render: Render, values: dict[str, Any]) -> None
         (container,) = pod["containers"]
         named = {one["name"]: one.get("valueFrom") for one in container["env"]}
         secrets = {name for name, source in named.items() if source is not None}
-        assert secrets == {"BNRECAL_LEDGER"} | ({"BNRECAL_TOKENS"} if component == "api" else set())
+        expected = {"api": {"BNRECAL_LEDGER", "BNRECAL_TOKENS"}, "runner": {"BNRECAL_LEDGER"}}
+        assert secrets == expected.get(component, set())
         assert bool(container.get("envFrom")) == (values is FULL)
 
 
@@ -197,7 +232,8 @@ def test_pods_have_the_hardening_of_the_container_test(
     for option in ("--read-only", "--cap-drop ALL", "no-new-privileges", 'id -u)" = 10001'):
         assert option in tested
     found = dict(pods(render(values)))
-    assert found.keys() == {"api", "runner"}
+    ray = {"ray-head", "ray-worker"} if values is FULL else set()
+    assert found.keys() == {"api", "runner"} | ray
     for pod in found.values():
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"] == {
@@ -214,9 +250,9 @@ def test_pods_have_the_hardening_of_the_container_test(
             "capabilities": {"drop": ["ALL"]},
         }
         mounts = {one["mountPath"] for one in container["volumeMounts"]}
-        assert mounts == {"/data", "/tmp"}
-        assert all("emptyDir" in volume for volume in pod["volumes"])
-        assert {"memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
+        assert mounts <= {"/data", "/tmp", "/dev/shm", "/etc/bnrecal/ray"}
+        assert all("emptyDir" in one or one["name"] == "token" for one in pod["volumes"])
+        assert "memory" in container["resources"]["limits"]
 
 
 def test_probes_are_routes_of_the_server(render: Render) -> None:
@@ -231,8 +267,53 @@ def test_probes_are_routes_of_the_server(render: Render) -> None:
     assert paths <= openapi["paths"].keys()
 
 
-def test_policies_select_the_pods_and_let_nothing_reach_runners(render: Render) -> None:
+def test_ray_cluster(render: Render) -> None:
     text = render(FULL)
+    (cluster,) = (one["spec"] for one in objects(text) if one["kind"] == "RayCluster")
+    (worker,) = cluster["workerGroupSpecs"]
+    head = cluster["headGroupSpec"]
+    for keys, found in (("spec", cluster), ("head", head), ("worker", worker)):
+        assert found.keys() <= RAY_KEYS[keys]
+    for group in (head, worker):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+    assert (head["rayStartParams"]["num-cpus"], worker["rayStartParams"]["memory"]) == (
+        "0",
+        "12884901888",
+    )
+    assert worker["maxReplicas"] == 8
+    found = dict(pods(text))
+    for component in ("ray-head", "ray-worker", "runner"):
+        (container,) = found[component]["containers"]
+        assert container["image"] == "example.org/bnrecal:test-ray"
+        given = {one["name"]: one.get("value") for one in container["env"]}
+        assert given["RAY_AUTH_MODE"] == "token"
+        token = {one["mountPath"] for one in container["volumeMounts"] if one["name"] == "token"}
+        assert str(Path(given["RAY_AUTH_TOKEN_PATH"]).parent) in token
+    # Servers neither have the token nor can reach the cluster.
+    (api,) = found["api"]["containers"]
+    assert not any(one["name"].startswith("RAY") for one in api["env"])
+    assert not any(one["name"] == "token" for one in found["api"]["volumes"])
+    (policy,) = (
+        one["spec"]
+        for one in objects(text)
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-ray")
+    )
+    nodes = {"ray-head", "ray-worker", "runner"}
+    (rule,) = policy["ingress"]
+    (peer,) = rule["from"]
+    for selector in (policy["podSelector"], peer["podSelector"]):
+        assert set(selector["matchExpressions"][0]["values"]) == nodes
+    documented = (ROOT / "docs" / "sharded-runs.md").read_text()
+    for port in rule["ports"]:
+        assert str(port["port"]) in documented
+
+
+def test_no_ray_unless_enabled(render: Render) -> None:
+    assert "ray" not in render(MINIMAL).lower()
+
+
+def test_policies_select_the_pods_and_let_nothing_reach_runners(render: Render) -> None:
+    text = render({**FULL, "ray": {"enabled": False}})
     labels = {
         one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"][
             "template"

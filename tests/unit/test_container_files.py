@@ -18,16 +18,34 @@ HARDENING = {
 }
 
 
-def test_image_requirements_exclude_torch() -> None:
+def requirements(*options: str) -> set[str]:
     printed = subprocess.run(
-        [sys.executable, str(ROOT / "docker" / "requirements.py"), "--build"],
+        [sys.executable, str(ROOT / "docker" / "requirements.py"), *options],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    names = {re.split(r"[^A-Za-z0-9-]", line)[0] for line in printed.splitlines()}
+    return {re.split(r"[^A-Za-z0-9-]", line)[0] for line in printed.splitlines()}
+
+
+def test_image_requirements_exclude_torch() -> None:
+    names = requirements("--build")
     assert {"numpy", "onnxruntime", "fastapi", "apsw", "httpx", "hatchling"} <= names
-    assert not names & {"torch", "greenlet", "onnxscript", "bnrecal", "bnrecal-client"}
+    assert not names & {"torch", "greenlet", "onnxscript", "ray", "bnrecal", "bnrecal-client"}
+
+
+def test_extras_add_their_requirements() -> None:
+    assert requirements("--extra", "torch") - requirements() == {"torch", "greenlet", "onnxscript"}
+    assert requirements("--extra", "ray") - requirements() == {"ray"}
+
+
+def test_every_image_is_tested_and_slim_is_the_default() -> None:
+    stages = re.findall(r"^FROM runtime AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert stages[-1] == "slim"
+    script = (ROOT / "docker" / "test.sh").read_text(encoding="utf-8")
+    assert set(stages) == set(re.findall(r"^test_(\w+)\(\) {$", script, flags=re.MULTILINE))
+    documented = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
+    assert set(stages) == set(re.findall(r"^\| `(\w+)`", documented, flags=re.MULTILINE))
 
 
 def test_dockerignore_allows_copied_files() -> None:
