@@ -18,7 +18,7 @@ from pathlib import Path
 from bn_ops.core.signature import TensorInfo
 from service.batches import ingest
 from service.batches.ingest import Received
-from service.batches.recording import lookup, record, replayed
+from service.batches.recording import Keep, NewBatch, lookup, record, replayed
 from service.batches.upload import Upload
 from service.context import Context
 from service.errors import PreprocessMissingError, ServiceError, StorageFailedError
@@ -90,9 +90,15 @@ async def _put_packed(
     parser = _parser(context, inputs, upload)
     received = await ingest.receive_whole(content, parser, upload.digest)
     staged = await context.blobs.stage(store.folder(upload.recalibration_id), content)
-    return await context.ledger.write(
-        lambda tx: record(context, tx, upload, received, staged.store)
-    )
+    return await _record(context, upload, received, staged.store)
+
+
+async def _record(
+    context: Context, upload: Upload, received: Received, keep: Keep
+) -> tuple[StoredBatch, bool]:
+    """Store the row of a batch with those of the batches that wait at the same time."""
+    item = NewBatch(settings=context.settings, upload=upload, received=received, keep=keep)
+    return await context.ledger.write_together(record, item)
 
 
 async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool]:
@@ -108,9 +114,7 @@ async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool
     received, blob = await _receive(context, found, upload)
     location = BlobLocation(name=blob, start=None)
     try:
-        batch, new = await context.ledger.write(
-            lambda tx: record(context, tx, upload, received, lambda _tx: location)
-        )
+        batch, new = await _record(context, upload, received, lambda _tx: location)
     except StorageFailedError:
         # The commit may be on the disk nevertheless: a row without its file would be a loss.
         raise

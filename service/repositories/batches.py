@@ -6,6 +6,8 @@ in one folder.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from bn_ops.core.signature import TensorInfo
 from service.repositories import recalibrations
 from service.repositories.records import StoredBatch, Stream
@@ -64,6 +66,10 @@ DELETE FROM batch WHERE recalibration = :recalibration_id AND (stream, batch_ind
 )
 """
 
+
+BatchPlace = tuple[str, Stream, int]
+"""What identifies a batch: recalibration, stream and index."""
+
 MAX_INDEX = 9_999_999
 # Number of streams whose inputs are cached.
 MAX_CACHED_STREAMS = 1024
@@ -95,27 +101,50 @@ def find(tx: Transaction, recalibration_id: str, stream: Stream, index: int) -> 
     return None if row is None else _batch(row)
 
 
-def prefetch(tx: Transaction, recalibration_id: str, stream: Stream, index: int | None) -> None:
-    """Announce the queries of `find` or, without an index, of `next_index`."""
-    if index is None:
-        tx.prefetch(NEXT, recalibration_id=recalibration_id, stream=stream)
-    else:
-        tx.prefetch(ONE, recalibration_id=recalibration_id, stream=stream, index=index)
+def fetch(
+    tx: Transaction, places: Sequence[BatchPlace]
+) -> Callable[[], dict[BatchPlace, StoredBatch]]:
+    """Send the query of many places; the result waits for the batches that are there."""
+    sets = [
+        {"recalibration_id": name, "stream": stream, "index": index}
+        for name, stream, index in places
+    ]
+    found = tx.fetch(ONE, sets)
+    return lambda: {
+        place: _batch(rows[0]) for place, rows in zip(places, found(), strict=True) if rows
+    }
 
 
-def insert(tx: Transaction, recalibration_id: str, stream: Stream, batch: StoredBatch) -> None:
-    """Insert a batch under a free index."""
-    tx.submit(
+def fetch_next_indices(
+    tx: Transaction, streams: Sequence[tuple[str, Stream]]
+) -> Callable[[], dict[tuple[str, Stream], int]]:
+    """Send the query of many streams; the result waits for the index after the last batch."""
+    found = tx.fetch(
+        NEXT, [{"recalibration_id": name, "stream": stream} for name, stream in streams]
+    )
+    return lambda: {
+        stream: int(rows[0]["free"] or 0) for stream, rows in zip(streams, found(), strict=True)
+    }
+
+
+def insert_all(tx: Transaction, batches: Sequence[tuple[str, Stream, StoredBatch]]) -> None:
+    """Insert batches of recalibrations and streams under free indices."""
+    tx.insert_all(
         INSERT,
-        recalibration_id=recalibration_id,
-        stream=stream,
-        index=batch.index,
-        samples=batch.samples,
-        bytes=batch.bytes,
-        sha256=batch.sha256,
-        format=batch.format,
-        blob=batch.blob,
-        start=batch.start,
+        [
+            {
+                "recalibration_id": recalibration_id,
+                "stream": stream,
+                "index": batch.index,
+                "samples": batch.samples,
+                "bytes": batch.bytes,
+                "sha256": batch.sha256,
+                "format": batch.format,
+                "blob": batch.blob,
+                "start": batch.start,
+            }
+            for recalibration_id, stream, batch in batches
+        ],
     )
 
 

@@ -7,11 +7,13 @@ purpose.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from service import clock
 from service.errors import IdempotencyKeyReusedError, RequestInvalidError
-from service.storage.ledger.protocol import Transaction
+from service.storage.ledger.protocol import Row, Transaction
 
 # The response that is stored under a key.
 ONE = "SELECT request_sha256, response FROM idempotency WHERE scope = :scope AND key = :key"
@@ -27,6 +29,21 @@ EXPIRED = "SELECT scope, key FROM idempotency WHERE created < :before LIMIT :lim
 DELETE = "DELETE FROM idempotency WHERE scope = :scope AND key = :key AND created < :before"
 
 MAX_KEY_LENGTH = 255
+
+
+class KeyPlace(NamedTuple):
+    """A key within its scope: the result of `scope_of`, or the route of one resource."""
+
+    scope: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResponse:
+    """A response that is stored under a key, and the fingerprint of its request."""
+
+    request: str
+    response: str
 
 
 def scope_of(route: str, owner: str) -> str:
@@ -47,19 +64,51 @@ def lookup(tx: Transaction, *, scope: str, key: str, request: str) -> str | None
         IdempotencyKeyReusedError: the key was used with another request.
         RequestInvalidError: the key is empty or too long.
     """
-    if not 0 < len(key) <= MAX_KEY_LENGTH:
+    place = KeyPlace(scope=scope, key=key)
+    return check(place, fetch(tx, [place])().get(place), request)
+
+
+def fetch(
+    tx: Transaction, places: Sequence[KeyPlace]
+) -> Callable[[], dict[KeyPlace, StoredResponse]]:
+    """Send the query of many keys; the result waits for the responses that are stored."""
+    found = tx.fetch(ONE, [place._asdict() for place in places])
+    return lambda: {
+        place: _response(rows[0]) for place, rows in zip(places, found(), strict=True) if rows
+    }
+
+
+def check(place: KeyPlace, stored: StoredResponse | None, request: str) -> str | None:
+    """Return a stored response if it is one to the same request; None for a new key.
+
+    Raises:
+        IdempotencyKeyReusedError, RequestInvalidError: see `lookup`.
+    """
+    if not 0 < len(place.key) <= MAX_KEY_LENGTH:
         raise RequestInvalidError(f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters")
-    row = tx.row(ONE, scope=scope, key=key)
-    if row is None:
+    if stored is None:
         return None
-    if row["request_sha256"] != request:
+    if stored.request != request:
         raise IdempotencyKeyReusedError("this Idempotency-Key was used with another request")
-    return str(row["response"])
+    return stored.response
 
 
 def store_response(tx: Transaction, *, scope: str, key: str, request: str, response: str) -> None:
     """Store the response to a request under its key."""
-    tx.submit(INSERT, scope=scope, key=key, request=request, response=response, now=clock.now())
+    place = KeyPlace(scope=scope, key=key)
+    store_responses(tx, {place: StoredResponse(request=request, response=response)})
+
+
+def store_responses(tx: Transaction, responses: Mapping[KeyPlace, StoredResponse]) -> None:
+    """Store responses under their keys."""
+    now = clock.now()
+    tx.insert_all(
+        INSERT,
+        [
+            {**place._asdict(), "request": one.request, "response": one.response, "now": now}
+            for place, one in responses.items()
+        ],
+    )
 
 
 def expired(tx: Transaction, *, before: str, limit: int) -> list[tuple[str, str]]:
@@ -77,3 +126,7 @@ def delete(tx: Transaction, keys: Sequence[tuple[str, str]], *, before: str) -> 
 def fingerprint(content: bytes) -> str:
     """Return the fingerprint of a request."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _response(row: Row) -> StoredResponse:
+    return StoredResponse(request=str(row["request_sha256"]), response=str(row["response"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from service import clock
@@ -99,16 +99,17 @@ UPDATE recalibration SET verdict = :verdict, verdict_code = :code WHERE id = :id
 """
 # Store why it failed.
 SET_ERROR = "UPDATE recalibration SET error = :error WHERE id = :id"
-# Count a stored batch of the target stream.
-COUNT_BATCH = """
+# Count stored batches of the target stream.
+COUNT_BATCHES = """
 UPDATE recalibration
-SET received = received + 1, samples = samples + :samples, bytes = bytes + :bytes, updated = :now
+SET received = received + :count, samples = samples + :samples, bytes = bytes + :bytes,
+    updated = :now
 WHERE id = :id
 """
-# Count a stored batch of the source stream.
-COUNT_SOURCE_BATCH = """
+# Count stored batches of the source stream.
+COUNT_SOURCE_BATCHES = """
 UPDATE recalibration
-SET source_received = source_received + 1, source_samples = source_samples + :samples,
+SET source_received = source_received + :count, source_samples = source_samples + :samples,
     source_bytes = source_bytes + :bytes, bytes = bytes + :bytes, updated = :now
 WHERE id = :id
 """
@@ -167,9 +168,12 @@ def insert(
     return get(tx, recalibration_id)
 
 
-def prefetch(tx: Transaction, recalibration_id: str) -> None:
-    """Announce the query of `get` without an owner."""
-    tx.prefetch(ONE, id=recalibration_id, owner=None)
+def fetch(tx: Transaction, ids: Sequence[str]) -> Callable[[], dict[str, Recalibration]]:
+    """Send the query of many ids; the result waits for the recalibrations that exist."""
+    found = tx.fetch(ONE, [{"id": one, "owner": None} for one in ids])
+    return lambda: {
+        one: _recalibration(rows[0]) for one, rows in zip(ids, found(), strict=True) if rows
+    }
 
 
 def find(
@@ -188,8 +192,13 @@ def get(tx: Transaction, recalibration_id: str, *, owner: str | None = None) -> 
     """
     found = find(tx, recalibration_id, owner=owner)
     if found is None:
-        raise NotFoundError(f"there is no recalibration {recalibration_id!r}")
+        raise missing(recalibration_id)
     return found
+
+
+def missing(recalibration_id: str) -> NotFoundError:
+    """Return the error for a recalibration that does not exist."""
+    return NotFoundError(f"there is no recalibration {recalibration_id!r}")
 
 
 def find_claimed(tx: Transaction, recalibration_id: str, claim: int) -> Recalibration | None:
@@ -356,12 +365,13 @@ def set_verdict(tx: Transaction, recalibration_id: str, verdict: Mapping[str, An
     )
 
 
-def count_batch(
-    tx: Transaction, recalibration_id: str, stream: Stream, *, samples: int, size: int
+def count_batches(
+    tx: Transaction, recalibration_id: str, stream: Stream, *, count: int, samples: int, size: int
 ) -> None:
-    """Count a stored batch of a stream."""
-    count = COUNT_BATCH if stream is Stream.TARGET else COUNT_SOURCE_BATCH
-    tx.submit(count, id=recalibration_id, samples=samples, bytes=size, now=clock.now())
+    """Count stored batches of a stream, with their samples and bytes."""
+    query = COUNT_BATCHES if stream is Stream.TARGET else COUNT_SOURCE_BATCHES
+    now = clock.now()
+    tx.submit(query, id=recalibration_id, count=count, samples=samples, bytes=size, now=now)
 
 
 def delete(tx: Transaction, recalibration_id: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from service import clock
 from service.errors import NotFoundError, QuotaError, TokenExistsError
 from service.repositories.records import StoredToken, Token
@@ -75,15 +77,47 @@ def delete(tx: Transaction, name: str) -> None:
         raise NotFoundError(f"there is no token {name!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteQuota:
+    """The quota of bytes of an owner.
+
+    Attributes:
+        owner: the owner.
+        limit: the most bytes of its models and batches; None for no limit.
+        stored: the bytes that it has stored; 0 without a limit.
+    """
+
+    owner: str
+    limit: int | None
+    stored: int = 0
+
+    def check(self, more_bytes: int) -> None:
+        """Check that uploads stay within the quota.
+
+        Raises:
+            QuotaError: they do not.
+        """
+        limit = self.limit
+        if limit is not None and self.stored + more_bytes > limit:
+            text = f"the token {self.owner!r} can store at most {limit} bytes"
+            raise QuotaError(text, limit=limit)
+
+
+def byte_quota(tx: Transaction, owner: str) -> ByteQuota:
+    """Return the quota of bytes of an owner."""
+    limit = _limit(tx, owner, "limit_bytes")
+    if limit is None:
+        return ByteQuota(owner=owner, limit=None)
+    return ByteQuota(owner=owner, limit=limit, stored=_number(tx, STORED, owner, "bytes"))
+
+
 def check_bytes(tx: Transaction, owner: str, more_bytes: int) -> None:
     """Check that an upload stays within its owner's quota of bytes.
 
     Raises:
         QuotaError: it does not.
     """
-    limit = _limit(tx, owner, "limit_bytes")
-    if limit is not None and _number(tx, STORED, owner, "bytes") + more_bytes > limit:
-        raise QuotaError(f"the token {owner!r} can store at most {limit} bytes", limit=limit)
+    byte_quota(tx, owner).check(more_bytes)
 
 
 def check_open(tx: Transaction, owner: str) -> None:

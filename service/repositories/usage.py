@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from service.repositories import batches, models, recalibrations, results
@@ -45,10 +46,10 @@ def stored_bytes(tx: Transaction) -> int:
     return recalibrations.total_bytes(tx) + models.total_bytes(tx)
 
 
-def prefetch_total(tx: Transaction) -> None:
-    """Announce the queries of `check_total`."""
-    tx.prefetch(recalibrations.TOTAL)
-    tx.prefetch(models.TOTAL)
+def fetch_total(tx: Transaction) -> Callable[[], int]:
+    """Send the queries of `stored_bytes`; the result waits for their sum."""
+    found = [tx.fetch(query, [{}]) for query in (recalibrations.TOTAL, models.TOTAL)]
+    return lambda: sum(int(rows()[0][0]["bytes"] or 0) for rows in found)
 
 
 def check_total(tx: Transaction, settings: Settings, more_bytes: int) -> None:
@@ -57,7 +58,16 @@ def check_total(tx: Transaction, settings: Settings, more_bytes: int) -> None:
     Raises:
         StorageFullError: it does not.
     """
-    capacity.check_total_limit(stored_bytes(tx), more_bytes, settings.total_limit_bytes)
+    check_total_bytes(stored_bytes(tx), settings, more_bytes)
+
+
+def check_total_bytes(stored: int, settings: Settings, more_bytes: int) -> None:
+    """As `check_total`, with the stored bytes.
+
+    Raises:
+        StorageFullError: the upload exceeds the limit.
+    """
+    capacity.check_total_limit(stored, more_bytes, settings.total_limit_bytes)
 
 
 def inventory(tx: Transaction) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -28,6 +28,7 @@ def executor() -> FakeExecutor:
 # Tests that also run on PostgreSQL where it is required, as in `.ci/run`.
 ON_EACH_DATABASE = {
     "batches/test_api.py",
+    "batches/test_recording.py",
     "batches/test_source_batches.py",
     "models/test_api.py",
     "oneshot/test_api.py",

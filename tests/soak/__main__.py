@@ -60,7 +60,10 @@ def _kills(options: argparse.Namespace) -> int:
 def _objects(options: argparse.Namespace) -> int:
     """Disturb a server and its object store in random order, `--kills` times."""
     events = random.Random(options.seed).choices(object_faults.EVENTS, k=options.kills)
-    with tempfile.TemporaryDirectory(prefix="bnrecal-objects-") as folder, s3.ceph() as ceph:
+    with (
+        tempfile.TemporaryDirectory(prefix="bnrecal-objects-") as folder,
+        s3.running_ceph() as ceph,
+    ):
         tally = object_faults.disturb(Path(folder), ceph, events, seed=options.seed)
     sys.stdout.write(json.dumps(tally.summary() | {"seed": options.seed}, indent=1) + "\n")
     return 0 if tally.passed else 1

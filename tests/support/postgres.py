@@ -58,13 +58,16 @@ class Cluster:
 
     def kill(self) -> None:
         """Kill the server as a crash would, and wait until all of its processes have ended."""
-        pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-        parent = psutil.Process(pid)
+        parent = self.process()
         processes = [parent, *parent.children(recursive=True)]
         parent.kill()
         until(lambda: not any(map(_runs, processes)), lambda: "the server still runs")
         # Where nothing collects the process, its number looks as if it were still in use.
         (self._data / "postmaster.pid").unlink()
+
+    def process(self) -> psutil.Process:
+        """Return the first process of the server, the parent of all others."""
+        return psutil.Process(int((self._data / "postmaster.pid").read_text().splitlines()[0]))
 
     def create(self) -> str:
         """Create an empty database and return its URL."""
@@ -110,6 +113,17 @@ def cluster(**settings: str) -> Iterator[Cluster]:
     """Run a cluster; skip the test where PostgreSQL is not required."""
     if not REQUIRED:
         pytest.skip("without PostgreSQL: set BNRECAL_TEST_POSTGRES=1")
+    with running_cluster(**settings) as found:
+        yield found
+
+
+@contextmanager
+def running_cluster(**settings: str) -> Iterator[Cluster]:
+    """Run a cluster.
+
+    Raises:
+        FileNotFoundError: PostgreSQL is not installed.
+    """
     binaries = _binaries()
     if binaries is None:
         raise FileNotFoundError("PostgreSQL is not installed (Debian: apt-get install postgresql)")

@@ -25,6 +25,7 @@ REQUIRED = bool(os.environ.get("BNRECAL_TEST_S3"))
 # The endpoint of a running server for the tests, which the AWS variables give access to.
 RUNNING = os.environ.get("BNRECAL_TEST_S3_ENDPOINT")
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+DAEMONS = ("client.rgw", "osd.0", "mon.a")
 REGION = "us-east-1"
 USER = "bnrecal"
 _CONFIG = """
@@ -147,9 +148,13 @@ class Ceph(ObjectServer):
         """Return the process of the gateway."""
         return self._process("client.rgw")
 
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes of the gateway, the disk and the monitor."""
+        return [self._process(name) for name in DAEMONS]
+
     def stop(self) -> None:
         """Kill all daemons."""
-        for name in ("client.rgw", "osd.0", "mon.a"):
+        for name in DAEMONS:
             with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
                 process = self._process(name)
                 process.kill()
@@ -214,6 +219,17 @@ def ceph() -> Iterator[Ceph]:
     """
     if not REQUIRED:
         pytest.skip("without S3: set BNRECAL_TEST_S3=1")
+    with running_ceph() as found:
+        yield found
+
+
+@contextmanager
+def running_ceph() -> Iterator[Ceph]:
+    """Run a Ceph cluster.
+
+    Raises:
+        FileNotFoundError: Ceph is not installed.
+    """
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         message = f"not installed: {missing} (Debian: apt-get install ceph-mon ceph-osd radosgw)"

@@ -27,6 +27,7 @@ class ServerProcess:
         settings: Mapping[str, object] | None = None,
         module: str = "service",
         log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Create a stopped server.
 
@@ -35,11 +36,13 @@ class ServerProcess:
             settings: settings by name.
             module: module to run with `python -m`.
             log: path of the log, by default next to the data folder.
+            environment: further environment variables.
         """
         self._folder = folder
         self._module = module
         self._log = log or folder.parent / "server.log"
         self._settings = {f"BNRECAL_{name.upper()}": str(x) for name, x in (settings or {}).items()}
+        self._environment = environment or {}
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
@@ -51,7 +54,8 @@ class ServerProcess:
 
     def spawn(self) -> None:
         """Start the server without waiting."""
-        environment = {**os.environ, "BNRECAL_WORKER_THREADS": "1", **self._settings}
+        fixed = {"BNRECAL_WORKER_THREADS": "1", **self._settings, **self._environment}
+        environment = {**os.environ, **fixed}
         words = ["-m", self._module, "--port", str(self._port), "--data-dir", str(self._folder)]
         with self._log.open("a") as log:
             self._process = subprocess.Popen(

@@ -1,8 +1,9 @@
 """Packs of an object store: small blobs of one folder that wait at the same time share an object.
 
-A request takes milliseconds to tens of milliseconds, whatever it carries. So blobs wait while
-earlier packs of their folder are on the way, and then leave together. A pack never changes, and
-holds the blobs of one folder only: a folder can be removed without a look into packs.
+A request takes milliseconds to tens of milliseconds, and costs the store processor time, whatever
+it carries. So blobs wait while an earlier pack of their folder is on the way, and then leave
+together; many bytes do not wait. A pack never changes, and holds the blobs of one folder only: a
+folder can be removed without a look into packs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from service.storage.blobs.protocol import BlobLocation
 from service.storage.ledger.protocol import Transaction
 
 MAX_PACK_BYTES = 8 << 20
-# More packs at the same time would only be smaller ones.
+# More packs of a folder at the same time would only be smaller ones. The second one is worth its
+# request when this many bytes wait.
 MAX_OF_FOLDER = 2
+SECOND_PACK_BYTES = 1 << 20
 MAX_PACKS = 16
 
 Put = Callable[[str, bytes], Awaitable[None]]
@@ -54,6 +57,7 @@ class ObjectPacks:
         """
         self._put = put
         self._waiting: dict[str, list[_Waiting]] = {}
+        self._waiting_bytes: Counter[str] = Counter()
         self._sending: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -65,18 +69,25 @@ class ObjectPacks:
         """
         one = _Waiting(content=content, stored=asyncio.get_running_loop().create_future())
         self._waiting.setdefault(folder, []).append(one)
+        self._waiting_bytes[folder] += len(content)
         self._send()
         return await one.stored
 
     def _send(self) -> None:
         """Send the packs that may leave now, those first whose blobs have waited longest."""
-        ready = [one for one in self._waiting if self._sending[one] < MAX_OF_FOLDER]
+        ready = [folder for folder in self._waiting if self._may_send(folder)]
         for folder in ready[: MAX_PACKS - self._sending.total()]:
             self._sending[folder] += 1
             pack = self._take(folder)
             task = asyncio.create_task(self._send_pack(folder, pack), name="pack")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _may_send(self, folder: str) -> bool:
+        sending = self._sending[folder]
+        if 0 < sending < MAX_OF_FOLDER:
+            return self._waiting_bytes[folder] >= SECOND_PACK_BYTES
+        return sending == 0
 
     def _take(self, folder: str) -> list[_Waiting]:
         """Remove the next blobs of a folder from those that wait."""
@@ -85,8 +96,11 @@ class ObjectPacks:
         while count < len(waiting) and (not count or size < MAX_PACK_BYTES):
             size += len(waiting[count].content)
             count += 1
+        self._waiting_bytes[folder] -= size
         if rest := waiting[count:]:
             self._waiting[folder] = rest
+        else:
+            del self._waiting_bytes[folder]
         return waiting[:count]
 
     async def _send_pack(self, folder: str, pack: list[_Waiting]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ import apsw
 
 from service.errors import CapacityError, ServiceError, StartError, StorageFailedError
 from service.storage.capacity import ledger_full
-from service.storage.ledger.protocol import Participant, Row, Transaction, Value
+from service.storage.ledger.protocol import (
+    Fetched,
+    Parameters,
+    Participant,
+    Row,
+    Transaction,
+    Value,
+)
 from service.storage.ledger.writer import Outcome
 
 _log = logging.getLogger(__name__)
@@ -148,9 +155,14 @@ class SqliteTransaction:
         """Run a change whose number of rows is not needed."""
         self._connection.execute(query, parameters)
 
-    def prefetch(self, query: str, **parameters: Value) -> None:
-        """Do nothing: there are no round trips."""
-        del query, parameters
+    def insert_all(self, query: str, sets: Sequence[Parameters]) -> None:
+        """Insert a row for each set of parameters."""
+        self._connection.executemany(query, sets)
+
+    def fetch(self, query: str, sets: Sequence[Parameters]) -> Fetched:
+        """Run a query for each set of parameters at once: there are no round trips."""
+        found = [self.rows(query, **parameters) for parameters in sets]
+        return lambda: found
 
     def clock(self) -> float:
         """Return the time of this machine: no other machine can share the file."""

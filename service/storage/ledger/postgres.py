@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from service.errors import StartError
+from service.errors import ServiceError, StartError
 from service.storage.ledger import postgres_schema as schema
 from service.storage.ledger.postgres_connection import (
     CHANNEL,
@@ -35,7 +35,7 @@ from service.storage.ledger.postgres_connection import (
     connect,
     translated,
 )
-from service.storage.ledger.protocol import T, Transaction
+from service.storage.ledger.protocol import Item, T, Transaction
 from service.storage.ledger.writer import Writer
 
 # Reads wait for the network, so there are more threads than for SQLite.
@@ -70,6 +70,13 @@ class PostgresLedger:
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run work and return its result once its changes are durable."""
         result: T = await asyncio.wrap_future(self._writer.submit(work))
+        return result
+
+    async def write_together(
+        self, work: Callable[[Transaction, Sequence[Item]], Sequence[T | ServiceError]], item: Item
+    ) -> T:
+        """Run work on an item and on those that wait for the same work."""
+        result: T = await asyncio.wrap_future(self._writer.submit_item(work, item))
         return result
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from functools import cache
 from typing import Any
 
 import psycopg
@@ -15,7 +13,16 @@ from psycopg.rows import dict_row
 
 from service.errors import LedgerUnavailableError, ServiceError, StorageFailedError
 from service.storage.capacity import ledger_full
-from service.storage.ledger.protocol import Participant, Row, Transaction, Value
+from service.storage.ledger.postgres_sql import SET_NUMBER, insertion, selection
+from service.storage.ledger.postgres_sql import text as _text
+from service.storage.ledger.protocol import (
+    Fetched,
+    Parameters,
+    Participant,
+    Row,
+    Transaction,
+    Value,
+)
 from service.storage.ledger.writer import Outcome
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -29,8 +36,6 @@ USER_TIMEOUT_MILLISECONDS = 15_000
 LOCKS = 0x626E7265
 WRITER_LOCK, LEADER_LOCK, MIGRATION_LOCK = range(3)
 CHANNEL = "bnrecal"
-
-_PARAMETER = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
 
 
 def connect(url: str) -> Connection:
@@ -84,16 +89,11 @@ class PostgresTransaction:
         self._connection = connection
         self._participants = participants
         self._pipeline = pipeline
-        self._fetched: dict[object, psycopg.Cursor[dict[str, Any]]] = {}
         self.enlisted = False
 
     def rows(self, query: str, **parameters: Value) -> list[Row]:
         """Run a query and return its rows, each by column name."""
-        cursor = self._fetched.pop(_call(query, parameters), None)
-        if cursor is None:
-            cursor = self._connection.execute(_text(query), parameters)
-        found = cursor.fetchall()
-        return [{name: _value(value) for name, value in row.items()} for row in found]
+        return [_row(row) for row in self._connection.execute(_text(query), parameters).fetchall()]
 
     def row(self, query: str, **parameters: Value) -> Row | None:
         """Run a query and return its first row, or None."""
@@ -102,7 +102,6 @@ class PostgresTransaction:
 
     def change(self, query: str, **parameters: Value) -> int:
         """Run a change and return the number of affected rows."""
-        self._fetched.clear()
         cursor = self._connection.execute(_text(query), parameters)
         if self._pipeline is not None:
             self._pipeline.sync()
@@ -110,14 +109,22 @@ class PostgresTransaction:
 
     def submit(self, query: str, **parameters: Value) -> None:
         """Send a change; in a pipeline, its error is raised later."""
-        self._fetched.clear()
         self._connection.execute(_text(query), parameters)
 
-    def prefetch(self, query: str, **parameters: Value) -> None:
-        """Send a query without waiting for its rows; has no effect without a pipeline."""
-        if self._pipeline is not None:
-            cursor = self._connection.execute(_text(query), parameters)
-            self._fetched[_call(query, parameters)] = cursor
+    def insert_all(self, query: str, sets: Sequence[Parameters]) -> None:
+        """Insert the rows of all sets of parameters with one statement."""
+        if sets:
+            self._connection.execute(*insertion(query, sets))
+
+    def fetch(self, query: str, sets: Sequence[Parameters]) -> Fetched:
+        """Send one statement for all sets; in a pipeline, its rows are awaited later."""
+        if not sets:
+            return list
+        if not sets[0]:  # no parameters: the same rows for all
+            cursor = self._connection.execute(_text(query))
+            return lambda: [[_row(row) for row in cursor.fetchall()]] * len(sets)
+        cursor = self._connection.execute(*selection(query, sets))
+        return lambda: _by_set(cursor.fetchall(), len(sets))
 
     def clock(self) -> float:
         """Return the time of the database server."""
@@ -258,20 +265,16 @@ def translated() -> Iterator[None]:
         raise StorageFailedError(f"the ledger failed: {type(error).__name__}") from error
 
 
-def _value(value: Any) -> Value:
-    """Return a column's value; sums are decimals in PostgreSQL."""
-    found: Value = int(value) if isinstance(value, Decimal) else value
+def _row(row: Mapping[str, Any]) -> Row:
+    """Return a row by column name; sums are decimals in PostgreSQL."""
+    return {
+        name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()
+    }
+
+
+def _by_set(rows: Sequence[dict[str, Any]], sets: int) -> list[list[Row]]:
+    """Return the rows of each set of parameters."""
+    found: list[list[Row]] = [[] for _ in range(sets)]
+    for row in rows:
+        found[row.pop(SET_NUMBER) - 1].append(_row(row))
     return found
-
-
-def _call(query: str, parameters: Mapping[str, Value]) -> object:
-    return query, tuple(sorted(parameters.items()))
-
-
-@cache
-def _text(query: str) -> bytes:
-    """Return a query with the parameters of psycopg.
-
-    As bytes: the types of psycopg accept only literal strings, to prevent values in the text.
-    """
-    return _PARAMETER.sub(r"%(\1)s", query.replace("%", "%%")).encode()

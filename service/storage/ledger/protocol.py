@@ -7,12 +7,19 @@ interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
+
+from service.errors import ServiceError
 
 Value = str | int | float | bytes | None
 Row = Mapping[str, Value]
+Parameters = Mapping[str, Value]
+Fetched = Callable[[], list[list[Row]]]
+"""Waits for the rows of each set of parameters of a query."""
+
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Transaction(Protocol):
@@ -37,11 +44,26 @@ class Transaction(Protocol):
         """
         ...
 
-    def prefetch(self, query: str, **parameters: Value) -> None:
-        """Announce a query that `rows` or `row` will probably run next with the same parameters.
+    def insert_all(self, query: str, sets: Sequence[Parameters]) -> None:
+        """Insert a row for each set of parameters, in one statement where that is faster.
 
-        A distant database then needs one round trip for several queries. It changes no result: what
-        was fetched is forgotten when something is changed.
+        Errors are raised as by `submit`.
+
+        Args:
+            query: an INSERT of one row, whose values are named parameters only.
+            sets: sets of parameters with the same names.
+        """
+        ...
+
+    def fetch(self, query: str, sets: Sequence[Parameters]) -> Fetched:
+        """Send a query once for all sets of parameters, without waiting for its rows.
+
+        A distant database then needs one round trip for several queries. Call the result before
+        anything is changed.
+
+        Args:
+            query: the query.
+            sets: sets of parameters with the same names.
         """
         ...
 
@@ -103,6 +125,21 @@ class Ledger(Protocol):
             CapacityError: other processes kept the ledger busy; nothing changed.
             StorageFailedError: the ledger could not be written. Nothing was acknowledged, and
                 nothing will be until a restart.
+        """
+        ...
+
+    async def write_together(
+        self, work: Callable[[Transaction, Sequence[Item]], Sequence[T | ServiceError]], item: Item
+    ) -> T:
+        """Run work on an item and on those that wait for the same work; return what becomes of it.
+
+        Args:
+            work: gets the items, and returns the result or the error of each in their order. What
+                it raises concerns all of them, and rolls back the changes.
+            item: the item.
+
+        Raises:
+            ServiceError: the one that `work` returned for the item, or those of `write`.
         """
         ...
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
 
-from service.errors import StartError, StorageFailedError
+from service.errors import ServiceError, StartError, StorageFailedError
 from service.storage.data_folder import reject_network_file_system, try_lock
 from service.storage.ledger import schema
 from service.storage.ledger.connection import (
@@ -23,7 +23,7 @@ from service.storage.ledger.connection import (
     schema_version,
     translated,
 )
-from service.storage.ledger.protocol import T, Transaction
+from service.storage.ledger.protocol import Item, T, Transaction
 from service.storage.ledger.writer import Writer
 
 # Reads are short; two threads keep one long page from delaying a status query.
@@ -66,6 +66,13 @@ class SqliteLedger:
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run work and return its result once its changes are durable."""
         result: T = await asyncio.wrap_future(self._writer.submit(work))
+        return result
+
+    async def write_together(
+        self, work: Callable[[Transaction, Sequence[Item]], Sequence[T | ServiceError]], item: Item
+    ) -> T:
+        """Run work on an item and on those that wait for the same work."""
+        result: T = await asyncio.wrap_future(self._writer.submit_item(work, item))
         return result
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

@@ -1,12 +1,13 @@
 """The ledger's writer: a thread that commits queued work in groups, for any database.
 
 All waiting requests share one fsync. Each piece of work runs in its own savepoint, so a failure
-does not affect the others in its group. Results are delivered after the commit is durable.
+does not affect the others in its group; items of the same work are one piece. Results are delivered
+after the commit is durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,10 +24,40 @@ from service.storage.ledger.protocol import Participant, Transaction
 MAX_GROUP = 512
 
 
+Work = Callable[[Transaction], Any]
+WorkOnItems = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
-    work: Callable[[Transaction], Any]
+    """Work that waits, or one item of work that many share."""
+
     future: Future[Any]
+    work: Work | None = None
+    work_on_items: WorkOnItems | None = None
+    item: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Piece:
+    """What runs in one savepoint, and the jobs whose results it gives."""
+
+    work: Work
+    jobs: Sequence[_Job]
+    has_items: bool
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Resolve the futures of the jobs."""
+        if outcome.raised is not None:
+            for job in self.jobs:
+                job.future.set_exception(_copy(outcome.raised, len(self.jobs)))
+            return
+        results = outcome.result if self.has_items else (outcome.result,)
+        for job, result in zip(self.jobs, results, strict=True):
+            if self.has_items and isinstance(result, ServiceError):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,9 +82,7 @@ class WriterDatabase(Protocol):
         """Begin a transaction that excludes those of all other writers."""
         ...
 
-    def attempt(
-        self, work: Callable[[Transaction], Any], participants: dict[Participant, None]
-    ) -> Outcome:
+    def attempt(self, work: Work, participants: dict[Participant, None]) -> Outcome:
         """Run work in the transaction; an exception from it rolls back its changes only.
 
         Raises an error of the database that affects the whole transaction.
@@ -102,10 +131,19 @@ class Writer:
         self.failure: str | None = None
         self._thread.start()
 
-    def submit(self, work: Callable[[Transaction], Any]) -> Future[Any]:
+    def submit(self, work: Work) -> Future[Any]:
         """Queue work; its future is resolved after the commit."""
         future: Future[Any] = Future()
         self._queue.put(_Job(work=work, future=future))
+        return future
+
+    def submit_item(self, work: WorkOnItems, item: object) -> Future[Any]:
+        """Queue an item; the work runs once for all items of a group that name it.
+
+        Where the work returns a `ServiceError` for an item, its future raises it.
+        """
+        future: Future[Any] = Future()
+        self._queue.put(_Job(work_on_items=work, item=item, future=future))
         return future
 
     def close(self) -> None:
@@ -139,9 +177,10 @@ class Writer:
         if self.failure is not None:
             _fail(group, StorageFailedError(self.failure))
             return
+        pieces = _pieces(group)
         try:
             with self._database.translated():
-                outcomes = self._transact(group)
+                outcomes = self._transact(pieces)
         except _FlushFailedError as failed:
             _fail(failed.jobs, failed.cause)
             self._commit([job for job in group if job not in failed.jobs])
@@ -150,20 +189,18 @@ class Writer:
                 self.failure = f"{error.message}; restart the server"
             _fail(group, error)
         else:
-            for job, outcome in zip(group, outcomes, strict=True):
-                if outcome.raised is None:
-                    job.future.set_result(outcome.result)
-                else:
-                    job.future.set_exception(outcome.raised)
+            for piece, outcome in zip(pieces, outcomes, strict=True):
+                piece.deliver(outcome)
 
-    def _transact(self, group: list[_Job]) -> list[Outcome]:
+    def _transact(self, pieces: Sequence[_Piece]) -> list[Outcome]:
         began = perf_counter()
         self._database.begin()
         participants: dict[Participant, None] = {}
         try:
-            outcomes = [self._database.attempt(job.work, participants) for job in group]
-            pairs = zip(group, outcomes, strict=True)
-            _flush(participants, [job for job, outcome in pairs if outcome.enlisted])
+            outcomes = [self._database.attempt(piece.work, participants) for piece in pieces]
+            pairs = zip(pieces, outcomes, strict=True)
+            enlisting = [job for piece, outcome in pairs if outcome.enlisted for job in piece.jobs]
+            _flush(participants, enlisting)
             self._database.commit()
         except BaseException:
             self._database.rollback()
@@ -172,6 +209,35 @@ class Writer:
             raise
         self._on_commit(perf_counter() - began)
         return outcomes
+
+
+def _pieces(group: Sequence[_Job]) -> list[_Piece]:
+    """Return what to run: all items of the same work are one piece, where the first of them is."""
+    found: list[_Piece | list[_Job]] = []
+    sharing: dict[WorkOnItems, list[_Job]] = {}
+    for job in group:
+        if job.work is not None:
+            found.append(_Piece(work=job.work, jobs=(job,), has_items=False))
+        elif job.work_on_items in sharing:
+            sharing[job.work_on_items].append(job)
+        else:
+            assert job.work_on_items is not None
+            sharing[job.work_on_items] = [job]
+            found.append(sharing[job.work_on_items])
+    return [one if isinstance(one, _Piece) else _piece_of_items(one) for one in found]
+
+
+def _piece_of_items(jobs: Sequence[_Job]) -> _Piece:
+    work, items = jobs[0].work_on_items, [job.item for job in jobs]
+    assert work is not None
+    return _Piece(work=lambda tx: work(tx, items), jobs=jobs, has_items=True)
+
+
+def _copy(error: Exception, jobs: int) -> Exception:
+    """Return an error for one of several jobs: each that raises it adds its own traceback."""
+    if jobs == 1 or not isinstance(error, ServiceError):
+        return error
+    return type(error)(error.message, **error.details)
 
 
 class _FlushFailedError(Exception):
@@ -199,6 +265,6 @@ def _rollback(participants: Iterable[Participant]) -> None:
         participant.rollback()
 
 
-def _fail(group: list[_Job], error: ServiceError) -> None:
+def _fail(group: Sequence[_Job], error: ServiceError) -> None:
     for job in group:
         job.future.set_exception(type(error)(error.message))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from service.errors import NotFoundError, StartError, StorageFailedError, StorageFullError
+from service.repositories import recalibrations
 from service.storage.data_folder import file_system_type
 from service.storage.ledger import schema
 from service.storage.ledger.connection import SqliteWriter, check_sqlite_version, connect
@@ -364,3 +365,154 @@ def test_network_file_system_is_rejected(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("service.storage.data_folder.MOUNTS", mounts)
     with pytest.raises(StartError, match="nfs4"):
         SqliteLedger(tmp_path / "ledger.sqlite3")
+
+
+def test_fetch_returns_the_rows_of_each_set(ledger: Ledger) -> None:
+    query = "SELECT id, bytes FROM model WHERE id = :id OR bytes = :bytes ORDER BY id"
+
+    def work(tx: Transaction) -> list[list[list[object]]]:
+        for name in ("a", "b"):
+            tx.submit(INSERT, id=name)
+        sets = [("b", 0), ("none", 0), ("a", 1), ("b", 0)]
+        found = [
+            tx.fetch(query, [{"id": name, "bytes": size} for name, size in sets]),
+            tx.fetch(query, []),
+            tx.fetch("SELECT id FROM model ORDER BY id", [{}, {}]),
+            tx.fetch("SELECT max(bytes) AS id FROM model WHERE id > :id", [{"id": "b"}]),
+        ]
+        return [[[row["id"] for row in rows] for rows in one()] for one in found]
+
+    assert asyncio.run(ledger.write(work)) == [
+        [["b"], [], ["a", "b"], ["b"]],
+        [],
+        [["a", "b"], ["a", "b"]],
+        [[None]],
+    ]
+
+
+def test_insert_all_inserts_a_row_for_each_set(ledger: Ledger) -> None:
+    query = """
+        INSERT INTO idempotency (scope, key, request_sha256, response, created)
+        VALUES (:scope, :key, 'sha', :response, :now)
+        ON CONFLICT (scope, key) DO UPDATE SET response = excluded.response
+    """
+    sets = [
+        {"scope": "POST /100%", "key": key, "response": response, "now": ""}
+        for key, response in (("a", "1"), ("b", 'ä\n{,"}'))
+    ]
+
+    def work(tx: Transaction) -> list[tuple[object, object]]:
+        tx.insert_all(query, [])
+        tx.insert_all(query, sets)
+        tx.insert_all(query, [{**sets[0], "response": "3"}])
+        rows = tx.rows("SELECT key, response FROM idempotency WHERE scope LIKE '%0%' ORDER BY key")
+        return [(row["key"], row["response"]) for row in rows]
+
+    assert asyncio.run(ledger.write(work)) == [("a", "3"), ("b", 'ä\n{,"}')]
+
+
+def test_insert_all_inserts_nulls(ledger: Ledger) -> None:
+    query = """
+        INSERT INTO result (recalibration, name, bytes, sha256, claim)
+        VALUES (:id, :name, :bytes, '', :claim)
+    """
+
+    def work(tx: Transaction) -> list[object]:
+        recalibrations.insert(
+            tx,
+            recalibration_id="r",
+            owner="",
+            model="m",
+            inputs="[]",
+            options="{}",
+            keep_data=False,
+        )
+        for claims in ((None, None), (None, 7)):
+            tx.insert_all(
+                query,
+                [
+                    {"id": "r", "name": f"{claims}{n}", "bytes": n, "claim": claim}
+                    for n, claim in enumerate(claims)
+                ],
+            )
+        return [row["claim"] for row in tx.rows("SELECT claim FROM result ORDER BY name")]
+
+    assert asyncio.run(ledger.write(work)) == [None, 7, None, None]
+
+
+def test_items_of_the_same_work_share_a_call(ledger: Ledger) -> None:
+    calls = []
+
+    def work(tx: Transaction, items: Sequence[str]) -> list[int | NotFoundError]:
+        calls.append(list(items))
+        found: list[int | NotFoundError] = []
+        for item in items:
+            wanted = item != "refused"
+            found.append(tx.change(INSERT, id=item) if wanted else NotFoundError(item))
+        return found
+
+    def fail(tx: Transaction, items: Sequence[str]) -> list[int]:
+        tx.change(INSERT, id="failed")
+        raise NotFoundError(f"{len(items)} items")
+
+    entered, going = threading.Event(), threading.Event()
+
+    def wait(_: Transaction) -> None:
+        entered.set()
+        going.wait(10)
+
+    async def run() -> list[object]:
+        held = asyncio.create_task(ledger.write(wait))
+        await asyncio.to_thread(entered.wait, 10)
+        waiting = [
+            ledger.write_together(work, "a"),
+            ledger.write_together(fail, "x"),
+            ledger.write(insert("b")),
+            ledger.write_together(work, "refused"),
+            ledger.write_together(fail, "y"),
+            ledger.write_together(work, "c"),
+        ]
+        tasks = [asyncio.ensure_future(one) for one in waiting]
+        await asyncio.sleep(0.05)
+        going.set()
+        await held
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = asyncio.run(run())
+    assert calls == [["a", "refused", "c"]]
+    assert [repr(one) for one in found] == [
+        "1",
+        "NotFoundError('2 items')",
+        "1",
+        "NotFoundError('refused')",
+        "NotFoundError('2 items')",
+        "1",
+    ]
+    assert found[1] is not found[4]  # each has a traceback of its own
+    assert asyncio.run(ledger.read(count)) == 3
+
+
+def test_item_that_is_cancelled_is_not_stored(ledger: Ledger) -> None:
+    entered, going = threading.Event(), threading.Event()
+
+    def wait(_: Transaction) -> None:
+        entered.set()
+        going.wait(10)
+
+    def work(tx: Transaction, items: Sequence[str]) -> list[int]:
+        return [tx.change(INSERT, id=item) for item in items]
+
+    async def run() -> int:
+        held = asyncio.create_task(ledger.write(wait))
+        await asyncio.to_thread(entered.wait, 10)
+        tasks = [asyncio.create_task(ledger.write_together(work, name)) for name in "ab"]
+        await asyncio.sleep(0.05)
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        going.set()
+        await held
+        return await tasks[1]
+
+    assert asyncio.run(run()) == 1
+    rows = asyncio.run(ledger.read(lambda tx: tx.rows("SELECT id FROM model")))
+    assert [row["id"] for row in rows] == ["b"]

@@ -53,22 +53,40 @@ def played(scenario: Scenario) -> None:
     asyncio.run(play())
 
 
-def test_blobs_gather_while_packs_are_on_the_way() -> None:
+def test_blobs_gather_while_a_pack_is_on_the_way() -> None:
     async def scenario(store: Store, packs: ObjectPacks) -> None:
         tasks = []
-        for number in range(6):
+        for number in range(5):
             tasks.append(staged(packs, b"%d" % number * (number + 1)))
             await settle()
-        assert store.sent == [("a", b"0"), ("a", b"11")][:MAX_OF_FOLDER]
-        await store.answer(1)
-        assert store.sent[2:] == [("a", b"222" + b"3333" + b"44444" + b"555555")]
-        await store.answer(2)
-        assert [task.done() for task in tasks] == [False, True, True, True, True, True]
-        found = [task.result().location for task in tasks[2:]]
-        assert [one.start for one in found] == [0, 3, 7, 12]
-        assert len({one.name for one in found}) == 1
+        assert store.sent == [("a", b"0")]
         await store.answer(0)
+        assert store.sent[1:] == [("a", b"11" + b"222" + b"3333" + b"44444")]
+        assert [task.done() for task in tasks] == [True, False, False, False, False]
+        await store.answer(1)
+        found = [task.result().location for task in tasks[1:]]
+        assert [one.start for one in found] == [0, 2, 5, 9]
+        assert len({one.name for one in found}) == 1
         assert tasks[0].result().location.start == 0
+
+    played(scenario)
+
+
+def test_many_bytes_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_packs, "SECOND_PACK_BYTES", 6)
+
+    async def scenario(store: Store, packs: ObjectPacks) -> None:
+        tasks = []
+        for number in range(12):
+            tasks.append(staged(packs, b"%x%x" % (number, number)))
+            await settle()
+        assert [content for _, content in store.sent] == [b"00", b"112233"]
+        assert MAX_OF_FOLDER == 2
+        await store.answer(0)
+        assert store.sent[2] == ("a", b"445566778899aabb")
+        for number in (1, 2):
+            await store.answer(number)
+        assert all(task.done() for task in tasks)
 
     played(scenario)
 
@@ -107,12 +125,12 @@ def test_size_of_a_pack_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_packs, "MAX_PACK_BYTES", 10)
 
     async def scenario(store: Store, packs: ObjectPacks) -> None:
-        tasks = [staged(packs, b"123456") for _ in range(7)]
+        tasks = [staged(packs, b"123456") for _ in range(6)]
         await settle()
-        for number in range(4):
+        for number in range(3):
             await store.answer(number)
-        assert [len(content) for _, content in store.sent] == [6, 6, 12, 12, 6]
-        await store.answer(4)
+        assert [len(content) for _, content in store.sent] == [6, 12, 12, 6]
+        await store.answer(3)
         assert all(task.done() for task in tasks)
 
     played(scenario)
@@ -124,7 +142,6 @@ def test_failed_pack_fails_its_blobs_only() -> None:
         await settle()
         await store.answer(0, CapacityError("injected"))
         await store.answer(1)
-        await store.answer(2)
         assert [task.exception() is None for task in tasks] == [False, True, True, True]
         with pytest.raises(CapacityError, match="injected"):
             tasks[0].result()
@@ -134,14 +151,14 @@ def test_failed_pack_fails_its_blobs_only() -> None:
 
 def test_cancelled_request_leaves_its_bytes_in_the_pack() -> None:
     async def scenario(store: Store, packs: ObjectPacks) -> None:
-        tasks: list[asyncio.Task[Any]] = [staged(packs, b"%d" % number) for number in range(5)]
+        tasks: list[asyncio.Task[Any]] = [staged(packs, b"%d" % number) for number in range(4)]
         await settle()
-        tasks[3].cancel()
+        tasks[2].cancel()
         await settle()
-        for number in range(3):
+        for number in range(2):
             await store.answer(number)
-        assert store.sent[2] == ("a", b"234")
-        assert tasks[3].cancelled()
-        assert [tasks[number].result().location.start for number in (2, 4)] == [0, 2]
+        assert store.sent[1] == ("a", b"123")
+        assert tasks[2].cancelled()
+        assert [tasks[number].result().location.start for number in (1, 3)] == [0, 2]
 
     played(scenario)

@@ -273,24 +273,6 @@ def test_synchronous_standby_gives_no_warning() -> None:
         assert _durability_warnings(connection) == []
 
 
-def test_fetched_rows_are_forgotten_after_a_change(own: Cluster) -> None:
-    query = "SELECT id FROM model WHERE id = :id"
-
-    def work(tx: Transaction) -> list[bool]:
-        seen = []
-        for change in (tx.submit, tx.change):
-            tx.prefetch(query, id="a")
-            tx.prefetch(query, id="b")
-            seen.append(tx.row(query, id="a") is not None)
-            change(INSERT, id="a" if change == tx.submit else "b")
-            seen.append(tx.row(query, id="a" if change == tx.submit else "b") is not None)
-        return seen
-
-    ledger = PostgresLedger(own.create())
-    assert asyncio.run(ledger.write(work)) == [False, True, True, True]
-    ledger.close()
-
-
 @pytest.mark.parametrize("last", ["nothing", "read", "change"])
 def test_failed_submitted_change_fails_only_its_work(own: Cluster, last: str) -> None:
     def fail(tx: Transaction) -> None:

@@ -1,0 +1,1 @@
+"""How many small batches become durable per second over several API replicas."""
