@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bn_ops.core.version import __version__
 from service import settings_loading
@@ -68,13 +69,13 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
         listener = bind(settings.host, settings.port)
         app = create_app(settings)
     except StartError as error:
-        sys.stderr.write(f"bnrecal does not start: {error}\n")
-        return 2
+        return _not_started(error)
     logs.configure(settings.log_level, settings.log_format)
     _raise_file_limit(2 * settings.max_connections + OTHER_FILES)
     _warn_of_unknown_variables()
+    starting = StartErrors(app)
     config = uvicorn.Config(
-        app,
+        starting,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -89,8 +90,56 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
     # After a graceful shutdown uvicorn raises the signal again; exit with status 0 then.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # of uvicorn, when the app does not start
+        if starting.error is None:
+            raise
+        return _not_started(starting.error)
     return 0 if server.started else 2
+
+
+def _not_started(error: StartError) -> int:
+    """Print why the server does not start, in one line; return the exit status."""
+    sys.stderr.write(f"bnrecal does not start: {error}\n")
+    return 2
+
+
+class StartErrors:
+    """Passes requests on to the app, and keeps an error of its start from uvicorn's log.
+
+    uvicorn would print it as a traceback.
+
+    Attributes:
+        error: why the app does not start; None if it does.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.error: StartError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process a request, or the start and the end of the app."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_traceback(message: Message) -> None:
+            # Called while the error is handled: the message is its traceback.
+            if isinstance(sys.exception(), StartError):
+                message = {**message, "message": ""}
+                logging.getLogger("uvicorn.error").addFilter(_is_not_summary)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, without_traceback)
+        except StartError as error:
+            self.error = error
+
+
+def _is_not_summary(record: logging.LogRecord) -> bool:
+    """Return whether a record is not uvicorn's own on a failed start, which has no cause."""
+    return not record.getMessage().startswith("Application startup failed")
 
 
 def run_queued(config_file: Path | None, overrides: Mapping[str, object]) -> int:

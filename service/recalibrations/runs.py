@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,22 @@ from pydantic import ValidationError
 from bn_ops.errors import BnOpsError
 from service import problems
 from service.context import Context
-from service.errors import RefusedError, ServiceError, WorkerDeadlineError, WorkerError
+from service.errors import (
+    LedgerUnavailableError,
+    RefusedError,
+    ServiceError,
+    WorkerDeadlineError,
+    WorkerError,
+)
 from service.recalibrations import events, recovery, retention
 from service.recalibrations.schemas import VerdictOut
 from service.repositories import batches, models, results
 from service.repositories import recalibrations as store
-from service.repositories.lifecycle import Event
+from service.repositories.lifecycle import Event, State
 from service.repositories.records import Recalibration, StoredBatch, StoredResult, Stream
 from service.storage.blobs.protocol import BlobContent, Blobs
 from service.storage.capacity import defers_run, translated
-from service.storage.ledger.protocol import Transaction
+from service.storage.ledger.protocol import T, Transaction
 from service.web.content_digest import sha256_of
 from service.workers.messages import RESULTS, StoredBatchRef
 from service.workers.protocol import (
@@ -59,10 +65,12 @@ async def run(context: Context, found: Recalibration) -> None:
     except (RefusedError, WorkerDeadlineError) as error:
         # Another attempt would end the same way.
         problem = problems.from_error(error)
-        await context.ledger.write(lambda tx: _fail(tx, found, problem))
+        await _write(context, found, lambda tx: _fail(tx, found, problem))
     except (ServiceError, BnOpsError, OSError) as error:
         await _interrupted(context, found, error, ids)
-    ended = await context.ledger.read(lambda tx: store.find(tx, found.id))
+    ended = await _reached(
+        context, found, lambda: context.ledger.read(lambda tx: store.find(tx, found.id))
+    )
     state = None if ended is None else ended.state
     verdict = None if ended is None or ended.verdict is None else ended.verdict["code"]
     _log.info(
@@ -93,14 +101,42 @@ async def _interrupted(
         _log.warning("A run is deferred: %s", error, extra={"action": "run-deferred", **ids})
         # A full disk is rarely free again at once, and the run starts again from its first batch.
         await asyncio.sleep(context.settings.run_retry_seconds)
-        await context.ledger.write(
-            lambda tx: recovery.defer(tx, found.id, found.claims, error, context.settings)
+        await _write(
+            context,
+            found,
+            lambda tx: recovery.defer(tx, found.id, found.claims, error, context.settings),
         )
     else:
         _log.warning("A run was interrupted: %s", error, extra={"action": "run-interrupted", **ids})
-        await context.ledger.write(
-            lambda tx: recovery.on_worker_crash(tx, found.id, found.claims, error, context.settings)
+        await _write(
+            context,
+            found,
+            lambda tx: recovery.on_worker_crash(
+                tx, found.id, found.claims, error, context.settings
+            ),
         )
+
+
+async def _write(context: Context, found: Recalibration, work: Callable[[Transaction], T]) -> T:
+    """Record how a run has ended, as soon as the database can be reached.
+
+    Otherwise the run would be done again, although its result may be complete. The work names the
+    claim, so it changes nothing when another process has taken the run in the meantime.
+    """
+    return await _reached(context, found, lambda: context.ledger.write(work))
+
+
+async def _reached(context: Context, found: Recalibration, access: Callable[[], Awaitable[T]]) -> T:
+    """Access the ledger, again and again while its database cannot be reached."""
+    while True:
+        try:
+            return await access()
+        except LedgerUnavailableError:
+            _log.warning(
+                "A run waits for the database of the ledger, which cannot be reached",
+                extra={"action": "run-waits-for-ledger", "recalibration": found.id},
+            )
+            await asyncio.sleep(context.settings.poll_seconds)
 
 
 async def _run(context: Context, found: Recalibration) -> None:
@@ -155,16 +191,22 @@ async def _keep(
     context: Context, found: Recalibration, output: Path, verdict: VerdictOut | None
 ) -> None:
     kept = await asyncio.to_thread(adopt, context.blobs, found, output)
-    finished = await context.ledger.write(lambda tx: _finish(tx, found, kept, verdict))
+    finished = await _write(context, found, lambda tx: _finish(tx, found, kept, verdict))
     await asyncio.to_thread(_remove_unused, context.blobs, found, finished=finished)
 
 
 def _finish(
     tx: Transaction, found: Recalibration, kept: list[StoredResult], verdict: VerdictOut | None
 ) -> bool:
-    """Record the success of a run; return False if it no longer runs under its claim."""
-    if store.find_claimed(tx, found.id, found.claims) is None:
+    """Record the success of a run; return False if it no longer runs under its claim.
+
+    When the connection was lost during the commit, the success may be recorded already.
+    """
+    now = store.find(tx, found.id)
+    if now is None or now.claims != found.claims:
         return False
+    if now.state is not State.RUNNING:
+        return now.state is State.SUCCEEDED
     if verdict is not None:
         store.set_verdict(tx, found.id, verdict.model_dump(mode="json"))
     for result in kept:
@@ -242,8 +284,11 @@ def _reporter(context: Context, found: Recalibration) -> OnProgress:
             return
         reported_at, reported_phase = monotonic(), step.phase
         step = replace(step, layers=tuple(measured))
+        try:
+            await context.ledger.write(lambda tx: events.progress(tx, found.id, found.claims, step))
+        except LedgerUnavailableError:
+            return  # the run continues; its layers are reported with its next progress
         measured.clear()
-        await context.ledger.write(lambda tx: events.progress(tx, found.id, found.claims, step))
         context.signals.notify(found.id)
 
     return report

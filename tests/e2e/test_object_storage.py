@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -178,6 +179,8 @@ def test_another_ledger_does_not_start_on_the_same_prefix(
         timeout=120,
         check=False,
     )
-    assert done.returncode != 0
-    assert "belongs to the ledger" in done.stderr
+    assert done.returncode == 2
+    *logs, line = done.stderr.splitlines()
+    assert {json.loads(one)["level"] for one in logs} == {"info"}
+    assert line.startswith(f"bnrecal does not start: {url} belongs to the ledger")
     assert [key for key in objects(url) if name in key]

@@ -50,23 +50,8 @@ ON_EACH_BLOB_STORE = {
     "recalibrations/test_result_api.py",
     "samples/test_api.py",
 }
-# Tests among them that look into the data folder.
-OF_THE_FOLDER = {
-    "test_byte_quota",
-    "test_cancel_removes_uploaded_data",
-    "test_concurrent_uploads_keep_first_file",
-    "test_different_content_is_a_conflict",
-    "test_expired_recalibration_is_deleted",
-    "test_form_file_is_written_once",
-    "test_lost_model_file_is_restored",
-    "test_full_disk_rejects_only_uploads",
-    "test_only_small_batches_are_packed",
-    "test_repeated_append_with_key_counts_once",
-    "test_source_parts_are_the_source_stream",
-    "test_startup_removes_orphaned_files",
-    "test_unused_model_expires",
-    "test_uploaded_data_is_removed_after_success",
-}
+# Tests among them that are about files of the data folder: their age, or its full disk.
+OF_THE_FOLDER = {"test_full_disk_rejects_only_uploads", "test_startup_removes_orphaned_files"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

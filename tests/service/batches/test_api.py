@@ -11,7 +11,10 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.batches.api import DIRECT_ROUTES
+from service.repositories.usage import expected_files
 from service.settings import Settings
+from service.storage.ledger.maintenance import open_ledger
+from tests.support import stored_files
 from tests.support.service_fakes import GOOD_MODEL, TWO_INPUTS, FakeExecutor
 from tests.support.service_http import (
     Api,
@@ -40,10 +43,14 @@ def test_only_small_batches_are_packed(start_server: StartServer, settings: Sett
     name = api.open(keep_data=True)
     for index, content in enumerate(contents):
         assert api.put(name, index, content).status_code == 201
-    folder = settings.data_dir / "recalibrations" / name / "batches"
-    kept = {path.suffix: path.read_bytes() for path in folder.iterdir()}
-    assert kept[".pack"] == contents[0] + contents[2]
-    assert sorted(path.suffix for path in folder.iterdir()) == [".pack", *[".safetensors"] * 2]
+    found = stored_files.contents(settings, f"recalibrations/{name}/batches/")
+    packs = [content for key, content in found.items() if key.endswith(".pack")]
+    # A pack in the data folder grows; an object is written once.
+    small = [contents[0], contents[2]]
+    assert sorted(packs) == (sorted(small) if settings.blobs else [b"".join(small)])
+    files = [content for key, content in found.items() if key.endswith(".safetensors")]
+    assert sorted(files) == sorted([contents[1], contents[3]])
+    assert len(found) == len(packs) + len(files)
     api.start(name, 4)
     assert api.wait(name)["state"] == "succeeded"
     # The fake result is the digest of model and batches in their order.
@@ -347,9 +354,18 @@ def test_deletion_frees_total_quota(
 
 
 def _stored(settings: Settings, name: str) -> int:
-    """Return the total size of the files of a recalibration's batches, in bytes."""
-    folder = settings.data_dir / "recalibrations" / name / "batches"
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
+    """Return the total size of the files of a recalibration's batches, in bytes.
+
+    In an object store, what was stored before its batch was rejected stays until it is old. There
+    only what rows refer to counts.
+    """
+    found = stored_files.sizes(settings, f"recalibrations/{name}/batches/")
+    if not settings.blobs:
+        return sum(found.values())
+    with open_ledger(settings.data_dir, settings.ledger) as ledger:
+        held = ledger.read(expected_files)
+    assert held.keys() & found.keys() == {key for key in held if f"/{name}/" in key}
+    return sum(one.bytes for key in held.keys() & found.keys() for one in held[key])
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # two servers, two ledgers

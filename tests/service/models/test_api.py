@@ -11,6 +11,7 @@ from service.errors import WorkerDiedError
 from service.repositories import models
 from service.settings import Settings
 from service.storage.ledger.maintenance import open_ledger
+from tests.support import stored_files
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, scratch_files
 
@@ -41,7 +42,7 @@ def test_rejected_model_leaves_nothing(api: Api, settings: Settings) -> None:
     assert response.status_code == 422
     assert response.json()["code"] == "model-invalid"
     assert api.http.get("/v1/models").json() == {"items": [], "next": None}
-    assert _files(settings.data_dir / "models") == []
+    assert stored_files.sizes(settings, "models/") == {}
     assert scratch_files(settings.data_dir) == []
 
 
@@ -88,7 +89,7 @@ def test_model_in_use_cannot_be_deleted(api: Api, settings: Settings) -> None:
     api.http.post(f"/v1/recalibrations/{name}/cancel")
     assert api.http.delete(f"/v1/models/{model}").status_code == 204
     assert api.http.get(f"/v1/models/{model}").status_code == 404
-    assert _files(settings.data_dir / "models") == []
+    assert stored_files.sizes(settings, "models/") == {}
 
 
 def test_deleted_model_can_be_uploaded_again(api: Api) -> None:
@@ -96,10 +97,6 @@ def test_deleted_model_can_be_uploaded_again(api: Api) -> None:
     assert api.http.delete(f"/v1/models/{model}").status_code == 204
     assert api.http.delete(f"/v1/models/{model}").status_code == 404
     assert api.upload_model().status_code == 201
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_concurrent_uploads_keep_first_file(
@@ -125,9 +122,7 @@ def test_concurrent_uploads_keep_first_file(
                 folders.append(ledger.read(lambda tx: models.get(tx, MODEL_ID).folder))
     assert sorted(one.result().status_code for one in answers) == [200, 201]
     assert folders[0] == folders[1]
-    assert _files(settings.data_dir / "models") == [
-        settings.data_dir / "models" / folders[0] / "model.onnx"
-    ]
+    assert list(stored_files.sizes(settings, "models/")) == [f"models/{folders[0]}/model.onnx"]
 
 
 def test_inspection_is_retried_after_crash(api: Api, executor: FakeExecutor) -> None:
@@ -145,9 +140,9 @@ def test_inspection_is_retried_after_crash(api: Api, executor: FakeExecutor) -> 
 
 def test_lost_model_file_is_restored(api: Api, settings: Settings) -> None:
     api.upload_model()
-    (file,) = _files(settings.data_dir / "models")
-    file.unlink()
+    (key,) = stored_files.sizes(settings, "models/")
+    stored_files.remove(settings, key.rpartition("/")[0])
     assert api.upload_model().status_code == 200
-    (file,) = _files(settings.data_dir / "models")
-    assert file.read_bytes() == GOOD_MODEL
+    (content,) = stored_files.contents(settings, "models/").values()
+    assert content == GOOD_MODEL
     api.open()

@@ -12,8 +12,11 @@ import pytest
 
 from service.settings import Settings
 from service.storage.blobs.folder import FileDraft, FolderBlobs
+from service.storage.blobs.objects import ObjectBlobs
+from tests.support import stored_files
 from tests.support.service_fakes import GOOD_MODEL, FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, npy, safetensors, scratch_files
+from tests.support.waiting import until
 
 File = tuple[str, bytes, str]
 MODEL: tuple[str, File] = ("model", ("m.onnx", GOOD_MODEL, "application/octet-stream"))
@@ -57,13 +60,14 @@ def test_form_file_is_written_once(
     api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch, samples: int
 ) -> None:
     drafts: list[FileDraft] = []
-    begin = FolderBlobs.draft
+    kind = ObjectBlobs if settings.blobs else FolderBlobs
+    begin = kind.draft
 
-    def draft(blobs: FolderBlobs) -> FileDraft:
+    def draft(blobs: Any) -> FileDraft:
         drafts.append(begin(blobs))
         return drafts[-1]
 
-    monkeypatch.setattr(FolderBlobs, "draft", draft)
+    monkeypatch.setattr(kind, "draft", draft)
     content = npy(batch(0, samples))
     data = ("data", ("x.npy", content, "application/octet-stream"))
     response = post(api, MODEL, data, options({"keep_data": True}))
@@ -71,9 +75,9 @@ def test_form_file_is_written_once(
     # The model and the data of the form, and the stored model.
     assert len(drafts) == 3
     name = response.headers["Location"].rpartition("/")[2]
-    (stored,) = (settings.data_dir / "recalibrations" / name / "batches").iterdir()
-    assert stored.read_bytes() == content
-    assert staged(settings) == []
+    folder = f"recalibrations/{name}/batches/"
+    assert list(stored_files.contents(settings, folder).values()) == [content]
+    until(lambda: staged(settings) == [], lambda: staged(settings))
 
 
 def test_repeated_key_runs_once(api: Api, executor: FakeExecutor) -> None:
@@ -136,7 +140,7 @@ def test_source_parts_are_the_source_stream(api: Api, settings: Settings) -> Non
     name = response.headers["Location"].rpartition("/")[2]
     found = api.get(name).json()
     assert (found["batches"]["received"], found["source_batches"]["received"]) == (1, 2)
-    assert staged(settings) == []
+    until(lambda: staged(settings) == [], lambda: staged(settings))
     assert len(api.http.get("/v1/recalibrations").json()["items"]) == 1
 
 

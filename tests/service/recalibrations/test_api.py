@@ -3,14 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bn_ops.preprocess import Preprocess, Resize
 from service.settings import Settings
+from tests.support import stored_files
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, StartServer, batch, safetensors
 from tests.support.waiting import until
@@ -257,8 +256,8 @@ def test_cancel_removes_uploaded_data(api: Api, executor: FakeExecutor, settings
     api.wait(name, "running")
     for one in (name, kept):
         assert api.http.post(f"/v1/recalibrations/{one}/cancel").status_code == 202
-    left = (settings.data_dir / "recalibrations").rglob("batches/*")
-    assert [path.parent.parent.name for path in left] == [kept]
+    left = [key.split("/") for key in stored_files.sizes(settings, "recalibrations/")]
+    assert [name for _, name, folder, _ in left if folder == "batches"] == [kept]
 
 
 def test_cancel_after_success_is_rejected(api: Api) -> None:
@@ -296,16 +295,12 @@ def test_delete_in_any_state(api: Api, executor: FakeExecutor, settings: Any) ->
     assert api.http.delete(f"/v1/recalibrations/{opened}").status_code == 404
 
 
-def _exists_or_not(folder: Path, expected: bool) -> bool:  # noqa: FBT001 - for partial
-    return folder.exists() is expected
-
-
 def test_uploaded_data_is_removed_after_success(api: Api, settings: Any) -> None:
     for keep in (False, True):
         name = api.finished(batches=2, keep_data=keep)
-        folder = settings.data_dir / "recalibrations" / name / "batches"
+        folder = f"recalibrations/{name}/batches/"
         api.wait(name)
-        until(partial(_exists_or_not, folder, keep))
+        until(lambda: bool(stored_files.sizes(settings, folder)) is keep)  # noqa: B023 - called at once
         assert len(api.get(name, "/batches").json()["items"]) == 2
         # A repeated upload is still acknowledged.
         assert api.put(name, 1).status_code == 200

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.app import create_app
-from service.errors import StartError, StorageFailedError, StorageFullError
+from service.errors import LedgerUnavailableError, StartError, StorageFailedError, StorageFullError
 from service.recalibrations import events as changes
 from service.recalibrations import recovery, runs
 from service.repositories import recalibrations as store
@@ -17,8 +19,11 @@ from service.settings import Settings
 from service.storage.data_folder import locked
 from service.storage.ledger import schema
 from service.storage.ledger.connection import connect
+from service.storage.ledger.postgres import PostgresLedger
 from service.storage.ledger.protocol import Transaction
+from service.storage.ledger.sqlite import SqliteLedger
 from service.workers.protocol import Progress
+from tests.support import stored_files
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api, OpenLedger, batch, safetensors
 from tests.support.service_loop import call_once, serving
@@ -157,9 +162,8 @@ def test_expired_recalibration_is_deleted(settings: Settings) -> None:
     with serving(create_app(short, executor=FakeExecutor())) as http:
         api = Api(http)
         name = api.open()
-        folder = settings.data_dir / "recalibrations" / name
         api.put(name, 0)
-        _until_gone([folder])
+        _until_removed(settings, f"recalibrations/{name}/")
         assert api.get(name).status_code == 404
 
 
@@ -171,7 +175,7 @@ def test_unused_model_expires(settings: Settings) -> None:
         api = Api(http)
         used = api.get(api.finished()).json()["model"]
         unused = api.upload_model(b"another model").json()["id"]
-        _until_gone(list(settings.data_dir.glob(f"models/{unused}-*")))
+        _until_removed(settings, f"models/{unused}-")
         assert api.http.get(f"/v1/models/{unused}").status_code == 404
         assert api.http.get(f"/v1/models/{used}").status_code == 200
         assert api.upload_model(b"another model").status_code == 201
@@ -286,8 +290,44 @@ def test_shared_ledger_of_another_version_is_not_migrated(settings: Settings) ->
             pass
 
 
+def _until_removed(settings: Settings, folder: str) -> None:
+    until(
+        lambda: not stored_files.sizes(settings, folder),
+        lambda: stored_files.sizes(settings, folder),
+    )
+
+
 def _until_gone(paths: list[Path]) -> None:
     until(
         lambda: not any(path.exists() for path in paths),
         lambda: [path for path in paths if path.exists()],
     )
+
+
+def test_success_whose_commit_was_not_confirmed_is_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost after the commit: the run is recorded again, and keeps its results."""
+    kind = PostgresLedger if settings.ledger else SqliteLedger
+    write = kind.write
+    lost: list[str] = []
+
+    async def unconfirmed(ledger: Any, work: Callable[[Transaction], object]) -> object:
+        result = await write(ledger, work)
+        rows = await ledger.read(lambda tx: tx.rows("SELECT id, state FROM recalibration"))
+        if not lost and any(row["state"] == State.SUCCEEDED for row in rows):
+            lost.append(str(rows[0]["id"]))
+            raise LedgerUnavailableError("the connection was lost")
+        return result
+
+    monkeypatch.setattr(kind, "write", unconfirmed)
+    executor = FakeExecutor()
+    quick = settings.model_copy(update={"poll_seconds": 0.05})
+    app = create_app(quick, executor=executor)
+    with serving(app) as http:
+        api = Api(http)
+        name = api.finished()
+        until(lambda: not app.state.dispatcher.running, lambda: "the run continues")
+        assert lost == [name]
+        assert (api.get(name).json()["attempts"], executor.runs) == (1, 1)
+        assert api.get(name, "/model").status_code == 200

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from service.storage.ledger.maintenance import open_ledger
 from service.storage.ledger.postgres import PostgresLedger, _durability_warnings
 from service.storage.ledger.postgres_connection import connect
 from service.storage.ledger.protocol import Transaction
+from service.workers.protocol import Job, OnProgress, Outcome, Progress
 from tests.support.postgres import Cluster, cluster
 from tests.support.service_fakes import FakeExecutor
 from tests.support.service_http import Api
@@ -141,6 +145,60 @@ def test_run_survives_a_restart_of_the_database(own: Cluster, settings: Settings
         assert http.post(f"/v1/recalibrations/{name}/cancel").status_code == 202
         # A run that was writing when the database stopped has ended.
         until(lambda: not app.state.dispatcher.running, lambda: "the run continues")
+
+
+class WaitingExecutor(FakeExecutor):
+    """Its runs compute their result, and wait before they report it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed, self.going = threading.Event(), threading.Event()
+
+    async def run(self, job: Job, on_progress: OnProgress) -> Outcome:
+        outcome = await super().run(job, on_progress)
+        self.computed.set()
+        await asyncio.to_thread(self.going.wait, 60)
+        await on_progress(Progress(phase="writing", done=0, total=None))
+        return outcome
+
+
+def test_run_that_ends_without_its_database_is_recorded_later(
+    own: Cluster, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = settings.model_copy(update={"ledger": own.create(), "poll_seconds": 0.1})
+    waiting = WaitingExecutor()
+    with serving(create_app(shared, executor=waiting)) as http:
+        api = Api(http)
+        name = api.open()
+        api.put(name, 0)
+        api.start(name, 1)
+        until(waiting.computed.is_set, lambda: "the run has not started")
+        own.stop("immediate")
+        waiting.going.set()
+        until(lambda: "run-waits-for-ledger" in actions(caplog), lambda: "the run does not wait")
+        own.start(fsync="off")
+        found = api.wait(name)
+        assert (found["state"], found["attempts"], waiting.runs) == ("succeeded", 1, 1)
+        assert api.get(name, "/model").status_code == 200
+    assert not {"run-error", "run-deferred", "run-interrupted"} & actions(caplog)
+
+
+def actions(caplog: pytest.LogCaptureFixture) -> set[str]:
+    """Return the kinds of events that were logged."""
+    return {getattr(record, "action", "") for record in caplog.records}
+
+
+def test_start_without_a_database_ends_with_one_line(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "service", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    nowhere = {"BNRECAL_LEDGER": "postgresql://u:secret@127.0.0.1:1/none"}
+    done = subprocess.run(
+        words, env={**os.environ, **nowhere}, capture_output=True, text=True, check=False
+    )
+    *logs, line = done.stderr.splitlines()
+    assert line.startswith("bnrecal does not start: the database of the ledger cannot be used")
+    assert {json.loads(one)["level"] for one in logs} == {"info"}
+    assert "secret" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_server_does_not_start_without_its_database(settings: Settings) -> None:
