@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.support.postgres import cluster
+from tests.support.s3 import ObjectServer
 from tests.support.service_http import safetensors
 from tests.support.service_process import Server, images, network
 from tests.support.waiting import until
@@ -34,6 +35,7 @@ class Runner:
 
     def __init__(self, data: Path, name: str, **settings: object) -> None:
         environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+        environment |= {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
         environment |= {f"BNRECAL_{key.upper()}": str(value) for key, value in settings.items()}
         self._path = data.parent / f"{name}.log"
         with self._path.open("wb") as log:
@@ -68,25 +70,33 @@ class Runner:
         return status
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(
+    params=["sqlite", "postgres", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))]
+)
+def stores(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The settings of the ledger and the blobs that the processes share."""
     if request.param == "sqlite":
-        yield ""
+        yield {}
         return
     with cluster(fsync="off") as found:
-        yield found.create()
+        if request.param == "postgres":
+            yield {"ledger": found.create()}
+            return
+        s3: ObjectServer = request.getfixturevalue("s3")
+        yield {"ledger": found.create(), "blobs": f"s3://{s3.bucket()}/prefix"}
 
 
 @contextmanager
-def deployment(data: Path, ledger: str) -> Iterator[tuple[Server, list[Runner]]]:
-    """Run a server that runs nothing, and two runners."""
-    shared = {**SETTINGS, "ledger": ledger}
+def deployment(data: Path, stores: dict[str, str]) -> Iterator[tuple[Server, list[Runner]]]:
+    """Run a server that runs nothing, and two runners; with S3, each has a data folder alone."""
+    shared = {**SETTINGS, **stores}
     with ExitStack() as stack:
         server = Server(data, max_concurrent_runs=0, **shared)
         stack.callback(server.kill)
         runners = []
         for name in ("first", "second"):
-            runner = Runner(data, name, **shared)
+            own = data.with_name(f"data-{name}") if "blobs" in stores else data
+            runner = Runner(own, name, **shared)
             stack.callback(runner.end, signal.SIGKILL)
             runners.append(runner)
         yield server, runners
@@ -106,8 +116,10 @@ def results(server: Server, name: str) -> list[bytes]:
     return [server.api.get(name, path).content for path in ("/model", "/statistics")]
 
 
-def test_runners_share_the_runs_and_a_killed_one_loses_nothing(tmp_path: Path, ledger: str) -> None:
-    with deployment(tmp_path / "data", ledger) as (server, runners):
+def test_runners_share_the_runs_and_a_killed_one_loses_nothing(
+    tmp_path: Path, stores: dict[str, str]
+) -> None:
+    with deployment(tmp_path / "data", stores) as (server, runners):
         names = [started(server) for _ in range(2)]
         until(lambda: all(one.runs() for one in runners), lambda: "one runner has no run")
         assert not server.workers()
@@ -119,7 +131,8 @@ def test_runners_share_the_runs_and_a_killed_one_loses_nothing(tmp_path: Path, l
         lost = victim.runs()[-1]
         assert [one["attempts"] for one in found] == [2 if name == lost else 1 for name in names]
         assert lost in left.runs()
-        assert results(server, names[0]) == results(server, names[1])
+        shared = results(server, names[0])
+        assert shared == results(server, names[1])
         assert left.end(signal.SIGTERM) == 0
     # The same bytes as in the server itself.
     with ExitStack() as stack:
@@ -127,13 +140,11 @@ def test_runners_share_the_runs_and_a_killed_one_loses_nothing(tmp_path: Path, l
         stack.callback(alone.kill)
         name = started(alone)
         assert alone.api.wait(name)["state"] == "succeeded"
-        with_runners = tmp_path / "data" / "recalibrations" / names[0] / "results"
-        (model,) = with_runners.glob("*/folded.onnx")
-        assert model.read_bytes() == alone.api.get(name, "/model").content
+        assert shared == results(alone, name)
 
 
-def test_cancel_ends_the_worker_of_a_runner(tmp_path: Path, ledger: str) -> None:
-    with deployment(tmp_path / "data", ledger) as (server, runners):
+def test_cancel_ends_the_worker_of_a_runner(tmp_path: Path, stores: dict[str, str]) -> None:
+    with deployment(tmp_path / "data", stores) as (server, runners):
         name = started(server)
         until(lambda: any(one.workers() for one in runners), lambda: "no run has started")
         assert server.http.post(f"/v1/recalibrations/{name}/cancel").status_code == 202
