@@ -12,7 +12,7 @@ from bn_ops.core.signature import TensorInfo
 from service.repositories import recalibrations
 from service.repositories.records import StoredBatch, Stream
 from service.storage.blobs.protocol import BlobContent
-from service.storage.ledger.protocol import Ledger, Row, Transaction
+from service.storage.ledger.protocol import Ledger, Parameters, Row, Transaction
 
 # One batch.
 ONE = """
@@ -105,7 +105,7 @@ def fetch(
     tx: Transaction, places: Sequence[BatchPlace]
 ) -> Callable[[], dict[BatchPlace, StoredBatch]]:
     """Send the query of many places; the result waits for the batches that are there."""
-    sets = [
+    sets: list[Parameters] = [
         {"recalibration_id": name, "stream": stream, "index": index}
         for name, stream, index in places
     ]
