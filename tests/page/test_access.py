@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from service.recalibrations.schemas import RecalibrationOut
 from tests.page.conftest import OpenPage
@@ -189,6 +190,67 @@ def test_by_keyboard_alone(walk: Walk, model: Path, photos: Path) -> None:
     reach("Compare other samples")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Drop a few samples")).to_be_visible()
+
+
+# The focused control: its name, and where it is in the page.
+_FOCUSED = """() => {
+  const e = document.activeElement;
+  const box = (e.closest('label') ?? e).getBoundingClientRect();
+  const name = e.labels?.[0]?.innerText || e.ariaLabel || e.innerText || e.tagName;
+  return [name.trim(), box.top + scrollY, box.bottom + scrollY, box.left];
+}"""
+
+
+def test_tab_goes_through_the_page_as_it_is_read(walk: Walk, model: Path, photos: Path) -> None:
+    page = walk.page
+    walk.prepare(model, photos)
+    page.get_by_text("More options").click()
+    page.get_by_role("button", name="Skip to content").focus()
+    controls: list[tuple[str, float, float, float]] = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        name, top, bottom, left = page.evaluate(_FOCUSED)
+        controls.append((name, top, bottom, left))
+        if name == "Recalibrate":
+            break
+    assert controls[-1][0] == "Recalibrate"
+    assert len(controls) >= 12
+    for one, other in pairwise(controls):
+        below = other[2] > one[1]
+        beside = other[1] < one[2] and other[3] >= one[3]
+        assert below or beside, f"{other[0]!r} is focused after {one[0]!r}, but is above it"
+
+
+def test_focus_stays_in_the_sign_in_dialog(open_page: OpenPage, tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data", settings={"tokens": "0" * 64}) as server:
+        page = open_page(server.url).page
+        page.get_by_role("link", name="Recalibrations").click()
+        expect(page.get_by_label("Token")).to_be_focused()
+        outside = "() => !document.activeElement.closest('dialog') && document.hasFocus()"
+        for key in ("Tab", "Tab", "Shift+Tab", "Shift+Tab"):
+            page.keyboard.press(key)
+            name = page.evaluate("() => document.activeElement.tagName")
+            assert name == "BODY" or not page.evaluate(outside)  # BODY: the browser's own controls
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_distant_domain_is_not_called_right(
+    open_page: OpenPage, model: Path, photos: Path, scheme: str
+) -> None:
+    walk = open_page(color_scheme=scheme)
+
+    def distant(route: Route) -> None:
+        found = route.fetch().json()
+        found["check"] |= {"plausible": True, "findings": [], "distance": 0.86}
+        found["ranking"] = [one | {"distance": 0.86} for one in found["ranking"]]
+        route.fulfill(json=found)
+
+    walk.page.route("**/preview?*", distant)
+    walk.prepare(model, photos)
+    walk.see("Choose the preprocessing of the model’s training")
+    expect(walk.page.get_by_text("The input looks right")).to_have_count(0)
+    if AXE.is_file():
+        assert walk.violations() == []
 
 
 def test_focus_follows_the_view(walk: Walk) -> None:

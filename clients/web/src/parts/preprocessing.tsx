@@ -13,6 +13,9 @@ const PRESETS: Record<string, [string, string]> = {
   none: ["0 to 255", "levels as they are"],
 };
 
+/** Distance in σ that the right preprocessing usually stays below; see docs/input-check.md. */
+const USUAL = 0.5;
+
 /** Choose the preprocessing of images by what the network sees. */
 export function Preprocessing({ now }: { now: Draft }) {
   const { data, error, loading } = now.preview;
@@ -67,6 +70,7 @@ function Presets({ now }: { now: Draft }) {
   const ranked = ranking.map((one) => one.name);
   const names = [...ranked, ...Object.keys(data?.presets ?? {}).filter((n) => !ranked.includes(n))];
   const closest = ranking[0]?.name ?? "imagenet";
+  const near = (ranking[0]?.distance ?? 0) <= USUAL;
   const chosen = now.choice === "auto" ? closest : now.choice;
   return (
     <fieldset class="presets">
@@ -87,7 +91,7 @@ function Presets({ now }: { now: Draft }) {
               <span class="title">
                 {title}
                 {rank?.color_order === "bgr" && name !== "caffe" && " (BGR)"}
-                {name === ranked[0] && <span class="tag good">closest</span>}
+                {name === ranked[0] && <span class={`tag ${near ? "good" : "warn"}`}>closest</span>}
               </span>
               <span class="hint">{text}</span>
             </span>
@@ -145,6 +149,17 @@ function CheckResult({ now }: { now: Draft }) {
     return (
       <Notice tone="info" title="Not checked">
         <p>The model stores no statistics to compare with. Look at the pictures.</p>
+      </Notice>
+    );
+  }
+  const nearest = now.preview.data?.ranking[0]?.distance ?? 0;
+  if (check.plausible && nearest > USUAL) {
+    return (
+      <Notice tone="warn" title="Choose the preprocessing of the model’s training">
+        <p>
+          None of them is within {USUAL} σ, as the right one usually is. The new domain can explain
+          that, but the closest is then wrong more often than right.
+        </p>
       </Notice>
     );
   }

@@ -104,20 +104,20 @@ class _Ranking:
         use = f"--preprocess {named}"
         if named is None:
             use = f"--preprocess FILE, a JSON file with {json.dumps(self.form())}"
+        near = self.scores[0].distance <= _USUAL
         lines = [
             "",
             *table(
                 ["preprocessing", "colors", "distance/σ"], rows, right=frozenset({2})
             ).splitlines(),
             "",
-            f"use {use}  (from {count(self.images, 'image')})",
+            f"{'use' if near else 'closest:'} {use}  (from {count(self.images, 'image')})",
         ]
-        if self.scores[0].distance > _USUAL:
+        if not near:
             lines.append(
-                f"warning: none is closer than {_USUAL:g} σ, which is usual for the right one: the "
-                "images are far from what the model was trained on, or it takes another one. The "
-                "closest is then wrong more often than right (docs/input-check.md): use what the "
-                "model was trained with"
+                f"warning: none is within {_USUAL:g} σ, as the right one usually is. The new "
+                "domain can explain that, but the closest is then wrong more often than right "
+                "(docs/input-check.md): use what the model was trained with"
             )
         return lines
 
