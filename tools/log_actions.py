@@ -25,6 +25,8 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "problem, its code.",
         "run-started": "A run starts.",
         "run-ended": "A run has ended; with the recalibration's state and its verdict.",
+        "run-waits-for-ledger": "A run waits for the database of the ledger, which cannot be "
+        "reached.",
         "run-killed": "A run was killed: cancelled, deleted, or interrupted by a shutdown.",
         "run-deferred": "A run was deferred for lack of resources (disk full, no process).",
         "run-interrupted": "The worker of a run crashed; the run restarts, or fails after too many "
