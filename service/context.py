@@ -16,6 +16,7 @@ from service.storage.blobs.protocol import Blobs
 from service.storage.import_sources import ImportSources
 from service.storage.ledger.protocol import Ledger
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Telemetry
 from service.workers.protocol import Executor
 
 
@@ -56,6 +57,7 @@ class Context:
         inputs: cached inputs of recalibrations.
         imports: the objects that may be imported.
         metrics, signals: shared by all requests.
+        telemetry: what OpenTelemetry receives.
         json_parsing: held while a large JSON body is parsed.
     """
 
@@ -68,6 +70,7 @@ class Context:
     imports: ImportSources = field(default_factory=ImportSources)
     metrics: Metrics = field(default_factory=Metrics)
     signals: Signals = field(default_factory=Signals)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     process: str = field(default_factory=lambda: secrets.token_hex(16))
     json_parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -100,7 +100,13 @@ async def get_metrics(context: Ctx) -> Response:
 
 
 async def read_metrics(context: Context) -> bytes:
-    """Return all metrics in Prometheus' text format; gauges are read for each call.
+    """Return all metrics in Prometheus' text format; gauges are read for each call."""
+    await set_gauges(context)
+    return context.metrics.render()
+
+
+async def set_gauges(context: Context) -> None:
+    """Set the gauges of the server's state.
 
     What all processes share is counted once: only the process that leads reports it.
     """
@@ -116,7 +122,6 @@ async def read_metrics(context: Context) -> bytes:
     state.disk_free_bytes.set(await asyncio.to_thread(_free, context.settings.data_dir))
     for part, failure in (("ledger", context.ledger.failure), ("blobs", context.blobs.failure)):
         state.storage_failed.labels(part=part).set(failure is not None)
-    return context.metrics.render()
 
 
 def _counts(tx: Transaction) -> tuple[dict[str, float], float]:

@@ -32,6 +32,7 @@ from service.storage.data_folder import locked
 from service.storage.ledger.maintenance import read_tokens_ledger
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import open_telemetry
 from service.uvicorn_protocol.connection_limit import limited_protocol
 from service.workers.sharding.on_ray import check_runner
 
@@ -67,10 +68,10 @@ def serve(config_file: Path | None, overrides: Mapping[str, object]) -> int:
         check_blobs(settings)
         check_runner(settings)
         listener = bind(settings.host, settings.port)
-        app = create_app(settings)
+        logs.configure(settings.log_level, settings.log_format)
+        app = create_app(settings, telemetry=open_telemetry())
     except StartError as error:
         return _not_started(error)
-    logs.configure(settings.log_level, settings.log_format)
     _raise_file_limit(2 * settings.max_connections + OTHER_FILES)
     _warn_of_unknown_variables()
     starting = StartErrors(app)
@@ -167,7 +168,14 @@ async def _run_queued(settings: Settings) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    stores = running(settings, executor=None, metrics=Metrics(), disk=Disk(), may_lead=False)
+    stores = running(
+        settings,
+        executor=None,
+        metrics=Metrics(),
+        disk=Disk(),
+        may_lead=False,
+        telemetry=open_telemetry(),
+    )
     async with stores:
         sys.stdout.write("bnrecal runner is ready\n")
         sys.stdout.flush()

@@ -19,6 +19,9 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "admission": "At startup: the memory that all runs may use together.",
         "sandbox": "The sandbox restrictions that are in force for workers on this machine.",
         "sandbox-unknown": "No worker could report its sandbox; `/readyz` asks again.",
+        "telemetry-off": "At startup: OTEL_ variables are set, but nothing is exported; with the "
+        "cause.",
+        "telemetry-failed": "Metrics were not exported to OpenTelemetry; the next export follows.",
         "connection-refused": "A connection sent invalid HTTP, an oversized header or no header in "
         "time, and was closed; with the problem's code.",
         "request": "A response was sent; with route, status, seconds, the token's name and, for a "

@@ -11,15 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
 from service.telemetry.logs import ID_HEADER, choose_request_id, current_request_id
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import METHODS, OTHER, Metrics
 
 _log = logging.getLogger(__name__)
 UNROUTED = "(none)"
 # No path of the API is longer; the rest would only fill the log.
 MAX_LOGGED_PATH = 256
-# Otherwise a client could create metric labels with methods of its own.
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
-OTHER = "(other)"
 
 
 @dataclass(slots=True)
@@ -28,6 +25,12 @@ class _Outcome:
 
     status: int = 500
     problem: str | None = problems.INTERNAL
+
+
+def _ids(scope: Scope) -> dict[str, str]:
+    """Return the recalibration that a request is about."""
+    found = scope.get("path_params", {}).get("recalibration")
+    return {} if found is None else {"recalibration": found}
 
 
 class RequestLogMiddleware:
@@ -82,6 +85,7 @@ class RequestLogMiddleware:
             extra={
                 "action": "request",
                 "route": route,
+                **_ids(scope),
                 "status": outcome.status,
                 "seconds": round(seconds, 6),
                 "code": outcome.problem,

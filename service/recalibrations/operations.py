@@ -126,11 +126,13 @@ async def start(
             total=total,
             source_total=source_total,
             report=None if report is None else report.model_dump(mode="json", exclude_none=True),
+            traceparent=traceparent,
         )
         events.advance(tx, recalibration_id, Event.START)
         admit(tx, context.settings)
         return store.get(tx, recalibration_id)
 
+    traceparent = context.telemetry.traceparent()
     # Finding gaps reads the whole stream, so it is not done on the only thread that writes.
     await context.ledger.read(examine)
     found = await context.ledger.write(work)

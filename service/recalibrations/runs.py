@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from service.repositories.records import Recalibration, StoredBatch, StoredResul
 from service.storage.blobs.protocol import BlobContent, Blobs
 from service.storage.capacity import defers_run, translated
 from service.storage.ledger.protocol import T, Transaction
+from service.telemetry.logs import current_ids
+from service.telemetry.tracing import RunTrace
 from service.web.content_digest import sha256_of
 from service.workers.messages import RESULTS, StoredBatchRef
 from service.workers.protocol import (
@@ -53,12 +55,26 @@ MAX_MEASURED_LAYERS = 10_000
 
 async def run(context: Context, found: Recalibration) -> None:
     """Do a claimed run and record how it ended; cancelling the task kills the worker."""
-    ids = {"recalibration": found.id, "attempt": found.attempts, "claim": found.claims}
+    ids: dict[str, str | int] = {
+        "recalibration": found.id,
+        "attempt": found.attempts,
+        "claim": found.claims,
+    }
+    telemetry = context.telemetry
+    with telemetry.run(found.id, found.options.get("traceparent"), ids) as trace:
+        # Never reset: each run is a task of its own.
+        current_ids.set({**ids, **telemetry.log_ids})
+        await _recorded(context, found, ids, trace)
+
+
+async def _recorded(
+    context: Context, found: Recalibration, ids: Mapping[str, object], trace: RunTrace
+) -> None:
     _log.info("A run starts", extra={"action": "run-started", **ids})
     began = monotonic()
     try:
         with context.metrics.running.track_inprogress():
-            await _run(context, found)
+            await _run(context, found, trace)
     except asyncio.CancelledError:
         _log.info("A run was killed", extra={"action": "run-killed", **ids})
         raise
@@ -84,6 +100,7 @@ async def run(context: Context, found: Recalibration) -> None:
             **ids,
         },
     )
+    trace.ended(str(state), verdict)
     context.metrics.run_seconds.labels(state=str(state)).observe(monotonic() - began)
     if ended is not None and ended.claims == found.claims:
         context.metrics.count_failure(ended.error)
@@ -94,7 +111,7 @@ async def run(context: Context, found: Recalibration) -> None:
 
 
 async def _interrupted(
-    context: Context, found: Recalibration, error: Exception, ids: dict[str, object]
+    context: Context, found: Recalibration, error: Exception, ids: Mapping[str, object]
 ) -> None:
     """Defer a run that lacked resources; after any other error, count a crash of its worker."""
     if isinstance(error, ServiceError) and defers_run(error):
@@ -139,7 +156,8 @@ async def _reached(context: Context, found: Recalibration, access: Callable[[], 
             await asyncio.sleep(context.settings.poll_seconds)
 
 
-async def _run(context: Context, found: Recalibration) -> None:
+async def _run(context: Context, found: Recalibration, trace: RunTrace) -> None:
+    trace.phase("preparing")
     stored = await context.ledger.read(lambda tx: models.get(tx, found.model))
     model_content = models.content(stored.folder, stored.bytes)
     elsewhere = reads_elsewhere(context.settings, found.options, found.source_total or 0)
@@ -167,7 +185,8 @@ async def _run(context: Context, found: Recalibration) -> None:
                 if elsewhere
                 else None,
             )
-            outcome = await context.executor.run(job, _reporter(context, found))
+            outcome = await context.executor.run(job, _reporter(context, found, trace))
+        trace.phase("storing")
         await _keep(context, found, output, _verdict(outcome))
     finally:
         await asyncio.to_thread(shutil.rmtree, output, ignore_errors=True)
@@ -268,7 +287,7 @@ def _reference(batch: StoredBatch) -> StoredBatchRef:
     )
 
 
-def _reporter(context: Context, found: Recalibration) -> OnProgress:
+def _reporter(context: Context, found: Recalibration, trace: RunTrace) -> OnProgress:
     interval = context.settings.progress_interval_seconds
     reported_at = 0.0
     reported_phase = ""
@@ -277,6 +296,7 @@ def _reporter(context: Context, found: Recalibration) -> OnProgress:
 
     async def report(step: Progress) -> None:
         nonlocal reported_at, reported_phase, left
+        trace.phase(step.phase)
         some = step.layers[:left]
         left -= len(some)
         measured.extend(some)

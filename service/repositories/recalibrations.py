@@ -305,11 +305,23 @@ def seal(
     total: int,
     source_total: int,
     report: Mapping[str, Any] | None = None,
+    traceparent: str | None = None,
 ) -> None:
-    """Store the numbers of batches of the complete streams, and the details of the report."""
+    """Store the numbers of batches of the complete streams, and details that the run needs.
+
+    Args:
+        tx: the transaction.
+        recalibration_id: the recalibration.
+        total: number of batches.
+        source_total: number of source batches.
+        report: the details of the report.
+        traceparent: the span that the run continues.
+    """
     options = get(tx, recalibration_id).options
     if report is not None:
         options = {**options, "report": report}
+    if traceparent is not None:
+        options = {**options, "traceparent": traceparent}
     tx.change(
         SEAL,
         id=recalibration_id,

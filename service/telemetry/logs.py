@@ -11,8 +11,10 @@ import os
 import re
 import sys
 import uuid
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from service.clock import to_text
 
@@ -22,6 +24,9 @@ _VALID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 current_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the current request; None outside of requests."""
+
+current_ids: ContextVar[Mapping[str, object]] = ContextVar("ids", default=MappingProxyType({}))
+"""Further members of each line: the ids of the current run, and of the current span."""
 
 
 def choose_request_id(sent: str | None) -> str:
@@ -44,7 +49,8 @@ def _is_extra(key: str) -> bool:
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object; each key of `extra` becomes a member.
 
-    `request_id` names the request in whose context the record was logged.
+    `request_id` names the request in whose context the record was logged; `recalibration`,
+    `attempt` and `claim` the run, `trace_id` and `span_id` the span.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -57,6 +63,7 @@ class JsonFormatter(logging.Formatter):
         }
         if (request_id := current_request_id.get()) is not None:
             line["request_id"] = request_id
+        line |= current_ids.get()
         line |= {key: value for key, value in vars(record).items() if _is_extra(key)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -27,8 +27,9 @@ class Server:
 
     def __init__(self, data: Path, **settings: object) -> None:
         environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-        # The credentials of object storage, where a test has set them.
-        environment |= {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+        # The credentials of object storage and the collector, where a test has set them.
+        passed = ("AWS_", "OTEL_")
+        environment |= {key: value for key, value in os.environ.items() if key.startswith(passed)}
         environment |= {f"BNRECAL_{key.upper()}": str(value) for key, value in settings.items()}
         self.log = (data.parent / "server.log").open("ab")
         self.process = subprocess.Popen(
