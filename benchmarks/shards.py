@@ -1,6 +1,6 @@
 """Measure what it costs to run in shards: on this machine, and on a Ray cluster of two nodes.
 
-    python -m benchmarks.shards [--images 512] [--size 128] [--repeats 3]
+    python -m benchmarks.shards [--images 1536] [--size 128] [--repeats 3]
 
 Writes benchmarks/results/shards.json and the table of docs/sharded-runs.md. All nodes are on this
 machine, so that shards share its cores: what is measured is the overhead, not a speed-up. Every way
@@ -16,7 +16,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -78,9 +78,10 @@ async def _ignore(_: Progress) -> None:
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=1536)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--levels", type=int, nargs="*", default=[2, 8])
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -102,13 +103,13 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     executors = _Executors()
     seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
     digests = set()
-    executors.run("2 shards, Ray", new_job())  # connects
+    executors.run("2 shards, Ray", new_job(4))  # connects
     for _ in range(options.repeats):
         for way in _WAYS:
             job = new_job()
             seconds[way].append(executors.run(way, job))
             digests.add((job.output / STATISTICS).read_bytes())
-    recovery = [_recovery(executors, new_job, level) for level in (2, 8)]
+    recovery = [_recovery(executors, new_job, level) for level in options.levels]
     assert len(digests) == 1, "the results differ"
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     return {
@@ -136,8 +137,12 @@ def _overhead(seconds: float, one_worker: float, shards: int) -> float:
     return (seconds - _START_SECONDS - _SHARD_SECONDS * shards) / one_worker - 1
 
 
-def _jobs(folder: Path, images: int, size: int) -> Callable[[], Job]:
-    """Return a function that returns a new run on the same batches."""
+NewJob = Callable[..., Job]
+"""Returns a new run on the same batches, or on some of them."""
+
+
+def _jobs(folder: Path, images: int, size: int) -> NewJob:
+    """Write a model and batches."""
     model = folder / "model.onnx"
     exported = bn_ops.export(build("resnet18"), (torch.zeros(2, 3, size, size),))
     model.write_bytes(exported.SerializeToString())
@@ -160,10 +165,12 @@ def _jobs(folder: Path, images: int, size: int) -> Callable[[], Job]:
         )
     made = iter(range(1 << 30))
 
-    async def pages() -> Any:
-        yield refs
+    def new_job(batches: int | None = None) -> Job:
+        chosen = refs[:batches]
 
-    def new_job() -> Job:
+        async def pages() -> AsyncIterator[list[StoredBatchRef]]:
+            yield chosen
+
         output = folder / f"output-{next(made)}"
         output.mkdir()
         return Job(
@@ -171,7 +178,7 @@ def _jobs(folder: Path, images: int, size: int) -> Callable[[], Job]:
             inputs=inputs,
             batch_folder=folder / "batches",
             batches=pages,
-            total=len(refs),
+            total=len(chosen),
             options={
                 "method": "exact",
                 "estimator": {"name": "replace"},
@@ -184,7 +191,7 @@ def _jobs(folder: Path, images: int, size: int) -> Callable[[], Job]:
     return new_job
 
 
-def _recovery(executors: _Executors, new_job: Callable[[], Job], level: int) -> dict[str, Any]:
+def _recovery(executors: _Executors, new_job: NewJob, level: int) -> dict[str, Any]:
     """Kill an actor before a level; return the time of its settled levels and that of its recovery.
 
     The recovery is the time from the kill to the answer of the level, less the time of that level.
@@ -222,12 +229,11 @@ def _recovery(executors: _Executors, new_job: Callable[[], Job], level: int) -> 
 
 def _table(found: Mapping[str, Any]) -> str:
     about, seconds = found["about"], found["seconds"]
-    runs = len(seconds["one worker"])
     lines = [
         (
             f"{about['date']}, {about['cpu']}, {about['cores']} cores for all; ResNet-18, "
             f"{about['images']} images of {about['size']}×{about['size']}, {_THREADS} threads; "
-            f"median (and each) of {runs} runs. The overhead is what a run takes beyond "
+            f"median and each run. The overhead is what a run takes beyond "
             f"{_START_SECONDS:g} s + {_SHARD_SECONDS:g} s per shard, relative to one worker."
         ),
         "",

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 PROJECTS = ("pyproject.toml", "clients/python/pyproject.toml")
 
 # torch's wheels on the package index hold CUDA (gigabytes), so the tests use the installed torch.
-NOT_INSTALLED = {"torch"}
+# Ray has 240 MB, and these tests do not start it.
+NOT_INSTALLED = {"torch", "ray"}
 
 _FLOOR = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+(\[[a-z,]+\])?)>=(?P<version>[0-9.]+)(,<[0-9.]+)?(?P<marker>\s*;.*)?"

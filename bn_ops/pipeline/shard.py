@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from bn_ops.core.sharding.messages import SettledLevel, ShardMoments
 from bn_ops.core.sharding.plan import MeasurementPlan, common_kernels
 from bn_ops.errors import ShardError, ShardMismatchError
 from bn_ops.input_check.engine import CheckedEngine
+from bn_ops.input_check.result import InputCheck
 from bn_ops.pipeline.observation import PartRecorder, ShardObservation
 from bn_ops.pipeline.stream import ObservedStream, check_first_samples
 
@@ -237,16 +238,25 @@ class Shard(Generic[ModelT, BatchT]):
         first = next(batches, None)
         if first is None:
             return
+        check: Callable[[Sequence[BatchT]], InputCheck | None]
+        check = partial(check_first_samples, self._engine, self._options)
+        if self._recorder is not None and self._options.allow_mismatch:
+            check = _unchecked  # where the report is assembled, the samples are checked
         self._stream = ObservedStream(
             chain([first], batches),
             self._engine.adapter,
-            partial(check_first_samples, self._engine, self._options),
+            check,
             None if self._recorder is None else self._recorder.probe,
             on_features=None if self._recorder is None else self._recorder.add_features,
         )
         self._frontier = self._stack.enter_context(
             self._engine.frontier(self._stream, start=self._start, execution=self._plan.execution)
         )
+
+
+def _unchecked(samples: Sequence[object]) -> None:
+    """Do not check the first samples."""
+    del samples
 
 
 def require_plan(

@@ -53,14 +53,18 @@ class Node:
             return [own, *own.children(recursive=True)]
         return []
 
-    def wait(self) -> None:
-        """Wait until the node has started."""
+    def has_started(self) -> bool:
+        """Wait until the node has started, or failed to."""
         until(
             lambda: b"Ray runtime started" in self._log.read_bytes() or self._ended(),
             self._log.read_text,
             pause=0.1,
         )
-        assert self._process.poll() is None, self._log.read_text()
+        return not self._ended()
+
+    def log(self) -> str:
+        """Return what it has printed."""
+        return self._log.read_text()
 
     def kill(self) -> None:
         """Kill all its processes at once, as if the machine had lost its power; may be repeated."""
@@ -115,10 +119,18 @@ class RayNodes:
         self._start = start
 
     def add(self) -> None:
-        """Start a node; those of one machine that start at the same time disturb each other."""
-        node = self._start()
-        node.wait()
-        self.nodes.append(node)
+        """Start a node that holds shards."""
+        self.nodes.append(started(self._start))
+
+
+def started(start: Callable[[], Node], *, attempts: int = 3) -> Node:
+    """Start a node; those of one machine that start at the same time may disturb each other."""
+    for _ in range(attempts):
+        node = start()
+        if node.has_started():
+            return node
+        node.kill()
+    raise AssertionError(node.log())
 
 
 def _free_port() -> int:
@@ -152,28 +164,21 @@ def ray_nodes(
     given = {**own, **(environment or {})}
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        head = Node(
-            folder,
-            given,
-            *("--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0"),
-            f"--ray-client-server-port={client_port}",
-            *("--include-dashboard=false", "--memory=1000000000", f"--temp-dir={folder}/ray"),
+
+        def node(*arguments: str) -> Node:
+            found = Node(folder, given, "--node-ip-address=127.0.0.1", *arguments)
+            stack.callback(found.kill)
+            return found
+
+        head = (
+            *("--head", f"--port={port}", f"--ray-client-server-port={client_port}"),
+            *("--num-cpus=0", "--memory=1000000000", "--include-dashboard=false"),
+            f"--temp-dir={folder}/ray",
         )
-        stack.callback(head.kill)
-        head.wait()
-
-        def start() -> Node:
-            node = Node(
-                folder,
-                given,
-                *(f"--address={address}", "--node-ip-address=127.0.0.1"),
-                *(f"--num-cpus={cpus}", f"--memory={NODE_MEMORY_BYTES}"),
-            )
-            stack.callback(node.kill)
-            return node
-
+        other = (f"--address={address}", f"--num-cpus={cpus}", f"--memory={NODE_MEMORY_BYTES}")
+        started(lambda: node(*head))
         client = f"ray://127.0.0.1:{client_port}"
-        found = RayNodes(address, client, {"RAY_ADDRESS": address, **own}, start)
+        found = RayNodes(address, client, {"RAY_ADDRESS": address, **own}, lambda: node(*other))
         for _ in range(count):
             found.add()
         yield found

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -65,11 +64,8 @@ class Conductor:
         self._slots = [_Slot(job=job) for job in jobs]
         self._replacements_left = max_replacements
         self._progress = _Progress(len(jobs), on_progress)
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for slot in self._slots:
-            self._stack.push_async_callback(self._close, slot)
         return self
 
     async def __aexit__(
@@ -78,7 +74,7 @@ class Conductor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._stack.aclose()
+        await asyncio.gather(*(self._close(slot) for slot in self._slots), return_exceptions=True)
 
     @property
     def open_shards(self) -> list[Shard]:

@@ -20,9 +20,8 @@ from typing import Any
 from bn_ops.core.version import __version__
 from service.errors import RefusedError, ServiceError, StorageFailedError, WorkerDiedError
 from service.settings import Settings
-from service.storage.blobs.objects import ObjectBlobs
 from service.storage.blobs.os_calls import OsCalls
-from service.storage.blobs.protocol import BlobContent
+from service.storage.blobs.protocol import BlobContent, Blobs
 from service.storage.scratch import Scratch
 from service.workers.messages import Limits
 from service.workers.protocol import Progress
@@ -147,7 +146,7 @@ class ShardActor:
             assert files.model is not None
             assert files.batch_folder is not None
             return files.model, files.batch_folder
-        blobs = ObjectBlobs(files.blobs, objects)
+        blobs = _open_objects(files.blobs, objects)
         self._stack.callback(blobs.close)
         model = await self._stack.enter_async_context(blobs.local(files.stored_model))
         folder = await self._stack.enter_async_context(
@@ -158,6 +157,13 @@ class ShardActor:
     async def _note(self, index: int, step: Progress) -> None:
         del index
         self._steps.append(step)
+
+
+def _open_objects(url: str, folder: Path) -> Blobs:
+    """Open the object storage; it is loaded only where it is used."""
+    from service.storage.blobs.objects import ObjectBlobs  # noqa: PLC0415
+
+    return ObjectBlobs(url, folder)
 
 
 def _own_folders() -> tuple[Path, Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ from tests.support.ray_nodes import REQUIRED, RayNodes, ray_nodes
 from tests.support.sharded_jobs import NETWORKS, SIZES, make_job, results
 from tests.support.waiting import until
 
+# One cluster for all, in one process, which can hold the token of one cluster only.
+pytestmark = pytest.mark.xdist_group("ray")
 needs_ray = pytest.mark.skipif(not REQUIRED, reason="set BNRECAL_TEST_RAY=1 to start Ray nodes")
 
 
@@ -124,8 +128,14 @@ def test_ray_gives_the_bytes_of_one_process(
 @needs_ray
 def test_a_client_server_gives_the_same_bytes(tmp_path: Path, connected: RayNodes) -> None:
     whole = run(make_job(tmp_path / "whole", NETWORKS["optimized"], SIZES["even"]), "1", runner="")
-    job = make_job(tmp_path / "client", NETWORKS["optimized"], SIZES["even"])
-    assert run(job, "2", runner=connected.client_address) == whole
+    for _ in range(3):
+        # On a busy machine Ray may not start a client's server within its 30 seconds; such a run
+        # is deferred and starts again.
+        with contextlib.suppress(CapacityError):
+            job = make_job(tmp_path / secrets.token_hex(4), NETWORKS["optimized"], SIZES["even"])
+            assert run(job, "2", runner=connected.client_address) == whole
+            return
+    raise AssertionError("the Ray Client server does not start")
 
 
 @needs_ray

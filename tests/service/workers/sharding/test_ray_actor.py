@@ -102,7 +102,7 @@ STORES: list[Stored] = []
 def test_stored_and_shared_files_give_the_same_moments(
     job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ray_actor, "ObjectBlobs", Stored)
+    monkeypatch.setattr(ray_actor, "_open_objects", Stored)
     stored = ShardFiles(
         blobs="s3://bucket/prefix",
         stored_model=BlobContent(key=str(job.model), bytes=1, sha256=""),
