@@ -1,11 +1,12 @@
-"""Describe the machine that a benchmark ran on."""
+"""Describe the machine and the commit that a benchmark ran on."""
 
 from __future__ import annotations
 
 import platform
+import subprocess
 from pathlib import Path
 
-__all__ = ["cpu"]
+__all__ = ["commit", "cpu"]
 
 
 def cpu() -> str:
@@ -16,3 +17,15 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def commit() -> str | None:
+    """Return the short name of the commit, with `+` if files differ from it; None outside git."""
+    describe = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        found = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

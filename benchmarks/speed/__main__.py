@@ -4,7 +4,8 @@
 
 Parts: `passes` (exact statistics against a pass and update_bn), `adapt` (whole, for short and long
 streams), `first` (the first call of a fresh process) and `scaling` (number of images, threads).
-Writes benchmarks/results/speed.json and the tables of docs/speed.md.
+Replaces what was measured in benchmarks/results/speed.json, keeps the other parts and networks, and
+writes the tables of docs/speed.md.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import gc
-import json
 import os
 import time
 from pathlib import Path
@@ -28,6 +28,7 @@ from benchmarks.speed import adapting
 from benchmarks.speed.contenders import RATIOS, contenders, exported, random_images
 from benchmarks.speed.first_call import calls_of_a_fresh_process
 from benchmarks.speed.limits import memory_bandwidth
+from benchmarks.speed.store import ResultStore
 from benchmarks.speed.table import write_table
 from benchmarks.speed.timing import interleaved, ratio_of
 
@@ -50,34 +51,25 @@ def main() -> None:
     options = _options()
     parts = options.part or list(_PARTS)
     networks = options.network or list(NETWORKS)
-    results: dict[str, Any] = {"about": _about(options), "networks": {}, "adapt": {}, "first": {}}
+    about = _about(options)
+    store = ResultStore(options.results)
     for name in networks:
         if "passes" in parts:
-            results["networks"][name] = _print(name, _measured(name, options))
-            _save(results, options.results)
+            store.replace("passes", name, _print(name, _measured(name, options)), about)
     for name in networks:
         if "adapt" in parts and name in adapting.NETWORKS:
-            results["adapt"][name] = _adapted(name, options)
-            _save(results, options.results)
+            store.replace("adapt", name, _adapted(name, options), about)
     for name in networks:
         if "first" in parts:
             sizes = {"images": options.images, "batch": options.batch, "size": _SIZE}
             model = exported(name, size=_SIZE)
             found = calls_of_a_fresh_process(model, **sizes, threads=options.threads)
             print(f"{name:16} calls of a fresh process: {found}", flush=True)
-            results["first"][name] = found
-            _save(results, options.results)
+            store.replace("first", name, found, about)
     if "scaling" in parts and _SCALED in networks:
-        results["scaling"] = _scaled(options)
-        _save(results, options.results)
+        store.replace("scaling", _SCALED, _scaled(options), about)
     if options.results == RESULTS:
-        write_table(PAGE, results)
-
-
-def _save(results: dict[str, Any], path: Path) -> None:
-    """Write the results so far: an interrupted run keeps them."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+        write_table(PAGE, store.parts)
 
 
 def _print(name: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +115,7 @@ def _scaled(options: argparse.Namespace) -> dict[str, Any]:
     images = {str(count): seconds(count, options.threads) for count in _SCALED_IMAGES}
     threads = {str(count): seconds(options.images, count) for count in _SCALED_THREADS}
     print(f"{_SCALED:16} seconds by images {images}, by threads {threads}", flush=True)
-    return {"network": _SCALED, "images": images, "threads": threads}
+    return {"images": images, "threads": threads}
 
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -144,6 +136,7 @@ def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "commit": machine.commit(),
         "cpu": machine.cpu(),
         "cores": os.cpu_count(),
         "threads": options.threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,27 @@ def write_table(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def _sections(results: Mapping[str, Any]) -> list[str]:
-    lines = [_about(results)]
-    if results["networks"]:
-        lines += ["", *_passes(results["networks"])]
-    if results.get("adapt"):
-        lines += ["", *_adapt(results["adapt"])]
-    if results.get("first"):
-        lines += ["", *_first(results["first"])]
-    if results.get("scaling"):
-        lines += ["", *_scaling(results["scaling"])]
+    """Return the tables; where results have several origins, their columns are numbered."""
+    origins = list(dict.fromkeys(_about(one) for part in results.values() for one in part.values()))
+    lines = list(origins) if len(origins) == 1 else []
+    if len(origins) > 1:
+        lines = [
+            "Measured apart, so that only columns with the same number can be compared:",
+            "",
+            *(f"{number}. {origin}" for number, origin in enumerate(origins, start=1)),
+        ]
+    for part, render in _PARTS.items():
+        if part not in results:
+            continue
+        named = {_label(name, one, origins): one["found"] for name, one in results[part].items()}
+        lines += ["", *render(named)]
     return lines
+
+
+def _label(network: str, result: Mapping[str, Any], origins: Sequence[str]) -> str:
+    if len(origins) == 1:
+        return network
+    return f"{network} ({origins.index(_about(result)) + 1})"
 
 
 def _passes(networks: Mapping[str, Any]) -> list[str]:
@@ -39,13 +50,14 @@ def _passes(networks: Mapping[str, Any]) -> list[str]:
     for column in columns:
         cells = [_cell(found["ratios"].get(column)) for found in networks.values()]
         lines.append(f"| {column} | " + " | ".join(cells) + " |")
-    for contender in next(iter(networks.values()))["seconds"]:
-        cells = [
-            f"{statistics.median(one['wall'] for one in found['seconds'][contender]):.2f} s"
-            for found in networks.values()
-        ]
+    for contender in dict.fromkeys(c for found in networks.values() for c in found["seconds"]):
+        cells = [_seconds(found["seconds"].get(contender)) for found in networks.values()]
         lines.append(f"| {contender} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _seconds(times: Sequence[Mapping[str, float]] | None) -> str:
+    return "–" if times is None else f"{statistics.median(one['wall'] for one in times):.2f} s"
 
 
 def _heading(title: str, columns: Iterable[str]) -> list[str]:
@@ -55,9 +67,11 @@ def _heading(title: str, columns: Iterable[str]) -> list[str]:
 
 def _adapt(networks: Mapping[str, Any]) -> list[str]:
     lines = _heading("`adapt` whole", networks)
-    rows = [(size, row) for size, found in _first_of(networks).items() for row in found["ratios"]]
-    for size, row in rows:
-        cells = [_cell(found[size]["ratios"][row]) for found in networks.values()]
+    sizes = [size for found in networks.values() for size in found.items()]
+    for size, row in dict.fromkeys((size, row) for size, one in sizes for row in one["ratios"]):
+        cells = [
+            _cell(found.get(size, {"ratios": {}})["ratios"].get(row)) for found in networks.values()
+        ]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return lines
 
@@ -71,8 +85,9 @@ def _first(networks: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _scaling(found: Mapping[str, Any]) -> list[str]:
-    lines = _heading(f"{found['network']}, exact", (f"{n} images" for n in found["images"]))
+def _scaling(networks: Mapping[str, Any]) -> list[str]:
+    ((network, found),) = networks.items()
+    lines = _heading(f"{network}, exact", (f"{n} images" for n in found["images"]))
     lines.append("| seconds | " + " | ".join(f"{s:.2f}" for s in found["images"].values()) + " |")
     per = [f"{1000 * s / int(n):.1f}" for n, s in found["images"].items()]
     lines.append("| milliseconds per image | " + " | ".join(per) + " |")
@@ -80,16 +95,13 @@ def _scaling(found: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"By number of threads: {by}."]
 
 
-def _first_of(networks: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(iter(networks.values()))
-    return found
-
-
-def _about(results: Mapping[str, Any]) -> str:
-    about = results["about"]
+def _about(result: Mapping[str, Any]) -> str:
+    about = result["about"]
+    commit = f" ({about['commit']})" if about["commit"] else ""
     note = f" {about['note']}" if about["note"] else ""
     return (
-        f"{about['date']}, {about['cpu']}, {about['threads']} threads of {about['cores']} cores, "
+        f"{about['date']}{commit}, {about['cpu']}, "
+        f"{about['threads']} threads of {about['cores']} cores, "
         f"onnxruntime {about['onnxruntime']}, torch {about['torch']}; {about['images']} images of "
         f"{about['size']}x{about['size']} in batches of {about['batch']}. Median of "
         f"{about['repeats']} interleaved repetitions, minimum and maximum in brackets.{note} "
@@ -102,3 +114,11 @@ def _cell(ratio: Mapping[str, Mapping[str, float]] | None) -> str:
         return "–"
     wall = ratio["wall"]
     return f"{wall['median']:.2f} ({wall['least']:.2f}–{wall['greatest']:.2f})"
+
+
+_PARTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "passes": _passes,
+    "adapt": _adapt,
+    "first": _first,
+    "scaling": _scaling,
+}
