@@ -109,9 +109,9 @@ def _histogram(samples: Iterable[Sample], started: int, now: int) -> HistogramDa
         sum=total,
         bucket_counts=[int(upper - lower) for lower, upper in pairwise(cumulative)],
         explicit_bounds=bounds[:-1],  # the last one is infinite
-        # Not known: Prometheus has no such values.
-        min=float("nan"),
-        max=float("nan"),
+        # Prometheus does not know them, and OTLP can leave them out, unlike the library's types.
+        min=None,  # type: ignore[arg-type]
+        max=None,  # type: ignore[arg-type]
     )
 
 

@@ -63,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
             for found in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                 for group in found.scope_metrics:
                     self.server.metrics |= {metric.name for metric in group.metrics}
+                    for metric in group.metrics:
+                        assert not any(p.HasField("min") for p in metric.histogram.data_points)
         self.send_response(200)
         self.end_headers()
 
