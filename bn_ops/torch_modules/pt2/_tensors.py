@@ -12,7 +12,7 @@ from bn_ops.torch_modules.pt2._grammars import clean_expression
 
 __all__ = ["clean_path", "clean_payloads", "clean_size", "clean_tensor"]
 
-_PATH = re.compile(r"[A-Za-z_][\w.]{0,511}")
+_PATH = re.compile(r"[A-Za-z0-9_][\w.]{0,511}")
 
 _FIELDS = frozenset(
     {"dtype", "sizes", "requires_grad", "device", "strides", "storage_offset", "layout"}

@@ -38,6 +38,16 @@ def test_loaded_program_is_equivalent(tmp_path: Path) -> None:
     assert torch.equal(loaded.module()(x), program.module()(x))
 
 
+def test_unnamed_layers_have_numbers_as_names(tmp_path: Path) -> None:
+    path = tmp_path / "sequence.pt2"
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())).eval()
+    program = saved(network, (torch.randn(2, 3, 8, 8),), path)
+    x = torch.randn(5, 3, 8, 8)
+    assert torch.equal(load_pt2(path).module()(x), program.module()(x))
+    assert list(bn_ops.recalibrate(path, [x.numpy()]).statistics) == ["1.0"]
+
+
 def test_inputs_outputs_buffers_and_sizes(tmp_path: Path) -> None:
     path = tmp_path / "pair.pt2"
     args = (torch.randn(4, 2), torch.randn(4, 4))
