@@ -187,7 +187,8 @@ def recalibrate(
             serialized bytes, or a path to an `.onnx` or `.pt2` file (never modified; the result
             holds a new model).
         batches: iterable of arrays, tensors, tuples, or mappings from input name to array; the
-            first axis counts samples. Read once.
+            first axis counts samples. Also a `numpy.memmap` or a Hugging Face `datasets.Dataset`
+            of samples, read in batches of 32, or a `tf.data.Dataset` of batches. Read once.
         method: `exact`, or `batch` for one train-mode pass, as most tools do.
         estimator: how source statistics and moments become new statistics; a value such as
             `Shrink()` or a string such as `"shrink"` or `"prior:64"`. Default `Replace()`;

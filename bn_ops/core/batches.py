@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from bn_ops.core.signature import Batch, TensorInfo, check_batch
 from bn_ops.errors import BatchInputError, InputError, OptionError
 
-__all__ = ["LABEL_NAMES", "Select", "as_array", "looks_like_labels", "named_batches"]
+__all__ = [
+    "DATA_SET_BATCH",
+    "LABEL_NAMES",
+    "Select",
+    "as_array",
+    "in_batches",
+    "looks_like_labels",
+    "named_batches",
+]
 
 LABEL_NAMES = frozenset({"label", "labels", "target", "targets", "label_ids", "y"})
 """Names under which a mapping holds labels, unless the model has an input of that name."""
+
+DATA_SET_BATCH = 32
+"""Samples in a batch that is cut from a memory map or a data set of samples; the client's, too."""
 
 Select = Callable[[Any], Any]
 """Returns the part of a stream item that is the model's input."""
@@ -30,7 +41,7 @@ def named_batches(
         items: arrays or tensors (for a model with one input), tuples or lists in the order of the
             model's inputs, or mappings from input name to array. Tensors of any library are
             accepted if numpy can convert them. Labels, as the last item of a tuple or under a name
-            of `LABEL_NAMES`, are left out.
+            of `LABEL_NAMES`, are left out. Data sets as for `in_batches`.
         inputs: the model's inputs.
         select: applied to each item first, for example for streams of `(input, label)` pairs.
 
@@ -38,6 +49,7 @@ def named_batches(
         BatchError: as `bn_ops.core.signature.check_batch`, naming batch and input.
         OptionError: `items` is one array or mapping instead of an iterable of batches.
     """
+    items = in_batches(items)
     if isinstance(items, np.ndarray | str | bytes | Mapping):
         raise OptionError(
             f"batches= takes an iterable of batches, got one {type(items).__name__}: "
@@ -47,6 +59,23 @@ def named_batches(
         arrays = _named(item if select is None else select(item), inputs, number)
         check_batch(inputs, arrays, batch=number)
         yield arrays
+
+
+def in_batches(stream: Any) -> Any:
+    """Return a data set of another library, or a `numpy.memmap` of samples, as batches of arrays.
+
+    The items of a Hugging Face `datasets.Dataset` and of a memory map are samples, which are read
+    in batches of 32; those of a `tf.data.Dataset` are its batches. They are recognized by their
+    methods, so that neither library is imported. Any other stream is returned as it is.
+    """
+    if hasattr(stream, "iter") and hasattr(stream, "with_format"):
+        return stream.with_format("numpy").iter(batch_size=DATA_SET_BATCH)
+    if hasattr(stream, "as_numpy_iterator"):
+        return stream.as_numpy_iterator()
+    if isinstance(stream, np.memmap):
+        starts = range(0, len(stream), DATA_SET_BATCH)
+        return (stream[start : start + DATA_SET_BATCH] for start in starts)
+    return stream
 
 
 def _named(item: Any, inputs: Sequence[TensorInfo], number: int) -> Batch:

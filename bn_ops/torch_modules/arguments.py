@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.core.batches import LABEL_NAMES, Select, as_array, looks_like_labels
+from bn_ops.core.batches import LABEL_NAMES, Select, as_array, in_batches, looks_like_labels
 from bn_ops.core.signature import Batch, all_finite, not_finite
 from bn_ops.errors import (
     BatchInputError,
@@ -75,7 +75,8 @@ def read_items(
 
     Args:
         module: determines the device and the signature of the call.
-        batches: iterable of the arguments that the module's forward or the caller's `call` takes.
+        batches: iterable of the arguments that the module's forward or the caller's `call` takes,
+            or a data set as for `bn_ops.core.batches.in_batches`.
         select: applied to each item first.
         convert: turn numpy arrays into tensors and move tensors to the module's device; False
             where the caller runs the module with a function of their own.
@@ -86,6 +87,7 @@ def read_items(
         BatchShapeError: a batch without samples.
         BatchInputError: a batch without tensors, or one that does not match forward's parameters.
     """
+    batches = in_batches(batches)
     if isinstance(batches, torch.Tensor | np.ndarray | str | bytes | Mapping):
         raise OptionError(
             f"batches= takes an iterable of batches, got one {type(batches).__name__}: "
