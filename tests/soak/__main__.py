@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from time import monotonic
 
-from tests.soak import kills, object_faults, openapi, parsers, powercut, restart
+from tests.soak import kills, object_faults, openapi, parsers, powercut, replicas, restart
 from tests.support import s3
 from tests.support.server_process import ServerProcess
 
@@ -27,6 +27,7 @@ def main() -> int:
     tests = {
         "kills": _kills,
         "objects": _objects,
+        "replicas": _replicas,
         "powercut": _power_cuts,
         "fuzz": _fuzz,
         "restart": _restart,
@@ -38,6 +39,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="number of SIGKILLs")
     parser.add_argument("--seed", type=int, default=0, help="seed of times and targets")
     parser.add_argument("--length", type=int, default=120, help="batches per stream")
+    parser.add_argument("--connections", type=int, default=48, help="senders to two replicas")
+    parser.add_argument("--progress", type=int, default=1000, help="batches between two events")
     options = parser.parse_args()
     return tests[options.what](options)
 
@@ -65,6 +68,27 @@ def _objects(options: argparse.Namespace) -> int:
         s3.running_ceph() as ceph,
     ):
         tally = object_faults.disturb(Path(folder), ceph, events, seed=options.seed)
+    sys.stdout.write(json.dumps(tally.summary() | {"seed": options.seed}, indent=1) + "\n")
+    return 0 if tally.passed else 1
+
+
+def _replicas(options: argparse.Namespace) -> int:
+    """Disturb two replicas with PostgreSQL and S3 `--kills` times, then promote the standby."""
+    events = random.Random(options.seed).choices(replicas.EVENTS, k=options.kills)
+    with (
+        tempfile.TemporaryDirectory(prefix="bnrecal-replicas-") as folder,
+        s3.running_ceph() as ceph,
+        replicas.deployed(Path(folder), ceph) as deployment,
+    ):
+        tally = replicas.disturb(
+            Path(folder),
+            deployment,
+            [*events, replicas.STANDBY, replicas.REPLICA],
+            seed=options.seed,
+            length=options.length,
+            connections=options.connections,
+            progress=options.progress,
+        )
     sys.stdout.write(json.dumps(tally.summary() | {"seed": options.seed}, indent=1) + "\n")
     return 0 if tally.passed else 1
 

@@ -29,19 +29,33 @@ class Cluster:
         port: its port on 127.0.0.1.
     """
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, *, primary: Cluster | None = None) -> None:
+        """Create the data of a server, which does not run yet.
+
+        Args:
+            binaries: the folder of PostgreSQL's programs.
+            folder: an empty folder.
+            primary: the running server whose standby this one becomes.
+        """
         self._binaries = binaries
         self._folder = folder
         self._made = 0
+        self._settings: dict[str, str] = {}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         if os.getuid() == 0:  # the server refuses to run as root
             shutil.chown(folder, "postgres", "postgres")
-        self._run("initdb", "--no-sync", "-A", "trust", "-U", "bnrecal", "-E", "UTF8", "--locale=C")
+        if primary is None:
+            words = ("-A", "trust", "-U", "bnrecal", "-E", "UTF8", "--locale=C")
+            self._run("initdb", "--no-sync", *words)
+        else:
+            source = f"host=127.0.0.1 port={primary.port} user=bnrecal"
+            self._run("pg_basebackup", "--no-sync", "-R", "-c", "fast", "-d", source)
 
     def start(self, **settings: str) -> None:
         """Start the server and wait until it accepts connections."""
+        self._settings = settings
         given = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
@@ -51,6 +65,44 @@ class Cluster:
         }
         options = " ".join(f"-c {name}='{value}'" for name, value in given.items())
         self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def start_again(self) -> None:
+        """Start the server with the same settings as last time."""
+        self.start(**self._settings)
+
+    @contextmanager
+    def standby(self) -> Iterator[Cluster]:
+        """Run a standby of this server."""
+        with _temporary_folder() as folder:
+            found = Cluster(self._binaries, folder, primary=self)
+            found.start(**self._settings)
+            with found.stopped_at_the_end():
+                yield found
+
+    def synchronous(self, names: str) -> None:
+        """Let each commit wait for one of these standbys; `*` names all."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            command = f"ALTER SYSTEM SET synchronous_standby_names = '{names}'"
+            connection.execute(command.encode())
+            connection.execute("SELECT pg_reload_conf()")
+
+    def checkpoint(self) -> None:
+        """Write everything up to now to the disk."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "-w", "promote")
+
+    @contextmanager
+    def stopped_at_the_end(self) -> Iterator[None]:
+        """Stop the server at the end, unless a test has killed it."""
+        try:
+            yield
+        finally:
+            with contextlib.suppress(AssertionError):
+                self.stop("immediate")
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server."""
@@ -127,15 +179,18 @@ def running_cluster(**settings: str) -> Iterator[Cluster]:
     binaries = _binaries()
     if binaries is None:
         raise FileNotFoundError("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="bnrecal-postgres-"))
-    try:
+    with _temporary_folder() as folder:
         found = Cluster(binaries, folder)
         found.start(**settings)
-        try:
+        with found.stopped_at_the_end():
             yield found
-        finally:
-            with contextlib.suppress(AssertionError):  # a test has killed it
-                found.stop("immediate")
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="bnrecal-postgres-"))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
