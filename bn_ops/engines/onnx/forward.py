@@ -104,10 +104,13 @@ class OnnxForward:
             first = self._run(inner, observed, parts[0])
         except EngineError:
             return None
+        if not observed and any(array.shape[:1] != (1,) for array in first[0].values()):
+            return None  # not a row per sample, so the rows cannot be joined
         workers = thread_count(self._threads)
         with ThreadPoolExecutor(workers, "forward") as pool:
             rest = pool.map(lambda part: self._run(inner, observed, part), parts[1:])
-            return [first, *rest]
+            found = [first, *rest]
+        return found if observed else [_joined(found)]
 
     def _run_whole(self, inner: Session, observed: _Observed, batch: Batch) -> Iterator[_Found]:
         return (self._run(inner, observed, group) for group in rebatch([batch], self._size))
@@ -148,3 +151,9 @@ class OnnxForward:
         if group.padded and array.shape[:1] == (self._size,):
             return array[: group.samples]
         return array
+
+
+def _joined(found: Sequence[_Found]) -> _Found:
+    """Return the outputs of single samples as those of a batch."""
+    names = found[0][0]
+    return {name: np.concatenate([outputs[name] for outputs, _ in found]) for name in names}, {}

@@ -213,11 +213,12 @@ def test_outputs_of_samples_run_singly_equal_those_of_whole_batches(threads: int
     prepared = prepare(residual_network())
     found = []
     for samplewise in (False, True):
-        outputs: list[np.ndarray] = []
+        outputs: list[np.ndarray] = []  # one for each batch, as for labels of a batch
         run = OnnxForward(prepared, threads=threads, samplewise=samplewise)
         run(
             [{"x": images(7)}],
             on_outputs=lambda made, into=outputs: into.extend(made.values()),  # type: ignore[misc]  # a default
         )
-        found.append(np.concatenate(outputs))
+        assert len(outputs) == 1
+        found.append(outputs[0])
     np.testing.assert_array_equal(found[0], found[1])
