@@ -146,7 +146,7 @@ def test_every_block_of_the_readme_is_marked_as_executed() -> None:
 def test_languages_of_blocks_are_known() -> None:
     parsed = {"", "console", "json", "python", "sh", "toml"}
     found = set(re.findall(r"^ *```(\w+)$", "\n".join(DOCUMENTS.values()), flags=re.MULTILINE))
-    assert found == parsed - {""} | {"nginx", "text"}
+    assert found == parsed - {""} | {"nginx", "text", "yaml"}
 
 
 def command_lines() -> list[tuple[str, str]]:
