@@ -30,7 +30,7 @@ FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-DPy_LIMITED_API=0x
 
 
 PACKAGE = Path("bn_ops/_bnrecal")
-"""Source of the package `bnrecal`, which re-exports the public names of bn_ops."""
+"""Source of the package `bnrecal`: the public names of bn_ops, and the network of the demo."""
 
 _RELATIVE_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE)
@@ -62,7 +62,7 @@ class CompleteWheel(BuildHookInterface[Any]):
         if self.target_name != "wheel":
             return
         key = "force_include_editable" if version == "editable" else "force_include"
-        for file in ("__init__.py", "__main__.py", "py.typed"):
+        for file in ("__init__.py", "__main__.py", "demo_network.py", "py.typed"):
             build_data[key][str(Path(self.root) / PACKAGE / file)] = f"bnrecal/{file}"
         problem = _compile(Path(self.root))
         if problem is None:

@@ -6,13 +6,15 @@ a ridge regression on the features. That suffices for these digits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-if TYPE_CHECKING:
-    import onnx
+import bn_ops
 
 __all__ = ["CLASSES", "error_of", "new_domain", "source_domain", "trained"]
 
@@ -27,8 +29,6 @@ _BATCH = 100
 
 def trained(images: NDArray[np.float32], labels: NDArray[np.int64]) -> onnx.ModelProto:
     """Return a network for images of shape (N, 1, 28, 28), fitted to their labels."""
-    import bn_ops
-
     empty = _network(np.zeros((_FEATURES, CLASSES)), np.zeros(CLASSES))
     # All of the network's statistics are those of the source domain; the check would find that
     # the statistics of the empty network are not.
@@ -56,8 +56,6 @@ def _batches(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _run(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -66,8 +64,6 @@ def _run(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.floa
 
 
 def _network(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> onnx.ModelProto:
-    from onnx import TensorProto, helper
-
     rng = np.random.default_rng(3)
     nodes, tensors = [], {}
     inputs, previous = 1, "image"
@@ -102,21 +98,15 @@ def _network(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> onnx.Mod
 
 
 def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    from onnx import helper
-
     return helper.make_node(kind, inputs, [output], name=output, **attributes)
 
 
 def _tensor(name: str, value: NDArray[np.float64]) -> onnx.TensorProto:
-    from onnx import numpy_helper
-
     return numpy_helper.from_array(value.astype(np.float32), name)
 
 
 def _headless(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose output are the features."""
-    import onnx
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.node[-1]

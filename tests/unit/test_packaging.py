@@ -18,7 +18,7 @@ import bnrecal_client
 from tests.support.installation import Installation, build_wheels
 
 ROOT = Path(__file__).parents[2]
-MAX_BYTES = {"bnrecal": 2_000_000, "bnrecal_client": 155_000}
+MAX_BYTES = {"bnrecal": 2_000_000, "bnrecal_client": 150_000}
 
 pytestmark = pytest.mark.xdist_group("wheels")
 

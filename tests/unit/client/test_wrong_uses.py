@@ -172,7 +172,7 @@ def test_wrong_use_gets_one_line_with_the_fix(
 def test_demo_checks_its_folder_before_training(
     folder: str, desk: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "trained", lambda *_: pytest.fail("trained before the check"))
+    monkeypatch.setattr(demo, "library", lambda *_: pytest.fail("trained before the check"))
     assert main(["demo", desk(folder)]) == Exit.USAGE
 
 

@@ -12,8 +12,7 @@ a status above with `"retryable": false`       the typed error at once
 anything else                                  the response is returned
 =============================================  =====================================================
 
-Retrying ends after `RetryPolicy.total_timeout` for the same request, and until the server has
-responded for the first time after `initial_timeout`.
+Retrying ends after `RetryPolicy.total_timeout`, before the first response after `initial_timeout`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import numpy as np
 from bnrecal_client._library import library
 from bnrecal_client.cli import output
 from bnrecal_client.cli.click_support import Arguments
-from bnrecal_client.cli.demo_network import error_of, new_domain, source_domain, trained
 from bnrecal_client.cli.exit_codes import Exit
 from bnrecal_client.cli.in_process import recalibrate_file
 from bnrecal_client.cli.outputs import check_folder
@@ -38,6 +37,8 @@ def run(args: Arguments) -> int:
     check_folder(folder)
     say = (lambda _: None) if args.json or args.quiet else output.say
     with library("the demo runs in this process"):
+        from bnrecal.demo_network import error_of, new_domain, source_domain, trained
+
         say("1. A small network learns to read bright digits on black …")
         rng = np.random.default_rng(_SEED)
         source = trained(*source_domain(rng, _TRAINING))
