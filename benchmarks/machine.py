@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
-__all__ = ["commit", "cpu"]
+__all__ = ["about", "commit", "cpu"]
+
+
+def about() -> dict[str, Any]:
+    """Return the date, the processor, the number of cores and the load of the last minute."""
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
 
 
 def cpu() -> str:

@@ -9,9 +9,7 @@ of an earlier call. Writes benchmarks/results/planning.json and the table of doc
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -25,6 +23,7 @@ import numpy as np
 import onnx
 
 from benchmarks import machine
+from benchmarks.accuracy.results import replace_marked
 from bn_ops.core.estimators import Replace
 from bn_ops.core.frontier import commit_layers
 from bn_ops.core.options import Budget, silent
@@ -40,7 +39,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planning.json"
 PAGE = ROOT / "docs" / "sharding.md"
 
-_START, _END = "<!-- planning: measured -->", "<!-- planning: end -->"
 _BATCH = 32
 _AMPLE = 1 << 40
 _MB = 1e6
@@ -59,9 +57,7 @@ def main() -> None:
         networks[name] = {"about": about, **_compared(name, options)}
         print(json.dumps({name: networks[name]}), flush=True)
         RESULTS.write_text(json.dumps({"networks": networks}, indent=1) + "\n")
-    before, _, rest = PAGE.read_text().partition(_START)
-    lines = "\n".join(table(networks))
-    PAGE.write_text(f"{before}{_START}\n\n{lines}\n\n{_END}{rest.partition(_END)[2]}")
+    replace_marked("planning", PAGE, "\n".join(table(networks)))
 
 
 def _compared(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -192,10 +188,7 @@ def _number(value: float) -> str:
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "cpu": machine.cpu(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        **machine.about(),
         "size": options.size,
     }
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import json
 import os
 import statistics
@@ -28,6 +27,7 @@ import torch
 
 import bn_ops
 from benchmarks import machine
+from benchmarks.accuracy.results import replace_marked
 from benchmarks.networks import build
 from service.settings import Settings
 from service.workers.messages import STATISTICS, StoredBatchRef
@@ -39,7 +39,6 @@ from tests.support.ray_nodes import ray_nodes
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "shards.json"
 PAGE = ROOT / "docs" / "sharded-runs.md"
-START, END = "<!-- shards: measured -->", "<!-- shards: end -->"
 
 _BATCH = 32
 _THREADS = 2
@@ -93,9 +92,7 @@ def main() -> None:
     options.results.write_text(json.dumps(found, indent=1) + "\n")
     print(_table(found))
     if options.results == RESULTS:
-        before, _, rest = PAGE.read_text().partition(START)
-        after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{START}\n\n{_table(found)}\n\n{END}{after}")
+        replace_marked("shards", PAGE, _table(found))
 
 
 def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -114,10 +111,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     return {
         "about": {
-            "date": dt.datetime.now(dt.UTC).date().isoformat(),
-            "cpu": machine.cpu(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
+            **machine.about(),
             "network": "resnet18",
             "images": options.images,
             "size": options.size,

@@ -9,7 +9,6 @@ docs/ingest.md.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
 import tempfile
@@ -71,10 +70,7 @@ def _streams(folder: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "cpu": machine.cpu(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        **machine.about(),
         "seconds": options.seconds,
         "note": options.note,
     }

@@ -11,7 +11,6 @@ table of docs/ingest.md.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
 import subprocess
@@ -202,10 +201,7 @@ def _cpu_of_children() -> float:
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "cpu": machine.cpu(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        **machine.about(),
         "seconds": options.seconds,
         "note": options.note,
     }

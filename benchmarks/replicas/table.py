@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.results import replace_marked
+
 __all__ = ["write_table"]
 
-_START, _END = "<!-- replicas: measured -->", "<!-- replicas: end -->"
 _NAMES = {
     "embedded": "one server, SQLite and folder",
     "shared": "two replicas, PostgreSQL and S3",
@@ -18,10 +19,7 @@ _PARTS = {"servers": "servers", "postgres": "PostgreSQL", "s3": "S3", "senders":
 
 def write_table(path: Path, results: Mapping[str, Any]) -> None:
     """Replace the text between the markers."""
-    before, _, rest = path.read_text().partition(_START)
-    _, _, after = rest.partition(_END)
-    text = f"{_about(results['about'])}\n\n{_loads(results)}"
-    path.write_text(f"{before}{_START}\n\n{text}\n\n{_END}{after}")
+    replace_marked("replicas", path, f"{_about(results['about'])}\n\n{_loads(results)}")
 
 
 def _about(about: Mapping[str, Any]) -> str:
