@@ -82,7 +82,7 @@ def _compare(
 ) -> tuple[int, list[str]]:
     faults = ledger.faults()
     expected = ledger.read(expected_files)
-    # A server that was stopped in between removes the rest at its next start.
+    # A server that was stopped while it removed them removes the rest at its next start.
     removed = tuple(
         f"{batches.folder(found)}/" for found in ledger.read(recalibrations.with_data_to_remove)
     )

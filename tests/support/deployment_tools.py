@@ -13,7 +13,7 @@ _TOOLS = ROOT / ".venv-deploy" / "bin"
 
 
 def run_tool(name: str, *words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a tool in the root of the project, with only the given variables beside PATH and HOME."""
+    """Run a tool in the root of the project, with only PATH, HOME and the given variables."""
     path = _TOOLS / name
     assert path.exists(), f"{path} is missing: run `make check-deploy`"
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **variables}

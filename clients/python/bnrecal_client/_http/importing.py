@@ -162,7 +162,7 @@ async def import_objects(
 
 
 async def _import(session: Session, request: Request, phase: str, before: int) -> Import:
-    """Send one request for an import until it is complete or fails for good."""
+    """Send one request for an import until it is complete or fails permanently."""
     lines = ImportLines(lambda done: session.callback(Progress(phase=phase, done=before + done)))
 
     async def send(request: Request) -> Response:
