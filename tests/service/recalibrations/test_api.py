@@ -286,7 +286,8 @@ def test_delete_in_any_state(api: Api, executor: FakeExecutor, settings: Any) ->
     for name in (opened, running):
         api.put(name, 0)
     api.start(running, 1)
-    api.wait(running, "running")
+    # The state is `running` from the claim on, before the executor is called.
+    until(lambda: executor.runs == 1, lambda: "the run has not started")
     for name in (opened, running):
         assert api.http.delete(f"/v1/recalibrations/{name}").status_code == 204
         assert api.get(name).status_code == 404
