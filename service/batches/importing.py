@@ -195,7 +195,8 @@ async def _store(
     source = context.imports.find(wanted.url)
     kind = part_format("", wanted.url)
     size = await source.size()
-    known = await context.ledger.read(
+    # Not a read: it is acknowledged if it is there.
+    known = await context.ledger.write(
         lambda tx: store.find(tx, recalibration_id, stream, wanted.index)
     )
     if known is not None and known.bytes == size and not compare:

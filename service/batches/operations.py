@@ -106,7 +106,7 @@ async def _put_file(context: Context, upload: Upload) -> tuple[StoredBatch, bool
     found, known = await context.ledger.read(lambda tx: _look_up(tx, upload))
     if known is not None:
         sha256 = await ingest.measure(upload.body)
-        return replayed(known, sha256), False
+        return await context.ledger.write(lambda tx: _replayed(tx, upload, sha256)), False
     if (again := await _replay_after_seal(context, found, upload)) is not None:
         return again, False
     found.require_open()
@@ -131,6 +131,14 @@ def _look_up(tx: Transaction, upload: Upload) -> tuple[Recalibration, StoredBatc
     if upload.index is None:
         return found, None
     return found, store.find(tx, upload.recalibration_id, upload.stream, upload.index)
+
+
+def _replayed(tx: Transaction, upload: Upload, sha256: str) -> StoredBatch:
+    """Return the stored batch of a replay."""
+    _, known = _look_up(tx, upload)
+    if known is None:
+        raise recalibrations.missing(upload.recalibration_id)
+    return replayed(known, sha256)
 
 
 async def _receive(context: Context, found: Recalibration, upload: Upload) -> tuple[Received, str]:
@@ -185,7 +193,7 @@ async def _replay_after_seal(
     if found.state is State.OPEN or upload.key is None:
         return None
     sha256 = await ingest.measure(upload.body)
-    return await context.ledger.read(lambda tx: lookup(tx, upload, sha256))
+    return await context.ledger.write(lambda tx: lookup(tx, upload, sha256))
 
 
 def _require_preprocess(found: Recalibration, upload: Upload) -> None:

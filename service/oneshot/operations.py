@@ -236,7 +236,7 @@ class Replay:
         Raises:
             IdempotencyKeyReusedError: the key was used with another form.
         """
-        return await context.ledger.read(self._find)
+        return await context.ledger.write(self._find)
 
     async def bind(self, context: Context, recalibration_id: str) -> str:
         """Bind the key to a recalibration; return its id, or that of a concurrent request."""

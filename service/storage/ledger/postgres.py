@@ -68,7 +68,7 @@ class PostgresLedger:
         self._listener: _Listener | None = None
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run work and return its result once its changes are durable."""
+        """Run work and return its result once its changes, and all that it read, are durable."""
         result: T = await asyncio.wrap_future(self._writer.submit(work))
         return result
 
@@ -80,7 +80,7 @@ class PostgresLedger:
         return result
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work on a consistent view of durable data."""
+        """Run work on a consistent view."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     async def leads(self) -> bool:

@@ -213,9 +213,16 @@ class PostgresWriter:
         self._pipeline.sync()
 
     def commit(self) -> None:
-        """Commit; waits for the disk of the database and of its synchronous standby."""
+        """Commit; waits for the disk of the database and of its synchronous standby.
+
+        A commit whose connection was lost while it waited for the standby is visible, although the
+        standby may lack it. A transaction that only reads would not wait for it, so each writes a
+        record of its own to the log, after those that it has read. See the chapters on synchronous
+        replication and on `pg_logical_emit_message` of PostgreSQL's documentation.
+        """
         assert self._connection is not None
         assert self._context is not None
+        self._connection.execute("SELECT pg_logical_emit_message(true, 'bnrecal', '')")
         self._connection.execute("COMMIT")
         self._context.__exit__(None, None, None)  # waits for the result
         self._context = self._pipeline = None

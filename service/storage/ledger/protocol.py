@@ -116,7 +116,7 @@ class Ledger(Protocol):
     """
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run work and return its result once its changes are durable.
+        """Run work and return its result once its changes, and all that it read, are durable.
 
         An exception from `work` rolls back its changes only, and is raised here.
 
@@ -144,7 +144,11 @@ class Ledger(Protocol):
         ...
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Run work on a consistent view of durable data."""
+        """Run work on a consistent view.
+
+        What it finds survives a crash of the database, but not always a failover: a synchronous
+        standby may lack it yet. What is acknowledged to a client is therefore read by `write`.
+        """
         ...
 
     async def leads(self) -> bool:

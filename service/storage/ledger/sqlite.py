@@ -64,7 +64,7 @@ class SqliteLedger:
         self._leader: int | None = None
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run work and return its result once its changes are durable."""
+        """Run work and return its result once its changes, and all that it read, are durable."""
         result: T = await asyncio.wrap_future(self._writer.submit(work))
         return result
 

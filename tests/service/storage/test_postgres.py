@@ -331,6 +331,42 @@ def test_synchronous_standby_gives_no_warning() -> None:
         assert _durability_warnings(connection) == []
 
 
+@pytest.mark.parametrize("packed_bytes", [0, 1 << 20], ids=["file", "packed"])
+def test_repeated_batch_waits_for_the_standby(settings: Settings, packed_bytes: int) -> None:
+    """A row that the standby lacks is visible, but not acknowledged."""
+    settings = settings.model_copy(update={"packed_batch_bytes": packed_bytes})
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with ExitStack() as stack:
+        primary = stack.enter_context(cluster(fsync="off", wal_retrieve_retry_interval="100"))
+        standby = stack.enter_context(primary.standby())
+        shared = settings.model_copy(update={"ledger": primary.create()})
+        api = Api(stack.enter_context(serving(create_app(shared, executor=FakeExecutor()))))
+        name = api.open()
+        own = stack.enter_context(psycopg.connect(shared.ledger, autocommit=True))
+        statuses: list[int] = []
+
+        def put() -> threading.Thread:
+            """Send the batch, and return when its commit waits for the standby or has ended."""
+            sender = threading.Thread(target=lambda: statuses.append(api.put(name, 0).status_code))
+            sender.start()
+            until(lambda: own.execute(waiting).fetchall() or not sender.is_alive())
+            return sender
+
+        primary.synchronous("*")
+        standby.stop("immediate")
+        sender = put()
+        for (process,) in own.execute(waiting).fetchall():
+            own.execute("SELECT pg_terminate_backend(%s)", (process,))
+        sender.join(60)
+        assert statuses == [503]
+        assert own.execute("SELECT count(*) FROM batch").fetchone() == (1,)
+        sender = put()
+        assert statuses == [503]
+        standby.start_again()
+        sender.join(60)
+        assert statuses == [503, 200]
+
+
 @pytest.mark.parametrize("last", ["nothing", "read", "change"])
 def test_failed_submitted_change_fails_only_its_work(own: Cluster, last: str) -> None:
     def fail(tx: Transaction) -> None:
