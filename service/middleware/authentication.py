@@ -59,7 +59,9 @@ class AuthenticationMiddleware:
         if keys or self._required or self._keyring.used:
             caller = holder(headers.get("authorization"), keys)
             if caller is None:
-                raise UnauthenticatedError("send a known token as `Authorization: Bearer <token>`")
+                raise UnauthenticatedError(
+                    "the server requires a valid token: send `Authorization: Bearer <token>`"
+                )
             return caller
         _require_local_page(headers)
         return EVERYTHING

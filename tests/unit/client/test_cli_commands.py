@@ -178,7 +178,7 @@ def test_token_comes_from_environment(
         connected = partial(Client, transport=server.transport)
         monkeypatch.setattr("bnrecal_client.client.Client", connected)
         code, _, err = desk.recalibrate()
-        assert (code, err.count("\n"), "token" in err) == (Exit.USAGE, 1, True)
+        assert (code, err.count("\n"), "--token TOKEN" in err) == (Exit.USAGE, 1, True)
         monkeypatch.setenv("BNRECAL_TOKEN", token)
         assert desk.recalibrate("--quiet")[0] == Exit.OK
 

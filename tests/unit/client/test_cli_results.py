@@ -134,7 +134,7 @@ def test_report_of_a_server(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("none.json",), Exit.INPUT, "neither a JSON report nor the id"),
+        (("none.json",), Exit.INPUT, "there is no file none.json"),
         (("bad.json",), Exit.INPUT, "cannot be read as a JSON report"),
         (("other.json",), Exit.INPUT, "not a report of a recalibration"),
         (("run.json", "-o", "run.json"), Exit.USAGE, "would be overwritten"),
@@ -187,6 +187,7 @@ def test_doctor_reports_packages_sandbox_and_server(
     assert code == Exit.OK
     assert found["packages", "onnxruntime"]["state"] == "ok"
     assert found["sandbox", "rlimits"]["text"] == "in force"
+    assert found["sandbox", "no_new_privs"]["text"] == "in force"
     assert "in this process" in found["configuration", "server"]["text"]
     monkeypatch.setenv("BNRECAL_SERVER", URL)
     found_text = desk.run("doctor")[1]

@@ -95,6 +95,8 @@ def _of_the_tree(error: BnrecalError) -> dict[str, object]:
     detail, name = error.message, error.recalibration_id
     if name is not None and isinstance(error, ServerUnreachable):
         detail += f"; --resume {name} continues once it is back"
+    if isinstance(error, AccessError) and error.code == "unauthenticated":
+        detail += " (BNRECAL_TOKEN, or --token TOKEN)"
     if isinstance(error, TimedOut):
         detail += f" (`bnrecal status {name}`, `bnrecal fetch {name}`)"
     found: dict[str, object] = {"code": error.code, "detail": detail}

@@ -89,14 +89,17 @@ COUNT = Number(int, minimum=1, what="a number")
 SECONDS = Number(float, minimum=0, what="a duration in seconds")
 
 
-def reporting(*, quiet: str = "no progress and no summary") -> list[click.Parameter]:
+def reporting(
+    *, quiet: str = "no progress and no summary", json: str = "one JSON object on standard output"
+) -> list[click.Parameter]:
     """Return the options of every sub-command: what is printed.
 
     Args:
-        quiet: what `--quiet` leaves out.
+        quiet: what `--quiet` prints, for the help.
+        json: what `--json` prints, for the help.
     """
     return [
-        Option("--json", is_flag=True, help="print one JSON object on standard output"),
+        Option("--json", is_flag=True, help=f"print {json}"),
         Option("--quiet", "-q", is_flag=True, help=f"print {quiet}"),
         Option("--debug", is_flag=True, help="print the traceback of an error"),
     ]

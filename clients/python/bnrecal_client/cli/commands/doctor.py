@@ -50,8 +50,10 @@ _PACKAGES = (
     ("PIL", "pillow", "images as data", "bnrecal[images]"),
     ("pyarrow", "pyarrow", "Arrow streams on a server", "bnrecal[arrow]"),
     ("torch", "torch", "recalibrating and exporting an nn.Module", "bnrecal[torch]"),
+    ("matplotlib", "matplotlib", "`bnrecal report --plot` and `plot()`", "bnrecal[plot]"),
     ("fastapi", "fastapi", "`bnrecal serve` and `bnrecal admin`", "bnrecal[server]"),
 )
+_RESTRICTIONS = ("rlimits", "parent_death_signal", "no_new_privs", "landlock", "seccomp")
 
 
 def run(args: Arguments) -> int:
@@ -124,7 +126,7 @@ def _sandbox() -> Iterator[Check]:
         text = f"a worker does not start: {error}"
         yield Check(group=group, name="worker", state="wrong", text=text, code=Exit.INTERNAL)
         return
-    for name in ("rlimits", "parent_death_signal", "landlock", "seccomp"):
+    for name in _RESTRICTIONS:
         value = found.get(name)
         works = bool(value)
         text = "in force" if works else "not available on this machine"
@@ -135,7 +137,7 @@ def _sandbox() -> Iterator[Check]:
 
 def _server(args: Arguments) -> Iterator[Check]:
     path = config_file()
-    text = str(path) if path.is_file() else f"{path} does not exist, which is fine"
+    text = str(path) if path.is_file() else f"{path} does not exist (it is optional)"
     try:
         found = find_server(args.server, args.token)
     except BnrecalError as error:
@@ -174,7 +176,7 @@ def _answers(args: Arguments) -> Iterator[Check]:
     else:
         yield Check(group=group, name="state", state="ok", text="ready")
     workers = ready.get("workers") or {}
-    restrictions = [name for name in ("rlimits", "landlock", "seccomp") if workers.get(name)]
+    restrictions = [name for name in _RESTRICTIONS if workers.get(name)]
     text = ", ".join(restrictions) or "none"
     yield Check(group=group, name="sandbox", state="ok" if restrictions else "missing", text=text)
     yield Check(group=group, name="models", state="ok", text=f"{len(models):,} stored")

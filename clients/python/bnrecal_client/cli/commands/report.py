@@ -72,7 +72,10 @@ def load_outcome(run: str, args: Arguments) -> Outcome:
     if run.startswith(_ID_PREFIX):
         with arguments.connect(args) as client:
             return client.fetch_report(run)
-    raise InputError(f"{run} is neither a JSON report nor the id of a recalibration (rc_…)")
+    raise InputError(
+        f"there is no file {run}, and the id of a recalibration begins with {_ID_PREFIX}: name a "
+        "JSON report or an id (`bnrecal list` prints the ids)"
+    )
 
 
 def _read(path: Path) -> Report:

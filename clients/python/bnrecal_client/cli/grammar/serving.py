@@ -51,7 +51,7 @@ def serve() -> Command:
                 section=_SECTION,
                 help="port to bind; 0 picks a free one (default 8000)",
             ),
-            *options.reporting(quiet="warnings and errors only"),
+            *_logging(),
         ],
     )
 
@@ -66,7 +66,7 @@ def runner() -> Command:
         description="Run queued recalibrations, without HTTP, until the process is terminated "
         "(docs/operations.md). Its settings are those of the servers that share its ledger.",
         examples=("bnrecal runner --config bnrecal.toml",),
-        params=[*_files(), *options.reporting(quiet="warnings and errors only")],
+        params=[*_files(), *_logging()],
     )
 
 
@@ -85,6 +85,12 @@ def _files() -> list[click.Parameter]:
     ]
 
 
+def _logging() -> list[click.Parameter]:
+    return options.reporting(
+        quiet="warnings and errors only", json="the log as JSON, also on a terminal"
+    )
+
+
 def list_() -> Command:
     """Return `bnrecal list`."""
     return Command(
@@ -99,7 +105,7 @@ def list_() -> Command:
             Option(
                 "--search",
                 metavar="TEXT",
-                help="only those whose name, id, model, state or verdict contains TEXT",
+                help="only those whose name, tags, id, model, state or verdict contains TEXT",
             ),
             *options.server(),
             *options.reporting(quiet="only the ids"),

@@ -67,37 +67,44 @@ def recalibrate() -> Command:
                 "do-not-deploy"
             ),
             *options.server(local=True),
-            Option(
-                "--name",
-                metavar="TEXT",
-                default="",
-                section="Server",
-                help="a name for the recalibration, which the server's list shows and searches",
-            ),
-            Option(
-                "--tag",
-                "tags",
-                metavar="TEXT",
-                multiple=True,
-                section="Server",
-                help="a word by which the server's list groups recalibrations; may be repeated",
-            ),
-            Option(
-                "--connections",
-                metavar="N",
-                type=COUNT,
-                section="Server",
-                help="batches sent to the server at the same time, 1 to 16 (default 4)",
-            ),
-            Option(
-                "--resume",
-                metavar="ID",
-                section="Server",
-                help="continue a recalibration of the server",
-            ),
+            *_recalibration(),
             *options.reporting(),
         ],
     )
+
+
+def _recalibration() -> list[click.Parameter]:
+    section = "Server"
+    return [
+        Option(
+            "--name",
+            metavar="TEXT",
+            default="",
+            section=section,
+            help="a name for the recalibration, which the server's list shows and searches",
+        ),
+        Option(
+            "--tag",
+            "tags",
+            metavar="TEXT",
+            multiple=True,
+            section=section,
+            help="a word by which the server's list groups recalibrations; may be repeated",
+        ),
+        Option(
+            "--connections",
+            metavar="N",
+            type=COUNT,
+            section=section,
+            help="batches sent to the server at the same time, 1 to 16 (default 4)",
+        ),
+        Option(
+            "--resume",
+            metavar="ID",
+            section=section,
+            help="continue an interrupted recalibration; the other arguments must be the same",
+        ),
+    ]
 
 
 def _data() -> list[click.Parameter]:
@@ -325,11 +332,11 @@ def plan() -> Command:
     """Return `bnrecal plan`."""
     number = Number(float, minimum=0, what="a number")
     numbers = {
-        "samples": "number of samples, such as 1e6",
-        "nodes": "number of machines (default: one, and as many as need no files)",
-        "cores": "of each machine (default 16)",
-        "memory": "of each machine, in GiB (default 96)",
-        "disk": "of each machine, in GB/s (default 1)",
+        "samples": ("N", "number of samples, such as 1e6"),
+        "nodes": ("N", "number of machines (default: one, and as many as need no files)"),
+        "cores": ("N", "cores of each machine (default 16)"),
+        "memory": ("GIB", "memory of each machine in GiB (default 96)"),
+        "disk": ("GBS", "rate of each machine's disk in GB/s (default 1)"),
     }
     summary = "predict memory, time and machines of a recalibration of many samples"
     return Command(
@@ -341,10 +348,16 @@ def plan() -> Command:
         examples=("bnrecal plan --model model.onnx --samples 1e6 --shape 3x224x224",),
         params=[
             Option("--model", metavar="MODEL", type=FILE, required=True, help="ONNX file"),
-            Option("--shape", help="of a sample, such as 3x224x224, where the model has none"),
+            Option(
+                "--shape",
+                metavar="CxHxW",
+                help="shape of a sample, such as 3x224x224, where the model leaves sizes free",
+            ),
             *(
-                Option(f"--{name}", type=number, required=name == "samples", help=text)
-                for name, text in numbers.items()
+                Option(
+                    f"--{name}", metavar=unit, type=number, required=name == "samples", help=text
+                )
+                for name, (unit, text) in numbers.items()
             ),
             *options.reporting(quiet="nothing but errors"),
         ],
