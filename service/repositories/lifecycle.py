@@ -79,7 +79,7 @@ def after(state: State, event: Event) -> State:
         return TRANSITIONS[state][event]
     except KeyError:
         raise TransitionError(
-            f"a recalibration that is {state} does not allow the event {event}",
+            f"{event} is not possible: the recalibration is in the state {state}",
             state=str(state),
             event=str(event),
         ) from None
