@@ -80,6 +80,8 @@ def candidate_updates(
     engine: Engine[ModelT, BatchT],
     probe: Probe[BatchT],
     target: Mapping[LayerName, LayerUpdate],
+    *,
+    layers: bool = True,
 ) -> tuple[Mapping[LayerName, LayerUpdate], ForwardPass | None]:
     """Return a candidate's update of every layer.
 
@@ -88,6 +90,7 @@ def candidate_updates(
         engine: runs an exact pass over the probe where the candidate needs one.
         probe: the probe.
         target: the updates of `Replace` over the whole stream, in the order of execution.
+        layers: whether to observe the inputs of layers.
 
     Returns:
         The updates, and the probe under their statistics where an exact pass observed it.
@@ -96,13 +99,13 @@ def candidate_updates(
         return target, None
     if candidate is Candidate.SOURCE:
         return {name: _unchanged(update) for name, update in target.items()}, None
-    layers = {info.name: info for info in engine.layers if info.name in engine.selected}
+    infos = {info.name: info for info in engine.layers if info.name in engine.selected}
     known = early_layers(target) if candidate is Candidate.EARLY else {}
     estimate = _ESTIMATES[candidate]
     positions = range(probe.samples)
     with engine.frontier(probe.batches(), phase="choosing", observed=lambda: positions) as frontier:
-        found = commit_layers(frontier, layers, estimate, known=known)
-        observed = replayed_probe(frontier, probe, positions)
+        found = commit_layers(frontier, infos, estimate, known=known)
+        observed = replayed_probe(frontier, probe, positions, layers=layers)
     # A layer that no sample of the probe reaches keeps the source statistics.
     updates = {name: found.get(name) or _unchanged(update) for name, update in target.items()}
     return updates, observed

@@ -95,6 +95,7 @@ class Selector(Generic[ModelT, BatchT]):
         probe: the probe of the stream.
         target: the updates that `Replace` gives over the whole stream, in the order of execution.
         observed: the probe under their statistics; None where the exact pass did not observe it.
+        layers: whether the inputs of layers are observed with the predictions.
         progress: called after each candidate with the number of candidates measured.
     """
 
@@ -105,11 +106,13 @@ class Selector(Generic[ModelT, BatchT]):
         target: _Updates,
         observed: ForwardPass | None = None,
         *,
+        layers: bool = True,
         progress: Callable[[int], None],
     ) -> None:
         self._engine = engine
         self._probe = probe
         self._target = target
+        self._layers = layers
         self._progress = progress
         self._updates: dict[Candidate, _Updates] = {}
         self._observed: dict[Candidate, ForwardPass | None] = {Candidate.REPLACE: observed}
@@ -118,7 +121,7 @@ class Selector(Generic[ModelT, BatchT]):
         """Return a candidate's update of every layer."""
         if candidate not in self._updates:
             self._updates[candidate], observed = candidate_updates(
-                candidate, self._engine, self._probe, self._target
+                candidate, self._engine, self._probe, self._target, layers=self._layers
             )
             self._observed.setdefault(candidate, observed)
             self._progress(len(self._updates))

@@ -169,7 +169,11 @@ def observed_probe(
 
 
 def replayed_probe(
-    frontier: EngineFrontier, probe: Probe[BatchT], positions: Sequence[int]
+    frontier: EngineFrontier,
+    probe: Probe[BatchT],
+    positions: Sequence[int],
+    *,
+    layers: bool = True,
 ) -> ForwardPass | None:
     """Return what `observed_probe` would give under the statistics of a finished run.
 
@@ -177,8 +181,10 @@ def replayed_probe(
         frontier: observed the probe, and has committed every layer.
         probe: the probe.
         positions: positions of its samples in the stream of that run.
+        layers: as for `observed_probe`.
 
     Returns:
         None where the engine did not observe the probe.
     """
-    return replayed(frontier.replay(), positions, probe.sizes(), layer_batches=_LAYER_BATCHES)
+    layer_batches = _LAYER_BATCHES if layers else 0
+    return replayed(frontier.replay(), positions, probe.sizes(), layer_batches=layer_batches)

@@ -67,7 +67,9 @@ def run(
         before = None if probe is None else _observe(engine, probe, layers=options.compare)
         selection = None
         if probe is not None and before is not None and isinstance(options.estimator, Auto):
-            selector = Selector(engine, probe, updates, after, progress=_choosing(options))
+            selector = Selector(
+                engine, probe, updates, after, layers=options.compare, progress=_choosing(options)
+            )
             selection = _select(selector, options.estimator, before, stream.samples, labeled)
             updates = selection.updates
             after = before if selection.candidate is Candidate.SOURCE else selection.observed
@@ -244,7 +246,7 @@ def _measure(
         updates = commit_layers(frontier, layers, options.estimator, on_update=on_update)
         if probe is None:
             return updates, None
-        return updates, replayed_probe(frontier, probe, probe.positions())
+        return updates, replayed_probe(frontier, probe, probe.positions(), layers=options.compare)
 
 
 def _on_update(

@@ -159,7 +159,7 @@ class OnnxEngine:
         self._prepared = prepare(source)
         self._options = options
         self._writer = StatisticsWriter(self._prepared)
-        # The optimized model of a run that observed samples, until a pass has used it or other
+        # The optimized model of a run that observed samples, for the runs and passes before other
         # statistics are stored.
         self._uncut: OptimizedModel | None = None
         self._samplewise = False
@@ -202,6 +202,7 @@ class OnnxEngine:
             executor=execution,
             observed=observed,
             start=start,
+            optimized=self._uncut,
         ) as frontier:
             yield frontier
             self._uncut = frontier.uncut()
@@ -228,10 +229,9 @@ class OnnxEngine:
     ) -> None:
         """See `bn_ops.core.engine.Engine.forward`."""
         threads = self._options.threads
-        uncut, self._uncut = self._uncut, None
         whole = None
-        if uncut is not None and on_layer_input is not None:
-            whole = WholePass(uncut, self._source_statistics(), threads=threads)
+        if self._uncut is not None and on_layer_input is not None:
+            whole = WholePass(self._uncut, self._source_statistics(), threads=threads)
         run = OnnxForward(self._prepared, threads=threads, samplewise=self._samplewise, whole=whole)
         try:
             run(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)

@@ -107,9 +107,12 @@ class OnnxForward:
         if not observed and any(array.shape[:1] != (1,) for array in first[0].values()):
             return None  # not a row per sample, so the rows cannot be joined
         workers = thread_count(self._threads)
-        with ThreadPoolExecutor(workers, "forward") as pool:
-            rest = pool.map(lambda part: self._run(inner, observed, part), parts[1:])
-            found = [first, *rest]
+        if workers == 1:
+            found = [first, *(self._run(inner, observed, part) for part in parts[1:])]
+        else:
+            with ThreadPoolExecutor(workers, "forward") as pool:
+                rest = pool.map(lambda part: self._run(inner, observed, part), parts[1:])
+                found = [first, *rest]
         return found if observed else [_joined(found)]
 
     def _run_whole(self, inner: Session, observed: _Observed, batch: Batch) -> Iterator[_Found]:

@@ -52,6 +52,8 @@ class OnnxFrontier:
         executor: how to run the model.
         observed: the samples to observe for `replay`; None for none.
         start: position of the first sample in the stream of which `batches` is a part.
+        optimized: the optimized model of an earlier run over the same layers, also with samples
+            observed; None to optimize the model again. Modified: yes.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class OnnxFrontier:
         executor: Execution = "auto",
         observed: Positions | None = None,
         start: int = 0,
+        optimized: OptimizedModel | None = None,
     ) -> None:
         self._prepared = prepared
         self._writer = StatisticsWriter(prepared)
@@ -76,6 +79,7 @@ class OnnxFrontier:
         self._threads = threads
         self._choice = executor
         self._start = start
+        self._known = optimized
         # The report shows every layer that can be recalibrated; only measured ones are observed.
         self._observed = observed if self._layers == prepared.eligible.keys() else None
         self._executor: _Executor | None = None
@@ -167,12 +171,18 @@ class OnnxFrontier:
         if any(array.dtype.name == "bfloat16" for array in first.values()):
             return "an input is bfloat16, which numpy has no native type for"
         try:
-            model = open_optimized(
-                self._prepared, self._layers, block=block, with_head=self._observed is not None
-            )
+            model = self._opened(block)
             if isinstance(model, OptimizedModel):
                 model.try_shapes(first)
         except (EngineError, ModelInvalidError) as error:
             # The graph executor either runs the model or reports its fault more precisely.
             return error.message
         return model
+
+    def _opened(self, block: int) -> OptimizedModel | str:
+        if self._known is not None and self._observed is not None:
+            self._known.reopen()
+            return self._known
+        return open_optimized(
+            self._prepared, self._layers, block=block, with_head=self._observed is not None
+        )

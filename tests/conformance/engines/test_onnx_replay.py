@@ -5,7 +5,7 @@ The same holds for the pass with the source statistics that reuses the run's opt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from unittest import mock
 
 import numpy as np
@@ -17,10 +17,11 @@ from bn_ops.core.frontier import commit_layers
 from bn_ops.core.options import RecalibrateOptions
 from bn_ops.diagnostics.forward_pass import ForwardPass
 from bn_ops.diagnostics.probe import Probe, observed_probe, replayed_probe
+from bn_ops.engines.onnx import frontier as frontier_module
 from bn_ops.engines.onnx.engine import open_engine
 from bn_ops.engines.onnx.forward import OnnxForward
 from bn_ops.engines.onnx.optimized import executor
-from bn_ops.engines.onnx.optimized.model import OptimizedModel
+from bn_ops.engines.onnx.optimized.model import OptimizedModel, open_optimized
 from bn_ops.engines.onnx.optimized.whole_pass import WholePass
 from bn_ops.engines.onnx.prepare import prepare
 from bn_ops.errors import EngineError
@@ -145,6 +146,7 @@ def source_both_ways(
         commit_layers(frontier, infos, options.estimator)
     with mock.patch.object(WholePass, "run", autospec=True, side_effect=WholePass.run) as run:
         reused = observed_probe(engine.forward, probe)
+        engine.store({})  # the graph is dropped with the first change of statistics
         plain = observed_probe(engine.forward, probe)
     return reused, plain, run.call_count
 
@@ -179,6 +181,33 @@ def test_other_statistics_are_not_run_through_the_uncut_graph() -> None:
     with mock.patch.object(WholePass, "run") as run:
         observed_probe(engine.forward, probe)
     assert run.call_count == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_run_with_the_graph_of_an_earlier_one_measures_the_same_bytes(name: str) -> None:
+    """As for the candidates of `Auto`: other samples, and known statistics of the first layers."""
+    model, others = NETWORKS[name](), split(images(24, seed=8), 6)
+    found = []
+    for first in (split(images(40), 9), None):
+        engine = open_engine(model, first or others, RecalibrateOptions(estimator=Replace()))
+        infos = {info.name: info for info in engine.layers if info.name in engine.selected}
+        opened = mock.patch.object(frontier_module, "open_optimized", side_effect=open_optimized)
+        with opened as opening:
+            if first is not None:
+                with engine.frontier(engine.stream, observed=lambda: range(40)) as frontier:
+                    commit_layers(frontier, infos, Replace())
+            with engine.frontier(
+                [{"x": batch} for batch in others], observed=lambda: range(24)
+            ) as frontier:
+                updates = commit_layers(frontier, infos, Momentum(0.3))
+                replay = frontier.replay()
+                assert replay is not None
+                rows: list[Mapping[str, np.ndarray]] = []
+                replay([range(24)], on_outputs=rows.append)
+        assert opening.call_count == 1
+        arrays = [a for u in updates.values() for a in (u.statistics.mean, u.statistics.var)]
+        found.append([array.tobytes() for array in (*arrays, *rows[0].values())])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("fails", ["whole", "reduce"])

@@ -20,7 +20,7 @@ from bn_ops.engines.onnx.graph import GraphIndex, index_graph
 from bn_ops.engines.onnx.optimized.optimize import OptimizedGraph, optimize
 from bn_ops.engines.onnx.optimized.samplewise import mixes_samples
 from bn_ops.engines.onnx.optimized.segment_runner import SegmentRunner
-from bn_ops.engines.onnx.plan import Plan, plan_targets, uncut
+from bn_ops.engines.onnx.plan import Plan, Segment, plan_targets, uncut
 from bn_ops.engines.onnx.prepare import PreparedModel
 from bn_ops.errors import EngineError
 
@@ -31,6 +31,7 @@ __all__ = ["Kind", "OptimizedModel", "open_optimized"]
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 _Signature = tuple[tuple[int, ...], ...]
+_Form = tuple[tuple[np.dtype[np.generic], int], ...]
 
 _RANK = 4
 
@@ -105,6 +106,7 @@ class OptimizedModel:
         }
         self._runners: dict[int, SegmentRunner] = {}
         self._kinds: dict[_Signature, Mapping[str, Kind]] = {}
+        self._heads: dict[_Form, SegmentRunner] = {}
         self.commit({n: s for n, i in layers.items() if (s := i.statistics) is not None})
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
@@ -116,6 +118,7 @@ class OptimizedModel:
             scale = affine.scale / np.sqrt(var + affine.eps)
             self._write(layer.scale, scale)
             self._write(layer.shift, affine.shift - mean * scale)
+        self._heads.clear()  # they hold weights that are not those of convolutions
 
     def _write(self, name: str, values: Float64Array) -> None:
         padded = np.zeros(self._graph.weights[name].shape, np.float32)
@@ -142,9 +145,14 @@ class OptimizedModel:
         if not head.outputs:
             found = inputs
         else:
-            runner = SegmentRunner(self._graph, self._index, head, inputs, self._weights)
-            found = {**inputs, **runner.try_out(inputs)}
+            found = {**inputs, **self._head(head, inputs).try_out(inputs)}
         return {name: found[name] for name in self._outputs}
+
+    def _head(self, head: Segment, inputs: _Arrays) -> SegmentRunner:
+        form = tuple((array.dtype, array.ndim) for array in inputs.values())
+        if form not in self._heads:
+            self._heads[form] = SegmentRunner(self._graph, self._index, head, inputs, self._weights)
+        return self._heads[form]
 
     def whole(self, example: _Arrays) -> SegmentRunner:
         """Return a runner of the uncut graph, with the current statistics.
@@ -172,6 +180,11 @@ class OptimizedModel:
             return per_sample(tensor, workers=1)
         channels = self._blocked[name] or tensor.shape[1]
         return reduce_nchwc(tensor, block=self._block, channels=channels)
+
+    def reopen(self) -> None:
+        """Prepare another run of all segments, after the last one of a run."""
+        self._runners.clear()
+        self._kinds.clear()
 
     def kinds(self, signature: _Signature) -> Mapping[str, Kind]:
         """Return shapes and element types of the outputs of segments."""

@@ -63,11 +63,13 @@ class ObservedSamples:
             sq_dev: (n, C), float64, as `bn_ops.core.moments.from_samples`.
             count: values per sample and channel.
         """
-        for position in self._among(start, len(mean)):
-            row = position - start
-            kept = (mean[row].copy(), sq_dev[row].copy(), count)
-            self._count(2 * kept[0].nbytes)
-            self._moments[tensor, position] = kept
+        positions = self._among(start, len(mean))
+        rows = np.array(positions, np.intp) - start
+        means, sq_devs = mean[rows], sq_dev[rows]
+        self._count(means.nbytes + sq_devs.nbytes)
+        if not self.overflowed:
+            kept = zip(positions, means, sq_devs, strict=True)
+            self._moments |= {(tensor, at): (one, dev, count) for at, one, dev in kept}
 
     def add_rows(self, name: str, start: int, array: NDArray[np.generic]) -> None:
         """Keep the rows of a tensor, if the head reads it."""
