@@ -41,7 +41,6 @@ from bn_ops.errors import ModelWithoutBatchNormError
 from bn_ops.input_check.judging import check_start
 from bn_ops.input_check.result import InputCheck
 from bn_ops.onnx_files.large_models import bare_copy, model_digest, tensor_digest
-from bn_ops.onnx_files.shared_arena import free_arena
 
 if TYPE_CHECKING:
     import onnx
@@ -162,6 +161,8 @@ class OnnxEngine:
         # The optimized model of a run that observed samples, for the runs and passes before other
         # statistics are stored.
         self._uncut: OptimizedModel | None = None
+        # Runs the source model through it.
+        self._whole: WholePass | None = None
         self._samplewise = False
         self.layers: Sequence[LayerInfo] = self._prepared.layers
         self.selected = _select(self._prepared, options.layers)
@@ -192,6 +193,7 @@ class OnnxEngine:
         execution: Execution = "auto",
     ) -> Iterator[OnnxFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`."""
+        self._close_whole()
         with OnnxFrontier(
             self._prepared,
             stream,
@@ -228,22 +230,32 @@ class OnnxEngine:
         on_layer_input: OnLayerInput | None = None,
     ) -> None:
         """See `bn_ops.core.engine.Engine.forward`."""
-        threads = self._options.threads
-        whole = None
-        if self._uncut is not None and on_layer_input is not None:
-            whole = WholePass(self._uncut, self._source_statistics(), threads=threads)
-        run = OnnxForward(self._prepared, threads=threads, samplewise=self._samplewise, whole=whole)
+        if self._whole is None and self._uncut is not None:
+            statistics = self._source_statistics()
+            self._whole = WholePass(self._uncut, statistics, threads=self._options.threads)
+        run = OnnxForward(
+            self._prepared,
+            threads=self._options.threads,
+            samplewise=self._samplewise,
+            whole=self._whole,
+        )
         try:
             run(batches, on_outputs=on_outputs, on_layer_input=on_layer_input)
-        finally:
-            if whole is not None:
-                free_arena()
+        except BaseException:
+            self._close_whole()
+            raise
 
     def store(self, statistics: Mapping[LayerName, RunningStatistics]) -> Callable[[], None]:
         """Write statistics into the private copy."""
+        self._close_whole()
         self._uncut = None
         self._writer.write(statistics)
         return lambda: self._writer.write(self._source_statistics())
+
+    def _close_whole(self) -> None:
+        if self._whole is not None:
+            self._whole.close()
+            self._whole = None
 
     def check_input(self, samples: Sequence[Batch]) -> InputCheck:
         """See `bn_ops.input_check.engine.CheckedEngine.check_input`."""

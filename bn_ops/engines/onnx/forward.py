@@ -38,8 +38,7 @@ class OnnxForward:
         prepared: the model, with the statistics to run with. Modified: no.
         threads: number of threads; None for every core.
         samplewise: whether the model is known to treat samples independently.
-        whole: the optimized model with the same statistics, which observes layers in less time,
-            if there is one.
+        whole: the optimized model with the same statistics, which takes less time, if there is one.
     """
 
     def __init__(
@@ -73,19 +72,19 @@ class OnnxForward:
         observed = {} if on_layer_input is None else self._observed()
         self._inner = None
         for batch in batches:
-            found = self._run_uncut(batch) if observed else None
+            found = self._run_uncut(batch, observe=bool(observed))
             for outputs, inputs in found or self._run_model(observed, batch):
                 if on_layer_input is not None:
                     for layer, moments in inputs.items():
                         on_layer_input(layer, moments)
                 on_outputs(outputs)
 
-    def _run_uncut(self, batch: Batch) -> list[_Found] | None:
+    def _run_uncut(self, batch: Batch, *, observe: bool) -> list[_Found] | None:
         """Run a batch through the optimized graph; None without one, or where it fails."""
         if self._whole is None:
             return None
         try:
-            return self._whole.run(batch)
+            return [self._whole.run(batch, observe=observe)]
         except EngineError:
             self._whole = None
             return None

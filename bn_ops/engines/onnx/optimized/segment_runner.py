@@ -91,6 +91,8 @@ class SegmentRunner:
             EngineError: onnxruntime failed, or an output has another shape.
         """
         binding = self._binding()
+        # Those of the last run, of which there may have been more.
+        binding.clear_binding_outputs()
         with translated("running a segment of the optimized model"):
             for name, array in inputs.items():
                 binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
