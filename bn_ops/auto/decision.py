@@ -24,6 +24,7 @@ __all__ = [
     "Decision",
     "Judgment",
     "Variety",
+    "can_look_varied",
     "choose",
     "judge",
     "variety",
@@ -175,6 +176,16 @@ def variety(
         and distinct_classes >= max(_SEVERAL_CLASSES, 1 + _SEVERAL_SHARE * others),
         broad=distinct_classes >= max(_BROAD_CLASSES, 1 + _BROAD_SHARE * others),
     )
+
+
+def can_look_varied(classes: int, *, probe: int) -> bool:
+    """Return whether some predictions on the probe would show a varied or a broad stream.
+
+    If not, the verdict is never `deploy` without labels or a declaration. With 64 samples, that is
+    the case for two classes, and from 310 on.
+    """
+    best = variety(min(probe, classes), probe=probe, classes=classes)
+    return best.varied or best.several
 
 
 def choose(
@@ -374,8 +385,11 @@ def _moved(candidate: Candidate, found: Gain, seen: Variety, samples: int) -> Ju
     """Judge statistics that are not the source's."""
     if candidate is not Candidate.SMALL and _large(found, seen, samples):
         return _judgment(VerdictCode.DEPLOY, ReasonCode.CLEAR_GAIN)
-    if not seen.varied:
-        return _check(ReasonCode.FEW_CLASSES_IN_STREAM)
+    few = () if seen.varied else (ReasonCode.FEW_CLASSES_IN_STREAM,)
+    if samples < MIN_SAMPLES_TO_REFUSE:
+        return _check(ReasonCode.TOO_FEW_SAMPLES, *few)
+    if few:
+        return _check(*few)
     # Of 16 moderate gains of `EARLY` on streams this varied, one lost 2.3 points.
     if candidate is not Candidate.REPLACE or not _convincing(found, seen, samples):
         return _check(_doubt(found))

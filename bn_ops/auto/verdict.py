@@ -11,7 +11,9 @@ from bn_ops.auto.decision import (
     MIN_SAMPLES_TO_DEPLOY,
     MIN_SAMPLES_TO_REFUSE,
     Judgment,
+    can_look_varied,
 )
+from bn_ops.diagnostics.probe import PROBE_SAMPLES
 from bn_ops.diagnostics.report import (
     Correlation,
     ReasonCode,
@@ -107,7 +109,8 @@ def verdict(judgment: Judgment, evidence: Evidence) -> Verdict:
     mismatched = judgment.reasons[0] is _Why.INPUT_MISMATCH
     # Wrong input is corrected first: what other reasons suggest applies to the next run.
     counted = judgment.reasons[:1] if mismatched else judgment.reasons
-    steps = [step for code in counted for step in _steps(code, evidence)]
+    labels_needed = _needs_labels(judgment, evidence)
+    steps = [s for code in counted for s in _steps(code, evidence, labels_needed=labels_needed)]
     if judgment.code is _Code.CHECK_WITH_LABELS and evidence.labels is None:
         steps.append(
             "Label some samples and pass them (evaluate=, --labels): labels decide where "
@@ -169,7 +172,6 @@ _WHY_CHECK = {
     _Why.OUTPUTS_NOT_CLASSES: "the outputs cannot be judged without labels",
     _Why.SOURCE_STATISTICS_UNSET: "the source had no statistics to compare with",
     _Why.TOO_FEW_LABELS: "the labeled samples leave it open which model is better",
-    _Why.TOO_FEW_SAMPLES: "the stream holds too few samples",
 }
 
 _WHY_DEPLOY = {
@@ -188,12 +190,41 @@ def _sentence(judgment: Judgment, evidence: Evidence) -> str:
         return _refusal(judgment, evidence)
     if evidence.source_kept:
         return (
-            f"The source statistics are kept: {_WHY_CHECK[first]}; only labels can show whether "
-            "recalibration would help."
+            f"The source statistics are kept: {_why_check(judgment, evidence)}; only labels can "
+            "show whether recalibration would help."
         )
     return (
-        f"Check the recalibrated model on labeled samples before deploying it: {_WHY_CHECK[first]}."
+        "Check the recalibrated model on labeled samples before deploying it: "
+        f"{_why_check(judgment, evidence)}."
     )
+
+
+def _why_check(judgment: Judgment, evidence: Evidence) -> str:
+    first = judgment.reasons[0]
+    if first is not _Why.TOO_FEW_SAMPLES:
+        return _WHY_CHECK[first]
+    if _needs_labels(judgment, evidence):
+        return f"{evidence.samples} samples are too few to judge by"
+    unset = _is_unset(judgment)
+    if evidence.samples < MIN_SAMPLES_TO_REFUSE and not unset:
+        needed = str(MIN_SAMPLES_TO_REFUSE)
+    else:
+        needed = f"{MIN_SAMPLES_TO_DEPLOY}{'' if unset else ' for a gain of this size'}"
+    return f"{evidence.samples} samples are too few (deploy needs at least {needed})"
+
+
+def _is_unset(judgment: Judgment) -> bool:
+    return _Why.SOURCE_STATISTICS_UNSET in judgment.reasons
+
+
+def _needs_labels(judgment: Judgment, evidence: Evidence) -> bool:
+    """Return whether no number of samples gives `deploy` without labels or a declaration."""
+    if _is_unset(judgment):
+        return False
+    if evidence.classes is None or evidence.per_position:
+        return True
+    probe = max(PROBE_SAMPLES, evidence.probe_samples)
+    return not can_look_varied(evidence.classes, probe=probe)
 
 
 def _refusal(judgment: Judgment, evidence: Evidence) -> str:
@@ -278,9 +309,8 @@ def _few_classes(evidence: Evidence) -> str:
 
 def _few_samples(evidence: Evidence) -> str:
     return (
-        f"The stream holds {evidence.samples} samples. Statistics change from {MIN_SAMPLES} "
-        f"samples on; a final verdict needs {MIN_SAMPLES_TO_REFUSE}, and {MIN_SAMPLES_TO_DEPLOY} "
-        "where it is to deploy for a gain that is not large."
+        f"The stream holds {evidence.samples} samples. Fewer than {MIN_SAMPLES} never change the "
+        f"statistics, and fewer than {MIN_SAMPLES_TO_REFUSE} never give a final verdict."
     )
 
 
@@ -332,7 +362,7 @@ _REASONS: Mapping[ReasonCode, Callable[[Evidence], str]] = {
 }
 
 
-def _steps(code: ReasonCode, evidence: Evidence) -> tuple[str, ...]:
+def _steps(code: ReasonCode, evidence: Evidence, *, labels_needed: bool) -> tuple[str, ...]:
     if code is _Why.INPUT_MISMATCH and evidence.input_check is not None:
         return (
             *(f"{_capital(finding.suggestion)}." for finding in evidence.input_check.findings),
@@ -341,6 +371,8 @@ def _steps(code: ReasonCode, evidence: Evidence) -> tuple[str, ...]:
         )
     if code is _Why.NO_GAIN and not evidence.source_kept:
         return ("Keep the source model, or use the estimator Auto, which compares candidates.",)
+    if labels_needed and code in {_Why.FEW_CLASSES_IN_STREAM, _Why.TOO_FEW_SAMPLES}:
+        return (_only_labels(evidence),)
     if code is _Why.FEW_CLASSES_IN_STREAM:
         return (*_STEPS[code], *_declaration(evidence))
     return _STEPS.get(code, ())
@@ -351,6 +383,19 @@ def _declaration(evidence: Evidence) -> tuple[str, ...]:
     if evidence.samples < (evidence.classes or 0):
         return ()
     return (_DECLARE,)
+
+
+def _only_labels(evidence: Evidence) -> str:
+    if evidence.classes is None:
+        return "Without class scores, the verdict is deploy only with labels."
+    if evidence.per_position:
+        return "For score maps, the verdict is deploy only with labels."
+    samples = max(evidence.classes, MIN_SAMPLES_TO_REFUSE)
+    return (
+        f"With {evidence.classes:,} classes, the verdict is deploy only with labels, or if the "
+        f"stream holds at least {samples:,} samples of all classes and is declared varied with "
+        "Auto(varied=True) (auto:varied)."
+    )
 
 
 _DECLARE = (
@@ -376,5 +421,11 @@ _STEPS = {
         ),
     ),
     _Why.TOO_FEW_LABELS: ("Label more samples.",),
-    _Why.TOO_FEW_SAMPLES: (f"Send at least {MIN_SAMPLES_TO_DEPLOY} samples.",),
+    _Why.TOO_FEW_SAMPLES: (
+        (
+            f"Send at least {MIN_SAMPLES_TO_DEPLOY} samples: with fewer than "
+            f"{MIN_SAMPLES_TO_REFUSE} the verdict is never deploy, and with fewer than "
+            f"{MIN_SAMPLES_TO_DEPLOY} only for a large gain."
+        ),
+    ),
 }

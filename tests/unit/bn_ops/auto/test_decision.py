@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bn_ops.auto.criterion import Scores, gain
 from bn_ops.auto.decision import (
     Decision,
+    can_look_varied,
     choose,
     judge,
     variety,
@@ -186,6 +187,14 @@ _LESS_CERTAIN = "less-certain-predictions"
         (scores(0.26, rise=0.15, distinct=3.69), NONE, 64, EARLY, "deploy", "clear-gain"),
         # Few samples.
         (NONE, scores(0.5, probe=8), 8, REPLACE, "check-with-labels", "too-few-samples"),
+        (
+            NONE,
+            scores(0.5, probe=8, distinct=2.81),
+            8,
+            REPLACE,
+            "check-with-labels",
+            "too-few-samples",
+        ),
         (NONE, scores(0.5, probe=7), 7, SOURCE, "check-with-labels", "too-few-samples"),
         (NONE, scores(0.0, probe=15), 15, SOURCE, "check-with-labels", "too-few-samples"),
         (NONE, scores(0.1, probe=31), 31, REPLACE, "check-with-labels", "too-few-samples"),
@@ -496,3 +505,11 @@ def test_declaration_needs_a_sample_per_class() -> None:
 def test_early_needs_16_samples_on_a_varied_stream() -> None:
     assert decided(scores(0.5), NONE, samples=16).candidate is EARLY
     assert decided(scores(0.5), NONE, samples=15).candidate is SOURCE
+
+
+@pytest.mark.parametrize(
+    ("classes", "probe", "possible"),
+    [(2, 64, False), (3, 64, True), (100, 64, True), (309, 64, True), (310, 64, False)],
+)
+def test_what_a_probe_can_show(classes: int, probe: int, *, possible: bool) -> None:
+    assert can_look_varied(classes, probe=probe) == possible

@@ -7,7 +7,7 @@ import pytest
 from bn_ops.auto.criterion import Gain
 from bn_ops.auto.decision import Judgment
 from bn_ops.auto.verdict import Evidence, LabeledChange, judge_by_labels, verdict
-from bn_ops.diagnostics.report import Correlation, ReasonCode, VerdictCode
+from bn_ops.diagnostics.report import Correlation, ReasonCode, Verdict, VerdictCode
 from bn_ops.input_check.result import InputCheck, InputFinding
 
 DEPLOY = Judgment(code=VerdictCode.DEPLOY, reasons=(ReasonCode.CLEAR_GAIN,))
@@ -200,6 +200,54 @@ def test_labels_on_mismatched_input(change: LabeledChange, kept: bool, code: str
         "Divide by 255.",
         "Recalibrate again with the corrected preprocessing.",
     )
+
+
+def few(**changes: object) -> Verdict:
+    judgment = Judgment(
+        code=VerdictCode.CHECK_WITH_LABELS,
+        reasons=(ReasonCode.TOO_FEW_SAMPLES, ReasonCode.SOURCE_KEPT),
+    )
+    return verdict(judgment, evidence(source_kept=True, **changes))
+
+
+@pytest.mark.parametrize(("samples", "needed"), [(8, 16), (15, 16), (16, 32), (31, 32)])
+def test_few_samples_name_the_number_for_deploy(samples: int, needed: int) -> None:
+    found = few(samples=samples)
+    assert f"{samples} samples are too few (deploy needs at least {needed}" in found.sentence
+    assert found.next_steps[0] == (
+        "Send at least 32 samples: with fewer than 16 the verdict is never deploy, and with fewer "
+        "than 32 only for a large gain."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": 2}, "at least 16 samples of all classes"),
+        ({"classes": 310}, "With 310 classes, the verdict is deploy only with labels"),
+        ({"classes": 1000}, "at least 1,000 samples of all classes and is declared"),
+        ({"classes": 1000, "probe_samples": 8}, "at least 1,000 samples"),
+        ({"classes": 10, "per_position": True}, "For score maps"),
+        ({"classes": None}, "Without class scores"),
+    ],
+)
+@pytest.mark.parametrize("reason", [ReasonCode.TOO_FEW_SAMPLES, ReasonCode.FEW_CLASSES_IN_STREAM])
+def test_more_samples_are_not_advised_where_they_cannot_help(
+    reason: ReasonCode, changes: dict[str, object], words: str
+) -> None:
+    judgment = Judgment(code=VerdictCode.CHECK_WITH_LABELS, reasons=(reason,))
+    found = verdict(judgment, evidence(samples=8, **changes))
+    assert words in found.next_steps[0]
+    assert "Send" not in " ".join(found.next_steps)
+    assert "deploy needs" not in found.sentence
+
+
+def test_unset_statistics_need_samples_with_any_number_of_classes() -> None:
+    reasons = (ReasonCode.TOO_FEW_SAMPLES, ReasonCode.SOURCE_STATISTICS_UNSET)
+    judgment = Judgment(code=VerdictCode.CHECK_WITH_LABELS, reasons=reasons)
+    found = verdict(judgment, evidence(samples=8, classes=1000))
+    assert "8 samples are too few (deploy needs at least 32)." in found.sentence
+    assert found.next_steps[0].startswith("Send at least 32 samples")
 
 
 @pytest.mark.parametrize(("samples", "declared"), [(11, False), (12, True)])
