@@ -246,7 +246,7 @@ def _filters(
 
 
 def _moments(measured: TensorMoments) -> Moments:
-    assert measured.moments is not None  # `_unfit` has looked
+    assert measured.moments is not None  # checked by `_unfit`
     return measured.moments
 
 
@@ -334,7 +334,7 @@ def _verified(
     """Prove that the layers change nothing.
 
     Raises:
-        ParityError: they do.
+        ParityError: the outputs differ.
     """
     exact = {name: value for layer in layers for name, value in _parameters(layer).items()}
     reference = Reference(model, samples, threads=threads, seed=0)

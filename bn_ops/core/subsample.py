@@ -159,7 +159,7 @@ class SampleStore:
             raise SpillLimitError(f"cannot write samples to {folder}: {error}") from error
 
     def take(self, place: Place) -> SampleBytes:
-        """Return a sample, and keep it no longer."""
+        """Return a sample and remove it."""
         if isinstance(place, np.ndarray):
             self._room += place.nbytes
             return place
@@ -171,7 +171,7 @@ class SampleStore:
         return data
 
     def drop(self, place: Place) -> None:
-        """Keep a sample no longer."""
+        """Remove a sample."""
         if isinstance(place, np.ndarray):
             self._room += place.nbytes
         elif self._spilled is not None:

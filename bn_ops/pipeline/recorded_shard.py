@@ -74,7 +74,7 @@ class RecordedShard:
         """Return samples by their digests, which are among the smallest of the shard's.
 
         Raises:
-            ShardError: they are not.
+            ShardError: the shard has no sample with one of the digests.
         """
         return samples_to_bytes(self._recorder.samples(digests))
 

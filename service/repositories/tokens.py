@@ -95,7 +95,7 @@ class ByteQuota:
         """Check that uploads stay within the quota.
 
         Raises:
-            QuotaError: they do not.
+            QuotaError: the quota would be exceeded.
         """
         limit = self.limit
         if limit is not None and self.stored + more_bytes > limit:
@@ -115,7 +115,7 @@ def check_bytes(tx: Transaction, owner: str, more_bytes: int) -> None:
     """Check that an upload stays within its owner's quota of bytes.
 
     Raises:
-        QuotaError: it does not.
+        QuotaError: the quota would be exceeded.
     """
     byte_quota(tx, owner).check(more_bytes)
 
@@ -124,7 +124,7 @@ def check_open(tx: Transaction, owner: str) -> None:
     """Check that an owner's quota allows another recalibration.
 
     Raises:
-        QuotaError: it does not.
+        QuotaError: the quota is used up.
     """
     limit = _limit(tx, owner, "limit_open")
     if limit is not None and _number(tx, OPEN, owner, "found") >= limit:

@@ -56,7 +56,7 @@ def check_total(tx: Transaction, settings: Settings, more_bytes: int) -> None:
     """Check that an upload stays within the server's total limit.
 
     Raises:
-        StorageFullError: it does not.
+        StorageFullError: the limit would be exceeded.
     """
     check_total_bytes(stored_bytes(tx), settings, more_bytes)
 

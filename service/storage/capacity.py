@@ -40,7 +40,7 @@ def check_total_limit(stored_bytes: int, more_bytes: int, limit_bytes: int) -> N
     """Check that an upload stays within the server's total limit.
 
     Raises:
-        StorageFullError: it does not.
+        StorageFullError: the limit would be exceeded.
     """
     if stored_bytes + more_bytes > limit_bytes:
         raise StorageFullError(
@@ -52,7 +52,7 @@ def check_reserve(free_bytes: int, reserve_bytes: int) -> None:
     """Check that the disk's reserve is free.
 
     Raises:
-        StorageFullError: it is not.
+        StorageFullError: less than the reserve is free.
     """
     if free_bytes < reserve_bytes:
         raise StorageFullError(

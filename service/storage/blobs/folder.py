@@ -221,7 +221,7 @@ class FolderBlobs:
         """Check that the disk's reserve is free.
 
         Raises:
-            StorageFullError: it is not.
+            StorageFullError: less than the reserve is free.
         """
         if self._reserve_bytes == 0:
             return
@@ -233,7 +233,7 @@ class FolderBlobs:
         """Create a folder and its parents, and make their names durable.
 
         Raises:
-            OSError: that failed.
+            OSError: a folder cannot be created or flushed.
         """
         # The lock keeps other threads from using a folder before its own name is durable.
         with self._folder_lock:
@@ -253,7 +253,7 @@ class FolderBlobs:
         """Make the names in a folder durable; after a failure the store accepts nothing.
 
         Raises:
-            OSError: it failed.
+            OSError: the folder cannot be flushed.
         """
         handle = self._calls.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -265,10 +265,10 @@ class FolderBlobs:
             os.close(handle)
 
     def raise_after_failure(self) -> None:
-        """Raise once a folder could not be made durable.
+        """Raise an error if a folder could not be made durable.
 
         Raises:
-            StorageFailedError: that happened.
+            StorageFailedError: with the cause.
         """
         if self.failure is not None:
             raise StorageFailedError(self.failure)

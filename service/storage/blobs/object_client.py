@@ -69,7 +69,7 @@ class ObjectClient:
         """Check that the store responds and accepts the credentials.
 
         Raises:
-            StartError: it does not.
+            StartError: the store does not respond, or denies the request.
         """
         try:
             self.names("")

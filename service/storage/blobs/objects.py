@@ -225,7 +225,7 @@ class ObjectBlobs:
         """Check that the local disk's reserve is free.
 
         Raises:
-            StorageFullError: it is not.
+            StorageFullError: less than the reserve is free.
         """
         if self._reserve_bytes:
             with translated():

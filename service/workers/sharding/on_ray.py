@@ -42,7 +42,7 @@ def check_runner(settings: Settings) -> None:
     """Check before anything is started that Ray is installed, where the settings need it.
 
     Raises:
-        StartError: it is not.
+        StartError: Ray is missing.
     """
     if settings.runner and importlib.util.find_spec("ray") is None:
         raise StartError("BNRECAL_RUNNER needs Ray: install bnrecal with the extra `ray`")
