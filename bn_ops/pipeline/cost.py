@@ -154,7 +154,9 @@ class SampleCost:
             nodes: number of machines; None for as many as keep all tensors in memory.
         """
         if samples < 1 or (nodes is not None and nodes < 1):
-            raise OptionError(f"a run has samples and machines, got {samples} and {nodes}")
+            raise OptionError(
+                f"a run needs at least one sample and one machine, got {samples} and {nodes}"
+            )
         waiting = samples * self.waiting_bytes
         # As the engine divides its budget.
         working = min(machine.cores * WORKING_BYTES, machine.memory_bytes // 4)
@@ -268,7 +270,8 @@ def plan_runs(
         disk: rate of each machine's disk, in GB/s; default 1.
 
     Raises:
-        OptionError: a value has no meaning, or the model leaves its shape free.
+        OptionError: a value has no meaning, the model leaves its shape free, or the given shape
+            does not fit it.
         ModelError: as `bn_ops.describe`.
     """
     sizes = None if shape is None else shape.lower().split("x")
@@ -324,7 +327,8 @@ def measure_cost(
             processor time than one.
 
     Raises:
-        OptionError: the model leaves sizes of its inputs free, and there is no `shape`.
+        OptionError: the model leaves sizes of its inputs free and there is no `shape`, or the shape
+            does not fit the input.
         ModelError: as `bn_ops.describe`.
     """
     source = load_model(as_onnx(model))
@@ -412,6 +416,15 @@ def _shapes(
             raise OptionError(
                 f"the model leaves sizes of its input {info.name!r} free ({info.shape}): pass the "
                 "shape of one sample, such as 3x224x224"
+            )
+        declared = info.shape[1:]
+        if len(sizes) != len(declared) or any(
+            isinstance(size, int) and size != given
+            for size, given in zip(declared, sizes, strict=True)
+        ):
+            raise OptionError(
+                f"a sample of the model's input {info.name!r} has the shape {list(declared)}, not "
+                f"{list(sizes)}: pass a shape that fits"
             )
         found[info.name] = tuple(int(size) for size in sizes if isinstance(size, int))
     return found

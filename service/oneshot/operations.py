@@ -29,6 +29,7 @@ from service.repositories.records import Recalibration, Stream
 from service.storage.ledger.protocol import Transaction
 from service.web import media_types as media
 from service.web.content_digest import sha256_of
+from service.web.problem_responses import validation_faults
 from service.web.request_body import BLOCK_BYTES
 
 
@@ -194,7 +195,7 @@ def read_options(content: bytes) -> RecalibrationIn:
             raise RequestInvalidError("options must be a JSON object without the member `model`")
         return RecalibrationIn.model_validate(said | {"model": ""})
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        faults = validation_faults(error.errors())
         raise RequestInvalidError(f"options: {'; '.join(faults)}", faults=faults) from error
     except (ValueError, RecursionError) as error:
         raise RequestInvalidError("options are not valid JSON") from error

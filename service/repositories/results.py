@@ -69,7 +69,7 @@ def get(tx: Transaction, recalibration_id: str, name: str) -> StoredResult:
     found = recalibrations.get(tx, recalibration_id)
     if found.state not in ENDED:
         raise RecalibrationNotFinishedError(
-            f"the recalibration is {found.state}", state=str(found.state)
+            f"the recalibration has not ended: its state is {found.state}", state=str(found.state)
         )
     if found.state is not State.SUCCEEDED:
         cause = (found.error or {}).get("detail", "it was cancelled")

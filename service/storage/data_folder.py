@@ -84,6 +84,8 @@ def _lock_file(folder: Path) -> Iterator[int]:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise StartError(f"the data folder {folder} cannot be used: it is a file") from error
     except OSError as error:
         raise StartError(f"the data folder {folder} cannot be used: {error.strerror}") from error
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -133,7 +134,7 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, RequestValidationError)
     if (wrong_type := _wrong_media_type(request, error)) is not None:
         return await _on_known_error(request, wrong_type)
-    faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    faults = validation_faults(error.errors())
     members = {"faults": faults}
     return respond(
         problems.document(
@@ -143,6 +144,16 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
             members=members,
         )
     )
+
+
+def validation_faults(errors: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return pydantic's validation errors as text, each with the path of its member."""
+    return [
+        f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+        for one in errors
+        # It follows from an error of another member, which is in the list too.
+        if one["type"] != "default_factory_not_called"
+    ]
 
 
 def _wrong_media_type(request: Request, error: RequestValidationError) -> MediaTypeError | None:

@@ -99,6 +99,6 @@ def _number(text: str, argument: str) -> int | float:
         value = float(argument)
     except ValueError as error:
         raise OptionError(
-            f"estimator {text!r}: {argument!r} is not a number; write {_FORMS}"
+            f"estimator {text!r}: {argument!r} is neither a number nor an option; write {_FORMS}"
         ) from error
     return int(value) if value.is_integer() else value

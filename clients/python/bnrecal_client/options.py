@@ -108,7 +108,7 @@ def accepted(result: Result, on_verdict: OnVerdict) -> Result:
     """Return a result, unless its verdict is `do-not-deploy` and the caller wants an error.
 
     Raises:
-        VerdictError: it is.
+        VerdictError: both hold.
     """
     verdict = result.verdict
     if on_verdict == "raise" and verdict is not None and verdict.is_rejection:
@@ -194,6 +194,11 @@ class Options:
         for option, noun, value in (("layers", "patterns", layers), ("tags", "words", tags)):
             if isinstance(value, str):
                 raise OptionError(f"{option} takes a list of {noun}, got the string {value!r}")
+        if preprocess is not None and not isinstance(preprocess, Mapping):
+            raise OptionError(
+                f"preprocess is {preprocess!r}: use the JSON form, such as "
+                '{"resize": 256, "crop": 224} (docs/images.md)'
+            )
         return cls(
             method=method,
             estimator=dict(estimator) if isinstance(estimator, Mapping) else estimator,

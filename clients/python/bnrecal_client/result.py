@@ -128,7 +128,7 @@ class Outcome:
         """Check that a path does not name the source model.
 
         Raises:
-            OptionError: it does.
+            OptionError: the path is the source model.
         """
         target = Path(path)
         if self.source is None or not (target.exists() and self.source.exists()):
@@ -169,11 +169,10 @@ class Result(Outcome):
         """Write the model with its BatchNorm kept, atomically.
 
         Raises:
-            UnexpectedResponseError: it was not requested.
-            OptionError: the path names the source model, and `force` is False.
+            OptionError: it was not fetched, or the path is the source model and `force` is False.
         """
         if self.unfolded is None:
-            raise UnexpectedResponseError("the unfolded model was not fetched: pass unfolded=True")
+            raise OptionError("the unfolded model was not fetched: pass unfolded=True")
         if not force:
             self.require_not_source(path)
         return write_atomic(path, self.unfolded)
@@ -239,6 +238,8 @@ def _create(target: Path) -> tuple[Path, int]:
             return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -142,3 +142,9 @@ def test_allowed_methods_are_listed(api: Api) -> None:
     response = api.http.patch("/v1/recalibrations/0")
     assert response.status_code == 405
     assert response.headers["Allow"] == "DELETE, GET, HEAD"
+
+
+def test_missing_member_is_the_only_fault(api: Api) -> None:
+    problem = api.http.post("/v1/recalibrations", json={}).json()
+    assert problem["detail"] == "body.model: Field required"
+    assert problem["faults"] == ["body.model: Field required"]

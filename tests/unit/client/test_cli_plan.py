@@ -51,7 +51,7 @@ def test_json(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--samples", "many", "--shape", "3x4x4"], 2, "many is not a number"),
         (["--samples", "10", "--shape", "3x0x4"], 2, "leaves sizes of its input"),
         (["--samples", "10", "--shape", "large"], 2, "is not a shape such as 3x224x224"),
-        (["--samples", "0", "--shape", "3x4x4"], 2, "a run has samples"),
+        (["--samples", "0", "--shape", "3x4x4"], 2, "a run needs at least one sample"),
         (["--samples", "10", "--shape", "3x4x4", "--memory", "0"], 2, "a machine has"),
         (["--shape", "3x4x4"], 2, "--samples"),
     ],

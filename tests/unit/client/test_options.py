@@ -82,3 +82,8 @@ def test_options_without_json_form_are_errors(value: object) -> None:
     options = Options.of(method="exact", estimator=estimator, layers=None)
     with pytest.raises(OptionError, match="cannot be written as JSON"):
         requests.create("m", options, key="k")
+
+
+def test_preset_in_place_of_the_json_form_is_an_error() -> None:
+    with pytest.raises(OptionError, match="preprocess is 'imagenet': use the JSON form"):
+        Options.of(preprocess="imagenet")  # type: ignore[arg-type]

@@ -98,6 +98,26 @@ def test_result_does_not_overwrite_its_source(tmp_path: Path) -> None:
     assert result.save(source, force=True).read_bytes() == b"onnx"
 
 
+def test_error_names_the_file_and_not_its_temporary_one(tmp_path: Path) -> None:
+    target = tmp_path / "gone" / "model.onnx"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomic(target, b"x")
+    assert caught.value.filename == str(target)
+
+
+def test_unfolded_model_that_was_not_fetched(tmp_path: Path) -> None:
+    result = Result(
+        recalibration_id="rc_1",
+        model=b"",
+        unfolded=None,
+        report={},
+        report_html="",
+        statistics={},
+    )
+    with pytest.raises(OptionError, match="pass unfolded=True"):
+        result.save_unfolded(tmp_path / "model.onnx")
+
+
 def test_repr_of_a_result_is_one_line() -> None:
     result = Result(
         recalibration_id="rc_1",

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrecal_client._http.retry import Backoff, delay_s, poll_s, retry_after_s
+from bnrecal_client import OptionError
+from bnrecal_client._http.retry import Backoff, RetryPolicy, delay_s, poll_s, retry_after_s
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -17,6 +18,13 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 def test_pause_is_within_bounds(attempt: int, jitter: float) -> None:
     longest = min(5.0, 0.2 * 2.0 ** min(attempt, 60))
     assert longest / 2 <= delay_s(attempt, jitter, first_s=0.2, ceiling_s=5.0) <= longest
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+@pytest.mark.parametrize("name", ["total_timeout", "initial_timeout", "connect_timeout"])
+def test_times_of_a_policy_are_not_negative(name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"{name} is {value}"):
+        RetryPolicy(**{name: value})  # type: ignore[arg-type]
 
 
 def test_jitter_spreads_clients_that_failed_together() -> None:

@@ -47,6 +47,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bad = x.copy()
     bad[5, 0, 0, 0] = np.nan
     np.save(folder / "nan.npy", bad)
+    (folder / "text.npy").write_text("no array")
+    (folder / "zero.npy").touch()
+    (folder / "cut.npy").write_bytes((folder / "x.npy").read_bytes()[:10_000])
+    np.save(folder / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.save(folder / "none.npy", x[:0])
     np.save(folder / "times255.npy", 255 * np.abs(x))
     np.save(folder / "labels.npy", np.zeros(9, np.int64))
     (folder / "empty").mkdir()
@@ -112,6 +117,15 @@ CASES: tuple[tuple[str, Exit, str], ...] = (
     ("recalibrate m.onnx photos --preprocess unit", Exit.INPUT, "photos/1.png.*--skip-bad"),
     ("recalibrate m.onnx hwc.npy", Exit.INPUT, r"array\.transpose\(0, 3, 1, 2\)"),
     ("recalibrate m.onnx one.npy", Exit.INPUT, r"array\[None\]"),
+    ("recalibrate m.onnx text.npy", Exit.INPUT, "it is not an array of numpy.save"),
+    ("recalibrate m.onnx zero.npy", Exit.INPUT, "it is empty"),
+    ("recalibrate m.onnx cut.npy", Exit.INPUT, "it has 10,000 of 25,216 bytes"),
+    ("recalibrate m.onnx objects.npy", Exit.INPUT, "it has Python objects"),
+    ("recalibrate m.onnx none.npy", Exit.INPUT, "has no samples"),
+    ("recalibrate m.onnx x.npy --labels x.npy", Exit.INPUT, "x.npy holds float32: a label is an"),
+    ("plan --model m.onnx --samples 0", Exit.USAGE, "at least one sample"),
+    ("plan --model m.onnx --samples 9 --shape 3x28", Exit.USAGE, r"\[1, 28, 28\], not \[3, 28\]"),
+    ("serve --data-dir x.npy", Exit.USAGE, "it is a file"),
     ("recalibrate m.onnx float64.npy", Exit.INPUT, r"array\.astype\('float32'\)"),
     ("recalibrate m.onnx nan.npy", Exit.INPUT, "nan.npy, sample 5.*--skip-bad"),
     ("recalibrate m.onnx times255.npy", Exit.INPUT, "Divide|divide|scale"),

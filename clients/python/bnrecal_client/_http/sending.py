@@ -285,7 +285,7 @@ def _require_batchnorm(model: ModelDescription, origin: BatchSource | ObjectUrls
     """Check, before anything is sent, that a model without BatchNorm layers has source batches.
 
     Raises:
-        ModelError: it has not.
+        ModelError: there are no source batches.
     """
     if model.needs_source_batches and origin is None:
         raise ModelError(

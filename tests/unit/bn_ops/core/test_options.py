@@ -32,8 +32,8 @@ def test_estimator_from_string(text: str, estimator: object) -> None:
     [
         ("warp", "unknown estimator 'warp'"),
         ("prior", "requires an option"),
-        ("prior:many", "'many' is not a number"),
-        ("prior:64:blend", "'blend' is not a number"),
+        ("prior:many", "'many' is neither a number nor"),
+        ("prior:64:blend", "'blend' is neither a number nor"),
         ("shrink:2", "too many options"),
         ("momentum:2", "weight in"),
         ("prior:inf", "finite number"),

@@ -321,7 +321,14 @@ def _labeled(args: Arguments, *, images: bool) -> Iterator[Any] | None:
     classes = None if args.classes is None else _read_classes(args.classes)
     labels = Labels(path=args.labels, classes=classes, outputs=classes_of(args.model))
     bad = SampleFilter() if args.skip_bad else None
-    return labeled(labels, args.data, images=images, batch_size=args.batch_size, bad=bad)
+    return labeled(
+        labels,
+        args.data,
+        images=images,
+        batch_size=args.batch_size,
+        integers=args.metric is None,
+        bad=bad,
+    )
 
 
 def _metric(args: Arguments) -> Metric | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -77,6 +78,8 @@ def open_table(path: Path) -> Table:
         shapes, read = _OPENERS[path.suffix.lower()](path)
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, struct.error) as error:
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    if shapes and all(shape and shape[0] == 0 for shape in shapes):
+        raise InputError(f"{path} has no samples: the shape of its array is {_some(shapes)}")
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(
@@ -97,6 +100,11 @@ Opened = tuple[list[tuple[int, ...]], Callable[[], Any]]
 
 
 def _open_npy(path: Path) -> Opened:
+    with path.open("rb") as file:
+        header = _npy_header(file, "it")
+    size = header.offset + math.prod(header.shape) * header.dtype.itemsize
+    if size > path.stat().st_size:
+        raise ValueError(f"it has {path.stat().st_size:,} of {size:,} bytes: copy it again")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return [array.shape], lambda: array
 
@@ -104,7 +112,10 @@ def _open_npy(path: Path) -> Opened:
 def _open_npz(path: Path) -> Opened:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        headers = {name: _npz_header(archive, info) for name, info in members.items()}
+        headers = {}
+        for name, info in members.items():
+            with archive.open(info) as file:
+                headers[name] = _npy_header(file, info.filename)
     if not headers:
         raise ValueError("it has no array")
     unnamed = [f"{_POSITIONAL}{place}" for place in range(len(headers))]
@@ -123,24 +134,26 @@ class _Header:
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype[Any]
-    offset: int  # of the data, from the start of the member
+    offset: int  # of the data, from the start of the file or member
 
 
-def _npz_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version > _NPY_VERSION_2:
-            raise ValueError(f"{info.filename} has the format version {version}")
-        read = (
-            np.lib.format.read_array_header_2_0
-            if version == _NPY_VERSION_2
-            else np.lib.format.read_array_header_1_0
-        )
-        shape, fortran, dtype = read(file)
-        offset = file.tell()
+def _npy_header(file: IO[bytes], name: str) -> _Header:
+    magic = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise ValueError(f"{name} " + ("is not an array of numpy.save" if magic else "is empty"))
+    file.seek(0)
+    version = np.lib.format.read_magic(file)
+    if version > _NPY_VERSION_2:
+        raise ValueError(f"{name} has the format version {version}")
+    read = (
+        np.lib.format.read_array_header_2_0
+        if version == _NPY_VERSION_2
+        else np.lib.format.read_array_header_1_0
+    )
+    shape, fortran, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError(f"{info.filename} has Python objects, which are not unpickled for safety")
-    return _Header(shape=shape, fortran=fortran, dtype=dtype, offset=offset)
+        raise ValueError(f"{name} has Python objects, which are not unpickled: save numbers")
+    return _Header(shape=shape, fortran=fortran, dtype=dtype, offset=file.tell())
 
 
 def _npz_array(path: Path, info: zipfile.ZipInfo, header: _Header) -> Array:

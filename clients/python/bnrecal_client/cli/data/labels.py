@@ -50,6 +50,7 @@ def labeled(
     *,
     images: bool,
     batch_size: int,
+    integers: bool = True,
     bad: SampleFilter | None = None,
 ) -> Iterator[_Pair]:
     """Yield samples with their labels, batch by batch.
@@ -59,6 +60,8 @@ def labeled(
         data: the data of the command; an `.npy` file labels its first samples.
         images: whether the data are images, which give batches of `Images`.
         batch_size: samples per batch.
+        integers: whether the labels of an `.npy` file must be classes; the caller's own metric
+            may take others.
         bad: leaves bad samples out; None to keep every sample.
 
     Raises:
@@ -70,6 +73,11 @@ def labeled(
         known = open_table(path).read()
         if not isinstance(known, np.ndarray) or known.ndim == 0:
             raise InputError(f"{path} is not a single array with one label per sample")
+        if integers and known.dtype.kind not in "iu":
+            raise InputError(
+                f"{path} holds {known.dtype}: a label is an integer, the index of a class in the "
+                "model's output"
+            )
         first = _first_images if images else _first_arrays
         yield from first(data, known, path, batch_size=batch_size, bad=bad)
         return
