@@ -11,7 +11,8 @@ from service.storage.blobs.object_packs import StoredObject
 from service.storage.blobs.objects import ObjectBlobs
 from service.storage.blobs.protocol import BlobLocation
 
-DELAY_SECONDS = 0.05
+# Long enough that a busy machine, too, has acknowledged batches in this time when it is killed.
+DELAY_SECONDS = 1.0
 _tasks: set[asyncio.Task[None]] = set()
 
 
