@@ -65,6 +65,12 @@ class MomentTree:
         self._nodes: dict[Node, Moments] = dict(nodes or {})
         self._last: int | None = None
 
+    def copy(self) -> MomentTree:
+        """Return a tree of the same moments, to which others can be added."""
+        tree = MomentTree(ordered=self._ordered, nodes=self._nodes)
+        tree._last = self._last
+        return tree
+
     def add(self, position: int, moments: Moments) -> None:
         """Add the moments of consecutive samples.
 

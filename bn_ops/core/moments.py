@@ -150,19 +150,21 @@ def from_samples(mean: Float64Array, sq_dev: Float64Array, positions: int) -> Mo
         sq_dev: (N, C), float64, each sample's Σ(x - its mean)² over positions.
         positions: values per sample and channel.
     """
+    # Called for each batch and layer, so without the wrappers of `mean` and `sum`.
     samples = mean.shape[0]
-    pooled = mean.mean(axis=0)
+    pooled = np.add.reduce(mean, 0) / samples
     a = mean - pooled
     e = sq_dev / positions + a * a
+    sum_e = np.add.reduce(e, 0)
     return Moments(
         samples=samples,
         count=samples * positions,
         mean=pooled,
-        sum_sq_dev=positions * e.sum(axis=0),
+        sum_sq_dev=positions * sum_e,
         sample_sums=SampleSums(
             center=pooled,
-            a=a.sum(axis=0),
-            e=e.sum(axis=0),
+            a=np.add.reduce(a, 0),
+            e=sum_e,
             aa=np.einsum("nc,nc->c", a, a),
             ae=np.einsum("nc,nc->c", a, e),
             ee=np.einsum("nc,nc->c", e, e),

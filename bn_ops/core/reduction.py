@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +40,10 @@ _OPENMP_TASK_VALUES = 1 << 15
 _MIN_BYTES_FOR_OPENMP = 256 << 10
 
 # Numbers of the element types in `_reduction.c`.
-_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
+_TYPES = {
+    np.dtype(kind): number
+    for number, kind in enumerate((np.float32, np.float64, np.float16, ml_dtypes.bfloat16))
+}
 
 
 @cache
@@ -54,6 +58,13 @@ def _compiled() -> ModuleType | None:
         )
         return None
     return _reduction
+
+
+@cache
+def _has_openmp() -> bool:
+    """Return whether torch's threads can run the reduction; torch is loaded when this is called."""
+    compiled = _compiled()
+    return compiled is not None and bool(compiled.has_openmp())
 
 
 def is_compiled() -> bool:
@@ -105,8 +116,8 @@ def reduce_interleaved(
     sq_dev = np.empty((outer, channels))
     if not mean.size:
         return mean, sq_dev
-    compiled = _compiled() if x.dtype.name in _TYPES else None
-    shared = openmp and compiled is not None and compiled.has_openmp()
+    compiled = _compiled() if x.dtype in _TYPES else None
+    shared = openmp and compiled is not None and _has_openmp()
     task_values = _OPENMP_TASK_VALUES if shared else _TASK_VALUES
     step = max(1, task_values // (positions * channels))
     large = x.nbytes >= (_MIN_BYTES_FOR_OPENMP if shared else _MIN_BYTES_FOR_THREADS)
@@ -163,7 +174,7 @@ def _reduce(
     assert compiled is not None
     # Not every dtype offers a buffer (bfloat16 does not); its bytes do.
     data = np.ascontiguousarray(x).view(np.uint8)
-    compiled.reduce(data, mean, sq_dev, _TYPES[x.dtype.name], *x.shape, step, threads)
+    compiled.reduce(data, mean, sq_dev, _TYPES[x.dtype], *x.shape, step, threads)
 
 
 def _reduce_with_numpy(x: NDArray[np.generic], mean: Float64Array, sq_dev: Float64Array) -> None:

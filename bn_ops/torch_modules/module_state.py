@@ -21,11 +21,12 @@ class Snapshot:
     def __init__(self, root: torch.nn.Module) -> None:
         self._attributes = [(module, dict(module.__dict__)) for module in root.modules()]
         # Restored in place: hook handles hold weak references to these containers.
+        # Most of them are empty: a network of 500 modules has thousands.
         self._containers: list[tuple[Any, Any]] = [
-            (value, value.copy())
+            (value, value.copy() if value else ())
             for _, attributes in self._attributes
             for key, value in attributes.items()
-            if key.startswith("_") and isinstance(value, dict | set)
+            if isinstance(value, dict | set) and key.startswith("_")
         ]
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in root.buffers()]
 
@@ -35,8 +36,9 @@ class Snapshot:
             module.__dict__.clear()
             module.__dict__.update(attributes)
         for container, members in self._containers:
-            container.clear()
-            container.update(members)
+            if container or members:
+                container.clear()
+                container.update(members)
         for buffer, contents in self._buffers:
             if not torch.equal(buffer, contents):
                 overwrite(buffer, contents)

@@ -206,7 +206,9 @@ class TorchFrontier:
         waiting = {t.waits_at.name for t in self._forwards if t.waits_at is not None}
         if waiting:
             name = self._order.first(waiting)
-            return {name: self._gathered(name)}
+            tree = self._gathered(name)
+            self._shared.begin(name, tree)
+            return {name: tree}
         return self._end_of_pass()
 
     def commit(self, statistics: Mapping[LayerName, RunningStatistics]) -> None:
@@ -263,7 +265,7 @@ class TorchFrontier:
 
     def _gathered(self, name: LayerName) -> MomentTree:
         """Return the moments of the batches that wait at a layer."""
-        tree = MomentTree()
+        tree = MomentTree(ordered=False)
         for forward in self._forwards:
             layer, moments = forward.waits_at, forward.moments
             if moments is not None and layer is not None and layer.name == name:
@@ -289,11 +291,11 @@ class TorchFrontier:
         with parked(self._neutral):
             moments = measure_tensor(x)
             check_finite(layer.name, moments, batch=forward.item.index)
-            self._shared.add(layer.name, forward.position, moments)
             forward.visited.append(layer)
             if layer.name in self._committed:
                 # A second call, or a batch that reached the layer by another branch later.
                 self._shared.names.add(layer.name)
+                self._shared.add(layer.name, forward.position, moments)
             else:
                 self._waiting.check(forward.item.index)
                 forward.wait(layer, moments)

@@ -62,6 +62,8 @@ _CALL_CODES = frozenset(
     if isinstance(code, CodeType)
 )
 
+_NORMALIZE = torch.ops.aten.native_batch_norm.out
+
 _SKIPPED = frozenset({"CACHE", "EXTENDED_ARG", "PRECALL", "PUSH_NULL"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 
@@ -94,8 +96,8 @@ def _batch_norm(layer: _BatchNorm, enabled: Callable[[], bool]) -> Callable[[Any
         if not (dead and _normalizes(layer, input)):
             return usual(layer, input)
         layer._check_input_dim(input)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        unused = torch.empty(0, dtype=input.dtype), torch.empty(0, dtype=input.dtype)
-        torch.ops.aten.native_batch_norm.out(
+        unused = _unused(input.dtype)
+        _NORMALIZE(
             *(input, layer.weight, layer.bias, layer.running_mean, layer.running_var),
             *(False, 0.0, layer.eps),
             out=input,
@@ -105,6 +107,16 @@ def _batch_norm(layer: _BatchNorm, enabled: Callable[[], bool]) -> Callable[[Any
         return input
 
     return forward
+
+
+@cache
+def _unused(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two empty tensors for the batch statistics, which eval mode leaves empty."""
+    with torch.inference_mode(mode=False):
+        return (
+            torch.empty(0, dtype=dtype, device="cpu"),
+            torch.empty(0, dtype=dtype, device="cpu"),
+        )
 
 
 def _normalizes(layer: _BatchNorm, x: torch.Tensor) -> bool:

@@ -110,7 +110,8 @@ def _layers(root: torch.nn.Module, *, adopt_untracked: bool) -> Iterator[TorchLa
 
 
 def _reason(module: _BatchNorm, *, adopt_untracked: bool) -> str | None:
-    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    if any(is_lazy(tensor) for tensor in own):
         return _UNBUILT
     if module.running_mean is None and not adopt_untracked:
         return _UNTRACKED

@@ -19,6 +19,9 @@ from bn_ops.torch_modules.module_state import overwrite
 
 __all__ = ["ModuleDigests", "SelectedLayers", "check_runnable"]
 
+# Passing a smaller tensor to another thread takes longer than hashing it.
+_LARGE_BYTES = 64 << 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectedLayers:
@@ -113,10 +116,14 @@ class ModuleDigests:
             for name, tensor in chain(self._root.named_parameters(), self._root.named_buffers())
             if id(tensor) not in skipped and not is_lazy(tensor)
         }
+        large = [name for name, tensor in named.items() if tensor.nbytes >= _LARGE_BYTES]
         # One core would take longer to hash a large network than to run a batch; hashlib releases
         # the interpreter lock.
         with ThreadPoolExecutor(torch.get_num_threads(), "digests") as pool:
-            return dict(zip(named, pool.map(_digest, named.values()), strict=True))
+            hashed = pool.map(_digest, [named[name] for name in large])
+            small = {name: _digest(named[name]) for name in named.keys() - set(large)}
+            found = small | dict(zip(large, hashed, strict=True))
+        return {name: found[name] for name in named}
 
 
 def _digest(tensor: torch.Tensor) -> str:

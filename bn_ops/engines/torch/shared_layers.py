@@ -36,11 +36,20 @@ class SharedLayers:
         self._tolerance = tolerance
         self._passes_left = passes
 
+    def begin(self, name: LayerName, tree: MomentTree) -> None:
+        """Pool the calls at which batches wait for a layer.
+
+        Args:
+            name: the layer.
+            tree: the moments of these calls, not ordered.
+        """
+        self._pools[name] = tree.copy()
+
     def add(self, name: LayerName, position: int, moments: Moments) -> None:
         """Pool one more call of a layer.
 
         Args:
-            name: the layer.
+            name: the layer, whose statistics are known.
             position: of the batch's first sample in the stream.
             moments: of the layer's input.
         """

@@ -73,6 +73,10 @@ def _device_types() -> tuple[str, ...]:
 def parked(neutral: ThreadState) -> Iterator[None]:
     """Apply the neutral state; restore the previous one on exit."""
     own = ThreadState.current()
+    if own == neutral:
+        # Each switch leaves the thread in the neutral state, so nothing is to be restored either.
+        yield
+        return
     if own.inference == neutral.inference:
         neutral.apply()
         try:
