@@ -111,6 +111,15 @@ def test_first_screen_is_in_order() -> None:
     assert places == sorted(places)
 
 
+def test_input_of_an_untrained_network_is_not_called_plausible() -> None:
+    report = full_report()
+    assert report.input_check is not None
+    unknown = replace(report.input_check, distance=None, spread=None, findings=())
+    text = words(render_html(replace(report, input_check=unknown)))
+    assert "Not compared: no channel of the first layers has trained statistics." in text
+    assert "fit the first layers" not in text
+
+
 def test_evidence() -> None:
     text = words(render_html(full_report()))
     for expected in (
