@@ -346,6 +346,8 @@ def test_run_that_fails_says_why_and_what_to_do(walk: Walk, model: Path, photos:
     walk.start("Wrong scale")
     walk.see("The model is unchanged.")
     expect(walk.page.get_by_role("link", name="Try again with other settings")).to_be_visible()
+    # It is an option of the library and the command.
+    expect(walk.page.get_by_text("allow_mismatch")).to_have_count(0)
 
 
 def test_list_is_searched_and_entries_are_deleted(walk: Walk, model: Path, arrays: Path) -> None:

@@ -230,7 +230,7 @@ export function saveBlob(blob: Blob, name: string): void {
 }
 
 // The option of the library and the command; this page has a box for it.
-const ALLOW_MISMATCH = /\s*allow_mismatch=[^.]*\./g;
+const ALLOW_MISMATCH = /\s*allow_mismatch=[^.]*\.?/g;
 
 export function problemText(error: Record<string, unknown>): string {
   const text = String(error.detail ?? error.title ?? "the run has failed");
