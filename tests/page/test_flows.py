@@ -201,6 +201,30 @@ def test_layers_appear_as_they_are_measured(
         walk.await_result()
 
 
+def test_choice_of_samples_is_a_phase_of_its_own(
+    open_page: OpenPage, deep_model: Path, long_stream: Path, tmp_path: Path
+) -> None:
+    def choosing(route: Route) -> None:
+        """Answer as during the choice of samples, which is over too soon to be seen."""
+        found = route.fetch().json()
+        found["options"]["max_samples"] = 50
+        found["progress"]["phase"] = "sampling"
+        found["updated"] = "2999-01-01T00:00:00Z"  # later than the events of the real run
+        route.fulfill(json=found)
+
+    with ServerProcess(tmp_path / "data") as server:
+        walk = open_page(server.url)
+        walk.prepare(deep_model, long_stream)
+        freeze_run(server, walk.start("Chosen"))
+        phases = walk.page.locator("ol.phases li")
+        expect(phases.first).to_have_text("Reading the data")
+        walk.page.route(re.compile(r"/v1/recalibrations/rc_[0-9a-f]+$"), choosing)
+        walk.page.reload()
+        expect(walk.page.get_by_role("heading", name="Choosing samples")).to_be_visible()
+        expect(phases.first).to_have_text("Choosing samples")
+        expect(phases.first).to_have_attribute("aria-current", "step")
+
+
 def test_report_in_the_page_is_searched(walk: Walk, deep_model: Path, arrays: Path) -> None:
     page = walk.page
     walk.prepare(deep_model, arrays)

@@ -6,6 +6,7 @@ import type { Measured } from "./one";
 
 const PHASES: [string, string][] = [
   ["inserting", "Bringing the layers back"],
+  ["sampling", "Choosing samples"],
   ["reading", "Reading the data"],
   ["measuring", "Measuring the layers"],
   ["choosing", "Choosing the statistics"],
@@ -18,6 +19,14 @@ const WAITING: Record<string, string> = {
   queued: "Waiting for the runs before this one.",
 };
 
+/** The phases of a run, in order. */
+function phasesOf(found: Recalibration): [string, string][] {
+  const left = new Set<string>();
+  if (found.source_batches.received === 0) left.add("inserting");
+  if (found.options.max_samples == null) left.add("sampling");
+  return PHASES.filter(([key]) => !left.has(key));
+}
+
 interface Props {
   found: Recalibration;
   measured: Measured;
@@ -25,7 +34,7 @@ interface Props {
 
 /** A run in progress: its phase, the time left, and the layers that it has measured. */
 export function Running({ found, measured }: Props) {
-  const phases = PHASES.filter(([key]) => key !== "inserting" || found.source_batches.received > 0);
+  const phases = phasesOf(found);
   const at = phases.findIndex(([key]) => key === found.progress?.phase);
   const { done = 0, total = null, seconds_left: left = null } = found.progress ?? {};
   const running = found.state === "running";
