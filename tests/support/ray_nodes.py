@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,18 +23,28 @@ from tests.support.waiting import until
 
 # Read at import: tests remove the settings of the user from the environment.
 REQUIRED = bool(os.environ.get("BNRECAL_TEST_RAY"))
+LOCAL = "127.0.0.1"
+# Of all clusters: a process keeps the token that it has read first.
+_TOKEN = secrets.token_hex(32)
 NODE_MEMORY_BYTES = 20_000_000_000
 
 
 class Node:
     """A node: what `ray start` starts, until it is killed."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str],
+        *arguments: str,
+        within: Sequence[str] = (),
+    ) -> None:
         self._log = folder / f"node-{secrets.token_hex(4)}.log"
         environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **settings}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
+                    *within,
                     *(sys.executable, "-c", "from ray.scripts.scripts import main; main()"),
                     *("start", "--block", "--disable-usage-stats"),
                     *("--object-store-memory", "80000000"),
@@ -110,7 +120,7 @@ class RayNodes:
         address: str,
         client_address: str,
         environment: dict[str, str],
-        start: Callable[[], Node],
+        start: Callable[[str, Sequence[str]], Node],
     ) -> None:
         self.address = address
         self.client_address = client_address
@@ -118,9 +128,15 @@ class RayNodes:
         self.nodes: list[Node] = []
         self._start = start
 
-    def add(self) -> None:
-        """Start a node that holds shards."""
-        self.nodes.append(started(self._start))
+    def add(self, address: str = LOCAL, within: Sequence[str] = ()) -> Node:
+        """Start a node that holds shards.
+
+        Args:
+            address: of the node.
+            within: beginning of the command that starts it.
+        """
+        self.nodes.append(started(lambda: self._start(address, within)))
+        return self.nodes[-1]
 
 
 def started(start: Callable[[], Node], *, attempts: int = 3) -> Node:
@@ -135,13 +151,16 @@ def started(start: Callable[[], Node], *, attempts: int = 3) -> Node:
 
 def _free_port() -> int:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((LOCAL, 0))
         return int(free.getsockname()[1])
 
 
 @contextmanager
 def ray_nodes(
-    count: int = 2, cpus: int = 2, environment: Mapping[str, str] | None = None
+    count: int = 2,
+    cpus: int = 2,
+    environment: Mapping[str, str] | None = None,
+    address: str = LOCAL,
 ) -> Iterator[RayNodes]:
     """Run a head, which holds no shards, and some nodes.
 
@@ -149,6 +168,7 @@ def ray_nodes(
         count: number of nodes.
         cpus: CPUs of each.
         environment: variables of their processes, besides those of Ray.
+        address: address of the head.
     """
     if find_spec("ray") is None:
         assert not REQUIRED, "Ray is not installed"
@@ -157,16 +177,17 @@ def ray_nodes(
     # The path of a socket below it has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     token = folder / "token"
-    token.write_text(secrets.token_hex(32))
+    token.write_text(_TOKEN)
     token.chmod(0o600)
-    address = f"127.0.0.1:{port}"
+    head_address = f"{address}:{port}"
     own = settings(token)
     given = {**own, **(environment or {})}
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
 
-        def node(*arguments: str) -> Node:
-            found = Node(folder, given, "--node-ip-address=127.0.0.1", *arguments)
+        def node(own_address: str, within: Sequence[str], *arguments: str) -> Node:
+            own_arguments = (f"--node-ip-address={own_address}", *arguments)
+            found = Node(folder, given, *own_arguments, within=within)
             stack.callback(found.kill)
             return found
 
@@ -175,10 +196,14 @@ def ray_nodes(
             *("--num-cpus=0", "--memory=1000000000", "--include-dashboard=false"),
             f"--temp-dir={folder}/ray",
         )
-        other = (f"--address={address}", f"--num-cpus={cpus}", f"--memory={NODE_MEMORY_BYTES}")
-        started(lambda: node(*head))
-        client = f"ray://127.0.0.1:{client_port}"
-        found = RayNodes(address, client, {"RAY_ADDRESS": address, **own}, lambda: node(*other))
+        other = (f"--address={head_address}", f"--num-cpus={cpus}", f"--memory={NODE_MEMORY_BYTES}")
+        started(lambda: node(address, (), *head))
+        found = RayNodes(
+            head_address,
+            f"ray://{address}:{client_port}",
+            {"RAY_ADDRESS": head_address, **own},
+            lambda own_address, within: node(own_address, within, *other),
+        )
         for _ in range(count):
             found.add()
         yield found

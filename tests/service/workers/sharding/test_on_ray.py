@@ -9,7 +9,10 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -22,12 +25,14 @@ from service.workers.protocol import Job, Progress
 from service.workers.sharding import on_ray
 from service.workers.sharding.on_ray import RayShard, RayShards, check_runner
 from service.workers.sharding.protocol import OnShardProgress, ShardJob
+from tests.support.namespaces import Network, network, unsupported_reason
 from tests.support.ray_nodes import REQUIRED, RayNodes, ray_nodes
 from tests.support.sharded_jobs import NETWORKS, SIZES, make_job, results
 from tests.support.waiting import until
 
 # One cluster for all, in one process, which can hold the token of one cluster only.
 pytestmark = pytest.mark.xdist_group("ray")
+CUT_SECONDS = 2.0
 needs_ray = pytest.mark.skipif(not REQUIRED, reason="set BNRECAL_TEST_RAY=1 to start Ray nodes")
 
 
@@ -169,6 +174,37 @@ def test_shards_are_placed_by_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @needs_ray
 @pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize(
+    ("worker_bytes", "shards"),
+    [
+        pytest.param(1 << 30, 3, id="as many as keep the waiting tensors in memory"),
+        pytest.param(15_000_000_000, 2, id="not more than the nodes hold"),
+    ],
+)
+def test_the_number_of_shards_follows_from_the_memory_of_the_nodes(
+    tmp_path: Path, opened: list[RayShard], worker_bytes: int, shards: int
+) -> None:
+    def job(name: str) -> Job:
+        return make_job(tmp_path / name, NETWORKS["optimized"], SIZES["even"])
+
+    whole = run(job("whole"), "1", runner="")
+    # The tensors that wait at the widest level need three times these bytes.
+    found = run(
+        job("auto"), "auto", worker_memory_bytes=worker_bytes, frontier_memory_bytes=2 << 20
+    )
+    assert found == whole
+    assert len(opened) == shards
+
+
+@needs_ray
+@pytest.mark.usefixtures("connected")
+def test_a_stream_that_fits_one_worker_is_one_shard(tmp_path: Path, opened: list[RayShard]) -> None:
+    run(make_job(tmp_path, NETWORKS["optimized"], SIZES["even"]), "auto")
+    assert len(opened) == 1
+
+
+@needs_ray
+@pytest.mark.usefixtures("connected")
 def test_another_version_on_a_node_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +251,95 @@ def test_a_killed_node_is_replaced(
     assert found == whole
     # Both shards may have been on the node.
     assert len(opened) in {3, 4}
+
+
+@pytest.fixture(scope="module")
+def spaces() -> Iterator[Network]:
+    if (reason := unsupported_reason()) is not None:
+        pytest.skip(f"without namespaces: {reason}")
+    with network(2) as found:
+        yield found
+
+
+@contextmanager
+def cluster_in(
+    spaces: Network, monkeypatch: pytest.MonkeyPatch, **settings: str
+) -> Iterator[RayNodes]:
+    """Run a cluster with a node in each namespace, and connect to it."""
+    environment = {f"RAY_health_check_{name}": value for name, value in settings.items()}
+    with ray_nodes(count=0, address=spaces.own_address, environment=environment) as found:
+        for number in range(2):
+            found.add(spaces.address(number), spaces.within(number))
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+def number_of(cluster: RayNodes, shard: RayShard) -> int:
+    """Return the number of the node that holds a shard."""
+    pid = actor_process(shard).pid
+    (number,) = (
+        number
+        for number, node in enumerate(cluster.nodes)
+        if pid in {one.pid for one in node.processes()}
+    )
+    return number
+
+
+@needs_ray
+def test_a_node_that_is_cut_off_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[RayShard], spaces: Network
+) -> None:
+    whole = run(make_job(tmp_path / "whole", NETWORKS["optimized"], SIZES["even"]), "1", runner="")
+    workers: list[psutil.Process] = []
+    numbers: list[int] = []
+    with cluster_in(spaces, monkeypatch) as cluster:
+
+        def cut(shard: RayShard) -> None:
+            numbers.append(number_of(cluster, shard))
+            workers[:] = actor_process(shard).children()
+            spaces.cut(numbers[0])
+
+        before_step(monkeypatch, 1, 3, cut)
+        try:
+            found = run(make_job(tmp_path / "cut", NETWORKS["optimized"], SIZES["even"]), "2")
+            # Its worker still waits for the next level: nobody has reached it.
+            assert [one for one in workers if one.is_running()] == workers
+        finally:
+            spaces.heal(numbers[0])
+        # The node learns that it counts as dead, and ends its actors and their workers.
+        until(lambda: not any(alive(one) for one in workers))
+    assert found == whole
+    # Both shards may have been on the node.
+    assert len(opened) in {3, 4}
+
+
+def alive(process: psutil.Process) -> bool:
+    """Return whether a process runs."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@needs_ray
+def test_a_node_that_is_cut_off_for_a_moment_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[RayShard], spaces: Network
+) -> None:
+    whole = run(make_job(tmp_path / "whole", NETWORKS["optimized"], SIZES["even"]), "1", runner="")
+    began: list[float] = []
+    with cluster_in(spaces, monkeypatch, failure_threshold="60") as cluster:
+
+        def cut(shard: RayShard) -> None:
+            number = number_of(cluster, shard)
+            spaces.cut(number)
+            began.append(monotonic())
+            Timer(CUT_SECONDS, spaces.heal, [number]).start()
+
+        before_step(monkeypatch, 1, 3, cut)
+        found = run(make_job(tmp_path / "cut", NETWORKS["optimized"], SIZES["even"]), "2")
+    assert monotonic() - began[0] > CUT_SECONDS
+    assert found == whole
+    assert len(opened) == 2
 
 
 def test_a_runner_without_ray_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
