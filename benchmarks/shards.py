@@ -49,7 +49,8 @@ _WAYS: Mapping[str, dict[str, Any]] = {
     "one worker": {"shards": "1", "worker_threads": _THREADS},
     "2 shards, this machine": {"shards": "2", "worker_threads": _THREADS // 2},
     "1 shard, Ray": {"shards": "1", "worker_threads": _THREADS, "runner": "ray"},
-    "2 shards, Ray": {"shards": "2", "worker_threads": _THREADS // 2, "runner": "ray"},
+    # One thread for each shard, and every core for the worker that assembles.
+    "2 shards, Ray": {"shards": "2", "worker_threads": 0, "runner": "ray"},
 }
 
 

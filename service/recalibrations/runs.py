@@ -184,6 +184,7 @@ async def _run(context: Context, found: Recalibration, trace: RunTrace) -> None:
                 )
                 if elsewhere
                 else None,
+                trace=trace,
             )
             outcome = await context.executor.run(job, _reporter(context, found, trace))
         trace.phase("storing")

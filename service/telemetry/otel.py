@@ -184,7 +184,7 @@ class OtelTelemetry(Telemetry):
             try:
                 yield run
             finally:
-                run.close()
+                run.end()
 
     @contextmanager
     def _span(
@@ -259,7 +259,10 @@ def _id_in(text: str) -> int | None:
 
 
 class _OtelRun(RunTrace):
-    """The span of a run, with a child for each phase, made of what the worker reports."""
+    """The span of a run, with a child for each phase, made of what the worker reports.
+
+    Shards, which last for several phases, are children too.
+    """
 
     def __init__(self, tracer: trace.Tracer, span: trace.Span) -> None:
         self._tracer = tracer
@@ -267,17 +270,27 @@ class _OtelRun(RunTrace):
         self._name = ""
         self._phase: trace.Span | None = None
         self._left = _MAX_PHASES
+        self._shards: dict[int, trace.Span] = {}
 
     def phase(self, name: str) -> None:
         if name == self._name or not self._left:
             return
-        self.close()
+        self._end_phase()
         self._left -= 1
-        parent = trace.set_span_in_context(self._span)
-        self._name, self._phase = (
-            name,
-            self._tracer.start_span(f"run: {name[:_MAX_NAME]}", context=parent),
-        )
+        self._name, self._phase = name, self._child(f"run: {name[:_MAX_NAME]}")
+
+    def shard_began(self, shard: int, samples: int) -> None:
+        self.shard_ended(shard)
+        self._shards[shard] = self._child("run: shard")
+        self._shards[shard].set_attributes({"bnrecal.shard": shard, "bnrecal.samples": samples})
+
+    def shard_ended(self, shard: int, lost: str | None = None) -> None:
+        span = self._shards.pop(shard, None)
+        if span is None:
+            return
+        if lost is not None:
+            span.set_status(trace.StatusCode.ERROR, lost)
+        span.end()
 
     def ended(self, state: str, verdict: str | None) -> None:
         self._span.set_attribute("bnrecal.state", state)
@@ -286,8 +299,16 @@ class _OtelRun(RunTrace):
         if state == "failed":
             self._span.set_status(trace.StatusCode.ERROR)
 
-    def close(self) -> None:
-        """End the current phase."""
+    def end(self) -> None:
+        """End the current phase and all shards."""
+        self._end_phase()
+        for shard in list(self._shards):
+            self.shard_ended(shard)
+
+    def _child(self, name: str) -> trace.Span:
+        return self._tracer.start_span(name, context=trace.set_span_in_context(self._span))
+
+    def _end_phase(self) -> None:
         if self._phase is not None:
             self._phase.end()
         self._name, self._phase = "", None

@@ -23,6 +23,17 @@ class RunTrace:
     def phase(self, name: str) -> None:
         """Note that a phase has begun, which ends the one before it."""
 
+    def shard_began(self, shard: int, samples: int) -> None:
+        """Note that a shard of the run has been started.
+
+        Args:
+            shard: its number, which a replacement has too.
+            samples: number of samples that it measures.
+        """
+
+    def shard_ended(self, shard: int, lost: str | None = None) -> None:
+        """Note that a shard has ended; `lost` is why it will be replaced."""
+
     def ended(self, state: str, verdict: str | None) -> None:
         """Note how the run has ended."""
 

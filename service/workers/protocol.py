@@ -6,11 +6,12 @@ To stop a worker, cancel the task that awaits it; there is no other way.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from service.storage.blobs.protocol import BlobContent
+from service.telemetry.tracing import RunTrace
 from service.workers.messages import StoredBatchRef
 
 
@@ -87,6 +88,7 @@ class Job:
             `service.workers.messages.RESULTS`.
         stored: the files for shards on other machines; None for files of this machine, or of a
             file system that all machines share.
+        trace: receives what happens to shards.
     """
 
     model: Path
@@ -98,6 +100,7 @@ class Job:
     output: Path
     source_total: int = 0
     stored: StoredFiles | None = None
+    trace: RunTrace = field(default_factory=RunTrace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.service_http import safetensors
@@ -89,6 +90,7 @@ def runner(data: Path) -> Iterator[None]:
     passed = {key: value for key, value in os.environ.items() if key.startswith("OTEL_")}
     environment = {"PATH": os.environ["PATH"], **passed, "OTEL_SERVICE_NAME": "the-runner"}
     environment |= {"BNRECAL_POLL_SECONDS": "0.2", "BNRECAL_WORKER_THREADS": "1"}
+    environment |= {"BNRECAL_SHARDS": "2", "BNRECAL_RUNS_MEMORY_BYTES": str(1 << 40)}
     words = [sys.executable, "-m", "service", "--runner", "--data-dir", str(data)]
     with (data.parent / "runner.log").open("wb") as log:
         process = subprocess.Popen(
@@ -111,7 +113,7 @@ def test_a_runner_continues_the_trace_of_the_server(tmp_path: Path, collector: C
     with running(data, **settings) as server, runner(data):
         name = server.api.open(network())
         for index in range(3):
-            body = safetensors(x=images(index))
+            body = safetensors(x=images(index, samples=64))
             assert server.api.put(name, index, body, headers=HEADERS).status_code == 201
         started = server.http.post(
             f"/v1/recalibrations/{name}/start", json={"batches": 3}, headers=HEADERS
@@ -128,13 +130,21 @@ def test_a_runner_continues_the_trace_of_the_server(tmp_path: Path, collector: C
     assert len(puts) == 3
     assert {span.trace_id.hex() for span in (run, start, *(span for _, span in puts))} == {TRACE}
     assert run.parent_span_id == start.span_id
-    phases = [span for _, span in collector.spans if span.parent_span_id == run.span_id]
+    children = [span for _, span in collector.spans if span.parent_span_id == run.span_id]
+    shards = [span for span in children if span.name == "run: shard"]
+    assert sorted(one.int_value for span in shards for one in _values(span, "samples")) == [64, 128]
+    phases = [span for span in children if span not in shards]
     names = [span.name for span in sorted(phases, key=lambda span: span.start_time_unix_nano)]
     # The worker reports at intervals, so that short phases may be missing.
     assert names[0] == "run: preparing"
     assert {f"run: {name}" for name in PHASES} & set(names)
     assert names[-1] == "run: storing"
-    assert {span.trace_id.hex() for span in phases} == {TRACE}
+    assert {span.trace_id.hex() for span in children} == {TRACE}
+
+
+def _values(span: Span, name: str) -> list[AnyValue]:
+    """Return the values of an attribute."""
+    return [one.value for one in span.attributes if one.key == f"bnrecal.{name}"]
 
 
 def test_a_collector_that_is_missing_delays_nothing(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
-from service.errors import RefusedError, WorkerDiedError
+from service.errors import RefusedError, WorkerDiedError, WorkerError
+from service.telemetry.tracing import RunTrace
 from service.workers.messages import frame
 from service.workers.process import WorkerProcess, progress_of
 from service.workers.protocol import MeasuredLayer, OnProgress, Progress
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 # Phases that shards report; the others are those of the assembling worker.
 _MEASURING = "measuring"
 _READING = "reading"
+# The last request of the assembling worker.
+_LAST = "samples"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,11 +34,13 @@ class _Slot:
     Attributes:
         job: what it measures.
         shard: the worker that measures it now; None before it is opened.
+        first: the step that reads its samples, which begins before it is requested.
         steps: the statistics of each step, and the sha256 of its moments.
     """
 
     job: ShardJob
     shard: Shard | None = None
+    first: asyncio.Task[bytes] | None = None
     steps: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
@@ -50,6 +55,7 @@ class Conductor:
         jobs: what each shard measures.
         on_progress: receives the progress of all shards together.
         max_replacements: how often shards are replaced in all.
+        trace: receives when shards begin and end.
     """
 
     def __init__(
@@ -59,11 +65,14 @@ class Conductor:
         on_progress: OnProgress,
         *,
         max_replacements: int,
+        trace: RunTrace | None = None,
     ) -> None:
         self._shards = shards
+        self._trace = trace or RunTrace()
         self._slots = [_Slot(job=job) for job in jobs]
         self._replacements_left = max_replacements
         self._progress = _Progress(len(jobs), on_progress)
+        self._ending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +83,9 @@ class Conductor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await asyncio.gather(*(self._close(slot) for slot in self._slots), return_exceptions=True)
+        await self._end()
+        if self._ending is not None:
+            await self._ending
 
     @property
     def open_shards(self) -> list[Shard]:
@@ -82,12 +93,12 @@ class Conductor:
         return [slot.shard for slot in self._slots if slot.shard is not None]
 
     async def open(self) -> None:
-        """Start all shards; they read nothing yet.
+        """Start all shards; each reads its samples while the assembling worker starts.
 
         Raises:
             CapacityError, WorkerDiedError: there is no place for them.
         """
-        await _together([self._open(slot) for slot in self._slots])
+        await _together([self._begin(slot) for slot in self._slots])
 
     async def answers(self, event: dict[str, Any], content: bytes) -> list[bytes]:
         """Return the answers of all shards to a request of the assembling worker.
@@ -95,27 +106,52 @@ class Conductor:
         Raises:
             RefusedError: the run is not possible.
             WorkerDiedError: shards are lost more often than they are replaced.
+            WorkerError: it is a request after the last one.
         """
+        if self._ending is not None:
+            raise WorkerError("the worker that assembles the results asked after its last request")
         call = event["event"]
         if layers := event.get("layers"):
             await self._progress.layers(progress_of(_as_progress(event, layers)))
         if call == "step":
-            return await _together([self._step(slot, content) for slot in self._slots])
+            return await _together([self._requested(slot, content) for slot in self._slots])
         slots = self._slots[:1] if call == "first_samples" else self._slots
         members = [{"call": call} for _ in slots]
-        if call == "samples":
+        if call == _LAST:
             asked = event["digests"]
             members = [one | {"digests": few} for one, few in zip(members, asked, strict=True)]
-        return await _together(
+        found = await _together(
             [self._call(slot, one, None) for slot, one in zip(slots, members, strict=True)]
         )
+        if call == _LAST:
+            # Their memory and cores are free while the results are assembled.
+            self._ending = asyncio.create_task(self._end())
+        return found
+
+    async def _begin(self, slot: _Slot) -> None:
+        await self._open(slot)
+        slot.first = asyncio.create_task(self._step(slot, b""))
+
+    async def _requested(self, slot: _Slot, settled: bytes) -> bytes:
+        first, slot.first = slot.first, None
+        return await (self._step(slot, settled) if first is None else first)
+
+    async def _end(self) -> None:
+        """Close all shards; failures do not matter any more."""
+        begun = [slot.first for slot in self._slots if slot.first is not None]
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+        await asyncio.gather(*(self._close(slot) for slot in self._slots), return_exceptions=True)
 
     async def _open(self, slot: _Slot) -> Shard:
+        self._trace.shard_began(slot.job.index, slot.job.part.samples)
         slot.shard = await self._shards.open(slot.job, self._progress.report)
         return slot.shard
 
-    async def _close(self, slot: _Slot) -> None:
+    async def _close(self, slot: _Slot, lost: str | None = None) -> None:
         shard, slot.shard = slot.shard, None
+        self._trace.shard_ended(slot.job.index, lost)
         if shard is not None:
             await shard.close()
 
@@ -140,7 +176,7 @@ class Conductor:
                 extra={"action": "shard-replaced", "shard": index, "levels": len(steps)},
             )
             try:
-                await self._close(slot)
+                await self._close(slot, lost.message)
                 shard = await self._open(slot)
                 # What was observed of the samples is known after the first step.
                 await _replay(shard, index, steps if members["call"] == "step" else steps[:1])

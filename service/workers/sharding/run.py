@@ -108,21 +108,36 @@ async def run_in_shards(  # noqa: PLR0917 - what the executor has
     else:
         shards = RayShards(cluster, given, await _files(settings, job))
     seconds = settings.worker_timeout_seconds
+    threads = _assembling_threads(settings, 1 if cluster else len(parts))
     try:
         async with asyncio.timeout(seconds):
-            return await _run(settings, shards, job, jobs, on_progress)
+            return await _run(settings, shards, job, jobs, on_progress, threads)
     except TimeoutError as error:
         text = f"the run took longer than {seconds:g} seconds and was ended"
         raise WorkerDeadlineError(text) from error
 
 
-async def _run(
+def _assembling_threads(settings: Settings, shards: int) -> int:
+    """Return the threads of the worker that assembles; 0 for every core.
+
+    It computes before and after the shards, so it may use the cores of those on this machine.
+
+    Args:
+        settings: settings of the process.
+        shards: number of shards on this machine, at least 1.
+    """
+    return min(settings.worker_threads * shards, os.cpu_count() or 1)
+
+
+async def _run(  # noqa: PLR0917 - the run, its shards and its limits
     settings: Settings,
     shards: Shards,
     job: Job,
     jobs: Sequence[ShardJob],
     on_progress: OnProgress,
+    threads: int,
 ) -> Outcome:
+    given = limits(settings, settings.worker_timeout_seconds, job.options.get("memory_bytes"))
     task = WorkerTask(
         kind="assemble",
         parent=os.getpid(),
@@ -131,10 +146,14 @@ async def _run(
         output=str(job.output),
         total=len(jobs),
         options=dict(jobs[0].options),
-        limits=limits(settings, settings.worker_timeout_seconds, job.options.get("memory_bytes")),
+        limits=replace(given, threads=threads),
     )
     async with Conductor(
-        shards, jobs, on_progress, max_replacements=settings.max_worker_crashes
+        shards,
+        jobs,
+        on_progress,
+        max_replacements=settings.max_worker_crashes,
+        trace=job.trace,
     ) as conductor:
         assembler = await WorkerProcess.start(task, settings)
         try:

@@ -186,6 +186,31 @@ def test_every_line_of_a_run_has_its_ids(
     assert (line["recalibration"], line["attempt"], line["claim"]) == (name, 1, 1)
 
 
+def test_shards_are_children_of_their_run() -> None:
+    exporter = InMemorySpanExporter()
+    telemetry = OtelTelemetry(spans=exporter, immediately=True)
+    with telemetry.run(f"rc_{TRACE}", None, {}) as run:
+        run.phase("reading")
+        for shard in (0, 1):
+            run.shard_began(shard, 64 + shard)
+        run.shard_ended(0, "killed")
+        run.shard_began(0, 64)
+        run.phase("measuring")
+        run.shard_ended(0)
+        run.shard_ended(0)  # has no effect when repeated
+    spans = exporter.get_finished_spans()
+    (whole,) = (span for span in spans if span.name == "recalibration run")
+    shards = [span for span in spans if span.name == "run: shard"]
+    assert {trace_of(span) for span in spans} == {TRACE}
+    assert {parent_of(span) for span in shards} == {whole.context.span_id}
+    found = [(dict(span.attributes or {}), span.status.description) for span in shards]
+    assert found == [
+        ({"bnrecal.shard": 0, "bnrecal.samples": 64}, "killed"),
+        ({"bnrecal.shard": 0, "bnrecal.samples": 64}, None),
+        ({"bnrecal.shard": 1, "bnrecal.samples": 65}, None),
+    ]
+
+
 def test_worker_cannot_flood_a_trace() -> None:
     exporter = InMemorySpanExporter()
     telemetry = OtelTelemetry(spans=exporter, immediately=True)
