@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OWN = ("bnrecal", "bnrecal-client")
-EXTRAS = ("server", "images", "postgres", "objects")
+EXTRAS = ("server", "images", "postgres", "objects", "otel")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ FULL: dict[str, Any] = {
         "environment": ["storage"],
     },
     "settings": {"lease_seconds": 30, "poll_seconds": 0.5, "pt2": True},
-    "environment": {"AWS_REGION": "eu-central-1"},
+    "environment": {"AWS_REGION": "eu-central-1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"},
     "serviceAccount": {"annotations": {"example.org/role": "r"}},
     "api": {
         "autoscaling": {"enabled": False},
@@ -306,6 +306,14 @@ def test_ray_cluster(render: Render) -> None:
     documented = (ROOT / "docs" / "sharded-runs.md").read_text()
     for port in rule["ports"]:
         assert str(port["port"]) in documented
+
+
+def test_servers_and_runners_get_the_variables_of_opentelemetry(render: Render) -> None:
+    for component, pod in pods(render(FULL)):
+        if component in {"api", "runner"}:
+            (container,) = pod["containers"]
+            given = {one["name"]: one.get("value") for one in container["env"]}
+            assert given["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://c:4318"
 
 
 def test_no_ray_unless_enabled(render: Render) -> None:

@@ -34,6 +34,14 @@ def test_image_requirements_exclude_torch() -> None:
     assert not names & {"torch", "greenlet", "onnxscript", "ray", "bnrecal", "bnrecal-client"}
 
 
+def test_images_can_export_traces_and_metrics() -> None:
+    otlp = "opentelemetry-exporter-otlp-proto-http"
+    assert {"opentelemetry-sdk", otlp} <= requirements()
+    for name in ("compose.yaml", "compose.distributed.yaml"):
+        text = (ROOT / "docker" / name).read_text(encoding="utf-8")
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT: ${OTEL_EXPORTER_OTLP_ENDPOINT:-}" in text
+
+
 def test_extras_add_their_requirements() -> None:
     assert requirements("--extra", "torch") - requirements() == {"torch", "greenlet", "onnxscript"}
     assert requirements("--extra", "ray") - requirements() == {"ray"}
