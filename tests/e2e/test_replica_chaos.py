@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak import replicas
-from tests.soak.replicas import DATABASE, GATEWAY, REPLICA, RUNNER, STALL, STANDBY
+from tests.soak.replicas import DATABASE, GATEWAY, REPLICA, RUNNER, SHARD, STALL, STANDBY
 from tests.support.postgres import REQUIRED
 from tests.support.s3 import Ceph, ceph
 
@@ -26,7 +26,7 @@ def cluster() -> Iterator[Ceph]:
 
 
 def test_faults_lose_and_double_nothing(tmp_path: Path, cluster: Ceph) -> None:
-    events = (RUNNER, REPLICA, DATABASE, STALL, GATEWAY, RUNNER, STANDBY, REPLICA)
+    events = (RUNNER, SHARD, REPLICA, DATABASE, STALL, GATEWAY, SHARD, RUNNER, STANDBY, REPLICA)
     with replicas.deployed(tmp_path, cluster) as deployment:
         tally = replicas.disturb(tmp_path, deployment, events, seed=1, length=100)
     assert tally.events.total() == len(events)
@@ -35,6 +35,7 @@ def test_faults_lose_and_double_nothing(tmp_path: Path, cluster: Ceph) -> None:
     assert tally.repeated > 0
     assert tally.refused > 0
     assert tally.attempts >= tally.recalibrations
+    assert tally.replaced > 0
     assert tally.passed, tally
 
 

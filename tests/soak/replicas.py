@@ -3,8 +3,9 @@
 The senders put small batches into one recalibration after the other, some of them twice, and
 repeat each request until it is acknowledged, alternately on both replicas. When a recalibration is
 complete, its rows and its objects are compared with what was acknowledged; then it is started, and
-a runner computes its result while the next one is filled. All recalibrations have the same batches,
-so their results must be those of an undisturbed embedded server, byte for byte.
+a runner computes its result in two shards while the next one is filled. All recalibrations have the
+same batches, so their results must be those of an undisturbed embedded server, which computes them
+in one worker, byte for byte.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 
 from service.admin.blob_files import ObjectFiles
@@ -55,8 +57,8 @@ PROGRESS = 30
 RESEND_EVERY = 10
 RESULTS = ("/model", "/statistics")
 REPLICA, RUNNER, DATABASE = "replica", "runner", "database"
-STANDBY, GATEWAY, STALL = "standby", "gateway", "stall"
-EVENTS = (REPLICA, RUNNER, DATABASE, GATEWAY, STALL)
+STANDBY, GATEWAY, STALL, SHARD = "standby", "gateway", "stall", "shard"
+EVENTS = (REPLICA, RUNNER, DATABASE, GATEWAY, STALL, SHARD)
 """What may happen any number of times; `STANDBY` may happen once."""
 
 _SETTINGS = {
@@ -68,6 +70,7 @@ _SETTINGS = {
     "max_attempts": 1000,
     "max_worker_crashes": 1000,
 }
+_SHARDS = 2
 _PATIENCE_SECONDS = 180.0
 
 
@@ -85,6 +88,7 @@ class Tally:
         recalibrations: number of complete recalibrations.
         different: number of those whose result has other bytes than that of an undisturbed run.
         attempts: number of runs of the recalibrations, with those that were interrupted.
+        replaced: number of shards that were replaced within a run.
         seconds: time in which batches were sent.
     """
 
@@ -97,13 +101,14 @@ class Tally:
     recalibrations: int = 0
     different: int = 0
     attempts: int = 0
+    replaced: int = 0
     seconds: float = 0.0
 
     def summary(self) -> dict[str, object]:
         """Return the results as a JSON object."""
         names = (
             *("refused", "acknowledged", "repeated", "lost", "doubled"),
-            *("recalibrations", "different", "attempts"),
+            *("recalibrations", "different", "attempts", "replaced"),
         )
         found = {"events": dict(self.events), "seconds": round(self.seconds, 1)}
         return found | {name: getattr(self, name) for name in names}
@@ -152,6 +157,22 @@ class RunnerProcess:
             self._process.kill()
             self._process.wait(60)
             self._process = None
+
+    def shards(self) -> list[psutil.Process]:
+        """Return the workers that measure shards of a run, where there is one now."""
+        if self._process is None:
+            return []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(self._process.pid).children()
+            # The one that assembles the results is started before them.
+            oldest_first = sorted(workers, key=lambda one: (one.create_time(), one.pid))
+            return oldest_first[1:] if len(workers) > _SHARDS else []
+        return []
+
+    def replaced(self) -> int:
+        """Return how many shards have been replaced."""
+        log = self._folder.with_suffix(".log")
+        return log.read_text().count("was lost and is replaced") if log.exists() else 0
 
 
 class LostRecalibrationError(Exception):
@@ -376,6 +397,8 @@ class Deployment:
             self.primary.kill()
             self.standby.promote()
             self.primary, self.standby = self.standby, None
+        elif event == SHARD:
+            self._kill_shard(pauses)
         elif event == GATEWAY:
             self.ceph.gateway().kill()
             self.ceph.restart_gateway()
@@ -385,6 +408,16 @@ class Deployment:
             time.sleep(pauses.uniform(0.5, 3.0))
             self.proxy.fault = Fault.NONE
             self.proxy.reset()  # what is stalled
+
+    def _kill_shard(self, pauses: random.Random) -> None:
+        """Wait until a runner measures shards, and kill the worker of one."""
+
+        def found() -> list[psutil.Process]:
+            return [shard for runner in self.runners for shard in runner.shards()]
+
+        shards = until(found, lambda: "no run is measured", seconds=_PATIENCE_SECONDS)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            pauses.choice(shards).kill()
 
 
 @contextmanager
@@ -424,7 +457,8 @@ def deployed(
             )
             for number in range(2)
         ]
-        runners = [RunnerProcess(folder / f"runner{number}", settings) for number in range(2)]
+        sharded = {**settings, "shards": _SHARDS}
+        runners = [RunnerProcess(folder / f"runner{number}", sharded) for number in range(2)]
         for runner in runners:
             stack.callback(runner.kill)
             runner.start()
@@ -494,6 +528,7 @@ def disturb(
         tally.seconds = time.monotonic() - began
         if started and not tally.lost:
             _compare(folder, control, started, tally, length)
+        tally.replaced = sum(runner.replaced() for runner in deployment.runners)
     return tally
 
 
