@@ -48,7 +48,7 @@ __all__ = ["adapt", "compare_on_labels"]
 # Samples of the stream on which the folded model is compared in its own element type. A fault of a
 # fold is the same for every sample, and the comparison in float64 finds it; these show the
 # rounding on data.
-_VERIFIED_SAMPLES = 8
+_VERIFIED_SAMPLES = 4
 _SOURCE, _RESULT = "source", "result"
 
 

@@ -36,7 +36,7 @@ __all__ = ["main", "table"]
 
 STREAM = (8, 32, 128)
 LAYERS = "layers"
-"""The key of what verification does: 8 samples, and outputs of layers."""
+"""The key of 8 samples with the outputs of layers."""
 
 SIZE = 96
 PAGE = Path(__file__).parents[2] / "docs" / "folding.md"

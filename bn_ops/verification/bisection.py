@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from bn_ops.core.reduction import thread_count
 from bn_ops.errors import ParityError
 from bn_ops.folding.result import Folded, Unfolded
 from bn_ops.folding.run import fold
@@ -55,10 +57,15 @@ def fold_verified(
         ParityError: the models differ even with every layer left unfolded, so folding is not the
             cause: the model is not deterministic, or cannot be written back unchanged.
     """
-    reference = Reference(unfolded_model, batches, threads=threads, seed=seed)
+    # Most of folding is Python, most of the reference runs outside of it.
+    with ThreadPoolExecutor(1, "fold") as pool:
+        whole = pool.submit(fold, unfolded_model, unfolded=unfolded)
+        if thread_count(threads) == 1:
+            wait([whole])
+        reference = Reference(unfolded_model, batches, threads=threads, seed=seed)
 
     def fold_but(model: onnx.ModelProto, skip: Mapping[str, str]) -> Folded:
-        folded = fold(model, unfolded=unfolded, skip=skip)
+        folded = fold(model, unfolded=unfolded, skip=skip) if skip else whole.result()
         # Without a float64 reference the exact weights only take memory, twice the model's.
         return folded if reference.in_float64 else replace(folded, exact=MappingProxyType({}))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from bn_ops.errors import EngineError
 from bn_ops.onnx_files.session import session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import onnx
 
@@ -68,14 +68,20 @@ class NativeModel:
         ones; the same probes are given to both models, and the random ones hold two samples. A
         given sample that is part of two probes runs once.
         """
-        known: dict[_Memory, Future[list[Array]]] = {}
         with ThreadPoolExecutor(self._threads, "verify") as pool:
-            started = [(probe, self._start(pool, outputs, probe, known)) for probe in probes]
-            return [self._finish(outputs, probe, parts) for probe, parts in started]
+            return self.start_all(pool, outputs, probes)()
+
+    def start_all(
+        self, pool: Executor, outputs: Sequence[str], probes: Sequence[Probe]
+    ) -> Callable[[], list[list[Array] | EngineError]]:
+        """Start every probe in a pool; return a function that waits for what `run_all` returns."""
+        known: dict[_Memory, Future[list[Array]]] = {}
+        started = [(probe, self._start(pool, outputs, probe, known)) for probe in probes]
+        return lambda: [self._finish(outputs, probe, parts) for probe, parts in started]
 
     def _start(
         self,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         outputs: Sequence[str],
         probe: Probe,
         known: dict[_Memory, Future[list[Array]]],

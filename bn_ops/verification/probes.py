@@ -70,19 +70,24 @@ def synthetic_probes(
         affordable: returns how many samples of a batch may run in float64.
     """
     samples = _SAMPLES if size is None else size
+    one = 1 if size is None else size
     generator = np.random.default_rng(seed)
     normal = {i.name: _normal(i, example, samples, generator) for i in inputs}
     yield Probe(label="random samples", batch=normal, usual=example is None)
-    single = _first(normal, 1 if size is None else size)
+    single = _first(normal, one)
     yield Probe(label="zeros", batch=_times(single, 0.0))
-    if example is not None:
-        given = _first(example, samples)
-        yield Probe(label="given samples, scaled by 100", batch=_times(given, _LARGE_SCALE))
-        # A few: float64 costs a hundred times onnxruntime's float32.
-        few = _first(example, affordable(example) if size is None else size)
-        yield Probe(label="given samples, a few", batch=few, given=True, usual=True, exact=True)
-    yield Probe(label="one random sample", batch=single, exact=True)
-    yield Probe(label="one random sample, scaled by 100", batch=_times(single, _LARGE_SCALE))
+    if example is None:
+        yield Probe(label="one random sample", batch=single, exact=True)
+        yield Probe(label="one random sample, scaled by 100", batch=_times(single, _LARGE_SCALE))
+        return
+    given = _times(_first(example, one), _LARGE_SCALE)
+    yield Probe(label="given samples, scaled by 100", batch=given)
+    # A few: float64 costs a hundred times onnxruntime's float32.
+    count = affordable(example)
+    few = _first(example, count if size is None else size)
+    yield Probe(label="given samples, a few", batch=few, given=True, usual=True, exact=True)
+    if count > 1:
+        yield Probe(label="one random sample", batch=single, exact=True)
 
 
 def _normal(

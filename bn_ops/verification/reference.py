@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +21,22 @@ from bn_ops.engines.onnx.signature import model_inputs
 from bn_ops.errors import EngineError, OptionError
 from bn_ops.folding.result import Folded
 from bn_ops.verification.compare import Finding, compare, rounding, share
-from bn_ops.verification.decision import OutputFindings, misrounded_tensor, refolded
-from bn_ops.verification.float64 import Float64Model, NotExactError
-from bn_ops.verification.layer_outputs import (
-    Signature,
-    preserved_outputs,
-    shared_outputs,
-    signature,
-    worst_layer,
-    worst_weight,
+from bn_ops.verification.decision import OutputFindings, refolded
+from bn_ops.verification.exact_comparison import (
+    ExactComparison,
+    Expected,
+    WideRun,
+    start_float64,
 )
+from bn_ops.verification.float64 import Float64Model, NotExactError, evaluation
+from bn_ops.verification.layer_outputs import preserved_outputs
 from bn_ops.verification.native import NativeModel
 from bn_ops.verification.probes import Probe, synthetic_probes
 from bn_ops.verification.rounding_sensitivity import perturb_batch, perturb_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor, Future
 
     from bn_ops.core.signature import Batch
     from bn_ops.verification.decision import ExactWeights
@@ -107,23 +109,6 @@ def verify(
     return prepared.verify(candidate, tolerance=tolerance)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Expected:
-    """The outputs of the reference for one probe.
-
-    Attributes:
-        probe: the samples.
-        native: outputs in the model's own element types.
-        exact: outputs in float64, where they were computed.
-        layers: preserved outputs of layers in float64, by tensor.
-    """
-
-    probe: Probe
-    native: list[Array]
-    exact: list[Array] | None
-    layers: Mapping[str, Signature]
-
-
 class Reference:
     """A model with its outputs on a set of samples, for comparing any number of candidates.
 
@@ -146,17 +131,8 @@ class Reference:
         self._perturbed: list[list[Finding]] | None = None
         self._preserved = preserved_outputs(model)
         self._float64 = self._widened()
-        self._runs = list(self._run_native(batches))
-        if not self._runs:
-            raise EngineError(
-                f"nothing to compare: no synthetic sample runs ({self._notes[-1]}); provide samples"
-            )
-        found = self._in_float64()
-        self._expected = [
-            _Expected(probe=probe, native=native, exact=exact, layers=layers)
-            for probe, native in self._runs
-            for exact, layers in (found.get(probe.label, (None, {})),)
-        ]
+        self._runs: list[tuple[Probe, list[Array]]] = []
+        self._expected = self._run(list(self._probes(batches)))
 
     @property
     def in_float64(self) -> bool:
@@ -175,12 +151,20 @@ class Reference:
         self._check_signature(model)
         allowed = default_tolerance(self._model) if tolerance is None else tolerance
         findings = [OutputFindings(name) for name in self._names]
-        found = self._open(model).run_all(self._names, [e.probe for e in self._expected])
-        for expected, arrays in zip(self._expected, found, strict=True):
-            self._add(findings, expected, _required(arrays))
-        if weights is None and tolerance is None and _exceeded(findings, allowed):
-            weights = refolded(self._model, model)
-        notes = [] if weights is None else list(self._compare_exact(findings, model, weights))
+        notes: list[str] = []
+        with self._pool() as pool:
+            exact = None if weights is None else self._start_exact(pool, model, weights)
+            probes = [expected.probe for expected in self._expected]
+            native = self._open(model).start_all(pool, self._names, probes)
+            if exact is not None:
+                # The weights are compared while the models run.
+                notes += exact.add_to(findings)
+            for expected, arrays in zip(self._expected, native(), strict=True):
+                self._add(findings, expected, _required(arrays))
+            if weights is None and tolerance is None and _exceeded(findings, allowed):
+                weights = refolded(self._model, model)
+                if weights is not None:
+                    notes += self._start_exact(pool, model, weights).add_to(findings)
         outputs = tuple(
             output.decide(
                 allowed, strict=tolerance is not None, perturbed=partial(self._sensitivity, i)
@@ -189,7 +173,7 @@ class Reference:
         )
         return self._parity(outputs, allowed, notes)
 
-    def _add(self, findings: list[OutputFindings], expected: _Expected, found: list[Array]) -> None:
+    def _add(self, findings: list[OutputFindings], expected: Expected, found: list[Array]) -> None:
         for index, output in enumerate(findings):
             native = expected.native[index]
             exact = None if expected.exact is None else expected.exact[index]
@@ -200,45 +184,23 @@ class Reference:
             if expected.probe.usual:
                 output.usual = max(output.usual, finding.scale)
 
-    def _compare_exact(
-        self, findings: list[OutputFindings], model: onnx.ModelProto, weights: ExactWeights
-    ) -> Iterator[str]:
-        """Compare both models in float64, with the candidate's weights before rounding."""
-        misrounded = misrounded_tensor(model, weights)
-        for output in findings:
-            output.misrounded = misrounded
-        chosen = [expected for expected in self._expected if expected.exact is not None]
-        if misrounded is not None or not chosen:
-            return
-        layers = shared_outputs(self._preserved, model)
-        try:
-            exact = Float64Model(model, weights)
-            found = self._run_exact(exact, [expected.probe for expected in chosen], layers)
-        except NotExactError as error:
-            yield f"the fold was not verified in float64: {error}"
-            return
-        weight = worst_weight(self._model, model, weights)
-        for output in findings:
-            output.layer = max(output.layer, weight)
-        for expected, (outputs, got_layers) in zip(chosen, found, strict=True):
-            for output, want, got in zip(findings, expected.exact or (), outputs, strict=True):
-                output.exact.append((expected.probe.label, compare(want, got, None)))
-            if layers:
-                known = [expected.layers[name] for name in layers]
-                worst = worst_layer(layers, known, [got_layers[name] for name in layers])
-                for output in findings:
-                    output.layer = max(output.layer, worst)
+    @contextmanager
+    def _pool(self) -> Iterator[Executor]:
+        """Open the threads on which models run, in onnxruntime and in float64."""
+        with evaluation(), ThreadPoolExecutor(thread_count(self._threads), "verify") as pool:
+            yield pool
 
-    def _run_exact(
-        self, model: Float64Model, probes: Sequence[Probe], layers: Sequence[str]
-    ) -> list[tuple[list[Array], dict[str, Signature]]]:
-        """Return a model's outputs in float64, and the signatures of outputs of layers."""
-        return model.run_all(
-            self._names,
-            [probe.batch for probe in probes],
-            threads=thread_count(self._threads),
-            summarize=signature,
-            summarized=layers,
+    def _start_exact(
+        self, pool: Executor, model: onnx.ModelProto, weights: ExactWeights
+    ) -> ExactComparison:
+        return ExactComparison(
+            pool,
+            self._model,
+            model,
+            weights,
+            outputs=self._names,
+            expected=self._expected,
+            preserved=self._preserved,
         )
 
     def _sensitivity(self, output: int) -> list[Finding]:
@@ -260,9 +222,30 @@ class Reference:
             for index, output in enumerate(_required(outputs)):
                 found[index].append(compare(native[index], output, None))
 
-    def _run_native(self, batches: Iterable[Any]) -> Iterator[tuple[Probe, list[Array]]]:
-        probes = list(self._probes(batches))
-        found = self._open(self._model).run_all(self._names, probes)
+    def _run(self, probes: Sequence[Probe]) -> list[Expected]:
+        """Run the reference on every probe, and on the selected ones in float64."""
+        chosen = [] if self._float64 is None else [probe for probe in probes if probe.exact]
+        with self._pool() as pool:
+            wide: dict[str, Future[WideRun]] = {}
+            if self._float64 is not None:
+                runs = start_float64(pool, self._float64, self._names, chosen, self._preserved)
+                wide = {probe.label: run for probe, run in zip(chosen, runs, strict=True)}
+            native = self._open(self._model).start_all(pool, self._names, probes)
+            self._runs += self._usable(probes, native())
+            found = self._plausible(wide)
+        if not self._runs:
+            raise EngineError(
+                f"nothing to compare: no synthetic sample runs ({self._notes[-1]}); provide samples"
+            )
+        return [
+            Expected(probe=probe, native=native, exact=exact, layers=layers)
+            for probe, native in self._runs
+            for exact, layers in (found.get(probe.label, (None, {})),)
+        ]
+
+    def _usable(
+        self, probes: Sequence[Probe], found: Sequence[list[Array] | EngineError]
+    ) -> Iterator[tuple[Probe, list[Array]]]:
         for probe, outputs in zip(probes, found, strict=True):
             if isinstance(outputs, EngineError) and probe.synthetic:
                 self._notes.append(f"{probe.label}: skipped, {_first_line(outputs)}")
@@ -281,17 +264,14 @@ class Reference:
             self._notes.append(f"not compared in float64: {error}")
             return None
 
-    def _in_float64(self) -> dict[str, tuple[list[Array], dict[str, Signature]]]:
-        """Run the selected probes in float64; return none, and note why, if that fails."""
-        found: dict[str, tuple[list[Array], dict[str, Signature]]] = {}
-        if self._float64 is None:
-            return found
-        chosen = [(probe, native) for probe, native in self._runs if probe.exact]
+    def _plausible(self, started: Mapping[str, Future[WideRun]]) -> dict[str, WideRun]:
+        """Return the results in float64 by probe; none, and note why, if one cannot be used."""
+        found: dict[str, WideRun] = {}
         try:
-            results = self._run_exact(self._float64, [p for p, _ in chosen], self._preserved)
-            for (probe, native), result in zip(chosen, results, strict=True):
-                self._check_plausible(native, result[0])
-                found[probe.label] = result
+            for probe, native in self._runs:
+                if probe.label in started:
+                    found[probe.label] = started[probe.label].result()
+                    self._check_plausible(native, found[probe.label][0])
         except NotExactError as error:
             self._notes.append(f"not compared in float64: {error}")
             return {}

@@ -61,7 +61,7 @@ def test_report(artifact: bn_ops.Artifact) -> None:
     assert report.frozen.unchanged
     assert report.parity is not None
     assert report.parity.passed
-    assert report.parity.samples == 8
+    assert report.parity.samples == 4
     assert report.fold is not None
     assert [entry.status for entry in report.fold] == ["folded"] * 6
     assert [entry.name for entry in report.fold] == [entry.name for entry in report.layers]

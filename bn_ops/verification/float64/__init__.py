@@ -6,6 +6,6 @@ cannot be run this way is compared in its own element types instead, and the rea
 
 from __future__ import annotations
 
-from bn_ops.verification.float64.evaluate import Float64Model, NotExactError
+from bn_ops.verification.float64.evaluate import Float64Model, NotExactError, evaluation
 
-__all__ = ["Float64Model", "NotExactError"]
+__all__ = ["Float64Model", "NotExactError", "evaluation"]

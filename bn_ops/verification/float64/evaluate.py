@@ -6,7 +6,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from bn_ops.core.signature import Batch
 
-__all__ = ["Float64Model", "NotExactError"]
+__all__ = ["Float64Model", "NotExactError", "evaluation"]
 
 Array = NDArray[np.generic]
 SummaryT = TypeVar("SummaryT")
@@ -93,12 +93,10 @@ class Float64Model:
         self._costs: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[int, int]] = {}
 
     def affordable(self, batch: Batch) -> int:
-        """Return how many of a batch's samples take about a second; at least one."""
+        """Return how many samples like those of a batch take about a second; at least one."""
         one = {name: _wide(array[:1]) for name, array in batch.items()}
         work, memory = self._cost(one)
-        given = min((len(array) for array in batch.values()), default=1)
-        affordable = min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1))
-        return max(1, min(given, affordable))
+        return max(1, min(_USUAL_WORK // max(work, 1), _USUAL_MEMORY // max(memory, 1)))
 
     def run(self, outputs: Sequence[str], batch: Batch) -> list[Array]:
         """Run one batch and return the outputs; see `run_all`."""
@@ -129,20 +127,31 @@ class Float64Model:
         Raises:
             NotExactError: an operator cannot be run in float64, or it would take too long.
         """
-        feeds = [{name: _wide(array) for name, array in batch.items()} for batch in batches]
-        for batch in feeds:
-            self._check_cost(batch)
+        with evaluation(), ThreadPoolExecutor(threads, "float64") as pool:
+            started = self.start_all(
+                pool, outputs, batches, summarize=summarize, summarized=summarized
+            )
+            return [found.result() for found in started]
+
+    def start_all(
+        self,
+        pool: Executor,
+        outputs: Sequence[str],
+        batches: Sequence[Batch],
+        *,
+        summarize: Summarize[SummaryT] | None = None,
+        summarized: Sequence[str] = (),
+    ) -> list[Future[tuple[list[Array], dict[str, SummaryT]]]]:
+        """Start batches in a pool, within `evaluation`; see `run_all`."""
         summaries = {} if summarize is None else dict.fromkeys(summarized, summarize)
 
         def run(batch: Batch) -> tuple[list[Array], dict[str, SummaryT]]:
-            with np.errstate(all="ignore"):
-                return _evaluate(self._evaluator, outputs, {**self._large, **batch}, summaries)
+            with _translated(), np.errstate(all="ignore"):
+                wide = {name: _wide(array) for name, array in batch.items()}
+                self._check_cost(wide)
+                return _evaluate(self._evaluator, outputs, {**self._large, **wide}, summaries)
 
-        with _translated(), _single_threaded_blas(), warnings.catch_warnings():
-            # Warnings about empty tensors and similar; the results are compared anyway.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            with ThreadPoolExecutor(threads, "float64") as pool:
-                return list(pool.map(run, feeds))
+        return [pool.submit(run, batch) for batch in batches]
 
     def _check_weights(self, model: onnx.ModelProto) -> None:
         elements = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
@@ -195,14 +204,17 @@ def _evaluate(
 
 
 @contextmanager
-def _single_threaded_blas() -> Iterator[None]:
-    """Run matrix products of numpy on the calling threads only.
+def evaluation() -> Iterator[None]:
+    """Set what the process needs while models run in float64, and restore it at the end.
 
-    The threads of a BLAS library wait for each other at every product. On a machine with other work
+    Matrix products of numpy run on the calling threads only, and numpy's warnings are ignored. The
+    threads of a BLAS library wait for each other at every product. On a machine with other work
     that takes ten times the product itself, and the caller's number of threads does not limit them.
     The limit applies to the process, so only one caller at a time sets and restores it.
     """
-    with _blas, threadpool_limits(limits=1, user_api="blas"):
+    with _blas, threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+        # Warnings about empty tensors and similar; the results are compared anyway.
+        warnings.simplefilter("ignore", RuntimeWarning)
         yield
 
 
