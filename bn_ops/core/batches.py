@@ -18,6 +18,7 @@ __all__ = [
     "Select",
     "as_array",
     "in_batches",
+    "iterate",
     "looks_like_labels",
     "named_batches",
 ]
@@ -47,7 +48,7 @@ def named_batches(
 
     Raises:
         BatchError: as `bn_ops.core.signature.check_batch`, naming batch and input.
-        OptionError: `items` is one array or mapping instead of an iterable of batches.
+        OptionError: `items` is not iterable, or one array or mapping instead of batches.
     """
     items = in_batches(items)
     if isinstance(items, np.ndarray | str | bytes | Mapping):
@@ -55,10 +56,24 @@ def named_batches(
             f"batches= takes an iterable of batches, got one {type(items).__name__}: "
             "wrap it in a list, [array], or cut it into batches"
         )
-    for number, item in enumerate(items):
+    for number, item in enumerate(iterate(items)):
         arrays = _named(item if select is None else select(item), inputs, number)
         check_batch(inputs, arrays, batch=number)
         yield arrays
+
+
+def iterate(batches: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator over batches.
+
+    Raises:
+        OptionError: `batches` is not iterable.
+    """
+    try:
+        return iter(batches)
+    except TypeError as error:
+        raise OptionError(
+            f"batches= takes an iterable of batches, got {type(batches).__name__}"
+        ) from error
 
 
 def in_batches(stream: Any) -> Any:

@@ -264,6 +264,10 @@ class RecalibrateOptions:
             )
         if self.metric is not None and self.evaluate is None:
             raise OptionError("metric= scores labeled samples: pass them as evaluate=")
+        for name in ("select", "call", "metric", "on_layer"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise OptionError(f"{name}= takes a function, got {value!r}")
         check_choice(self.max_samples, self.seed, method=self.method)
         if not 0 <= self.max_drop < math.inf:
             raise OptionError(f"max_drop= is a finite number ≥ 0, got {self.max_drop}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from bn_ops.errors import ModelInvalidError, OptionError
+from bn_ops.errors import ModelInvalidError, ModelUnsupportedError, OptionError
 from bn_ops.folding.affine import MATRIX, along
 from bn_ops.folding.batchnorm import is_batchnorm, read_batchnorm, standard_opset
 from bn_ops.folding.casting import FLOATS, cast_fault
@@ -134,10 +134,16 @@ def fold(
 
     Raises:
         OptionError: `unfolded` is invalid.
+        ModelUnsupportedError: it is not an ONNX model.
         ModelInvalidError: the model cannot be read as a graph.
     """
     if isinstance(onnx_model, bytes | str | Path):
         onnx_model = load_model(onnx_model)
+    elif type(onnx_model).__name__ != "ModelProto":
+        raise ModelUnsupportedError(
+            f"fold takes an ONNX model, not {type(onnx_model).__name__}; "
+            "bn_ops.export(module, example_inputs) makes one"
+        )
     return fold_with(onnx_model, unfolded=unfolded, skip=skip, rules=RULES)
 
 

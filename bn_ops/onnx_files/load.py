@@ -54,6 +54,10 @@ def _parse(source: bytes | str | Path) -> onnx.ModelProto:
         return read_model(Path(source))
     except FileNotFoundError as error:
         raise ModelInvalidError(f"there is no model file {str(source)!r}") from error
+    except IsADirectoryError as error:
+        raise ModelInvalidError(
+            f"{str(source)!r} is a folder; name the model file in it"
+        ) from error
     except OSError as error:
         raise ModelInvalidError(f"cannot read the model file {str(source)!r}: {error}") from error
     except BnOpsError:

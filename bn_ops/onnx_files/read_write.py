@@ -74,7 +74,10 @@ def draft(folder: Path, prefix: str) -> Iterator[Draft]:
     temporary = folder / f".{prefix}.{secrets.token_hex(8)}"
     # Not tempfile: its files are private, while a model is readable like any other file of the
     # user, and the umask can only be read by changing it for all threads.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder / prefix)) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield Draft(file, temporary)

@@ -18,7 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from bn_ops.core.batches import LABEL_NAMES, Select, as_array, in_batches, looks_like_labels
+from bn_ops.core.batches import (
+    LABEL_NAMES,
+    Select,
+    as_array,
+    in_batches,
+    iterate,
+    looks_like_labels,
+)
 from bn_ops.core.signature import Batch, all_finite, not_finite
 from bn_ops.errors import (
     BatchInputError,
@@ -93,7 +100,7 @@ def read_items(
             f"batches= takes an iterable of batches, got one {type(batches).__name__}: "
             "wrap it in a list, [x], or cut it into batches"
         )
-    for index, raw in enumerate(batches):
+    for index, raw in enumerate(iterate(batches)):
         value = raw if select is None else select(raw)
         if convert:
             value = _without_labels(module, value)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 from bn_ops.core.moments import SampleSums
 from bn_ops.core.statistics import Float64Array, RunningStatistics
 
-__all__ = ["Estimator", "TargetMoments"]
+__all__ = ["Estimator", "TargetMoments", "is_number"]
+
+
+def is_number(value: object) -> bool:
+    """Return whether a parameter is a real number, of Python or numpy, and not a boolean."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class TargetMoments(Protocol):

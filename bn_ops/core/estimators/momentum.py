@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bn_ops.core.estimators.base import TargetMoments
+from bn_ops.core.estimators.base import TargetMoments, is_number
 from bn_ops.core.statistics import RunningStatistics
 from bn_ops.errors import OptionError
 
@@ -32,8 +32,8 @@ class Momentum:
     per_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.momentum <= 1:
-            raise OptionError(f"Momentum needs a weight in (0, 1], got {self.momentum}")
+        if not is_number(self.momentum) or not 0 < self.momentum <= 1:
+            raise OptionError(f"Momentum needs a weight in (0, 1], got {self.momentum!r}")
 
     def __call__(self, source: RunningStatistics, moments: TargetMoments, /) -> RunningStatistics:
         """Return the averaged statistics."""

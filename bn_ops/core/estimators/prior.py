@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bn_ops.core.estimators.base import TargetMoments
+from bn_ops.core.estimators.base import TargetMoments, is_number
 from bn_ops.core.statistics import RunningStatistics
 from bn_ops.errors import OptionError
 
@@ -36,8 +36,8 @@ class Prior:
 
     def __post_init__(self) -> None:
         # Compared without conversion: `isfinite` fails on integers beyond the range of float.
-        if isinstance(self.samples, bool) or not 0 <= self.samples <= sys.float_info.max:
-            raise OptionError(f"Prior needs a finite number of samples ≥ 0, got {self.samples}")
+        if not is_number(self.samples) or not 0 <= self.samples <= sys.float_info.max:
+            raise OptionError(f"Prior needs a finite number of samples ≥ 0, got {self.samples!r}")
 
     def __call__(self, source: RunningStatistics, moments: TargetMoments, /) -> RunningStatistics:
         """Return the weighted statistics."""

@@ -43,6 +43,14 @@ CASES: tuple[tuple[str, Callable[[], Any], str], ...] = (
     ("path", lambda: run("gone.onnx", [X]), "gone.onnx"),
     ("traced", lambda: run(traced(), [X]), "TorchScript"),
     ("export", lambda: bn_ops.export(traced(), torch.zeros(1, 1, 8, 8)), "TorchScript|traced"),
+    ("folder", lambda: run(DIGITS.parent, [X]), "is a folder; name the model file in it"),
+    ("no batches", lambda: run(DIGITS, None), "takes an iterable of batches, got NoneType"),  # type: ignore[call-overload]
+    ("no tensors", lambda: run(module(), 3), "takes an iterable of batches, got int"),  # type: ignore[call-overload]
+    ("select", lambda: run(DIGITS, [X], select="x"), "select= takes a function, got 'x'"),  # type: ignore[call-overload]
+    ("call", lambda: run(module(), [X], call=3), "call= takes a function, got 3"),  # type: ignore[call-overload]
+    ("fold", lambda: bn_ops.fold(module()), "fold takes an ONNX model, not Sequential"),  # type: ignore[arg-type]
+    ("prior", lambda: bn_ops.Prior("many"), "Prior needs a finite number .* got 'many'"),  # type: ignore[arg-type]
+    ("momentum", lambda: bn_ops.Momentum("x"), r"a weight in \(0, 1\], got 'x'"),  # type: ignore[arg-type]
     ("metric", lambda: run(DIGITS, [X], metric=lambda _, __: 0.0), "evaluate="),
     ("call", lambda: run(DIGITS, [X], call=lambda m, b: m(b)), "call"),  # type: ignore[call-overload]
 )
@@ -61,6 +69,13 @@ def test_missing_torch_names_the_extra() -> None:
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last == ('ModuleNotFoundError: bn_ops.export needs torch: pip install "bnrecal[torch]"')
+
+
+def test_error_names_the_file_and_not_its_temporary_one(tmp_path: Path) -> None:
+    target = tmp_path / "gone" / "folded.onnx"
+    with pytest.raises(FileNotFoundError) as caught:
+        bn_ops.fold(DIGITS).save(target)
+    assert caught.value.filename == str(target)
 
 
 def test_fold_takes_a_path_and_bytes() -> None:
