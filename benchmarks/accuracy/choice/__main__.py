@@ -2,8 +2,9 @@
 
 `python -m benchmarks.accuracy.choice --cache FOLDER`: hours on a CPU, minutes per process on a GPU.
 `--small` measures a sample of the cases in some minutes on a CPU, `--later` the rows with which a
-changed rule was checked, in about half an hour. Without a data set the study that needs it is left
-out, and the message names the package to install.
+changed rule was checked, in about half an hour, and `--letters` those of other data, in about a
+quarter. Without a data set the study that needs it is left out, and the message names the package
+to install.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _SMALL_EVERY, _SMALL_SIZES = 24, (16,)
 
 # `--later`: a network that the other rows lack, one that is trained again, and some candidates.
 _LATER_NETWORKS, _LATER_SIZES = ("digits2", "fashion1"), (16, 64)
+_LETTER_SIZES = (8, 16, 64)
 _LATER_NAMES = (SOURCE, SMALL, "share-0.1", EARLY, REPLACE)
 
 
@@ -37,6 +39,9 @@ def main() -> None:
         "--later",
         action="store_true",
         help="measure the rows of accuracy-choice-later: one network each of digits and fashion",
+    )
+    parser.add_argument(
+        "--letters", action="store_true", help="measure the rows of accuracy-choice-letters"
     )
     parser.add_argument("--study", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--output", type=Path, help="default: a file in the cache folder")
@@ -55,6 +60,9 @@ def main() -> None:
             names=_LATER_NAMES,
         )
         options.study = ["digits", "fashion"]
+    if options.letters:
+        run = replace(run, sizes=_LETTER_SIZES, names=_LATER_NAMES)
+        options.study = ["letters"]
     began = time.perf_counter()
     rows: list[Row] = []
     for name in options.study:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.accuracy import corruptions
 from benchmarks.accuracy.choice.candidates import SHARES, Mixed, measure, mixed, shares
+from benchmarks.accuracy.choice.letters import draw_letters
 from benchmarks.accuracy.choice.networks import (
     CHANGES,
     IMAGENET_NETWORKS,
@@ -22,6 +23,7 @@ from benchmarks.accuracy.choice.networks import (
     digit_network,
     fashion_network,
     imagenet_network,
+    letter_network,
 )
 from benchmarks.accuracy.choice.pictures import CORRUPTIONS, Pictures, corrupt, read_pictures
 from benchmarks.accuracy.choice.rows import SOURCE, Row
@@ -163,6 +165,32 @@ def _digit_domains() -> Mapping[str, Callable[[], _Images]]:
     }
 
 
+_LETTER_STREAM, _LETTER_TEST = 2_000, 500
+
+_LETTER_DOMAINS = (
+    *("print", "hand", "hand-contrast", "print-gaussian_noise", "print-contrast", "print-fog"),
+    *("print-glass_blur", "print-motion_blur"),
+)
+
+
+def letter_rows(run: Run) -> Iterator[Row]:
+    """Yield capital letters in other fonts than those of the training."""
+    for seed, domain in enumerate(_LETTER_DOMAINS, 2_000):
+        case = _Case(network="letters0", change="", domain=domain, seed=seed)
+        if _wanted(run, case, seed - 2_000):
+            network = letter_network(run.cache, 0, run.device)
+            yield from _image_rows(run, case, network, _letters(domain))
+
+
+def _letters(domain: str) -> _Images:
+    fonts, _, corruption = domain.partition("-")
+    clean = _Images(
+        stream=draw_letters(fonts, _LETTER_STREAM, seed=1),
+        test=draw_letters(fonts, _LETTER_TEST, seed=2),
+    )
+    return _corrupted(clean, corruption) if corruption else clean
+
+
 def _eight_bits(data: LabeledImages) -> LabeledImages:
     levels = (data.images * np.float32(255)).round()
     return LabeledImages(images=levels / np.float32(255), labels=data.labels)
@@ -279,6 +307,7 @@ class _Photographs:
 STUDIES: Mapping[str, Callable[[Run], Iterator[Row]]] = {
     "fashion": fashion_rows,
     "digits": digit_rows,
+    "letters": letter_rows,
     **{f"photographs-{name}": partial(photograph_rows, pictures=name) for name in "ABCF"},
 }
 """Rows of each study; raises FileNotFoundError where its data is not installed."""

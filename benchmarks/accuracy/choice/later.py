@@ -1,32 +1,43 @@
-"""The rule on rows of networks that set none of its thresholds."""
+"""The rule on rows of networks, and of data, that set none of its thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.accuracy.choice.policy import decide
-from benchmarks.accuracy.choice.rows import LATER_ROWS, REPLACE, Row, read_rows
+from benchmarks.accuracy.choice.rows import LATER_ROWS, LETTER_ROWS, REPLACE, Row, read_rows
 from benchmarks.accuracy.choice.summary import FAMILIES, HARM, markdown, signed, summarize
 from bn_ops.auto.decision import MIN_SAMPLES_TO_DEPLOY
 from bn_ops.diagnostics.report import VerdictCode
 
-__all__ = ["later"]
+__all__ = ["later", "letters"]
 
 _TEXT = """\
-{rows} rows of 16 and 64 samples. Regret is against the best of source, `early`, `replace` and \
+{rows} rows of {sizes} samples. Regret is against the best of source, `early`, `replace` and \
 shares of 0.02 and 0.1."""
 
 
 def later(rows: Sequence[Row]) -> str:
     """Render the figures of the later rows; the other rows are not used."""
     del rows
-    found = read_rows(LATER_ROWS)
-    head = ["network", "rows", "`Replace` hurts", "`Auto` hurts", "worst change", "`deploy`"]
+    return _table(read_rows(LATER_ROWS), "network", lambda row: row.network)
+
+
+def letters(rows: Sequence[Row]) -> str:
+    """Render the figures of the rows of letters; the other rows are not used."""
+    del rows
+    return _table(read_rows(LETTER_ROWS), "domain", lambda row: row.domain)
+
+
+def _table(found: Sequence[Row], title: str, part: Callable[[Row], str]) -> str:
+    head = [title, "rows", "`Replace` hurts", "`Auto` hurts", "worst change", "`deploy`"]
     head += ["harmful", "worst change", "held back", f"held back, n ≥ {MIN_SAMPLES_TO_DEPLOY}"]
     head += ["mixed: regret of `Auto`", "of `Replace`"]
-    networks = dict.fromkeys(row.network for row in found)
-    body = [_line(name, [row for row in found if row.network == name]) for name in networks]
-    return f"{_TEXT.format(rows=len(found))}\n\n{markdown(head, body)}"
+    names = dict.fromkeys(part(row) for row in found)
+    body = [_line(name, [row for row in found if part(row) == name]) for name in names]
+    sizes = [str(size) for size in sorted({row.samples for row in found})]
+    text = _TEXT.format(rows=len(found), sizes=f"{', '.join(sizes[:-1])} and {sizes[-1]}")
+    return f"{text}\n\n{markdown(head, body)}"
 
 
 def _line(name: str, rows: Sequence[Row]) -> list[str]:
@@ -46,7 +57,7 @@ def _line(name: str, rows: Sequence[Row]) -> list[str]:
         signed(min(change for _, change, _ in changes)),
         str(len(deployed)),
         str(sum(change < -HARM for change in deployed)),
-        signed(min(deployed)),
+        signed(min(deployed)) if deployed else "–",
         _held([verdict for _, verdict in helpful]),
         _held(many),
         f"{auto.regret:.1f} / {auto.worst_regret:.1f}",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.accuracy.choice.letters import CLASSES, draw_letters
 from benchmarks.accuracy.data import read_fashion
 from benchmarks.accuracy.digits import EPOCHS as DIGIT_EPOCHS
 from benchmarks.accuracy.digits import TRAINING_DIGITS
@@ -29,11 +30,13 @@ __all__ = [
     "digit_network",
     "fashion_network",
     "imagenet_network",
+    "letter_network",
 ]
 
 _WIDTHS = {1: 16, 2: 24}
 """Fashion-MNIST networks 1 and 2 and their width; number 0 is that of the other benchmarks."""
 
+_LETTERS = 9_000
 _FEWER_IMAGES, _FEWER_EPOCHS, _BATCH, _RATE = 24_000, 4, 128, 3e-3
 
 _PACKAGES = "requirements-models.txt lists the packages of the trained networks"
@@ -70,6 +73,23 @@ def fashion_network(folder: Path, number: int, device: torch.device) -> nn.Modul
         torch.manual_seed(10 + number)
         network = MnistResNet(_WIDTHS[number]).to(device)
         _train(network, training.take(np.arange(_FEWER_IMAGES)), device, seed=10 + number)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(network.cpu().state_dict(), path)
+    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return network.eval()
+
+
+@cache
+def letter_network(folder: Path, seed: int, device: torch.device) -> nn.Module:
+    """Return a network for capital letters, trained on the device or from a cache folder."""
+    network = MnistResNet()
+    network.head = nn.Linear(network.head.in_features, CLASSES)
+    path = folder / f"choice-letters{seed}.pt"
+    if not path.exists():
+        torch.manual_seed(seed)
+        network.head.reset_parameters()
+        training = draw_letters("train", _LETTERS, seed=1_000 + seed)
+        _train(network.to(device), training, device, seed=seed)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(network.cpu().state_dict(), path)
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))

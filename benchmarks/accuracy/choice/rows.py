@@ -20,6 +20,7 @@ from benchmarks.accuracy.results import RESULTS
 __all__ = [
     "EARLY",
     "LATER_ROWS",
+    "LETTER_ROWS",
     "REPLACE",
     "ROWS",
     "SMALL",
@@ -34,6 +35,9 @@ ROWS = RESULTS / "accuracy-choice.json.gz"
 
 LATER_ROWS = RESULTS / "accuracy-choice-later.json.gz"
 """Rows that were measured after the rule had been fixed."""
+
+LETTER_ROWS = RESULTS / "accuracy-choice-letters.json.gz"
+"""Rows of data that took no part in setting the rule."""
 
 SOURCE, SMALL, EARLY, REPLACE = "source", "share-0.02", "third-0.1", "share-1"
 """Candidates of `Auto`, by their names in the rows."""

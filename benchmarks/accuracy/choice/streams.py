@@ -31,8 +31,10 @@ class Stream:
     draw: int
 
 
-_CLASSES = {"mixed": 10, "five": 5, "two": 2, "one": 1, "tail": 10, "three": 3}
+_CLASSES = {"five": 5, "two": 2, "one": 1, "three": 3}  # the others hold every class
 _SEEDS = {kind: seed for seed, kind in enumerate(("mixed", "five", "two", "one", "tail", "three"))}
+
+_FEWEST_CLASSES = 10
 
 # Per kind of stream: n and the number of draws.
 STREAMS: Mapping[str, Mapping[int, int]] = {
@@ -61,12 +63,13 @@ def planned(kinds: Mapping[str, Mapping[int, int]], sizes: Sequence[int] = ()) -
 def draw_images(stream: Stream, labels: Labels, seed: int) -> Index:
     """Return the positions of the images of a stream; all there are, where there are fewer."""
     random = np.random.default_rng([seed, stream.samples, stream.draw, _SEEDS[stream.kind]])
-    chosen = random.permutation(10)[: _CLASSES[stream.kind]]
+    every = max(_FEWEST_CLASSES, int(labels.max()) + 1)
+    chosen = random.permutation(every)[: _CLASSES.get(stream.kind, every)]
     among = np.flatnonzero(np.isin(labels, chosen))
     count = min(stream.samples, len(among))
     if stream.kind != "tail":
         return random.choice(among, count, replace=False)
-    weight = (0.5 ** np.argsort(random.permutation(10)))[labels[among]]
+    weight = (0.5 ** np.argsort(random.permutation(every)))[labels[among]]
     return random.choice(among, count, replace=False, p=weight / weight.sum())
 
 

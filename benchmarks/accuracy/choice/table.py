@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.choice.findings import limits, short
 from benchmarks.accuracy.choice.front import front, sizes
-from benchmarks.accuracy.choice.later import later
+from benchmarks.accuracy.choice.later import later, letters
 from benchmarks.accuracy.choice.policy import Decision, decide, judge_candidate
 from benchmarks.accuracy.choice.rows import EARLY, REPLACE, ROWS, SOURCE, Row, read_rows
 from benchmarks.accuracy.choice.sensitivity import sensitivity_table
@@ -297,6 +297,7 @@ BLOCKS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "choice-short": short,
     "choice": results,
     "choice-later": later,
+    "choice-letters": letters,
     "choice-front": front,
     "choice-sizes": sizes,
     "choice-limits": limits,

@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.choice import table
+from benchmarks.accuracy.choice import letters, table
 from benchmarks.accuracy.choice.candidates import SHARES, measure, mixed, shares
 from benchmarks.accuracy.choice.policy import decide, judge_candidate
 from benchmarks.accuracy.choice.rows import (
@@ -228,6 +229,36 @@ def test_streams_hold_the_planned_classes() -> None:
     most = np.sort(np.bincount(labels[tail], minlength=10))[::-1]
     assert most[0] > most[2] > most[5]
     assert len(list(planned(STREAMS))) == 40
+
+
+def test_streams_of_more_than_ten_classes() -> None:
+    labels = np.random.default_rng(0).integers(0, 26, 4_000)
+    for kind, count in (("mixed", 26), ("three", 3)):
+        picked = draw_images(Stream(kind=kind, samples=400, draw=0), labels, 3)
+        assert len(np.unique(labels[picked])) == count
+    tail = draw_images(Stream(kind="tail", samples=256, draw=0), labels, 3)
+    most = np.sort(np.bincount(labels[tail], minlength=26))[::-1]
+    assert most[0] > most[2] > most[5]
+
+
+def test_letters_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(mpl.get_data_path(), "fonts")
+    monkeypatch.setattr(letters, "_FOLDER", folder)
+    monkeypatch.setattr(
+        letters,
+        "FONTS",
+        {"train": ("ttf/DejaVuSans.ttf", "ttf/DejaVuSerif-Bold.ttf"), "none": ("*.otf",)},
+    )
+    first, same, other = (letters.draw_letters("train", 40, seed=seed) for seed in (1, 1, 2))
+    assert first.images.shape == (40, 1, 28, 28)
+    assert first.images.dtype == np.float32
+    assert first.images.min() == 0
+    assert first.images.max(axis=(1, 2, 3)).min() > 0.3
+    np.testing.assert_array_equal(first.images, same.images)
+    assert not np.array_equal(first.labels, other.labels)
+    assert len(np.unique(first.labels)) > 10
+    with pytest.raises(FileNotFoundError, match="fonts-liberation"):
+        letters.draw_letters("none", 1, seed=0)
 
 
 def test_pictures_of_stream_and_test_are_disjoint() -> None:
