@@ -103,11 +103,20 @@ def candidate_updates(
     known = early_layers(target) if candidate is Candidate.EARLY else {}
     estimate = _ESTIMATES[candidate]
     positions = range(probe.samples)
-    with engine.frontier(probe.batches(), phase="choosing", observed=lambda: positions) as frontier:
+    # Where inputs of layers are reported, all of them have to be measured.
+    given = None if layers else {name: update.statistics for name, update in known.items()}
+    with engine.frontier(
+        probe.batches(), phase="choosing", observed=lambda: positions, known=given
+    ) as frontier:
         found = commit_layers(frontier, infos, estimate, known=known)
         observed = replayed_probe(frontier, probe, positions, layers=layers)
-    # A layer that no sample of the probe reaches keeps the source statistics.
-    updates = {name: found.get(name) or _unchanged(update) for name, update in target.items()}
+    # A layer that no sample of the probe reaches keeps the source statistics. An engine that
+    # measures layers of known statistics measures all that are reached.
+    skipped = {} if known.keys() & found.keys() else known
+    updates = {
+        name: found.get(name) or skipped.get(name) or _unchanged(update)
+        for name, update in target.items()
+    }
     return updates, observed
 
 

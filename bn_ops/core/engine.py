@@ -256,6 +256,7 @@ class Engine(Protocol[ModelT_co, BatchT]):
         observed: Positions | None = None,
         start: int = 0,
         execution: Execution = "auto",
+        known: Mapping[LayerName, RunningStatistics] | None = None,
     ) -> AbstractContextManager[EngineFrontier]:
         """Open a frontier over the selected layers.
 
@@ -265,6 +266,8 @@ class Engine(Protocol[ModelT_co, BatchT]):
             observed: the samples to observe for `EngineFrontier.replay`, if the engine can.
             start: position of the first sample in the stream of which `stream` is a part.
             execution: how the network is run, where the engine has a choice.
+            known: statistics of layers that are given. The engine may run these layers with
+                them instead of measuring their inputs, which `EngineFrontier.replay` then lacks.
         """
         ...
 

@@ -191,6 +191,7 @@ class OnnxEngine:
         observed: Positions | None = None,
         start: int = 0,
         execution: Execution = "auto",
+        known: Mapping[LayerName, RunningStatistics] | None = None,
     ) -> Iterator[OnnxFrontier]:
         """See `bn_ops.core.engine.Engine.frontier`."""
         self._close_whole()
@@ -205,10 +206,12 @@ class OnnxEngine:
             observed=observed,
             start=start,
             optimized=self._uncut,
+            known=known,
         ) as frontier:
             yield frontier
-            self._uncut = frontier.uncut()
-            self._samplewise = self._uncut is not None
+            if not known:
+                self._uncut = frontier.uncut()
+                self._samplewise = self._uncut is not None
         self._writer.write(self._source_statistics())
 
     def train_pass(self, stream: Iterable[Batch], on_moments: OnBatchMoments) -> None:

@@ -53,7 +53,8 @@ class OnnxFrontier:
         observed: the samples to observe for `replay`; None for none.
         start: position of the first sample in the stream of which `batches` is a part.
         optimized: the optimized model of an earlier run over the same layers, also with samples
-            observed; None to optimize the model again. Modified: yes.
+            observed; None to optimize the model again.
+        known: statistics of layers that are not measured where `optimized` is given.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class OnnxFrontier:
         observed: Positions | None = None,
         start: int = 0,
         optimized: OptimizedModel | None = None,
+        known: Mapping[LayerName, RunningStatistics] | None = None,
     ) -> None:
         self._prepared = prepared
         self._writer = StatisticsWriter(prepared)
@@ -79,7 +81,8 @@ class OnnxFrontier:
         self._threads = threads
         self._choice = executor
         self._start = start
-        self._known = optimized
+        self._reused = optimized
+        self._known = known or {}
         # The report shows every layer that can be recalibrated; only measured ones are observed.
         self._observed = observed if self._layers == prepared.eligible.keys() else None
         self._executor: _Executor | None = None
@@ -180,9 +183,8 @@ class OnnxFrontier:
         return model
 
     def _opened(self, block: int) -> OptimizedModel | str:
-        if self._known is not None and self._observed is not None:
-            self._known.reopen()
-            return self._known
+        if self._reused is not None and self._observed is not None:
+            return self._reused.reopened(self._known)
         return open_optimized(
             self._prepared, self._layers, block=block, with_head=self._observed is not None
         )

@@ -134,9 +134,10 @@ class TorchEngine:
         observed: Positions | None = None,
         start: int = 0,
         execution: Execution = "auto",
+        known: Mapping[LayerName, RunningStatistics] | None = None,
     ) -> Iterator[TorchFrontier]:
-        """See `bn_ops.core.engine.Engine.frontier`; no sample is observed."""
-        del observed, execution
+        """See `bn_ops.core.engine.Engine.frontier`; no sample is observed, every layer measured."""
+        del observed, execution, known
         with TorchFrontier(
             self.model,
             stream,

@@ -184,6 +184,32 @@ def test_other_statistics_are_not_run_through_the_uncut_graph() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_layers_of_known_statistics_are_not_measured_and_change_no_bytes(name: str) -> None:
+    model, batches = NETWORKS[name](), split(images(40), 9)
+    options = RecalibrateOptions(estimator=Replace())
+    engine = open_engine(model, batches, options)
+    infos = {info.name: info for info in engine.layers if info.name in engine.selected}
+    with engine.frontier(engine.stream, observed=lambda: range(40)) as frontier:
+        target = commit_layers(frontier, infos, Replace())
+    known = dict(list(target.items())[: max(1, len(target) // 2)])
+    statistics = {layer: update.statistics for layer, update in known.items()}
+    found = []
+    for given in (statistics, None):
+        stream = [{"x": batch} for batch in batches]
+        with engine.frontier(stream, observed=lambda: range(40), known=given) as frontier:
+            updates = commit_layers(frontier, infos, Momentum(0.3), known=known)
+            replay = frontier.replay()
+            assert replay is not None
+            rows: list[Mapping[str, np.ndarray]] = []
+            replay([range(40)], on_outputs=rows.append)
+        late = {layer: u.statistics for layer, u in updates.items() if layer not in known}
+        arrays = [array for s in late.values() for array in (s.mean, s.var)]
+        found.append((list(late), [a.tobytes() for a in (*arrays, *rows[0].values())]))
+        assert bool(known.keys() & updates.keys()) == (given is None)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_run_with_the_graph_of_an_earlier_one_measures_the_same_bytes(name: str) -> None:
     """As for the candidates of `Auto`: other samples, and known statistics of the first layers."""
     model, others = NETWORKS[name](), split(images(24, seed=8), 6)

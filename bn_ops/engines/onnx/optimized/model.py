@@ -72,6 +72,7 @@ class OptimizedModel:
         layers: the marked layers' descriptions.
         affine: their γ and β.
         outputs: outputs of the network that `head` returns; none by default.
+        unmeasured: layers that the plan does not measure.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class OptimizedModel:
         affine: Mapping[LayerName, _Affine],
         *,
         outputs: Collection[str] = (),
+        unmeasured: Collection[LayerName] = (),
     ) -> None:
+        self._layers = layers
         self._graph = graph
         self._outputs = tuple(outputs)
         self._block = block
@@ -92,7 +95,7 @@ class OptimizedModel:
         self._index = index_graph(graph.model.graph)
         self.plan: Plan = plan_targets(
             self._index,
-            {name: layer.target for name, layer in found.items()},
+            {name: layer.target for name, layer in found.items() if name not in unmeasured},
             split=True,
             outputs=outputs,
             recomputed=_recomputed(self._index, graph),
@@ -181,10 +184,18 @@ class OptimizedModel:
         channels = self._blocked[name] or tensor.shape[1]
         return reduce_nchwc(tensor, block=self._block, channels=channels)
 
-    def reopen(self) -> None:
-        """Prepare another run of all segments, after the last one of a run."""
-        self._runners.clear()
-        self._kinds.clear()
+    def reopened(self, known: Mapping[LayerName, RunningStatistics]) -> OptimizedModel:
+        """Return a model for another run, which does not measure layers of known statistics."""
+        model = OptimizedModel(
+            self._graph,
+            self._block,
+            self._layers,
+            self._affine,
+            outputs=self._outputs,
+            unmeasured=known,
+        )
+        model.commit(known)
+        return model
 
     def kinds(self, signature: _Signature) -> Mapping[str, Kind]:
         """Return shapes and element types of the outputs of segments."""
