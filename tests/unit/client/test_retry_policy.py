@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnrecal_client import OptionError
+from bnrecal_client import Client, OptionError
 from bnrecal_client._http.retry import Backoff, RetryPolicy, delay_s, poll_s, retry_after_s
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -23,8 +23,9 @@ def test_pause_is_within_bounds(attempt: int, jitter: float) -> None:
 @pytest.mark.parametrize("value", [-1.0, float("nan")])
 @pytest.mark.parametrize("name", ["total_timeout", "initial_timeout", "connect_timeout"])
 def test_times_of_a_policy_are_not_negative(name: str, value: float) -> None:
+    policy = RetryPolicy(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=f"{name} is {value}"):
-        RetryPolicy(**{name: value})  # type: ignore[arg-type]
+        Client("http://127.0.0.1:1", retry=policy)
 
 
 def test_jitter_spreads_clients_that_failed_together() -> None:

@@ -25,7 +25,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from bnrecal_client._http.messages import Request, Response, problem
-from bnrecal_client.errors import OptionError, Problem, ServerUnreachable, UnexpectedResponseError
+from bnrecal_client.errors import Problem, ServerUnreachable, UnexpectedResponseError
 
 __all__ = [
     "Backoff",
@@ -107,9 +107,8 @@ def give_up(url: str, last: FailedTry, *, tries: int, elapsed_s: float) -> Respo
         if last.problem is not None:
             return last.response
         raise UnexpectedResponseError(f"{url}: {last.reason}, {tries} times in {elapsed_s:.1f} s")
-    count = "1 try" if tries == 1 else f"{tries} tries"
     raise ServerUnreachable(
-        f"{url} does not respond ({last.reason}; {count} in {elapsed_s:.1f} s): "
+        f"{url} does not respond ({last.reason}; tries: {tries}, in {elapsed_s:.1f} s): "
         "check the address and that the server is running (`bnrecal serve` starts one)",
         problem=last.problem,
     )
@@ -162,9 +161,6 @@ class RetryPolicy:
         connect_timeout: limit of one attempt to connect.
         read_timeout: limit of one wait for bytes, in either direction.
         backoff: the pauses between tries.
-
-    Raises:
-        OptionError: a time is negative or NaN.
     """
 
     total_timeout: float = 120.0
@@ -172,13 +168,6 @@ class RetryPolicy:
     connect_timeout: float = 5.0
     read_timeout: float = 120.0
     backoff: Backoff = field(default_factory=Backoff)
-
-    def __post_init__(self) -> None:
-        for name in ("total_timeout", "initial_timeout", "connect_timeout", "read_timeout"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(
-                    f"{name} is {getattr(self, name)!r}: give a number of seconds, at least 0"
-                )
 
     def retry_for(self, *, server_seen: bool) -> float:
         """Return how long one request is retried, in seconds."""

@@ -108,6 +108,9 @@ def connection(
             f'server = "URL" to {config_file()}'
         )
     policy = retry or RetryPolicy()
+    for name in ("total_timeout", "initial_timeout", "connect_timeout", "read_timeout"):
+        if not getattr(policy, name) >= 0:
+            raise OptionError(f"retry: {name} is {getattr(policy, name)!r}, expected at least 0 s")
     if retry is None and found.retry_timeout is not None:
         policy = replace(policy, total_timeout=found.retry_timeout)
     if timeout is not None:
