@@ -7,7 +7,14 @@ import pytest
 from benchmarks.shards import _overhead, _table
 
 FOUND = {
-    "about": {"date": "2026-11-27", "cpu": "some", "cores": 2, "images": 64, "size": 32},
+    "about": {
+        "date": "2026-11-27",
+        "cpu": "some",
+        "cores": 2,
+        "network": "resnet18",
+        "images": 64,
+        "size": 32,
+    },
     "seconds": {"one worker": [10.0, 12.0, 11.0], "2 shards, Ray": [13.0, 14.0, 15.0]},
     "overhead": {"2 shards, Ray": 0.054},
     "recovery": [{"level": 3, "settled_seconds": 1.25, "recovery_seconds": 2.0}],
