@@ -80,7 +80,7 @@ def test_labels_give_error_before_and_after(
 
     for labels, text in (
         (np.zeros(21, np.int64), "21 labels, the data only 20 samples"),
-        (np.zeros(3), "expected integers"),
+        (np.zeros(3), "a label is an integer"),
         (np.full(3, 10), "classes 0 to 10"),
         (np.zeros((), np.int64), "axis"),
     ):
