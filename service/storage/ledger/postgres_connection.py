@@ -69,6 +69,7 @@ class PostgresTransaction:
 
     Attributes:
         enlisted: whether a participant was enlisted.
+        inserted: whether rows were inserted by `insert_all`.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class PostgresTransaction:
         self._participants = participants
         self._pipeline = pipeline
         self.enlisted = False
+        self.inserted = False
 
     def rows(self, query: str, **parameters: Value) -> list[Row]:
         """Run a query and return its rows, each by column name."""
@@ -115,6 +117,7 @@ class PostgresTransaction:
         """Insert the rows of all sets of parameters with one statement."""
         if sets:
             self._connection.execute(*insertion(query, sets))
+            self.inserted = True
 
     def fetch(self, query: str, sets: Sequence[Parameters]) -> Fetched:
         """Send one statement for all sets; in a pipeline, its rows are awaited later."""
@@ -157,6 +160,7 @@ class PostgresWriter:
         self._connection: Connection | None = None
         self._context: AbstractContextManager[psycopg.Pipeline] | None = None
         self._pipeline: psycopg.Pipeline | None = None
+        self._inserted = False
 
     def begin(self) -> None:
         """Begin a transaction; waits for those of other writers.
@@ -181,6 +185,7 @@ class PostgresWriter:
         connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {WRITER_LOCK})")
         self._context = connection.pipeline()
         self._pipeline = self._context.__enter__()
+        self._inserted = False
 
     def attempt(
         self, work: Callable[[Transaction], Any], participants: dict[Participant, None]
@@ -199,6 +204,7 @@ class PostgresWriter:
         except Exception as error:  # noqa: BLE001 - delivered to the caller unchanged
             self._undo()
             return Outcome(raised=error)
+        self._inserted = self._inserted or tx.inserted
         return Outcome(result=result, enlisted=tx.enlisted)
 
     def _undo(self) -> None:
@@ -216,13 +222,15 @@ class PostgresWriter:
         """Commit; waits for the disk of the database and of its synchronous standby.
 
         A commit whose connection was lost while it waited for the standby is visible, although the
-        standby may lack it. A transaction that only reads would not wait for it, so each writes a
-        record of its own to the log, after those that it has read. See the chapters on synchronous
-        replication and on `pg_logical_emit_message` of PostgreSQL's documentation.
+        standby may lack it. A transaction that only reads would not wait for it, so each that has
+        inserted nothing writes a record to the log, after those of what it has read. See the
+        chapters on synchronous replication and on `pg_logical_emit_message` of PostgreSQL's
+        documentation.
         """
         assert self._connection is not None
         assert self._context is not None
-        self._connection.execute("SELECT pg_logical_emit_message(true, 'bnrecal', '')")
+        if not self._inserted:
+            self._connection.execute("SELECT pg_logical_emit_message(true, 'bnrecal', '')")
         self._connection.execute("COMMIT")
         self._context.__exit__(None, None, None)  # waits for the result
         self._context = self._pipeline = None
