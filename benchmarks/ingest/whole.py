@@ -46,7 +46,7 @@ def measure(*, images: int, repeats: int, threads: int) -> dict[str, Any]:
         ):
             for _ in range(repeats):
                 began = perf_counter()
-                bn_ops.adapt(path, batches, estimator="replace", threads=threads)
+                bn_ops.adapt(path, batches, threads=threads)
                 seconds["in_process"].append(perf_counter() - began)
                 began = perf_counter()
                 client.recalibrate(path, batches, progress=False)
