@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 
@@ -195,11 +196,10 @@ async def _store(
     source = context.imports.find(wanted.url)
     kind = part_format("", wanted.url)
     size = await source.size()
-    # Not a read: it is acknowledged if it is there.
-    known = await context.ledger.write(
-        lambda tx: store.find(tx, recalibration_id, stream, wanted.index)
-    )
+    find = partial(store.find, recalibration_id=recalibration_id, stream=stream, index=wanted.index)
+    known = await context.ledger.read(find)
     if known is not None and known.bytes == size and not compare:
+        await context.ledger.write(find)  # acknowledged, so what was read must be durable
         return known, False
     if size > context.settings.batch_limit_bytes:
         limit = context.settings.batch_limit_bytes

@@ -303,7 +303,7 @@ def test_a_node_that_is_cut_off_is_replaced(
         before_step(monkeypatch, 1, 3, cut)
         try:
             found = run(make_job(tmp_path / "cut", NETWORKS["optimized"], SIZES["even"]), "2")
-            # Its worker still waits for the next level: nobody has reached it.
+            # Its workers still wait for the next level: no request can reach them.
             assert [one for one in workers if one.is_running()] == workers
         finally:
             spaces.heal(numbers[0])
